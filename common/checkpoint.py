@@ -1,0 +1,199 @@
+"""Loading PyTorch checkpoints of NVIDIA's layout, without running code that a file may carry.
+
+A checkpoint is `{"state_dict", "config", ...}`; names may be prefixed "module." (DistributedDataParallel). Training
+state beside them (optimizer, amp, random generators) is passed over. Both of torch.save's formats are read.
+"""
+
+import dataclasses
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from common.audio import AudioConfig
+from common.errors import UserError
+from common.files import sha256_of
+from common.metadata import ModelConfig, config_from
+from tacotron2.config import Tacotron2Config
+from tacotron2.model import Tacotron2
+from waveglow.config import WaveGlowConfig
+from waveglow.model import WaveGlow
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+DEMO_TACOTRON2 = REPOSITORY / "checkpoints" / "tacotron2_demo.pt"
+DEMO_WAVEGLOW = REPOSITORY / "checkpoints" / "waveglow_demo.pt"
+
+_TRAINING_COUNTER = "num_batches_tracked"  # of no use at inference, and absent from old checkpoints
+_MODEL_NAMES: dict[type, str] = {Tacotron2: "Tacotron 2", WaveGlow: "WaveGlow"}
+_MODEL_FLAGS: dict[type, str] = {Tacotron2: "--tacotron2", WaveGlow: "--waveglow"}
+_MODEL_CONFIGS: dict[type, type] = {Tacotron2: Tacotron2Config, WaveGlow: WaveGlowConfig}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model in FP32, in evaluation mode, and what its checkpoint says of it."""
+
+    model: nn.Module
+    audio: AudioConfig
+    sha256: str
+    sigma: float | None  # the noise that the checkpoint's author judged best, where it says so
+    voice: str
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.model.config  # type: ignore[return-value]
+
+
+def load_tacotron2(path: Path, flags: Mapping[str, Any] | None = None) -> LoadedModel:
+    """Loads Tacotron 2. `flags` are dimensions given by the user: they fill what the checkpoint's config lacks and
+    must agree with what it has.
+
+    Raises:
+        UserError: the file is missing, unreadable, truncated, unsafe, of another model or of other dimensions.
+    """
+    return _load(path, Tacotron2, dict(flags or {}))
+
+
+def load_waveglow(path: Path, flags: Mapping[str, Any] | None = None) -> LoadedModel:
+    """Loads WaveGlow; see `load_tacotron2`."""
+    return _load(path, WaveGlow, dict(flags or {}))
+
+
+def _load(path: Path, model_class: type[nn.Module], flags: dict[str, Any]) -> LoadedModel:
+    checkpoint = read_checkpoint(path)
+    state = {name.removeprefix("module."): tensor for name, tensor in checkpoint["state_dict"].items()}
+    found = _model_of(state)
+    if found is not None and found is not model_class:
+        raise UserError(
+            f"{path}: this is a {_MODEL_NAMES[found]} checkpoint, not {_MODEL_NAMES[model_class]}; "
+            f"give it with {_MODEL_FLAGS[found]}"
+        )
+    config_class = _MODEL_CONFIGS[model_class]
+    stored = _flat(checkpoint.get("config") or {})
+    values = _merged(path, config_class, stored, flags)
+    config = config_from(config_class, values)
+    try:
+        config.validate()
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+    with torch.device("meta"):  # no time spent on random weights that would be overwritten
+        model = model_class(config)
+    if isinstance(model, WaveGlow):
+        state = _split_conditioning(state, config.wn_layers)
+    _check_state(path, model, state, has_config=bool(stored))
+    counters = {name: torch.tensor(0) for name in model.state_dict() if name.endswith(_TRAINING_COUNTER)}
+    state = {**counters, **{name: t.float() if t.is_floating_point() else t for name, t in state.items()}}
+    model.load_state_dict(state, assign=True)
+    sigma = checkpoint.get("sigma")
+    return LoadedModel(
+        model=model.eval().requires_grad_(False),
+        audio=config_from(AudioConfig, {k: v for k, v in checkpoint.items() if isinstance(v, int | float)}),
+        sha256=sha256_of(path),
+        sigma=float(sigma) if isinstance(sigma, int | float) else None,
+        voice=str(checkpoint.get("voice", "")),
+    )
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint file as data only. Raises UserError, one line, for anything that is not a checkpoint."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint; see scripts/download_checkpoints.sh or give another path")
+    try:
+        with torch.serialization.safe_globals(_numpy_globals()):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path}: {_unpickling_problem(str(error))}") from error
+    except OSError:
+        raise
+    except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ValueError... for damaged files
+        raise UserError(f"{path}: not a readable PyTorch checkpoint (truncated or damaged?); get it again") from error
+    if not isinstance(checkpoint, dict):
+        raise UserError(f"{path}: holds a {type(checkpoint).__name__}, not a checkpoint with a state_dict")
+    if checkpoint and all(isinstance(value, torch.Tensor) for value in checkpoint.values()):
+        checkpoint = {"state_dict": checkpoint}  # a bare state_dict
+    state = checkpoint.get("state_dict")
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(f"{path}: holds no state_dict; give a checkpoint of Tacotron 2 or WaveGlow")
+    return checkpoint
+
+
+def _numpy_globals() -> list[Any]:
+    # Checkpoints keep the state of NumPy's random generator: an array and its dtype, which are data, not code.
+    reconstruct = np.array(0).__reduce__()[0]
+    names = ["numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"]
+    dtypes = [type(np.dtype(kind)) for kind in ("u4", "u8", "i8", "f4", "f8")]
+    return [*((reconstruct, name) for name in names), np.ndarray, np.dtype, *dtypes]
+
+
+def _unpickling_problem(message: str) -> str:
+    named = re.findall(r"GLOBAL ([\w.]+)|Unsupported (?:global|class|operand) ([\w.]+)", message)
+    types = sorted({name for pair in named for name in pair if name and "torch.load" not in name})
+    if types:
+        return (
+            f"refused: it asks to run code when loaded ({', '.join(types)}); use a checkpoint that holds only tensors "
+            "and plain data"
+        )
+    return "not a readable PyTorch checkpoint (damaged, or not made by torch.save); get it again"
+
+
+def _model_of(state: Mapping[str, Any]) -> type[nn.Module] | None:
+    if "embedding.weight" in state or any(name.startswith("decoder.attention_rnn.") for name in state):
+        return Tacotron2
+    if "upsample.weight" in state or any(name.startswith("WN.") for name in state):
+        return WaveGlow
+    return None
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    # WaveGlow's config nests the dimensions of its networks in WN_config.
+    nested = config.get("WN_config") or {}
+    return {**config, **{f"wn_{name.removeprefix('n_')}": value for name, value in nested.items()}}
+
+
+def _merged(path: Path, config_class: type, stored: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+    runtime_choices = {"max_decoder_steps", "gate_threshold", "decoder_no_early_stopping", "mask_padding"}
+    for field in dataclasses.fields(config_class):
+        name = field.name
+        if name in stored and name in flags and name not in runtime_choices and stored[name] != flags[name]:
+            raise UserError(
+                f"{path}: the checkpoint has {name} = {stored[name]}, but --{name.replace('_', '-')} says "
+                f"{flags[name]}; leave the flag out"
+            )
+    return {**stored, **flags}
+
+
+def _split_conditioning(state: dict[str, torch.Tensor], layers: int) -> dict[str, torch.Tensor]:
+    # Some releases of NVIDIA's code keep one `cond_layer` for all layers of a flow: the same rows, stacked.
+    split: dict[str, torch.Tensor] = {}
+    for name, tensor in state.items():
+        flow, found, kind = name.partition(".cond_layer.")
+        if found:
+            split.update({f"{flow}.cond_layers.{i}.{kind}": rows for i, rows in enumerate(tensor.chunk(layers))})
+        else:
+            split[name] = tensor
+    return split
+
+
+def _check_state(path: Path, model: nn.Module, state: Mapping[str, torch.Tensor], has_config: bool) -> None:
+    expected = model.state_dict()
+    hint = "" if has_config else "; the checkpoint has no config: give its dimensions with the model flags"
+    for name, tensor in expected.items():
+        if name not in state:
+            if name.endswith(_TRAINING_COUNTER):
+                continue
+            raise UserError(f"{path}: the state_dict lacks {name}{hint}")
+        if state[name].shape != tensor.shape:
+            raise UserError(
+                f"{path}: {name} is {list(state[name].shape)} in the state_dict, but {list(tensor.shape)} by the "
+                f"model's dimensions{hint}"
+            )
+    surplus = sorted(set(state) - set(expected))
+    if surplus:
+        raise UserError(f"{path}: the state_dict has {surplus[0]}, which the model's dimensions have no place for{hint}")

@@ -1,0 +1,166 @@
+"""The tensors between the parts: names, dtypes and shapes, said once for exporters, engines and checks.
+
+A dimension is a number, a symbol ("batch", "text", "mel") or a multiple of one ("32*mel").
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from common.errors import UserError
+from common.metadata import ModelMetadata
+from tacotron2.config import Tacotron2Config
+from waveglow.config import WaveGlowConfig
+
+Dim = int | str
+
+PRECISION_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    name: str
+    dtype: torch.dtype
+    shape: tuple[Dim, ...]
+
+    def resolve(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The shape with the symbols replaced by their sizes."""
+        return tuple(dim if isinstance(dim, int) else _factor(dim) * sizes[_symbol(dim)] for dim in self.shape)
+
+    def sizes_in(self, shape: Iterable[int]) -> dict[str, int] | None:
+        """The symbols' sizes if `shape` fits this spec, else None."""
+        actual = tuple(shape)
+        if len(actual) != len(self.shape):
+            return None
+        sizes: dict[str, int] = {}
+        for expected, size in zip(self.shape, actual, strict=True):
+            if isinstance(expected, int):
+                if expected != size:
+                    return None
+                continue
+            symbol, factor = _symbol(expected), _factor(expected)
+            if size % factor or sizes.setdefault(symbol, size // factor) != size // factor:
+                return None
+        return sizes
+
+    def __str__(self) -> str:
+        return f"{self.name} {str(self.dtype).removeprefix('torch.')}{list(self.shape)}".replace("'", "")
+
+
+@dataclass(frozen=True)
+class Contract:
+    """The inputs and outputs of one part, in the order of its graph."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    @property
+    def tensors(self) -> dict[str, TensorSpec]:
+        return {spec.name: spec for spec in (*self.inputs, *self.outputs)}
+
+
+# The decoder's recurrent tensors: state field (and input name) -> output name.
+DECODER_STATE = {
+    "decoder_input": "decoder_output",
+    "attention_hidden": "out_attention_hidden",
+    "attention_cell": "out_attention_cell",
+    "decoder_hidden": "out_decoder_hidden",
+    "decoder_cell": "out_decoder_cell",
+    "attention_weights": "out_attention_weights",
+    "attention_weights_cum": "out_attention_weights_cum",
+    "attention_context": "out_attention_context",
+}
+
+
+def contract_of(metadata: ModelMetadata) -> Contract:
+    """The tensors that a file with this metadata must have."""
+    dtype = PRECISION_DTYPES[metadata.precision]
+    if isinstance(metadata.model, WaveGlowConfig):
+        return _waveglow(metadata.model, metadata.audio.hop_length, dtype)
+    return {"encoder": _encoder, "decoder_iter": _decoder_iter, "postnet": _postnet}[metadata.part](
+        metadata.model, dtype
+    )
+
+
+def _encoder(config: Tacotron2Config, dtype: torch.dtype) -> Contract:
+    return Contract(
+        inputs=(
+            TensorSpec("sequences", torch.int32, ("batch", "text")),
+            TensorSpec("sequence_lengths", torch.int32, ("batch",)),
+        ),
+        outputs=(*_memory(config, dtype), TensorSpec("lens", torch.int32, ("batch",))),
+    )
+
+
+def _memory(config: Tacotron2Config, dtype: torch.dtype) -> tuple[TensorSpec, TensorSpec]:
+    return (
+        TensorSpec("memory", dtype, ("batch", "text", config.encoder_embedding_dim)),
+        TensorSpec("processed_memory", dtype, ("batch", "text", config.attention_dim)),
+    )
+
+
+def _decoder_iter(config: Tacotron2Config, dtype: torch.dtype) -> Contract:
+    state: dict[str, Dim] = {
+        "decoder_input": config.n_mel_channels,
+        "attention_hidden": config.attention_rnn_dim,
+        "attention_cell": config.attention_rnn_dim,
+        "decoder_hidden": config.decoder_rnn_dim,
+        "decoder_cell": config.decoder_rnn_dim,
+        "attention_weights": "text",
+        "attention_weights_cum": "text",
+        "attention_context": config.encoder_embedding_dim,
+    }
+    outputs = [TensorSpec(DECODER_STATE[name], dtype, ("batch", size)) for name, size in state.items()]
+    return Contract(
+        inputs=(
+            *(TensorSpec(name, dtype, ("batch", size)) for name, size in state.items()),
+            *_memory(config, dtype),
+            TensorSpec("mask", torch.bool, ("batch", "text")),
+            TensorSpec("prenet_dropout", dtype, ("batch", 2, config.prenet_dim)),
+        ),
+        outputs=(outputs[0], TensorSpec("gate_prediction", dtype, ("batch", 1)), *outputs[1:]),
+    )
+
+
+def _postnet(config: Tacotron2Config, dtype: torch.dtype) -> Contract:
+    shape = ("batch", config.n_mel_channels, "mel")
+    return Contract((TensorSpec("mel_outputs", dtype, shape),), (TensorSpec("mel_outputs_postnet", dtype, shape),))
+
+
+def _waveglow(config: WaveGlowConfig, hop_length: int, dtype: torch.dtype) -> Contract:
+    return Contract(
+        inputs=(
+            TensorSpec("mel", dtype, ("batch", config.n_mel_channels, "mel")),
+            TensorSpec("z", dtype, ("batch", config.n_group, f"{hop_length // config.n_group}*mel")),
+        ),
+        outputs=(TensorSpec("audio", dtype, ("batch", f"{hop_length}*mel")),),
+    )
+
+
+def check_tensors(where: str, expected: Iterable[TensorSpec], found: Iterable[TensorSpec]) -> None:
+    """Raises UserError, naming `where`, unless the found tensors are the expected ones (in any order)."""
+    found_by_name = {spec.name: spec for spec in found}
+    for spec in expected:
+        actual = found_by_name.pop(spec.name, None)
+        if actual is None:
+            raise UserError(f"{where}: tensor {spec} is missing; export the file again")
+        if actual.dtype != spec.dtype or not _same_shape(spec.shape, actual.shape):
+            raise UserError(f"{where}: expected {spec}, found {actual}; export the file again")
+    if found_by_name:
+        raise UserError(f"{where}: unexpected tensor {next(iter(found_by_name.values()))}; export the file again")
+
+
+def _same_shape(expected: tuple[Dim, ...], found: tuple[Dim, ...]) -> bool:
+    # A symbol stands for any dynamic dimension: what it is called in a file does not matter.
+    return len(expected) == len(found) and all(
+        a == b if isinstance(a, int) else not isinstance(b, int) for a, b in zip(expected, found, strict=True)
+    )
+
+
+def _symbol(dim: str) -> str:
+    return dim.rpartition("*")[2]
+
+
+def _factor(dim: str) -> int:
+    return int(dim.rpartition("*")[0] or 1)

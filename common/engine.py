@@ -1,0 +1,223 @@
+"""Engines: whatever runs one part of the pipeline on named tensors.
+
+Three kinds share the small interface below: ONNX Runtime (`OnnxEngine`, here), PyTorch (`TorchEngine`, here) and
+TensorRT (`trt.engine`). Tensors are torch tensors everywhere, on the engine's device; ONNX Runtime reads and writes
+their memory in place.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.contract import Contract, Dim, TensorSpec, check_tensors, contract_of
+from common.errors import UserError
+from common.metadata import METADATA_KEY, ModelMetadata, Part
+
+Range = tuple[int, int]
+
+
+class Engine(Protocol):
+    """Runs one part. `limits` gives the sizes it accepts by symbol ("batch", "text", "mel"); none means any."""
+
+    name: str  # what messages call it: the file's path, or "PyTorch encoder"
+    metadata: ModelMetadata
+    contract: Contract
+    device: torch.device
+    limits: Mapping[str, Range]
+
+    def bind(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
+        """Ties every input and output to memory and returns what runs the part on it, as often as wanted.
+
+        Args:
+            tensors: all inputs and outputs by name, contiguous, with the contract's dtypes and agreeing shapes.
+
+        Raises:
+            UserError: a tensor is missing, unknown, of another dtype or shape, or beyond the engine's limits.
+        """
+        ...
+
+    def close(self) -> None:
+        """Gives back what the engine owns. It can't be used afterwards."""
+        ...
+
+
+def infer(engine: Engine, **inputs: Tensor) -> dict[str, Tensor]:
+    """Runs a part once on the given inputs and returns its outputs, newly allocated, by name."""
+    sizes = sizes_of(engine, inputs)
+    outputs = {
+        spec.name: torch.empty(spec.resolve(sizes), dtype=spec.dtype, device=engine.device)
+        for spec in engine.contract.outputs
+    }
+    engine.bind({**inputs, **outputs})()
+    return outputs
+
+
+def sizes_of(engine: Engine, tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """Checks named tensors against the engine's contract and limits; returns the sizes of its symbols.
+
+    Raises:
+        UserError: says expected against found, or the limit and the flag that raises it.
+    """
+    specs = engine.contract.tensors
+    sizes: dict[str, int] = {}
+    for name, tensor in tensors.items():
+        spec = specs.get(name)
+        if spec is None:
+            raise UserError(f"{engine.name}: has no tensor {name}; it has {', '.join(specs)}")
+        found = spec.sizes_in(tensor.shape)
+        if tensor.dtype != spec.dtype or found is None or any(sizes.get(k, v) != v for k, v in found.items()):
+            actual = TensorSpec(name, tensor.dtype, tuple(tensor.shape))
+            raise UserError(f"{engine.name}: expected {spec}, found {actual}")
+        sizes.update(found)
+    for symbol, size in sizes.items():
+        low, high = engine.limits.get(symbol, (0, size))
+        if not low <= size <= high:
+            raise UserError(f"{engine.name}: {symbol} size {size} is outside {low} to {high}, its profile's range")
+    return sizes
+
+
+def check_bound(engine: Engine, tensors: Mapping[str, Tensor]) -> None:
+    """What every kind of engine demands of the tensors that are bound to it. Raises UserError."""
+    missing = engine.contract.tensors.keys() - tensors.keys()
+    if missing:
+        raise UserError(f"{engine.name}: no memory was given for {', '.join(sorted(missing))}")
+    sizes_of(engine, tensors)
+    for name, tensor in tensors.items():
+        if not tensor.is_contiguous() or tensor.device.type != engine.device.type:
+            raise UserError(f"{engine.name}: {name} must be contiguous and on {engine.device}")
+
+
+class TorchEngine:
+    """A part's PyTorch module (`tacotron2.parts`, `waveglow.parts`), on any device."""
+
+    def __init__(self, module: nn.Module, metadata: ModelMetadata, device: torch.device | str = "cpu") -> None:
+        self.name = f"PyTorch {metadata.part}"
+        self.metadata = metadata
+        self.contract = contract_of(metadata)
+        self.device = torch.device(device)
+        self.limits: Mapping[str, Range] = {}
+        self.module = module.eval().to(self.device)
+
+    def bind(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
+        check_bound(self, tensors)
+        inputs = [tensors[spec.name] for spec in self.contract.inputs]
+        outputs = [tensors[spec.name] for spec in self.contract.outputs]
+
+        @torch.inference_mode()
+        def run() -> None:
+            results = self.module(*inputs)
+            for output, result in zip(outputs, (results,) if isinstance(results, Tensor) else results, strict=True):
+                output.copy_(result)
+
+        return run
+
+    def close(self) -> None:
+        del self.module
+
+
+_ORT_DTYPES = {
+    "tensor(float)": torch.float32,
+    "tensor(float16)": torch.float16,
+    "tensor(int32)": torch.int32,
+    "tensor(int64)": torch.int64,
+    "tensor(bool)": torch.bool,
+}
+_NUMPY_DTYPES = {
+    torch.float32: np.float32,
+    torch.float16: np.float16,
+    torch.int32: np.int32,
+    torch.bool: np.bool_,
+}
+
+
+class OnnxEngine:
+    """An ONNX file of this project on ONNX Runtime's CPU provider.
+
+    Args:
+        path: the `.onnx` file.
+        part: the part it has to hold.
+        threads: CPU threads; None takes every core that this process may use.
+
+    Raises:
+        UserError: the file is missing, damaged, not this project's, of another part, or its tensors are not those of
+            its part.
+    """
+
+    def __init__(self, path: Path, part: Part, threads: int | None = None) -> None:
+        import onnxruntime as ort  # imported here so that PyTorch-only and TensorRT-only runs don't pay for it
+
+        if not path.is_file():
+            raise UserError(f"{path}: no such ONNX file; make it with {export_command(part)}")
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        options.log_severity_level = 3
+        # The arena keeps the largest buffers ever needed; for shapes that change with every phrase that is a leak.
+        options.enable_cpu_mem_arena = part == "decoder_iter"
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's exceptions share no base class of their own
+            raise UserError(f"{path}: not a readable ONNX file (truncated or damaged?); export it again") from error
+        self.name = str(path)
+        self.metadata = read_metadata(path, part, self._session.get_modelmeta().custom_metadata_map)
+        self.contract = contract_of(self.metadata)
+        self.device = torch.device("cpu")
+        self.limits: Mapping[str, Range] = {}
+        for expected, found in (
+            (self.contract.inputs, self._session.get_inputs()),
+            (self.contract.outputs, self._session.get_outputs()),
+        ):
+            check_tensors(self.name, expected, [_ort_spec(tensor) for tensor in found])
+
+    def bind(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
+        check_bound(self, tensors)
+        binding = self._session.io_binding()
+        for spec in self.contract.inputs:
+            tensor = tensors[spec.name]
+            binding.bind_input(
+                spec.name, "cpu", 0, _NUMPY_DTYPES[tensor.dtype], tuple(tensor.shape), tensor.data_ptr()
+            )
+        for spec in self.contract.outputs:
+            tensor = tensors[spec.name]
+            binding.bind_output(
+                spec.name, "cpu", 0, _NUMPY_DTYPES[tensor.dtype], tuple(tensor.shape), tensor.data_ptr()
+            )
+        run, kept_alive = self._session.run_with_iobinding, dict(tensors)
+
+        def run_bound(_kept_alive: Any = kept_alive) -> None:
+            run(binding)
+
+        return run_bound
+
+    def close(self) -> None:
+        del self._session
+
+
+def _ort_spec(tensor: Any) -> TensorSpec:
+    dims: tuple[Dim, ...] = tuple(dim if isinstance(dim, int) else str(dim) for dim in tensor.shape)
+    return TensorSpec(tensor.name, _ORT_DTYPES.get(tensor.type, torch.float64), dims)
+
+
+def read_metadata(path: Path, part: Part, stored: Mapping[str, str]) -> ModelMetadata:
+    """The metadata of a model file, which has to be of the wanted part. Raises UserError."""
+    try:
+        metadata = ModelMetadata.from_json(stored[METADATA_KEY])
+    except KeyError:
+        raise UserError(f"{path}: not exported by this project; make it with {export_command(part)}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; make it again with {export_command(part)}") from error
+    if metadata.part != part:
+        raise UserError(f"{path}: holds the {metadata.part}, not the {part}; give it with {part_flag(metadata.part)}")
+    return metadata
+
+
+def export_command(part: Part) -> str:
+    return f"exports/export_{'waveglow' if part == 'waveglow' else 'tacotron2'}_onnx.py"
+
+
+def part_flag(part: Part) -> str:
+    return "--decoder" if part == "decoder_iter" else f"--{part}"

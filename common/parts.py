@@ -1,0 +1,52 @@
+"""From loaded models to the PyTorch modules of the four parts and their metadata."""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from common.checkpoint import LoadedModel
+from common.contract import PRECISION_DTYPES
+from common.engine import TorchEngine
+from common.metadata import DEFAULT_SIGMA, ModelMetadata, Part, Precision
+from tacotron2.model import Tacotron2
+from tacotron2.parts import DecoderIterPart, EncoderPart, PostnetPart
+from waveglow.model import WaveGlow
+from waveglow.parts import WaveGlowPart
+
+
+def make_parts(
+    loaded: LoadedModel, precision: Precision, sigma: float | None = None
+) -> dict[Part, tuple[nn.Module, ModelMetadata]]:
+    """The parts of a model in the given precision, on the CPU, independent of the model they come from.
+
+    Constants are folded in FP32 and only then rounded to FP16.
+    """
+    model = copy.deepcopy(loaded.model)
+    modules: dict[Part, nn.Module]
+    if isinstance(model, Tacotron2):
+        modules = {
+            "encoder": EncoderPart(model),
+            "decoder_iter": DecoderIterPart(model),
+            "postnet": PostnetPart(model),
+        }
+    else:
+        assert isinstance(model, WaveGlow)
+        modules = {"waveglow": WaveGlowPart(model)}
+        sigma = sigma if sigma is not None else loaded.sigma if loaded.sigma is not None else DEFAULT_SIGMA
+    return {
+        part: (
+            module.eval().requires_grad_(False).to(PRECISION_DTYPES[precision]),
+            ModelMetadata(part, precision, loaded.config, loaded.audio, loaded.sha256, sigma, loaded.voice),
+        )
+        for part, module in modules.items()
+    }
+
+
+def torch_engines(
+    tacotron2: LoadedModel, waveglow: LoadedModel, precision: Precision, device: torch.device | str = "cpu"
+) -> dict[Part, TorchEngine]:
+    """The four parts as PyTorch engines: the baseline, and what GPU machines without TensorRT run."""
+    parts = {**make_parts(tacotron2, precision), **make_parts(waveglow, precision)}
+    return {part: TorchEngine(module, metadata, device) for part, (module, metadata) in parts.items()}

@@ -1,0 +1,27 @@
+"""Every random number of the pipeline: one seed a run, one independent stream for each piece of each phrase.
+
+The numbers depend on (seed, phrase, piece) and on their position in the utterance alone, so a phrase sounds the same
+alone, in any batch, in any order, and on every backend.
+"""
+
+import numpy as np
+
+PRENET_KEEP = 0.5  # Tacotron 2's prenet dropout stays on at inference: its variety is what the decoder learnt with
+
+
+class RandomStreams:
+    """The random numbers of one piece of one phrase, by NumPy's Philox generator (the same on every platform)."""
+
+    def __init__(self, seed: int, phrase: int, piece: int = 0) -> None:
+        dropout, noise = np.random.SeedSequence((seed, phrase, piece)).spawn(2)
+        self._dropout = np.random.Generator(np.random.Philox(dropout))
+        self._noise = np.random.Generator(np.random.Philox(noise))
+
+    def dropout(self, steps: int, prenet_dim: int) -> np.ndarray:
+        """The prenet's masks for the next `steps` decoder steps: uint8 [steps, 2, prenet_dim], 1 where kept."""
+        bits = np.frombuffer(self._dropout.bytes(steps * 2 * prenet_dim // 8), np.uint8)
+        return np.unpackbits(bits).reshape(steps, 2, prenet_dim)
+
+    def noise(self, positions: int, channels: int) -> np.ndarray:
+        """Standard normal noise for the next `positions` of WaveGlow's time axis: float32 [channels, positions]."""
+        return self._noise.standard_normal((positions, channels), np.float32).T

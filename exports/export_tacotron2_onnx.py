@@ -1,0 +1,45 @@
+"""Exports Tacotron 2 to encoder.onnx, decoder_iter.onnx and postnet.onnx."""
+
+import argparse
+from pathlib import Path
+
+from tqdm import tqdm
+
+from common.checkpoint import DEMO_TACOTRON2, load_tacotron2
+from common.cli import ArgumentParser, run
+from common.files import output_folder
+from common.metadata import ModelMetadata, Part
+from common.model_flags import add_model_flags, given_flags
+from common.parts import make_parts
+from exports.onnx_file import export_part
+from tacotron2.config import Tacotron2Config
+from torch import nn
+
+
+def make_parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="export_tacotron2_onnx.py", description=__doc__)
+    parser.add_argument("--tacotron2", type=Path, default=DEMO_TACOTRON2, help="Tacotron 2 checkpoint")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the ONNX files")
+    parser.add_argument("--fp16", action="store_true", help="store weights and compute in half precision")
+    add_model_flags(parser, Tacotron2Config)
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    folder = output_folder(args.output)
+    loaded = load_tacotron2(args.tacotron2, given_flags(args, Tacotron2Config))
+    export_parts(make_parts(loaded, "fp16" if args.fp16 else "fp32"), folder)
+
+
+def export_parts(parts: dict[Part, tuple[nn.Module, ModelMetadata]], folder: Path) -> None:
+    """Exports parts to `folder`, each under its own name, and reports each file's difference from PyTorch."""
+    with tqdm(parts.items(), unit="file", disable=None, leave=False) as progress:
+        for part, (module, metadata) in progress:
+            progress.set_description(f"exporting {part}")
+            path = folder / f"{part}.onnx"
+            difference = export_part(module, metadata, path)
+            tqdm.write(f"{path}: {metadata.precision}, {path.stat().st_size / 1e6:.1f} MB, within {difference:.1e} of PyTorch")
+
+
+if __name__ == "__main__":
+    run(main, make_parser())

@@ -1,0 +1,126 @@
+"""PyTorch part -> checked ONNX file: what both export scripts share."""
+
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from common.contract import PRECISION_DTYPES, TensorSpec, contract_of
+from common.engine import OnnxEngine, infer
+from common.errors import UserError
+from common.files import written_whole
+from common.metadata import METADATA_KEY, ModelMetadata, Part, Precision
+from tacotron2.config import Tacotron2Config
+
+OPSET = 17
+TRACED = {"batch": 2, "text": 24, "mel": 40}  # sizes of the example that is traced
+CHECKED = {"batch": 3, "text": 37, "mel": 57}  # other sizes, on which the written file is compared with PyTorch
+
+# Largest difference allowed between ONNX Runtime and PyTorch, relative to the largest value of the output. In FP32
+# both round differently; in FP16 PyTorch runs the FP16 weights in FP32, so that all of FP16's rounding counts.
+TOLERANCE: dict[Precision, dict[Part, float]] = {
+    "fp32": {"encoder": 1e-4, "decoder_iter": 1e-4, "postnet": 1e-4, "waveglow": 1e-3},
+    "fp16": {"encoder": 1e-2, "decoder_iter": 1e-2, "postnet": 2e-2, "waveglow": 5e-2},
+}
+
+
+def export_part(module: nn.Module, metadata: ModelMetadata, path: Path) -> float:
+    """Writes one part as an ONNX file with dynamic batch and lengths and its metadata inside, and proves it.
+
+    The file takes its name only after ONNX Runtime has given what PyTorch gives at another batch size and length.
+
+    Returns:
+        the largest relative difference found.
+
+    Raises:
+        UserError: the written file does not compute what the PyTorch module computes.
+    """
+    with written_whole(path) as temporary:
+        _trace(module, metadata, temporary)
+        model = onnx.load(temporary)
+        entry = model.metadata_props.add()
+        entry.key, entry.value = METADATA_KEY, metadata.to_json()
+        onnx.save(model, temporary)
+        difference = _difference(temporary, module, metadata)
+        tolerance = TOLERANCE[metadata.precision][metadata.part]
+        if not difference <= tolerance:  # a NaN is not smaller than anything
+            raise UserError(
+                f"{path}: ONNX Runtime differs from PyTorch by {difference:.1e} of the output's range, more than "
+                f"{tolerance:.0e}; no file was written. Is the checkpoint sound?"
+            )
+    return difference
+
+
+def _trace(module: nn.Module, metadata: ModelMetadata, path: Path) -> None:
+    contract = contract_of(metadata)
+    dynamic = {
+        spec.name: {axis: dim for axis, dim in enumerate(spec.shape) if isinstance(dim, str)}
+        for spec in (*contract.inputs, *contract.outputs)
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of tracing: what it warns of is what the check after it proves
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        torch.onnx.export(
+            module,
+            tuple(example_inputs(metadata, TRACED).values()),
+            str(path),
+            input_names=[spec.name for spec in contract.inputs],
+            output_names=[spec.name for spec in contract.outputs],
+            dynamic_axes=dynamic,
+            opset_version=OPSET,
+            dynamo=False,  # the newer exporter fixed the lengths of the LSTM encoder without a word
+        )
+
+
+def example_inputs(metadata: ModelMetadata, sizes: dict[str, int], seed: int = 0) -> dict[str, Tensor]:
+    """Random inputs of the part's shapes and dtypes, with sensible symbols, lengths, masks and dropout."""
+    random = np.random.default_rng(seed)
+    lengths = random.integers(max(1, sizes["text"] // 2), sizes["text"] + 1, sizes["batch"])
+    lengths[0] = sizes["text"]
+    symbols = metadata.model.n_symbols if isinstance(metadata.model, Tacotron2Config) else 0
+    return {
+        spec.name: _example(spec, spec.resolve(sizes), symbols, lengths, random)
+        for spec in contract_of(metadata).inputs
+    }
+
+
+def _example(
+    spec: TensorSpec, shape: tuple[int, ...], symbols: int, lengths: np.ndarray, random: np.random.Generator
+) -> Tensor:
+    if spec.name == "sequences":
+        return torch.from_numpy(random.integers(1, symbols, shape).astype(np.int32))
+    if spec.name == "sequence_lengths":
+        return torch.from_numpy(lengths.astype(np.int32))
+    if spec.name == "mask":
+        return torch.from_numpy(np.arange(shape[1]) >= lengths[:, None])
+    if spec.name == "prenet_dropout":
+        return torch.from_numpy(2.0 * random.integers(0, 2, shape)).to(spec.dtype)
+    if spec.name.startswith("mel"):
+        return torch.from_numpy(random.uniform(-9, 0, shape)).to(spec.dtype)
+    return torch.from_numpy(0.5 * random.standard_normal(shape)).to(spec.dtype)
+
+
+def _difference(path: Path, module: nn.Module, metadata: ModelMetadata) -> float:
+    contract = contract_of(metadata)
+    inputs = example_inputs(metadata, CHECKED, seed=1)
+    engine = OnnxEngine(path, metadata.part)
+    found = infer(engine, **inputs)
+    engine.close()
+    reference_inputs = {name: t.float() if t.is_floating_point() else t for name, t in inputs.items()}
+    with torch.inference_mode():
+        reference = module.float()(*(reference_inputs[spec.name] for spec in contract.inputs))
+    module.to(PRECISION_DTYPES[metadata.precision])
+    references = (reference,) if isinstance(reference, Tensor) else reference
+    return max(
+        _relative(found[spec.name].float(), expected.float())
+        for spec, expected in zip(contract.outputs, references, strict=True)
+    )
+
+
+def _relative(found: Tensor, expected: Tensor) -> float:
+    worst = (found - expected).abs().max() / expected.abs().max().clamp_min(1e-6)
+    return float(worst) if torch.isfinite(found).all() else float("nan")
