@@ -13,7 +13,7 @@ from torch import Tensor
 
 from common.engine import Engine, infer
 
-CONTEXT = 32  # frames; see tests/test_vocoder.py for the error that is left
+CONTEXT = 24  # frames; tests/test_vocoder.py states the error that is left
 DEFAULT_WINDOW = 400  # frames vocoded at a time on a CPU, context included
 
 
