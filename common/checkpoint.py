@@ -133,7 +133,7 @@ def _numpy_globals() -> list[Any]:
 
 
 def _unpickling_problem(message: str) -> str:
-    named = re.findall(r"GLOBAL ([\w.]+)|Unsupported (?:global|class|operand) ([\w.]+)", message)
+    named = re.findall(r"GLOBAL ([\w.]+)|Unsupported (?:global|class) ([\w.]+)", message)
     types = sorted({name for pair in named for name in pair if name and "torch.load" not in name})
     if types:
         return (

@@ -79,8 +79,9 @@ def _trace(module: nn.Module, metadata: ModelMetadata, path: Path) -> None:
 def example_inputs(metadata: ModelMetadata, sizes: dict[str, int], seed: int = 0) -> dict[str, Tensor]:
     """Random inputs of the part's shapes and dtypes, with sensible symbols, lengths, masks and dropout."""
     random = np.random.default_rng(seed)
-    lengths = random.integers(max(1, sizes["text"] // 2), sizes["text"] + 1, sizes["batch"])
-    lengths[0] = sizes["text"]
+    text = sizes.get("text", 1)
+    lengths = random.integers(max(1, text // 2), text + 1, sizes["batch"])
+    lengths[0] = text
     symbols = metadata.model.n_symbols if isinstance(metadata.model, Tacotron2Config) else 0
     return {
         spec.name: _example(spec, spec.resolve(sizes), symbols, lengths, random)
@@ -97,6 +98,9 @@ def _example(
         return torch.from_numpy(lengths.astype(np.int32))
     if spec.name == "mask":
         return torch.from_numpy(np.arange(shape[1]) >= lengths[:, None])
+    if spec.name.startswith("attention_weights"):  # past attention never fell on padding
+        weights = random.uniform(0, 1, shape) * (np.arange(shape[1]) < lengths[:, None])
+        return torch.from_numpy(weights / weights.sum(1, keepdims=True)).to(spec.dtype)
     if spec.name == "prenet_dropout":
         return torch.from_numpy(2.0 * random.integers(0, 2, shape)).to(spec.dtype)
     if spec.name.startswith("mel"):

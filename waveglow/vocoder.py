@@ -36,8 +36,10 @@ def plan_windows(frames: int, window: int, context: int = CONTEXT) -> list[Windo
         raise ValueError(f"a window of {window} frames has no room for {context} frames of context on both sides")
     if frames <= window:
         return [Window(0, frames, 0, frames)]
-    count = -(-(frames - 2 * context) // (window - 2 * context))
-    edges = [round(i * frames / count) for i in range(count + 1)]
+    # The first and the last window have one side without context, so each keeps `context` frames more.
+    inner = frames - 2 * context
+    count = -(-inner // (window - 2 * context))
+    edges = [0, *(context + inner * i // count for i in range(1, count)), frames]
     return [
         Window(max(0, start - context), min(frames, stop + context), start, stop)
         for start, stop in zip(edges[:-1], edges[1:], strict=True)

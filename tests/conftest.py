@@ -1,0 +1,94 @@
+"""Shared models: the demo voice, exported once a run, and tiny random models in NVIDIA's checkpoint layout."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from common.checkpoint import DEMO_TACOTRON2, DEMO_WAVEGLOW, LoadedModel, load_tacotron2, load_waveglow
+from common.engine import Engine
+from common.metadata import PARTS, Part, Precision
+from common.parts import make_parts, torch_engines
+from exports.onnx_file import export_part
+from tacotron2.config import Tacotron2Config
+from tacotron2.model import Tacotron2
+from tests.models import TINY_TACOTRON2, TINY_WAVEGLOW, nested_waveglow_config, tiny_tacotron2, tiny_waveglow
+from trt.models import close_engines, export_demo_voice, open_engines
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+@pytest.fixture(scope="session")
+def demo_tacotron2() -> LoadedModel:
+    return load_tacotron2(DEMO_TACOTRON2)
+
+
+@pytest.fixture(scope="session")
+def demo_waveglow() -> LoadedModel:
+    return load_waveglow(DEMO_WAVEGLOW)
+
+
+@pytest.fixture(scope="session")
+def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo voice's four FP32 ONNX files, as `inference_trt.py` exports them."""
+    folder = tmp_path_factory.mktemp("demo_fp32")
+    export_demo_voice(folder, "fp32")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_folder_fp16(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("demo_fp16")
+    export_demo_voice(folder, "fp16")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_engines(demo_folder: Path):
+    """The demo voice on ONNX Runtime."""
+    engines = open_engines({part: demo_folder / f"{part}.onnx" for part in PARTS})
+    yield engines
+    close_engines(engines)
+
+
+@pytest.fixture(scope="session")
+def torch_demo_engines(demo_tacotron2: LoadedModel, demo_waveglow: LoadedModel) -> dict[Part, Engine]:
+    """The demo voice on PyTorch."""
+    return dict(torch_engines(demo_tacotron2, demo_waveglow, "fp32"))
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Checkpoints of tiny random models: files by model name."""
+    folder = tmp_path_factory.mktemp("tiny")
+    paths = {"tacotron2": folder / "tacotron2.pt", "waveglow": folder / "waveglow.pt"}
+    torch.save({"state_dict": tiny_tacotron2().state_dict(), "config": vars(TINY_TACOTRON2)}, paths["tacotron2"])
+    waveglow = {"state_dict": tiny_waveglow().state_dict(), "config": nested_waveglow_config(TINY_WAVEGLOW)}
+    torch.save(waveglow, paths["waveglow"])
+    return paths
+
+
+@pytest.fixture(scope="session")
+def tiny_folders(
+    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoints: dict[str, Path]
+) -> dict[Precision, Path]:
+    """The four ONNX files of the tiny models: folders by precision."""
+    models = (load_tacotron2(tiny_checkpoints["tacotron2"]), load_waveglow(tiny_checkpoints["waveglow"]))
+    folders: dict[Precision, Path] = {}
+    precisions: tuple[Precision, ...] = ("fp32", "fp16")
+    for precision in precisions:
+        folders[precision] = tmp_path_factory.mktemp(f"tiny_{precision}")
+        for loaded in models:
+            for part, (module, metadata) in make_parts(loaded, precision).items():
+                export_part(module, metadata, folders[precision] / f"{part}.onnx")
+    return folders
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny_folders: dict[Precision, Path]) -> Path:
+    return tiny_folders["fp32"]

@@ -1,0 +1,51 @@
+"""Tiny models of the real architectures, quick enough for every test that is not about the voice itself."""
+
+import dataclasses
+
+import torch
+from torch import nn
+
+from tacotron2.config import Tacotron2Config
+from tacotron2.model import Tacotron2
+from waveglow.config import WaveGlowConfig
+from waveglow.model import WaveGlow
+
+TINY_TACOTRON2 = Tacotron2Config(
+    symbols_embedding_dim=24,
+    encoder_embedding_dim=32,
+    decoder_rnn_dim=40,
+    prenet_dim=16,
+    attention_rnn_dim=48,
+    attention_dim=20,
+    attention_location_n_filters=6,
+    attention_location_kernel_size=7,
+    postnet_embedding_dim=28,
+)
+TINY_WAVEGLOW = WaveGlowConfig(n_flows=6, n_early_every=2, wn_layers=3, wn_channels=12)
+
+
+def tiny_tacotron2(config: Tacotron2Config = TINY_TACOTRON2, seed: int = 0) -> Tacotron2:
+    """Random weights, with batch norm statistics that are not the identity."""
+    torch.manual_seed(seed)
+    model = Tacotron2(config)
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm1d):
+                module.running_mean.normal_(0, 0.3)
+                module.running_var.uniform_(0.5, 2)
+                module.weight.uniform_(0.5, 1.5)
+                module.bias.normal_(0, 0.3)
+    return model.eval()
+
+
+def tiny_waveglow(config: WaveGlowConfig = TINY_WAVEGLOW, seed: int = 0) -> WaveGlow:
+    torch.manual_seed(seed)
+    return WaveGlow(config).eval()
+
+
+def nested_waveglow_config(config: WaveGlowConfig) -> dict:
+    """A WaveGlow configuration as NVIDIA's checkpoints hold it."""
+    flat = dataclasses.asdict(config)
+    wn = {"n_layers": "wn_layers", "kernel_size": "wn_kernel_size", "n_channels": "wn_channels"}
+    nested = {name: flat.pop(stored) for name, stored in wn.items()}
+    return {**flat, "WN_config": nested}

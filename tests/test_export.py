@@ -1,0 +1,143 @@
+"""ONNX files: dynamic, self-describing, and equal to PyTorch on ONNX Runtime, alone and in batches."""
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+
+from common.checkpoint import DEMO_TACOTRON2, LoadedModel
+from common.contract import DECODER_STATE, contract_of
+from common.engine import OnnxEngine, infer, read_metadata
+from common.errors import UserError
+from common.files import sha256_of
+from common.metadata import METADATA_KEY, PARTS, Part, Precision
+from common.parts import make_parts
+from exports import export_tacotron2_onnx, export_waveglow_onnx
+from exports.onnx_file import TOLERANCE, example_inputs, export_part
+from waveglow.denoiser import bias_path
+
+SIZES = [
+    {"batch": 1, "text": 4, "mel": 1},
+    {"batch": 1, "text": 128, "mel": 100},
+    {"batch": 4, "text": 61, "mel": 33},
+]
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found.float() - expected.float()).abs().max() / expected.float().abs().max())
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=["shortest", "single", "batch"])
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_onnx_runtime_gives_what_pytorch_gives(
+    part: Part,
+    precision: Precision,
+    sizes: dict[str, int],
+    request: pytest.FixtureRequest,
+    demo_tacotron2: LoadedModel,
+    demo_waveglow: LoadedModel,
+) -> None:
+    folder = request.getfixturevalue("demo_folder" if precision == "fp32" else "demo_folder_fp16")
+    engine = OnnxEngine(folder / f"{part}.onnx", part)
+    inputs = example_inputs(engine.metadata, sizes, seed=5)
+    found = infer(engine, **inputs)
+    module, metadata = make_parts(demo_waveglow if part == "waveglow" else demo_tacotron2, "fp32")[part]
+    with torch.inference_mode():
+        expected = module(*(t.float() if t.is_floating_point() else t for t in inputs.values()))
+    for spec, tensor in zip(
+        contract_of(metadata).outputs, (expected,) if torch.is_tensor(expected) else expected, strict=True
+    ):
+        assert torch.isfinite(found[spec.name]).all()
+        assert relative(found[spec.name], tensor) <= TOLERANCE[precision][part], spec.name
+
+
+def test_decoder_step_in_a_batch_is_the_step_alone(demo_folder: Path) -> None:
+    engine = OnnxEngine(demo_folder / "decoder_iter.onnx", "decoder_iter")
+    together_inputs = example_inputs(engine.metadata, {"batch": 3, "text": 50})
+    together = infer(engine, **together_inputs)
+    for row in range(3):
+        length = int((~together_inputs["mask"][row]).sum())
+        alone = infer(engine, **{name: _row(name, t, row, length) for name, t in together_inputs.items()})
+        for name in (*DECODER_STATE.values(), "gate_prediction"):
+            expected = _row(name, together[name], row, length)
+            assert torch.allclose(alone[name], expected, atol=1e-5), name
+
+
+def _row(name: str, tensor: torch.Tensor, row: int, length: int) -> torch.Tensor:
+    # One item of a batch, cut to its own length where the tensor has a text axis.
+    item = tensor[row : row + 1]
+    has_text_axis = "weights" in name or name in ("memory", "processed_memory", "mask")
+    return (item[:, :length] if has_text_axis else item).contiguous()
+
+
+def test_files_describe_themselves(demo_folder: Path, demo_folder_fp16: Path) -> None:
+    for folder, precision in ((demo_folder, "fp32"), (demo_folder_fp16, "fp16")):
+        for part in PARTS:
+            model = onnx.load(folder / f"{part}.onnx")
+            onnx.checker.check_model(model)
+            stored = {entry.key: entry.value for entry in model.metadata_props}
+            metadata = read_metadata(folder / f"{part}.onnx", part, stored)
+            assert metadata.part == part
+            assert metadata.precision == precision
+            assert metadata.audio.sampling_rate == 22050
+            assert metadata.sigma == (0.7 if part == "waveglow" else None)
+            if part != "waveglow":
+                assert metadata.checkpoint_sha256 == sha256_of(DEMO_TACOTRON2)
+        assert bias_path(folder / "waveglow.onnx").is_file()
+
+
+def test_graphs_draw_no_random_numbers(demo_folder: Path) -> None:
+    for part in PARTS:
+        operators = {node.op_type for node in onnx.load(demo_folder / f"{part}.onnx").graph.node}
+        assert not {op for op in operators if "Random" in op or op in ("Dropout", "Bernoulli", "Multinomial")}
+
+
+def test_sigma_flag_becomes_the_files_default(tmp_path: Path, tiny_checkpoints: dict[str, Path]) -> None:
+    def exported_sigma(*flags: str) -> float | None:
+        argv = ["--waveglow", str(tiny_checkpoints["waveglow"]), "-o", str(tmp_path), *flags]
+        export_waveglow_onnx.main(export_waveglow_onnx.make_parser().parse_args(argv))
+        return OnnxEngine(tmp_path / "waveglow.onnx", "waveglow").metadata.sigma
+
+    assert exported_sigma("-s", "0.9") == 0.9
+    assert exported_sigma() == 0.6  # the classic's default, where the checkpoint names none
+
+
+def test_an_export_that_fails_its_check_leaves_no_file(tmp_path: Path, demo_tacotron2: LoadedModel) -> None:
+    module, metadata = make_parts(demo_tacotron2, "fp32")["postnet"]
+    with torch.no_grad():
+        module.convolutions[0].weight[0, 0, 0] = float("nan")
+    with pytest.raises(UserError, match=r"postnet\.onnx: ONNX Runtime differs from PyTorch by nan"):
+        export_part(module, metadata, tmp_path / "postnet.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_onnx_files_get_one_clear_line(tmp_path: Path, tiny_folder: Path) -> None:
+    whole = (tiny_folder / "encoder.onnx").read_bytes()
+    for name, content in {"truncated": whole[: len(whole) // 2], "empty": b"", "text": b"hello " * 50}.items():
+        path = tmp_path / f"{name}.onnx"
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=r"not a readable ONNX file.*export it again"):
+            OnnxEngine(path, "encoder")
+    with pytest.raises(UserError, match="no such ONNX file; make it with exports/export_tacotron2_onnx.py"):
+        OnnxEngine(tmp_path / "missing.onnx", "encoder")
+    with pytest.raises(UserError, match="holds the encoder, not the postnet; give it with --encoder"):
+        OnnxEngine(tiny_folder / "encoder.onnx", "postnet")
+    model = onnx.load(tiny_folder / "encoder.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "foreign.onnx")
+    with pytest.raises(UserError, match="not exported by this project"):
+        OnnxEngine(tmp_path / "foreign.onnx", "encoder")
+    entry = model.metadata_props.add()
+    original = onnx.load(tiny_folder / "encoder.onnx").metadata_props[0].value
+    entry.key, entry.value = METADATA_KEY, original.replace('"encoder_embedding_dim": 32', '"encoder_embedding_dim": 64')
+    onnx.save(model, tmp_path / "other_config.onnx")
+    with pytest.raises(UserError, match=r"expected memory float32\[batch, text, 64\], found memory float32"):
+        OnnxEngine(tmp_path / "other_config.onnx", "encoder")
+
+
+def test_export_scripts_write_the_classic_files(tmp_path: Path, tiny_checkpoints: dict[str, Path]) -> None:
+    argv = ["--tacotron2", str(tiny_checkpoints["tacotron2"]), "-o", str(tmp_path), "--fp16"]
+    export_tacotron2_onnx.main(export_tacotron2_onnx.make_parser().parse_args(argv))
+    assert {file.name for file in tmp_path.iterdir()} == {"encoder.onnx", "decoder_iter.onnx", "postnet.onnx"}

@@ -1,0 +1,155 @@
+"""Phrase files: what is read, what is skipped, what is refused; and the files that come with the project."""
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from common.errors import UserError
+from common.phrases import Phrase, read_phrases
+
+PHRASES = Path(__file__).resolve().parent.parent / "phrases"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "phrases.txt"
+
+
+def read(path: Path, content: bytes) -> tuple[list[Phrase], list[str]]:
+    path.write_bytes(content)
+    notes: list[str] = []
+    return read_phrases(path, notes), notes
+
+
+def refusal(path: Path | None) -> str:
+    with pytest.raises(UserError) as caught:
+        read_phrases(path, [])
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture
+def ordinary_user() -> Iterator[None]:
+    """The superuser may read anything; tests of permissions need someone else."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    yield
+    os.seteuid(0)
+
+
+class TestReading:
+    def test_each_line_is_a_phrase_in_order(self, file: Path) -> None:
+        assert read(file, b"Second is longer.\nFirst.\n") == ([Phrase(0, "Second is longer."), Phrase(1, "First.")], [])
+
+    @pytest.mark.parametrize(
+        "content",
+        [b"one\ntwo", b"one\r\ntwo\r\n", b"one\rtwo\r", b"\xef\xbb\xbfone\ntwo\n", b"  one\t\ntwo \n"],
+        ids=["no last line end", "Windows", "old Mac", "BOM", "spaces"],
+    )
+    def test_any_line_ends_a_bom_and_spaces_at_the_ends(self, file: Path, content: bytes) -> None:
+        assert read(file, content) == ([Phrase(0, "one"), Phrase(1, "two")], [])
+
+    def test_an_unusual_separator_does_not_shift_the_lines(self, file: Path) -> None:
+        phrases, _ = read(file, "one\u2028still one\x0cstill\ntwo".encode())
+        assert [phrase.index for phrase in phrases] == [0, 1]
+
+    def test_an_empty_line_is_skipped_and_said_but_still_counts(self, file: Path) -> None:
+        phrases, notes = read(file, b"one\ntwo\n \t\nfour\n")
+        assert [(phrase.index, phrase.text) for phrase in phrases] == [(0, "one"), (1, "two"), (3, "four")]
+        assert notes == [f"{file} line 3 is empty: skipped"]
+
+    def test_several_empty_lines_are_one_note(self, file: Path) -> None:
+        assert read(file, b"\none\n\n\n")[1] == [f"{file} lines 1, 3 and 4 are empty: skipped"]
+        assert read(file, b"one\n" + b"\n" * 100)[1] == [f"{file} lines 2, 3, 4, 5, 6 and 95 more are empty: skipped"]
+
+    def test_standard_input(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO("eins\n\nzwölf\n".encode())))
+        notes: list[str] = []
+        assert read_phrases(None, notes) == [Phrase(0, "eins"), Phrase(2, "zwölf")]
+        assert notes == ["standard input line 2 is empty: skipped"]
+
+
+class TestRefusing:
+    def test_a_missing_file(self, file: Path) -> None:
+        assert refusal(file) == f"{file}: no such file of phrases; check the path"
+
+    def test_a_folder(self, tmp_path: Path) -> None:
+        assert f"{tmp_path} is a folder" in refusal(tmp_path)
+
+    def test_a_file_within_a_file(self, file: Path) -> None:
+        file.write_text("one")
+        assert f"{file / 'x'} can't be read" in refusal(file / "x")
+
+    def test_a_file_without_permission(self, file: Path, request: pytest.FixtureRequest) -> None:
+        file.write_text("one")
+        file.chmod(0)
+        request.getfixturevalue("ordinary_user")
+        assert f"{file} can't be read (permission denied)" in refusal(file)
+
+    def test_an_empty_file(self, file: Path) -> None:
+        for content in (b"", b"\xef\xbb\xbf"):
+            file.write_bytes(content)
+            assert f"{file} is empty" in refusal(file)
+
+    def test_only_empty_lines(self, file: Path) -> None:
+        file.write_bytes(b"\n  \r\n\t\n")
+        assert f"{file} holds only empty lines" in refusal(file)
+
+    def test_a_binary_file(self, file: Path) -> None:
+        file.write_bytes(b"RIFF\n\x00\x01")
+        assert f"{file} is a binary file (line 2 holds a zero byte)" in refusal(file)
+
+    def test_another_encoding_names_the_line_the_byte_and_the_remedy(self, file: Path) -> None:
+        file.write_bytes(b"one\r\ntwo\r\ncaf\xe9\r\n")
+        message = refusal(file)
+        assert f"{file} line 3 is not UTF-8 (its byte 4 is 0xe9)" in message
+        assert f'iconv -f WINDOWS-1252 -t UTF-8 "{file}"' in message
+
+    def test_utf16(self, file: Path) -> None:
+        file.write_text("one", encoding="utf-16")
+        message = refusal(file)
+        assert f"{file} is UTF-16" in message
+        assert f'iconv -f UTF-16 -t UTF-8 "{file}"' in message
+
+    def test_standard_input_that_is_empty_or_closed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"")))
+        assert "standard input is empty" in refusal(None)
+        monkeypatch.setattr("sys.stdin", None)
+        assert "standard input is closed" in refusal(None)
+
+
+class TestTheProjectsPhrases:
+    @pytest.mark.parametrize(
+        ("name", "lines", "characters"),
+        [
+            ("phrase", 1, 166),
+            ("phrase_1_64", 1, 63),
+            ("phrase_1_128", 1, 127),
+            ("phrase_1_256", 1, 255),
+            ("phrase_4_64", 4, 63),
+            ("phrase_4_256", 4, 255),
+            ("phrase_8_64", 8, 63),
+            ("phrase_8_256", 8, 255),
+        ],
+    )
+    def test_lines_and_lengths(self, name: str, lines: int, characters: int) -> None:
+        notes: list[str] = []
+        phrases = read_phrases(PHRASES / f"{name}.txt", notes)
+        assert [len(phrase.text) for phrase in phrases] == [characters] * lines
+        assert len({phrase.text for phrase in phrases}) == 1
+        assert notes == []
+
+    def test_the_shorter_texts_begin_the_longest(self) -> None:
+        (longest,) = read_phrases(PHRASES / "phrase_1_256.txt", [])
+        (middle,) = read_phrases(PHRASES / "phrase_1_128.txt", [])
+        (phrase,) = read_phrases(PHRASES / "phrase.txt", [])
+        assert longest.text.startswith(middle.text)
+        assert longest.text.startswith(phrase.text.removesuffix("."))
+        assert phrase.text.endswith("themselves.")
