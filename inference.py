@@ -27,7 +27,7 @@ def make_parser() -> ArgumentParser:
     where = models.add_mutually_exclusive_group()
     where.add_argument("--fp16", action="store_true", help="half precision, on a GPU")
     where.add_argument("--cpu", action="store_true", help="run on the CPU even where there is a GPU")
-    models.add_argument("--include-warmup", action="store_true", help="speak the first phrase once before the clock runs")
+    models.add_argument("--include-warmup", action="store_true", help="speak once before the clock runs")
     add_model_flags(parser, Tacotron2Config, WaveGlowConfig, leave_out=RUN_CHOICES)
     return parser
 

@@ -196,4 +196,4 @@ def _check_state(path: Path, model: nn.Module, state: Mapping[str, torch.Tensor]
             )
     surplus = sorted(set(state) - set(expected))
     if surplus:
-        raise UserError(f"{path}: the state_dict has {surplus[0]}, which the model's dimensions have no place for{hint}")
+        raise UserError(f"{path}: the state_dict has {surplus[0]}, for which the dimensions have no place{hint}")

@@ -38,7 +38,9 @@ class ArgumentParser(argparse.ArgumentParser):
         return f"; did you mean {', '.join(hints)}?" if hints else ""
 
 
-def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, argv: list[str] | None = None) -> NoReturn:
+def run(
+    main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentParser, argv: list[str] | None = None
+) -> NoReturn:
     """Parses `argv`, calls `main`, and ends the process with a status and at most one line of error.
 
     Expected failures are `UserError`, an `OSError` (its file and the system's reason), running out of memory and
@@ -59,7 +61,7 @@ def run(main: Callable[[argparse.Namespace], None], parser: argparse.ArgumentPar
         _fail(parser, _describe_os_error(error), EXIT_USER_ERROR, args.debug)
     except MemoryError:
         _fail(parser, "out of memory: use a smaller --batch-size or shorter phrases", EXIT_USER_ERROR, args.debug)
-    except Exception as error:  # noqa: BLE001  the last line of defence, so that users never meet a raw traceback
+    except Exception as error:  # the last line of defence: users never meet a raw traceback
         first_line = (str(error).strip() or "no message").splitlines()[0]
         message = f"internal error: {type(error).__name__}: {first_line} (run again with --debug for the traceback)"
         _fail(parser, message, EXIT_USER_ERROR, args.debug)

@@ -178,9 +178,7 @@ class OnnxEngine:
         binding = self._session.io_binding()
         for spec in self.contract.inputs:
             tensor = tensors[spec.name]
-            binding.bind_input(
-                spec.name, "cpu", 0, _NUMPY_DTYPES[tensor.dtype], tuple(tensor.shape), tensor.data_ptr()
-            )
+            binding.bind_input(spec.name, "cpu", 0, _NUMPY_DTYPES[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
         for spec in self.contract.outputs:
             tensor = tensors[spec.name]
             binding.bind_output(

@@ -1,7 +1,6 @@
 """From loaded models to the PyTorch modules of the four parts and their metadata."""
 
 import copy
-from collections.abc import Mapping
 
 import torch
 from torch import nn

@@ -132,13 +132,12 @@ def speak(
     started = time.perf_counter()
     entries: list[PageEntry] = []
     seconds: list[float] = []
+    bar_format = "{l_bar}{bar}| {elapsed}<{remaining}"
     with ExitStack() as stack:
         log = stack.enter_context(JsonLog(request.folder / args.log_file))
         log.log("PARAMETER", {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()})
-        bar = stack.enter_context(
-            tqdm(total=total, unit="symbol", disable=None, leave=False, bar_format="{l_bar}{bar}| {elapsed}<{remaining}")
-        )
-        synthesizer.on_message = lambda message: tqdm.write(message)
+        bar = stack.enter_context(tqdm(total=total, unit="symbol", disable=None, leave=False, bar_format=bar_format))
+        synthesizer.on_message = tqdm.write
         synthesizer.on_progress = lambda symbols: _advance(bar, symbols)
         for index, spoken in groupby(synthesizer.speak_pieces(prepared), key=lambda s: s.piece.phrase.index):
             path = request.folder / f"audio_{request.name.format(i=index)}.wav"
@@ -227,8 +226,14 @@ def _entry(request: Request, path: Path, pieces: Sequence[SpokenPiece], seconds:
 
 def _report(request: Request, entries: Sequence[PageEntry], seconds: Sequence[float], latency: float) -> None:
     rows = [
-        [str(entry.index), shorten(entry.text, 48), f"{entry.seconds:.2f}", f"{taken:.2f}", entry.stop_reason]
-        + [str(entry.audio)]
+        (
+            str(entry.index),
+            shorten(entry.text, 48),
+            f"{entry.seconds:.2f}",
+            f"{taken:.2f}",
+            entry.stop_reason,
+            str(entry.audio),
+        )
         for entry, taken in zip(entries, seconds, strict=True)
     ]
     print(format_table(["", "Phrase", "Audio s", "Taken s", "Stopped by", "File"], rows, "rlrrll"))

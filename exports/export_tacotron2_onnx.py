@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from torch import nn
 from tqdm import tqdm
 
 from common.checkpoint import DEMO_TACOTRON2, load_tacotron2
@@ -13,7 +14,6 @@ from common.model_flags import add_model_flags, given_flags
 from common.parts import make_parts
 from exports.onnx_file import export_part
 from tacotron2.config import Tacotron2Config
-from torch import nn
 
 
 def make_parser() -> ArgumentParser:
@@ -38,7 +38,8 @@ def export_parts(parts: dict[Part, tuple[nn.Module, ModelMetadata]], folder: Pat
             progress.set_description(f"exporting {part}")
             path = folder / f"{part}.onnx"
             difference = export_part(module, metadata, path)
-            tqdm.write(f"{path}: {metadata.precision}, {path.stat().st_size / 1e6:.1f} MB, within {difference:.1e} of PyTorch")
+            size = path.stat().st_size / 1e6
+            tqdm.write(f"{path}: {metadata.precision}, {size:.1f} MB, within {difference:.1e} of PyTorch")
 
 
 if __name__ == "__main__":

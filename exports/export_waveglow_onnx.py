@@ -21,8 +21,10 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the ONNX file")
     parser.add_argument("--fp16", action="store_true", help="store weights and compute in half precision")
     parser.add_argument(
-        "-s", "--sigma-infer", type=float, help="standard deviation of the noise that the file stores as its default "
-        "[the checkpoint's own, else 0.6]"
+        "-s",
+        "--sigma-infer",
+        type=float,
+        help="standard deviation of the noise that the file stores as its default [the checkpoint's own, else 0.6]",
     )
     add_model_flags(parser, WaveGlowConfig)
     return parser

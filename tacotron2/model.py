@@ -92,7 +92,9 @@ class Attention(nn.Module):
         self.v = LinearNorm(config.attention_dim, 1, bias=False)
         self.location_layer = LocationLayer(config)
 
-    def forward(self, query: Tensor, memory: Tensor, processed_memory: Tensor, history: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, query: Tensor, memory: Tensor, processed_memory: Tensor, history: Tensor
+    ) -> tuple[Tensor, Tensor]:
         # query: (B, attention_rnn_dim); memory: (B, T, E); processed_memory: (B, T, A); history: (B, 2, T)
         energies = self.v(
             torch.tanh(self.query_layer(query).unsqueeze(1) + self.location_layer(history) + processed_memory)

@@ -10,8 +10,6 @@ from common.engine import Engine
 from common.metadata import PARTS, Part, Precision
 from common.parts import make_parts, torch_engines
 from exports.onnx_file import export_part
-from tacotron2.config import Tacotron2Config
-from tacotron2.model import Tacotron2
 from tests.models import TINY_TACOTRON2, TINY_WAVEGLOW, nested_waveglow_config, tiny_tacotron2, tiny_waveglow
 from trt.models import close_engines, export_demo_voice, open_engines
 
@@ -74,9 +72,7 @@ def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
 
 
 @pytest.fixture(scope="session")
-def tiny_folders(
-    tmp_path_factory: pytest.TempPathFactory, tiny_checkpoints: dict[str, Path]
-) -> dict[Precision, Path]:
+def tiny_folders(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoints: dict[str, Path]) -> dict[Precision, Path]:
     """The four ONNX files of the tiny models: folders by precision."""
     models = (load_tacotron2(tiny_checkpoints["tacotron2"]), load_waveglow(tiny_checkpoints["waveglow"]))
     folders: dict[Precision, Path] = {}

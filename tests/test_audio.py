@@ -48,9 +48,14 @@ def test_no_audio_is_no_file(tmp_path: Path) -> None:
 def test_an_interrupted_file_leaves_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(b"old")
-    with pytest.raises(KeyboardInterrupt), wav_file(path, 22050) as wav:
-        wav.append(np.ones(10, np.float32))
-        raise KeyboardInterrupt
+
+    def write_until_interrupted() -> None:
+        with wav_file(path, 22050) as wav:
+            wav.append(np.ones(10, np.float32))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_until_interrupted()
     assert path.read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1
 

@@ -36,9 +36,7 @@ def ngc_checkpoint(model: torch.nn.Module, config: dict, prefix: str = "module."
 def test_full_training_checkpoint_loads(tmp_path: Path, zip_format: bool, prefix: str) -> None:
     model = tiny_tacotron2()
     path = tmp_path / "nvidia_tacotron2pyt_fp16"
-    torch.save(
-        ngc_checkpoint(model, vars(TINY_TACOTRON2), prefix), path, _use_new_zipfile_serialization=zip_format
-    )
+    torch.save(ngc_checkpoint(model, vars(TINY_TACOTRON2), prefix), path, _use_new_zipfile_serialization=zip_format)
     loaded = load_tacotron2(path)
     assert loaded.config == TINY_TACOTRON2
     for name, tensor in model.state_dict().items():

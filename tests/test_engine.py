@@ -62,7 +62,7 @@ def test_parts_of_different_files_are_not_mixed(tmp_path: Path, tiny_folders: di
     engines = open_engines(paths)
     check_together(engines)
     other = open_engine(tiny_folders["fp16"] / "postnet.onnx", "postnet")
-    with pytest.raises(UserError, match="is fp16 but .* is fp32"):
+    with pytest.raises(UserError, match=r"is fp16 but .* is fp32"):
         check_together({**engines, "postnet": other})
 
 

@@ -120,7 +120,7 @@ def test_bad_onnx_files_get_one_clear_line(tmp_path: Path, tiny_folder: Path) ->
         path.write_bytes(content)
         with pytest.raises(UserError, match=r"not a readable ONNX file.*export it again"):
             OnnxEngine(path, "encoder")
-    with pytest.raises(UserError, match="no such ONNX file; make it with exports/export_tacotron2_onnx.py"):
+    with pytest.raises(UserError, match="no such ONNX file; make it with exports/export_tacotron2_onnx"):
         OnnxEngine(tmp_path / "missing.onnx", "encoder")
     with pytest.raises(UserError, match="holds the encoder, not the postnet; give it with --encoder"):
         OnnxEngine(tiny_folder / "encoder.onnx", "postnet")
@@ -131,7 +131,8 @@ def test_bad_onnx_files_get_one_clear_line(tmp_path: Path, tiny_folder: Path) ->
         OnnxEngine(tmp_path / "foreign.onnx", "encoder")
     entry = model.metadata_props.add()
     original = onnx.load(tiny_folder / "encoder.onnx").metadata_props[0].value
-    entry.key, entry.value = METADATA_KEY, original.replace('"encoder_embedding_dim": 32', '"encoder_embedding_dim": 64')
+    entry.key = METADATA_KEY
+    entry.value = original.replace('"encoder_embedding_dim": 32', '"encoder_embedding_dim": 64')
     onnx.save(model, tmp_path / "other_config.onnx")
     with pytest.raises(UserError, match=r"expected memory float32\[batch, text, 64\], found memory float32"):
         OnnxEngine(tmp_path / "other_config.onnx", "encoder")

@@ -39,9 +39,7 @@ def test_encoder_in_a_batch_is_the_encoder_alone(torch_demo_engines: Engines) ->
         assert (together["memory"][row, length:] == 0).all()
 
 
-def test_decoder_loop_and_postnet_are_the_plain_model(
-    demo_tacotron2: LoadedModel, torch_demo_engines: Engines
-) -> None:
+def test_decoder_loop_and_postnet_are_the_plain_model(demo_tacotron2: LoadedModel, torch_demo_engines: Engines) -> None:
     text, rule = "Hello, world!", StopRule()
     memory, lengths = encode_batch(torch_demo_engines, [text])
     decoded = decode(
@@ -67,9 +65,7 @@ def test_decoder_loop_and_postnet_are_the_plain_model(
 
 
 @pytest.mark.parametrize("frames", [1, 3, 40])
-def test_waveglow_part_is_the_plain_model(
-    demo_waveglow: LoadedModel, torch_demo_engines: Engines, frames: int
-) -> None:
+def test_waveglow_part_is_the_plain_model(demo_waveglow: LoadedModel, torch_demo_engines: Engines, frames: int) -> None:
     torch.manual_seed(frames)
     mel, z = torch.randn(2, 80, frames) - 5, 0.7 * torch.randn(2, 8, frames * 32)
     plain = demo_waveglow.model.infer(mel, z)

@@ -18,7 +18,7 @@ def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="inference_trt.py", description=__doc__)
     add_speak_flags(parser)
     models = parser.add_argument_group(
-        "models", f"Give all four, or none: then those of ./{MODELS}, where the demo voice is exported if there are none."
+        "models", f"Give all four, or none: then ./{MODELS}'s, where the demo voice is exported if there are none."
     )
     for part in PARTS:
         models.add_argument(part_flag(part), type=Path, dest=part, help=f"{part} .engine, .plan or .onnx file")

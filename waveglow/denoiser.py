@@ -25,7 +25,7 @@ def bias_path(waveglow_path: Path) -> Path:
 
 
 def measure_bias(engine: Engine, audio: AudioConfig) -> np.ndarray:
-    """The magnitude spectrum, float32 [filter_length / 2 + 1], of WaveGlow's answer to an all-zero mel without noise."""
+    """The spectrum of WaveGlow on an all-zero mel without noise: magnitudes [filter_length / 2 + 1], float32."""
     sizes = {"batch": 1, "mel": BIAS_FRAMES}
     inputs = {spec.name: torch.zeros(spec.resolve(sizes), dtype=spec.dtype) for spec in engine.contract.inputs}
     hum = infer(engine, **{name: tensor.to(engine.device) for name, tensor in inputs.items()})["audio"]
@@ -53,7 +53,7 @@ class Denoiser:
             bias = np.load(path, allow_pickle=False)
         except FileNotFoundError:
             raise UserError(
-                f"{path}: the denoiser's bias is missing; exports/export_waveglow_onnx.py writes it beside waveglow.onnx"
+                f"{path}: the denoiser's bias is missing; exports/export_waveglow_onnx.py writes it beside its file"
             ) from None
         except (ValueError, EOFError) as error:
             raise UserError(f"{path}: not a readable bias file; export WaveGlow again") from error

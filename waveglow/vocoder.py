@@ -5,8 +5,9 @@ since the networks see zeros instead of the neighbouring frames. The difference 
 are computed on both sides and thrown away.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -41,8 +42,7 @@ def plan_windows(frames: int, window: int, context: int = CONTEXT) -> list[Windo
     count = -(-inner // (window - 2 * context))
     edges = [0, *(context + inner * i // count for i in range(1, count)), frames]
     return [
-        Window(max(0, start - context), min(frames, stop + context), start, stop)
-        for start, stop in zip(edges[:-1], edges[1:], strict=True)
+        Window(max(0, start - context), min(frames, stop + context), start, stop) for start, stop in pairwise(edges)
     ]
 
 
