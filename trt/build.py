@@ -1,0 +1,404 @@
+"""ONNX file -> TensorRT engine with its record beside it. Library code: it prints nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import onnx
+import torch
+from google.protobuf.message import DecodeError
+
+from common.contract import Dim, TensorSpec, check_tensors, contract_of
+from common.engine import export_command, part_flag, read_metadata
+from common.errors import UserError
+from common.files import sha256_of, written_whole
+from common.metadata import ModelMetadata, Part
+from trt import bindings
+from trt.bindings import TensorRT, dotted, one_line
+from trt.record import EngineRecord, SizeRange, profile_shapes, read_record, record_path, symbols_of
+from waveglow.denoiser import bias_path
+
+if TYPE_CHECKING:
+    import tensorrt
+
+MIB = 1 << 20
+DEFAULT_BATCH = SizeRange(1, 1, 1)
+DEFAULT_TEXT = SizeRange(4, 128, 256)  # symbols
+DEFAULT_MEL = SizeRange(32, 768, 1664)  # frames
+SIZE_FLAGS = {"batch": "-bs/--batch-size", "text": "--text-size", "mel": "--mel-size"}
+
+TORCH_DTYPES = {
+    "FLOAT": torch.float32,
+    "HALF": torch.float16,
+    "INT32": torch.int32,
+    "INT64": torch.int64,
+    "BOOL": torch.bool,
+}
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How engines are built. None leaves a choice to TensorRT."""
+
+    batch: SizeRange = DEFAULT_BATCH
+    text: SizeRange = DEFAULT_TEXT
+    mel: SizeRange = DEFAULT_MEL
+    workspace_mib: int | None = None
+    optimization_level: int | None = None  # 0 to 5
+    compute_capabilities: tuple[int, ...] = ()  # TensorRT-RTX alone: the GPUs to build for, 75 for 7.5
+    timing_cache: Path | None = None
+
+    def check(self) -> None:
+        """Raises UserError for values that no engine can be built with."""
+        for symbol, flag in SIZE_FLAGS.items():
+            sizes: SizeRange = getattr(self, symbol)
+            if not 1 <= sizes.min <= sizes.opt <= sizes.max:
+                raise UserError(f"{flag} {sizes}: must be min,opt,max with 1 <= min <= opt <= max")
+        if self.workspace_mib is not None and self.workspace_mib < 1:
+            raise UserError(f"--workspace {self.workspace_mib}: must be at least 1 MiB")
+        if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
+            raise UserError(f"--optimization-level {self.optimization_level}: must be between 0 and 5")
+
+
+@dataclass(frozen=True)
+class Built:
+    path: Path
+    record: EngineRecord
+    seconds: float | None  # of building; None where the engine was up to date
+    bias: Path | None  # the denoiser's bias beside a WaveGlow engine, where its ONNX file has one
+
+
+def build_engine(
+    onnx_path: Path,
+    part: Part,
+    folder: Path,
+    options: BuildOptions | None = None,
+    force: bool = False,
+    on_progress: Callable[[float], None] = lambda fraction: None,
+) -> Built:
+    """Builds `{part}_{precision}.engine` and its record in `folder`, or finds that they are up to date.
+
+    The network is strongly typed: its precision is that of the ONNX file. Both files appear whole or not at all.
+
+    Args:
+        force: build even if the engine there comes from the same ONNX file, TensorRT, GPU and options.
+        on_progress: told the fraction done, 0 to 1, where this TensorRT reports it.
+
+    Raises:
+        UserError: the ONNX file is not this part of this project, TensorRT is missing or can't build it (in its own
+            words), or no GPU is there to build for.
+        KeyboardInterrupt: Ctrl-C, passed on once TensorRT has stopped.
+    """
+    options = options or BuildOptions()
+    options.check()
+    metadata = read_onnx_metadata(onnx_path, part)
+    trt = bindings.load("tensorrt_rtx" if options.compute_capabilities else None)
+    gpu_name, capabilities = _target(trt, options)
+    record = EngineRecord(
+        metadata=metadata,
+        flavour=trt.flavour,
+        version=trt.version,
+        gpu=gpu_name,
+        compute_capabilities=capabilities,
+        profile={symbol: getattr(options, symbol) for symbol in symbols_of(metadata)},
+        workspace_mib=options.workspace_mib,
+        optimization_level=options.optimization_level,
+        onnx_sha256=sha256_of(onnx_path),
+        plan_sha256="",
+        plan_bytes=0,
+    )
+    path = folder / f"{part}_{metadata.precision}.engine"
+    seconds = None
+    existing = None if force else up_to_date(path, record)
+    if existing is None:
+        started = time.perf_counter()
+        plan = _build(trt, onnx_path, record, options, on_progress)
+        existing = _write(path, plan, record)
+        seconds = time.perf_counter() - started
+    bias = _copy_bias(onnx_path, path) if part == "waveglow" else None
+    return Built(path, existing, seconds, bias)
+
+
+def read_onnx_metadata(path: Path, part: Part) -> ModelMetadata:
+    """What an ONNX file of this project says of itself. Raises UserError if it is anything else."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such ONNX file; make it with {export_command(part)}")
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (DecodeError, ValueError) as error:
+        raise UserError(f"{path}: not a readable ONNX file (truncated or damaged?); export it again") from error
+    return read_metadata(path, part, {entry.key: entry.value for entry in model.metadata_props})
+
+
+def up_to_date(path: Path, wanted: EngineRecord) -> EngineRecord | None:
+    """The record of the engine at `path` if it is whole and the one that building would give, else None."""
+    try:
+        record = read_record(path)
+    except UserError:
+        return None
+    if not record.same_build(wanted) or sha256_of(path) != record.plan_sha256:
+        return None
+    return record
+
+
+def _target(trt: TensorRT, options: BuildOptions) -> tuple[str, tuple[int, ...]]:
+    """The name of the GPU that is built on ("" without one), and the compute capabilities that are built for."""
+    known: list[int] | None = None
+    if trt.flavour == "tensorrt_rtx":
+        names = [name.removeprefix("SM") for name in trt.api.ComputeCapability.__members__ if name.startswith("SM")]
+        known = sorted(int(name) for name in names)
+    capabilities = tuple(sorted(set(options.compute_capabilities)))
+    name = ""
+    if not capabilities:
+        try:
+            gpu = bindings.find_gpu()
+        except UserError as error:
+            if known is None:
+                raise UserError(
+                    f"{error}; TensorRT builds an engine only on the GPU that it is for (TensorRT-RTX needs none: see "
+                    "--compute-capability)"
+                ) from None
+            raise UserError(
+                f"{error}; name the GPUs to build for: --compute-capability with any of {' '.join(map(str, known))}"
+            ) from None
+        bindings.check_supported(trt, gpu)
+        name, capabilities = gpu.name, (gpu.compute_capability,)
+    unknown = [capability for capability in capabilities if known is not None and capability not in known]
+    if unknown:
+        raise UserError(
+            f"{trt.product} {trt.version} does not build for compute capability {dotted(unknown[0])}; it knows "
+            f"{', '.join(map(dotted, known or []))}. Use TensorRT on such a GPU"
+        )
+    return name, capabilities
+
+
+def _build(
+    trt: TensorRT,
+    onnx_path: Path,
+    record: EngineRecord,
+    options: BuildOptions,
+    on_progress: Callable[[float], None],
+) -> tensorrt.IHostMemory:
+    trt.words.clear()
+    builder: tensorrt.Builder = trt.api.Builder(trt.logger)
+    # TensorRT 11 knows no other networks than strongly typed ones, and takes the flag all the same.
+    network = builder.create_network(1 << int(trt.api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser: tensorrt.OnnxParser = trt.api.OnnxParser(network, trt.logger)
+    if not parser.parse(onnx_path.read_bytes()):
+        reasons = [str(parser.get_error(i).desc()) for i in range(parser.num_errors)]
+        raise UserError(f"{onnx_path}: {trt.product} could not parse it: {one_line('; '.join(reasons)) or trt.words}")
+    check_network(str(onnx_path), network, record.metadata)
+    config = builder.create_builder_config()
+    _configure(trt, config, record)
+    _set_profile(onnx_path, builder, config, record)
+    cache = _open_timing_cache(trt, config, options.timing_cache)
+    with _interruptible() as interrupted:
+        monitor = _watch(trt, config, on_progress, interrupted)
+        plan = builder.build_serialized_network(network, config)
+    if interrupted.is_set():
+        raise KeyboardInterrupt
+    if monitor is not None and monitor.error is not None:
+        raise monitor.error
+    if plan is None:
+        raise UserError(f"{onnx_path}: {trt.product} could not build it: {trt.words}{_advice(record)}")
+    if cache is not None and options.timing_cache is not None:
+        with written_whole(options.timing_cache) as temporary:
+            temporary.write_bytes(memoryview(config.get_timing_cache().serialize()))  # type: ignore[arg-type]
+    return plan
+
+
+def check_network(where: str, network: tensorrt.INetworkDefinition, metadata: ModelMetadata) -> None:
+    """Raises UserError unless the parsed network has the inputs and outputs of its part."""
+    contract = contract_of(metadata)
+    inputs = [network.get_input(i) for i in range(network.num_inputs)]
+    outputs = [network.get_output(i) for i in range(network.num_outputs)]
+    for expected, found in ((contract.inputs, inputs), (contract.outputs, outputs)):
+        check_tensors(where, expected, [tensor_spec(t.name, t.dtype, t.shape) for t in found])
+
+
+def tensor_spec(name: str, dtype: Any, shape: Any) -> TensorSpec:
+    """A TensorRT tensor's specification; dynamic dimensions, -1 in TensorRT, are called "dynamic"."""
+    dims: tuple[Dim, ...] = tuple(int(dim) if dim >= 0 else "dynamic" for dim in shape)
+    return TensorSpec(name, TORCH_DTYPES.get(dtype.name, torch.float64), dims)
+
+
+def _configure(trt: TensorRT, config: tensorrt.IBuilderConfig, record: EngineRecord) -> None:
+    # One stream: contexts are captured into CUDA graphs, and their scratch memory is shared.
+    config.max_aux_streams = 0
+    # TF32 keeps 10 bits of FP32's 23: an FP32 engine shall be FP32, whoever wants speed takes FP16.
+    config.clear_flag(trt.api.BuilderFlag.TF32)
+    if record.optimization_level is not None:
+        config.builder_optimization_level = record.optimization_level
+    if record.workspace_mib is not None:
+        config.set_memory_pool_limit(trt.api.MemoryPoolType.WORKSPACE, record.workspace_mib * MIB)
+    if trt.flavour == "tensorrt_rtx":
+        rtx: Any = config  # what follows is TensorRT-RTX's alone
+        rtx.num_compute_capabilities = len(record.compute_capabilities)
+        for index, capability in enumerate(record.compute_capabilities):
+            if not rtx.set_compute_capability(getattr(trt.api.ComputeCapability, f"SM{capability}"), index):
+                raise UserError(f"{trt.product} refused compute capability {dotted(capability)}: {trt.words}")
+
+
+def _set_profile(
+    onnx_path: Path, builder: tensorrt.Builder, config: tensorrt.IBuilderConfig, record: EngineRecord
+) -> None:
+    profile = builder.create_optimization_profile()
+    for spec in contract_of(record.metadata).inputs:
+        profile.set_shape(spec.name, *profile_shapes(record, spec))
+    if config.add_optimization_profile(profile) != 0:
+        sizes = ", ".join(f"{symbol} {sizes}" for symbol, sizes in record.profile.items())
+        raise UserError(f"{onnx_path}: TensorRT refused the profile {sizes}; choose other sizes")
+
+
+def _open_timing_cache(
+    trt: TensorRT, config: tensorrt.IBuilderConfig, path: Path | None
+) -> tensorrt.ITimingCache | None:
+    """Gives the builder the timing cache of an earlier build, or a new one. TensorRT-RTX times nothing."""
+    if path is None or trt.flavour == "tensorrt_rtx":
+        return None
+    cache = config.create_timing_cache(path.read_bytes() if path.exists() else b"")
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        raise UserError(
+            f"{path}: not a timing cache of TensorRT {trt.version} on this GPU; delete it, or give another file "
+            "with -tcf"
+        )
+    return cache
+
+
+def _advice(record: EngineRecord) -> str:
+    if record.flavour == "tensorrt_rtx" and record.metadata.precision == "fp32" and 75 in record.compute_capabilities:
+        return (
+            ". TensorRT-RTX has no FP32 matrix products for compute capability 7.5 (T4, RTX 20): export the ONNX file "
+            "with --fp16, leave 75 out, or use TensorRT on such a GPU"
+        )
+    return ""
+
+
+def _write(path: Path, plan: tensorrt.IHostMemory, record: EngineRecord) -> EngineRecord:
+    content = memoryview(plan)  # type: ignore[arg-type]
+    fields = {**vars(record), "plan_sha256": hashlib.sha256(content).hexdigest(), "plan_bytes": content.nbytes}
+    record = EngineRecord(**fields)
+    # The record takes its name first: an engine without its record would be one that nothing is known of.
+    with written_whole(path) as engine_file:
+        engine_file.write_bytes(content)
+        with written_whole(record_path(path)) as record_file:
+            record_file.write_text(record.to_json(), encoding="utf-8")
+    return record
+
+
+def _copy_bias(onnx_path: Path, engine_path: Path) -> Path | None:
+    source, target = bias_path(onnx_path), bias_path(engine_path)
+    if not source.exists():
+        return None
+    if not target.exists() or source.read_bytes() != target.read_bytes():
+        with written_whole(target) as temporary:
+            shutil.copyfile(source, temporary)
+    return target
+
+
+@contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """Ctrl-C sets the event that is yielded: an exception must not pass through TensorRT's C++ frames."""
+    interrupted = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+    previous = signal.signal(signal.SIGINT, lambda number, frame: interrupted.set())
+    try:
+        yield interrupted
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _watch(
+    trt: TensorRT,
+    config: tensorrt.IBuilderConfig,
+    on_progress: Callable[[float], None],
+    interrupted: threading.Event,
+) -> Any:
+    """Has the builder report its progress and stop when interrupted, where this TensorRT can."""
+    if not hasattr(trt.api, "IProgressMonitor"):
+        return None
+    progress = Progress(on_progress)
+
+    api: Any = trt.api
+
+    class Monitor(api.IProgressMonitor):
+        error: Exception | None = None
+
+        def __init__(self) -> None:
+            api.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            self._safely(lambda: progress.start(phase_name, parent_phase, num_steps))
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            self._safely(lambda: progress.step(phase_name, step))
+            return not interrupted.is_set() and self.error is None
+
+        def phase_finish(self, phase_name: str) -> None:
+            self._safely(lambda: progress.finish(phase_name))
+
+        def _safely(self, report: Callable[[], None]) -> None:
+            # Called from C++, where an exception would end the process: it is raised once the builder has returned.
+            try:
+                report()
+            except Exception as error:
+                self.error = error
+
+    monitor = Monitor()
+    config.progress_monitor = monitor
+    return monitor
+
+
+class Progress:
+    """TensorRT's nested phases as one fraction that never falls."""
+
+    def __init__(self, on_progress: Callable[[float], None]) -> None:
+        self._on_progress = on_progress
+        self._phases: dict[str, tuple[str | None, int, int]] = {}  # name -> parent, steps, steps done
+        self._reported = 0.0
+
+    def start(self, phase: str, parent: str | None, steps: int) -> None:
+        self._phases[phase] = (parent, max(1, steps), 0)
+
+    def step(self, phase: str, step: int) -> None:
+        if phase in self._phases:
+            parent, steps, _ = self._phases[phase]
+            self._phases[phase] = (parent, steps, step + 1)
+        self._report()
+
+    def finish(self, phase: str) -> None:
+        parent, _, _ = self._phases.pop(phase, (None, 1, 0))
+        if parent is None:
+            self._reported = 1.0
+            self._on_progress(1.0)
+
+    def _report(self) -> None:
+        fraction = max((self._fraction(name) for name, (parent, _, _) in self._phases.items() if not parent), default=0)
+        if fraction > self._reported:
+            self._reported = fraction
+            self._on_progress(fraction)
+
+    def _fraction(self, phase: str) -> float:
+        _, steps, done = self._phases[phase]
+        inside = [self._fraction(name) for name, (parent, _, _) in self._phases.items() if parent == phase]
+        return min(1.0, (done + max(inside, default=0.0)) / steps)
+
+
+def check_precision(onnx_path: Path, metadata: ModelMetadata, fp16: bool) -> None:
+    """Raises UserError if --fp16 was given for a file that is not."""
+    if fp16 and metadata.precision != "fp16":
+        raise UserError(
+            f"{onnx_path} is {metadata.precision}, but --fp16 was given; export it with --fp16, or leave --fp16 out "
+            f"to build {part_flag(metadata.part)} in FP32"
+        )

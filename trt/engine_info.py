@@ -1,0 +1,112 @@
+"""Shows what is in TensorRT engines: names, types and ranges of their tensors, layers and memory."""
+
+import argparse
+import json
+from pathlib import Path
+
+from common.cli import ArgumentParser, run
+from common.contract import TensorSpec, contract_of
+from common.errors import UserError
+from trt import bindings
+from trt.bindings import load
+from trt.engine import TensorRTEngine
+from trt.record import EngineRecord, profile_shapes, read_plan, read_record
+
+MB = 1e6
+
+
+def make_parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="engine_info.py", description=__doc__)
+    parser.add_argument("engine", type=Path, nargs="+", help=".engine or .plan files")
+    parser.add_argument("--layers", action="store_true", help="list every layer")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    gpu = _has_gpu()
+    for number, path in enumerate(args.engine):
+        record = read_record(path)
+        lines = [str(path), *describe_record(record), *describe_tensors(record)]
+        if gpu:
+            engine = TensorRTEngine(path, record.metadata.part)  # which also proves file and record to be right
+            lines += describe_engine(engine, args.layers)
+            engine.close()
+        else:
+            read_plan(path, record)
+            lines.append("  The file is whole. Its layers and memory can be read only with an NVIDIA GPU and driver.")
+        print("\n" * bool(number) + "\n".join(lines))
+
+
+def _has_gpu() -> bool:
+    try:
+        bindings.find_gpu()
+    except UserError:
+        return False
+    return True
+
+
+def describe_record(record: EngineRecord) -> list[str]:
+    metadata = record.metadata
+    voice = f", {metadata.voice}" if metadata.voice else ""
+    workspace = "no limit" if record.workspace_mib is None else f"at most {record.workspace_mib} MiB"
+    level = "TensorRT's default" if record.optimization_level is None else str(record.optimization_level)
+    return [
+        f"  Part         {metadata.part}, {metadata.precision.upper()}{voice}",
+        f"  Built by     {record.built_by}",
+        f"  Built with   workspace {workspace}, optimization level {level}",
+        f"  Plan         {record.plan_bytes / MB:.1f} MB, sha256 {record.plan_sha256}",
+        f"  ONNX file    sha256 {record.onnx_sha256}",
+        f"  Profile      {'; '.join(f'{symbol} {sizes}' for symbol, sizes in record.profile.items())} (min,opt,max)",
+    ]
+
+
+def describe_tensors(record: EngineRecord) -> list[str]:
+    contract = contract_of(record.metadata)
+    width = max(map(len, contract.tensors))
+    lines = []
+    for title, specs in (("Inputs", contract.inputs), ("Outputs", contract.outputs)):
+        lines.append(f"  {title}")
+        lines += [f"    {_tensor(record, spec, width)}" for spec in specs]
+    return lines
+
+
+def _tensor(record: EngineRecord, spec: TensorSpec, width: int) -> str:
+    low, best, high = (str(list(shape)) for shape in profile_shapes(record, spec))
+    dtype = str(spec.dtype).removeprefix("torch.")
+    return f"{spec.name:{width}}  {dtype:7}  {low} to {high}, best {best}"
+
+
+def describe_engine(engine: TensorRTEngine, layers: bool) -> list[str]:
+    """What only TensorRT itself can tell, on the GPU that the engine is for."""
+    cuda_engine = engine.cuda_engine
+    lines = [
+        f"  GPU          {engine.gpu.name}",
+        f"  Scratch      {scratch_bytes(engine) / MB:.1f} MB for the largest shapes",
+        f"  Layers       {cuda_engine.num_layers}{'' if layers else ' (--layers lists them)'}",
+    ]
+    if layers:
+        inspector = cuda_engine.create_engine_inspector()
+        form = load(engine.record.flavour).api.LayerInformationFormat.JSON
+        described = [inspector.get_layer_information(i, form) for i in range(cuda_engine.num_layers)]
+        lines += [f"    {i:4} {_layer_name(text)}" for i, text in enumerate(described)]
+    return lines
+
+
+def scratch_bytes(engine: TensorRTEngine) -> int:
+    cuda_engine = engine.cuda_engine
+    if hasattr(cuda_engine, "device_memory_size_v2"):
+        return cuda_engine.device_memory_size_v2
+    return cuda_engine.device_memory_size  # TensorRT 10.0
+
+
+def _layer_name(information: str) -> str:
+    # A bare JSON string where the engine keeps layer names only (the default), an object where it keeps more.
+    try:
+        parsed = json.loads(information)
+    except ValueError:
+        return information.strip()
+    return str(parsed.get("Name", parsed)) if isinstance(parsed, dict) else str(parsed)
+
+
+if __name__ == "__main__":
+    run(main, make_parser())

@@ -1,0 +1,115 @@
+"""Builds TensorRT engines from the ONNX files of Tacotron 2 and WaveGlow."""
+
+import argparse
+import logging
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from common.cli import ArgumentParser, run
+from common.engine import part_flag
+from common.errors import UserError
+from common.files import output_folder
+from common.metadata import PARTS, Part
+from trt import bindings
+from trt.build import BuildOptions, Built, build_engine, check_precision, read_onnx_metadata
+from trt.record import SizeRange
+
+MB = 1e6
+
+
+def make_parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="export_onnx2trt.py", description=__doc__)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the engines")
+    for part in PARTS:
+        parser.add_argument(part_flag(part), type=Path, dest=part, help=f"{part} ONNX file [not built]")
+    parser.add_argument(
+        "--fp16", action="store_true", help="insist on half precision; an engine always has its ONNX file's precision"
+    )
+    sizes = parser.add_argument_group("sizes that the engines take: min,opt,max, or one number for all three")
+    default = BuildOptions()
+    sizes.add_argument("-bs", "--batch-size", type=size_range, default=default.batch, help="phrases at a time")
+    sizes.add_argument("--text-size", type=size_range, default=default.text, help="symbols of a phrase")
+    sizes.add_argument("--mel-size", type=size_range, default=default.mel, help="mel frames")
+    building = parser.add_argument_group("building")
+    building.add_argument("--workspace", type=int, metavar="MIB", help="most scratch memory a layer may take [all]")
+    building.add_argument(
+        "-tcf", "--timing-cache-file", type=Path, help="keeps TensorRT's measurements from build to build [none]"
+    )
+    building.add_argument(
+        "--optimization-level", type=int, metavar="0-5", help="how hard the builder tries [TensorRT's default, 3]"
+    )
+    building.add_argument(
+        "--compute-capability",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="CC",
+        help="build with TensorRT-RTX for these GPUs, none of which has to be there: 75 for T4, 86 for A10 or RTX 30, "
+        "89 for L4 or RTX 40, 120 for RTX 50",
+    )
+    building.add_argument("--force", action="store_true", help="build even what is up to date")
+    building.add_argument("--verbose", action="store_true", help="show what TensorRT logs")
+    return parser
+
+
+def size_range(text: str) -> SizeRange:
+    """ "1,4,8" or "4" as sizes. Raises argparse.ArgumentTypeError."""
+    try:
+        numbers = [int(number) for number in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1:
+        numbers *= 3
+    if len(numbers) != 3:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number, nor three as min,opt,max")
+    return SizeRange(*numbers)
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.verbose:
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+    options = BuildOptions(
+        batch=args.batch_size,
+        text=args.text_size,
+        mel=args.mel_size,
+        workspace_mib=args.workspace,
+        optimization_level=args.optimization_level,
+        compute_capabilities=tuple(args.compute_capability),
+        timing_cache=args.timing_cache_file,
+    )
+    options.check()
+    paths: dict[Part, Path] = {part: getattr(args, part) for part in PARTS if getattr(args, part) is not None}
+    if not paths:
+        raise UserError(f"nothing to build: give at least one of {', '.join(map(part_flag, PARTS))}")
+    for part, path in paths.items():  # all files are looked at before the first is built, which may take minutes
+        check_precision(path, read_onnx_metadata(path, part), args.fp16)
+    folder = output_folder(args.output)
+    rtx = bindings.load("tensorrt_rtx" if options.compute_capabilities else None).flavour == "tensorrt_rtx"
+    if rtx and options.timing_cache is not None:
+        print("Note: TensorRT-RTX measures nothing when it builds; -tcf has no effect")
+    for part, path in paths.items():
+        with tqdm(
+            total=1.0, desc=part, disable=None, leave=False, bar_format="{l_bar}{bar}| {elapsed}<{remaining}"
+        ) as bar:
+            built = build_engine(path, part, folder, options, args.force, partial(_advance, bar))
+        print(describe(built))
+        if part == "waveglow" and built.bias is None:
+            print(f"Note: there is no waveglow_bias.npy beside {path}, so that --denoise won't work with this engine")
+
+
+def describe(built: Built) -> str:
+    record = built.record
+    sizes = ", ".join(f"{symbol} {sizes.min} to {sizes.max}" for symbol, sizes in record.profile.items())
+    what = "up to date (--force builds it again)" if built.seconds is None else f"built in {built.seconds:.1f} s"
+    return f"{built.path}: {what}; {record.plan_bytes / MB:.1f} MB, {record.built_by}; {sizes}"
+
+
+def _advance(bar: tqdm, fraction: float) -> None:
+    bar.n = fraction
+    bar.refresh()
+
+
+if __name__ == "__main__":
+    run(main, make_parser())

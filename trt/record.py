@@ -1,0 +1,152 @@
+"""The JSON beside each engine: what it was built from, by what, for which GPUs and which sizes.
+
+A plan says little of itself, runs only where it was built for, and does not notice a flipped byte; the record is what
+its file is checked against before TensorRT sees it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from common.contract import TensorSpec, contract_of
+from common.engine import part_flag
+from common.errors import UserError
+from common.metadata import ModelMetadata, Part
+from trt.bindings import PRODUCTS, Flavour, dotted
+
+FORMAT = 1
+BUILD_AGAIN = "build it again with trt/export_onnx2trt.py"
+
+
+class SizeRange(NamedTuple):
+    """The sizes of a dimension that an engine takes, and the one that it is tuned for."""
+
+    min: int
+    opt: int
+    max: int
+
+    def __str__(self) -> str:
+        return ",".join(str(size) for size in self)
+
+
+@dataclass(frozen=True)
+class EngineRecord:
+    metadata: ModelMetadata
+    flavour: Flavour
+    version: str  # of TensorRT
+    gpu: str  # the name of the GPU it was built on; "" where it was built without one
+    compute_capabilities: tuple[int, ...]  # that it runs on; 75 stands for 7.5
+    profile: Mapping[str, SizeRange]  # by symbol: batch, text, mel
+    workspace_mib: int | None
+    optimization_level: int | None
+    onnx_sha256: str
+    plan_sha256: str
+    plan_bytes: int
+
+    @property
+    def built_by(self) -> str:
+        capabilities = ", ".join(dotted(capability) for capability in self.compute_capabilities)
+        gpu = f"{self.gpu}, " if self.gpu else ""
+        return f"{PRODUCTS[self.flavour]} {self.version} for {gpu}compute capability {capabilities}"
+
+    def same_build(self, other: EngineRecord) -> bool:
+        """Whether both come from one ONNX file, one TensorRT and the same settings; their plans may differ."""
+        return self == dataclasses.replace(other, plan_sha256=self.plan_sha256, plan_bytes=self.plan_bytes)
+
+    def to_json(self) -> str:
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        fields["metadata"] = json.loads(self.metadata.to_json())
+        return json.dumps({"format": FORMAT, **fields}, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> EngineRecord:
+        """Raises ValueError if the text isn't a record of this format."""
+        try:
+            fields = json.loads(text)
+            if fields.pop("format") != FORMAT:
+                raise ValueError("written by another version of this project")
+            fields["metadata"] = ModelMetadata.from_json(json.dumps(fields["metadata"]))
+            fields["compute_capabilities"] = tuple(int(number) for number in fields["compute_capabilities"])
+            fields["profile"] = {symbol: SizeRange(*sizes) for symbol, sizes in fields["profile"].items()}
+            if fields["flavour"] not in PRODUCTS:
+                raise ValueError(f"unknown kind of TensorRT {fields['flavour']}")
+            return cls(**fields)
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"incomplete ({error})") from error
+
+
+def record_path(engine_path: Path) -> Path:
+    """Where an engine's record lies: `encoder_fp16.engine` has `encoder_fp16.json`."""
+    return engine_path.with_suffix(".json")
+
+
+def symbols_of(metadata: ModelMetadata) -> list[str]:
+    """The symbols ("batch", "text" or "mel") that the inputs of a part are sized by."""
+    inputs = contract_of(metadata).inputs
+    dims = [dim.rpartition("*")[2] for spec in inputs for dim in spec.shape if isinstance(dim, str)]
+    return list(dict.fromkeys(dims))
+
+
+def profile_shapes(record: EngineRecord, spec: TensorSpec) -> list[tuple[int, ...]]:
+    """A tensor's smallest, best and largest shape."""
+    return [spec.resolve({symbol: sizes[i] for symbol, sizes in record.profile.items()}) for i in range(3)]
+
+
+def read_record(engine_path: Path) -> EngineRecord:
+    """The record beside an engine. Raises UserError if the engine or its record is missing or unreadable."""
+    if not engine_path.is_file():
+        raise UserError(f"{engine_path}: no such engine; build it with trt/export_onnx2trt.py")
+    path = record_path(engine_path)
+    try:
+        return EngineRecord.from_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if _is_onnx(engine_path):
+            raise UserError(
+                f"{engine_path}: this is an ONNX file; give it its name ending in .onnx back, or build an engine from "
+                "it with trt/export_onnx2trt.py"
+            ) from None
+        raise UserError(
+            f"{engine_path}: {path.name}, which says what it was built from, is missing beside it; copy it there, or "
+            f"{BUILD_AGAIN}"
+        ) from None
+    except ValueError as error:  # not UTF-8, not JSON, or not a record
+        raise UserError(f"{path}: not a readable engine description ({error}); {BUILD_AGAIN}") from error
+
+
+def check_part(engine_path: Path, record: EngineRecord, part: Part) -> None:
+    """Raises UserError unless the engine holds the wanted part."""
+    found = record.metadata.part
+    if found != part:
+        raise UserError(f"{engine_path}: holds the {found}, not the {part}; give it with {part_flag(found)}")
+
+
+def read_plan(engine_path: Path, record: EngineRecord) -> bytes:
+    """The engine file's content, proved to be what its record describes. Raises UserError if it is anything else."""
+    if _is_onnx(engine_path):
+        raise UserError(f"{engine_path}: an ONNX file was written over this engine; {BUILD_AGAIN}")
+    plan = engine_path.read_bytes()
+    if not plan:
+        raise UserError(f"{engine_path}: the file is empty; {BUILD_AGAIN}")
+    if len(plan) < record.plan_bytes:
+        raise UserError(
+            f"{engine_path}: truncated ({len(plan)} of {record.plan_bytes} bytes); copy it again, or {BUILD_AGAIN}"
+        )
+    if hashlib.sha256(plan).hexdigest() != record.plan_sha256:
+        raise UserError(
+            f"{engine_path}: not the file that {record_path(engine_path).name} describes (damaged, or one of the two "
+            f"is of another build); copy both again, or {BUILD_AGAIN}"
+        )
+    return plan
+
+
+def _is_onnx(path: Path) -> bool:
+    # An ONNX file begins with its IR version (field 1, one small number) and its producer's name (field 2).
+    with open(path, "rb") as file:
+        head = file.read(64)
+    return len(head) > 3 and head[0] == 0x08 and head[1] < 0x40 and head[2] == 0x12
