@@ -78,7 +78,7 @@ def _load(path: Path, model_class: type[nn.Module], flags: dict[str, Any]) -> Lo
     config_class = _MODEL_CONFIGS[model_class]
     stored = _flat(checkpoint.get("config") or {})
     values = _merged(path, config_class, stored, flags)
-    config = config_from(config_class, values)
+    config: Any = config_from(config_class, values)
     try:
         config.validate()
     except ValueError as error:

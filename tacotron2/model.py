@@ -134,10 +134,11 @@ class Postnet(nn.Module):
 
 
 class Spoken(NamedTuple):
-    mel: Tensor  # (1, n_mel_channels, M), after the postnet
-    mel_before: Tensor  # (1, n_mel_channels, M), as the decoder gave it
-    alignment: Tensor  # (1, M, T)
-    stopped_by_gate: bool
+    mel: Tensor  # (B, n_mel_channels, M), after the postnet
+    mel_before: Tensor  # (B, n_mel_channels, M), as the decoder gave it
+    alignment: Tensor  # (B, M, T)
+    lengths: Tensor  # int32 (B,), frames of each item
+    stopped_by_gate: bool  # all of them
 
 
 class Tacotron2(nn.Module):
@@ -151,24 +152,29 @@ class Tacotron2(nn.Module):
 
     @torch.inference_mode()
     def infer(self, sequence: Tensor, dropout: Tensor, max_steps: int, gate_threshold: float) -> Spoken:
-        """Speaks one utterance in the plainest way: the reference that the exported parts are compared with, and
-        the loop of the classic demo (growing lists, a host check each step) that benchmarks start from.
+        """Speaks utterances of equal length in the plainest way: the reference that the exported parts are compared
+        with, and the classic's loop (growing concatenation, a host check each step) that benchmarks start from.
 
         Args:
-            sequence: symbol ids, integer (1, T).
-            dropout: prenet dropout masks, (max_steps, 1, 2, prenet_dim), values 0 or 2, in the model's dtype.
+            sequence: symbol ids, integer (B, T).
+            dropout: prenet dropout masks, (max_steps, B, 2, prenet_dim), values 0 or 2, in the model's dtype.
             max_steps: the cap on mel frames.
             gate_threshold: the probability of the stop gate above which the utterance ends.
         """
         config, decoder = self.config, self.decoder
         memory = self.encoder(self.embedding(sequence).transpose(1, 2))
         processed_memory = decoder.attention_layer.memory_layer(memory)
-        frame = memory.new_zeros(1, config.n_mel_channels)
-        attention_state = (memory.new_zeros(1, config.attention_rnn_dim),) * 2
-        decoder_state = (memory.new_zeros(1, config.decoder_rnn_dim),) * 2
-        context = memory.new_zeros(1, config.encoder_embedding_dim)
-        weights = weights_sum = memory.new_zeros(1, memory.size(1))
-        frames, alignments, stopped = [], [], False
+        batch = sequence.size(0)
+        frame = memory.new_zeros(batch, config.n_mel_channels)
+        attention_state = (memory.new_zeros(batch, config.attention_rnn_dim),) * 2
+        decoder_state = (memory.new_zeros(batch, config.decoder_rnn_dim),) * 2
+        context = memory.new_zeros(batch, config.encoder_embedding_dim)
+        weights = weights_sum = memory.new_zeros(memory.shape[:2])
+        mel = memory.new_zeros(batch, config.n_mel_channels, 0)
+        alignment = memory.new_zeros(batch, 0, memory.size(1))
+        unfinished = torch.ones(batch, dtype=torch.int32, device=memory.device)
+        lengths = torch.zeros_like(unfinished)
+        stopped = False
         for step in range(max_steps):
             prenet = decoder.prenet(frame, dropout[step])
             attention_state = decoder.attention_rnn(torch.cat((prenet, context), 1), attention_state)
@@ -178,10 +184,11 @@ class Tacotron2(nn.Module):
             decoder_state = decoder.decoder_rnn(torch.cat((attention_state[0], context), 1), decoder_state)
             features = torch.cat((decoder_state[0], context), 1)
             frame = decoder.linear_projection(features)
-            frames.append(frame)
-            alignments.append(weights)
-            if torch.sigmoid(decoder.gate_layer(features)).item() > gate_threshold:
+            mel = torch.cat((mel, frame.unsqueeze(2)), 2)
+            alignment = torch.cat((alignment, weights.unsqueeze(1)), 1)
+            lengths += unfinished
+            unfinished *= (torch.sigmoid(decoder.gate_layer(features)) <= gate_threshold).squeeze(1)
+            if unfinished.sum() == 0:
                 stopped = True
                 break
-        mel = torch.stack(frames, 2)
-        return Spoken(mel + self.postnet(mel), mel, torch.stack(alignments, 1), stopped)
+        return Spoken(mel + self.postnet(mel), mel, alignment, lengths, stopped)

@@ -6,6 +6,8 @@ the named tensors of `common.contract`, and is what the exporter traces and the 
 No part draws random numbers: dropout masks come in as an input, so that every backend computes the same.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -24,7 +26,7 @@ class EncoderPart(nn.Module):
         super().__init__()
         encoder = tacotron2.encoder
         self.embedding = tacotron2.embedding
-        self.convolutions = nn.ModuleList(fold_batchnorm(convolution) for convolution in encoder.convolutions)
+        self.convolutions = nn.ModuleList(fold_batchnorm(block) for block in encoder.convolutions)
         self.forward_lstm = _one_direction(encoder.lstm, "")
         self.backward_lstm = _one_direction(encoder.lstm, "_reverse")
         self.memory_layer = tacotron2.decoder.attention_layer.memory_layer.linear_layer
@@ -137,9 +139,13 @@ class MergedLSTMCell(nn.Module):
         return torch.sigmoid(o) * torch.tanh(cell), cell
 
 
-def fold_batchnorm(block: nn.Sequential) -> nn.Conv1d:
-    """A convolution and its batch norm (evaluation statistics) as one convolution."""
-    conv, norm = block[0].conv, block[1]
+def fold_batchnorm(block: Any) -> nn.Conv1d:
+    """A `Sequential` of a convolution and its batch norm (evaluation statistics) as one convolution."""
+    conv: nn.Conv1d = block[0].conv
+    norm: nn.BatchNorm1d = block[1]
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    assert conv.bias is not None
     scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
     folded = nn.Conv1d(conv.in_channels, conv.out_channels, conv.kernel_size[0], padding=conv.padding[0])
     folded.weight = nn.Parameter(conv.weight * scale[:, None, None])

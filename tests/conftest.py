@@ -14,6 +14,10 @@ from tests.models import TINY_TACOTRON2, TINY_WAVEGLOW, nested_waveglow_config, 
 from trt.models import close_engines, export_demo_voice, open_engines
 
 
+# PyTorch's threads wait for one another by spinning: on a busy machine two take many times as long as one.
+torch.set_num_threads(1)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in items:

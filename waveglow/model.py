@@ -7,6 +7,8 @@ This file holds the weights and says what the model computes, in the paper's ord
 `waveglow.parts`; the tests hold the two together.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -22,6 +24,7 @@ class WeightNormConv1d(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, dilation: int = 1) -> None:
         super().__init__()
         initial = nn.Conv1d(in_channels, out_channels, kernel_size)
+        assert initial.bias is not None
         self.weight_v = nn.Parameter(initial.weight.detach())
         self.weight_g = nn.Parameter(initial.weight.detach().norm(dim=(1, 2), keepdim=True))
         self.bias = nn.Parameter(initial.bias.detach())
@@ -32,6 +35,13 @@ class WeightNormConv1d(nn.Module):
     def weight(self) -> Tensor:
         """(out_channels, in_channels, kernel_size), the norm folded in."""
         return self.weight_v * (self.weight_g / self.weight_v.norm(dim=(1, 2), keepdim=True))
+
+    def folded(self) -> nn.Conv1d:
+        """The same as a plain convolution."""
+        out_channels, in_channels, kernel = self.weight_v.shape
+        conv = nn.Conv1d(in_channels, out_channels, kernel, padding=self.padding, dilation=self.dilation)
+        conv.weight, conv.bias = nn.Parameter(self.weight.detach()), self.bias
+        return conv
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv1d(x, self.weight, self.bias, padding=self.padding, dilation=self.dilation)
@@ -79,10 +89,20 @@ class Invertible1x1Conv(nn.Module):
         self.conv = nn.Conv1d(channels, channels, 1, bias=False)
         self.conv.weight = nn.Parameter(torch.linalg.qr(torch.randn(channels, channels))[0].unsqueeze(2))
 
+        self.inverse: Tensor | None = None
+
     def inverse_weight(self) -> Tensor:
         """(channels, channels, 1), inverted in at least FP32."""
-        weight = self.conv.weight.squeeze(2)
+        if self.inverse is not None:
+            return self.inverse
+        weight = self.conv.weight.detach().squeeze(2)
         return torch.linalg.inv(weight.float()).to(weight.dtype).unsqueeze(2)
+
+    def keep_inverse(self) -> None:
+        """Inverts once, for inference; from now on changes of the weight don't count."""
+        inverse = self.inverse_weight()
+        del self.inverse
+        self.register_buffer("inverse", inverse, persistent=False)
 
 
 class WaveGlow(nn.Module):
@@ -95,6 +115,16 @@ class WaveGlow(nn.Module):
         )
         self.WN = nn.ModuleList(WN(n // 2, config) for n in channels)
         self.convinv = nn.ModuleList(Invertible1x1Conv(n) for n in channels)
+
+    def prepare_for_inference(self) -> "WaveGlow":
+        """Folds weight norms into plain convolutions and inverts the 1x1 convolutions, in place; same results."""
+        for module in list(self.modules()):
+            if isinstance(module, Invertible1x1Conv):
+                module.keep_inverse()
+            for name, child in list(module.named_children()):
+                if isinstance(child, WeightNormConv1d):
+                    setattr(module, name, child.folded())
+        return self
 
     @torch.inference_mode()
     def infer(self, mel: Tensor, z: Tensor) -> Tensor:
@@ -118,7 +148,8 @@ class WaveGlow(nn.Module):
             first, second = audio.chunk(2, dim=1)
             shift, log_scale = self.WN[flow](first, spect)
             audio = torch.cat((first, (second - shift) * torch.exp(-log_scale)), 1)
-            audio = F.conv1d(audio, self.convinv[flow].inverse_weight())
+            mixer: Any = self.convinv[flow]
+            audio = F.conv1d(audio, mixer.inverse_weight())
             if flow > 0 and flow % config.n_early_every == 0:
                 audio = torch.cat((early[:, : config.n_early_size], audio), 1)
                 early = early[:, config.n_early_size :]

@@ -5,6 +5,8 @@ tensors of `common.contract`, and is what the exporter traces and the PyTorch en
 input, already scaled by sigma, so that every backend computes the same.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -18,8 +20,9 @@ class WaveGlowPart(nn.Module):
         self.config = config
         self.remaining = config.flow_channels()[-1]
         self.upsample = _grouped_upsample(waveglow.upsample, config.n_group)
-        self.flows = nn.ModuleList(FlowPart(wn) for wn in waveglow.WN)
-        self.mixers = nn.ModuleList(_conv1d(mixer.inverse_weight(), None) for mixer in waveglow.convinv)
+        networks, mixers = list[Any](waveglow.WN), list[Any](waveglow.convinv)
+        self.flows = nn.ModuleList(FlowPart(network) for network in networks)
+        self.mixers = nn.ModuleList(_conv1d(mixer.inverse_weight(), None) for mixer in mixers)
 
     def forward(self, mel: Tensor, z: Tensor) -> Tensor:
         # mel: (B, n_mel_channels, M); z: (B, n_group, G), G = M * 256 / n_group -> audio (B, M * 256)
@@ -41,14 +44,16 @@ class FlowPart(nn.Module):
 
     def __init__(self, wn: model.WN) -> None:
         super().__init__()
+        inputs, conditions = list[Any](wn.in_layers), list[Any](wn.cond_layers)
+        res_skips = list[Any](wn.res_skip_layers)
         self.start = _conv1d(wn.start.weight, wn.start.bias)
         self.end = wn.end
         self.in_layers = nn.ModuleList(
-            _conv1d(layer.weight, layer.bias + cond.bias, layer.dilation)  # one bias serves the sum of both
-            for layer, cond in zip(wn.in_layers, wn.cond_layers, strict=True)
+            _conv1d(layer.weight, layer.bias + condition.bias, layer.dilation)  # one bias serves the sum of both
+            for layer, condition in zip(inputs, conditions, strict=True)
         )
-        self.cond_layers = nn.ModuleList(_conv1d(layer.weight, None) for layer in wn.cond_layers)
-        self.res_skip_layers = nn.ModuleList(_conv1d(layer.weight, layer.bias) for layer in wn.res_skip_layers)
+        self.cond_layers = nn.ModuleList(_conv1d(condition.weight, None) for condition in conditions)
+        self.res_skip_layers = nn.ModuleList(_conv1d(layer.weight, layer.bias) for layer in res_skips)
 
     def forward(self, audio: Tensor, spect: Tensor) -> tuple[Tensor, Tensor]:
         # audio: (B, C, G); spect: (B, n_mel_channels * n_group, G) -> shift, log_scale: (B, C, G)
@@ -90,5 +95,6 @@ def _grouped_upsample(upsample: nn.ConvTranspose1d, n_group: int) -> nn.ConvTran
     )
     taps = upsample.weight.detach().reshape(in_channels, out_channels, kernel // n_group, n_group)
     grouped.weight = nn.Parameter(taps.permute(0, 1, 3, 2).reshape(in_channels, out_channels * n_group, -1).clone())
+    assert upsample.bias is not None
     grouped.bias = nn.Parameter(upsample.bias.detach().repeat_interleave(n_group))
     return grouped
