@@ -1,7 +1,6 @@
 """The classic's JSON log: one line an entry, in the format of NVIDIA's dllogger."""
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -9,19 +8,29 @@ from typing import Any
 
 
 class JsonLog:
-    """Writes `DLLL {...}` lines to a file, replacing an old one. A context manager."""
+    """Writes `DLLL {...}` lines to a file, replacing an old one. A context manager.
+
+    Raises:
+        OSError: the file can't be written.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115  closed by __exit__
-        self._started = time.time()
+        self._started = datetime.now()
 
     def log(self, step: int | str | Sequence[int], data: Mapping[str, Any]) -> None:
-        """Adds one entry: `step` is 0, "PARAMETER" or a list of counters, `data` what was measured or set."""
-        now = time.time()
+        """Adds one entry and brings it to disk.
+
+        Args:
+            step: 0, "PARAMETER" or a list of counters.
+            data: what was measured or set, in types that JSON has.
+        """
+        now = datetime.now()
         entry = {
-            "timestamp": str(now * 1000),  # milliseconds, as text, as dllogger writes it
-            "datetime": str(datetime.fromtimestamp(now)),
-            "elapsedtime": str(now - self._started),
+            # dllogger writes all three times as text, the first and the last in seconds
+            "timestamp": str(now.timestamp()),
+            "datetime": str(now),
+            "elapsedtime": str((now - self._started).total_seconds()),
             "type": "LOG",
             "step": step,
             "data": dict(data),

@@ -1,0 +1,330 @@
+"""What a run leaves behind for people: pictures, page, table, log."""
+
+import json
+import re
+import warnings
+from collections import Counter
+from datetime import datetime
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from common.json_log import JsonLog
+from common.page import LONG_TEXT, PageEntry, write_page
+from common.plots import save_alignment, save_mel
+from common.table import display_width, format_markdown, format_table, shorten
+
+HOP_SECONDS = 256 / 22050
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+
+
+def diagonal(frames: int, symbols: int) -> np.ndarray:
+    """An attention that moves evenly through the text."""
+    return np.eye(symbols, dtype=np.float32)[np.arange(frames) * symbols // frames]
+
+
+def pixels(path: Path) -> np.ndarray:
+    return matplotlib.image.imread(path)[..., :3]
+
+
+class Page(HTMLParser):
+    """A page's elements and texts; fails on tags that are not closed in order."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        self.close()
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] != "style":
+            self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+    def links(self) -> list[str]:
+        return [a[name] for _, a in self.elements for name in ("href", "src") if name in a]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("run")
+
+
+@pytest.fixture(scope="module")
+def entries(folder: Path) -> list[PageEntry]:
+    """Three phrases whose texts and file names have everything that HTML and URLs give a meaning to."""
+    texts = ("Good morning!", 'Is 1 < 2 & "so" <script>alert(1)</script>?', "Caf\u00e9 at 5 o'clock.")
+    made = []
+    for index, (text, name) in enumerate(zip(texts, ("0_trt", "1 a&b#c?d%41", "2:\u00e9'\"<x>"), strict=True)):
+        audio, alignment, mel = (folder / f"{kind}_{name}" for kind in ("audio", "alignment", "mel"))
+        audio.write_bytes(b"RIFF")
+        save_alignment(alignment, diagonal(50, len(text)), text)
+        save_mel(mel, np.zeros((80, 50), np.float32), HOP_SECONDS)
+        notes = ("Cut at <100> frames.",) if index == 1 else ()
+        made.append(PageEntry(index, text, audio, 1.25 + index, "end of speech", alignment, mel, notes))
+    return made
+
+
+@pytest.fixture(scope="module")
+def page(folder: Path, entries: list[PageEntry]) -> Page:
+    write_page(folder / "index.html", "Tom & Jerry <speak>", entries, {"Voice": "a<b>", "Seed": "0"})
+    return Page(folder / "index.html")
+
+
+def test_page_shows_texts_as_they_are_and_runs_none_of_them(page: Page, entries: list[PageEntry]) -> None:
+    for entry in entries:
+        assert entry.text in page.text
+    for text in ("Tom & Jerry <speak>", "a<b>", "Cut at <100> frames.", "end of speech", "2.25 s", "6.75 s of audio"):
+        assert text in page.text
+    assert page.all("script") == []
+
+
+def test_page_links_lead_to_the_files_beside_it(page: Page, entries: list[PageEntry], folder: Path) -> None:
+    files = [unquote(link) for link in page.links() if not link.startswith(("#", "data:"))]
+    assert not any(urlsplit(link).scheme or urlsplit(link).netloc for link in page.links() if link != "data:,")
+    assert set(files) == {f.name for e in entries for f in (e.audio, e.alignment, e.mel) if f is not None}
+    assert all((folder / name).is_file() for name in files)
+    assert [unquote(audio["src"]) for audio in page.all("audio")] == [entry.audio.name for entry in entries]
+
+
+def test_page_links_hold_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pages").mkdir()
+    write_page(
+        Path("pages/i.html"), "Page", [PageEntry(0, "Hello.", Path("a.wav"), 1, "end of speech", None, None)], {}
+    )
+    assert Page(tmp_path / "pages/i.html").all("audio")[0]["src"] == "../a.wav"
+
+
+def test_page_can_be_read_by_assistive_tools(page: Page) -> None:
+    assert page.all("html") == [{"lang": "en"}]
+    assert [len(page.all(tag)) for tag in ("title", "header", "main", "h1")] == [1, 1, 1, 1]
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+    ids = Counter(attributes["id"] for _, attributes in page.elements if "id" in attributes)
+    assert max(ids.values()) == 1
+    targets = [link[1:] for link in page.links() if link.startswith("#")]
+    targets += [attributes["aria-labelledby"] for _, attributes in page.elements if "aria-labelledby" in attributes]
+    assert targets
+    assert set(targets) <= set(ids)
+    alts = [image["alt"] for image in page.all("img")]
+    assert len(alts) == len(set(alts)) == 6
+    assert all(re.match(r"(Alignment|Mel spectrogram) of phrase \d\. \w+", alt) for alt in alts)
+    labels = [audio["aria-label"] for audio in page.all("audio")]
+    assert labels == ["Audio of phrase 0", "Audio of phrase 1", "Audio of phrase 2"]
+
+
+def test_page_loads_nothing_before_it_is_wanted_and_keeps_its_layout(page: Page, entries: list[PageEntry]) -> None:
+    assert all(audio["preload"] == "none" and "controls" in audio for audio in page.all("audio"))
+    images = page.all("img")
+    assert all(image["loading"] == "lazy" for image in images)
+    assert entries[0].alignment is not None
+    height, width = pixels(entries[0].alignment).shape[:2]
+    assert (images[0]["width"], images[0]["height"]) == (str(width), str(height))
+
+
+def luminance(colour: str) -> float:
+    channels = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_page_colours_have_contrast(tmp_path: Path, scheme: str) -> None:
+    write_page(tmp_path / "index.html", "Page", [], {})
+    light, dark = (tmp_path / "index.html").read_text().split("prefers-color-scheme: dark")
+    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", light if scheme == "light" else dark))
+    pairs = [(ink, ground) for ink in ("ink", "soft", "link") for ground in ("page", "card")]
+    for ink, ground in [*pairs, ("note-ink", "note")]:
+        low, high = sorted((luminance(colours[ink]), luminance(colours[ground])))
+        assert (high + 0.05) / (low + 0.05) >= 4.5, (ink, ground)
+
+
+def test_page_of_a_thousand_phrases_has_links_that_lead_through_it(tmp_path: Path) -> None:
+    audio = tmp_path / "a.wav"
+    many = [PageEntry(i, "Hello.", audio, 3.6, "end of speech", None, None) for i in range(1000)]
+    write_page(tmp_path / "index.html", "Page", many, {})
+    page = Page(tmp_path / "index.html")
+    assert len(page.all("article")) == 1000
+    assert page.all("nav") == [{"aria-label": "Jump to a phrase"}]
+    jumps = [link for link in page.links() if re.fullmatch(r"#phrase-\d+", link)]
+    assert jumps == [f"#phrase-{i}" for i in range(0, 1000, 50)]
+    assert "1000 phrases, 60 min 0 s of audio" in page.text
+
+
+def test_page_folds_a_long_text_and_keeps_all_of_it(tmp_path: Path) -> None:
+    text = "word " * 4000 + "end."
+    entry = PageEntry(0, text, tmp_path / "a.wav", 1.0, "end of speech", None, None)
+    write_page(tmp_path / "index.html", "Page", [entry], {})
+    page = Page(tmp_path / "index.html")
+    assert page.text.index("\u2026") < page.text.index("Whole text, 20,004 characters") < page.text.index(text)
+    assert page.text.index("\u2026") - page.text.index("word") <= LONG_TEXT + 1
+    assert page.all("img") == []
+
+
+def test_page_survives_text_and_names_that_are_not_unicode(tmp_path: Path) -> None:
+    odd = b"a\xff".decode("utf-8", "surrogateescape")
+    write_page(tmp_path / "i.html", "Page", [PageEntry(0, odd, tmp_path / odd, 1.0, "end of speech", None, None)], {})
+    page = Page(tmp_path / "i.html")
+    assert page.all("audio")[0]["src"] == "a%FF"
+    assert "a?" in page.text
+
+
+def test_pictures_show_the_data(tmp_path: Path) -> None:
+    alignment, mel = tmp_path / "alignment.png", tmp_path / "mel.png"
+    bright = {}
+    for name, weights in (("read", diagonal(200, 20)), ("silent", np.zeros((200, 20), np.float32))):
+        save_alignment(alignment, weights, "abcdefghij klmnopqr.")
+        image = pixels(alignment)
+        yellow = (image[..., 0] > 0.9) & (image[..., 1] > 0.8) & (image[..., 2] < 0.3)  # viridis' upper end
+        rows, columns = np.nonzero(yellow[:, : int(0.8 * image.shape[1])])  # without the colour bar
+        bright[name] = len(rows)
+        if name == "read":  # from the bottom left to the top right
+            assert np.corrcoef(rows, columns)[0, 1] < -0.95
+    assert bright["read"] > 1000
+    assert bright["silent"] == 0
+    save_mel(mel, np.zeros((80, 100), np.float32), HOP_SECONDS)
+    plain = pixels(mel)
+    save_mel(mel, np.tile(np.linspace(-11, 1, 100, dtype=np.float32), (80, 1)), HOP_SECONDS)
+    assert (pixels(mel) != plain).any(axis=-1).mean() > 0.3
+
+
+@pytest.mark.parametrize(("frames", "symbols"), [(1, 1), (600, 166), (40_000, 300), (300, 5_000)])
+def test_pictures_are_png_files_of_bounded_size(tmp_path: Path, frames: int, symbols: int) -> None:
+    save_alignment(tmp_path / "alignment.png", diagonal(frames, symbols), "ab " * (symbols // 3) + "a" * (symbols % 3))
+    save_mel(tmp_path / "mel.png", np.zeros((80, frames), np.float32), HOP_SECONDS)
+    for name in ("alignment.png", "mel.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+        height, width = pixels(tmp_path / name).shape[:2]
+        assert 300 <= height <= 700
+        assert 800 <= width <= 2300
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["alignment.png", "mel.png"]
+
+
+def test_a_peak_of_one_frame_is_seen_in_a_long_alignment(tmp_path: Path) -> None:
+    weights = np.zeros((100_000, 4), np.float32)
+    picture = tmp_path / "alignment.png"
+    save_alignment(picture, weights, "abc.")
+    before = pixels(picture)
+    weights[61_803, 2] = 1
+    save_alignment(picture, weights, "abc.")
+    assert (pixels(picture) != before).any()
+
+
+@pytest.mark.parametrize("text", ["$5 or $6.", "\\frac{1}", "{HH AW1 S}", "a_b^c$$", "\u4f60\u597d"])
+def test_letters_at_the_axis_are_never_taken_for_formulas(tmp_path: Path, text: str) -> None:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a font may lack a character
+        save_alignment(tmp_path / "a.png", diagonal(30, len(text)), text)
+        save_alignment(tmp_path / "b.png", diagonal(30, 10 * len(text)), text * 10)
+    assert pixels(tmp_path / "a.png").std() > 0
+
+
+def test_the_text_stands_at_the_axis_where_it_fits(tmp_path: Path) -> None:
+    def margin(text: str, symbols: int) -> np.ndarray:
+        save_alignment(tmp_path / "a.png", diagonal(60, symbols), text)
+        return pixels(tmp_path / "a.png")[:, :95]
+
+    assert (margin("abc.", 4) != margin("abd.", 4)).any()  # letters
+    assert (margin("word " * 40, 200) != margin("work " * 40, 200)).any()  # words
+    assert (margin("{HH AW1 S}", 3) == margin("{HH OW1 S}", 3)).all()  # numbers: the letters are not the symbols
+
+
+def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "mel.png"
+    folder.mkdir()
+    with pytest.raises(OSError, match=re.escape(str(folder))):
+        save_mel(folder, np.zeros((80, 10), np.float32), HOP_SECONDS)
+    assert [p.name for p in tmp_path.iterdir()] == ["mel.png"]
+
+
+def test_table_columns_stand_under_one_another() -> None:
+    table = format_table(["", "Phrase", "Seconds"], [["0", "\u4f60\u597d", "1.50"], ["10", "Hello.", "12.25"]], "rlr")
+    assert table.splitlines() == [
+        "    Phrase  Seconds",
+        "--  ------  -------",
+        " 0  \u4f60\u597d       1.50",
+        "10  Hello.    12.25",
+    ]
+
+
+def test_table_without_rows_or_alignment() -> None:
+    assert format_table(["A", "Long"], []) == "A  Long\n-  ----"
+    assert format_table(["A", "Long"], [["xyz", "1"]]).splitlines()[2] == "xyz  1"
+
+
+def test_markdown_table() -> None:
+    table = format_markdown(["System", "Latency (s)"], [["a|b", "0.1"], ["two\nlines", "2"]], "lr")
+    assert table.splitlines() == [
+        "| System | Latency (s) |",
+        "| --- | ---: |",
+        "| a\\|b | 0.1 |",
+        "| two lines | 2 |",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "short"),
+    [
+        ("Hello.", "Hello."),
+        ("exactly 10", "exactly 10"),
+        ("eleven char", "eleven..."),
+        ("\u4f60\u597d\u4f60\u597d\u4f60\u597d", "\u4f60\u597d\u4f60..."),
+        ("two\n\tlines", "two lines"),
+        ("red \x1b[31m", "red ?[31m"),
+        ("left\u202eright", "left?right"),
+        ("e\u0301e\u0301e\u0301e\u0301", "e\u0301e\u0301e\u0301e\u0301"),
+        ("", ""),
+    ],
+)
+def test_shorten_fits_a_text_in_ten_columns(text: str, short: str) -> None:
+    assert shorten(text, 10) == short
+    assert display_width(short) <= 10
+
+
+def test_shorten_takes_no_longer_for_an_endless_text() -> None:
+    assert shorten("word " * 2_000_000, 12) == "word word..."
+    assert shorten(" " * 10_000 + "late", 12) == "late"
+
+
+def test_log_lines_are_those_of_dllogger(tmp_path: Path) -> None:
+    path = tmp_path / "nvlog.json"
+    path.write_text("an older log\n")
+    before = datetime.now()
+    with JsonLog(path) as log:
+        log.log("PARAMETER", {"input": "phrases.txt", "fp16": True, "sigma": None})
+        assert path.read_text().count("\n") == 1  # on disk at once, whatever becomes of the run
+        log.log(0, {"latency": 0.25})
+        log.log([3, 1], {"latency": 0.5, "text": "caf\u00e9\n"})
+    after = datetime.now()
+    lines = path.read_text().splitlines()
+    assert all(line.startswith("DLLL {") for line in lines)
+    entries = [json.loads(line.removeprefix("DLLL ")) for line in lines]
+    assert [list(entry) for entry in entries] == [["timestamp", "datetime", "elapsedtime", "type", "step", "data"]] * 3
+    assert [entry["step"] for entry in entries] == ["PARAMETER", 0, [3, 1]]
+    assert entries[0]["data"] == {"input": "phrases.txt", "fp16": True, "sigma": None}
+    assert entries[2]["data"] == {"latency": 0.5, "text": "caf\u00e9\n"}
+    for entry in entries:
+        assert entry["type"] == "LOG"
+        assert before <= datetime.fromisoformat(entry["datetime"]) <= after
+        assert float(entry["timestamp"]) == datetime.fromisoformat(entry["datetime"]).timestamp()
+        assert 0 <= float(entry["elapsedtime"]) <= (after - before).total_seconds()
