@@ -156,8 +156,10 @@ class OnnxEngine:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
         options.log_severity_level = 3
-        # The arena keeps the largest buffers ever needed; for shapes that change with every phrase that is a leak.
-        options.enable_cpu_mem_arena = part == "decoder_iter"
+        # Shapes change with every phrase: without this, what the arena keeps for old ones would grow.
+        self._run_options = ort.RunOptions()
+        if part != "decoder_iter":
+            self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         try:
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
@@ -184,10 +186,10 @@ class OnnxEngine:
             binding.bind_output(
                 spec.name, "cpu", 0, _NUMPY_DTYPES[tensor.dtype], tuple(tensor.shape), tensor.data_ptr()
             )
-        run, kept_alive = self._session.run_with_iobinding, dict(tensors)
+        run, run_options, kept_alive = self._session.run_with_iobinding, self._run_options, dict(tensors)
 
         def run_bound(_kept_alive: Any = kept_alive) -> None:
-            run(binding)
+            run(binding, run_options)
 
         return run_bound
 

@@ -146,7 +146,9 @@ def speak(
                 for piece in spoken:
                     wav.append(piece.audio)
                     if request.options.keep_pictures:
+                        drawing = time.perf_counter()
                         _save_pictures(request, piece, synthesizer.audio_config.hop_seconds)
+                        started += time.perf_counter() - drawing  # pictures are not part of speaking
                     pieces.append(replace(piece, audio=piece.audio[:0], mel=None, alignment=None))
             entries.append(_entry(request, path, pieces, wav.seconds))
             seconds.append(sum(piece.seconds for piece in pieces))
