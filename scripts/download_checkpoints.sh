@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# Downloads NVIDIA's Tacotron 2 and WaveGlow checkpoints from NGC into checkpoints/; --help lists the flags.
+
+# shellcheck source=scripts/lib.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+
+find_python
+run_helper "$PYTHON" download.py "$@"
