@@ -25,7 +25,7 @@ from common.errors import UserError
 from common.files import output_folder, written_whole
 from common.json_log import JsonLog
 from common.phrases import Phrase, read_phrases
-from common.synthesizer import Piece, StageSeconds, SynthesisOptions, Synthesizer
+from common.synthesizer import STAGES, Piece, SynthesisOptions, Synthesizer
 from common.table import format_markdown
 from tacotron2.config import Tacotron2Config
 from tacotron2.decoder_loop import StopRule
@@ -41,7 +41,7 @@ PERCENTILES = (50, 90, 95, 99, 100)
 CSV_HEADER = (
     "BATCH,INPUT_LEN,RUN_MODE,NUM_ITERS,LAT,LATSTD,LAT50,LAT90,LAT95,LAT99,THROUGHPUT,NUM_MELS".split(",")  # noqa: SIM905
 )
-STAGES = tuple(field.name for field in dataclasses.fields(StageSeconds))
+Spoken = tuple[list[np.ndarray], dict[str, float], float]  # audio of each utterance, seconds by stage, mean frames
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def utterances(args: argparse.Namespace) -> tuple[list[Piece], float]:
 def options(args: argparse.Namespace) -> SynthesisOptions:
     """Synthesis as the benchmark wants it: one batch, and a fixed number of frames where asked for."""
     stop = StopRule(NEVER, args.frames) if args.frames else StopRule()
-    return SynthesisOptions(sigma=args.sigma_infer, stop=stop, batch_size=args.batch_size, window=100_000)
+    return SynthesisOptions(sigma=args.sigma_infer, stop=stop, batch_size=args.batch_size)
 
 
 def random_models(wn_channels: int) -> tuple[LoadedModel, LoadedModel]:
@@ -146,23 +146,23 @@ def random_models(wn_channels: int) -> tuple[LoadedModel, LoadedModel]:
     return loaded[0], loaded[1]
 
 
-def speak_once(synthesizer: Synthesizer, pieces: Sequence[Piece]) -> tuple[list[np.ndarray], dict[str, float], float]:
-    """Speaks the batch on a synthesizer: audio of each utterance, seconds by stage, mean frames."""
-    synthesizer.seconds = StageSeconds()
+def speak_once(synthesizer: Synthesizer, pieces: Sequence[Piece]) -> Spoken:
+    """Speaks the batch on a synthesizer."""
+    synthesizer.stages.seconds.clear()
     spoken = list(synthesizer.speak_pieces([[piece] for piece in pieces]))
     frames = sum(one.frames for one in spoken) / len(spoken)
-    return [one.audio for one in spoken], dataclasses.asdict(synthesizer.seconds), frames
+    return [one.audio for one in spoken], dict(synthesizer.stages.seconds), frames
 
 
 def measure(
     args: argparse.Namespace,
-    speak: Callable[[Sequence[Piece]], tuple[list[np.ndarray], dict[str, float], float]],
+    speak: Callable[[Sequence[Piece]], Spoken],
     device: torch.device,
 ) -> list[Run]:
     """Runs the warm-ups and then the timed iterations of a backend.
 
     Args:
-        speak: from ids on the host to audio on the host; returns also seconds by stage and mean frames.
+        speak: from ids on the host to audio on the host.
     """
     runs = []
     for iteration in tqdm(range(WARMUPS + args.num_iters), disable=None, leave=False):
@@ -285,7 +285,7 @@ def results_table(results: Sequence[Result], baseline: str = "PyTorch") -> str:
 
 
 def _log_entry(run: Run, result: Result) -> dict[str, float]:
-    stages = run.stages
+    stages = dict.fromkeys(STAGES, 0.0) | run.stages
     tacotron2 = stages["encoder"] + stages["decoder"] + stages["postnet"]
     return {
         "pre_processing": run.preprocessing,
@@ -294,7 +294,7 @@ def _log_entry(run: Run, result: Result) -> dict[str, float]:
         "tacotron2_postnet_time": stages["postnet"],
         "tacotron2_latency": tacotron2,
         "waveglow_latency": stages["waveglow"],
-        "denoiser_latency": stages.get("denoiser", 0.0),
+        "denoiser_latency": stages["denoiser"],
         "latency": run.latency,
         "tacotron2_items_per_sec": result.batch_size * run.frames / tacotron2,
         "waveglow_items_per_sec": run.samples / stages["waveglow"],

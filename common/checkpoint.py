@@ -40,7 +40,7 @@ _MODEL_CONFIGS: dict[type, type] = {Tacotron2: Tacotron2Config, WaveGlow: WaveGl
 class LoadedModel:
     """A model in FP32, in evaluation mode, and what its checkpoint says of it."""
 
-    model: nn.Module
+    model: Tacotron2 | WaveGlow
     audio: AudioConfig
     sha256: str
     sigma: float | None  # the noise that the checkpoint's author judged best, where it says so
@@ -48,7 +48,7 @@ class LoadedModel:
 
     @property
     def config(self) -> ModelConfig:
-        return self.model.config  # type: ignore[return-value]
+        return self.model.config
 
 
 def load_tacotron2(path: Path, flags: Mapping[str, Any] | None = None) -> LoadedModel:

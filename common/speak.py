@@ -21,11 +21,11 @@ from common.json_log import JsonLog
 from common.metadata import Part
 from common.page import PageEntry, write_page
 from common.phrases import Phrase, read_phrases
-from common.synthesizer import MAX_SYMBOLS, Piece, SpokenPiece, SynthesisOptions, Synthesizer, describe, prepare
+from common.synthesizer import MAX_SYMBOLS, STAGES, Piece, SpokenPiece, SynthesisOptions, Synthesizer, describe, prepare
 from common.table import format_table, shorten
 from tacotron2.decoder_loop import StopRule
 from waveglow.denoiser import DEFAULT_STRENGTH, Denoiser
-from waveglow.vocoder import CONTEXT, DEFAULT_WINDOW
+from waveglow.vocoder import CONTEXT
 
 STOP_WORDS = {"gate": "end of speech", "cap": "frame limit"}
 
@@ -54,8 +54,9 @@ def add_speak_flags(parser: ArgumentParser) -> None:
     work.add_argument("--batch-size", type=int, default=SynthesisOptions.batch_size, help="phrases decoded together")
     work.add_argument("--max-symbols", type=int, default=MAX_SYMBOLS, help="longer text is split and joined")
     work.add_argument(
-        "--window", type=int, default=DEFAULT_WINDOW, help="mel frames vocoded at a time: less takes less memory"
+        "--window", type=int, help="mel frames vocoded at a time: less takes less memory [what suits the device]"
     )
+    work.add_argument("--no-cuda-graph", action="store_true", help="step the decoder from the host, on a GPU too")
     results = parser.add_argument_group("results")
     results.add_argument("--plots", action="store_true", help="save pictures of the alignment and the mel spectrogram")
     results.add_argument("--page", action="store_true", help="write index.html with players and pictures")
@@ -102,6 +103,7 @@ def read_request(args: argparse.Namespace, name: str) -> Request:
         batch_size=args.batch_size,
         max_symbols=args.max_symbols,
         window=args.window,
+        cuda_graph=not args.no_cuda_graph,
         final_period=not args.no_final_period,
         keep_pictures=args.plots or args.page,
     )
@@ -153,15 +155,15 @@ def speak(
             entries.append(_entry(request, path, pieces, wav.seconds))
             seconds.append(sum(piece.seconds for piece in pieces))
         latency = time.perf_counter() - started
-        stages = synthesizer.seconds
+        stages = dict.fromkeys(STAGES, 0.0) | synthesizer.stages.seconds
         log.log(
             0,
             {
-                "tacotron2_encoder_latency": stages.encoder,
-                "tacotron2_decoder_latency": stages.decoder,
-                "tacotron2_postnet_latency": stages.postnet,
-                "waveglow_latency": stages.waveglow,
-                "denoiser": stages.denoiser,
+                "tacotron2_encoder_latency": stages["encoder"],
+                "tacotron2_decoder_latency": stages["decoder"],
+                "tacotron2_postnet_latency": stages["postnet"],
+                "waveglow_latency": stages["waveglow"],
+                "denoiser": stages["denoiser"],
                 "latency": latency,
             },
         )

@@ -7,7 +7,6 @@ Library code: it prints nothing and owns no files. `trt/inference_trt.py`, `infe
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,12 +18,15 @@ from common.errors import UserError
 from common.metadata import PARTS, Part
 from common.phrases import Phrase
 from common.random_streams import RandomStreams
-from tacotron2.decoder_loop import DecodedBatch, StopReason, StopRule, decode
+from common.timing import Stages
+from tacotron2.captured_loop import make_decoder
+from tacotron2.decoder_loop import DecodedBatch, StopReason, StopRule
 from tacotron2.text import EncodedText, split
 from waveglow.config import WaveGlowConfig
 from waveglow.denoiser import Denoiser
-from waveglow.vocoder import DEFAULT_WINDOW, vocode
+from waveglow.vocoder import padded_frames, vocode
 
+STAGES = ("encoder", "decoder", "postnet", "waveglow", "denoiser")
 MAX_SYMBOLS = 256  # of one piece: the classic's largest profile, and longer than attention was trained to hold
 BATCHES_AHEAD = 8  # batches are made of so many batches' worth of pieces, so that lengths match and memory is bounded
 DECODER_SHARE = 0.4  # of the work, for the progress bar alone
@@ -38,7 +40,8 @@ class SynthesisOptions:
     stop: StopRule = field(default_factory=StopRule)
     batch_size: int = 8
     max_symbols: int = MAX_SYMBOLS
-    window: int = DEFAULT_WINDOW  # mel frames vocoded at a time
+    window: int | None = None  # mel frames vocoded at a time; None: what suits the device
+    cuda_graph: bool = True  # capture the decoder loop, where there is a GPU
     final_period: bool = True
     keep_pictures: bool = False  # keep each piece's mel and alignment
 
@@ -62,17 +65,6 @@ class SpokenPiece:
     seconds: float  # of computing; a batch's time is shared out by frames
     mel: np.ndarray | None  # float32 [n_mel_channels, frames], where pictures are kept
     alignment: np.ndarray | None  # float32 [frames, symbols]
-
-
-@dataclass
-class StageSeconds:
-    """Wall time by stage since it was last cleared, with the device waited for at every boundary."""
-
-    encoder: float = 0.0
-    decoder: float = 0.0
-    postnet: float = 0.0
-    waveglow: float = 0.0
-    denoiser: float = 0.0
 
 
 def prepare(phrases: Sequence[Phrase], options: SynthesisOptions, max_symbols: int) -> list[list[Piece]]:
@@ -112,10 +104,11 @@ class Synthesizer:
         check_together(engines)
         self.engines = engines
         self.options = options or SynthesisOptions()
+        self.decode = make_decoder(engines["decoder_iter"], self.options.cuda_graph)
         self.denoiser = denoiser
         self.on_message = on_message
         self.on_progress = on_progress
-        self.seconds = StageSeconds()
+        self.stages = Stages(engines["waveglow"].device)
         self.audio_config = engines["waveglow"].metadata.audio
         waveglow = engines["waveglow"].metadata
         assert isinstance(waveglow.model, WaveGlowConfig)
@@ -156,10 +149,7 @@ class Synthesizer:
         memory = self._encode(pieces)
         decoded = self._decode(pieces, memory, streams)
         mels = self._refine(pieces, decoded)
-        audios = [
-            self._vocode(piece, mel, stream, float(len(piece.encoded.ids)))
-            for piece, mel, stream in zip(pieces, mels, streams, strict=True)
-        ]
+        audios = self._vocode(pieces, mels, streams)
         seconds_per_frame = (time.perf_counter() - started) / sum(decoded.frames)
         return [
             SpokenPiece(
@@ -184,7 +174,7 @@ class Synthesizer:
         ids = np.zeros((len(pieces), max(*lengths, shortest)), np.int32)
         for row, piece in zip(ids, pieces, strict=True):
             row[: len(piece.encoded.ids)] = piece.encoded.ids
-        with self._stage("encoder"):
+        with self.stages("encoder"):
             outputs = infer(
                 engine,
                 sequences=torch.from_numpy(ids).to(engine.device),
@@ -200,9 +190,8 @@ class Synthesizer:
         symbols = [len(piece.encoded.ids) for piece in pieces]
         share, expected = DECODER_SHARE * sum(symbols), FRAMES_PER_SYMBOL * max(symbols)
         done = self._symbols_done
-        with self._stage("decoder"):
-            decoded = decode(
-                self.engines["decoder_iter"],
+        with self.stages("decoder"):
+            decoded = self.decode(
                 memory["memory"],
                 memory["processed_memory"],
                 symbols,
@@ -223,7 +212,7 @@ class Synthesizer:
         self.on_message("Running Tacotron2 Postnet")
         engine = self.engines["postnet"]
         mels: dict[int, Tensor] = {}
-        with self._stage("postnet"):
+        with self.stages("postnet"):
             for frames in dict.fromkeys(decoded.frames):
                 items = [item for item, length in enumerate(decoded.frames) if length == frames]
                 mel = decoded.mels[items, :, :frames].contiguous()
@@ -232,25 +221,32 @@ class Synthesizer:
             self._check_finite("postnet", mels[item], [piece])
         return [mels[item] for item in range(len(pieces))]
 
-    def _vocode(self, piece: Piece, mel: Tensor, streams: RandomStreams, symbols: float) -> np.ndarray:
+    def _vocode(
+        self, pieces: Sequence[Piece], mels: Sequence[Tensor], streams: Sequence[RandomStreams]
+    ) -> list[np.ndarray]:
         self.on_message("Running WaveGlow")
         engine = self.engines["waveglow"]
-        done, share, frames = self._symbols_done, (1 - DECODER_SHARE) * symbols, mel.size(1)
-        noise = streams.noise(frames * self.noise_per_frame, self.noise_channels) * np.float32(self.sigma)
-        with self._stage("waveglow"):
-            z = torch.from_numpy(noise).to(engine.device, mel.dtype)
-            audio = vocode(
+        frames = [padded_frames(mel.size(1)) for mel in mels]
+        done, share = self._symbols_done, (1 - DECODER_SHARE) * sum(len(piece.encoded.ids) for piece in pieces)
+        noises = [
+            torch.from_numpy(stream.noise(count * self.noise_per_frame, self.noise_channels) * np.float32(self.sigma))
+            for stream, count in zip(streams, frames, strict=True)
+        ]
+        with self.stages("waveglow"):
+            audios = vocode(
                 engine,
-                mel,
-                z,
+                mels,
+                [noise.to(engine.device, engine.contract.outputs[0].dtype) for noise in noises],
                 window=self.options.window,
-                on_frames=lambda finished: self._advance_to(done + share * finished / frames),
-            ).float()
-        self._check_finite("waveglow", audio, [piece])
+                on_frames=lambda finished: self._advance_to(done + share * finished / sum(frames)),
+            )
+            audios = [audio.float() for audio in audios]
+        for piece, audio in zip(pieces, audios, strict=True):
+            self._check_finite("waveglow", audio, [piece])
         if self.denoiser is not None:
-            with self._stage("denoiser"):
-                audio = self.denoiser(audio)
-        return audio.cpu().numpy()
+            with self.stages("denoiser"):
+                audios = [self.denoiser(audio) for audio in audios]
+        return [audio.cpu().numpy() for audio in audios]
 
     def _alignment(self, decoded: DecodedBatch, item: int, symbols: int) -> np.ndarray | None:
         if decoded.alignments is None:
@@ -269,15 +265,6 @@ class Synthesizer:
     def _advance_to(self, symbols: float) -> None:
         self._symbols_done = symbols
         self.on_progress(symbols)
-
-    @contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        device = self.engines["waveglow"].device
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        setattr(self.seconds, name, getattr(self.seconds, name) + time.perf_counter() - started)
 
 
 def describe(piece: Piece) -> str:

@@ -39,7 +39,7 @@ def export_parts(parts: dict[Part, tuple[nn.Module, ModelMetadata]], folder: Pat
             path = folder / f"{part}.onnx"
             difference = export_part(module, metadata, path)
             size = path.stat().st_size / 1e6
-            tqdm.write(f"{path}: {metadata.precision}, {size:.1f} MB, within {difference:.1e} of PyTorch")
+            tqdm.write(f"{path.name}: {metadata.precision}, {size:.1f} MB, within {difference:.1e} of PyTorch")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def main(args: argparse.Namespace) -> None:
     module, metadata = make_parts(loaded, "fp32")["waveglow"]
     path = bias_path(folder / "waveglow.onnx")
     save_bias(path, measure_bias(TorchEngine(module, metadata), loaded.audio))
-    print(f"{path}: the denoiser's bias")
+    print(f"{path.name}: the denoiser's bias")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from exports.onnx_file import export_part
 from tests.models import TINY_TACOTRON2, TINY_WAVEGLOW, nested_waveglow_config, tiny_tacotron2, tiny_waveglow
 from trt.models import close_engines, export_demo_voice, open_engines
 
-
 # PyTorch's threads wait for one another by spinning: on a busy machine two take many times as long as one.
 torch.set_num_threads(1)
 
