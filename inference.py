@@ -12,6 +12,7 @@ from common.metadata import Precision
 from common.model_flags import RUN_CHOICES, add_model_flags, given_flags
 from common.parts import torch_engines
 from common.speak import add_speak_flags, read_request, speak
+from common.synthesizer import Synthesizer
 from tacotron2.config import Tacotron2Config
 from waveglow.config import WaveGlowConfig
 from waveglow.denoiser import Denoiser, measure_bias
@@ -27,6 +28,7 @@ def make_parser() -> ArgumentParser:
     where = models.add_mutually_exclusive_group()
     where.add_argument("--fp16", action="store_true", help="half precision, on a GPU")
     where.add_argument("--cpu", action="store_true", help="run on the CPU even where there is a GPU")
+    models.add_argument("--fast", action="store_true", help="use this project's GPU kernels, where supported")
     models.add_argument("--include-warmup", action="store_true", help="speak once before the clock runs")
     add_model_flags(parser, Tacotron2Config, WaveGlowConfig, leave_out=RUN_CHOICES)
     return parser
@@ -42,10 +44,12 @@ def main(args: argparse.Namespace) -> None:
     precision: Precision = "fp16" if args.fp16 else "fp32"
     tacotron2 = load_tacotron2(args.tacotron2, given_flags(args, Tacotron2Config))
     waveglow = load_waveglow(args.waveglow, given_flags(args, WaveGlowConfig))
-    engines = torch_engines(tacotron2, waveglow, precision, device)
+    engines = torch_engines(tacotron2, waveglow, precision, device, fast=args.fast)
     denoiser = None
     if args.denoise:
         denoiser = Denoiser(measure_bias(engines["waveglow"], waveglow.audio), waveglow.audio, args.denoising_strength)
+    if args.include_warmup:
+        list(Synthesizer(engines, request.options).speak(request.phrases[:1]))
     speak(args, request, engines, denoiser)
 
 

@@ -82,7 +82,7 @@ def loop_backend(
     args: argparse.Namespace, tacotron2: LoadedModel, waveglow: LoadedModel, precision: Precision, device: torch.device
 ) -> Callable[[Sequence[Piece]], Spoken]:
     """The project's synthesizer on PyTorch engines."""
-    engines = torch_engines(tacotron2, waveglow, precision, device)
+    engines = torch_engines(tacotron2, waveglow, precision, device, fast=True)
     denoiser = None
     if args.denoise:
         denoiser = Denoiser(measure_bias(engines["waveglow"], waveglow.audio), waveglow.audio, args.denoising_strength)

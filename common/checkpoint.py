@@ -84,7 +84,7 @@ def _load(path: Path, model_class: type[nn.Module], flags: dict[str, Any]) -> Lo
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
     with torch.device("meta"):  # no time spent on random weights that would be overwritten
-        model = model_class(config)
+        model: Any = model_class(config)
     if isinstance(model, WaveGlow):
         state = _split_conditioning(state, config.wn_layers)
     _check_state(path, model, state, has_config=bool(stored))

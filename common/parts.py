@@ -7,10 +7,12 @@ from torch import nn
 
 from common.checkpoint import LoadedModel
 from common.contract import PRECISION_DTYPES
-from common.engine import TorchEngine
+from common.engine import Engine, TorchEngine
 from common.metadata import DEFAULT_SIGMA, ModelMetadata, Part, Precision
+from tacotron2.fused_step import best_decoder_engine
 from tacotron2.model import Tacotron2
 from tacotron2.parts import DecoderIterPart, EncoderPart, PostnetPart
+from waveglow.fast_engine import best_waveglow_engine
 from waveglow.model import WaveGlow
 from waveglow.parts import WaveGlowPart
 
@@ -44,8 +46,24 @@ def make_parts(
 
 
 def torch_engines(
-    tacotron2: LoadedModel, waveglow: LoadedModel, precision: Precision, device: torch.device | str = "cpu"
-) -> dict[Part, TorchEngine]:
-    """The four parts as PyTorch engines: the baseline, and what GPU machines without TensorRT run."""
+    tacotron2: LoadedModel,
+    waveglow: LoadedModel,
+    precision: Precision,
+    device: torch.device | str = "cpu",
+    fast: bool = False,
+) -> dict[Part, Engine]:
+    """The four parts as PyTorch engines: the baseline, and what GPU machines without TensorRT run.
+
+    Args:
+        fast: take this project's GPU kernels for the decoder step and WaveGlow, where the device supports them.
+    """
     parts = {**make_parts(tacotron2, precision), **make_parts(waveglow, precision)}
-    return {part: TorchEngine(module, metadata, device) for part, (module, metadata) in parts.items()}
+    engines: dict[Part, Engine] = {
+        part: TorchEngine(module, metadata, device)
+        for part, (module, metadata) in parts.items()
+        if not (fast and part in ("decoder_iter", "waveglow"))
+    }
+    if fast:
+        engines["decoder_iter"] = best_decoder_engine(*parts["decoder_iter"], device)  # type: ignore[arg-type]
+        engines["waveglow"] = best_waveglow_engine(*parts["waveglow"], device)  # type: ignore[arg-type]
+    return engines

@@ -69,13 +69,13 @@ def main(args: argparse.Namespace) -> None:
     threads = torch.get_num_threads()
     print(f"{len(phrases)} phrases, {audio_seconds:.2f} s of audio, {threads} threads, median of {args.num_iters} runs")
     print(format_markdown(("Backend", "Audio s per s", "Outside engines", "Speed-up"), rows, "lrrr"))
-    for engines in backends.values():
-        close_engines(engines)
+    for opened in backends.values():
+        close_engines(opened)
 
 
 def _measure(engines: dict[Part, TimedEngine], phrases: list[Phrase]) -> tuple[float, float, float]:
     # -> seconds taken, seconds of them inside the engines, seconds of audio
-    synthesizer = Synthesizer(engines, SynthesisOptions())  # type: ignore[arg-type]  they have all of an Engine
+    synthesizer = Synthesizer(engines, SynthesisOptions())  # type: ignore[arg-type]
     for engine in engines.values():
         engine.seconds = 0.0
     started = time.perf_counter()
