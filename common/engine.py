@@ -102,6 +102,9 @@ class TorchEngine:
         self.device = torch.device(device)
         self.limits: Mapping[str, Range] = {}
         self.module = module.eval().to(self.device)
+        for layer in self.module.modules():
+            if isinstance(layer, nn.RNNBase):
+                layer.flatten_parameters()  # cuDNN wants one block of weights, and would copy them at every run
 
     def bind(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
         check_bound(self, tensors)

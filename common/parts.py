@@ -5,6 +5,7 @@ import copy
 import torch
 from torch import nn
 
+from common.captured import CapturedEngine
 from common.checkpoint import LoadedModel
 from common.contract import PRECISION_DTYPES
 from common.engine import Engine, TorchEngine
@@ -64,6 +65,8 @@ def torch_engines(
         if not (fast and part in ("decoder_iter", "waveglow"))
     }
     if fast:
+        if torch.device(device).type == "cuda":
+            engines["encoder"] = CapturedEngine(engines["encoder"])  # type: ignore[assignment]
         engines["decoder_iter"] = best_decoder_engine(*parts["decoder_iter"], device)  # type: ignore[arg-type]
         engines["waveglow"] = best_waveglow_engine(*parts["waveglow"], device)  # type: ignore[arg-type]
     return engines

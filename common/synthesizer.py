@@ -7,6 +7,7 @@ Library code: it prints nothing and owns no files. `trt/inference_trt.py`, `infe
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,9 +18,9 @@ from common.engine import Engine, infer
 from common.errors import UserError
 from common.metadata import PARTS, Part
 from common.phrases import Phrase
-from common.random_streams import RandomStreams
+from common.random_streams import NoiseAhead, RandomStreams
 from common.timing import Stages
-from tacotron2.captured_loop import make_decoder
+from tacotron2.captured_loop import bucket_of, make_decoder
 from tacotron2.decoder_loop import DecodedBatch, StopReason, StopRule
 from tacotron2.text import EncodedText, split
 from waveglow.config import WaveGlowConfig
@@ -118,6 +119,9 @@ class Synthesizer:
         assert sigma is not None
         self.sigma = sigma
         self.max_symbols = min([self.options.max_symbols, *(e.limits["text"][1] for e in _limited(engines, "text"))])
+        # While a GPU decodes, the host is free to draw; on a CPU drawing ahead would only take from the engines.
+        on_gpu = engines["waveglow"].device.type == "cuda"
+        self._noise_pool = ThreadPoolExecutor(thread_name_prefix="noise") if on_gpu else None
         self._symbols_done = 0.0
 
     def speak(self, phrases: Sequence[Phrase]) -> Iterator[SpokenPiece]:
@@ -147,9 +151,13 @@ class Synthesizer:
         started = time.perf_counter()
         streams = [RandomStreams(self.options.seed, piece.phrase.index, piece.number) for piece in pieces]
         memory = self._encode(pieces)
+        noises = [
+            NoiseAhead(stream, self.noise_channels, self._noise_size(piece), self._noise_pool)
+            for stream, piece in zip(streams, pieces, strict=True)
+        ]
         decoded = self._decode(pieces, memory, streams)
         mels = self._refine(pieces, decoded)
-        audios = self._vocode(pieces, mels, streams)
+        audios = self._vocode(pieces, mels, noises)
         seconds_per_frame = (time.perf_counter() - started) / sum(decoded.frames)
         return [
             SpokenPiece(
@@ -170,8 +178,10 @@ class Synthesizer:
         self.on_message("Running Tacotron2 Encoder")
         engine = self.engines["encoder"]
         lengths = [len(piece.encoded.ids) for piece in pieces]
-        shortest = max((engine.limits["text"][0] for engine in _limited(self.engines, "text")), default=1)
-        ids = np.zeros((len(pieces), max(*lengths, shortest)), np.int32)
+        width = max(lengths)
+        if engine.device.type == "cuda":
+            width = bucket_of(width, self.engines["decoder_iter"])  # few widths, so that graphs are used again
+        ids = np.zeros((len(pieces), width), np.int32)
         for row, piece in zip(ids, pieces, strict=True):
             row[: len(piece.encoded.ids)] = piece.encoded.ids
         with self.stages("encoder"):
@@ -216,37 +226,44 @@ class Synthesizer:
             for frames in dict.fromkeys(decoded.frames):
                 items = [item for item, length in enumerate(decoded.frames) if length == frames]
                 mel = decoded.mels[items, :, :frames].contiguous()
-                mels.update(zip(items, infer(engine, mel_outputs=mel)["mel_outputs_postnet"], strict=True))
-        for item, piece in enumerate(pieces):
-            self._check_finite("postnet", mels[item], [piece])
+                refined = infer(engine, mel_outputs=mel)["mel_outputs_postnet"]
+                self._check_finite("postnet", refined, [pieces[item] for item in items])
+                mels.update(zip(items, refined, strict=True))
         return [mels[item] for item in range(len(pieces))]
 
     def _vocode(
-        self, pieces: Sequence[Piece], mels: Sequence[Tensor], streams: Sequence[RandomStreams]
+        self, pieces: Sequence[Piece], mels: Sequence[Tensor], noises: Sequence[NoiseAhead]
     ) -> list[np.ndarray]:
         self.on_message("Running WaveGlow")
         engine = self.engines["waveglow"]
+        dtype = engine.contract.outputs[0].dtype
         frames = [padded_frames(mel.size(1)) for mel in mels]
         done, share = self._symbols_done, (1 - DECODER_SHARE) * sum(len(piece.encoded.ids) for piece in pieces)
-        noises = [
-            torch.from_numpy(stream.noise(count * self.noise_per_frame, self.noise_channels) * np.float32(self.sigma))
-            for stream, count in zip(streams, frames, strict=True)
-        ]
         with self.stages("waveglow"):
+            scaled = [
+                torch.from_numpy(noise.take(count * self.noise_per_frame)).to(engine.device).mul_(self.sigma)
+                for noise, count in zip(noises, frames, strict=True)
+            ]
             audios = vocode(
                 engine,
                 mels,
-                [noise.to(engine.device, engine.contract.outputs[0].dtype) for noise in noises],
+                [noise.T.to(dtype) for noise in scaled],
                 window=self.options.window,
                 on_frames=lambda finished: self._advance_to(done + share * finished / sum(frames)),
             )
-            audios = [audio.float() for audio in audios]
-        for piece, audio in zip(pieces, audios, strict=True):
-            self._check_finite("waveglow", audio, [piece])
         if self.denoiser is not None:
             with self.stages("denoiser"):
-                audios = [self.denoiser(audio) for audio in audios]
-        return [audio.cpu().numpy() for audio in audios]
+                audios = [self.denoiser(audio.float()) for audio in audios]
+        joined = torch.cat(audios).float()
+        if not torch.isfinite(joined).all():
+            for piece, audio in zip(pieces, audios, strict=True):
+                self._check_finite("waveglow", audio, [piece])
+        ends = np.cumsum([audio.numel() for audio in audios])
+        return np.split(joined.cpu().numpy(), ends[:-1])
+
+    def _noise_size(self, piece: Piece) -> int:
+        # Positions of noise that a piece will probably need.
+        return FRAMES_PER_SYMBOL * len(piece.encoded.ids) * self.noise_per_frame
 
     def _alignment(self, decoded: DecodedBatch, item: int, symbols: int) -> np.ndarray | None:
         if decoded.alignments is None:

@@ -1,8 +1,11 @@
 """Random numbers depend on the seed, the phrase and the position, and on nothing else."""
 
-import numpy as np
+from concurrent.futures import ThreadPoolExecutor
 
-from common.random_streams import RandomStreams
+import numpy as np
+import pytest
+
+from common.random_streams import NoiseAhead, RandomStreams
 
 
 def test_the_same_seed_gives_the_same_numbers() -> None:
@@ -22,7 +25,14 @@ def test_seeds_phrases_and_pieces_have_streams_of_their_own() -> None:
 def test_numbers_do_not_depend_on_how_many_are_asked_for_at_once() -> None:
     whole, parts = RandomStreams(0, 0), RandomStreams(0, 0)
     assert np.array_equal(whole.dropout(96, 256), np.concatenate([parts.dropout(32, 256), parts.dropout(64, 256)]))
-    assert np.array_equal(whole.noise(640, 8), np.concatenate([parts.noise(160, 8), parts.noise(480, 8)], 1))
+    assert np.array_equal(whole.noise(640, 8), np.concatenate([parts.noise(160, 8), parts.noise(480, 8)]))
+
+
+@pytest.mark.parametrize("likely", [100, 640, 1000])
+def test_noise_drawn_ahead_is_the_same_noise(likely: int) -> None:
+    with ThreadPoolExecutor() as pool:
+        ahead = NoiseAhead(RandomStreams(0, 0), 8, likely, pool)
+        assert np.array_equal(ahead.take(640), RandomStreams(0, 0).noise(640, 8))
 
 
 def test_noise_is_standard_normal() -> None:
