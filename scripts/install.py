@@ -75,7 +75,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def is_nvidia_container() -> bool:
-    """This Python, not a virtual environment, has TensorRT or a PyTorch that NVIDIA built (2.8.0a0+5228986c39.nv25.05)."""
+    """No virtual environment, and has TensorRT or a PyTorch of NVIDIA's own building (2.8.0a0+5228986c39.nv25.05)."""
     if sys.prefix != sys.base_prefix:
         return False
     torch = installed_version("torch") or ""

@@ -105,7 +105,7 @@ ensure_environment() {
     fi
     state=$(environment_state "$1")
     if [[ $state == rebuild ]]; then
-        if [[ -e $VENV && ! -e $MADE_HERE ]]; then
+        if [[ (-e $VENV || -L $VENV) && ! -e $MADE_HERE ]]; then
             fail "$VENV was not made by these scripts, or by another Python: rename or delete it, and run this again"
         fi
         make_environment

@@ -1,0 +1,589 @@
+"""The shell scripts a user starts with: what they install, what they say is missing, and what they download.
+
+pip is a double here that writes down what it is asked for; a whole installation is what started these tests.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import venv
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import pip
+import pytest
+
+from common.checkpoint import REPOSITORY
+from common.errors import UserError
+from scripts import download, install
+from tests.scripts import assert_one_line_error
+
+NO_NETWORK = "WARNING: Retrying after connection broken by 'NewConnectionError'\nERROR: No matching distribution found"
+
+PIP_DOUBLE = """
+import json, os, sys
+from pathlib import Path
+
+arguments = sys.argv[1:]
+here = Path(__file__).parent.parent
+for i, argument in enumerate(arguments[:-1]):
+    if argument == "--constraint":
+        arguments[i + 1] = Path(arguments[i + 1]).read_text()
+with open(here / "pip.log", "a") as log:
+    log.write(json.dumps(arguments) + "\\n")
+refused = os.environ.get("PIP_REFUSES")
+if refused and any(refused in argument for argument in arguments):
+    sys.exit(os.environ["PIP_SAYS"])
+
+def add(name, version, *requirements):
+    info = here / f"{name}-{version}.dist-info"
+    info.mkdir(exist_ok=True)
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+    lines += [f"Requires-Dist: {text}" for text in requirements]
+    (info / "METADATA").write_text("\\n".join(lines) + "\\n")
+
+if "--editable" in arguments:
+    add("tacotron2_waveglow_tensorrt", "1", "torch<9,>=2.11", "tqdm>=4", 'checker>=8; extra == "test"')
+elif arguments[-1].startswith("torch"):
+    add("torch", "2.13.0")
+"""
+
+SPEAK_DOUBLE = """
+import json, os, sys
+print(json.dumps([os.getcwd(), *sys.argv[1:]]))
+sys.exit("--fail" in sys.argv)
+"""
+
+TOOL_DOUBLE = """
+import os, sys
+print("ran", __spec__.name, sys.argv[1:])
+sys.exit(int(__spec__.name == os.environ.get("TOOL_FAILS")))
+"""
+
+
+class Project:
+    """A copy of the scripts in a folder of its own, with doubles of pip, of the tools and of what speaks."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "pro ject"
+        self.doubles = folder / "doubles"
+        self.environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": str(self.doubles)}
+        shutil.copytree(REPOSITORY / "scripts", self.root / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("__init__", "cli", "errors", "files"):
+            self.copy(f"common/{name}.py")
+        for name in ("requirements.txt", "pyproject.toml", "phrases/phrase.txt"):
+            self.copy(name)
+        (self.root / "trt").mkdir()
+        (self.root / "trt/inference_trt.py").write_text(SPEAK_DOUBLE)
+        (self.doubles / "pip").mkdir(parents=True)
+        (self.doubles / "pip/__init__.py").touch()
+        (self.doubles / "pip/__main__.py").write_text(PIP_DOUBLE)
+        (self.doubles / "pip/_vendor").symlink_to(Path(pip.__file__).parent / "_vendor")
+        for name in ("torch", "tqdm"):
+            (self.doubles / f"{name}.py").touch()
+        for name in ("ruff", "mypy", "pytest"):
+            (self.doubles / f"{name}.py").write_text(TOOL_DOUBLE)
+        self.python = self.executable("python", f'case "$*" in "-m venv "*) set -- "$@" --without-pip;; esac\n{EXEC}')
+        self.environment["PYTHON"] = str(self.python)
+
+    def copy(self, name: str) -> None:
+        (self.root / name).parent.mkdir(exist_ok=True)
+        shutil.copy(REPOSITORY / name, self.root / name)
+
+    def executable(self, name: str, code: str) -> Path:
+        path = self.doubles / "bin" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(f"#!{shutil.which('bash')}\n{code}\n")
+        path.chmod(0o755)
+        return path
+
+    def without_python(self) -> None:
+        """Leaves only what a bare system has on the PATH."""
+        del self.environment["PYTHON"]
+        folder = self.doubles / "bin"
+        (folder / "python").unlink()
+        for name in ("bash", "dirname", "cut", "tail", "rm", "mkdir", "flock"):
+            (folder / name).symlink_to(str(shutil.which(name)))
+        self.environment["PATH"] = str(folder)
+
+    def run(self, script: str, *arguments: str, cwd: Path | None = None, **environment: str):
+        command = [str(shutil.which("bash")), str(self.root / "scripts" / script), *arguments]
+        variables = self.environment | environment
+        return subprocess.run(
+            command, cwd=cwd or "/", env=variables, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    def pip_calls(self) -> list[list[str]]:
+        log = self.doubles / "pip.log"
+        return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+    def plant(self) -> Path:
+        """A file in .venv, there for as long as the environment is not made again."""
+        path = self.root / ".venv" / "planted"
+        path.touch()
+        return path
+
+
+EXEC = f'exec "{sys.executable}" "$@"'
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return Project(tmp_path)
+
+
+# What is missing
+
+
+def test_no_python(project: Project) -> None:
+    project.without_python()
+    line = assert_one_line_error(project.run("run_demo.sh"), "run_demo.sh: error:", "Python is missing")
+    assert "apt-get install python3 python3-venv" in line
+
+
+def test_python_too_old(project: Project) -> None:
+    project.without_python()
+    project.executable("python3", "echo 3.8.10")
+    assert_one_line_error(project.run("run_demo.sh"), "Python 3.8.10", "3.10 or later is needed", "PYTHON=")
+
+
+def test_later_python_beside_an_old_one_is_found(project: Project) -> None:
+    project.without_python()
+    project.executable("python3", "echo 3.9.2")
+    project.executable("python3.11", EXEC)
+    result = project.run("download_checkpoints.sh", "--base-url", "nowhere")
+    assert_one_line_error(result, "--base-url nowhere")
+
+
+def test_python_that_the_user_names(project: Project) -> None:
+    assert_one_line_error(project.run("run_demo.sh", PYTHON="/no/python"), "PYTHON=/no/python can't be run")
+    old = project.executable("old", "echo 3.9.1")
+    assert_one_line_error(project.run("run_demo.sh", PYTHON=str(old)), "is Python 3.9.1")
+
+
+def test_no_venv_module(project: Project) -> None:
+    project.executable("python", f'case "$*" in *ensurepip*) exit 1;; esac\n{EXEC}')
+    assert_one_line_error(project.run("run_tests.sh"), "no venv module", "apt-get install python3-venv")
+    assert not (project.root / ".venv").exists()
+
+
+def test_virtual_environment_that_fails_is_not_trusted(project: Project) -> None:
+    works = project.python.read_text()
+    project.executable("python", f'case "$*" in "-m venv "*) echo Broken wheel; exit 1;; esac\n{EXEC}')
+    assert_one_line_error(project.run("run_demo.sh"), "could not be made: Broken wheel")
+    project.python.write_text(works)
+    assert project.run("run_demo.sh").returncode == 0
+
+
+def test_no_network_is_said_and_the_next_run_starts_anew(project: Project) -> None:
+    result = project.run("run_demo.sh", PIP_REFUSES="--editable", PIP_SAYS=NO_NETWORK)
+    assert_one_line_error(result, "package registry can't be reached")
+    planted = project.plant()
+    assert project.run("run_demo.sh").returncode == 0
+    assert not planted.exists()
+
+
+def test_packages_that_do_not_work_are_not_trusted(project: Project) -> None:
+    (project.doubles / "torch.py").write_text("raise ImportError('libgomp.so.1: cannot open shared object file')")
+    for _ in range(2):
+        assert_one_line_error(project.run("run_demo.sh"), "don't work on this machine", "libgomp.so.1")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_folder_that_cannot_be_written(project: Project) -> None:
+    project.root.chmod(0o555)
+    assert_one_line_error(project.run("run_demo.sh"), f"the folder {project.root} can't be written")
+
+
+def test_environment_of_the_users_own_is_never_deleted(project: Project) -> None:
+    mine = project.root / ".venv" / "mine"
+    mine.mkdir(parents=True)
+    assert_one_line_error(project.run("run_demo.sh"), "was not made by these scripts", "rename or delete it")
+    assert mine.exists()
+    shutil.rmtree(mine.parent)
+    mine.parent.symlink_to("/nowhere")
+    assert_one_line_error(project.run("run_demo.sh"), "was not made by these scripts")
+
+
+# What is reused
+
+
+def test_second_run_asks_pip_for_nothing(project: Project) -> None:
+    first = project.run("run_demo.sh")
+    assert first.returncode == 0, first.stderr
+    assert f"The wav files are in {project.root}/output" in first.stdout
+    calls = project.pip_calls()
+    second = project.run("run_demo.sh")
+    assert second.returncode == 0
+    assert project.pip_calls() == calls
+    assert "Installing" in first.stdout
+    assert "Installing" not in second.stdout
+
+
+def test_changed_requirements_are_installed_into_what_is_there(project: Project) -> None:
+    assert project.run("run_demo.sh").returncode == 0
+    planted, calls = project.plant(), len(project.pip_calls())
+    with open(project.root / "requirements.txt", "a") as file:
+        file.write("more>=1\n")
+    assert project.run("run_demo.sh").returncode == 0
+    assert planted.exists()
+    assert len(project.pip_calls()) > calls
+
+
+def test_moved_project_is_installed_anew(project: Project) -> None:
+    assert project.run("run_demo.sh").returncode == 0
+    planted = project.plant().relative_to(project.root)
+    project.root = project.root.rename(project.root.with_name("moved"))
+    assert project.run("run_demo.sh").returncode == 0
+    assert not (project.root / planted).exists()
+
+
+def test_tests_add_to_the_environment_and_leave_it_whole_if_that_fails(project: Project) -> None:
+    assert project.run("run_demo.sh").returncode == 0
+    planted = project.plant()
+    assert_one_line_error(project.run("run_tests.sh", PIP_REFUSES="checker", PIP_SAYS=NO_NETWORK), "registry")
+    calls = len(project.pip_calls())
+    assert project.run("run_demo.sh").returncode == 0
+    assert len(project.pip_calls()) == calls
+    assert project.run("run_tests.sh").returncode == 0
+    assert planted.exists()
+    assert any("checker>=8" in call for call in project.pip_calls()[calls:])
+
+
+# What is run
+
+
+def test_demo_speaks_the_phrase_file_from_the_projects_folder(project: Project, tmp_path: Path) -> None:
+    root = str(project.root)
+    assert spoken(project.run("run_demo.sh", cwd=tmp_path)) == [
+        root, "-i", f"{root}/phrases/phrase.txt", "-o", f"{root}/output",
+    ]  # fmt: skip
+
+
+def test_paths_of_the_user_are_relative_to_where_he_is(project: Project, tmp_path: Path) -> None:
+    flags = ["-i", "my file", "--output=out", "--encoder", "/e.onnx", "--seed", "3"]
+    assert spoken(project.run("run_demo.sh", *flags, cwd=tmp_path))[1:] == [
+        "-i", f"{tmp_path}/my file", f"--output={tmp_path}/out", "--encoder", "/e.onnx", "--seed", "3",
+    ]  # fmt: skip
+    result = project.run("run_demo.sh", "-i", "-", "-oout", cwd=tmp_path)
+    assert spoken(result)[1:] == ["-i", "-", "-o", f"{tmp_path}/out"]
+    assert f"The wav files are in {tmp_path}/out" in result.stdout
+
+
+def test_demo_speaks_the_users_text_instead_of_the_file(project: Project) -> None:
+    words = spoken(project.run("run_demo.sh", "--text", "Hello you."))
+    assert words[1:3] == ["--text", "Hello you."]
+    assert "-i" not in words
+
+
+def test_demo_fails_with_what_speaks(project: Project) -> None:
+    result = project.run("run_demo.sh", "--fail")
+    assert result.returncode == 1
+    assert "wav files are in" not in result.stdout
+
+
+def spoken(result) -> list[str]:
+    """The folder and the arguments that the speaking script was started with."""
+    assert result.returncode == 0, result.stderr
+    return json.loads(next(line for line in result.stdout.splitlines() if line.startswith("[")))
+
+
+@pytest.mark.parametrize("failing", ["ruff", "mypy", "pytest", None])
+def test_all_checks_run_and_any_that_fails_is_the_status(project: Project, failing: str | None) -> None:
+    result = project.run("run_tests.sh", "-k", "a word", TOOL_FAILS=failing or "")
+    ran = [line for line in result.stdout.splitlines() if line.startswith("ran")]
+    assert [line.split()[1] for line in ran] == ["ruff", "mypy", "pytest"]
+    assert ran[2].endswith("['-k', 'a word']")
+    if failing:
+        assert_one_line_error(result, f"failed: {failing}")
+    else:
+        assert result.returncode == 0
+
+
+def test_ci_runs_the_tests_of_the_readme() -> None:
+    command = "bash scripts/run_tests.sh"
+    assert f"exec {command}\n" in (REPOSITORY / ".ci/run").read_text()
+    assert f"\n{command}\n" in (REPOSITORY / "README.md").read_text()
+
+
+# What is installed
+
+
+def test_prerequisites_go_into_the_environment_that_is_active(project: Project, tmp_path: Path) -> None:
+    venv.create(tmp_path / "active")
+    python = tmp_path / "active/bin/python"
+    result = project.run("install_prerequisites.sh", PYTHON=str(python))
+    assert result.returncode == 0, result.stderr
+    assert f"Installed for {python}" in result.stdout
+    assert not (project.root / ".venv").exists()
+    assert_one_line_error(project.run("install_prerequisites.sh", "--all", PYTHON=str(python)), "--all")
+
+
+def test_what_a_container_brings_stays_as_it_is(project: Project, tmp_path: Path) -> None:
+    venv.create(tmp_path / "active")
+    for name, version in {"torch": "2.8.0a0+5228986c39.nv25.05", "tensorrt": "10.9.0", "numpy": "1.26.4"}.items():
+        info = project.doubles / f"{name}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    result = project.run("install_prerequisites.sh", PYTHON=str(tmp_path / "active/bin/python"))
+    assert result.returncode == 0, result.stderr
+    assert "Warning: torch 2.8.0a0+5228986c39.nv25.05 is kept" in result.stdout
+    [call] = [call for call in project.pip_calls() if "--constraint" in call]
+    constraints = call[call.index("--constraint") + 1].split()
+    assert sorted(constraints) == ["numpy==1.26.4", "tensorrt==10.9.0", "torch==2.8.0a0+5228986c39.nv25.05"]
+    assert call[call.index("--constraint") + 2 :] == ["tqdm>=4"]
+
+
+class Torch:
+    """What `install_torch` meets: a machine, sources that have PyTorch or not, and a record of what it asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, sources: tuple[str, ...], driver: bool, errors: str) -> None:
+        self.asked: list[str] = []
+        self.sources, self.errors = sources, errors
+        monkeypatch.setattr(install, "try_pip", self.try_pip)
+        monkeypatch.setattr(install, "installed_version", lambda name: None)
+        monkeypatch.setattr(install, "has_nvidia_driver", lambda: driver)
+        monkeypatch.setattr(install, "can_be_reached", lambda url: "cpu index" in sources)
+        monkeypatch.setattr(install, "needs_cuda", lambda: "cuda wheel on disk" in sources)
+        monkeypatch.setattr(install, "check_disk", lambda gigabytes: None)
+        monkeypatch.setattr(install.platform, "machine", lambda: "x86_64")
+        monkeypatch.setattr(install.sys, "stdin", SimpleNamespace(isatty=lambda: False))
+
+    def try_pip(self, *arguments: str, environment: object = None) -> str | None:
+        if "--index-url" in arguments:
+            source = "cpu index"
+        elif "--no-index" in arguments:
+            source = "wheel on disk"
+        else:
+            source = f"registry {arguments[-1]}"
+        self.asked.append(source)
+        return None if any(source in known for known in self.sources) else self.errors
+
+
+NO_RELEASE = "ERROR: No matching distribution found for torch"
+
+
+@pytest.mark.parametrize(
+    ("sources", "driver", "asked", "told"),
+    [
+        (("cpu index",), False, ["cpu index"], False),
+        (("wheel on disk",), False, ["wheel on disk"], False),
+        (("cuda wheel on disk",), False, ["wheel on disk"], True),
+        (("registry torch==2.13.0",), False, ["wheel on disk", "registry torch==2.13.0"], True),
+        (("registry torch>=2",), False, ["wheel on disk", "registry torch==2.13.0", "registry torch>=2"], True),
+        (("registry torch>=2",), True, ["registry torch>=2"], False),
+    ],
+)
+def test_pytorch_without_cuda_is_preferred_where_there_is_no_driver(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], sources, driver, asked, told
+) -> None:
+    machine = Torch(monkeypatch, sources, driver, NO_RELEASE)
+    install.install_torch("torch>=2")
+    assert machine.asked == asked
+    assert ("3 GB to download" in capsys.readouterr().out) == told
+
+
+def test_pytorch_is_not_asked_for_again_when_the_network_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Torch(monkeypatch, (), False, NO_NETWORK)
+    with pytest.raises(UserError, match="can't be reached"):
+        install.install_torch("torch>=2")
+    assert machine.asked == ["wheel on disk", "registry torch==2.13.0"]
+
+
+def test_full_disk_is_said_before_installing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(install.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**9))
+    with pytest.raises(UserError, match=r"only 1\.0 GB free"):
+        install.check_disk(3)
+
+
+@pytest.mark.parametrize(
+    ("errors", "words"),
+    [
+        (NO_NETWORK, "can't be reached"),
+        ("ERROR: Could not install packages: [Errno 28] No space left on device", "disk is full"),
+        ("SSLError(SSLCertVerificationError(1, '[SSL: CERTIFICATE_VERIFY_FAILED]'))", "ca-certificates"),
+        ("ERROR: [Errno 13] Permission denied: '/usr/lib/x'", "can't be written"),
+        ("note\nERROR: Cannot install a and b", "pip failed: Cannot install a and b"),
+    ],
+)
+def test_errors_of_pip_in_a_line(errors: str, words: str) -> None:
+    assert words in install.explain(errors)
+    assert "\n" not in install.explain(errors)
+
+
+def test_server_that_does_not_answer_costs_seconds(tmp_path: Path) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as silent:  # listens, and accepts nothing
+        assert not install.can_be_reached(f"http://127.0.0.1:{silent.server_port}/", seconds=0.2)
+
+
+# What is downloaded
+
+CONTENT = {file.rpartition("/")[2]: hashlib.sha256(file.encode()).digest() * 2000 for file in download.FILES}
+NAME, OTHER = CONTENT
+SIZE = len(CONTENT[NAME])
+
+
+class Server(ThreadingHTTPServer):
+    """A server of the checkpoints that can be made to misbehave."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content = dict(CONTENT)
+        self.requests: list[tuple[str, str | None]] = []  # file name and Range
+        self.cuts: list[int] = []  # bytes after which the next answers end too early
+        self.ranges = True
+        self.version = "1"
+        self.status = 200
+        self.type = "application/octet-stream"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        server, name = self.server, self.path.rpartition("/")[2]
+        asked = self.headers.get("Range")
+        server.requests.append((name, asked))
+        content, start, status = server.content[name], 0, server.status
+        if asked and server.ranges and self.headers.get("If-Range") in (None, f'"{server.version}"'):
+            start, status = int(asked.removeprefix("bytes=").removesuffix("-")), 206
+            if start >= len(content):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(content)}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+        self.send_response(status)
+        self.send_header("Content-Type", server.type)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.send_header("ETag", f'"{server.version}"')
+        if status == 206:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.end_headers()
+        end = start + server.cuts.pop(0) if server.cuts else len(content)
+        self.wfile.write(content[start:end])
+
+    def log_message(self, format: str, *args: object) -> None:
+        """The test's output stays readable."""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def run_download(server: Server, folder: Path):
+    variables = {"PYTHON": sys.executable, "CHECKPOINTS_URL": f"http://127.0.0.1:{server.server_port}/models"}
+    script = [str(REPOSITORY / "scripts/download_checkpoints.sh"), "-o", str(folder), "--retry-delay", "0"]
+    environment = os.environ | variables | {"no_proxy": "*"}
+    return subprocess.run(script, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def assert_whole(result, folder: Path, content: dict[str, bytes] = CONTENT) -> None:
+    assert result.returncode == 0, result.stderr
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != download.RECORD} == content
+    record = json.loads((folder / download.RECORD).read_text())
+    for name, data in content.items():
+        assert record[name] == {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def test_both_checkpoints_are_downloaded_once(server: Server, tmp_path: Path) -> None:
+    assert_whole(run_download(server, tmp_path), tmp_path)
+    assert server.requests == [(NAME, None), (OTHER, None)]
+    again = run_download(server, tmp_path)
+    assert_whole(again, tmp_path)
+    assert "is there, and whole" in again.stdout
+    assert len(server.requests) == 2
+
+
+def test_cut_connection_is_resumed(server: Server, tmp_path: Path) -> None:
+    server.cuts = [1000, 500]
+    assert_whole(run_download(server, tmp_path), tmp_path)
+    assert server.requests == [(NAME, None), (NAME, "bytes=1000-"), (NAME, "bytes=1500-"), (OTHER, None)]
+
+
+def test_next_run_goes_on_from_what_is_there(server: Server, tmp_path: Path) -> None:
+    server.cuts = [1000] + [0] * download.ATTEMPTS
+    assert_one_line_error(run_download(server, tmp_path), "connection was cut", "run again")
+    assert not (tmp_path / NAME).exists()
+    server.cuts, server.requests = [], []
+    assert_whole(run_download(server, tmp_path), tmp_path)
+    assert server.requests[0] == (NAME, "bytes=1000-")
+
+
+def test_server_without_ranges_is_asked_from_the_beginning(server: Server, tmp_path: Path) -> None:
+    server.cuts, server.ranges = [1000], False
+    assert_whole(run_download(server, tmp_path), tmp_path)
+
+
+def test_file_that_changed_meanwhile_is_not_patched_together(server: Server, tmp_path: Path) -> None:
+    server.cuts = [1000] + [0] * download.ATTEMPTS
+    run_download(server, tmp_path)
+    server.cuts, server.version = [], "2"
+    server.content[NAME] = CONTENT[NAME][::-1]
+    assert_whole(run_download(server, tmp_path), tmp_path, server.content)
+
+
+@pytest.mark.parametrize("extra", [b"", b"what a longer file left"])
+def test_part_that_is_as_long_as_the_file_or_longer(server: Server, tmp_path: Path, extra: bytes) -> None:
+    (tmp_path / f"{NAME}.part").write_bytes(CONTENT[NAME] + extra)
+    assert_whole(run_download(server, tmp_path), tmp_path)
+    assert server.requests[0] == (NAME, f"bytes={SIZE + len(extra)}-")
+
+
+def test_other_file_than_the_one_on_record_is_refused(server: Server, tmp_path: Path) -> None:
+    assert_whole(run_download(server, tmp_path), tmp_path)
+    (tmp_path / NAME).unlink()
+    server.content[NAME] = CONTENT[NAME][::-1]
+    assert_one_line_error(run_download(server, tmp_path), NAME, "sha256", hashlib.sha256(CONTENT[NAME]).hexdigest())
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([OTHER, download.RECORD])
+
+
+def test_damaged_file_is_named_and_left_alone(server: Server, tmp_path: Path) -> None:
+    assert_whole(run_download(server, tmp_path), tmp_path)
+    (tmp_path / OTHER).write_bytes(b"cut short")
+    assert_one_line_error(run_download(server, tmp_path), OTHER, "9 bytes", "delete it")
+    assert (tmp_path / OTHER).read_bytes() == b"cut short"
+
+
+@pytest.mark.parametrize(
+    ("status", "words"), [(404, "no such file on the server"), (401, "wants a login"), (503, "the server failed (503")]
+)
+def test_server_that_refuses(server: Server, tmp_path: Path, status: int, words: str) -> None:
+    server.status = status
+    assert_one_line_error(run_download(server, tmp_path), NAME, words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_web_page_instead_of_a_file(server: Server, tmp_path: Path) -> None:
+    server.type = "text/html; charset=utf-8"
+    assert_one_line_error(run_download(server, tmp_path), "web page")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_server(server: Server, tmp_path: Path) -> None:
+    server.server_port = 9  # nothing listens there
+    assert_one_line_error(run_download(server, tmp_path), "can't be reached", "check the network")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_disk_too_small_is_said_before_downloading(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: SimpleNamespace(free=10**6))
+    with pytest.raises(UserError, match="9 MB are needed, 1 MB are free"):
+        download.check_space(tmp_path / "file.part", total=10**7, have=10**6)
+
+
+def test_demo_voice_is_the_one_on_record() -> None:
+    for line in (REPOSITORY / "checkpoints/SHA256SUMS").read_text().splitlines():
+        digest, name = line.split()
+        assert hashlib.sha256((REPOSITORY / "checkpoints" / name).read_bytes()).hexdigest() == digest
+        assert digest in (REPOSITORY / "checkpoints/README.md").read_text()
