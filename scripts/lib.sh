@@ -68,7 +68,7 @@ environment_state() {
 }
 
 make_environment() {
-    local version options=()
+    local version said options=()
     find_python
     version=$(python_version "$PYTHON")
     "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null ||
@@ -81,8 +81,11 @@ make_environment() {
     fi
     echo "Making a virtual environment in $VENV (Python $version)"
     { mkdir -- "$VENV" && : >"$MADE_HERE"; } 2>/dev/null || fail "$VENV can't be made: $(reason_not_writable)"
-    "$PYTHON" -m venv ${options[@]+"${options[@]}"} "$VENV" >"$VENV/venv.log" 2>&1 ||
-        fail "the virtual environment could not be made: $(tail -n 1 "$VENV/venv.log" 2>/dev/null || reason_not_writable)"
+    if ! said=$("$PYTHON" -m venv ${options[@]+"${options[@]}"} "$VENV" 2>&1); then
+        (($(df --output=avail -k "$ROOT" | tail -n 1) > 100000)) || said=$(reason_not_writable)
+        rm -rf -- "$VENV"
+        fail "the virtual environment $VENV could not be made: ${said##*$'\n'}"
+    fi
 }
 
 reason_not_writable() {

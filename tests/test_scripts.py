@@ -177,6 +177,7 @@ def test_virtual_environment_that_fails_is_not_trusted(project: Project) -> None
     works = project.python.read_text()
     project.executable("python", f'case "$*" in "-m venv "*) echo Broken wheel; exit 1;; esac\n{EXEC}')
     assert_one_line_error(project.run("run_demo.sh"), "could not be made: Broken wheel")
+    assert not (project.root / ".venv").exists()
     project.python.write_text(works)
     assert project.run("run_demo.sh").returncode == 0
 
