@@ -1,0 +1,288 @@
+"""The fast WaveGlow engine computes what WaveGlow's part computes, and says where it can't run.
+
+What is folded is checked in plain PyTorch on any machine, the kernels themselves by Triton's interpreter where Triton
+is installed, and the engine on NVIDIA GPUs.
+"""
+
+import copy
+import dataclasses
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.audio import AudioConfig
+from common.checkpoint import LoadedModel
+from common.engine import TorchEngine, infer
+from common.errors import UserError
+from common.metadata import ModelMetadata, Precision
+from tests.models import TINY_TACOTRON2
+from waveglow import fast_engine
+from waveglow.config import WaveGlowConfig
+from waveglow.fast_engine import (
+    GENERAL,
+    OUTPUTS,
+    WIDTH,
+    FastWaveGlowEngine,
+    Network,
+    Tiles,
+    Tuning,
+    best_waveglow_engine,
+    fold,
+    obstacle,
+    supported,
+)
+from waveglow.model import WaveGlow
+from waveglow.parts import WaveGlowPart
+
+SMALL = WaveGlowConfig(n_flows=4, n_early_every=2, wn_layers=3, wn_channels=64)
+
+
+def random_part(config: WaveGlowConfig, seed: int = 0) -> WaveGlowPart:
+    """Random weights whose coupling matters: the outputs' convolutions aren't tiny."""
+    torch.manual_seed(seed)
+    model = WaveGlow(config)
+    for network in model.WN:
+        torch.nn.init.normal_(network.end.weight, 0, 0.05)
+    return WaveGlowPart(model).eval().requires_grad_(False)
+
+
+def metadata_of(config: WaveGlowConfig, precision: Precision = "fp16") -> ModelMetadata:
+    return ModelMetadata("waveglow", precision, config, AudioConfig(), "", 0.6)
+
+
+def random_inputs(config: WaveGlowConfig, batch: int, frames: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
+    mel = torch.randn(batch, config.n_mel_channels, frames, device=device)
+    return mel, 0.7 * torch.randn(batch, config.n_group, frames * 256 // config.n_group, device=device)
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    return ((actual.double() - expected.double()).norm() / expected.double().norm()).item()
+
+
+def run_folded(part: WaveGlowPart, mel: Tensor, z: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """What the kernels compute, in FP32, read off the folded tables of `dtype` with ordinary convolutions."""
+    config = part.config
+    channels, group, positions = config.wn_channels, config.n_group, z.size(2)
+    phases = positions // mel.size(2)
+    mel_taps = torch.cat([F.pad(mel, (tap, 0))[:, :, : mel.size(2)] for tap in range(4)], 1)
+    audio, early = z[:, : part.remaining], z[:, part.remaining :]
+    for flow in fold(part, torch.device("cpu"), dtype):
+        inputs = audio.new_zeros(audio.size(0), WIDTH, positions)
+        inputs[:, : audio.size(1)], inputs[:, group] = audio, 1
+        hidden = inputs
+        outputs = flow.output_bias[:, None].clone()
+        for i, layer in enumerate(flow.layers):
+            steps = config.wn_kernel_size * (hidden.size(1) // WIDTH)
+            taps, condition = layer.gate.float().view(-1, 2 * channels, WIDTH).tensor_split([steps])
+            weight = taps.unflatten(0, (config.wn_kernel_size, -1)).permute(2, 1, 3, 0).flatten(1, 2)
+            padding = 2**i * (config.wn_kernel_size // 2)
+            gate = F.conv1d(hidden, weight, layer.gate_bias, dilation=2**i, padding=padding)
+            by_phase = condition.unflatten(0, (phases, -1)).transpose(1, 2).flatten(2)[:, :, : mel_taps.size(1)]
+            gate = gate + torch.einsum("pnk,bkf->bnfp", by_phase, mel_taps).flatten(2)
+            gated = torch.tanh(gate[:, 0::2]) * (0.5 * torch.tanh(gate[:, 1::2]) + 0.5)
+            residual = layer.residual.float().view(-1, channels + OUTPUTS, WIDTH).transpose(0, 1).flatten(1)
+            both = torch.einsum("nk,bkg->bng", residual, torch.cat((gated, inputs), 1) if i == 0 else gated)
+            update = both[:, :channels] + layer.residual_bias[:, None]
+            hidden = update if i == 0 else hidden + update
+            outputs = outputs + both[:, channels:]
+        half = flow.channels // 2
+        shift, log_scale = outputs[:, :half], outputs[:, half : 2 * half]
+        coupled = torch.cat((audio[:, :half], (audio[:, half:] - shift) * torch.exp(-log_scale)), 1)
+        audio = torch.einsum("bjg,ji->big", coupled, flow.mixer[: flow.channels, flow.early :])
+        audio = torch.cat((early[:, : flow.early], audio[:, : flow.channels]), 1)
+        early = early[:, flow.early :]
+    return audio.transpose(1, 2).flatten(1)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        SMALL,
+        dataclasses.replace(SMALL, wn_channels=128, wn_layers=2, n_flows=2),
+        dataclasses.replace(SMALL, wn_kernel_size=5, n_mel_channels=20),
+        dataclasses.replace(SMALL, n_group=4, n_early_size=2),
+        dataclasses.replace(SMALL, wn_layers=1),
+    ],
+    ids=["small", "two blocks", "kernel of 5", "groups of 4", "one layer"],
+)
+def test_the_folded_weights_compute_the_same_function(config: WaveGlowConfig) -> None:
+    part = random_part(config)
+    mel, z = random_inputs(config, batch=2, frames=9)
+    assert relative_error(run_folded(part, mel, z), part(mel, z)) < 1e-5
+
+
+def test_trained_weights_lose_no_more_by_folding_than_by_rounding_alone(demo_waveglow: LoadedModel) -> None:
+    assert isinstance(demo_waveglow.model, WaveGlow)
+    part = WaveGlowPart(demo_waveglow.model).eval().requires_grad_(False)
+    torch.manual_seed(0)
+    mel = torch.randn(1, 80, 30).cumsum(2) * 0.1 - 6  # slowly moving, as speech does
+    z = 0.7 * torch.randn(1, 8, 30 * 32)
+    exact = part(mel, z)
+    rounded = copy.deepcopy(part).half().float()(mel, z)
+    assert relative_error(run_folded(part, mel, z, torch.float16), exact) < 1.5 * relative_error(rounded, exact)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "reason"),
+    [
+        (metadata_of(SMALL), "needs an NVIDIA GPU"),
+        (metadata_of(SMALL, "fp32"), "FP16 only"),
+        (metadata_of(dataclasses.replace(SMALL, wn_channels=96)), "96 channels are no multiple of 64"),
+        (metadata_of(dataclasses.replace(SMALL, n_group=12)), "groups of 12 samples"),
+        (dataclasses.replace(metadata_of(SMALL), part="postnet", model=TINY_TACOTRON2), "not the postnet"),
+    ],
+)
+def test_what_is_not_supported_is_said(metadata: ModelMetadata, reason: str) -> None:
+    assert reason in str(obstacle(metadata, "cpu"))
+    assert not supported(metadata, "cpu")
+    with pytest.raises(UserError, match=reason):
+        FastWaveGlowEngine(random_part(SMALL), metadata, "cpu")
+
+
+def test_without_a_gpu_the_best_engine_is_pytorch() -> None:
+    engine = best_waveglow_engine(random_part(SMALL), metadata_of(SMALL), "cpu")
+    assert isinstance(engine, TorchEngine)
+    assert infer(engine, mel=torch.zeros(1, 80, 2).half(), z=torch.zeros(1, 8, 64).half())["audio"].shape == (1, 512)
+
+
+INTERPRETED = Tuning(Tiles(128, 128, 4, 2), Tiles(64, 64, 4, 2), descriptors=False, overlap=False, approximate=False)
+
+
+def interpret(descriptors: bool) -> None:
+    """Runs the kernels in Triton's interpreter, on memory full of NaN but for the zeros that they rely on."""
+    config = WaveGlowConfig(n_group=16, n_flows=2, n_early_every=1, wn_layers=3, wn_channels=64)
+    part, (mel, z) = random_part(config), random_inputs(config, batch=2, frames=3)
+    network = Network(part, torch.device("cpu"), dataclasses.replace(INTERPRETED, descriptors=descriptors))
+    memory = torch.full((network.bytes_for(2, 3),), 255, dtype=torch.uint8)
+    memory[: 2 * network.gap * WIDTH] = 0
+    buffers = network.buffers(memory, 2, 3)
+    assert buffers.table[network.gap :].isnan().all()
+    audio = torch.full((2, 3 * 256), float("nan"), dtype=torch.float16)
+    network.launch(buffers, mel.half(), z.half(), audio)
+    assert relative_error(audio, part(mel, z)) < 2e-3
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.parametrize("descriptors", [False, True])
+def test_the_kernels_compute_the_same_function_in_the_interpreter(descriptors: bool) -> None:
+    # In a process of its own: Triton decides when it is imported.
+    done = subprocess.run(
+        [sys.executable, "-c", f"from tests.test_gpu_waveglow import interpret; interpret({descriptors})"],
+        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=Path(__file__).resolve().parent.parent,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module", params=[64, 256], ids=["64 channels", "256 channels"])
+def part(request: pytest.FixtureRequest) -> WaveGlowPart:
+    return random_part(WaveGlowConfig(wn_channels=request.param))
+
+
+@pytest.fixture(scope="module", params=[None, GENERAL], ids=["this GPU's tuning", "general tuning"])
+def engine(request: pytest.FixtureRequest, part: WaveGlowPart):
+    engine = FastWaveGlowEngine(part, metadata_of(part.config), "cuda", request.param)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def small_engine():
+    engine = FastWaveGlowEngine(random_part(SMALL), metadata_of(SMALL))
+    yield engine
+    engine.close()
+
+
+def half_inputs(config: WaveGlowConfig, batch: int, frames: int) -> dict[str, Tensor]:
+    mel, z = random_inputs(config, batch, frames, "cuda")
+    return {"mel": mel.half(), "z": z.half()}
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(
+    ("batch", "frames"), [(1, 1), (1, 37), (1, 57), (1, 600), (1, 777), (3, 57), (8, 100), (32, 75)]
+)
+def test_the_engine_computes_the_part(engine: FastWaveGlowEngine, part: WaveGlowPart, batch: int, frames: int) -> None:
+    mel, z = random_inputs(part.config, batch, frames, "cuda")
+    with torch.backends.cudnn.flags(allow_tf32=False), torch.inference_mode():
+        exact = part.cuda()(mel, z)
+    audio = infer(engine, mel=mel.half(), z=z.half())["audio"]
+    assert exact.std() > 0.3
+    assert audio.isfinite().all()
+    assert relative_error(audio, exact) < 2e-3
+
+
+@pytest.mark.cuda
+def test_an_utterance_does_not_depend_on_its_batch(engine: FastWaveGlowEngine, part: WaveGlowPart) -> None:
+    inputs = half_inputs(part.config, 5, 61)
+    together = infer(engine, **inputs)["audio"]
+    for i in range(5):
+        alone = infer(engine, **{name: tensor[i : i + 1].contiguous() for name, tensor in inputs.items()})["audio"]
+        assert torch.equal(alone[0], together[i])
+
+
+@pytest.mark.cuda
+def test_graphs_replay_what_was_launched(small_engine: FastWaveGlowEngine) -> None:
+    direct = FastWaveGlowEngine(random_part(SMALL), metadata_of(SMALL), graphs=False)
+    inputs = half_inputs(SMALL, 2, 50)
+    audio = torch.empty(2, 50 * 256, dtype=torch.float16, device="cuda")
+    run = small_engine.bind({**inputs, "audio": audio})
+    for _ in range(3):  # launched, captured, replayed
+        for tensor in inputs.values():
+            tensor.normal_()
+        run()
+        assert torch.equal(audio, infer(direct, **inputs)["audio"])
+
+
+@pytest.mark.cuda
+def test_a_run_can_be_captured_into_a_larger_graph(small_engine: FastWaveGlowEngine) -> None:
+    inputs = half_inputs(SMALL, 1, 40)
+    audio = torch.empty(1, 40 * 256, dtype=torch.float16, device="cuda")
+    run = small_engine.bind({**inputs, "audio": audio})
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+        audio.mul_(2)
+    inputs["z"].normal_()
+    graph.replay()
+    assert torch.equal(audio, 2 * infer(small_engine, **inputs)["audio"])
+
+
+@pytest.mark.cuda
+def test_nothing_of_one_run_reaches_the_next(small_engine: FastWaveGlowEngine) -> None:
+    inputs = half_inputs(SMALL, 3, 70)
+    expected = infer(small_engine, **inputs)["audio"]
+    for batch, frames in ((3, 70), (1, 130), (5, 11)):
+        broken = half_inputs(SMALL, batch, frames)
+        broken["mel"].fill_(float("nan"))
+        assert infer(small_engine, **broken)["audio"].isnan().any()
+        assert torch.equal(infer(small_engine, **inputs)["audio"], expected)
+
+
+@pytest.mark.cuda
+def test_bound_runs_outlive_larger_shapes_and_a_full_cache(small_engine: FastWaveGlowEngine) -> None:
+    inputs = half_inputs(SMALL, 1, 20)
+    audio = torch.empty(1, 20 * 256, dtype=torch.float16, device="cuda")
+    run = small_engine.bind({**inputs, "audio": audio})
+    run()
+    run()
+    expected = audio.clone()
+    infer(small_engine, **half_inputs(SMALL, 4, 300))
+    for frames in range(30, 30 + 10 * fast_engine.CACHED_SHAPES, 10):
+        for _ in range(2):
+            infer(small_engine, **half_inputs(SMALL, 4, frames))
+    assert len(small_engine._plans) == fast_engine.CACHED_SHAPES
+    audio.zero_()
+    run()
+    assert torch.equal(audio, expected)

@@ -1,0 +1,284 @@
+"""Triton kernels of WaveGlow: what `waveglow.fast_engine` launches, in the layout that it prepares.
+
+Everything is a table of rows of `WIDTH` FP16 values, so that every tile that a kernel loads is contiguous memory.
+
+A *position* is a group of neighbouring samples; frame f of the mel covers positions f * PHASES to f * PHASES + PHASES
+- 1. Positions are kept phase by phase: one *plane* holds the positions of one phase, one row a frame, the utterances
+of a batch after one another with `gap` empty frames behind each. So a shift by any dilation is a shift by whole rows
+in another plane, the empty rows are the convolution's zero padding, and all positions of a tile share the weights of
+their phase. The table's sections, each a list of planes of `rows` rows:
+
+    lead        `gap` rows of zeros: what lies before the first plane
+    input       the flow's audio channels as FP16, a one in column GROUP (it carries the bias of `start`), zeros
+    hidden      CHANNELS / WIDTH blocks of PHASES planes: the network's residual stream
+    mel         the taps of the upsampling side by side, MEL_BLOCKS planes (the same for all phases)
+    gated       as hidden: tanh times sigmoid of the current layer
+"""
+
+import triton
+import triton.language as tl
+
+from waveglow.fast_engine import OUTPUTS, WIDTH
+
+_WIDTH = tl.constexpr(WIDTH)
+_OUTPUTS = tl.constexpr(OUTPUTS)
+
+
+@triton.jit
+def _tanh(x, APPROXIMATE: tl.constexpr):
+    # The hardware's tanh errs by 2^-11 at most, the rounding of FP16; built from exp it would cost more than the
+    # matrix product leaves time for.
+    if APPROXIMATE:
+        y = tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+    else:
+        y = 2 * tl.sigmoid(2 * x) - 1
+    return y
+
+
+@triton.jit
+def _start(OVERLAP: tl.constexpr):
+    # With OVERLAP a kernel is launched while its predecessor drains, and waits here for that one's results.
+    if OVERLAP:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def _tile(table, row, ROWS: tl.constexpr, DESCRIPTOR: tl.constexpr):
+    # (ROWS, WIDTH) from a table given as a tensor descriptor or as a pointer
+    if DESCRIPTOR:
+        tile = table.load([row, 0])
+    else:
+        offsets = tl.arange(0, ROWS)[:, None] * _WIDTH + tl.arange(0, _WIDTH)[None, :]
+        tile = tl.load(table + row.to(tl.int64) * _WIDTH + offsets)
+    return tile
+
+
+@triton.jit
+def _columns(column, rows, PHASES: tl.constexpr):
+    # Where channels lie relative to channel 0 of the same row, in a section of several blocks.
+    return (column // _WIDTH).to(tl.int64) * (PHASES * rows * _WIDTH) + column % _WIDTH
+
+
+@triton.jit(do_not_specialize=["dilation"])
+def gate(
+    table,
+    table_tiles,
+    weight_tiles,
+    bias,
+    rows,
+    gap,
+    dilation,
+    FIRST: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    PHASES: tl.constexpr,
+    TAPS: tl.constexpr,
+    MEL_BLOCKS: tl.constexpr,
+    TILE: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DESCRIPTOR: tl.constexpr,
+    APPROXIMATE: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    """gated = tanh(a) * sigmoid(b), [a, b] = dilated convolution of the hidden (FIRST: of the input) + conditioning.
+
+    One matrix product whose inner dimension runs over the taps of the convolution and then over the taps of the mel.
+    Output columns hold a and b of a channel side by side; b's weights are halved (sigmoid(b) = (1 + tanh(b / 2)) / 2).
+    A program computes TILE rows x COLUMNS columns of one phase.
+    """
+    _start(OVERLAP)
+    BLOCKS: tl.constexpr = CHANNELS // _WIDTH
+    IN_BLOCKS: tl.constexpr = 1 if FIRST else BLOCKS
+    AUDIO_STEPS: tl.constexpr = TAPS * IN_BLOCKS
+    PARTS: tl.constexpr = 2 * CHANNELS // COLUMNS
+    program = tl.program_id(0)
+    part = program % PARTS
+    phase = (program // PARTS) % PHASES
+    row = program // (PARTS * PHASES) * TILE
+
+    source = gap if FIRST else gap + PHASES * rows
+    mel = gap + (1 + BLOCKS) * PHASES * rows
+    acc = tl.zeros((TILE, COLUMNS), tl.float32)
+    for step in range(AUDIO_STEPS + MEL_BLOCKS):
+        tap = step // IN_BLOCKS
+        shifted = phase + (tap - TAPS // 2) * dilation + gap * PHASES  # from `gap` frames before: not negative
+        plane = (step - tap * IN_BLOCKS) * PHASES + shifted % PHASES
+        hidden_row = source + plane * rows + shifted // PHASES - gap
+        x_row = tl.where(step < AUDIO_STEPS, hidden_row, mel + (step - AUDIO_STEPS) * rows) + row
+        w_block = step + tl.where(step < AUDIO_STEPS, 0, phase * MEL_BLOCKS)
+        x = _tile(table_tiles, x_row, TILE, DESCRIPTOR)
+        w = _tile(weight_tiles, w_block * (2 * CHANNELS) + part * COLUMNS, COLUMNS, DESCRIPTOR)
+        acc = tl.dot(x, w.T, acc)
+
+    acc += tl.load(bias + part * COLUMNS + tl.arange(0, COLUMNS))[None, :]
+    a, b = tl.split(tl.reshape(acc, (TILE, COLUMNS // 2, 2)))
+    gated = _tanh(a, APPROXIMATE) * (0.5 * _tanh(b, APPROXIMATE) + 0.5)
+    channel = part * (COLUMNS // 2) + tl.arange(0, COLUMNS // 2)
+    first = mel + MEL_BLOCKS * rows + phase * rows + row
+    offsets = tl.arange(0, TILE)[:, None] * _WIDTH + _columns(channel, rows, PHASES)[None, :]
+    tl.store(table + first.to(tl.int64) * _WIDTH + offsets, gated.to(tl.float16))
+
+
+@triton.jit(do_not_specialize=["frames", "used_rows"])
+def residual(
+    table,
+    table_tiles,
+    weight_tiles,
+    output_tiles,
+    bias,
+    output_bias,
+    outputs,
+    rows,
+    gap,
+    frames,
+    used_rows,
+    FIRST: tl.constexpr,
+    LAST: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    PHASES: tl.constexpr,
+    MEL_BLOCKS: tl.constexpr,
+    TILE: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    DESCRIPTOR: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    """hidden += residual half of res_skip(gated); outputs += end(skip half of res_skip(gated)).
+
+    FIRST: the hidden comes from `start` of the input and the outputs' sums begin. LAST: only the outputs. A program
+    computes TILE rows x COLUMNS columns of one phase. Empty rows of the hidden are written as zeros.
+    """
+    _start(OVERLAP)
+    BLOCKS: tl.constexpr = CHANNELS // _WIDTH
+    STEPS: tl.constexpr = BLOCKS + 1 if FIRST else BLOCKS
+    PARTS: tl.constexpr = 1 if LAST else CHANNELS // COLUMNS
+    program = tl.program_id(0)
+    part = program % PARTS
+    phase = (program // PARTS) % PHASES
+    row = program // (PARTS * PHASES) * TILE
+
+    gated = gap + (1 + BLOCKS) * PHASES * rows + MEL_BLOCKS * rows
+    acc = tl.zeros((TILE, COLUMNS), tl.float32)
+    out = tl.zeros((TILE, _OUTPUTS), tl.float32)
+    for step in range(STEPS):
+        x_row = tl.where(step < BLOCKS, gated + (step * PHASES + phase) * rows, gap + phase * rows) + row
+        w_row = step * (CHANNELS + _OUTPUTS)
+        x = _tile(table_tiles, x_row, TILE, DESCRIPTOR)
+        if not LAST:
+            acc = tl.dot(x, _tile(weight_tiles, w_row + part * COLUMNS, COLUMNS, DESCRIPTOR).T, acc)
+        out = tl.dot(x, _tile(output_tiles, w_row + CHANNELS, _OUTPUTS, DESCRIPTOR).T, out)
+
+    tile_row = tl.arange(0, TILE)
+    if part == 0:
+        place = outputs + (phase * rows + row + tile_row)[:, None] * _OUTPUTS + tl.arange(0, _OUTPUTS)[None, :]
+        if FIRST:
+            out += tl.load(output_bias + tl.arange(0, _OUTPUTS))[None, :]
+        else:
+            out += tl.load(place)
+        tl.store(place, out)
+    if not LAST:
+        column = part * COLUMNS + tl.arange(0, COLUMNS)
+        acc += tl.load(bias + column)[None, :]
+        first = gap + PHASES * rows + phase * rows + row
+        offsets = tile_row[:, None] * _WIDTH + _columns(column, rows, PHASES)[None, :]
+        place = table + first.to(tl.int64) * _WIDTH + offsets
+        if not FIRST:
+            acc += tl.load(place).to(tl.float32)
+        item_row = row + tile_row
+        used = (item_row < used_rows) & (item_row % (frames + gap) < frames)
+        tl.store(place, tl.where(used[:, None], acc, 0.0).to(tl.float16))
+
+
+@triton.jit(do_not_specialize=["frames", "used_rows", "early"])
+def couple(
+    table,
+    outputs,
+    state,
+    next_state,
+    mixer,
+    z,
+    audio,
+    rows,
+    gap,
+    frames,
+    used_rows,
+    early,
+    FLOW_CHANNELS: tl.constexpr,
+    EARLY: tl.constexpr,
+    GROUP: tl.constexpr,
+    PHASES: tl.constexpr,
+    LAST: tl.constexpr,
+    TILE: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    """The affine coupling of one flow, its mixing of channels, and what the next flow starts from.
+
+    `state` (positions, GROUP) is the audio in FP32, `mixer` (GROUP, GROUP) maps its channels to those of `next_state`,
+    where EARLY channels of z, from channel `early` on, come first. With no FLOW_CHANNELS there is nothing to couple and
+    z alone begins. LAST writes the audio.
+    """
+    _start(OVERLAP)
+    position = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    phase = position // rows
+    item_row = position % rows
+    used = (item_row < used_rows) & (item_row % (frames + gap) < frames)
+    item = item_row // (frames + gap)
+    group = item_row % (frames + gap) * PHASES + phase
+    channel = tl.arange(0, GROUP)
+
+    place = position[:, None] * GROUP + channel[None, :]
+    if FLOW_CHANNELS > 0:
+        HALF: tl.constexpr = FLOW_CHANNELS // 2
+        x = tl.load(state + place, mask=used[:, None] & (channel < FLOW_CHANNELS)[None, :], other=0.0)
+        coupled = used[:, None] & ((channel >= HALF) & (channel < FLOW_CHANNELS))[None, :]
+        out = outputs + position[:, None] * _OUTPUTS + channel[None, :]
+        x = (x - tl.load(out - HALF, mask=coupled, other=0.0)) * tl.exp(-tl.load(out, mask=coupled, other=0.0))
+        weights = tl.load(mixer + channel[:, None] * GROUP + channel[None, :])  # (from, to)
+        y = tl.sum(x[:, :, None] * weights[None, :, :], axis=1)
+    else:
+        y = tl.zeros((TILE, GROUP), tl.float32)
+    if EARLY > 0:
+        noise = z + (item.to(tl.int64) * GROUP + early)[:, None] * (frames * PHASES) + group[:, None]
+        noise += channel[None, :].to(tl.int64) * (frames * PHASES)
+        y += tl.load(noise, mask=used[:, None] & (channel < EARLY)[None, :], other=0.0).to(tl.float32)
+    if LAST:
+        samples = audio + (item.to(tl.int64) * (frames * PHASES) + group)[:, None] * GROUP + channel[None, :]
+        tl.store(samples, y.to(tl.float16), mask=used[:, None])
+    else:
+        y = tl.where(used[:, None], y, 0.0)
+        tl.store(next_state + place, y)
+        line = table + (gap + position).to(tl.int64)[:, None] * _WIDTH
+        tl.store(line + channel[None, :], y.to(tl.float16))
+        if FLOW_CHANNELS == 0:
+            column = tl.arange(0, _WIDTH)[None, :]
+            one = tl.where((column == GROUP) & used[:, None], 1.0, 0.0)
+            tl.store(line + column, one.to(tl.float16), mask=column >= GROUP)
+
+
+@triton.jit(do_not_specialize=["frames", "used_rows"])
+def spread_mel(
+    table,
+    mel,
+    rows,
+    gap,
+    frames,
+    used_rows,
+    MEL_CHANNELS: tl.constexpr,
+    MEL_TAPS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    PHASES: tl.constexpr,
+    TILE: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    """Writes the mel section: column tap * MEL_CHANNELS + c of a frame's row is channel c of the frame `tap` before."""
+    _start(OVERLAP)
+    block = tl.program_id(1)
+    item_row = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    item = item_row // (frames + gap)
+    column = block * _WIDTH + tl.arange(0, _WIDTH)
+    frame = (item_row % (frames + gap))[:, None] - (column // MEL_CHANNELS)[None, :]
+    used = (item_row < used_rows)[:, None] & (column < MEL_TAPS * MEL_CHANNELS)[None, :]
+    used = used & (frame >= 0) & (frame < frames)
+    source = (item.to(tl.int64) * MEL_CHANNELS)[:, None] + (column % MEL_CHANNELS)[None, :]
+    values = tl.load(mel + source * frames + frame, mask=used, other=0.0)
+    line = gap + (1 + CHANNELS // _WIDTH) * PHASES * rows + block * rows + item_row
+    tl.store(table + line.to(tl.int64)[:, None] * _WIDTH + tl.arange(0, _WIDTH)[None, :], values)
