@@ -9,6 +9,7 @@ import csv
 import dataclasses
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -221,8 +222,10 @@ def report(args: argparse.Namespace, result: Result, runs: Sequence[Run]) -> Non
         log.log("PARAMETER", {name: str(v) if isinstance(v, Path) else v for name, v in vars(args).items()})
         for iteration, run in enumerate(runs):
             log.log([iteration], _log_entry(run, result))
-    name = f"{result.framework}_bs{result.batch_size}_il{result.input_length}_{result.precision}".replace(" ", "_")
-    with written_whole(folder / f"{name}.json".replace("/", "_")) as temporary:
+    name = re.sub(
+        r"[^\w+]+", "-", f"{result.framework}_bs{result.batch_size}_il{result.input_length}_{result.precision}"
+    )
+    with written_whole(folder / f"{name}.json") as temporary:
         temporary.write_text(json.dumps(dataclasses.asdict(result), indent=2) + "\n")
     if args.csv:
         with written_whole(folder / args.csv) as temporary, open(temporary, "w", newline="") as file:

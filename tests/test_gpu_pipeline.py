@@ -1,0 +1,108 @@
+"""The demo voice on an NVIDIA GPU in FP16: captured loop, plain loop, fast kernels and the CPU say the same."""
+
+import numpy as np
+import pytest
+import torch
+
+from common.checkpoint import DEMO_TACOTRON2, DEMO_WAVEGLOW, load_tacotron2, load_waveglow
+from common.engine import Engine
+from common.metadata import Part
+from common.parts import torch_engines
+from common.phrases import Phrase
+from common.synthesizer import SpokenPiece, SynthesisOptions, Synthesizer
+from tacotron2.decoder_loop import StopRule
+
+pytestmark = pytest.mark.cuda
+
+Engines = dict[Part, Engine]
+TEXTS = [
+    "The forms of printed letters should be beautiful.",
+    "Good morning!",
+    "She sells seashells by the seashore, shells she sells are great.",
+    "It is twelve o'clock.",
+    "The weather was fine, and the children went out to play in the garden behind the house.",
+    "Thank you.",
+    "What a beautiful day it is today.",
+    "Their arrangement on the page should be reasonable, and a help to the shapeliness of the letters themselves.",
+]
+
+
+def engines_on(device: str, fast: bool = False) -> Engines:
+    precision = "fp16" if device == "cuda" else "fp32"
+    return torch_engines(load_tacotron2(DEMO_TACOTRON2), load_waveglow(DEMO_WAVEGLOW), precision, device, fast)
+
+
+@pytest.fixture(scope="module")
+def plain_gpu() -> Engines:
+    return engines_on("cuda")
+
+
+@pytest.fixture(scope="module")
+def fast_gpu() -> Engines:
+    return engines_on("cuda", fast=True)
+
+
+@pytest.fixture(scope="module")
+def on_cpu() -> list[SpokenPiece]:
+    torch.set_num_threads(8)
+    return speak(engines_on("cpu"), range(8))
+
+
+def speak(engines: Engines, which: range | list[int], **options) -> list[SpokenPiece]:
+    synthesizer = Synthesizer(engines, SynthesisOptions(**options))
+    return list(synthesizer.speak([Phrase(i, TEXTS[i]) for i in which]))
+
+
+def log_spectrum(audio: np.ndarray) -> np.ndarray:
+    frames = np.lib.stride_tricks.sliding_window_view(audio, 1024)[::256] * np.hanning(1024)
+    return np.log10(np.abs(np.fft.rfft(frames)) + 1e-3)
+
+
+def assert_same_speech(found: SpokenPiece, expected: SpokenPiece, difference: float = 0.15) -> None:
+    """Same ending and same length to a frame or two, and spectra that differ by little (mean, in decades)."""
+    assert found.stop_reason == expected.stop_reason
+    assert abs(found.frames - expected.frames) <= 2
+    length = min(len(found.audio), len(expected.audio))
+    distance = np.abs(log_spectrum(found.audio[:length]) - log_spectrum(expected.audio[:length])).mean()
+    assert distance < difference, (expected.piece.encoded.text, distance)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_captured_loop_is_the_plain_loop(plain_gpu: Engines, batch: int) -> None:
+    captured = speak(plain_gpu, range(8), batch_size=batch)
+    stepped = speak(plain_gpu, range(8), batch_size=batch, cuda_graph=False)
+    for found, expected in zip(captured, stepped, strict=True):
+        assert_same_speech(found, expected, difference=0.03)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8])
+def test_gpu_says_what_the_cpu_says(
+    plain_gpu: Engines, fast_gpu: Engines, on_cpu: list[SpokenPiece], batch: int
+) -> None:
+    for engines in (plain_gpu, fast_gpu):
+        for found, expected in zip(speak(engines, range(8), batch_size=batch), on_cpu, strict=True):
+            assert_same_speech(found, expected)
+
+
+def test_requests_of_changing_size(fast_gpu: Engines, on_cpu: list[SpokenPiece]) -> None:
+    synthesizer = Synthesizer(fast_gpu, SynthesisOptions())
+    for which in (range(8), [1, 3, 5, 6], range(8), [2]):
+        spoken = list(synthesizer.speak([Phrase(i, TEXTS[i]) for i in which]))
+        for found in spoken:
+            assert_same_speech(found, on_cpu[found.piece.phrase.index])
+
+
+@pytest.mark.parametrize("cap", [1, 15, 16, 17, 100])
+def test_caps_hold_on_the_gpu(fast_gpu: Engines, plain_gpu: Engines, cap: int) -> None:
+    for engines in (fast_gpu, plain_gpu):
+        spoken = speak(engines, range(3), stop=StopRule(max_decoder_steps=cap))
+        assert all(s.frames <= cap for s in spoken)
+        assert all(s.stop_reason == "cap" for s in spoken if s.frames == cap)
+        assert spoken[0].frames == cap
+        assert all(np.isfinite(s.audio).all() and len(s.audio) == s.frames * 256 for s in spoken)
+
+
+def test_the_seed_decides_the_audio_on_the_gpu(fast_gpu: Engines) -> None:
+    first, again, other = (speak(fast_gpu, [1], seed=seed)[0].audio for seed in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert first.shape != other.shape or not np.array_equal(first, other)
