@@ -26,7 +26,7 @@ from tacotron2.decoder_loop import DROPOUT_BLOCK, DecodedBatch, DecoderState, St
 BUCKETS = (32, 64, 96, 128, 192, 256)  # text lengths that graphs are made for, then multiples of LONG_BUCKET
 LONG_BUCKET = 64
 STEPS = 16  # of a block
-STAGES = 3  # host buffers for masks: one being written, one for each block that may not have been copied yet
+STAGES = 3  # of what goes to and from the host: one being prepared, one in use, one not yet known to be done with
 
 
 class DecodeFunction(Protocol):
@@ -101,6 +101,7 @@ class CapturedDecoder:
         self.runners = runners
         self.max_bytes = max_bytes
         self._blocks: OrderedDict[tuple[int, int, bool], _Block] = OrderedDict()
+        self._copies = _Copies(engine.device)
         # All graphs share one pool: they are replayed one after another, and nothing in it outlives a replay.
         self._pool = torch.cuda.graph_pool_handle() if engine.device.type == "cuda" else None
 
@@ -125,43 +126,38 @@ class CapturedDecoder:
         steps = max(caps)
         copied_alignments = keep_alignments and self.runners != size
         block = self._block(batch, bucket_of(text, engine), copied_alignments)
-        block.begin(memory, processed_memory, lengths)
-        masks = _MaskFeed(streams, steps, block)
-        tracker = _StopTracker(engine.name, caps, rule)
-        whole = -(-steps // size) * size
-        frames = torch.empty(whole, *block.frames.shape[1:], dtype=memory.dtype, device=engine.device)
+        blocks = -(-steps // size)
+        results = block.new_results(blocks)
         alignments = None
         if keep_alignments:
-            alignments = torch.empty(whole, batch, text, dtype=memory.dtype, device=engine.device)
-
-        blocks = whole // size
+            alignments = torch.empty(blocks * size, batch, text, dtype=memory.dtype, device=engine.device)
+        block.begin(memory, processed_memory, lengths)
+        masks = _MaskFeed(streams, steps, block, self._copies)
+        tracker = _StopTracker(engine.name, caps, rule)
         arrivals: list[Callable[[], None]] = []
-        masks.draw(0)
         for index in range(blocks + 1):  # the block `index` is started, then the one before it is looked at
             if index < blocks:
-                masks.send(index)
+                masks.expand(index)
                 block.replay()
-                part = slice(index * size, (index + 1) * size)
-                frames[part] = block.frames
+                results[index] = block.results
                 if alignments is not None:
-                    alignments[part] = block.alignments[:, :, :text]
-                block.gates_host[index % 2].copy_(block.gates, non_blocking=True)
-                arrivals.append(_arrival(engine.device))
-            if index + 1 < blocks:
-                masks.draw(index + 1)
+                    alignments[index * size : (index + 1) * size] = block.alignments[:, :, :text]
+                gates = block.gates_host[index % STAGES]
+                arrivals.append(self._copies.fetch(gates, block.gates_in(results[index])))
+                masks.prepare(index)
             if index > 0:
                 arrivals[index - 1]()
-                tracker.look(block.gates_host[(index - 1) % 2], (index - 1) * size)
+                tracker.look(block.gates_host[(index - 1) % STAGES], (index - 1) * size)
                 if tracker.all_done:
                     break
                 if on_step is not None:
                     on_step(index * size)
         longest = max(tracker.frames)
         return DecodedBatch(
-            mels=frames[:longest].permute(1, 2, 0).contiguous(),
+            mels=block.frames_in(results[: -(-longest // size)])[:, :, :longest],
             frames=tracker.frames,
             stop_reasons=tracker.reasons,
-            alignments=None if alignments is None else alignments[:longest].transpose(0, 1).contiguous(),
+            alignments=None if alignments is None else alignments[:longest].transpose(0, 1),
         )
 
     @property
@@ -210,14 +206,19 @@ class _Block:
 
         pinned = engine.device.type == "cuda"
         self.bytes = self.bytes_for(owner, batch, bucket, keep_alignments)
-        self.frames = zeros("decoder_input", steps)  # (steps, B, n_mel_channels)
-        self.gates = zeros("gate_prediction", steps)  # (steps, B, 1)
+        frames = steps * batch * specs["decoder_input"].resolve(sizes)[1]
+        # What a block gives, in one piece of memory: its frames, then its gates.
+        self.results = torch.zeros(frames + steps * batch, dtype=specs["decoder_input"].dtype, device=engine.device)
+        self._results_split = frames
+        self._steps, self._batch = steps, batch
+        self.frames = self.results[:frames].view(steps, batch, -1)
+        self.gates = self.gates_in(self.results)  # (steps, B, 1)
         self.masks = zeros("prenet_dropout", steps)  # (steps, B, 2, prenet_dim)
         self.alignments = zeros("attention_weights", steps)  # (steps, B, bucket)
-        self.bits = torch.zeros_like(self.masks, dtype=torch.uint8)
-        # The host reads one copy of the gates while the next is on its way.
-        self.gates_host = torch.zeros(2, *self.gates.shape, dtype=self.gates.dtype, pin_memory=pinned)
-        self.bits_host = torch.zeros(STAGES, *self.bits.shape, dtype=torch.uint8, pin_memory=pinned)
+        chunk = (batch, DROPOUT_BLOCK, *self.masks.shape[2:])
+        self.bits = torch.zeros(STAGES, *chunk, dtype=torch.uint8, device=engine.device)
+        self.bits_host = torch.zeros(self.bits.shape, dtype=torch.uint8, pin_memory=pinned)
+        self.gates_host = torch.zeros(STAGES, *self.gates.shape, dtype=self.gates.dtype, pin_memory=pinned)
         self.memory, self.processed_memory = zeros("memory"), zeros("processed_memory")
         self.padding = zeros("mask")  # true where padding
         self._positions = torch.arange(bucket, device=engine.device)
@@ -257,20 +258,34 @@ class _Block:
         def size(*names: str) -> int:
             return sum(int(np.prod(specs[name].resolve(sizes))) * specs[name].dtype.itemsize for name in names)
 
-        masks = int(np.prod(specs["prenet_dropout"].resolve(sizes)))
-        rows = size("decoder_input", "gate_prediction", "prenet_dropout", "attention_weights") + masks
+        bits = STAGES * DROPOUT_BLOCK * int(np.prod(specs["prenet_dropout"].resolve(sizes)))
+        rows = size("decoder_input", "gate_prediction", "prenet_dropout", "attention_weights")
         turns = size(*DecoderState.__dataclass_fields__, "gate_prediction", "prenet_dropout")
-        return owner.steps * rows + owner.runners * turns + size("memory", "processed_memory", "mask")
+        return owner.steps * rows + owner.runners * turns + bits + size("memory", "processed_memory", "mask")
+
+    def new_results(self, blocks: int) -> Tensor:
+        """Memory for the results of so many blocks."""
+        return self.results.new_empty(blocks, len(self.results))
+
+    def frames_in(self, results: Tensor) -> Tensor:
+        """The frames (B, n_mel_channels, blocks * steps) of several blocks' results."""
+        frames = results[:, : self._results_split].view(len(results), self._steps, self._batch, -1)
+        return frames.permute(2, 3, 0, 1).flatten(2)
+
+    def gates_in(self, results: Tensor) -> Tensor:
+        """The gates (steps, B, 1) of one block's results."""
+        return results[self._results_split :].view(self._steps, self._batch, 1)
 
     def begin(self, memory: Tensor, processed_memory: Tensor, lengths: Sequence[int]) -> None:
         """Sets the block to the beginning of a batch of utterances."""
         text = memory.size(1)
         for own, given in ((self.memory, memory), (self.processed_memory, processed_memory)):
             own[:, :text] = given
-            own[:, text:] = 0
-        torch.ge(self._positions, torch.tensor(lengths, device=memory.device).unsqueeze(1), out=self.padding)
-        for tensor in self._states[-1].as_inputs().values():
-            tensor.zero_()
+            if text < own.size(1):
+                own[:, text:] = 0
+        ends = torch.tensor(lengths, pin_memory=memory.device.type == "cuda").to(memory.device, non_blocking=True)
+        torch.ge(self._positions, ends.unsqueeze(1), out=self.padding)
+        torch._foreach_zero_(list(self._states[-1].as_inputs().values()))
 
     def _run(self) -> None:
         runners = len(self._runs)
@@ -288,33 +303,48 @@ class _Block:
 
 
 class _MaskFeed:
-    """Draws the dropout masks of a block ahead of its time, the very bits of the plain loop, and uploads them."""
+    """Draws dropout masks ahead of their time, the very bits of the plain loop, and uploads them.
 
-    def __init__(self, streams: Sequence[RandomStreams], steps: int, block: _Block) -> None:
+    They are drawn in chunks of DROPOUT_BLOCK steps, because each draw costs more than its bits. A chunk's items are
+    spread over the blocks of the chunk before, so that the host is never late with the next block.
+    """
+
+    def __init__(self, streams: Sequence[RandomStreams], steps: int, block: _Block, copies: "_Copies") -> None:
         self._streams = streams
         self._steps = steps
         self._block = block
-        self._size, _, _, self._prenet_dim = block.bits.shape
-        # A stream gives whole 32-bit words: where a step's masks are a number of them, draws may be of any length.
-        self._drawn_at_once = self._size if self._prenet_dim % 16 == 0 else DROPOUT_BLOCK
-        self._drawn: list[np.ndarray] = []
+        self._copies = copies
+        self._size = len(block.gates)
+        self._blocks = DROPOUT_BLOCK // self._size  # of a chunk
+        self._uploaded: Callable[[], None] = lambda: None
+        self._draw(0, range(len(streams)))
 
-    def draw(self, index: int) -> None:
-        """Draws the masks of block `index` on the host; after `send(index - 1)`."""
-        first = index * self._size
-        offset = first % self._drawn_at_once
-        if offset == 0:
-            steps = min(self._drawn_at_once, self._steps - first)
-            self._drawn = [stream.dropout(steps, self._prenet_dim) for stream in self._streams]
-        stage = self._block.bits_host[index % STAGES].numpy()
-        for item, drawn in enumerate(self._drawn):
-            part = drawn[offset : offset + self._size]
-            stage[: len(part), item] = part
+    def expand(self, index: int) -> None:
+        """Enqueues what turns the bits of block `index` into the masks that its steps read."""
+        chunk, place = divmod(index, self._blocks)
+        if place == 0:
+            self._uploaded()
+        bits = self._block.bits[chunk % STAGES, :, place * self._size : (place + 1) * self._size]
+        torch.mul(bits.transpose(0, 1), 1 / PRENET_KEEP, out=self._block.masks)
 
-    def send(self, index: int) -> None:
-        """Enqueues what brings the masks of block `index` to where its steps read them."""
-        self._block.bits.copy_(self._block.bits_host[index % STAGES], non_blocking=True)
-        torch.mul(self._block.bits, 1 / PRENET_KEEP, out=self._block.masks)
+    def prepare(self, index: int) -> None:
+        """Does the share of the next chunk that falls to block `index`, which has been started."""
+        chunk, place = divmod(index, self._blocks)
+        items = len(self._streams)
+        self._draw(chunk + 1, range(items * place // self._blocks, items * (place + 1) // self._blocks))
+
+    def _draw(self, chunk: int, items: range) -> None:
+        # The memory's last chunk but two is done with: a block later than its last has been looked at.
+        steps = min(DROPOUT_BLOCK, self._steps - chunk * DROPOUT_BLOCK)
+        if steps <= 0:
+            return
+        slot = chunk % STAGES
+        host, device = self._block.bits_host[slot], self._block.bits[slot]
+        for item in items:
+            host[item].numpy()[:steps] = self._streams[item].dropout(steps, device.size(-1))
+        if items:
+            here = slice(items.start, items.stop)
+            self._uploaded = self._copies.upload(device[here], host[here])
 
 
 class _StopTracker:
@@ -349,13 +379,37 @@ class _StopTracker:
                 return
 
 
-def _arrival(device: torch.device) -> Callable[[], None]:
-    # What waits until everything enqueued so far is done.
-    if device.type != "cuda":
-        return lambda: None
-    event = torch.cuda.Event()
-    event.record()
-    return event.synchronize
+class _Copies:
+    """Copies to and from the host beside the steps; on the CPU, plain copies.
+
+    Each direction has a CUDA stream of its own: what is fetched comes when a block is finished, what is uploaded must
+    not wait for that.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._up, self._down = (torch.cuda.Stream(device) if device.type == "cuda" else None for _ in range(2))
+
+    def upload(self, target: Tensor, source: Tensor) -> Callable[[], None]:
+        """Starts a copy at once; returns what makes the current stream wait for it."""
+        if self._up is None:
+            target.copy_(source)
+            return lambda: None
+        with torch.cuda.stream(self._up):
+            target.copy_(source, non_blocking=True)
+            target.record_stream(self._up)
+            done = self._up.record_event()
+        return lambda: torch.cuda.current_stream().wait_event(done)
+
+    def fetch(self, target: Tensor, source: Tensor) -> Callable[[], None]:
+        """Starts a copy behind what the current stream does by now; returns what makes the host wait for it."""
+        if self._down is None:
+            target.copy_(source)
+            return lambda: None
+        self._down.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._down):
+            target.copy_(source, non_blocking=True)
+            source.record_stream(self._down)
+            return self._down.record_event().synchronize
 
 
 def _capture(device: torch.device, run: Callable[[], None], pool: Any) -> Callable[[], None]:

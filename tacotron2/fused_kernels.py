@@ -1,0 +1,302 @@
+"""Triton kernels of one decoder step: what `tacotron2.fused_step` launches, seven in a row.
+
+    prenet -> attention LSTM -> query -> energies -> context -> decoder LSTM -> projection
+
+A step reads its 36 MB of weights once and computes next to nothing, so what costs is waiting: for the weights, and for
+one kernel after another. With OVERLAP a kernel starts while its predecessors still run. It loads its weights and
+multiplies what is known already, and then waits (`_wait`) for its predecessor, which has waited for its own, so that
+behind `_wait` everything before is finished. What may be read ahead of it follows from when a kernel lets its
+successor start (`_release`): all do at once, except two.
+
+    projection  releases behind its wait: a prenet that starts finds all of the previous step finished but the frame,
+                so the attention LSTM may read its own old state and the old context ahead, the energies the old weights
+    query       releases behind its wait: energies that start find the attention LSTM finished, so the decoder LSTM may
+                read the new attention state ahead
+
+Nothing is written ahead of `_wait`. What is read ahead of it and changes from step to step is read from the L2 cache
+(".cg"), where all multiprocessors see the same.
+
+Sizes in capitals are constants of a compiled kernel and powers of two, except MELS and TAPS.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _release(OVERLAP: tl.constexpr):
+    # Lets the next kernel start, once all programs of this one have come here.
+    if OVERLAP:
+        tl.extra.cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def _wait(OVERLAP: tl.constexpr):
+    # Waits until the previous kernel is finished and its results can be seen.
+    if OVERLAP:
+        tl.extra.cuda.gdc_wait()
+
+
+@triton.jit
+def _tanh(x):
+    return 2 * tl.sigmoid(2 * x) - 1
+
+
+@triton.jit
+def _dot_rows(weights, x):
+    # (rows, n) FP16, (n) -> (rows) FP32
+    return tl.sum(weights.to(tl.float32) * x.to(tl.float32)[None, :], 1)
+
+
+@triton.jit
+def _lstm(gates, cell):
+    # gates: (4, units, items), in the order input, forget, candidate, output; cell: (units, items) -> hidden, cell
+    gate = tl.arange(0, 4)[:, None, None]
+    i = tl.sigmoid(tl.sum(tl.where(gate == 0, gates, 0.0), 0))
+    f = tl.sigmoid(tl.sum(tl.where(gate == 1, gates, 0.0), 0))
+    g = _tanh(tl.sum(tl.where(gate == 2, gates, 0.0), 0))
+    o = tl.sigmoid(tl.sum(tl.where(gate == 3, gates, 0.0), 0))
+    cell = f * cell + i * g
+    return o * _tanh(cell), cell
+
+
+@triton.jit
+def prenet_kernel(
+    frame,  # (B, MELS)
+    dropout,  # (B, 2, DIM)
+    first,  # (DIM, MELS)
+    second,  # (DIM, DIM)
+    out,  # (B, DIM)
+    MELS: tl.constexpr,
+    MELS_PADDED: tl.constexpr,
+    DIM: tl.constexpr,
+    ROWS: tl.constexpr,  # of the second layer in one program; each program computes all of the first
+    OVERLAP: tl.constexpr,
+):
+    _release(OVERLAP)
+    item = tl.program_id(1)
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    hidden, mel = tl.arange(0, DIM), tl.arange(0, MELS_PADDED)
+    first_weights = tl.load(first + hidden[:, None] * MELS + mel[None, :], mask=mel[None, :] < MELS, other=0.0)
+    second_weights = tl.load(second + rows[:, None] * DIM + hidden[None, :])
+    _wait(OVERLAP)
+    x = tl.load(frame + item * MELS + mel, mask=mel < MELS, other=0.0)
+    keep = dropout + item * 2 * DIM
+    y = tl.maximum(_dot_rows(first_weights, x), 0.0) * tl.load(keep + hidden).to(tl.float32)
+    z = tl.maximum(_dot_rows(second_weights, y), 0.0) * tl.load(keep + DIM + rows).to(tl.float32)
+    tl.store(out + item * DIM + rows, z.to(tl.float16))
+
+
+@triton.jit
+def lstm_vector_kernel(
+    early,  # (N_EARLY), known ahead
+    old_hidden,  # (HIDDEN), known ahead; the cell too
+    late,  # (N_LATE), the previous kernel's result
+    weights,  # (HIDDEN / UNITS, 4 * UNITS, N_EARLY + HIDDEN + N_LATE): the gates' rows of each program's units
+    bias,  # FP32 (HIDDEN / UNITS, 4 * UNITS)
+    old_cell,
+    new_hidden,  # (HIDDEN)
+    new_cell,
+    batch,
+    N_EARLY: tl.constexpr,
+    N_LATE: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    UNITS: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    # For a batch of one. Each program has all gates of its units, so it finishes them.
+    _release(OVERLAP)
+    rows = tl.program_id(0) * 4 * UNITS + tl.arange(0, 4 * UNITS)
+    units = tl.program_id(0) * UNITS + tl.arange(0, UNITS)
+    row = weights + rows[:, None] * (N_EARLY + HIDDEN + N_LATE)
+    a, b, c = tl.arange(0, N_EARLY), tl.arange(0, HIDDEN), tl.arange(0, N_LATE)
+    early_weights = tl.load(row + a[None, :])
+    old_weights = tl.load(row + N_EARLY + b[None, :])
+    late_weights = tl.load(row + (N_EARLY + HIDDEN) + c[None, :])
+    cell = tl.load(old_cell + units, cache_modifier=".cg").to(tl.float32)
+    gates = tl.load(bias + rows)
+    gates += _dot_rows(early_weights, tl.load(early + a, cache_modifier=".cg"))
+    gates += _dot_rows(old_weights, tl.load(old_hidden + b, cache_modifier=".cg"))
+    _wait(OVERLAP)
+    gates += _dot_rows(late_weights, tl.load(late + c))
+    hidden, cell = _lstm(tl.reshape(gates, (4, UNITS, 1)), cell[:, None])
+    tl.store(new_hidden + units[:, None], hidden.to(tl.float16))
+    tl.store(new_cell + units[:, None], cell.to(tl.float16))
+
+
+@triton.jit
+def _product(sums, row, x, item, batch, N: tl.constexpr, STEP: tl.constexpr):
+    # sums (rows, items) plus the product of N columns of weights, from `row` (rows, 1) on, and x (B, N)
+    k = tl.arange(0, STEP)
+    for start in tl.range(0, N, STEP):
+        columns = start + k
+        w = tl.load(row + columns[None, :])
+        y = tl.load(
+            x + item[:, None] * N + columns[None, :], mask=item[:, None] < batch, other=0.0, cache_modifier=".cg"
+        )
+        sums = tl.dot(w, tl.trans(y), sums)
+    return sums
+
+
+@triton.jit
+def lstm_matrix_kernel(
+    early,  # (B, N_EARLY); all tensors as in lstm_vector_kernel, with a batch in front
+    old_hidden,
+    late,
+    weights,
+    bias,
+    old_cell,
+    new_hidden,
+    new_cell,
+    batch,
+    N_EARLY: tl.constexpr,
+    N_LATE: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    UNITS: tl.constexpr,
+    ITEMS: tl.constexpr,  # batch, padded
+    STEP: tl.constexpr,  # columns multiplied at a time
+    OVERLAP: tl.constexpr,
+):
+    _release(OVERLAP)
+    rows = tl.program_id(0) * 4 * UNITS + tl.arange(0, 4 * UNITS)
+    units = tl.program_id(0) * UNITS + tl.arange(0, UNITS)
+    item = tl.arange(0, ITEMS)
+    row = weights + rows[:, None] * (N_EARLY + HIDDEN + N_LATE)
+    place = item[None, :] * HIDDEN + units[:, None]
+    present = (item < batch)[None, :]
+    cell = tl.load(old_cell + place, mask=present, other=0.0, cache_modifier=".cg").to(tl.float32)
+    gates = tl.load(bias + rows)[:, None] + tl.zeros((4 * UNITS, ITEMS), tl.float32)
+    gates = _product(gates, row, early, item, batch, N_EARLY, STEP)
+    gates = _product(gates, row + N_EARLY, old_hidden, item, batch, HIDDEN, STEP)
+    _wait(OVERLAP)
+    gates = _product(gates, row + (N_EARLY + HIDDEN), late, item, batch, N_LATE, STEP)
+    hidden, cell = _lstm(tl.reshape(gates, (4, UNITS, ITEMS)), cell)
+    tl.store(new_hidden + place, hidden.to(tl.float16), mask=present)
+    tl.store(new_cell + place, cell.to(tl.float16), mask=present)
+
+
+@triton.jit
+def query_kernel(
+    hidden,  # (B, HIDDEN)
+    weights,  # (DIM, HIDDEN)
+    out,  # FP32 (B, DIM)
+    HIDDEN: tl.constexpr,
+    DIM: tl.constexpr,
+    ROWS: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    item = tl.program_id(1)
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    k = tl.arange(0, HIDDEN)
+    w = tl.load(weights + rows[:, None] * HIDDEN + k[None, :])
+    _wait(OVERLAP)
+    _release(OVERLAP)
+    tl.store(out + item * DIM + rows, _dot_rows(w, tl.load(hidden + item * HIDDEN + k)))
+
+
+@triton.jit
+def energies_kernel(
+    weights,  # (B, text), of the previous step; known ahead, as is `sums`
+    sums,
+    processed_memory,  # (B, text, DIM)
+    mask,  # uint8 (B, text), 1 where padding
+    query,  # FP32 (B, DIM), the previous kernel's result
+    location,  # (PATCH, DIM): row t for the weights' tap t, row TAPS + t for the sums', zeros behind
+    v,  # FP32 (DIM)
+    energies,  # FP32 (B, text)
+    text,
+    DIM: tl.constexpr,
+    TAPS: tl.constexpr,
+    PATCH: tl.constexpr,
+    TILE: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    _release(OVERLAP)
+    item = tl.program_id(1)
+    t = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    a, tap = tl.arange(0, DIM), tl.arange(0, PATCH)
+    of_sums = tap >= TAPS
+    source = t[:, None] + tl.where(of_sums, tap - TAPS, tap)[None, :] - TAPS // 2
+    inside = (source >= 0) & (source < text) & (tap < 2 * TAPS)[None, :]
+    source += item * text
+    history = tl.load(weights + source, mask=inside & ~of_sums[None, :], other=0.0, cache_modifier=".cg")
+    history += tl.load(sums + source, mask=inside & of_sums[None, :], other=0.0, cache_modifier=".cg")
+    place = item * text + t
+    x = tl.load(processed_memory + place[:, None] * DIM + a[None, :], mask=(t < text)[:, None], other=0.0)
+    padding = tl.load(mask + place, mask=t < text, other=1)
+    v_row = tl.load(v + a)
+    x = tl.dot(history, tl.load(location + tap[:, None] * DIM + a[None, :]), x.to(tl.float32))
+    _wait(OVERLAP)
+    energy = tl.sum(_tanh(x + tl.load(query + item * DIM + a)[None, :]) * v_row[None, :], 1)
+    tl.store(energies + place, tl.where(padding != 0, float("-inf"), energy), mask=t < text)
+
+
+@triton.jit
+def context_kernel(
+    energies,  # FP32 (B, text), the previous kernel's result
+    sums,  # (B, text), of the previous step
+    memory,  # (B, text, DIM)
+    context,  # (B, DIM)
+    new_weights,  # (B, text)
+    new_sums,
+    text,
+    DIM: tl.constexpr,
+    COLUMNS: tl.constexpr,  # of the context in one program; each program computes all weights
+    TEXT: tl.constexpr,  # text, padded
+    TILE: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    _release(OVERLAP)
+    item = tl.program_id(1)
+    columns = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    t, tile = tl.arange(0, TEXT), tl.arange(0, TILE)
+    rows = memory + item * text * DIM + columns[None, :]
+    first = tl.load(rows + tile[:, None] * DIM, mask=(tile < text)[:, None], other=0.0).to(tl.float32)
+    _wait(OVERLAP)
+    energies += item * text
+    energy = tl.load(energies + t, mask=t < text, other=float("-inf"))
+    top = tl.max(energy, 0)
+    scale = 1 / tl.sum(tl.exp(energy - top), 0)
+    part = tl.load(energies + tile, mask=tile < text, other=float("-inf"))
+    total = tl.exp(part - top)[:, None] * first
+    for start in tl.range(TILE, TEXT, TILE):
+        s = start + tile
+        part = tl.load(energies + s, mask=s < text, other=float("-inf"))
+        total += tl.exp(part - top)[:, None] * tl.load(rows + s[:, None] * DIM, mask=(s < text)[:, None], other=0.0)
+    tl.store(context + item * DIM + columns, (tl.sum(total, 0) * scale).to(tl.float16))
+    if tl.program_id(0) == 0:
+        weight = tl.exp(energy - top) * scale
+        place = item * text + t
+        old = tl.load(sums + place, mask=t < text, other=0.0).to(tl.float32)
+        tl.store(new_weights + place, weight.to(tl.float16), mask=t < text)
+        tl.store(new_sums + place, (old + weight).to(tl.float16), mask=t < text)
+
+
+@triton.jit
+def projection_kernel(
+    hidden,  # (B, HIDDEN)
+    context,  # (B, CONTEXT)
+    weights,  # (MELS + 1, HIDDEN + CONTEXT)
+    bias,  # FP32 (MELS + 1)
+    frame,  # (B, MELS)
+    gate,  # (B, 1)
+    MELS: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    CONTEXT: tl.constexpr,
+    ROWS: tl.constexpr,
+    OVERLAP: tl.constexpr,
+):
+    item = tl.program_id(1)
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    real = rows <= MELS
+    a, b = tl.arange(0, HIDDEN), tl.arange(0, CONTEXT)
+    row = weights + rows[:, None] * (HIDDEN + CONTEXT)
+    hidden_weights = tl.load(row + a[None, :], mask=real[:, None], other=0.0)
+    context_weights = tl.load(row + HIDDEN + b[None, :], mask=real[:, None], other=0.0)
+    y = tl.load(bias + rows, mask=real, other=0.0)
+    _wait(OVERLAP)
+    _release(OVERLAP)
+    y += _dot_rows(hidden_weights, tl.load(hidden + item * HIDDEN + a))
+    y += _dot_rows(context_weights, tl.load(context + item * CONTEXT + b))
+    tl.store(frame + item * MELS + rows, y.to(tl.float16), mask=rows < MELS)
+    tl.store(gate + item + tl.zeros_like(rows), y.to(tl.float16), mask=rows == MELS)

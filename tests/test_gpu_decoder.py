@@ -1,0 +1,258 @@
+"""On an NVIDIA GPU: captured blocks of steps against the plain loop, and the fused step against PyTorch in FP32."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from common.audio import AudioConfig
+from common.contract import contract_of
+from common.engine import Engine, TorchEngine
+from common.errors import UserError
+from common.metadata import ModelMetadata
+from common.random_streams import RandomStreams
+from tacotron2.captured_loop import CapturedDecoder, PlainDecoder, make_decoder
+from tacotron2.config import Tacotron2Config
+from tacotron2.decoder_loop import DecodedBatch, StopRule, decode
+from tacotron2.fused_step import FusedDecoderEngine, Tuning, best_decoder_engine, default_tuning, obstacle
+from tacotron2.model import Tacotron2
+from tacotron2.parts import DecoderIterPart
+from tests.models import TINY_TACOTRON2
+
+CONFIG = Tacotron2Config()  # the published checkpoints' size
+METADATA = ModelMetadata("decoder_iter", "fp16", CONFIG, AudioConfig(), "0" * 64, None, "")
+NEVER = 1 - 1e-9  # a gate threshold that these models never pass
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
+
+
+@pytest.fixture(scope="module")
+def part() -> DecoderIterPart:
+    """Random weights, somewhat larger than at initialisation, so that states move and attention is not flat."""
+    torch.manual_seed(0)
+    part = DecoderIterPart(Tacotron2(CONFIG)).eval().requires_grad_(False)
+    for parameter in part.parameters():
+        parameter.mul_(1.5)
+    return part.half().cuda()
+
+
+@pytest.fixture(scope="module")
+def plain(part: DecoderIterPart) -> TorchEngine:
+    return TorchEngine(part, METADATA, "cuda")
+
+
+@pytest.fixture(scope="module")
+def fused(part: DecoderIterPart) -> FusedDecoderEngine:
+    return FusedDecoderEngine(part, METADATA)
+
+
+@pytest.fixture(params=["plain", "fused"])
+def engine(request: pytest.FixtureRequest) -> Engine:
+    return request.getfixturevalue(request.param)
+
+
+def step_tensors(batch: int, text: int) -> dict[str, Tensor]:
+    """Random inputs of a step in which every item has another length, and outputs full of NaN."""
+    contract, sizes = contract_of(METADATA), {"batch": batch, "text": text}
+    inputs = {spec.name: torch.randn(spec.resolve(sizes), device="cuda").half() for spec in contract.inputs}
+    inputs["mask"] = torch.arange(text, device="cuda") >= torch.randint(1, text + 1, (batch, 1), device="cuda")
+    inputs["attention_weights"] = torch.softmax(4 * inputs["attention_weights"].float(), 1).half()
+    inputs["attention_weights_cum"] = (3 * torch.rand(batch, text, device="cuda")).half()
+    inputs["prenet_dropout"] = 2 * torch.randint(0, 2, (batch, 2, CONFIG.prenet_dim), device="cuda").half()
+    outputs = {
+        spec.name: torch.full(spec.resolve(sizes), torch.nan, dtype=spec.dtype, device="cuda")
+        for spec in contract.outputs
+    }
+    return {**inputs, **outputs}
+
+
+def utterances(lengths: Sequence[int], text: int) -> tuple[Tensor, Tensor, list[int], list[RandomStreams]]:
+    """The arguments of a request, with random memory that is zero in the padding, as an encoder's."""
+    random = torch.Generator().manual_seed(sum(lengths))
+    memory, processed = (
+        torch.randn(len(lengths), text, size, generator=random)
+        for size in (CONFIG.encoder_embedding_dim, CONFIG.attention_dim)
+    )
+    for item, length in enumerate(lengths):
+        memory[item, length:] = processed[item, length:] = 0
+    streams = [RandomStreams(3, index) for index in range(len(lengths))]
+    return memory.half().cuda(), processed.half().cuda(), list(lengths), streams
+
+
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    return float((found.double() - expected.double()).norm() / expected.double().norm())
+
+
+def assert_identical(found: DecodedBatch, expected: DecodedBatch) -> None:
+    assert (found.frames, found.stop_reasons) == (expected.frames, expected.stop_reasons)
+    for item, frames in enumerate(expected.frames):
+        assert torch.equal(found.mels[item, :, :frames], expected.mels[item, :, :frames])
+        if found.alignments is not None and expected.alignments is not None:
+            assert torch.equal(found.alignments[item, :frames], expected.alignments[item, :frames])
+
+
+@pytest.fixture(scope="module")
+def threshold(plain: TorchEngine) -> Callable[[Engine, Sequence[int], int], float]:
+    """A gate threshold that each item passes for the first time somewhere in its first 60 frames."""
+
+    def find(engine: Engine, lengths: Sequence[int], text: int) -> float:
+        seen: list[Tensor] = []
+        bind = engine.bind
+
+        class Watched:
+            name, metadata, contract = engine.name, engine.metadata, engine.contract
+            device, limits = engine.device, engine.limits
+
+            def bind(self, tensors: dict[str, Tensor]) -> Callable[[], None]:
+                run = bind(tensors)
+
+                def watched() -> None:
+                    run()
+                    seen.append(tensors["gate_prediction"].clone())
+
+                return watched
+
+            def close(self) -> None:
+                raise NotImplementedError
+
+        decode(Watched(), *utterances(lengths, text), StopRule(NEVER, 60))
+        return float(torch.sigmoid(torch.stack(seen).double().amax(0).min()) - 1e-6)
+
+    return find
+
+
+# The fused step
+
+
+@pytest.mark.parametrize("text", [1, 31, 128, 200, 1024])
+@pytest.mark.parametrize("batch", [1, 2, 3, 8, 17, 64])
+def test_the_fused_step_computes_what_the_module_computes(part: DecoderIterPart, batch: int, text: int) -> None:
+    torch.manual_seed(1000 * batch + text)
+    exact = copy.deepcopy(part).double()
+    names = [spec.name for spec in contract_of(METADATA).inputs]
+    # As the engine chooses for this GPU and this batch, and as it would on a GPU without overlapping kernels.
+    for tuning in (None, Tuning(overlap=False, units=4, warps=2)):
+        tensors = step_tensors(batch, text)
+        FusedDecoderEngine(part, METADATA, tuning=tuning).bind(tensors)()
+        inputs = [tensors[name] if tensors[name].dtype == torch.bool else tensors[name].double() for name in names]
+        expected = exact(*inputs)
+        for spec, value in zip(contract_of(METADATA).outputs, expected, strict=True):
+            error = relative_error(tensors[spec.name], value)
+            assert error < (3e-2 if spec.name == "gate_prediction" else 2e-3), f"{spec.name}: {error:.1e}"
+
+
+@pytest.mark.parametrize("batch", [1, 3, 32])
+def test_overlapping_kernels_give_the_same_bits(part: DecoderIterPart, batch: int) -> None:
+    if torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("kernels overlap on compute capability 9.0 and above")
+    lengths = [128 - item for item in range(batch)]
+    chosen = default_tuning(torch.device("cuda"), batch)
+    results = [
+        CapturedDecoder(FusedDecoderEngine(part, METADATA, tuning=tuning), steps=32, runners=runners)(
+            *utterances(lengths, 128), StopRule(NEVER, 320), keep_alignments=True
+        )
+        for tuning, runners in ((replace(chosen, overlap=False), 2), (chosen, 2), (chosen, 32))
+    ]
+    assert_identical(results[1], results[0])
+    assert_identical(results[2], results[0])
+
+
+def test_beyond_its_largest_sizes_the_plain_module_runs(part: DecoderIterPart, plain: TorchEngine) -> None:
+    fused = FusedDecoderEngine(part, METADATA)
+    for batch, text in ((65, 32), (1, 1030)):
+        tensors = step_tensors(batch, text)
+        again = {name: tensor.clone() for name, tensor in tensors.items()}
+        fused.bind(tensors)()
+        plain.bind(again)()
+        assert torch.equal(tensors["decoder_output"], again["decoder_output"])
+
+
+def test_what_it_does_not_support_is_refused_and_runs_on_pytorch() -> None:
+    small = ModelMetadata("decoder_iter", "fp16", TINY_TACOTRON2, AudioConfig(), "0" * 64, None, "")
+    part = DecoderIterPart(Tacotron2(TINY_TACOTRON2)).half()
+    assert obstacle(METADATA, "cuda") is None
+    assert "needs an NVIDIA GPU" in str(obstacle(METADATA, "cpu"))
+    with pytest.raises(UserError, match=r"prenet_dim is 16; it takes powers of two.*use the PyTorch engine"):
+        FusedDecoderEngine(part, small)
+    assert isinstance(best_decoder_engine(part, small, "cuda"), TorchEngine)
+
+
+# The captured loop
+
+
+@pytest.mark.parametrize("lengths", [[64], [40, 64, 17], [64, 63, 60, 33, 20, 9, 2, 1]])
+def test_captured_and_plain_loop_are_identical(
+    engine: Engine, threshold: Callable[[Engine, Sequence[int], int], float], lengths: list[int]
+) -> None:
+    rule = StopRule(threshold(engine, lengths, 64))
+    expected = decode(engine, *utterances(lengths, 64), rule, keep_alignments=True)
+    assert "gate" in expected.stop_reasons
+    for runners in (2, 16):
+        found = CapturedDecoder(engine, runners=runners)(*utterances(lengths, 64), rule, keep_alignments=True)
+        assert_identical(found, expected)
+
+
+def test_text_between_buckets_is_padded_and_stays_the_same_within_rounding(engine: Engine) -> None:
+    lengths, rule = [50, 41], StopRule(NEVER, 40)
+    expected = decode(engine, *utterances(lengths, 50), rule, keep_alignments=True)
+    found = make_decoder(engine)(*utterances(lengths, 50), rule, keep_alignments=True)
+    assert found.frames == expected.frames == [40, 40]
+    assert found.alignments is not None
+    assert found.alignments.shape == (2, 40, 50)
+    assert relative_error(found.mels, expected.mels) < 2e-2
+
+
+def test_requests_of_changing_size_after_one_another(engine: Engine) -> None:
+    decoder = make_decoder(engine)
+    assert isinstance(decoder, CapturedDecoder)
+    for batch, text in ((8, 128), (4, 64), (8, 128), (1, 256), (8, 64)):
+        lengths = [text - 3 * item for item in range(batch)]
+        rule = StopRule(NEVER, 70)
+        found = decoder(*utterances(lengths, text), rule)
+        assert_identical(found, decode(engine, *utterances(lengths, text), rule))
+    assert [key[:2] for key in decoder.cached] == [(4, 64), (8, 128), (1, 256), (8, 64)]
+
+
+@pytest.mark.parametrize("cap", [1, 16, 33])
+def test_caps_end_each_item(engine: Engine, cap: int) -> None:
+    rule = StopRule(NEVER, cap)
+    found = CapturedDecoder(engine)(*utterances([32, 5], 32), rule)
+    assert found.frames == [cap, cap]
+    assert_identical(found, decode(engine, *utterances([32, 5], 32), rule))
+
+
+def test_a_nan_gate_is_an_error_and_the_next_request_is_not_harmed(engine: Engine) -> None:
+    decoder, rule = make_decoder(engine), StopRule(NEVER, 40)
+    memory, *rest = utterances([32], 32)
+    with pytest.raises(UserError, match="the stop gate is NaN at step 1;"):
+        decoder(torch.full_like(memory, torch.nan), *rest, rule)
+    assert_identical(decoder(*utterances([32], 32), rule), decode(engine, *utterances([32], 32), rule))
+
+
+def test_memory_stays_bounded_over_many_shapes(fused: FusedDecoderEngine) -> None:
+    decoder = CapturedDecoder(fused, runners=16, max_bytes=8 << 20)
+    peaks = []
+    for _ in range(2):
+        for batch in range(1, 13):
+            decoder(*utterances([128] * batch, 128), StopRule(NEVER, 20))
+        torch.cuda.synchronize()
+        peaks.append(torch.cuda.memory_allocated())
+    assert peaks[1] <= peaks[0] + (8 << 20)
+    assert len(decoder.cached) < 12
+
+
+def test_fused_and_plain_engine_agree_over_an_utterance(plain: TorchEngine, fused: FusedDecoderEngine) -> None:
+    lengths, rule = [128, 100], StopRule(NEVER, 200)
+    expected = decode(plain, *utterances(lengths, 128), rule)
+    found = make_decoder(fused)(*utterances(lengths, 128), rule)
+    assert relative_error(found.mels, expected.mels) < 5e-2
+
+
+def test_without_graphs_the_plain_loop_runs(plain: TorchEngine) -> None:
+    assert isinstance(make_decoder(plain, cuda_graph=False), PlainDecoder)
