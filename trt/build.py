@@ -194,12 +194,14 @@ def _build(
     network = builder.create_network(1 << int(trt.api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser: tensorrt.OnnxParser = trt.api.OnnxParser(network, trt.logger)
     if not parser.parse(onnx_path.read_bytes()):
-        reasons = [str(parser.get_error(i).desc()) for i in range(parser.num_errors)]
-        raise UserError(f"{onnx_path}: {trt.product} could not parse it: {one_line('; '.join(reasons)) or trt.words}")
+        reasons = one_line("; ".join(_reason(parser.get_error(i)) for i in range(parser.num_errors)))
+        raise UserError(f"{onnx_path}: {trt.product} could not parse it: {reasons or trt.words}")
     check_network(str(onnx_path), network, record.metadata)
     config = builder.create_builder_config()
     _configure(trt, config, record)
-    _set_profile(onnx_path, builder, config, record)
+    if config.add_optimization_profile(make_profile(builder, record)) != 0:
+        sizes = ", ".join(f"{symbol} {sizes}" for symbol, sizes in record.profile.items())
+        raise UserError(f"{onnx_path}: {trt.product} refused the profile {sizes}; choose other sizes")
     cache = _open_timing_cache(trt, config, options.timing_cache)
     with _interruptible() as interrupted:
         monitor = _watch(trt, config, on_progress, interrupted)
@@ -216,6 +218,12 @@ def _build(
     return plan
 
 
+def _reason(error: tensorrt.ParserError) -> str:
+    # The node is what the user needs; the description alone may be no more than an assertion that failed.
+    node = f"{error.node_name()} ({error.node_operator()}): " if error.node() >= 0 else ""
+    return f"{node}{error.desc()}"
+
+
 def check_network(where: str, network: tensorrt.INetworkDefinition, metadata: ModelMetadata) -> None:
     """Raises UserError unless the parsed network has the inputs and outputs of its part."""
     contract = contract_of(metadata)
@@ -227,8 +235,13 @@ def check_network(where: str, network: tensorrt.INetworkDefinition, metadata: Mo
 
 def tensor_spec(name: str, dtype: Any, shape: Any) -> TensorSpec:
     """A TensorRT tensor's specification; dynamic dimensions, -1 in TensorRT, are called "dynamic"."""
-    dims: tuple[Dim, ...] = tuple(int(dim) if dim >= 0 else "dynamic" for dim in shape)
+    dims: tuple[Dim, ...] = tuple(dim if dim >= 0 else "dynamic" for dim in shape_tuple(shape))
     return TensorSpec(name, TORCH_DTYPES.get(dtype.name, torch.float64), dims)
+
+
+def shape_tuple(dims: Any) -> tuple[int, ...]:
+    """TensorRT's Dims, which can be iterated over but don't say so, as a tuple."""
+    return tuple(int(dim) for dim in dims)
 
 
 def _configure(trt: TensorRT, config: tensorrt.IBuilderConfig, record: EngineRecord) -> None:
@@ -248,15 +261,13 @@ def _configure(trt: TensorRT, config: tensorrt.IBuilderConfig, record: EngineRec
                 raise UserError(f"{trt.product} refused compute capability {dotted(capability)}: {trt.words}")
 
 
-def _set_profile(
-    onnx_path: Path, builder: tensorrt.Builder, config: tensorrt.IBuilderConfig, record: EngineRecord
-) -> None:
+def make_profile(builder: tensorrt.Builder, record: EngineRecord) -> tensorrt.IOptimizationProfile:
+    """The record's sizes as TensorRT wants them: a smallest, best and largest shape for every input."""
     profile = builder.create_optimization_profile()
     for spec in contract_of(record.metadata).inputs:
-        profile.set_shape(spec.name, *profile_shapes(record, spec))
-    if config.add_optimization_profile(profile) != 0:
-        sizes = ", ".join(f"{symbol} {sizes}" for symbol, sizes in record.profile.items())
-        raise UserError(f"{onnx_path}: TensorRT refused the profile {sizes}; choose other sizes")
+        shapes: list[Any] = profile_shapes(record, spec)  # tuples, which become TensorRT's Dims by themselves
+        profile.set_shape(spec.name, *shapes)
+    return profile
 
 
 def _open_timing_cache(

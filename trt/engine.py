@@ -17,7 +17,7 @@ from common.errors import UserError
 from common.metadata import Part
 from trt import bindings
 from trt.bindings import PRODUCTS, Gpu, TensorRT, dotted
-from trt.build import tensor_spec
+from trt.build import shape_tuple, tensor_spec
 from trt.record import BUILD_AGAIN, check_part, profile_shapes, read_plan, read_record
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ class TensorRTEngine:
         for expected, wanted in ((self.contract.inputs, True), (self.contract.outputs, False)):
             check_tensors(self.name, expected, [spec for spec in specs if is_input[spec.name] == wanted])
         for spec in self.contract.inputs:
-            shapes = [tuple(shape) for shape in engine.get_tensor_profile_shape(spec.name, 0)]
+            shapes = [shape_tuple(shape) for shape in engine.get_tensor_profile_shape(spec.name, 0)]
             described = profile_shapes(self.record, spec)
             if shapes != described:
                 raise UserError(
@@ -248,6 +248,9 @@ class TensorRTEngine:
     def _resize(self, slot: _Slot, sizes: dict[str, int]) -> None:
         context = slot.context
         assert context is not None
+        if slot.sizes:
+            # A graph that captured this context may still be running, which TensorRT can't know.
+            self.gpu.synchronize()
         slot.sizes = {}  # neither the old sizes nor the new ones, should one of the calls below fail
         self._trt.words.clear()
         for spec in self.contract.inputs:
@@ -257,7 +260,7 @@ class TensorRTEngine:
         if missing:
             raise self.error(f"has no shape for {', '.join(missing)}")
         for spec in self.contract.outputs:
-            found = tuple(context.get_tensor_shape(spec.name))
+            found = shape_tuple(context.get_tensor_shape(spec.name))
             if found != spec.resolve(sizes):
                 raise self.error(f"gives {spec.name} the shape {list(found)}, not {list(spec.resolve(sizes))}")
         slot.scratch_bytes = context.update_device_memory_size_for_shapes()
@@ -277,8 +280,9 @@ class TensorRTEngine:
         self._trt.words.clear()
         if hasattr(context, "set_device_memory"):
             context.set_device_memory(scratch.data_ptr(), scratch.numel())
-        else:  # TensorRT 10.0
-            context.device_memory = scratch.data_ptr()
+        else:
+            oldest: Any = context  # TensorRT 10.0
+            oldest.device_memory = scratch.data_ptr()
         for name, tensor in tensors.items():
             if not context.set_tensor_address(name, tensor.data_ptr()):
                 raise self.error(f"refused the memory of {name}")
@@ -292,4 +296,3 @@ class TensorRTEngine:
 def _size(symbol: str, sizes: Mapping[str, int]) -> int | None:
     factor, _, name = symbol.rpartition("*")
     return int(factor or 1) * sizes[name] if name in sizes else None
-

@@ -47,7 +47,7 @@ def make_parser() -> ArgumentParser:
         default=[],
         metavar="CC",
         help="build with TensorRT-RTX for these GPUs, none of which has to be there: 75 for T4, 86 for A10 or RTX 30, "
-        "89 for L4 or RTX 40, 120 for RTX 50",
+        "89 for L4 or RTX 40, 120 for RTX 50 (75 runs fastest when it is built alone)",
     )
     building.add_argument("--force", action="store_true", help="build even what is up to date")
     building.add_argument("--verbose", action="store_true", help="show what TensorRT logs")

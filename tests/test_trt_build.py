@@ -1,0 +1,491 @@
+"""ONNX files become engines with a record beside them: whole, up to date, and refused in one clear line."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+
+from common.audio import AudioConfig
+from common.checkpoint import LoadedModel
+from common.errors import UserError
+from common.files import sha256_of
+from common.metadata import PARTS, ModelMetadata, Part, Precision
+from common.parts import make_parts
+from exports import onnx_file
+from tests import trt_double
+from trt import bindings, build, export_onnx2trt
+from trt.build import BuildOptions, Progress, build_engine, check_network, make_profile
+from trt.engine import TensorRTEngine
+from trt.record import EngineRecord, SizeRange, read_record, record_path
+from waveglow.config import WaveGlowConfig
+from waveglow.model import WaveGlow
+
+BATCHES = BuildOptions(batch=SizeRange(1, 4, 8))
+BUILT_FOR = (75, 86, 120)
+
+
+def files_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.fixture
+def double(monkeypatch: pytest.MonkeyPatch) -> None:
+    trt_double.install(monkeypatch)
+
+
+@pytest.fixture
+def encoder(tiny_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(tiny_folder / "encoder.onnx", tmp_path / "encoder.onnx"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "engines").mkdir()
+    return tmp_path / "engines"
+
+
+def run_script(*flags: object) -> None:
+    export_onnx2trt.main(export_onnx2trt.make_parser().parse_args([str(flag) for flag in flags]))
+
+
+class TestWithTheDouble:
+    pytestmark = pytest.mark.usefixtures("double")
+
+    def test_engines_get_the_classic_names(
+        self, tiny_folders: dict[Precision, Path], folder: Path, capsys: pytest.CaptureFixture
+    ) -> None:
+        for precision, files in tiny_folders.items():
+            run_script(
+                *("--encoder", files / "encoder.onnx", "--decoder", files / "decoder_iter.onnx"),
+                *("--postnet", files / "postnet.onnx", "--waveglow", files / "waveglow.onnx", "-o", folder),
+                *(["--fp16"] if precision == "fp16" else []),
+            )
+        names = {f"{part}_{precision}" for part in PARTS for precision in ("fp16", "fp32")}
+        assert files_in(folder) == {f"{name}.{kind}" for name in names for kind in ("engine", "json")}
+        assert "encoder_fp16.engine: built in" in capsys.readouterr().out
+
+    def test_the_record_says_what_was_built(self, encoder: Path, folder: Path) -> None:
+        built = build_engine(encoder, "encoder", folder, BuildOptions(workspace_mib=256, optimization_level=4))
+        record = read_record(folder / "encoder_fp32.engine")
+        assert record == built.record
+        assert record.built_by == "TensorRT 10.3.0 for Tesla T4, compute capability 7.5"
+        assert record.profile == {"batch": (1, 1, 1), "text": (4, 128, 256)}
+        assert record.onnx_sha256 == sha256_of(encoder)
+        assert record.plan_sha256 == sha256_of(built.path)
+        assert record.plan_bytes == built.path.stat().st_size
+        assert (record.workspace_mib, record.optimization_level) == (256, 4)
+        assert record.metadata.part == "encoder"
+        assert json.loads(record_path(built.path).read_text())["metadata"]["precision"] == "fp32"
+
+    def test_what_is_up_to_date_is_not_built_again(self, encoder: Path, folder: Path) -> None:
+        first = build_engine(encoder, "encoder", folder)
+        assert first.seconds is not None
+        again = build_engine(encoder, "encoder", folder)
+        assert again.seconds is None
+        assert again.record == first.record
+        assert build_engine(encoder, "encoder", folder, force=True).seconds is not None
+
+    @pytest.mark.parametrize("change", ["options", "onnx", "plan", "record", "version", "gpu"])
+    def test_what_has_changed_is_built_again(
+        self, change: str, encoder: Path, folder: Path, tiny_folders: dict, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = build_engine(encoder, "encoder", folder).path
+        options = BuildOptions()
+        if change == "options":
+            options = BATCHES
+        elif change == "onnx":
+            model = onnx.load(encoder)
+            model.doc_string = "other"
+            onnx.save(model, encoder)
+        elif change == "plan":
+            path.write_bytes(path.read_bytes()[:-1])
+        elif change == "record":
+            record_path(path).write_text("{}")
+        elif change == "version":
+            monkeypatch.setattr(trt_double, "__version__", "10.4.0")
+            monkeypatch.setattr(bindings, "_loaded", {})
+        else:
+            other = trt_double.CpuGpu(torch.device("cpu"), "NVIDIA A10", 86)
+            monkeypatch.setattr(bindings, "find_gpu", lambda: other)
+        assert build_engine(encoder, "encoder", folder, options).seconds is not None
+
+    def test_the_denoisers_bias_follows_the_engine(self, tiny_folder: Path, tmp_path: Path, folder: Path) -> None:
+        waveglow = Path(shutil.copy(tiny_folder / "waveglow.onnx", tmp_path))
+        assert build_engine(waveglow, "waveglow", folder).bias is None
+        (tmp_path / "waveglow_bias.npy").write_bytes(b"one")
+        assert build_engine(waveglow, "waveglow", folder).bias == folder / "waveglow_bias.npy"
+        (tmp_path / "waveglow_bias.npy").write_bytes(b"two")
+        build_engine(waveglow, "waveglow", folder)
+        assert (folder / "waveglow_bias.npy").read_bytes() == b"two"
+
+    def test_progress_rises_to_one(self, encoder: Path, folder: Path) -> None:
+        fractions: list[float] = []
+        build_engine(encoder, "encoder", folder, on_progress=fractions.append)
+        assert fractions == sorted(fractions)
+        assert len(fractions) > 5
+        assert fractions[-1] == 1.0
+
+    def test_the_builder_is_configured_as_asked(
+        self, encoder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        configs: list[trt_double.IBuilderConfig] = []
+        create = trt_double.Builder.create_builder_config
+        monkeypatch.setattr(
+            trt_double.Builder, "create_builder_config", lambda self: configs.append(create(self)) or configs[-1]
+        )
+        build_engine(encoder, "encoder", folder, BuildOptions(workspace_mib=64, optimization_level=5))
+        (config,) = configs
+        assert config.max_aux_streams == 0
+        assert config.builder_optimization_level == 5
+        assert config.get_memory_pool_limit(trt_double.MemoryPoolType.WORKSPACE) == 64 << 20
+        assert not config.get_flag(trt_double.BuilderFlag.TF32)
+
+    def test_the_timing_cache_is_kept_and_checked(self, encoder: Path, folder: Path) -> None:
+        cache = folder / "timing.cache"
+        options = BuildOptions(timing_cache=cache)
+        build_engine(encoder, "encoder", folder, options)
+        kept = cache.read_bytes()
+        assert kept
+        build_engine(encoder, "encoder", folder, options, force=True)
+        cache.write_bytes(b"of another GPU")
+        with pytest.raises(UserError, match=r"timing\.cache: not a timing cache of TensorRT 10\.3\.0.*delete it"):
+            build_engine(encoder, "encoder", folder, options, force=True)
+        assert cache.read_bytes() == b"of another GPU"
+
+    def test_the_builders_refusal_comes_out_in_its_own_words(
+        self, encoder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(trt_double, "_problem", lambda network, config: "no implementation\nfor node X")
+        with pytest.raises(UserError) as caught:
+            build_engine(encoder, "encoder", folder)
+        assert "encoder.onnx: TensorRT could not build it: " in str(caught.value)
+        assert "Error Code 4: no implementation for node X" in str(caught.value)
+        assert "\n" not in str(caught.value)
+        assert files_in(folder) == set()
+
+    def test_the_parsers_refusal_comes_out_in_its_own_words(self, encoder: Path, folder: Path) -> None:
+        with_unknown_operator(encoder)
+        with pytest.raises(UserError, match=r"encoder\.onnx: TensorRT could not parse it: Failed to parse"):
+            build_engine(encoder, "encoder", folder)
+        assert files_in(folder) == set()
+
+    def test_a_failed_rebuild_leaves_the_old_engine_whole(
+        self, encoder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = build_engine(encoder, "encoder", folder).record
+        monkeypatch.setattr(trt_double, "_problem", lambda network, config: "something")
+        with pytest.raises(UserError):
+            build_engine(encoder, "encoder", folder, force=True)
+        assert files_in(folder) == {"encoder_fp32.engine", "encoder_fp32.json"}
+        assert sha256_of(folder / "encoder_fp32.engine") == read_record(folder / "encoder_fp32.engine").plan_sha256
+        assert read_record(folder / "encoder_fp32.engine") == before
+
+    def test_ctrl_c_stops_the_builder_and_leaves_nothing(self, encoder: Path, folder: Path) -> None:
+        fractions: list[float] = []
+
+        def interrupt(fraction: float) -> None:
+            fractions.append(fraction)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        with pytest.raises(KeyboardInterrupt):
+            build_engine(encoder, "encoder", folder, on_progress=interrupt)
+        assert len(fractions) == 1
+        assert files_in(folder) == set()
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    def test_an_error_while_reporting_does_not_pass_through_the_builder(self, encoder: Path, folder: Path) -> None:
+        def broken(fraction: float) -> None:
+            raise BrokenPipeError("the terminal has gone")
+
+        with pytest.raises(BrokenPipeError):
+            build_engine(encoder, "encoder", folder, on_progress=broken)
+        assert files_in(folder) == set()
+
+    @pytest.mark.parametrize(
+        ("flags", "message"),
+        [
+            ([], "nothing to build: give at least one of --encoder, --decoder, --postnet, --waveglow"),
+            (["--encoder", "{postnet}"], "holds the postnet, not the encoder; give it with --postnet"),
+            (["--encoder", "missing.onnx"], r"missing\.onnx: no such ONNX file; make it with exports/"),
+            (["--encoder", "{garbage}"], r"garbage\.onnx: not a readable ONNX file"),
+            (["--encoder", "{encoder}", "--fp16"], "is fp32, but --fp16 was given; export it with --fp16"),
+            (["--encoder", "{encoder}", "-bs", "4,2,8"], "4,2,8: must be min,opt,max with 1 <= min <= opt <= max"),
+            (["--encoder", "{encoder}", "--text-size", "0,2,8"], "--text-size 0,2,8: must be"),
+            (["--encoder", "{encoder}", "--mel-size", "9,8,8"], "--mel-size 9,8,8: must be"),
+            (["--encoder", "{encoder}", "--workspace", "0"], "--workspace 0: must be at least 1 MiB"),
+            (["--encoder", "{encoder}", "--optimization-level", "9"], "must be between 0 and 5"),
+        ],
+    )
+    def test_bad_flags_and_files_are_refused_before_anything_is_written(
+        self, flags: list[str], message: str, encoder: Path, tiny_folder: Path, folder: Path
+    ) -> None:
+        garbage = encoder.with_name("garbage.onnx")
+        garbage.write_bytes(encoder.read_bytes()[:5000])
+        names = {"encoder": encoder, "postnet": tiny_folder / "postnet.onnx", "garbage": garbage}
+        with pytest.raises(UserError, match=message):
+            run_script("-o", folder, *(flag.format(**names) for flag in flags))
+        assert files_in(folder) == set()
+
+    def test_sizes_that_are_no_numbers_are_refused(self, capsys: pytest.CaptureFixture) -> None:
+        with pytest.raises(SystemExit):
+            export_onnx2trt.make_parser().parse_args(["-o", "x", "-bs", "1,two"])
+        assert "'1,two' is not a number, nor three as min,opt,max" in capsys.readouterr().err
+
+    def test_a_single_size_stands_for_all_three(self) -> None:
+        assert export_onnx2trt.size_range("4") == (4, 4, 4)
+
+
+def test_without_a_gpu_the_builder_says_what_to_do(
+    encoder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", trt_double)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"no .*GPU.*; TensorRT builds an engine only on the GPU that it is for"):
+        build_engine(encoder, "encoder", folder)
+
+
+def test_without_tensorrt_the_builder_says_what_to_install(
+    encoder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", None)
+    with pytest.raises(UserError, match=r"TensorRT or TensorRT-RTX is not installed; install it \(pip install tensor"):
+        build_engine(encoder, "encoder", folder)
+    with pytest.raises(UserError, match=r"TensorRT-RTX is not installed; install it \(pip install tensorrt-rtx-cu13\)"):
+        build_engine(encoder, "encoder", folder, BuildOptions(compute_capabilities=(75,)))
+
+
+def test_a_gpu_that_tensorrt_has_left_behind_is_named(
+    encoder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trt_double.install(monkeypatch)
+    volta = trt_double.CpuGpu(torch.device("cpu"), "Tesla V100-SXM2-16GB", 70)
+    monkeypatch.setattr(bindings, "find_gpu", lambda: volta)
+    assert build_engine(encoder, "encoder", folder).record.compute_capabilities == (70,)  # TensorRT 10.3
+    monkeypatch.setattr(trt_double, "__version__", "10.5.0")
+    monkeypatch.setattr(bindings, "_loaded", {})
+    with pytest.raises(UserError, match=r"TensorRT 10\.5\.0 no longer runs on Tesla V100.*install TensorRT 10\.0 to"):
+        build_engine(encoder, "encoder", folder)
+
+
+def test_old_tensorrt_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    trt_double.install(monkeypatch)
+    monkeypatch.setattr(trt_double, "__version__", "8.6.1")
+    monkeypatch.setattr(bindings, "_loaded", {})
+    with pytest.raises(UserError, match=r"TensorRT 8\.6\.1 is too old; install version 10 or later"):
+        bindings.load()
+
+
+def test_nested_phases_become_one_fraction() -> None:
+    reported: list[float] = []
+    progress = Progress(reported.append)
+    progress.start("build", None, 2)
+    progress.start("time", "build", 4)
+    progress.step("time", 0)
+    assert reported == [pytest.approx(1 / 8)]
+    progress.step("time", 3)
+    progress.finish("time")
+    progress.step("build", 0)
+    assert reported[-1] == pytest.approx(1 / 2)
+    progress.finish("build")
+    assert reported[-1] == 1.0
+
+
+def with_unknown_operator(path: Path) -> None:
+    """Gives a file's last node an operator that nobody knows; everything else stays in order."""
+    model = onnx.load(path)
+    model.graph.node[-1].op_type = "Unheard"
+    onnx.save(model, path)
+
+
+# What follows builds with a real TensorRT: TensorRT-RTX, which needs neither a GPU nor a driver for it.
+
+
+@pytest.fixture(scope="module")
+def rtx() -> Any:
+    return pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu13 (pip install tensorrt-rtx-cu13)")
+
+
+@pytest.fixture
+def only_rtx(rtx: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """TensorRT-RTX as the only TensorRT, as on this kind of machine, whatever else is installed."""
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    return rtx
+
+
+# What the four files take and give, as TensorRT sees it: name, type, and shape with -1 for dynamic dimensions.
+STATE = {
+    "attention_hidden": (-1, 1024),
+    "attention_cell": (-1, 1024),
+    "decoder_hidden": (-1, 1024),
+    "decoder_cell": (-1, 1024),
+    "attention_weights": (-1, -1),
+    "attention_weights_cum": (-1, -1),
+    "attention_context": (-1, 512),
+}
+MEMORY = [("memory", "HALF", (-1, -1, 512)), ("processed_memory", "HALF", (-1, -1, 128))]
+INPUTS: dict[Part, list[tuple]] = {
+    "encoder": [("sequences", "INT32", (-1, -1)), ("sequence_lengths", "INT32", (-1,))],
+    "decoder_iter": [
+        ("decoder_input", "HALF", (-1, 80)),
+        *((name, "HALF", shape) for name, shape in STATE.items()),
+        *MEMORY,
+        ("mask", "BOOL", (-1, -1)),
+        ("prenet_dropout", "HALF", (-1, 2, 256)),
+    ],
+    "postnet": [("mel_outputs", "HALF", (-1, 80, -1))],
+    "waveglow": [("mel", "HALF", (-1, 80, -1)), ("z", "HALF", (-1, 8, -1))],
+}
+OUTPUTS: dict[Part, list[tuple]] = {
+    "encoder": [*MEMORY, ("lens", "INT32", (-1,))],
+    "decoder_iter": [
+        ("decoder_output", "HALF", (-1, 80)),
+        ("gate_prediction", "HALF", (-1, 1)),
+        *((f"out_{name}", "HALF", shape) for name, shape in STATE.items()),
+    ],
+    "postnet": [("mel_outputs_postnet", "HALF", (-1, 80, -1))],
+    "waveglow": [("audio", "HALF", (-1, -1))],
+}
+RANGES: dict[Part, dict[str, list[tuple[int, ...]]]] = {
+    "encoder": {"sequences": [(1, 4), (4, 128), (8, 256)], "sequence_lengths": [(1,), (4,), (8,)]},
+    "decoder_iter": {
+        "decoder_cell": [(1, 1024), (4, 1024), (8, 1024)],
+        "attention_weights": [(1, 4), (4, 128), (8, 256)],
+        "memory": [(1, 4, 512), (4, 128, 512), (8, 256, 512)],
+        "prenet_dropout": [(1, 2, 256), (4, 2, 256), (8, 2, 256)],
+    },
+    "postnet": {"mel_outputs": [(1, 80, 32), (4, 80, 768), (8, 80, 1664)]},
+    "waveglow": {
+        "mel": [(1, 80, 32), (4, 80, 768), (8, 80, 1664)],
+        "z": [(1, 8, 1024), (4, 8, 24576), (8, 8, 53248)],
+    },
+}
+
+
+def build_and_read_back(path: Path, part: Part, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builds for T4, A10 and RTX 50 at batch 1 to 8; the network and the profile are read back from TensorRT's objects,
+    since the plan itself can be read only with a driver."""
+    read: dict[str, Any] = {}
+
+    def reading_check(where: str, network: Any, metadata: ModelMetadata) -> None:
+        check_network(where, network, metadata)
+        for kind, number, get in (
+            ("inputs", network.num_inputs, network.get_input),
+            ("outputs", network.num_outputs, network.get_output),
+        ):
+            tensors = [get(i) for i in range(number)]
+            read[kind] = [(tensor.name, tensor.dtype.name, tuple(tensor.shape)) for tensor in tensors]
+
+    def reading_profile(builder: Any, record: EngineRecord) -> Any:
+        profile = make_profile(builder, record)
+        read["ranges"] = {name: [tuple(shape) for shape in profile.get_shape(name)] for name in RANGES[part]}
+        return profile
+
+    monkeypatch.setattr(build, "check_network", reading_check)
+    monkeypatch.setattr(build, "make_profile", reading_profile)
+    options = BuildOptions(batch=SizeRange(1, 4, 8), compute_capabilities=BUILT_FOR)
+    built = build_engine(path, part, folder, options)
+    assert read == {"inputs": INPUTS[part], "outputs": OUTPUTS[part], "ranges": RANGES[part]}
+    record = read_record(built.path)
+    assert (record.flavour, record.gpu, record.compute_capabilities) == ("tensorrt_rtx", "", BUILT_FOR)
+    assert (record.plan_sha256, record.plan_bytes) == (sha256_of(built.path), built.path.stat().st_size)
+    assert record.plan_bytes > path.stat().st_size / 2  # the weights are inside
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("only_rtx")
+@pytest.mark.parametrize("part", PARTS)
+def test_rtx_builds_the_demo_voice_in_fp16(
+    part: Part, demo_folder_fp16: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build_and_read_back(demo_folder_fp16 / f"{part}.onnx", part, folder, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("only_rtx")
+def test_rtx_builds_waveglow_of_ngc_size_in_fp16(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of NVIDIA's published checkpoints only WaveGlow differs from the demo voice in size.
+    monkeypatch.setattr(onnx_file, "TRACED", {"batch": 2, "text": 8, "mel": 1})  # FP16 is slow on a CPU
+    monkeypatch.setattr(onnx_file, "CHECKED", {"batch": 1, "text": 8, "mel": 2})
+    torch.manual_seed(0)
+    model = WaveGlow(WaveGlowConfig(wn_channels=256)).eval()
+    loaded = LoadedModel(model, AudioConfig(), "0" * 64, None, "random")
+    module, metadata = make_parts(loaded, "fp16")["waveglow"]
+    onnx_file.export_part(module, metadata, tmp_path / "waveglow.onnx")
+    build_and_read_back(tmp_path / "waveglow.onnx", "waveglow", folder, monkeypatch)
+
+
+@pytest.mark.usefixtures("only_rtx")
+@pytest.mark.parametrize("part", PARTS)
+def test_rtx_builds_the_tiny_models_in_fp16(part: Part, tiny_folders: dict[Precision, Path], folder: Path) -> None:
+    fractions: list[float] = []
+    options = BuildOptions(batch=SizeRange(1, 4, 8), compute_capabilities=(75, 86))
+    path = tiny_folders["fp16"] / f"{part}.onnx"
+    built = build_engine(path, part, folder, options, on_progress=fractions.append)
+    assert built.path.name == f"{part}_fp16.engine"
+    assert fractions[-1] == 1.0
+    assert build_engine(path, part, folder, options).seconds is None
+
+
+@pytest.mark.usefixtures("only_rtx")
+def test_rtx_refuses_fp32_for_t4_and_says_what_to_do(tiny_folder: Path, folder: Path) -> None:
+    options = BuildOptions(compute_capabilities=(75,))
+    with pytest.raises(UserError, match=r"FP32 GEMM is not supported.*export the ONNX file with --fp16, leave 75 out"):
+        build_engine(tiny_folder / "encoder.onnx", "encoder", folder, options)
+    assert files_in(folder) == set()
+    assert (
+        build_engine(
+            tiny_folder / "encoder.onnx", "encoder", folder, BuildOptions(compute_capabilities=(86,))
+        ).record.metadata.precision
+        == "fp32"
+    )
+
+
+@pytest.mark.usefixtures("only_rtx")
+def test_rtx_names_the_gpus_it_knows(tiny_folder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tiny_folder / "postnet.onnx"
+    with pytest.raises(UserError, match=r"does not build for compute capability 9\.0; it knows 7\.5, "):
+        build_engine(path, "postnet", folder, BuildOptions(compute_capabilities=(90,)))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"name the GPUs to build for: --compute-capability with any of 75 "):
+        build_engine(path, "postnet", folder)
+
+
+@pytest.mark.usefixtures("only_rtx")
+def test_rtx_refusals_come_out_in_its_own_words(encoder: Path, folder: Path) -> None:
+    with_unknown_operator(encoder)
+    with pytest.raises(UserError, match=r"encoder\.onnx: TensorRT-RTX could not parse it: .*Unheard"):
+        build_engine(encoder, "encoder", folder, BuildOptions(compute_capabilities=(86,)))
+    assert files_in(folder) == set()
+
+
+@pytest.mark.usefixtures("only_rtx")
+def test_an_engine_for_another_machine_says_so(
+    tiny_folder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = BuildOptions(compute_capabilities=(86,))
+    path = build_engine(tiny_folder / "postnet.onnx", "postnet", folder, options).path
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"postnet_fp32\.engine: no .*GPU.*; on this machine use the \.onnx files"):
+        TensorRTEngine(path, "postnet")
+    monkeypatch.setattr(bindings, "find_gpu", lambda: trt_double.GPU)
+    with pytest.raises(UserError, match=r"for compute capability 8\.6, but this GPU is Tesla T4, compute capability 7"):
+        TensorRTEngine(path, "postnet")
+
+
+@pytest.mark.usefixtures("only_rtx")
+def test_a_timing_cache_is_of_no_use_to_rtx_and_it_says_so(
+    tiny_folder: Path, folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    run_script(
+        *("--postnet", tiny_folder / "postnet.onnx", "-o", folder, "--compute-capability", 86, "-tcf", folder / "cache")
+    )
+    assert "-tcf has no effect" in capsys.readouterr().out
+    assert files_in(folder) == {"postnet_fp32.engine", "postnet_fp32.json"}

@@ -1,0 +1,734 @@
+"""The TensorRT engine: checked when opened, checked when bound, quick when run, and safe when closed.
+
+Driven by the strict double of `tests/trt_double.py`, whose own strictness is tested here too.
+"""
+
+import ast
+import ctypes
+import gc
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from common.engine import OnnxEngine, infer
+from common.errors import UserError
+from common.metadata import PARTS, Part, Precision
+from common.synthesizer import SynthesisOptions
+from exports.onnx_file import example_inputs
+from tacotron2.decoder_loop import StopRule
+from tests import trt_double
+from trt import bindings, engine_info, verify_gpu
+from trt.build import BuildOptions, build_engine
+from trt.engine import OutOfDeviceMemory, TensorRTEngine, Workspace
+from trt.record import SizeRange, read_record, record_path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory, tiny_folders: dict[Precision, Path]) -> Path:
+    """The tiny models as engines of the double, batch 1 to 8."""
+    folder = tmp_path_factory.mktemp("engines")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        trt_double.install(monkeypatch)
+        for precision in PRECISIONS:
+            for part in PARTS:
+                options = BuildOptions(batch=SizeRange(1, 4, 8))
+                build_engine(tiny_folders[precision] / f"{part}.onnx", part, folder, options)
+    return folder
+
+
+@pytest.fixture
+def double(monkeypatch: pytest.MonkeyPatch) -> None:
+    trt_double.install(monkeypatch)
+
+
+@pytest.fixture
+def own(built: Path, tmp_path: Path) -> Path:
+    """A postnet engine that a test may spoil."""
+    for kind in ("engine", "json"):
+        shutil.copy(built / f"postnet_fp32.{kind}", tmp_path)
+    return tmp_path / "postnet_fp32.engine"
+
+
+@pytest.fixture
+def postnet(built: Path, double: None):
+    engine = TensorRTEngine(built / "postnet_fp32.engine", "postnet")
+    yield engine
+    engine.close()
+
+
+def mel(batch: int = 1, frames: int = 40) -> Tensor:
+    return torch.randn(batch, 80, frames)
+
+
+def bound(engine: TensorRTEngine, batch: int = 1, frames: int = 40) -> tuple[Callable[[], None], Tensor, Tensor]:
+    given, refined = mel(batch, frames), torch.zeros(batch, 80, frames)
+    return engine.bind({"mel_outputs": given, "mel_outputs_postnet": refined}), given, refined
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("part", PARTS)
+def test_engines_compute_what_onnx_runtime_computes_at_any_size_in_turn(
+    part: Part, precision: Precision, built: Path, tiny_folders: dict[Precision, Path]
+) -> None:
+    engine = TensorRTEngine(built / f"{part}_{precision}.engine", part)
+    reference = OnnxEngine(tiny_folders[precision] / f"{part}.onnx", part)
+    for batch, text, frames in ((2, 33, 40), (8, 256, 64), (1, 4, 32), (2, 33, 40)):
+        inputs = example_inputs(engine.metadata, {"batch": batch, "text": text, "mel": frames})
+        found, expected = infer(engine, **inputs), infer(reference, **inputs)
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+    engine.close()
+
+
+def test_an_engine_knows_its_limits(postnet: TensorRTEngine) -> None:
+    assert postnet.limits == {"batch": (1, 8), "mel": (32, 1664)}
+    for sizes in ((9, 40), (1, 31), (1, 1665)):
+        with pytest.raises(UserError, match=r"size \d+ is outside \d+ to \d+"):
+            infer(postnet, mel_outputs=mel(*sizes))
+
+
+def test_wrong_tensors_are_refused_before_tensorrt_sees_them(postnet: TensorRTEngine) -> None:
+    with pytest.raises(UserError, match=r"expected mel_outputs float32\[batch, 80, mel\], found .*float16"):
+        infer(postnet, mel_outputs=mel().half())
+    with pytest.raises(UserError, match="no memory was given for mel_outputs_postnet"):
+        postnet.bind({"mel_outputs": mel()})
+    odd = torch.zeros(80 * 40 + 1)[1:].view(1, 80, 40)
+    with pytest.raises(UserError, match="mel_outputs must begin at a multiple of 16 bytes; pass a copy"):
+        infer(postnet, mel_outputs=odd)
+
+
+def test_a_bound_run_reads_and_writes_its_own_memory_again_and_again(postnet: TensorRTEngine) -> None:
+    run, given, refined = bound(postnet)
+    run()
+    first = refined.clone()
+    given.normal_()
+    run()
+    assert not torch.equal(first, refined)
+    assert torch.equal(refined, infer(postnet, mel_outputs=given)["mel_outputs_postnet"])
+
+
+def test_two_bound_runs_take_turns_without_touching_each_other(postnet: TensorRTEngine) -> None:
+    runs = [bound(postnet, 2, 40), bound(postnet, 3, 50)]
+    for _ in range(2):
+        for run, given, refined in runs:
+            refined.zero_()
+            run()
+            assert torch.equal(refined, infer(postnet, mel_outputs=given)["mel_outputs_postnet"])
+
+
+def test_contexts_are_made_when_needed_and_used_again(postnet: TensorRTEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[trt_double.IExecutionContext] = []
+    create = trt_double.ICudaEngine.create_execution_context
+    monkeypatch.setattr(
+        trt_double.ICudaEngine,
+        "create_execution_context",
+        lambda self, strategy: made.append(create(self, strategy)) or made[-1],
+    )
+    for frames in (40, 50, 40):
+        infer(postnet, mel_outputs=mel(1, frames))
+    assert len(made) == 1
+    first, second = bound(postnet), bound(postnet)
+    assert len(made) == 2
+    del first, second
+    gc.collect()
+    third, fourth = bound(postnet, 2), bound(postnet, 4)
+    assert len(made) == 2
+    third[0](), fourth[0]()
+
+
+def test_a_run_does_nothing_but_enqueue_on_the_current_stream(
+    postnet: TensorRTEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, _, _ = bound(postnet)
+    calls: list[str] = []
+    for name in ("set_input_shape", "set_tensor_address", "set_device_memory", "infer_shapes"):
+        monkeypatch.setattr(trt_double.IExecutionContext, name, lambda *args, name=name: calls.append(name))
+    streams: list[int] = []
+    monkeypatch.setattr(
+        trt_double.IExecutionContext, "execute_async_v3", lambda self, stream: streams.append(stream) or True
+    )
+    monkeypatch.setattr(torch, "empty", lambda *args, **kwargs: calls.append("empty"))
+    run()
+    assert (calls, streams) == ([], [trt_double.STREAM])
+
+
+def test_scratch_memory_is_shared_and_given_back(built: Path, double: None) -> None:
+    engines = [TensorRTEngine(built / f"{part}_fp32.engine", part) for part in ("postnet", "waveglow")]
+    assert engines[0]._workspace is engines[1]._workspace
+    workspace = weakref.ref(engines[0]._workspace)
+    for engine in engines:
+        infer(engine, **example_inputs(engine.metadata, {"batch": 1, "mel": 64, "text": 4}))
+    assert workspace() is not None
+    for engine in engines:
+        engine.close()
+    del engines, engine
+    gc.collect()
+    assert workspace() is None
+
+
+def test_scratch_memory_grows_and_what_was_taken_stays(postnet: TensorRTEngine) -> None:
+    workspace = Workspace(torch.device("cpu"))
+    small = workspace.take(100)
+    small.fill_(7)
+    large = workspace.take(1000)
+    assert large.numel() >= 1000
+    assert workspace.take(500) is large
+    large.fill_(1)
+    assert small.eq(7).all()
+    small_run = bound(postnet, 1, 32)
+    bound(postnet, 8, 1000)[0]()
+    small_run[0]()
+
+
+def test_a_context_changes_its_shapes_only_when_the_gpu_is_idle(
+    postnet: TensorRTEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[None] = []
+    monkeypatch.setattr(trt_double.CpuGpu, "synchronize", lambda self: waits.append(None))
+    infer(postnet, mel_outputs=mel(1, 40))
+    infer(postnet, mel_outputs=mel(1, 40))
+    assert not waits
+    infer(postnet, mel_outputs=mel(1, 50))
+    assert len(waits) == 1
+
+
+def test_without_memory_the_error_is_pytorchs_own_kind_and_says_what_to_do(
+    postnet: TensorRTEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(self: Workspace, size: int) -> Tensor:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as context:
+        context.setattr(Workspace, "take", no_memory)
+        with pytest.raises(OutOfDeviceMemory, match=r"no 0 MB of scratch memory left for .*use a smaller --batch-size"):
+            infer(postnet, mel_outputs=mel())
+    assert issubclass(OutOfDeviceMemory, torch.cuda.OutOfMemoryError)
+    assert infer(postnet, mel_outputs=mel())  # and the engine goes on once there is memory
+
+    def fails(self: trt_double.IExecutionContext, stream: int) -> bool:
+        return self._refuse("enqueueV3", "Error Code 2: OutOfMemory")
+
+    monkeypatch.setattr(trt_double.IExecutionContext, "execute_async_v3", fails)
+    with pytest.raises(OutOfDeviceMemory, match="could not run, out of device memory"):
+        infer(postnet, mel_outputs=mel())
+
+
+@pytest.mark.parametrize(
+    ("function", "result", "message"),
+    [
+        ("set_input_shape", False, r"refused the shape \[1, 80, 40\] of mel_outputs: "),
+        ("set_tensor_address", False, "refused the memory of mel_outputs"),
+        ("execute_async_v3", False, "could not run: "),
+        ("infer_shapes", ["mel_outputs"], "has no shape for mel_outputs"),
+        ("get_tensor_shape", (1, 80, 41), r"gives mel_outputs_postnet the shape \[1, 80, 41\], not \[1, 80, 40\]"),
+    ],
+)
+def test_every_result_is_checked(
+    function: str, result: Any, message: str, postnet: TensorRTEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as context:
+        context.setattr(trt_double.IExecutionContext, function, lambda *args: result)
+        with pytest.raises(UserError, match=message):
+            infer(postnet, mel_outputs=mel())
+    assert infer(postnet, mel_outputs=mel())  # the context is good again
+
+
+def test_after_closing_nothing_runs(postnet: TensorRTEngine) -> None:
+    run, _, _ = bound(postnet)
+    postnet.close()
+    postnet.close()
+    with pytest.raises(UserError, match="the engine was closed; open it again"):
+        run()
+    with pytest.raises(UserError, match="the engine was closed; open it again"):
+        infer(postnet, mel_outputs=mel())
+
+
+def test_contexts_go_before_their_engine_and_that_before_its_runtime(built: Path, double: None) -> None:
+    engine = TensorRTEngine(built / "postnet_fp32.engine", "postnet")
+    gone: list[str] = []
+
+    class Tracked:
+        def __init__(self, name: str) -> None:
+            weakref.finalize(self, gone.append, name)
+
+    run, _, _ = bound(engine)
+    engine._slots[0].context = Tracked("context")  # type: ignore[assignment]
+    engine._engine, engine._runtime = Tracked("engine"), Tracked("runtime")  # type: ignore[assignment]
+    engine.close()
+    assert gone == ["context", "engine", "runtime"]
+    with pytest.raises(UserError, match="closed"):
+        run()
+
+
+# Opening: everything that can be wrong with a file, its JSON and the machine.
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    record = json.loads(record_path(path).read_text())
+    record_path(path).write_text(json.dumps({**record, **changes}))
+
+
+def replace_plan(path: Path, plan: bytes) -> None:
+    """Another plan, with the record following it, as if it had been built so."""
+    path.write_bytes(plan)
+    rewrite(path, plan_sha256=hashlib.sha256(plan).hexdigest(), plan_bytes=len(plan))
+
+
+def flip_a_byte(path: Path) -> None:
+    plan = bytearray(path.read_bytes())
+    plan[len(plan) // 2] ^= 1
+    path.write_bytes(plan)
+
+
+SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "missing": (lambda path: path.unlink(), r"no such engine; build it with trt/export_onnx2trt\.py"),
+    "empty": (lambda path: path.write_bytes(b""), "the file is empty; build it again"),
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-10]), r"truncated \(\d+ of \d+ bytes\); copy it"),
+    "garbage": (
+        lambda path: path.write_bytes(b"\x55" * path.stat().st_size),
+        r"not the file that postnet_fp32\.json describes \(damaged, .*build it again",
+    ),
+    "one byte flipped": (flip_a_byte, "not the file that .* describes"),
+    "longer": (lambda path: path.write_bytes(path.read_bytes() + b"x"), "not the file that .* describes"),
+    "no JSON": (lambda path: record_path(path).unlink(), r"postnet_fp32\.json, which says .* is missing beside it"),
+    "JSON of another build": (lambda path: rewrite(path, plan_sha256="0" * 64), "one of the two is of another build"),
+    "JSON is not JSON": (
+        lambda path: record_path(path).write_text("{"),
+        r"postnet_fp32\.json: not a readable engine description .*build it again",
+    ),
+    "JSON is binary": (lambda path: record_path(path).write_bytes(b"\xff\xfe\x00"), "not a readable engine descr"),
+    "JSON is something else": (lambda path: record_path(path).write_text("{}"), r"incomplete \('format'\)"),
+    "JSON of another format": (lambda path: rewrite(path, format=0), "written by another version of this project"),
+    "another TensorRT": (
+        lambda path: rewrite(path, version="10.2.0"),
+        r"built by TensorRT 10\.2\.0, but this is 10\.3\.0; build it again",
+    ),
+    "another GPU": (
+        lambda path: rewrite(path, compute_capabilities=[86], gpu="NVIDIA A10"),
+        r"for NVIDIA A10, compute capability 8\.6, but this GPU is Tesla T4, compute capability 7\.5; build it again",
+    ),
+    "another TensorRT in the plan alone": (
+        lambda path: replace_plan(path, trt_double.plan_like(path.read_bytes(), version="10.2.0")),
+        r"could not be opened: .*not compatible with this version of TensorRT.*; build it again",
+    ),
+    "no plan at all": (
+        lambda path: replace_plan(path, b"something else"),
+        r"could not be opened: .*wrong magic tag.*; build it again",
+    ),
+    "another profile": (
+        lambda path: rewrite(path, profile={"batch": [1, 4, 16], "mel": [32, 768, 1664]}),
+        r"its profile for mel_outputs is .*, but its JSON says .*\(16, 80, 1664\).*; build it again",
+    ),
+}
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("fault", SPOILED)
+def test_a_spoiled_engine_is_refused_in_one_line(fault: str, own: Path) -> None:
+    spoil, message = SPOILED[fault]
+    spoil(own)
+    with pytest.raises(UserError, match=message) as caught:
+        TensorRTEngine(own, "postnet")
+    assert "\n" not in str(caught.value)
+    assert str(own.with_suffix("")) in str(caught.value)
+
+
+@pytest.mark.usefixtures("double")
+def test_an_onnx_file_under_an_engines_name_is_recognised(own: Path, tiny_folder: Path) -> None:
+    own.write_bytes((tiny_folder / "postnet.onnx").read_bytes())
+    with pytest.raises(UserError, match="an ONNX file was written over this engine; build it again"):
+        TensorRTEngine(own, "postnet")
+    record_path(own).unlink()
+    with pytest.raises(UserError, match=r"this is an ONNX file; give it its name ending in \.onnx back"):
+        TensorRTEngine(own, "postnet")
+
+
+@pytest.mark.usefixtures("double")
+def test_another_parts_engine_is_refused_with_its_own_flag(built: Path) -> None:
+    with pytest.raises(UserError, match="holds the decoder_iter, not the postnet; give it with --decoder"):
+        TensorRTEngine(built / "decoder_iter_fp32.engine", "postnet")
+
+
+@pytest.mark.usefixtures("double")
+def test_an_engine_with_other_tensors_than_its_part_is_refused(own: Path, built: Path) -> None:
+    replace_plan(own, (built / "postnet_fp16.engine").read_bytes())
+    with pytest.raises(UserError, match=r"expected mel_outputs float32\[.*found mel_outputs float16"):
+        TensorRTEngine(own, "postnet")
+    replace_plan(own, (built / "encoder_fp32.engine").read_bytes())
+    with pytest.raises(UserError, match=r"tensor mel_outputs .* is missing"):
+        TensorRTEngine(own, "postnet")
+
+
+@pytest.mark.usefixtures("double")
+def test_an_engine_for_a_single_size_opens(tiny_folder: Path, tmp_path: Path) -> None:
+    options = BuildOptions(batch=SizeRange(2, 2, 2), mel=SizeRange(40, 40, 40))
+    path = build_engine(tiny_folder / "waveglow.onnx", "waveglow", tmp_path, options).path
+    assert TensorRTEngine(path, "waveglow").limits == {"batch": (2, 2), "mel": (40, 40)}
+
+
+@pytest.mark.usefixtures("double")
+def test_dimensions_that_tensorrt_has_fixed_are_accepted(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A builder may turn a dimension with a single size in the profile into a static one."""
+    rewrite(own, profile={"batch": [1, 1, 1], "mel": [32, 768, 1664]})
+    monkeypatch.setattr(trt_double.ICudaEngine, "get_tensor_shape", lambda self, name: (1, 80, -1))
+    shapes = [(1, 80, 32), (1, 80, 768), (1, 80, 1664)]
+    monkeypatch.setattr(trt_double.ICudaEngine, "get_tensor_profile_shape", lambda self, name, index: shapes)
+    assert TensorRTEngine(own, "postnet").limits["batch"] == (1, 1)
+
+
+def test_without_a_driver_it_says_so(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", trt_double)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    with pytest.raises(UserError, match=r"no NVIDIA driver or GPU was found .*; on this machine use the \.onnx files"):
+        TensorRTEngine(own, "postnet")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(UserError, match=r"this PyTorch is a CPU build .*; on this machine use the \.onnx files"):
+        TensorRTEngine(own, "postnet")
+
+
+def test_without_tensorrt_it_says_what_to_install(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(UserError, match=r"was built by TensorRT 10\.3\.0: TensorRT is not installed; install it"):
+        TensorRTEngine(own, "postnet")
+
+
+def test_type_stubs_alone_are_no_tensorrt(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", type(sys)("tensorrt"))
+    with pytest.raises(UserError, match="TensorRT is not installed; install it"):
+        TensorRTEngine(own, "postnet")
+
+
+# Scripts on engines.
+
+WITH_DOUBLE = "import runpy, sys; from tests import trt_double; trt_double.install(); sys.argv = sys.argv[1:]; "
+RUN = "runpy.run_path(sys.argv[0], run_name='__main__')"
+
+
+def run_script(script: str, *flags: object) -> subprocess.CompletedProcess:
+    """A script as its own process, with the double in TensorRT's place."""
+    command = [sys.executable, "-c", WITH_DOUBLE + RUN, str(REPOSITORY / script), *map(str, flags)]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
+
+
+def test_phrases_become_the_same_wavs_on_engines_as_on_onnx_files(
+    built: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    phrases = tmp_path / "phrases.txt"
+    phrases.write_text("Hello there, how are you?\nGood.\nA somewhat longer line comes third.\n")
+    engines = {part: built / f"{part}_fp32.engine" for part in PARTS}
+    files = {part: tiny_folder / f"{part}.onnx" for part in PARTS}
+    mixed = {**engines, "decoder_iter": files["decoder_iter"]}
+    wavs = []
+    for number, paths in enumerate((engines, files, mixed)):
+        folder = tmp_path / str(number)
+        named = [("--encoder", "encoder"), ("--decoder", "decoder_iter"), ("--postnet", "postnet")]
+        flags = [word for flag, part in (*named, ("--waveglow", "waveglow")) for word in (flag, paths[part])]
+        limits = ("--max-decoder-steps", 60, "--gate-threshold", 0.999, "--max-symbols", 64, "--seed", 3)
+        result = run_script("trt/inference_trt.py", "-i", phrases, "-o", folder, *flags, *limits)
+        assert result.returncode == 0, result.stderr
+        wavs.append([(folder / f"audio_{i}_trt.wav").read_bytes() for i in range(3)])
+    assert len(wavs[0][0]) > 10_000
+    assert wavs[0] == wavs[1] == wavs[2]
+
+
+def test_a_spoiled_engine_ends_the_script_with_one_line(own: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    flip_a_byte(own)
+    files = [tiny_folder / f"{part}.onnx" for part in ("encoder", "decoder_iter", "waveglow")]
+    flags = ("--encoder", files[0], "--decoder", files[1], "--postnet", own, "--waveglow", files[2])
+    result = run_script("trt/inference_trt.py", "--text", "Hello.", "-o", tmp_path / "out", *flags)
+    assert result.returncode == 1
+    assert result.stderr.count("\n") == 1
+    assert "postnet_fp32.engine: not the file that postnet_fp32.json describes" in result.stderr
+    assert not list((tmp_path / "out").glob("*.wav"))
+
+
+@pytest.mark.usefixtures("double")
+def test_engine_info_shows_tensors_layers_and_memory(built: Path, capsys: pytest.CaptureFixture) -> None:
+    paths = [str(built / "waveglow_fp16.engine"), str(built / "encoder_fp16.engine")]
+    engine_info.main(engine_info.make_parser().parse_args([*paths, "--layers"]))
+    shown = capsys.readouterr().out
+    for words in (
+        r"Part +waveglow, FP16",
+        r"Built by +TensorRT 10\.3\.0 for Tesla T4, compute capability 7\.5",
+        r"Profile +batch 1,4,8; mel 32,768,1664",
+        r"mel +float16  \[1, 80, 32\] to \[8, 80, 1664\], best \[4, 80, 768\]",
+        r"z +float16  \[1, 8, 1024\] to \[8, 8, 53248\]",
+        r"audio +float16  \[1, 8192\] to \[8, 425984\]",
+        r"sequences +int32 +\[1, 4\] to \[8, 256\]",
+        r"Scratch +\d+\.\d MB",
+        r"Layers +\d+",
+        r"0 /upsample/ConvTranspose",
+    ):
+        assert re.search(words, shown), words
+
+
+def test_engine_info_without_a_gpu_shows_what_the_record_says(
+    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    engine_info.main(engine_info.make_parser().parse_args([str(own)]))
+    shown = capsys.readouterr().out
+    assert "mel_outputs_postnet  float32" in shown
+    assert "can be read only with an NVIDIA GPU and driver" in shown
+    flip_a_byte(own)
+    with pytest.raises(UserError, match="not the file that"):
+        engine_info.main(engine_info.make_parser().parse_args([str(own)]))
+
+
+@pytest.mark.usefixtures("double")
+def test_the_gpu_check_passes_where_all_is_right_and_fails_where_not(
+    tiny_folders: dict[Precision, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    flags = ["-o", str(tmp_path), "--models", str(tiny_folders["fp16"]), "-bs", "1,2,3"]
+    # Random weights may say at once that a phrase is over.
+    options = SynthesisOptions(keep_pictures=True, stop=StopRule(gate_threshold=0.999, max_decoder_steps=60))
+    monkeypatch.setattr(verify_gpu, "OPTIONS", options)
+    verify_gpu.main(verify_gpu.make_parser().parse_args(flags))
+    report = (tmp_path / "report_fp16.md").read_text()
+    assert report in capsys.readouterr().out
+    assert "12 passed, 0 failed" in report
+    assert "| captured decoder loop as the plain one | passed | identical |" in report
+
+    run = trt_double.IExecutionContext._run
+
+    def slightly_wrong(self: trt_double.IExecutionContext) -> None:
+        run(self)
+        output = next(iter(self._engine._outputs))
+        size = trt_double._bytes(self._engine._outputs[output], self.get_tensor_shape(output))
+        ctypes.memset(self._addresses[output], 0x7C, min(2, size))  # FP16's infinity and beyond
+
+    monkeypatch.setattr(trt_double.IExecutionContext, "_run", slightly_wrong)
+    with pytest.raises(UserError, match=r"\d+ of \d+ checks failed"):
+        verify_gpu.main(verify_gpu.make_parser().parse_args(flags))
+    assert "| postnet as ONNX Runtime | FAILED | mel_outputs_postnet " in (tmp_path / "report_fp16.md").read_text()
+
+
+# The double itself: it refuses what TensorRT's documentation says is refused.
+
+
+@pytest.fixture
+def words(double: None) -> bindings.Words:
+    words = bindings.load("tensorrt").words
+    words.clear()
+    return words
+
+
+@pytest.fixture
+def context(built: Path, words: bindings.Words) -> trt_double.IExecutionContext:
+    trt = bindings.load("tensorrt")
+    cuda_engine = trt_double.Runtime(trt.logger).deserialize_cuda_engine((built / "postnet_fp32.engine").read_bytes())
+    assert cuda_engine is not None
+    return cuda_engine.create_execution_context(trt_double.ExecutionContextAllocationStrategy.USER_MANAGED)
+
+
+def ready(context: trt_double.IExecutionContext) -> tuple[Tensor, ...]:
+    """Everything that a context needs before it can run."""
+    given, refined = mel(), torch.zeros(1, 80, 40)
+    assert context.set_input_shape("mel_outputs", (1, 80, 40))
+    scratch = torch.empty(context.update_device_memory_size_for_shapes(), dtype=torch.uint8)
+    context.set_device_memory(scratch.data_ptr(), scratch.numel())
+    assert context.set_tensor_address("mel_outputs", given.data_ptr())
+    assert context.set_tensor_address("mel_outputs_postnet", refined.data_ptr())
+    return given, refined, scratch
+
+
+def test_the_double_runs_when_everything_is_set(context: trt_double.IExecutionContext) -> None:
+    memory = ready(context)
+    assert context.execute_async_v3(trt_double.STREAM)
+    assert memory[1].abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "why"),
+    [
+        ("mel", (1, 80, 40), "is not an input"),
+        ("mel_outputs_postnet", (1, 80, 40), "is not an input"),
+        ("mel_outputs", (9, 80, 40), "does not satisfy any optimization profile"),
+        ("mel_outputs", (1, 80, 31), "does not satisfy any optimization profile"),
+        ("mel_outputs", (1, 81, 40), "does not satisfy any optimization profile"),
+        ("mel_outputs", (1, 80), "has 3 dimensions, 2 given"),
+    ],
+)
+def test_the_double_refuses_wrong_shapes(
+    name: str, shape: tuple, why: str, context: trt_double.IExecutionContext, words: bindings.Words
+) -> None:
+    assert context.set_input_shape(name, shape) is False
+    assert why in str(words)
+
+
+def test_the_double_refuses_to_run_half_prepared(context: trt_double.IExecutionContext, words: bindings.Words) -> None:
+    assert context.execute_async_v3(trt_double.STREAM) is False
+    assert "Not all input shapes are specified: ['mel_outputs']" in str(words)
+    assert context.infer_shapes() == ["mel_outputs"]
+    assert context.update_device_memory_size_for_shapes() == 0
+    memory = ready(context)
+    context.set_tensor_address("mel_outputs_postnet", 0)
+    words.clear()
+    assert context.execute_async_v3(trt_double.STREAM) is False
+    assert "Neither address or allocator is set for tensor mel_outputs_postnet" in str(words)
+    assert context.set_tensor_address("audio", memory[1].data_ptr()) is False
+    ready_again = ready(context)
+    context.set_input_shape("mel_outputs", (1, 80, 50))  # which the scratch memory was not measured for
+    words.clear()
+    assert context.execute_async_v3(trt_double.STREAM) is False
+    assert "device memory was not set" in str(words)
+    context.set_device_memory(ready_again[2].data_ptr(), 8)
+    assert "8 bytes" in str(words)
+
+
+def test_the_double_refuses_wrong_argument_types(context: trt_double.IExecutionContext) -> None:
+    memory = ready(context)
+    for call in (
+        lambda: context.set_tensor_address("mel_outputs", memory[0]),
+        lambda: context.set_input_shape("mel_outputs", 40),
+        lambda: context.execute_async_v3(None),
+        lambda: context._engine.create_execution_context("USER_MANAGED"),
+        lambda: trt_double.Runtime(object()),
+    ):
+        with pytest.raises(TypeError):
+            call()
+    with pytest.raises(AttributeError):
+        trt_double.IBuilderConfig().max_workspace_size = 1 << 28  # gone from TensorRT
+
+
+def test_the_double_catches_what_tensorrt_leaves_undefined(context: trt_double.IExecutionContext) -> None:
+    memory = ready(context)
+    with pytest.raises(trt_double.UndefinedBehaviour, match="stream"):
+        context.execute_async_v3(trt_double.STREAM + 1)
+    context.set_tensor_address("mel_outputs_postnet", memory[0].data_ptr() + 64)
+    with pytest.raises(trt_double.UndefinedBehaviour, match="overlap in memory"):
+        context.execute_async_v3(trt_double.STREAM)
+
+
+def test_the_double_builds_only_what_tensorrt_would(tiny_folder: Path, words: bindings.Words) -> None:
+    trt = bindings.load("tensorrt")
+    builder = trt_double.Builder(trt.logger)
+    for strong, with_profile, why in ((0, True, "strongly typed"), (1 << 1, False, "no optimization profile")):
+        network = builder.create_network(strong)
+        assert trt_double.OnnxParser(network, trt.logger).parse((tiny_folder / "postnet.onnx").read_bytes())
+        config = builder.create_builder_config()
+        profile = builder.create_optimization_profile()
+        profile.set_shape("mel_outputs", (1, 80, 32), (1, 80, 64), (1, 80, 128))
+        assert not with_profile or config.add_optimization_profile(profile) == 0
+        words.clear()
+        assert builder.build_serialized_network(network, config) is None
+        assert why in str(words)
+    profile.set_shape("mel_outputs", (1, 80, 64), (1, 80, 32), (1, 80, 128))
+    assert config.add_optimization_profile(profile) == -1
+
+
+DOUBLED = [
+    value
+    for value in vars(trt_double).values()
+    if isinstance(value, type) and value.__module__ == trt_double.__name__ and not value.__name__.startswith("_")
+    if value.__name__ not in ("UndefinedBehaviour", "CpuGpu")
+]
+
+
+@pytest.mark.parametrize("doubled", DOUBLED, ids=lambda doubled: doubled.__name__)
+def test_the_double_has_nothing_that_tensorrt_has_not(doubled: type) -> None:
+    """Every public name of the double exists in the real classes of TensorRT-RTX, which share them with TensorRT."""
+    rtx = pytest.importorskip("tensorrt_rtx", reason="needs tensorrt-rtx-cu13")
+    real = getattr(rtx, doubled.__name__)
+    ours = {name for name in vars(doubled) if not name.startswith("_")}
+    assert ours <= set(dir(real)), f"{doubled.__name__} has no {ours - set(dir(real))}"
+
+
+def test_the_code_calls_tensorrt_as_its_type_stubs_say(tmp_path: Path) -> None:
+    pytest.importorskip("mypy", reason="needs mypy")
+    try:
+        stubs = importlib.metadata.distribution("tensorrt-stubs")
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip("needs tensorrt-stubs (pip install --no-deps tensorrt-stubs)")
+    published = Path(str(stubs.locate_file("tensorrt_bindings/tensorrt.pyi"))).read_text()
+    (tmp_path / "stubs" / "tensorrt").mkdir(parents=True)
+    (tmp_path / "stubs" / "tensorrt" / "__init__.pyi").write_text(readable_stubs(published))
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text("import tensorrt\n\ndef f(c: tensorrt.IExecutionContext) -> None:\n    c.execute_async_v3('0')\n")
+
+    def complaints(*files: Path) -> list[str]:
+        command = [sys.executable, "-m", "mypy", "--config-file", str(REPOSITORY / "pyproject.toml")]
+        result = subprocess.run(
+            [*command, *map(str, files)],
+            capture_output=True,
+            text=True,
+            cwd=REPOSITORY,
+            env={**os.environ, "MYPYPATH": str(tmp_path / "stubs")},
+            check=False,
+        )
+        return [line for line in result.stdout.splitlines() if "error:" in line and ".pyi:" not in line]
+
+    assert ["arg-type" in line for line in complaints(wrong)] == [True]  # so the stubs are what mypy reads
+    assert [line for line in complaints(*(REPOSITORY / "trt").glob("*.py")) if line.startswith("trt/")] == []
+
+
+def readable_stubs(published: str) -> str:
+    """The published stubs without the dozen members, of other classes' making, that are no valid Python."""
+    kept = []
+    for statement in split_at_indent(published, 0):
+        if is_python(statement):
+            kept.append(statement)
+            continue
+        head, _, body = statement.partition("\n")
+        members = [member for member in split_at_indent(body, 4) if is_python(f"class X:\n{member}")]
+        kept += [head, *members, "    ..."]
+    return "\n".join(kept)
+
+
+def split_at_indent(text: str, indent: int) -> list[str]:
+    """Statements that begin at this indent, decorators with what they decorate."""
+    pieces: list[list[str]] = []
+    for line in text.splitlines():
+        begins = len(line) - len(line.lstrip()) == indent and line.strip() not in ("", ")")
+        decorated = bool(pieces) and pieces[-1][-1].startswith(" " * indent + "@")
+        if not pieces or (begins and not decorated):
+            pieces.append([])
+        pieces[-1].append(line)
+    return ["\n".join(piece) for piece in pieces]
+
+
+def is_python(text: str) -> bool:
+    try:
+        ast.parse(text)
+    except SyntaxError:
+        return False
+    return True
+
+
+def test_tensorrt_is_imported_in_one_place_only() -> None:
+    for folder in ("common", "exports", "tacotron2", "trt", "waveglow"):
+        for path in (REPOSITORY / folder).rglob("*.py"):
+            tree = ast.parse(path.read_text())
+            lazy = {node for block in ast.walk(tree) if is_type_checking(block) for node in ast.walk(block)}
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Import) and node not in lazy:
+                    assert not any(alias.name.startswith("tensorrt") for alias in node.names), path
+    assert importlib.util.find_spec("trt.bindings") is not None
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+
+
+def test_records_survive_being_written_and_read(built: Path) -> None:
+    record = read_record(built / "encoder_fp16.engine")
+    assert type(record).from_json(record.to_json()) == record

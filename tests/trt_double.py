@@ -1,0 +1,630 @@
+"""A strict stand-in for the `tensorrt` module, for machines without an NVIDIA GPU.
+
+It has the part of TensorRT 10's API that this project uses, and nothing else: an attribute that isn't here is an
+error, as a misspelt one is there. Engines compute through ONNX Runtime on the memory they are given. What TensorRT
+refuses, it refuses the same way: a function returns False, None or an empty list and the reason goes to the logger,
+wrong argument types raise TypeError. What is undefined behaviour there raises `UndefinedBehaviour` here.
+
+`install()` makes it this process's `tensorrt`, on a pretended Tesla T4 whose memory is the CPU's.
+"""
+
+import ctypes
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+
+from trt import bindings
+
+__version__ = "10.3.0"
+
+STREAM = 0x5712EA  # the handle of the pretended current stream
+_MAGIC = b"double-of-a-plan\n"
+
+
+class UndefinedBehaviour(AssertionError):
+    """The caller did what the documentation forbids and TensorRT does not check."""
+
+
+@dataclass(frozen=True)
+class CpuGpu(bindings.Gpu):
+    """The pretended GPU: PyTorch's CPU under a T4's name."""
+
+    def stream(self) -> int:
+        return STREAM
+
+    def synchronize(self) -> None:
+        pass
+
+
+GPU = CpuGpu(torch.device("cpu"), "Tesla T4", 75)
+
+
+def install(monkeypatch: Any = None) -> None:
+    """Puts the double in TensorRT's place, for a test (with its monkeypatch) or for the whole process."""
+    module = sys.modules[__name__]
+    if monkeypatch is None:
+        sys.modules["tensorrt"] = module
+        bindings.find_gpu = lambda: GPU
+    else:
+        monkeypatch.setitem(sys.modules, "tensorrt", module)
+        monkeypatch.setattr(bindings, "find_gpu", lambda: GPU)
+
+
+class DataType(Enum):
+    FLOAT = 0
+    HALF = 1
+    INT32 = 3
+    BOOL = 4
+    INT64 = 8
+
+
+_DTYPES = {
+    "tensor(float)": (DataType.FLOAT, np.float32),
+    "tensor(float16)": (DataType.HALF, np.float16),
+    "tensor(int32)": (DataType.INT32, np.int32),
+    "tensor(int64)": (DataType.INT64, np.int64),
+    "tensor(bool)": (DataType.BOOL, np.bool_),
+}
+
+
+class TensorIOMode(Enum):
+    NONE = 0
+    INPUT = 1
+    OUTPUT = 2
+
+
+class NetworkDefinitionCreationFlag(IntEnum):
+    STRONGLY_TYPED = 1
+
+
+class BuilderFlag(Enum):
+    TF32 = 7
+
+
+class MemoryPoolType(Enum):
+    WORKSPACE = 0
+
+
+class ExecutionContextAllocationStrategy(Enum):
+    STATIC = 0
+    ON_PROFILE_CHANGE = 1
+    USER_MANAGED = 2
+
+
+class LayerInformationFormat(Enum):
+    ONELINE = 0
+    JSON = 1
+
+
+class ILogger:
+    class Severity(IntEnum):
+        INTERNAL_ERROR = 0
+        ERROR = 1
+        WARNING = 2
+        INFO = 3
+        VERBOSE = 4
+
+    def __init__(self) -> None:
+        self._constructed = True
+
+    def log(self, severity: "ILogger.Severity", msg: str) -> None:
+        raise NotImplementedError("Tried to call pure virtual function ILogger::log")
+
+
+class _FirstLogger:
+    """The first logger of a process gets everything; later ones are passed over."""
+
+    logger: ILogger | None = None
+
+    @classmethod
+    def register(cls, logger: ILogger) -> None:
+        if not isinstance(logger, ILogger) or not getattr(logger, "_constructed", False):
+            raise TypeError("ILogger.__init__() must be called when overriding __init__")
+        cls.logger = cls.logger or logger
+
+    @classmethod
+    def error(cls, message: str) -> None:
+        assert cls.logger is not None
+        cls.logger.log(ILogger.Severity.ERROR, message)
+
+
+class IHostMemory(bytes):
+    @property
+    def nbytes(self) -> int:
+        return len(self)
+
+
+class IProgressMonitor:
+    def __init__(self) -> None:
+        self._constructed = True
+
+    def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+        raise NotImplementedError
+
+    def step_complete(self, phase_name: str, step: int) -> bool:
+        raise NotImplementedError
+
+    def phase_finish(self, phase_name: str) -> None:
+        raise NotImplementedError
+
+
+class ITensor:
+    __slots__ = ("_dims", "_numpy", "dtype", "name", "shape")
+
+    def __init__(self, value: ort.NodeArg) -> None:
+        self.name: str = value.name
+        self.dtype, self._numpy = _DTYPES[value.type]
+        self._dims: list[int | str] = value.shape
+        self.shape = tuple(dim if isinstance(dim, int) else -1 for dim in value.shape)
+
+
+def _session(model: bytes) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.enable_cpu_mem_arena = False
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+class INetworkDefinition:
+    __slots__ = ("_inputs", "_layers", "_onnx", "_outputs", "_strong")
+
+    def __init__(self, flags: int) -> None:
+        self._strong = bool(flags & 1 << NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        self._inputs: list[ITensor] = []
+        self._outputs: list[ITensor] = []
+        self._layers: list[str] = []
+        self._onnx = b""
+
+    num_inputs = property(lambda self: len(self._inputs))
+    num_outputs = property(lambda self: len(self._outputs))
+    num_layers = property(lambda self: len(self._layers))
+
+    def get_input(self, index: int) -> ITensor:
+        return self._inputs[index]
+
+    def get_output(self, index: int) -> ITensor:
+        return self._outputs[index]
+
+
+class ParserError:
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def desc(self) -> str:
+        return self._text
+
+    def node(self) -> int:
+        return -1  # the failure belongs to no node
+
+    def node_name(self) -> str:
+        return ""
+
+    def node_operator(self) -> str:
+        return ""
+
+
+class OnnxParser:
+    __slots__ = ("_errors", "_network")
+
+    def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
+        _FirstLogger.register(logger)
+        self._network = network
+        self._errors: list[ParserError] = []
+
+    num_errors = property(lambda self: len(self._errors))
+
+    def get_error(self, index: int) -> ParserError:
+        return self._errors[index]
+
+    def parse(self, model: bytes) -> bool:
+        if not isinstance(model, bytes | bytearray | memoryview):
+            raise TypeError("parse(): incompatible function arguments")
+        try:
+            session = _session(bytes(model))
+        except Exception as error:  # onnxruntime's exceptions share no base class of their own
+            self._errors.append(ParserError(f"Failed to parse the ONNX model.\n{error}"))
+            return False
+        network = self._network
+        network._inputs = [ITensor(value) for value in session.get_inputs()]
+        network._outputs = [ITensor(value) for value in session.get_outputs()]
+        network._layers = [node.name for node in onnx.load_from_string(bytes(model)).graph.node]
+        network._onnx = bytes(model)
+        return True
+
+
+class IOptimizationProfile:
+    __slots__ = ("_shapes",)
+
+    def __init__(self) -> None:
+        self._shapes: dict[str, list[tuple[int, ...]]] = {}
+
+    def set_shape(self, input: str, min: Sequence[int], opt: Sequence[int], max: Sequence[int]) -> None:
+        self._shapes[input] = [tuple(min), tuple(opt), tuple(max)]
+
+    def get_shape(self, input: str) -> list[tuple[int, ...]]:
+        return self._shapes[input]
+
+
+class ITimingCache:
+    __slots__ = ("_matches",)
+
+    def __init__(self, matches: bool) -> None:
+        self._matches = matches
+
+    def serialize(self) -> IHostMemory:
+        return IHostMemory(f"timings of {__version__} on {GPU.name}".encode())
+
+
+class IBuilderConfig:
+    __slots__ = (
+        "_cache",
+        "_flags",
+        "_pools",
+        "_profiles",
+        "builder_optimization_level",
+        "max_aux_streams",
+        "progress_monitor",
+    )
+
+    def __init__(self) -> None:
+        self.max_aux_streams = -1
+        self.builder_optimization_level = 3
+        self.progress_monitor: IProgressMonitor | None = None
+        self._flags = {BuilderFlag.TF32}
+        self._pools: dict[MemoryPoolType, int] = {}
+        self._profiles: list[IOptimizationProfile] = []
+        self._cache = ITimingCache(True)
+
+    def clear_flag(self, flag: BuilderFlag) -> None:
+        self._flags.discard(flag)
+
+    def get_flag(self, flag: BuilderFlag) -> bool:
+        return flag in self._flags
+
+    def set_memory_pool_limit(self, pool: MemoryPoolType, pool_size: int) -> None:
+        self._pools[pool] = pool_size
+
+    def get_memory_pool_limit(self, pool: MemoryPoolType) -> int:
+        return self._pools[pool]
+
+    def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
+        for shapes in profile._shapes.values():
+            if not all(0 < low <= best <= high for low, best, high in zip(*shapes, strict=True)):
+                _FirstLogger.error("IBuilderConfig::addOptimizationProfile: invalid optimization profile")
+                return -1
+        self._profiles.append(profile)
+        return len(self._profiles) - 1
+
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache:
+        return ITimingCache(serialized_timing_cache in (b"", bytes(self._cache.serialize())))
+
+    def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
+        if not (cache._matches or ignore_mismatch):
+            return False
+        self._cache = cache
+        return True
+
+    def get_timing_cache(self) -> ITimingCache:
+        return self._cache
+
+
+class Builder:
+    __slots__ = ()
+
+    def __init__(self, logger: ILogger) -> None:
+        _FirstLogger.register(logger)
+
+    def create_network(self, flags: int = 0) -> INetworkDefinition:
+        return INetworkDefinition(flags)
+
+    def create_builder_config(self) -> IBuilderConfig:
+        return IBuilderConfig()
+
+    def create_optimization_profile(self) -> IOptimizationProfile:
+        return IOptimizationProfile()
+
+    def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> IHostMemory | None:
+        problem = _problem(network, config)
+        if problem:
+            _FirstLogger.error(f"IBuilder::buildSerializedNetwork: Error Code 4: {problem}")
+            return None
+        if not _report_progress(config.progress_monitor):
+            return None
+        header = {
+            "version": __version__,
+            "compute_capability": GPU.compute_capability,
+            "onnx_bytes": len(network._onnx),
+            "profiles": [profile._shapes for profile in config._profiles],
+            "aux_streams": max(0, config.max_aux_streams),
+            "layers": network._layers,
+        }
+        return IHostMemory(_MAGIC + json.dumps(header).encode() + b"\n" + network._onnx)
+
+
+def _problem(network: INetworkDefinition, config: IBuilderConfig) -> str | None:
+    if not network._strong:
+        return "this project builds strongly typed networks only"
+    if not network._outputs:
+        return "Network has no outputs"
+    for tensor in network._inputs:
+        if -1 not in tensor.shape:
+            continue
+        if not config._profiles:
+            return "Network has dynamic or shape inputs, but no optimization profile has been defined."
+        for profile in config._profiles:
+            if tensor.name not in profile._shapes:
+                return f"Dynamic input {tensor.name} does not have dimensions in profile 0"
+            for shape in profile.get_shape(tensor.name):
+                if len(shape) != len(tensor.shape):
+                    return f"profile of {tensor.name} has {len(shape)} dimensions, the input {len(tensor.shape)}"
+                if any(fixed not in (-1, size) for fixed, size in zip(tensor.shape, shape, strict=True)):
+                    return f"profile of {tensor.name} contradicts its static dimensions {tensor.shape}"
+    return None
+
+
+def _report_progress(monitor: IProgressMonitor | None) -> bool:
+    """Three phases inside one another, as TensorRT reports them. Returns False where the monitor says stop."""
+    if monitor is None:
+        return True
+    if not getattr(monitor, "_constructed", False):
+        raise TypeError("IProgressMonitor.__init__() must be called when overriding __init__")
+    monitor.phase_start("Building Engine", None, 2)
+    for outer in range(2):
+        monitor.phase_start("Timing graph nodes", "Building Engine", 4)
+        for inner in range(4):
+            if not monitor.step_complete("Timing graph nodes", inner):
+                return False
+        monitor.phase_finish("Timing graph nodes")
+        if not monitor.step_complete("Building Engine", outer):
+            return False
+    monitor.phase_finish("Building Engine")
+    return True
+
+
+class Runtime:
+    __slots__ = ()
+
+    def __init__(self, logger: ILogger) -> None:
+        _FirstLogger.register(logger)
+
+    def deserialize_cuda_engine(self, serialized_engine: bytes) -> "ICudaEngine | None":
+        if not isinstance(serialized_engine, bytes | bytearray | memoryview):
+            raise TypeError("deserialize_cuda_engine(): incompatible function arguments")
+        plan = bytes(serialized_engine)
+        if not plan.startswith(_MAGIC):
+            _FirstLogger.error("IRuntime::deserializeCudaEngine: Error Code 1: Serialization (wrong magic tag)")
+            return None
+        header_line, _, model = plan.removeprefix(_MAGIC).partition(b"\n")
+        header = json.loads(header_line)
+        if header["version"] != __version__:
+            _FirstLogger.error(
+                "IRuntime::deserializeCudaEngine: Error Code 6: The engine plan file is not compatible with this "
+                f"version of TensorRT, expecting library version {header['version']} got {__version__}"
+            )
+            return None
+        if header["compute_capability"] != GPU.compute_capability:
+            _FirstLogger.error(
+                "IRuntime::deserializeCudaEngine: Error Code 6: The engine plan file is generated on an incompatible "
+                "device"
+            )
+            return None
+        if len(model) != header["onnx_bytes"]:
+            _FirstLogger.error("IRuntime::deserializeCudaEngine: Error Code 1: Serialization (stream is truncated)")
+            return None
+        return ICudaEngine(header, model)
+
+
+class EngineInspector:
+    __slots__ = ("_layers",)
+
+    def __init__(self, layers: list[str]) -> None:
+        self._layers = layers
+
+    def get_layer_information(self, layer_index: int, format: LayerInformationFormat) -> str:
+        name = self._layers[layer_index]
+        return json.dumps(name) if format is LayerInformationFormat.JSON else name + "\n"
+
+
+class ICudaEngine:
+    __slots__ = ("_inputs", "_layers", "_names", "_outputs", "_profiles", "_session", "num_aux_streams")
+
+    def __init__(self, header: dict[str, Any], model: bytes) -> None:
+        self._session = _session(model)
+        self._inputs = {value.name: ITensor(value) for value in self._session.get_inputs()}
+        self._outputs = {value.name: ITensor(value) for value in self._session.get_outputs()}
+        self._names = [*self._inputs, *self._outputs]
+        self._profiles = [{k: [tuple(s) for s in v] for k, v in shapes.items()} for shapes in header["profiles"]]
+        self._layers: list[str] = header["layers"]
+        self.num_aux_streams = header["aux_streams"]
+
+    num_io_tensors = property(lambda self: len(self._names))
+    num_optimization_profiles = property(lambda self: len(self._profiles))
+    num_layers = property(lambda self: len(self._layers))
+
+    @property
+    def device_memory_size_v2(self) -> int:
+        return _scratch_bytes(self, {name: shapes[2] for name, shapes in self._profiles[0].items()})
+
+    def get_tensor_name(self, index: int) -> str:
+        return self._names[index]
+
+    def get_tensor_mode(self, name: str) -> TensorIOMode:
+        if not self._known("getTensorIOMode", name):
+            return TensorIOMode.NONE
+        return TensorIOMode.INPUT if name in self._inputs else TensorIOMode.OUTPUT
+
+    def get_tensor_dtype(self, name: str) -> DataType:
+        return self._tensor(name).dtype if self._known("getTensorDataType", name) else DataType.FLOAT
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self._tensor(name).shape if self._known("getTensorShape", name) else ()
+
+    def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
+        if name not in self._inputs or not 0 <= profile_index < len(self._profiles):
+            _FirstLogger.error(f"ICudaEngine::getProfileShape: Error Code 3: no {name} in profile {profile_index}")
+            return []
+        return self._profiles[profile_index][name]
+
+    def create_engine_inspector(self) -> EngineInspector:
+        return EngineInspector(self._layers)
+
+    def create_execution_context(
+        self, strategy: ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy.STATIC
+    ) -> "IExecutionContext":
+        if not isinstance(strategy, ExecutionContextAllocationStrategy):
+            raise TypeError("create_execution_context(): incompatible function arguments")
+        return IExecutionContext(self, strategy is ExecutionContextAllocationStrategy.USER_MANAGED)
+
+    def _tensor(self, name: str) -> ITensor:
+        return self._inputs.get(name) or self._outputs[name]
+
+    def _known(self, function: str, name: str) -> bool:
+        if name in self._names:
+            return True
+        _FirstLogger.error(f"ICudaEngine::{function}: Error Code 3: invalid tensor name: {name}")
+        return False
+
+
+def _scratch_bytes(engine: ICudaEngine, shapes: dict[str, tuple[int, ...]]) -> int:
+    return 256 + sum(_bytes(engine._inputs[name], shape) for name, shape in shapes.items())
+
+
+def _bytes(tensor: ITensor, shape: tuple[int, ...]) -> int:
+    return int(np.prod(shape)) * np.dtype(tensor._numpy).itemsize
+
+
+class IExecutionContext:
+    __slots__ = ("_addresses", "_engine", "_scratch", "_scratch_needed", "_shapes", "_stream", "_user_managed")
+
+    def __init__(self, engine: ICudaEngine, user_managed: bool) -> None:
+        self._engine = engine
+        self._user_managed = user_managed
+        self._shapes = {name: tensor.shape for name, tensor in engine._inputs.items() if -1 not in tensor.shape}
+        self._addresses: dict[str, int] = {}
+        self._scratch = (0, 0)  # address and size
+        self._scratch_needed = engine.device_memory_size_v2
+        self._stream: int | None = None
+
+    def set_input_shape(self, name: str, shape: Sequence[int]) -> bool:
+        if not isinstance(shape, tuple | list):
+            raise TypeError("set_input_shape(): incompatible function arguments")
+        if name not in self._engine._inputs:
+            return self._refuse("setInputShape", f"{name} is not an input")
+        low, _, high = self._engine.get_tensor_profile_shape(name, 0)
+        static = self._engine._inputs[name].shape
+        shape = tuple(shape)
+        if len(shape) != len(static):
+            return self._refuse("setInputShape", f"{name} has {len(static)} dimensions, {len(shape)} given")
+        if not all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True)):
+            return self._refuse("setInputShape", f"{list(shape)} of {name} does not satisfy any optimization profile")
+        if self._shapes.get(name) != shape:
+            self._shapes[name] = shape
+            self._scratch = (0, 0)  # memory measured for other shapes is not good for these
+            self._scratch_needed = self._engine.device_memory_size_v2
+        return True
+
+    def infer_shapes(self) -> list[str]:
+        return [name for name in self._engine._inputs if name not in self._shapes]
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        if not self._engine._known("getTensorShape", name):
+            return ()
+        if name in self._shapes:
+            return self._shapes[name]
+        static = self._engine._tensor(name).shape
+        return static if self.infer_shapes() else self._output_shape(name)
+
+    def update_device_memory_size_for_shapes(self) -> int:
+        if self.infer_shapes():
+            _FirstLogger.error("IExecutionContext::updateDeviceMemorySizeForShapes: not all input shapes are specified")
+            return 0
+        self._scratch_needed = _scratch_bytes(self._engine, self._shapes)
+        return self._scratch_needed
+
+    def set_device_memory(self, memory: int, size: int) -> None:
+        if not self._user_managed:
+            raise UndefinedBehaviour("device memory was given to a context that manages its own")
+        if size < self._scratch_needed:
+            _FirstLogger.error(f"IExecutionContext::setDeviceMemoryV2: {size} bytes, {self._scratch_needed} needed")
+            return
+        self._scratch = (memory, size)
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        if not isinstance(memory, int):
+            raise TypeError("set_tensor_address(): incompatible function arguments")
+        if name not in self._engine._names:
+            return self._refuse("setTensorAddress", f"Given invalid tensor name: {name}")
+        self._addresses[name] = memory
+        return True
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        if not isinstance(stream_handle, int):
+            raise TypeError("execute_async_v3(): incompatible function arguments")
+        missing = self.infer_shapes()
+        if missing:
+            return self._refuse("enqueueV3", f"Not all input shapes are specified: {missing}")
+        unset = [name for name in self._engine._names if not self._addresses.get(name)]
+        if unset:
+            return self._refuse("enqueueV3", f"Neither address or allocator is set for tensor {unset[0]}")
+        if self._user_managed and not self._scratch[0]:
+            return self._refuse("enqueueV3", "device memory was not set, or was set before the shapes changed")
+        if stream_handle != STREAM:
+            raise UndefinedBehaviour(f"enqueued on stream {stream_handle:#x}, PyTorch's current one is {STREAM:#x}")
+        self._check_overlaps()
+        if self._user_managed:  # nobody may count on what was in there, nor have anything of their own there
+            ctypes.memset(self._scratch[0], 0xA5, self._scratch_needed)
+        self._run()
+        return True
+
+    def _check_overlaps(self) -> None:
+        spans = [
+            (self._addresses[name], _bytes(self._engine._tensor(name), self.get_tensor_shape(name)), name)
+            for name in self._engine._names
+        ]
+        if self._user_managed:
+            spans.append((self._scratch[0], self._scratch_needed, "scratch memory"))
+        inputs = set(self._engine._inputs)
+        spans.sort()
+        for (start, size, name), (following, _, other) in pairwise(spans):
+            if start + size > following and not {name, other} <= inputs:
+                raise UndefinedBehaviour(f"{name} and {other} overlap in memory")
+
+    def _run(self) -> None:
+        session = self._engine._session
+        binding = session.io_binding()
+        for names, bind in ((self._engine._inputs, binding.bind_input), (self._engine._outputs, binding.bind_output)):
+            for name, tensor in names.items():
+                bind(name, "cpu", 0, tensor._numpy, self.get_tensor_shape(name), self._addresses[name])
+        session.run_with_iobinding(binding)
+
+    def _output_shape(self, name: str) -> tuple[int, ...]:
+        """An output's shape, from the names that its graph gives to dimensions ("batch", "mel", "256*mel")."""
+        sizes: dict[int | str, int] = {}
+        for tensor in self._engine._inputs.values():
+            sizes.update(zip(tensor._dims, self._shapes[tensor.name], strict=True))
+        shape = []
+        for dim in self._engine._outputs[name]._dims:
+            factor, _, symbol = dim.rpartition("*") if isinstance(dim, str) else ("", "", dim)
+            shape.append(int(factor or 1) * sizes[symbol] if isinstance(symbol, str) else symbol)
+        return tuple(shape)
+
+    def _refuse(self, function: str, reason: str) -> bool:
+        _FirstLogger.error(f"IExecutionContext::{function}: Error Code 3: API Usage Error ({reason})")
+        return False
+
+
+def plan_like(plan: bytes, **changes: Any) -> bytes:
+    """A plan of this double with other header fields, e.g. another version."""
+    header, _, model = plan.removeprefix(_MAGIC).partition(b"\n")
+    return _MAGIC + json.dumps({**json.loads(header), **changes}).encode() + b"\n" + model
