@@ -20,13 +20,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from common.checkpoint import load_tacotron2, load_waveglow
+from common.contract import contract_of
 from common.engine import OnnxEngine, infer
 from common.errors import UserError
 from common.metadata import PARTS, Part, Precision
+from common.parts import make_parts
 from common.synthesizer import SynthesisOptions
 from exports.onnx_file import example_inputs
 from tacotron2.decoder_loop import StopRule
@@ -37,6 +41,7 @@ from trt.engine import OutOfDeviceMemory, TensorRTEngine, Workspace
 from trt.record import SizeRange, read_record, record_path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+REAL_FIND_GPU = bindings.find_gpu
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 
 
@@ -520,6 +525,95 @@ def test_the_gpu_check_passes_where_all_is_right_and_fails_where_not(
     with pytest.raises(UserError, match=r"\d+ of \d+ checks failed"):
         verify_gpu.main(verify_gpu.make_parser().parse_args(flags))
     assert "| postnet as ONNX Runtime | FAILED | mel_outputs_postnet " in (tmp_path / "report_fp16.md").read_text()
+
+
+# On a real GPU, with TensorRT's place taken by the double computing through PyTorch on the addresses it is given.
+
+
+class DeviceArray:
+    """Device memory at an address, as PyTorch can take it in."""
+
+    def __init__(self, address: int, shape: tuple[int, ...], dtype: Any) -> None:
+        self.__cuda_array_interface__ = {
+            "data": (address, False),
+            "shape": shape,
+            "typestr": np.dtype(dtype).str,
+            "version": 3,
+        }
+
+
+@pytest.fixture
+def cuda_double(double: None, tiny_checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The double on this machine's GPU: real memory, real streams, and the tiny models as PyTorch modules."""
+    models = (load_tacotron2(tiny_checkpoints["tacotron2"]), load_waveglow(tiny_checkpoints["waveglow"]))
+    modules = {
+        frozenset(spec.name for spec in contract_of(metadata).outputs): module.cuda()
+        for loaded in models
+        for module, metadata in make_parts(loaded, "fp16").values()
+    }
+
+    def view(context: trt_double.IExecutionContext, name: str) -> Tensor:
+        tensor = context._engine._tensor(name)
+        memory = DeviceArray(context._addresses[name], context.get_tensor_shape(name), tensor._numpy)
+        return torch.as_tensor(memory, device="cuda")
+
+    @torch.inference_mode()
+    def compute(context: trt_double.IExecutionContext) -> None:
+        module = modules[frozenset(context._engine._outputs)]
+        results = module(*(view(context, name) for name in context._engine._inputs))
+        for name, result in zip(
+            context._engine._outputs, results if isinstance(results, tuple) else [results], strict=True
+        ):
+            view(context, name).copy_(result)
+
+    def spoil(context: trt_double.IExecutionContext, address: int, size: int) -> None:
+        torch.as_tensor(DeviceArray(address, (size,), np.uint8), device="cuda").fill_(0xA5)
+
+    monkeypatch.setattr(bindings, "find_gpu", REAL_FIND_GPU)
+    monkeypatch.setattr(trt_double, "GPU", REAL_FIND_GPU())
+    monkeypatch.setattr(trt_double.IExecutionContext, "_run", compute)
+    monkeypatch.setattr(trt_double.IExecutionContext, "_spoil", spoil)
+
+
+@pytest.mark.cuda
+@pytest.mark.usefixtures("cuda_double")
+def test_on_a_gpu_a_bound_run_neither_waits_nor_needs_more_than_its_memory_when_captured(
+    tiny_folders: dict[Precision, Path], tmp_path: Path
+) -> None:
+    engine = TensorRTEngine(build_engine(tiny_folders["fp16"] / "postnet.onnx", "postnet", tmp_path).path, "postnet")
+    assert engine.device.type == "cuda"
+    given = torch.randn(1, 80, 40, device="cuda", dtype=torch.float16)
+    refined = torch.zeros_like(given)
+    run = engine.bind({"mel_outputs": given, "mel_outputs_postnet": refined})
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        run()
+    stream.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    given.normal_()
+    graph.replay()
+    torch.cuda.synchronize()
+    torch.testing.assert_close(refined, infer(engine, mel_outputs=given)["mel_outputs_postnet"])
+    engine.close()
+
+
+@pytest.mark.cuda
+@pytest.mark.usefixtures("cuda_double")
+def test_on_a_gpu_all_checks_pass(
+    tiny_folders: dict[Precision, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The captured decoder loop and speech, on engines bound, run and captured as they are with TensorRT."""
+    options = SynthesisOptions(keep_pictures=True, stop=StopRule(gate_threshold=0.999, max_decoder_steps=60))
+    monkeypatch.setattr(verify_gpu, "OPTIONS", options)
+    flags = ["-o", str(tmp_path), "--models", str(tiny_folders["fp16"]), "-bs", "1,2,8"]
+    verify_gpu.main(verify_gpu.make_parser().parse_args(flags))
+    assert "12 passed, 0 failed" in (tmp_path / "report_fp16.md").read_text()
 
 
 # The double itself: it refuses what TensorRT's documentation says is refused.

@@ -45,7 +45,7 @@ class CpuGpu(bindings.Gpu):
         pass
 
 
-GPU = CpuGpu(torch.device("cpu"), "Tesla T4", 75)
+GPU: bindings.Gpu = CpuGpu(torch.device("cpu"), "Tesla T4", 75)
 
 
 def install(monkeypatch: Any = None) -> None:
@@ -579,13 +579,16 @@ class IExecutionContext:
             return self._refuse("enqueueV3", f"Neither address or allocator is set for tensor {unset[0]}")
         if self._user_managed and not self._scratch[0]:
             return self._refuse("enqueueV3", "device memory was not set, or was set before the shapes changed")
-        if stream_handle != STREAM:
-            raise UndefinedBehaviour(f"enqueued on stream {stream_handle:#x}, PyTorch's current one is {STREAM:#x}")
+        if stream_handle != GPU.stream():
+            raise UndefinedBehaviour(f"enqueued on stream {stream_handle:#x}, the current one is {GPU.stream():#x}")
         self._check_overlaps()
         if self._user_managed:  # nobody may count on what was in there, nor have anything of their own there
-            ctypes.memset(self._scratch[0], 0xA5, self._scratch_needed)
+            self._spoil(self._scratch[0], self._scratch_needed)
         self._run()
         return True
+
+    def _spoil(self, address: int, size: int) -> None:
+        ctypes.memset(address, 0xA5, size)
 
     def _check_overlaps(self) -> None:
         spans = [
