@@ -19,6 +19,7 @@ from common.errors import UserError
 from common.metadata import METADATA_KEY, ModelMetadata, Part
 
 Range = tuple[int, int]
+PROFILE_FLAGS = {"batch": "-bs", "text": "--text-size", "mel": "--mel-size"}  # of trt/export_onnx2trt.py
 
 
 class Engine(Protocol):
@@ -77,7 +78,10 @@ def sizes_of(engine: Engine, tensors: Mapping[str, Tensor]) -> dict[str, int]:
     for symbol, size in sizes.items():
         low, high = engine.limits.get(symbol, (0, size))
         if not low <= size <= high:
-            raise UserError(f"{engine.name}: {symbol} size {size} is outside {low} to {high}, its profile's range")
+            raise UserError(
+                f"{engine.name}: {symbol} size {size} is outside {low} to {high}, the range of its profile; build it "
+                f"with a wider {PROFILE_FLAGS[symbol]}"
+            )
     return sizes
 
 

@@ -5,13 +5,15 @@ text -> ids -> encoder -> decoder loop -> postnet -> WaveGlow -> denoiser -> aud
 Library code: it prints nothing and owns no files. `trt/inference_trt.py`, `inference.py` and the benchmarks drive it.
 """
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from common.engine import Engine, infer
@@ -25,7 +27,7 @@ from tacotron2.decoder_loop import DecodedBatch, StopReason, StopRule
 from tacotron2.text import EncodedText, split
 from waveglow.config import WaveGlowConfig
 from waveglow.denoiser import Denoiser
-from waveglow.vocoder import padded_frames, vocode
+from waveglow.vocoder import SILENCE, padded_frames, vocode
 
 STAGES = ("encoder", "decoder", "postnet", "waveglow", "denoiser")
 MAX_SYMBOLS = 256  # of one piece: the classic's largest profile, and longer than attention was trained to hold
@@ -118,7 +120,12 @@ class Synthesizer:
         sigma = self.options.sigma if self.options.sigma is not None else waveglow.sigma
         assert sigma is not None
         self.sigma = sigma
-        self.max_symbols = min([self.options.max_symbols, *(e.limits["text"][1] for e in _limited(engines, "text"))])
+        limits = {symbol: shared_limits(engines, symbol) for symbol in ("batch", "text", "mel")}
+        self.batch_size = min(self.options.batch_size, limits["batch"][1])
+        self.max_symbols = min(self.options.max_symbols, limits["text"][1])
+        self.min_symbols, self.min_frames = limits["text"][0], limits["mel"][0]
+        steps = min(self.options.stop.max_decoder_steps, limits["mel"][1])
+        self.stop = replace(self.options.stop, max_decoder_steps=steps)
         # While a GPU decodes, the host is free to draw; on a CPU drawing ahead would only take from the engines.
         on_gpu = engines["waveglow"].device.type == "cuda"
         self._noise_pool = ThreadPoolExecutor(thread_name_prefix="noise") if on_gpu else None
@@ -136,18 +143,32 @@ class Synthesizer:
         """As `speak`, on the result of `prepare`."""
         pieces = [piece for of_phrase in prepared for piece in of_phrase]
         self._symbols_done = 0.0
-        ahead = BATCHES_AHEAD * self.options.batch_size
+        ahead = BATCHES_AHEAD * self.batch_size
         for start in range(0, len(pieces), ahead):
             window = pieces[start : start + ahead]
             spoken: dict[int, SpokenPiece] = {}
             next_out = 0
-            for batch in _batches_by_length(window, self.options.batch_size):
+            for batch in _batches_by_length(window, self.batch_size):
                 spoken.update(zip(batch, self._speak_batch([window[i] for i in batch]), strict=True))
                 while next_out in spoken:
                     yield spoken.pop(next_out)
                     next_out += 1
 
     def _speak_batch(self, pieces: Sequence[Piece]) -> list[SpokenPiece]:
+        symbols_done = self._symbols_done
+        try:
+            return self._speak_together(pieces)
+        except torch.OutOfMemoryError as error:
+            if len(pieces) == 1:
+                raise UserError(
+                    f"out of device memory for {describe(pieces[0])}; use a smaller --window or --max-symbols"
+                ) from error
+        torch.cuda.empty_cache()
+        self._symbols_done = symbols_done
+        middle = len(pieces) // 2  # random numbers belong to the phrases, so that halves say what the whole would have
+        return self._speak_batch(pieces[:middle]) + self._speak_batch(pieces[middle:])
+
+    def _speak_together(self, pieces: Sequence[Piece]) -> list[SpokenPiece]:
         started = time.perf_counter()
         streams = [RandomStreams(self.options.seed, piece.phrase.index, piece.number) for piece in pieces]
         memory = self._encode(pieces)
@@ -178,7 +199,7 @@ class Synthesizer:
         self.on_message("Running Tacotron2 Encoder")
         engine = self.engines["encoder"]
         lengths = [len(piece.encoded.ids) for piece in pieces]
-        width = max(lengths)
+        width = max(*lengths, self.min_symbols)
         if engine.device.type == "cuda":
             width = bucket_of(width, self.engines["decoder_iter"])  # few widths, so that graphs are used again
         ids = np.zeros((len(pieces), width), np.int32)
@@ -206,7 +227,7 @@ class Synthesizer:
                 memory["processed_memory"],
                 symbols,
                 streams,
-                self.options.stop,
+                self.stop,
                 keep_alignments=self.options.keep_pictures,
                 on_step=lambda step: self._advance_to(done + share * min(1.0, step / expected)),
             )
@@ -226,7 +247,9 @@ class Synthesizer:
             for frames in dict.fromkeys(decoded.frames):
                 items = [item for item, length in enumerate(decoded.frames) if length == frames]
                 mel = decoded.mels[items, :, :frames].contiguous()
-                refined = infer(engine, mel_outputs=mel)["mel_outputs_postnet"]
+                if frames < self.min_frames:  # shorter than the engine takes: silence follows, and is cut off
+                    mel = F.pad(mel, (0, self.min_frames - frames), value=SILENCE)
+                refined = infer(engine, mel_outputs=mel)["mel_outputs_postnet"][:, :, :frames]
                 self._check_finite("postnet", refined, [pieces[item] for item in items])
                 mels.update(zip(items, refined, strict=True))
         return [mels[item] for item in range(len(pieces))]
@@ -314,8 +337,10 @@ def check_together(engines: Mapping[Part, Engine]) -> None:
         raise UserError(f"{engines['waveglow'].name}: takes {mels[-1]} mel channels, Tacotron 2 gives {mels[0]}")
 
 
-def _limited(engines: Mapping[Part, Engine], symbol: str) -> list[Engine]:
-    return [engine for engine in engines.values() if symbol in engine.limits]
+def shared_limits(engines: Mapping[Part, Engine], symbol: str) -> tuple[int, int]:
+    """The sizes of a symbol that all engines take; (1, sys.maxsize) where none has a limit."""
+    limits = [engine.limits[symbol] for engine in engines.values() if symbol in engine.limits]
+    return max((low for low, _ in limits), default=1), min((high for _, high in limits), default=sys.maxsize)
 
 
 def _batches_by_length(pieces: Sequence[Piece], batch_size: int) -> list[list[int]]:

@@ -40,6 +40,8 @@ PURPOSES = ("run", "test")
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 PROBE_SECONDS = 5.0
 TRIED_TORCH = "torch==2.13.0"  # where only the registry is left, the release that the project was tested with
+# The types of TensorRT's API; its dependency, TensorRT itself, is what machines without a GPU can't install.
+TENSORRT_TYPES = "tensorrt-stubs==10.13.0.35.1"
 CUDA_NOTICE_SECONDS = 10
 GIGABYTE = 1e9
 DISK_GB = {"cpu": 3, "cuda": 10}  # downloads, and what they unpack to
@@ -173,6 +175,8 @@ def install(purpose: str) -> None:
         constraints.write_text("".join(f"{name}=={version}\n" for name, version in kept.items()), encoding="utf-8")
         print("Installing the other packages", flush=True)
         pip("--constraint", str(constraints), *requirements)
+    if purpose == "test":
+        pip("--no-deps", TENSORRT_TYPES)
     check_imports([requirement_name(text) for text in project_requirements("run")])
     if sys.prefix == sys.base_prefix:
         return  # the system's Python: only a virtual environment in .venv is ever asked for its record
@@ -358,8 +362,8 @@ def explain(errors: str) -> str:
         return "the package registry can't be reached: check the network (`pip config list` shows pip's settings)"
     if "Permission denied" in errors:
         return f"{sys.prefix} can't be written: use a virtual environment or a folder of yours"
-    said = [line.removeprefix("ERROR:").strip() for line in errors.splitlines() if line.startswith("ERROR:")]
-    lines = said or errors.strip().splitlines() or ["no reason given"]
+    lines = [line.strip() for line in errors.splitlines() if line.strip() and not line.startswith(("hint:", "note:"))]
+    lines = [line for line in lines if line.lower().startswith("error")] or lines or ["no reason given"]
     return f"pip failed: {lines[-1]}"
 
 

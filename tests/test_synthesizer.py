@@ -150,6 +150,60 @@ class BrokenEngine:
         return run_and_break
 
 
+class LimitedEngine:
+    """An engine that takes what a TensorRT engine with a narrow profile takes."""
+
+    limits = {"batch": (1, 2), "text": (4, 40), "mel": (32, 64)}  # noqa: RUF012  a constant of the test
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def __getattr__(self, name: str):
+        return getattr(self.engine, name)
+
+    def bind(self, tensors):
+        symbols = {s: self.limits[s] for spec in self.engine.contract.inputs for s in self.limits if s in spec.shape}
+        sizes = {}
+        for spec in self.engine.contract.inputs:
+            sizes.update(spec.sizes_in(tensors[spec.name].shape))
+        for symbol, (low, high) in symbols.items():
+            assert low <= sizes[symbol] <= high, (self.engine.name, symbol, sizes)
+        return self.engine.bind(tensors)
+
+
+def test_what_engines_take_is_what_they_get(tiny_engines: Engines) -> None:
+    limited: Engines = {part: LimitedEngine(engine) for part, engine in tiny_engines.items()}
+    never = StopRule(gate_threshold=0.999999)
+    texts = {0: "A.", 1: "A phrase that is longer than forty symbols is spoken in pieces.", 2: "Hi!"}
+    spoken = list(Synthesizer(limited, SynthesisOptions(stop=never)).speak([Phrase(i, t) for i, t in texts.items()]))
+    assert [s.frames for s in spoken if s.piece.phrase.index != 1] == [64, 64]
+    assert len(spoken) > 3
+    brief = Synthesizer(limited, SynthesisOptions(stop=StopRule(0.999999, max_decoder_steps=5)))
+    assert [s.audio.shape for s in brief.speak([Phrase(0, "A.")])] == [(5 * 256,)]
+
+
+def test_a_batch_that_does_not_fit_is_spoken_in_halves(tiny_engines: Engines) -> None:
+    class Small(LimitedEngine):
+        limits = {}  # noqa: RUF012
+
+        def bind(self, tensors):
+            if tensors["memory"].size(0) > self.fits:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return self.engine.bind(tensors)
+
+    small = Small(tiny_engines["decoder_iter"])
+    rule = StopRule(max_decoder_steps=30)
+    texts = dict(enumerate(TEXTS))
+    expected = speak(tiny_engines, texts, stop=rule)
+    small.fits = 1
+    found = speak({**tiny_engines, "decoder_iter": small}, texts, stop=rule)
+    for index in texts:
+        assert np.abs(found[index].audio - expected[index].audio).max() < 1e-4
+    small.fits = 0
+    with pytest.raises(UserError, match=r"out of device memory for phrase 0 .*smaller --window"):
+        speak({**tiny_engines, "decoder_iter": small}, {0: TEXTS[0]}, stop=rule)
+
+
 def test_denoiser_takes_the_hum_and_leaves_the_speech(demo_engines: Engines, demo_folder: Path) -> None:
     audio = torch.from_numpy(speak(demo_engines, {0: TEXTS[1]})[0].audio)
     config = demo_engines["waveglow"].metadata.audio
