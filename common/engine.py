@@ -161,7 +161,7 @@ class OnnxEngine:
         if not path.is_file():
             raise UserError(f"{path}: no such ONNX file; make it with {export_command(part)}")
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = threads or usable_cores()
         options.log_severity_level = 3
         # Shapes change with every phrase: without this, what the arena keeps for old ones would grow.
         self._run_options = ort.RunOptions()
@@ -202,6 +202,11 @@ class OnnxEngine:
 
     def close(self) -> None:
         del self._session
+
+
+def usable_cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _ort_spec(tensor: Any) -> TensorSpec:
