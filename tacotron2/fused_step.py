@@ -15,6 +15,7 @@ from torch import Tensor
 from common.contract import contract_of
 from common.engine import Engine, Range, TorchEngine, check_bound
 from common.errors import UserError
+from common.gpu import triton_obstacle
 from common.metadata import ModelMetadata
 from tacotron2.config import Tacotron2Config
 from tacotron2.parts import DecoderIterPart, MergedLSTMCell
@@ -56,15 +57,7 @@ def obstacle(metadata: ModelMetadata, device: torch.device | str) -> str | None:
         size = getattr(config, name)
         if size & (size - 1) or not 32 <= size <= 2048:
             return f"{name} is {size}; it takes powers of two from 32 to 2048"
-    if device.type != "cuda" or not torch.cuda.is_available():
-        return "it needs an NVIDIA GPU"
-    if torch.cuda.get_device_capability(device) < (8, 0):
-        return "the GPU's compute capability is below 8.0"
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        return "Triton is not installed"
-    return None
+    return triton_obstacle(device)
 
 
 def supported(metadata: ModelMetadata, device: torch.device | str) -> bool:

@@ -14,13 +14,9 @@ That leaves 2.1 of 3.1 TFLOP for 600 frames at 256 channels, at the price of mem
 
 import copy
 import math
-import os
-import shutil
-import sysconfig
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +25,7 @@ from torch import Tensor, nn
 from common.contract import PRECISION_DTYPES, contract_of
 from common.engine import Engine, Range, TorchEngine, check_bound
 from common.errors import UserError
+from common.gpu import triton_obstacle
 from common.metadata import ModelMetadata
 from waveglow.config import WaveGlowConfig
 from waveglow.model import WaveGlow
@@ -190,19 +187,7 @@ def obstacle(metadata: ModelMetadata, device: torch.device | str) -> str | None:
         return f"{config.wn_channels} channels are no multiple of {WIDTH}"
     if config.n_group & (config.n_group - 1) or not 2 <= config.n_group <= OUTPUTS:
         return f"groups of {config.n_group} samples; it takes 2, 4, 8 or 16"
-    if device.type != "cuda" or not torch.cuda.is_available():
-        return "it needs an NVIDIA GPU"
-    if torch.cuda.get_device_capability(device) < (8, 0):
-        return "the GPU's compute capability is below 8.0"
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        return "Triton is not installed"
-    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
-        return "Triton needs a C compiler (gcc or clang)"
-    if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
-        return "Triton needs Python's headers (python3-dev)"
-    return None
+    return triton_obstacle(device)
 
 
 def supported(metadata: ModelMetadata, device: torch.device | str) -> bool:
