@@ -33,7 +33,7 @@ STAGES = ("encoder", "decoder", "postnet", "waveglow", "denoiser")
 MAX_SYMBOLS = 256  # of one piece: the classic's largest profile, and longer than attention was trained to hold
 BATCHES_AHEAD = 8  # batches are made of so many batches' worth of pieces, so that lengths match and memory is bounded
 DECODER_SHARE = 0.4  # of the work, for the progress bar alone
-FRAMES_PER_SYMBOL = 6  # typical, for the progress bar alone
+TYPICAL_FRAMES = 6  # of a symbol: for the progress bar, and for how much noise to draw ahead
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,8 @@ class Synthesizer:
         self.denoiser = denoiser
         self.on_message = on_message
         self.on_progress = on_progress
-        self.stages = Stages(engines["waveglow"].device)
+        on_gpu = [engine.device for engine in engines.values() if engine.device.type == "cuda"]
+        self.stages = Stages(on_gpu[0] if on_gpu else torch.device("cpu"))
         self.audio_config = engines["waveglow"].metadata.audio
         waveglow = engines["waveglow"].metadata
         assert isinstance(waveglow.model, WaveGlowConfig)
@@ -127,7 +128,6 @@ class Synthesizer:
         steps = min(self.options.stop.max_decoder_steps, limits["mel"][1])
         self.stop = replace(self.options.stop, max_decoder_steps=steps)
         # While a GPU decodes, the host is free to draw; on a CPU drawing ahead would only take from the engines.
-        on_gpu = engines["waveglow"].device.type == "cuda"
         self._noise_pool = ThreadPoolExecutor(thread_name_prefix="noise") if on_gpu else None
         self._symbols_done = 0.0
 
@@ -219,12 +219,13 @@ class Synthesizer:
     ) -> DecodedBatch:
         self.on_message("Running Tacotron2 Decoder")
         symbols = [len(piece.encoded.ids) for piece in pieces]
-        share, expected = DECODER_SHARE * sum(symbols), FRAMES_PER_SYMBOL * max(symbols)
+        share, expected = DECODER_SHARE * sum(symbols), TYPICAL_FRAMES * max(symbols)
         done = self._symbols_done
+        device = self.engines["decoder_iter"].device
         with self.stages("decoder"):
             decoded = self.decode(
-                memory["memory"],
-                memory["processed_memory"],
+                memory["memory"].to(device),
+                memory["processed_memory"].to(device),
                 symbols,
                 streams,
                 self.stop,
@@ -246,7 +247,7 @@ class Synthesizer:
         with self.stages("postnet"):
             for frames in dict.fromkeys(decoded.frames):
                 items = [item for item, length in enumerate(decoded.frames) if length == frames]
-                mel = decoded.mels[items, :, :frames].contiguous()
+                mel = decoded.mels[items, :, :frames].contiguous().to(engine.device)
                 if frames < self.min_frames:  # shorter than the engine takes: silence follows, and is cut off
                     mel = F.pad(mel, (0, self.min_frames - frames), value=SILENCE)
                 refined = infer(engine, mel_outputs=mel)["mel_outputs_postnet"][:, :, :frames]
@@ -269,7 +270,7 @@ class Synthesizer:
             ]
             audios = vocode(
                 engine,
-                mels,
+                [mel.to(engine.device) for mel in mels],
                 [noise.T.to(dtype) for noise in scaled],
                 window=self.options.window,
                 on_frames=lambda finished: self._advance_to(done + share * finished / sum(frames)),
@@ -286,7 +287,7 @@ class Synthesizer:
 
     def _noise_size(self, piece: Piece) -> int:
         # Positions of noise that a piece will probably need.
-        return FRAMES_PER_SYMBOL * len(piece.encoded.ids) * self.noise_per_frame
+        return TYPICAL_FRAMES * len(piece.encoded.ids) * self.noise_per_frame
 
     def _alignment(self, decoded: DecodedBatch, item: int, symbols: int) -> np.ndarray | None:
         if decoded.alignments is None:

@@ -58,10 +58,12 @@ def plan_windows(frames: int, window: int, context: int = CONTEXT) -> list[Windo
     return [Window(start, start + size, *keep) for start, keep in zip(starts, pairwise(edges), strict=True)]
 
 
-def default_window(engine: Engine) -> int:
-    """The frames that an engine vocodes at a time unless the user says otherwise."""
-    window = GPU_WINDOW if engine.device.type == "cuda" else CPU_WINDOW
-    return min(window, engine.limits["mel"][1]) if "mel" in engine.limits else window
+def window_of(engine: Engine, window: int | None) -> int:
+    """The frames that an engine vocodes at a time: what the user says or what suits the device, within its limits."""
+    window = window or (GPU_WINDOW if engine.device.type == "cuda" else CPU_WINDOW)
+    if "mel" in engine.limits:
+        window = min(window, engine.limits["mel"][1])
+    return window // GRAIN * GRAIN
 
 
 def vocode(
@@ -85,7 +87,7 @@ def vocode(
     Returns:
         of each utterance its audio (M * 256,), in the engine's dtype.
     """
-    window = (window or default_window(engine)) // GRAIN * GRAIN
+    window = window_of(engine, window)
     padded = [F.pad(mel, (0, padded_frames(mel.size(1)) - mel.size(1)), value=SILENCE) for mel in mels]
     per_frame = noises[0].size(1) // padded[0].size(1)
     hop = per_frame * noises[0].size(0)
