@@ -364,7 +364,7 @@ def explain(errors: str) -> str:
         return f"{sys.prefix} can't be written: use a virtual environment or a folder of yours"
     lines = [line.strip() for line in errors.splitlines() if line.strip() and not line.startswith(("hint:", "note:"))]
     lines = [line for line in lines if line.lower().startswith("error")] or lines or ["no reason given"]
-    return f"pip failed: {lines[-1]}"
+    return f"pip failed: {lines[-1].removeprefix('ERROR:').strip()}"
 
 
 if __name__ == "__main__":
