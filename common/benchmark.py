@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from common.audio import AudioConfig, wav_file
 from common.checkpoint import REPOSITORY, LoadedModel
+from common.classic import Spoken
 from common.cli import ArgumentParser
 from common.errors import UserError
 from common.files import output_folder, written_whole
@@ -42,7 +43,6 @@ PERCENTILES = (50, 90, 95, 99, 100)
 CSV_HEADER = (
     "BATCH,INPUT_LEN,RUN_MODE,NUM_ITERS,LAT,LATSTD,LAT50,LAT90,LAT95,LAT99,THROUGHPUT,NUM_MELS".split(",")  # noqa: SIM905
 )
-Spoken = tuple[list[np.ndarray], dict[str, float], float]  # audio of each utterance, seconds by stage, mean frames
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ class ModelMetadata:
     checkpoint_sha256: str
     sigma: float | None = None
     voice: str = ""
+    int8_lstms: bool = False  # of the decoder: weights and their products in 8 bits
 
     def to_json(self) -> str:
         return json.dumps({"format": FORMAT, **dataclasses.asdict(self)})

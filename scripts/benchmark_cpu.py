@@ -1,87 +1,102 @@
-"""Speaks a phrase file on ONNX Runtime and on PyTorch eager, in turn, on the CPU, and compares them.
+"""Speaks a phrase file on the CPU, on ONNX Runtime and on PyTorch eager in turn, and compares them.
 
 Prints a Markdown table: seconds of audio a second (model loading apart), the share of time spent outside the engines,
-and the speed-up over PyTorch. The runs alternate, so that whatever else the machine does falls on both.
+and the speed-up over PyTorch as the classic runs it. The runs alternate, so that whatever else the machine does falls
+on all of them.
 """
 
 import argparse
 import statistics
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from common.checkpoint import DEMO_TACOTRON2, DEMO_WAVEGLOW, REPOSITORY, load_tacotron2, load_waveglow
+from common.classic import classic_speaker
 from common.cli import ArgumentParser, run
 from common.engine import Engine
 from common.metadata import PARTS, Part
 from common.parts import torch_engines
 from common.phrases import Phrase, read_phrases
-from common.synthesizer import SynthesisOptions, Synthesizer
+from common.synthesizer import Piece, SynthesisOptions, Synthesizer, prepare
 from common.table import format_markdown
 from common.timing import TimedEngine
-from trt.models import close_engines, default_paths, export_demo_voice, open_engines
+from exports import export_tacotron2_onnx
+from trt.models import export_demo_voice, open_engine, open_engines
 
 WARMUPS = 1
+BASELINE = "PyTorch eager, the classic's loop"
+CPU = torch.device("cpu")
+
+Measured = tuple[float, float, float]  # seconds taken, seconds of them inside the engines, seconds of audio
 
 
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="benchmark_cpu.py", description=__doc__)
     parser.add_argument("-i", "--input", type=Path, default=REPOSITORY / "phrases" / "phrase.txt", help="phrase file")
-    parser.add_argument("--models", type=Path, default=Path("output"), help="folder of the demo voice's ONNX files")
     parser.add_argument("--num-iters", type=int, default=3, help="timed runs of each backend, after a warm-up")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
     phrases = read_phrases(args.input, [])
-    paths = default_paths(args.models, "fp32")
-    if paths is None:
-        export_demo_voice(args.models, "fp32")
-        paths = {part: args.models / f"{part}.onnx" for part in PARTS}
-    backends: dict[str, dict[Part, Engine]] = {
-        "ONNX Runtime": open_engines(paths),
-        "PyTorch eager": dict(torch_engines(load_tacotron2(DEMO_TACOTRON2), load_waveglow(DEMO_WAVEGLOW), "fp32")),
-    }
-    timed = {
-        name: {part: TimedEngine(engine) for part, engine in engines.items()} for name, engines in backends.items()
-    }
-    latencies: dict[str, list[float]] = {name: [] for name in backends}
-    outside: dict[str, list[float]] = {name: [] for name in backends}
-    audio_seconds = 0.0
+    with tempfile.TemporaryDirectory() as folder:
+        backends = make_backends(phrases, Path(folder))
+    measured: dict[str, list[Measured]] = {name: [] for name in backends}
     for iteration in tqdm(range(WARMUPS + args.num_iters), disable=None, leave=False):
-        for name, engines in timed.items():
-            latency, in_engines, audio_seconds = _measure(engines, phrases)
+        for name, speak in backends.items():
+            result = speak()
             if iteration >= WARMUPS:
-                latencies[name].append(latency)
-                outside[name].append(1 - in_engines / latency)
-    baseline = statistics.median(latencies["PyTorch eager"])
-    rows = [
-        (
-            name,
-            f"{audio_seconds / statistics.median(latencies[name]):.2f}",
-            f"{100 * statistics.median(outside[name]):.1f} %",
-            f"{baseline / statistics.median(latencies[name]):.2f}",
-        )
-        for name in backends
-    ]
-    threads = torch.get_num_threads()
-    print(f"{len(phrases)} phrases, {audio_seconds:.2f} s of audio, {threads} threads, median of {args.num_iters} runs")
+                measured[name].append(result)
+    speeds = {name: statistics.median(audio / taken for taken, _, audio in runs) for name, runs in measured.items()}
+    rows = []
+    for name, runs in measured.items():
+        outside = statistics.median(1 - inside / taken for taken, inside, _ in runs)
+        shown = "-" if name == BASELINE else f"{100 * outside:.1f} %"
+        rows.append((name, f"{speeds[name]:.2f}", shown, f"{speeds[name] / speeds[BASELINE]:.2f}"))
+    print(f"{len(phrases)} phrases, {torch.get_num_threads()} threads, median of {args.num_iters} runs")
     print(format_markdown(("Backend", "Audio s per s", "Outside engines", "Speed-up"), rows, "lrrr"))
-    for opened in backends.values():
-        close_engines(opened)
 
 
-def _measure(engines: dict[Part, TimedEngine], phrases: list[Phrase]) -> tuple[float, float, float]:
-    # -> seconds taken, seconds of them inside the engines, seconds of audio
-    synthesizer = Synthesizer(engines, SynthesisOptions())  # type: ignore[arg-type]
-    for engine in engines.values():
-        engine.seconds = 0.0
+def make_backends(phrases: list[Phrase], folder: Path) -> dict[str, Callable[[], Measured]]:
+    """The backends by name; each speaks the phrases once when called."""
+    export_demo_voice(folder, "fp32")
+    files = {part: folder / f"{part}.onnx" for part in PARTS}
+    int8 = folder / "int8"
+    parser = export_tacotron2_onnx.make_parser()
+    export_tacotron2_onnx.main(parser.parse_args(["-o", str(int8), "--int8-decoder"]))
+    onnx = open_engines(files)
+    quantised: dict[Part, Engine] = {**onnx, "decoder_iter": open_engine(int8 / "decoder_iter.onnx", "decoder_iter")}
+    eager = torch_engines(load_tacotron2(DEMO_TACOTRON2), load_waveglow(DEMO_WAVEGLOW), "fp32")
+    pieces = [piece for of_phrase in prepare(phrases, SynthesisOptions(), 256) for piece in of_phrase]
+    return {
+        BASELINE: lambda: _classic(pieces),
+        "PyTorch eager, this project's engines": lambda: _synthesizer(eager, phrases),
+        "ONNX Runtime": lambda: _synthesizer(onnx, phrases),
+        "ONNX Runtime, 8-bit decoder": lambda: _synthesizer(quantised, phrases),
+    }
+
+
+def _classic(pieces: list[Piece]) -> Measured:
+    models = load_tacotron2(DEMO_TACOTRON2), load_waveglow(DEMO_WAVEGLOW)
+    speak = classic_speaker(*models, "fp32", CPU, SynthesisOptions())
+    started = time.perf_counter()
+    samples = sum(len(speak([piece])[0][0]) for piece in pieces)
+    return time.perf_counter() - started, 0.0, samples / models[1].audio.sampling_rate
+
+
+def _synthesizer(engines: dict[Part, Engine], phrases: list[Phrase]) -> Measured:
+    timed = {part: TimedEngine(engine) for part, engine in engines.items()}
+    synthesizer = Synthesizer(timed, SynthesisOptions())  # type: ignore[arg-type]
     started = time.perf_counter()
     samples = sum(len(spoken.audio) for spoken in synthesizer.speak(phrases))
-    latency = time.perf_counter() - started
-    return latency, sum(engine.seconds for engine in engines.values()), samples / synthesizer.audio_config.sampling_rate
+    taken = time.perf_counter() - started
+    inside = sum(engine.seconds for engine in timed.values())
+    return taken, inside, samples / synthesizer.audio_config.sampling_rate
 
 
 if __name__ == "__main__":

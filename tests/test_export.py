@@ -2,17 +2,20 @@
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 import torch
 
 from common.checkpoint import DEMO_TACOTRON2, LoadedModel
 from common.contract import DECODER_STATE, contract_of
-from common.engine import OnnxEngine, infer, read_metadata
+from common.engine import Engine, OnnxEngine, infer, read_metadata
 from common.errors import UserError
 from common.files import sha256_of
 from common.metadata import METADATA_KEY, PARTS, Part, Precision
 from common.parts import make_parts
+from common.phrases import Phrase
+from common.synthesizer import SynthesisOptions, Synthesizer
 from exports import export_tacotron2_onnx, export_waveglow_onnx
 from exports.onnx_file import TOLERANCE, example_inputs, export_part
 from waveglow.denoiser import bias_path
@@ -136,6 +139,30 @@ def test_bad_onnx_files_get_one_clear_line(tmp_path: Path, tiny_folder: Path) ->
     onnx.save(model, tmp_path / "other_config.onnx")
     with pytest.raises(UserError, match=r"expected memory float32\[batch, text, 64\], found memory float32"):
         OnnxEngine(tmp_path / "other_config.onnx", "encoder")
+
+
+@pytest.mark.slow
+def test_an_8_bit_decoder_speaks_the_same(tmp_path: Path, demo_folder: Path, demo_engines: dict[Part, Engine]) -> None:
+    export_tacotron2_onnx.main(export_tacotron2_onnx.make_parser().parse_args(["-o", str(tmp_path), "--int8-decoder"]))
+    path = tmp_path / "decoder_iter.onnx"
+    assert path.stat().st_size < 0.3 * (demo_folder / "decoder_iter.onnx").stat().st_size
+    decoder = OnnxEngine(path, "decoder_iter")
+    assert decoder.metadata.int8_lstms
+    phrases = [Phrase(0, "Printed letters should be beautiful."), Phrase(1, "Good morning!")]
+    options = SynthesisOptions(batch_size=1, keep_pictures=True)
+    plain = list(Synthesizer(demo_engines, options).speak(phrases))
+    quantised = list(Synthesizer({**demo_engines, "decoder_iter": decoder}, options).speak(phrases))
+    for found, expected in zip(quantised, plain, strict=True):
+        assert found.stop_reason == "gate"
+        assert abs(found.frames - expected.frames) <= 2
+        frames = min(found.frames, expected.frames)
+        assert np.abs(found.mel[:, :frames] - expected.mel[:, :frames]).mean() < 0.3  # of a log mel that spans 11
+
+
+def test_8_bits_and_half_precision_exclude_each_other(tmp_path: Path) -> None:
+    args = export_tacotron2_onnx.make_parser().parse_args(["-o", str(tmp_path), "--int8-decoder", "--fp16"])
+    with pytest.raises(UserError, match="leave --fp16 out"):
+        export_tacotron2_onnx.main(args)
 
 
 def test_export_scripts_write_the_classic_files(tmp_path: Path, tiny_checkpoints: dict[str, Path]) -> None:
