@@ -19,13 +19,17 @@ value() {
 
 while (($#)); do
     case $1 in
-        -bs | --batch-size) batch=$(value "$@") && shift ;;
-        -il | --input-length) length=$(value "$@") && shift ;;
-        --num-iters) iterations=$(value "$@") && shift ;;
-        --test) benchmark=$(value "$@") && shift ;;
-        --wn-channels) channels=$(value "$@") && given_channels=yes && shift ;;
-        --log-suffix) suffix=$(value "$@") && shift ;;
-        -o | --output) output=$(value "$@") && shift ;;
+        -bs | --batch-size) batch=$(value "$@") || exit 2; shift ;;
+        -il | --input-length) length=$(value "$@") || exit 2; shift ;;
+        --num-iters) iterations=$(value "$@") || exit 2; shift ;;
+        --test) benchmark=$(value "$@") || exit 2; shift ;;
+        --wn-channels)
+            channels=$(value "$@") || exit 2
+            given_channels=yes
+            shift
+            ;;
+        --log-suffix) suffix=$(value "$@") || exit 2; shift ;;
+        -o | --output) output=$(value "$@") || exit 2; shift ;;
         --fp16) precision=fp16 flags+=(--fp16) ;;
         --cpu) where=cpu flags+=(--cpu) ;;
         *) flags+=("$1") ;;
@@ -40,6 +44,10 @@ command -v nvidia-smi >/dev/null || where=cpu
 csv=log_bs${batch}_il${length}_${where}_${precision}_wn${channels}_${suffix}.log
 python=$root/.venv/bin/python
 [[ -x $python ]] || python=python3
+if ! "$python" -c 'import common.cli, torch' 2>/dev/null; then
+    echo "test_infer.sh: error: $python lacks the project's packages; run scripts/install_prerequisites.sh first" >&2
+    exit 1
+fi
 "$python" "$root/$benchmark" -bs "$batch" -il "$length" --num-iters "$iterations" -o "$output" --csv "$csv" \
     ${flags[@]+"${flags[@]}"}
 cat -- "$output/$csv"

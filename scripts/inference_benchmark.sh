@@ -9,8 +9,6 @@
 set -euo pipefail
 
 root=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
-python=$root/.venv/bin/python
-[[ -x $python ]] || python=python3
 batch=1 length=128 iterations='' folder=results weights=()
 while (($#)); do
     case $1 in
@@ -33,6 +31,12 @@ while (($#)); do
     esac
     shift 2
 done
+python=$root/.venv/bin/python
+[[ -x $python ]] || python=python3
+if ! "$python" -c 'import common.cli, torch' 2>/dev/null; then
+    echo "inference_benchmark.sh: error: $python lacks the project's packages; run scripts/install_prerequisites.sh first" >&2
+    exit 1
+fi
 # Results of an earlier run do not belong into this run's table.
 rm -f -- "$folder"/*_bs*_il*_*.json
 size=(-bs "$batch" -il "$length" -o "$folder")
@@ -57,11 +61,11 @@ else
         "$python" "$root/exports/export_tacotron2_onnx.py" -o output
         "$python" "$root/exports/export_waveglow_onnx.py" -o output
     fi
-    if [[ -e output/encoder.onnx ]]; then
-        echo "ONNX Runtime (CPU) BS=$batch, S=$length"
-        "$python" "$root/trt/test_infer_trt.py" --encoder output/encoder.onnx --decoder output/decoder_iter.onnx \
-            --postnet output/postnet.onnx --waveglow output/waveglow.onnx --num-iters "${iterations:-3}" "${size[@]}"
-    fi
+fi
+if [[ -e output/encoder.onnx && -z ${weights[*]-} ]]; then
+    echo "ONNX Runtime (CPU) BS=$batch, S=$length"
+    "$python" "$root/trt/test_infer_trt.py" --encoder output/encoder.onnx --decoder output/decoder_iter.onnx \
+        --postnet output/postnet.onnx --waveglow output/waveglow.onnx --num-iters "${iterations:-3}" "${size[@]}"
 fi
 echo
 "$python" "$root/scripts/results_table.py" "$folder"
