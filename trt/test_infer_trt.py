@@ -51,10 +51,8 @@ def main(args: argparse.Namespace) -> None:
             denoiser = Denoiser.beside(args.waveglow, metadata.audio, args.denoising_strength)
         synthesizer = Synthesizer(engines, options(args), denoiser)
         if synthesizer.batch_size < args.batch_size:
-            raise UserError(
-                f"-bs {args.batch_size}: the engines take batches of {synthesizer.batch_size} at most; build them with a "
-                "wider -bs"
-            )
+            most = synthesizer.batch_size
+            raise UserError(f"-bs {args.batch_size}: the engines take {most} at most; build them with a wider -bs")
         device = engines["waveglow"].device
         runs = measure(args, lambda pieces: speak_once(synthesizer, pieces), device)
         kinds = dict.fromkeys(FRAMEWORKS.get(getattr(args, part).suffix, "?") for part in PARTS)
