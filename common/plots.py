@@ -3,7 +3,6 @@
 Kept apart because matplotlib takes a while to load: import this module only where pictures are wanted.
 """
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 

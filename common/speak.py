@@ -1,6 +1,7 @@
 """From a script's flags to wav files: what `trt/inference_trt.py` and `inference.py` share."""
 
 import argparse
+import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -193,7 +194,9 @@ def _advance(bar: tqdm, symbols: float) -> None:
 
 
 def _save_pictures(request: Request, spoken: SpokenPiece, hop_seconds: float) -> None:
-    from common.plots import save_alignment, save_mel  # matplotlib takes a while to load
+    # On a machine's first run matplotlib makes a font cache, and tells of it in the middle of the progress bar.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    from common.plots import save_alignment, save_mel  # takes a while to load
 
     assert spoken.alignment is not None
     assert spoken.mel is not None
