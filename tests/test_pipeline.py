@@ -167,10 +167,11 @@ def test_a_hundred_thousand_characters_in_bounded_memory(tmp_path: Path, tiny_fo
     """With the tiny model, so that it takes a minute; what grows with the text is the same with any model."""
     text = "The forms of printed letters should be beautiful, and so on. "
     (tmp_path / "long.txt").write_text(text * (100_000 // len(text) + 1))
+    # VmHWM, since getrusage's maximum counts the process that this one was forked from.
     code = (
-        "import resource, runpy, sys; sys.argv = sys.argv[1:]\n"
+        "import re, runpy, sys; sys.argv = sys.argv[1:]\n"
         "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "finally: print('PEAK', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+        "finally: print('PEAK', int(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]) // 1024)"
     )
     script = [sys.executable, "-c", code, REPOSITORY / "trt/inference_trt.py", "-i", tmp_path / "long.txt"]
     flags = ["-o", tmp_path, *model_flags(tiny_folder), "--max-decoder-steps", "60", "--gate-threshold", "0.999999"]
@@ -179,4 +180,4 @@ def test_a_hundred_thousand_characters_in_bounded_memory(tmp_path: Path, tiny_fo
     samples = os.path.getsize(tmp_path / "audio_0_trt.wav") // 4
     pieces = 100_000 // 256
     assert samples > pieces * 60 * 256
-    assert int(result.stdout.split("PEAK ")[1]) < 1500  # MB
+    assert int(result.stdout.split("PEAK ")[1]) < 800  # MB
