@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from common.audio import check_audio_flags
 from common.benchmark import (
     RANDOM_FRAMES,
     add_benchmark_flags,
@@ -64,6 +65,7 @@ def main(args: argparse.Namespace) -> None:
     else:
         tacotron2 = load_tacotron2(args.tacotron2, given_flags(args, Tacotron2Config))
         waveglow = load_waveglow(args.waveglow, given_flags(args, WaveGlowConfig))
+    check_audio_flags(args, waveglow.audio)
     if args.loop:
         speak = loop_backend(args, tacotron2, waveglow, precision, device)
     else:

@@ -1,5 +1,6 @@
 """Audio constants, named once, and the wav files that phrases become."""
 
+import argparse
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,16 @@ class AudioConfig:
     @property
     def hop_seconds(self) -> float:
         return self.hop_length / self.sampling_rate
+
+
+def check_audio_flags(args: argparse.Namespace, audio: AudioConfig) -> None:
+    """Raises UserError if -sr or --stft-hop-length contradict the model."""
+    for flag, given, actual in (
+        ("-sr", args.sampling_rate, audio.sampling_rate),
+        ("--stft-hop-length", args.stft_hop_length, audio.hop_length),
+    ):
+        if given is not None and given != actual:
+            raise UserError(f"{flag} {given}: the model's is {actual}; leave the flag out")
 
 
 class WavWriter:

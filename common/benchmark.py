@@ -165,6 +165,7 @@ def measure(
     Args:
         speak: from ids on the host to audio on the host.
     """
+    folder = output_folder(args.output)
     runs = []
     for iteration in tqdm(range(WARMUPS + args.num_iters), disable=None, leave=False):
         if iteration == WARMUPS and device.type == "cuda":
@@ -175,7 +176,7 @@ def measure(
         audios, stages, frames = speak(pieces)
         _synchronize(device)
         latency = time.perf_counter() - started
-        postprocessing = _postprocess(args, audios)
+        postprocessing = _postprocess(folder, audios)
         if iteration >= WARMUPS:
             samples = sum(len(audio) for audio in audios)
             runs.append(Run(latency, stages, frames, samples, preprocessing, postprocessing))
@@ -323,9 +324,8 @@ def _csv_row(result: Result) -> list[str]:
     ]
 
 
-def _postprocess(args: argparse.Namespace, audios: Sequence[np.ndarray]) -> float:
+def _postprocess(folder: Path, audios: Sequence[np.ndarray]) -> float:
     started = time.perf_counter()
-    folder = output_folder(args.output)
     for index, audio in enumerate(audios):
         with wav_file(folder / f"audio_{index}.wav", AudioConfig().sampling_rate) as wav:
             wav.append(audio)

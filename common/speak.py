@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from common.audio import wav_file
+from common.audio import check_audio_flags, wav_file
 from common.cli import ArgumentParser
 from common.engine import Engine
 from common.errors import UserError
@@ -113,22 +113,11 @@ def read_request(args: argparse.Namespace, name: str) -> Request:
     return Request(phrases, notes, options, output_folder(args.output), name)
 
 
-def check_audio_flags(args: argparse.Namespace, engines: Mapping[Part, Engine]) -> None:
-    """Raises UserError if -sr or --stft-hop-length contradict the model."""
-    audio = engines["waveglow"].metadata.audio
-    for flag, given, actual in (
-        ("-sr", args.sampling_rate, audio.sampling_rate),
-        ("--stft-hop-length", args.stft_hop_length, audio.hop_length),
-    ):
-        if given is not None and given != actual:
-            raise UserError(f"{flag} {given}: the model's is {actual}; leave the flag out")
-
-
 def speak(
     args: argparse.Namespace, request: Request, engines: Mapping[Part, Engine], denoiser: Denoiser | None = None
 ) -> None:
     """Speaks a request to wav files, with a progress bar, and reports: table, log, pictures and page as asked for."""
-    check_audio_flags(args, engines)
+    check_audio_flags(args, engines["waveglow"].metadata.audio)
     synthesizer = Synthesizer(engines, request.options, denoiser)
     prepared = prepare(request.phrases, request.options, synthesizer.max_symbols)
     for note in request.notes + dropped_characters(prepared):

@@ -122,6 +122,11 @@ def test_every_backend_speaks_the_frames_it_was_asked_for(tmp_path: Path, tiny_f
         assert result.latency_mean >= sum(result.stages.values()) > 0
 
 
+def test_audio_flags_that_contradict_the_model(tmp_path: Path, tiny_folder: Path) -> None:
+    onnx = run_script("trt/test_infer_trt.py", *model_flags(tiny_folder), "-sr", 16000, "-o", tmp_path)
+    assert_one_line_error(onnx, "-sr 16000", "22050")
+
+
 def test_sizes_that_make_no_sense(tmp_path: Path) -> None:
     assert_one_line_error(run_script("test_infer.py", "--cpu", "-il", "400", "-o", tmp_path), "-il 400", "333")
     assert_one_line_error(run_script("test_infer.py", "--cpu", "--num-iters", "0", "-o", tmp_path), "--num-iters 0")

@@ -8,8 +8,15 @@ from common.engine import part_flag
 from common.errors import UserError
 from common.metadata import PARTS, Part, Precision
 from common.speak import add_speak_flags, read_request, speak
-from trt.models import close_engines, default_paths, export_demo_voice, open_engines
-from waveglow.denoiser import Denoiser
+from trt.models import (
+    add_run_flags,
+    check_precision,
+    close_engines,
+    default_paths,
+    denoiser_for,
+    export_demo_voice,
+    open_engines,
+)
 
 MODELS = Path("output")  # where the exporters of the README put their files
 
@@ -22,9 +29,7 @@ def make_parser() -> ArgumentParser:
     )
     for part in PARTS:
         models.add_argument(part_flag(part), type=Path, dest=part, help=f"{part} .engine, .plan or .onnx file")
-    models.add_argument("--waveglow-ckpt", default="", help="classic flag: anything given turns the denoiser on")
-    models.add_argument("--fp16", action="store_true", help="the models are in half precision")
-    models.add_argument("--threads", type=int, help="CPU threads for .onnx files [all cores]")
+    add_run_flags(models)
     return parser
 
 
@@ -33,13 +38,8 @@ def main(args: argparse.Namespace) -> None:
     paths = model_paths(args)
     engines = open_engines(paths, args.threads)
     try:
-        precision = engines["encoder"].metadata.precision
-        if args.fp16 and precision != "fp16":
-            raise UserError(f"{paths['encoder']} is {precision}, but --fp16 was given; export it with --fp16")
-        denoiser = None
-        if args.denoise or args.waveglow_ckpt:
-            denoiser = Denoiser.beside(paths["waveglow"], engines["waveglow"].metadata.audio, args.denoising_strength)
-        speak(args, request, engines, denoiser)
+        check_precision(args, engines)
+        speak(args, request, engines, denoiser_for(args, engines, paths["waveglow"]))
     finally:
         close_engines(engines)
 

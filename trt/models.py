@@ -1,5 +1,6 @@
 """Opening the four model files of the pipeline, whatever kind each is."""
 
+import argparse
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from pathlib import Path
 from common.engine import Engine, OnnxEngine
 from common.errors import UserError
 from common.metadata import PARTS, Part, Precision
+from waveglow.denoiser import Denoiser
 
 ENGINE_SUFFIXES = (".engine", ".plan")
 
@@ -21,6 +23,28 @@ def open_engine(path: Path, part: Part, threads: int | None = None) -> Engine:
 
         return TensorRTEngine(path, part)
     raise UserError(f"{path}: unknown kind of model file; give a .onnx, .engine or .plan file")
+
+
+def add_run_flags(group: argparse._ArgumentGroup) -> None:
+    """Adds the flags, beside the four paths, of every script that runs model files."""
+    group.add_argument("--waveglow-ckpt", default="", help="classic flag: anything given turns the denoiser on")
+    group.add_argument("--fp16", action="store_true", help="the models are in half precision")
+    group.add_argument("--threads", type=int, help="CPU threads for .onnx files [all cores]")
+
+
+def check_precision(args: argparse.Namespace, engines: Mapping[Part, Engine]) -> None:
+    """Raises UserError if --fp16 was given and a model isn't."""
+    for engine in engines.values():
+        precision = engine.metadata.precision
+        if args.fp16 and precision != "fp16":
+            raise UserError(f"{engine.name} is {precision}, but --fp16 was given; export it with --fp16")
+
+
+def denoiser_for(args: argparse.Namespace, engines: Mapping[Part, Engine], waveglow_path: Path) -> Denoiser | None:
+    """The denoiser, if the flags ask for it, from the bias beside the WaveGlow file."""
+    if not (args.denoise or args.waveglow_ckpt):
+        return None
+    return Denoiser.beside(waveglow_path, engines["waveglow"].metadata.audio, args.denoising_strength)
 
 
 def open_engines(paths: Mapping[Part, Path], threads: int | None = None) -> dict[Part, Engine]:

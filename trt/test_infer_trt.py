@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from common.audio import check_audio_flags
 from common.benchmark import (
     add_benchmark_flags,
     check_benchmark_flags,
@@ -17,9 +18,8 @@ from common.engine import part_flag
 from common.errors import UserError
 from common.metadata import PARTS
 from common.synthesizer import Synthesizer
-from trt.models import close_engines, open_engines
+from trt.models import add_run_flags, check_precision, close_engines, denoiser_for, open_engines
 from waveglow.config import WaveGlowConfig
-from waveglow.denoiser import Denoiser
 
 FRAMEWORKS = {".onnx": "ONNX Runtime", ".engine": "TensorRT", ".plan": "TensorRT"}
 
@@ -32,10 +32,8 @@ def make_parser() -> ArgumentParser:
         models.add_argument(
             part_flag(part), type=Path, dest=part, required=True, help=f"{part} .engine, .plan or .onnx file"
         )
-    models.add_argument("--waveglow-ckpt", default="", help="classic flag: anything given turns the denoiser on")
     models.add_argument("--denoise", action="store_true", help="run the denoiser too")
-    models.add_argument("--fp16", action="store_true", help="the models are in half precision")
-    models.add_argument("--threads", type=int, help="CPU threads for .onnx files [all cores]")
+    add_run_flags(models)
     return parser
 
 
@@ -44,12 +42,9 @@ def main(args: argparse.Namespace) -> None:
     engines = open_engines({part: getattr(args, part) for part in PARTS}, args.threads)
     try:
         metadata = engines["waveglow"].metadata
-        if args.fp16 and metadata.precision != "fp16":
-            raise UserError(f"{args.waveglow} is {metadata.precision}, but --fp16 was given; export it with --fp16")
-        denoiser = None
-        if args.denoise or args.waveglow_ckpt:
-            denoiser = Denoiser.beside(args.waveglow, metadata.audio, args.denoising_strength)
-        synthesizer = Synthesizer(engines, options(args), denoiser)
+        check_precision(args, engines)
+        check_audio_flags(args, metadata.audio)
+        synthesizer = Synthesizer(engines, options(args), denoiser_for(args, engines, args.waveglow))
         if synthesizer.batch_size < args.batch_size:
             most = synthesizer.batch_size
             raise UserError(f"-bs {args.batch_size}: the engines take {most} at most; build them with a wider -bs")
