@@ -9,10 +9,10 @@ from common.checkpoint import DEMO_TACOTRON2, DEMO_WAVEGLOW, load_tacotron2, loa
 from common.cli import ArgumentParser, run
 from common.errors import UserError
 from common.metadata import Precision
-from common.model_flags import RUN_CHOICES, add_model_flags, given_flags
-from common.parts import torch_engines
-from common.speak import add_speak_flags, read_request, speak
-from common.synthesizer import Synthesizer
+from pipeline.flags import RUN_CHOICES, add_model_flags, given_flags
+from pipeline.torch_engines import torch_engines
+from pipeline.speak import add_speak_flags, read_request, speak
+from pipeline.synthesizer import Synthesizer
 from tacotron2.config import Tacotron2Config
 from waveglow.config import WaveGlowConfig
 from waveglow.denoiser import Denoiser, measure_bias

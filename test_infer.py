@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from common.audio import check_audio_flags
-from common.benchmark import (
+from common.wav import check_audio_flags
+from pipeline.benchmark import (
     RANDOM_FRAMES,
     add_benchmark_flags,
     check_benchmark_flags,
@@ -19,13 +19,13 @@ from common.benchmark import (
     summarize,
 )
 from common.checkpoint import DEMO_TACOTRON2, DEMO_WAVEGLOW, LoadedModel, load_tacotron2, load_waveglow
-from common.classic import Spoken, classic_speaker
+from pipeline.classic import Spoken, classic_speaker
 from common.cli import ArgumentParser, run
 from common.errors import UserError
 from common.metadata import Precision
-from common.model_flags import RUN_CHOICES, add_model_flags, given_flags
-from common.parts import torch_engines
-from common.synthesizer import Piece, Synthesizer
+from pipeline.flags import RUN_CHOICES, add_model_flags, given_flags
+from pipeline.torch_engines import torch_engines
+from pipeline.synthesizer import Piece, Synthesizer
 from tacotron2.config import Tacotron2Config
 from waveglow.config import WaveGlowConfig
 from waveglow.denoiser import Denoiser, measure_bias

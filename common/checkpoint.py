@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from common.audio import AudioConfig
+from common.wav import AudioConfig
 from common.errors import UserError
 from common.files import sha256_of
 from common.metadata import ModelConfig, config_from

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from common.audio import AudioConfig
+from common.wav import AudioConfig
 from tacotron2.config import Tacotron2Config
 from waveglow.config import WaveGlowConfig
 

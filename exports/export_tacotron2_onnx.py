@@ -12,8 +12,8 @@ from common.cli import ArgumentParser, run
 from common.errors import UserError
 from common.files import output_folder
 from common.metadata import ModelMetadata, Part
-from common.model_flags import add_model_flags, given_flags
-from common.parts import make_parts
+from pipeline.flags import add_model_flags, given_flags
+from pipeline.torch_engines import make_parts
 from exports.onnx_file import export_part
 from tacotron2.config import Tacotron2Config
 

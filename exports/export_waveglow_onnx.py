@@ -8,8 +8,8 @@ from common.cli import ArgumentParser, run
 from common.engine import TorchEngine
 from common.files import output_folder
 from common.metadata import Precision
-from common.model_flags import add_model_flags, given_flags
-from common.parts import make_parts
+from pipeline.flags import add_model_flags, given_flags
+from pipeline.torch_engines import make_parts
 from exports.export_tacotron2_onnx import export_parts
 from waveglow.config import WaveGlowConfig
 from waveglow.denoiser import bias_path, measure_bias, save_bias

@@ -16,17 +16,17 @@ import torch
 from tqdm import tqdm
 
 from common.checkpoint import DEMO_TACOTRON2, DEMO_WAVEGLOW, REPOSITORY, load_tacotron2, load_waveglow
-from common.classic import classic_speaker
+from pipeline.classic import classic_speaker
 from common.cli import ArgumentParser, run
 from common.engine import Engine
 from common.metadata import PARTS, Part
-from common.parts import torch_engines
+from pipeline.torch_engines import torch_engines
 from common.phrases import Phrase, read_phrases
-from common.synthesizer import Piece, SynthesisOptions, Synthesizer, prepare
+from pipeline.synthesizer import Piece, SynthesisOptions, Synthesizer, prepare
 from common.table import format_markdown
 from common.timing import TimedEngine
 from exports import export_tacotron2_onnx
-from trt.models import export_demo_voice, open_engine, open_engines
+from pipeline.model_files import export_demo_voice, open_engine, open_engines
 
 WARMUPS = 1
 BASELINE = "PyTorch eager, the classic's loop"

@@ -7,11 +7,11 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from common.benchmark import Result, read_results
+from pipeline.benchmark import Result, read_results
 from common.cli import ArgumentParser, run
 from common.errors import UserError
 from common.files import output_folder, written_whole
-from common.synthesizer import STAGES
+from pipeline.synthesizer import STAGES
 
 WIDTH, HEIGHT, DPI = 8.0, 3.6, 110
 

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from common.benchmark import read_results, results_table
+from pipeline.benchmark import read_results, results_table
 from common.cli import ArgumentParser, run
 from common.errors import UserError
 

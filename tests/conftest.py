@@ -8,10 +8,10 @@ import torch
 from common.checkpoint import DEMO_TACOTRON2, DEMO_WAVEGLOW, LoadedModel, load_tacotron2, load_waveglow
 from common.engine import Engine
 from common.metadata import PARTS, Part, Precision
-from common.parts import make_parts, torch_engines
+from pipeline.torch_engines import make_parts, torch_engines
 from exports.onnx_file import export_part
 from tests.models import TINY_TACOTRON2, TINY_WAVEGLOW, nested_waveglow_config, tiny_tacotron2, tiny_waveglow
-from trt.models import close_engines, export_demo_voice, open_engines
+from pipeline.model_files import close_engines, export_demo_voice, open_engines
 
 # PyTorch's threads wait for one another by spinning: on a busy machine two take many times as long as one.
 torch.set_num_threads(1)

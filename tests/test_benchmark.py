@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.benchmark import (
+from pipeline.benchmark import (
     CSV_HEADER,
     WARMUPS,
     Run,

@@ -8,9 +8,9 @@ import torch
 from common.engine import OnnxEngine, infer
 from common.errors import UserError
 from common.metadata import PARTS, Precision
-from common.synthesizer import check_together
+from pipeline.synthesizer import check_together
 from exports.onnx_file import example_inputs
-from trt.models import default_paths, open_engine, open_engines
+from pipeline.model_files import default_paths, open_engine, open_engines
 
 
 @pytest.fixture(scope="module")

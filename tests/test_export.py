@@ -13,9 +13,9 @@ from common.engine import Engine, OnnxEngine, infer, read_metadata
 from common.errors import UserError
 from common.files import sha256_of
 from common.metadata import METADATA_KEY, PARTS, Part, Precision
-from common.parts import make_parts
+from pipeline.torch_engines import make_parts
 from common.phrases import Phrase
-from common.synthesizer import SynthesisOptions, Synthesizer
+from pipeline.synthesizer import SynthesisOptions, Synthesizer
 from exports import export_tacotron2_onnx, export_waveglow_onnx
 from exports.onnx_file import TOLERANCE, example_inputs, export_part
 from waveglow.denoiser import bias_path

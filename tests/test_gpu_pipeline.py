@@ -7,10 +7,10 @@ import torch
 from common.checkpoint import DEMO_TACOTRON2, DEMO_WAVEGLOW, load_tacotron2, load_waveglow
 from common.engine import Engine
 from common.metadata import Part
-from common.parts import torch_engines
+from pipeline.torch_engines import torch_engines
 from common.phrases import Phrase
-from common.synthesizer import SpokenPiece, SynthesisOptions, Synthesizer
-from tacotron2.decoder_loop import StopRule
+from pipeline.synthesizer import SpokenPiece, SynthesisOptions, Synthesizer
+from tacotron2.decoder import StopRule
 
 pytestmark = pytest.mark.cuda
 

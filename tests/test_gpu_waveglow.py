@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.audio import AudioConfig
+from common.wav import AudioConfig
 from common.checkpoint import LoadedModel
 from common.engine import TorchEngine, infer
 from common.errors import UserError
 from common.metadata import ModelMetadata, Precision
 from tests.models import TINY_TACOTRON2
-from waveglow import fast_engine
+from waveglow import triton_engine
 from waveglow.config import WaveGlowConfig
-from waveglow.fast_engine import (
+from waveglow.triton_engine import (
     GENERAL,
     OUTPUTS,
     WIDTH,
@@ -279,10 +279,10 @@ def test_bound_runs_outlive_larger_shapes_and_a_full_cache(small_engine: FastWav
     run()
     expected = audio.clone()
     infer(small_engine, **half_inputs(SMALL, 4, 300))
-    for frames in range(30, 30 + 10 * fast_engine.CACHED_SHAPES, 10):
+    for frames in range(30, 30 + 10 * triton_engine.CACHED_SHAPES, 10):
         for _ in range(2):
             infer(small_engine, **half_inputs(SMALL, 4, frames))
-    assert len(small_engine._plans) == fast_engine.CACHED_SHAPES
+    assert len(small_engine._plans) == triton_engine.CACHED_SHAPES
     audio.zero_()
     run()
     assert torch.equal(audio, expected)

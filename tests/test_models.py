@@ -7,7 +7,7 @@ from common.checkpoint import LoadedModel
 from common.engine import Engine, infer
 from common.metadata import Part
 from common.random_streams import RandomStreams
-from tacotron2.decoder_loop import StopRule, decode, dropout_masks
+from tacotron2.decoder import StopRule, decode, dropout_masks
 from tacotron2.text import encode
 
 Engines = dict[Part, Engine]

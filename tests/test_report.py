@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from common.json_log import JsonLog
-from common.page import LONG_TEXT, PageEntry, write_page
-from common.plots import save_alignment, save_mel
+from pipeline.page import LONG_TEXT, PageEntry, write_page
+from pipeline.plots import save_alignment, save_mel
 from common.table import display_width, format_markdown, format_table, shorten
 
 HOP_SECONDS = 256 / 22050

@@ -12,12 +12,12 @@ import onnx
 import pytest
 import torch
 
-from common.audio import AudioConfig
+from common.wav import AudioConfig
 from common.checkpoint import LoadedModel
 from common.errors import UserError
 from common.files import sha256_of
 from common.metadata import PARTS, ModelMetadata, Part, Precision
-from common.parts import make_parts
+from pipeline.torch_engines import make_parts
 from exports import onnx_file
 from tests import trt_double
 from trt import bindings, build, export_onnx2trt

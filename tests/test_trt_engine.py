@@ -30,10 +30,10 @@ from common.contract import contract_of
 from common.engine import OnnxEngine, infer
 from common.errors import UserError
 from common.metadata import PARTS, Part, Precision
-from common.parts import make_parts
-from common.synthesizer import SynthesisOptions
+from pipeline.torch_engines import make_parts
+from pipeline.synthesizer import SynthesisOptions
 from exports.onnx_file import example_inputs
-from tacotron2.decoder_loop import StopRule
+from tacotron2.decoder import StopRule
 from tests import trt_double
 from trt import bindings, engine_info, verify_gpu
 from trt.build import BuildOptions, build_engine

@@ -7,8 +7,8 @@ from common.cli import ArgumentParser, run
 from common.engine import part_flag
 from common.errors import UserError
 from common.metadata import PARTS, Part, Precision
-from common.speak import add_speak_flags, read_request, speak
-from trt.models import (
+from pipeline.speak import add_speak_flags, read_request, speak
+from pipeline.model_files import (
     add_run_flags,
     check_precision,
     close_engines,

@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-from common.audio import check_audio_flags
-from common.benchmark import (
+from common.wav import check_audio_flags
+from pipeline.benchmark import (
     add_benchmark_flags,
     check_benchmark_flags,
     measure,
@@ -17,8 +17,8 @@ from common.cli import ArgumentParser, run
 from common.engine import part_flag
 from common.errors import UserError
 from common.metadata import PARTS
-from common.synthesizer import Synthesizer
-from trt.models import add_run_flags, check_precision, close_engines, denoiser_for, open_engines
+from pipeline.synthesizer import Synthesizer
+from pipeline.model_files import add_run_flags, check_precision, close_engines, denoiser_for, open_engines
 from waveglow.config import WaveGlowConfig
 
 FRAMEWORKS = {".onnx": "ONNX Runtime", ".engine": "TensorRT", ".plan": "TensorRT"}

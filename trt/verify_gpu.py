@@ -23,15 +23,15 @@ from common.files import output_folder
 from common.metadata import PARTS, Part, Precision
 from common.phrases import Phrase
 from common.random_streams import RandomStreams
-from common.synthesizer import SpokenPiece, SynthesisOptions, Synthesizer
+from pipeline.synthesizer import SpokenPiece, SynthesisOptions, Synthesizer
 from exports.onnx_file import TOLERANCE, example_inputs
-from tacotron2.captured_loop import BUCKETS, CapturedDecoder, PlainDecoder
-from tacotron2.decoder_loop import StopRule
+from tacotron2.decoder_graph import BUCKETS, CapturedDecoder, PlainDecoder
+from tacotron2.decoder import StopRule
 from trt import bindings
 from trt.build import BuildOptions, build_engine
 from trt.engine import TensorRTEngine
 from trt.export_onnx2trt import size_range
-from trt.models import close_engines, export_demo_voice, open_engines
+from pipeline.model_files import close_engines, export_demo_voice, open_engines
 from trt.record import SizeRange
 
 TEXTS = (

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.audio import AudioConfig
+from common.wav import AudioConfig
 from common.checkpoint import LoadedModel
 from common.engine import Engine, TorchEngine, infer
 from common.errors import UserError
-from common.parts import make_parts
+from pipeline.torch_engines import make_parts
 from common.random_streams import RandomStreams
-from tacotron2.captured_loop import CapturedDecoder, PlainDecoder, bucket_of, make_decoder
-from tacotron2.decoder_loop import DecodedBatch, StopRule, decode
+from tacotron2.decoder_graph import CapturedDecoder, PlainDecoder, bucket_of, make_decoder
+from tacotron2.decoder import DecodedBatch, StopRule, decode
 from tests.models import TINY_TACOTRON2, tiny_tacotron2
 
 NEVER = 1 - 1e-9  # a threshold that no gate of these models passes

@@ -1,4 +1,4 @@
-"""Triton kernels of WaveGlow: what `waveglow.fast_engine` launches, in the layout that it prepares.
+"""Triton kernels of WaveGlow: what `waveglow.triton_engine` launches, in the layout that it prepares.
 
 Everything is a table of rows of `WIDTH` FP16 values, so that every tile that a kernel loads is contiguous memory.
 
@@ -18,7 +18,7 @@ their phase. The table's sections, each a list of planes of `rows` rows:
 import triton
 import triton.language as tl
 
-from waveglow.fast_engine import OUTPUTS, WIDTH
+from waveglow.triton_engine import OUTPUTS, WIDTH
 
 _WIDTH = tl.constexpr(WIDTH)
 _OUTPUTS = tl.constexpr(OUTPUTS)

@@ -5,15 +5,15 @@ import copy
 import torch
 from torch import nn
 
-from common.captured import CapturedEngine
+from common.cuda import CapturedEngine
 from common.checkpoint import LoadedModel
 from common.contract import PRECISION_DTYPES
 from common.engine import Engine, TorchEngine
 from common.metadata import DEFAULT_SIGMA, ModelMetadata, Part, Precision
-from tacotron2.fused_step import best_decoder_engine
+from tacotron2.triton_engine import best_decoder_engine
 from tacotron2.model import Tacotron2
 from tacotron2.parts import DecoderIterPart, EncoderPart, PostnetPart
-from waveglow.fast_engine import best_waveglow_engine
+from waveglow.triton_engine import best_waveglow_engine
 from waveglow.model import WaveGlow
 from waveglow.parts import WaveGlowPart
 

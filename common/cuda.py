@@ -1,8 +1,12 @@
 """Any engine as CUDA graphs: for parts whose many small kernels take longer to launch than to run."""
 
+import os
+import shutil
+import sysconfig
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +14,7 @@ from torch import Tensor
 
 from common.engine import Engine, check_bound, sizes_of
 
+OLDEST_CAPABILITY = (8, 0)  # Ampere
 CACHED_SIZES = 16  # sizes that keep their graph; the one used longest ago goes first
 
 
@@ -82,3 +87,20 @@ class CapturedEngine:
         if len(self._plans) > CACHED_SIZES:
             self._plans.popitem(last=False)
         return plan
+
+
+def triton_obstacle(device: torch.device) -> str | None:
+    """Why Triton kernels can't be compiled and run on this device; None if they can."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return "it needs an NVIDIA GPU"
+    if torch.cuda.get_device_capability(device) < OLDEST_CAPABILITY:
+        return "the GPU's compute capability is below 8.0"
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        return "Triton is not installed"
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "Triton needs a C compiler (gcc or clang)"
+    if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
+        return "Triton needs Python's headers (python3-dev)"
+    return None

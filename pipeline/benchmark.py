@@ -19,18 +19,18 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common.audio import AudioConfig, wav_file
+from common.wav import AudioConfig, wav_file
 from common.checkpoint import REPOSITORY, LoadedModel
-from common.classic import Spoken
+from pipeline.classic import Spoken
 from common.cli import ArgumentParser
 from common.errors import UserError
 from common.files import output_folder, written_whole
 from common.json_log import JsonLog
 from common.phrases import Phrase, read_phrases
-from common.synthesizer import STAGES, Piece, SynthesisOptions, Synthesizer
+from pipeline.synthesizer import STAGES, Piece, SynthesisOptions, Synthesizer
 from common.table import format_markdown
 from tacotron2.config import Tacotron2Config
-from tacotron2.decoder_loop import StopRule
+from tacotron2.decoder import StopRule
 from tacotron2.model import Tacotron2
 from tacotron2.text import EncodedText, encode
 from waveglow.config import WaveGlowConfig

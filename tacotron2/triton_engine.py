@@ -1,8 +1,8 @@
 """The decoder step on an NVIDIA GPU in FP16, as seven Triton kernels that overlap one another.
 
 It computes the function of `tacotron2.parts.DecoderIterPart` with FP16 weights and tensors and FP32 sums between them.
-The kernels, and why they may overlap, are in `tacotron2.fused_kernels`. Launched one by one they are no faster than
-PyTorch; their speed shows in a CUDA graph (`tacotron2.captured_loop`).
+The kernels, and why they may overlap, are in `tacotron2.triton_kernels`. Launched one by one they are no faster than
+PyTorch; their speed shows in a CUDA graph (`tacotron2.decoder_graph`).
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from torch import Tensor
 from common.contract import contract_of
 from common.engine import Engine, Range, TorchEngine, check_bound
 from common.errors import UserError
-from common.gpu import triton_obstacle
+from common.cuda import triton_obstacle
 from common.metadata import ModelMetadata
 from tacotron2.config import Tacotron2Config
 from tacotron2.parts import DecoderIterPart, MergedLSTMCell
@@ -166,7 +166,7 @@ class FusedStep:
 
     def bind(self, tensors: Mapping[str, Tensor], tuning: Tuning) -> Callable[[], None]:
         """What launches a step on these tensors (see `common.engine.Engine.bind`), which have been checked."""
-        from tacotron2 import fused_kernels as kernels
+        from tacotron2 import triton_kernels as kernels
 
         config = self.config
         batch, text = tensors["mask"].shape

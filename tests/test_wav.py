@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from common.audio import WavWriter, wav_file
+from common.wav import WavWriter, wav_file
 from common.errors import UserError
 from common.files import output_folder, written_whole
 

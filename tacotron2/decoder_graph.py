@@ -1,6 +1,6 @@
 """The decoder loop without a host round trip per step: blocks of steps, each one CUDA graph.
 
-The plain loop (`tacotron2.decoder_loop.decode`) asks the GPU after every frame whether to go on. Here a number of
+The plain loop (`tacotron2.decoder.decode`) asks the GPU after every frame whether to go on. Here a number of
 steps is one block, captured once per (batch, text bucket) into a CUDA graph and replayed. The gates of a block travel
 to the host in one asynchronous copy, and the host reads them while the GPU is busy with the next block, so the GPU
 never waits for the host. What is decoded beyond the last utterance's end, two blocks at most, is thrown away.
@@ -21,7 +21,7 @@ from torch import Tensor
 from common.engine import Engine
 from common.errors import UserError
 from common.random_streams import PRENET_KEEP, RandomStreams
-from tacotron2.decoder_loop import DROPOUT_BLOCK, DecodedBatch, DecoderState, StopReason, StopRule, decode, logit
+from tacotron2.decoder import DROPOUT_BLOCK, DecodedBatch, DecoderState, StopReason, StopRule, decode, logit
 
 BUCKETS = (32, 64, 96, 128, 192, 256)  # text lengths that graphs are made for, then multiples of LONG_BUCKET
 LONG_BUCKET = 64
@@ -30,7 +30,7 @@ STAGES = 3  # of what goes to and from the host: one being prepared, one in use,
 
 
 class DecodeFunction(Protocol):
-    """`tacotron2.decoder_loop.decode` with its engine given: see there for arguments and errors."""
+    """`tacotron2.decoder.decode` with its engine given: see there for arguments and errors."""
 
     def __call__(
         self,
@@ -115,7 +115,7 @@ class CapturedDecoder:
         keep_alignments: bool = False,
         on_step: Callable[[int], None] | None = None,
     ) -> DecodedBatch:
-        """See `tacotron2.decoder_loop.decode`: same arguments, same result, same errors.
+        """See `tacotron2.decoder.decode`: same arguments, same result, same errors.
 
         `on_step` is called once a block. Where T is not a bucket's length, an engine may round differently than in the
         plain loop, because it works on the padded text.

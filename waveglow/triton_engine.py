@@ -1,4 +1,4 @@
-"""WaveGlow on an NVIDIA GPU in FP16, through the Triton kernels of `waveglow.kernels` and one CUDA graph per shape.
+"""WaveGlow on an NVIDIA GPU in FP16, through the Triton kernels of `waveglow.triton_kernels` and one CUDA graph per shape.
 
 It computes the function of `waveglow.parts.WaveGlowPart`, with what is linear folded on the weights, in FP32, before
 they are rounded:
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from common.contract import PRECISION_DTYPES, contract_of
 from common.engine import Engine, Range, TorchEngine, check_bound
 from common.errors import UserError
-from common.gpu import triton_obstacle
+from common.cuda import triton_obstacle
 from common.metadata import ModelMetadata
 from waveglow.config import WaveGlowConfig
 from waveglow.model import WaveGlow
@@ -229,7 +229,7 @@ class Network:
     """
 
     def __init__(self, part: WaveGlowPart, device: torch.device, tuning: Tuning) -> None:
-        from waveglow import kernels  # imported here since Triton is only there where PyTorch has CUDA
+        from waveglow import triton_kernels  # imported here since Triton is only there where PyTorch has CUDA
 
         self.kernels = kernels
         self.config = part.config

@@ -14,18 +14,18 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from common.audio import check_audio_flags, wav_file
+from common.wav import check_audio_flags, wav_file
 from common.cli import ArgumentParser
 from common.engine import Engine
 from common.errors import UserError
 from common.files import output_folder
 from common.json_log import JsonLog
 from common.metadata import Part
-from common.page import PageEntry, write_page
+from pipeline.page import PageEntry, write_page
 from common.phrases import Phrase, read_phrases
-from common.synthesizer import MAX_SYMBOLS, STAGES, Piece, SpokenPiece, SynthesisOptions, Synthesizer, describe, prepare
+from pipeline.synthesizer import MAX_SYMBOLS, STAGES, Piece, SpokenPiece, SynthesisOptions, Synthesizer, describe, prepare
 from common.table import format_table, shorten
-from tacotron2.decoder_loop import StopRule
+from tacotron2.decoder import StopRule
 from waveglow.denoiser import DEFAULT_STRENGTH, Denoiser
 from waveglow.vocoder import CONTEXT
 
@@ -185,7 +185,7 @@ def _advance(bar: tqdm, symbols: float) -> None:
 def _save_pictures(request: Request, spoken: SpokenPiece, hop_seconds: float) -> None:
     # On a machine's first run matplotlib makes a font cache, and tells of it in the middle of the progress bar.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
-    from common.plots import save_alignment, save_mel  # takes a while to load
+    from pipeline.plots import save_alignment, save_mel  # takes a while to load
 
     assert spoken.alignment is not None
     assert spoken.mel is not None

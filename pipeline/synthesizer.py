@@ -22,8 +22,8 @@ from common.metadata import PARTS, Part
 from common.phrases import Phrase
 from common.random_streams import NoiseAhead, RandomStreams
 from common.timing import Stages
-from tacotron2.captured_loop import bucket_of, make_decoder
-from tacotron2.decoder_loop import DecodedBatch, StopReason, StopRule
+from tacotron2.decoder_graph import bucket_of, make_decoder
+from tacotron2.decoder import DecodedBatch, StopReason, StopRule
 from tacotron2.text import EncodedText, split
 from waveglow.config import WaveGlowConfig
 from waveglow.denoiser import Denoiser

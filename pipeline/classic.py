@@ -8,7 +8,7 @@ import torch
 from common.checkpoint import LoadedModel
 from common.contract import PRECISION_DTYPES
 from common.metadata import DEFAULT_SIGMA, Precision
-from common.synthesizer import Piece, SynthesisOptions
+from pipeline.synthesizer import Piece, SynthesisOptions
 from common.timing import Stages
 from tacotron2.model import Tacotron2
 from waveglow.model import WaveGlow
