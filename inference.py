@@ -5,17 +5,17 @@ from pathlib import Path
 
 import torch
 
-from common.checkpoint import DEMO_TACOTRON2, DEMO_WAVEGLOW, load_tacotron2, load_waveglow
 from common.cli import ArgumentParser, run
+from common.config import Tacotron2Config, WaveGlowConfig
 from common.errors import UserError
 from common.metadata import Precision
 from pipeline.flags import RUN_CHOICES, add_model_flags, given_flags
-from pipeline.torch_engines import torch_engines
 from pipeline.speak import add_speak_flags, read_request, speak
 from pipeline.synthesizer import Synthesizer
-from tacotron2.config import Tacotron2Config
-from waveglow.config import WaveGlowConfig
+from pipeline.torch_engines import torch_engines
+from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
 from waveglow.denoiser import Denoiser, measure_bias
+from waveglow.loading import DEMO_WAVEGLOW, load_waveglow
 
 
 def make_parser() -> ArgumentParser:

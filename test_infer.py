@@ -6,7 +6,11 @@ from pathlib import Path
 
 import torch
 
-from common.wav import check_audio_flags
+from common.checkpoint import LoadedModel
+from common.cli import ArgumentParser, run
+from common.config import Tacotron2Config, WaveGlowConfig
+from common.errors import UserError
+from common.metadata import Precision
 from pipeline.benchmark import (
     RANDOM_FRAMES,
     add_benchmark_flags,
@@ -18,17 +22,13 @@ from pipeline.benchmark import (
     speak_once,
     summarize,
 )
-from common.checkpoint import DEMO_TACOTRON2, DEMO_WAVEGLOW, LoadedModel, load_tacotron2, load_waveglow
 from pipeline.classic import Spoken, classic_speaker
-from common.cli import ArgumentParser, run
-from common.errors import UserError
-from common.metadata import Precision
-from pipeline.flags import RUN_CHOICES, add_model_flags, given_flags
-from pipeline.torch_engines import torch_engines
+from pipeline.flags import RUN_CHOICES, add_model_flags, check_audio_flags, given_flags
 from pipeline.synthesizer import Piece, Synthesizer
-from tacotron2.config import Tacotron2Config
-from waveglow.config import WaveGlowConfig
+from pipeline.torch_engines import torch_engines
+from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
 from waveglow.denoiser import Denoiser, measure_bias
+from waveglow.loading import DEMO_WAVEGLOW, load_waveglow
 
 CLASSIC, LOOP = "PyTorch", "PyTorch, this project's loop"
 

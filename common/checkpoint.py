@@ -1,93 +1,89 @@
-"""Loading PyTorch checkpoints of NVIDIA's layout, without running code that a file may carry.
+"""PyTorch checkpoints of NVIDIA's layout as data, without running code that a file may carry.
 
 A checkpoint is `{"state_dict", "config", ...}`; names may be prefixed "module." (DistributedDataParallel). Training
 state beside them (optimizer, amp, random generators) is passed over. Both of torch.save's formats are read.
+`tacotron2.loading` and `waveglow.loading` make models of it.
 """
 
 import dataclasses
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 
-from common.wav import AudioConfig
+from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
 from common.errors import UserError
 from common.files import sha256_of
-from common.metadata import ModelConfig, config_from
-from tacotron2.config import Tacotron2Config
-from tacotron2.model import Tacotron2
-from waveglow.config import WaveGlowConfig
-from waveglow.model import WaveGlow
+from common.metadata import config_from
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-DEMO_TACOTRON2 = REPOSITORY / "checkpoints" / "tacotron2_demo.pt"
-DEMO_WAVEGLOW = REPOSITORY / "checkpoints" / "waveglow_demo.pt"
+ModelName = Literal["Tacotron 2", "WaveGlow"]
+Model = TypeVar("Model", bound=nn.Module, covariant=True)
+State = dict[str, torch.Tensor]
 
+MODEL_FLAGS: dict[ModelName, str] = {"Tacotron 2": "--tacotron2", "WaveGlow": "--waveglow"}
+# What the classic calls model flags, but which are choices of a run: a flag may differ from the checkpoint's value.
+RUN_CHOICES = ("max_decoder_steps", "gate_threshold")
+_CONFIGS: dict[ModelName, type] = {"Tacotron 2": Tacotron2Config, "WaveGlow": WaveGlowConfig}
 _TRAINING_COUNTER = "num_batches_tracked"  # of no use at inference, and absent from old checkpoints
-_MODEL_NAMES: dict[type, str] = {Tacotron2: "Tacotron 2", WaveGlow: "WaveGlow"}
-_MODEL_FLAGS: dict[type, str] = {Tacotron2: "--tacotron2", WaveGlow: "--waveglow"}
-_MODEL_CONFIGS: dict[type, type] = {Tacotron2: Tacotron2Config, WaveGlow: WaveGlowConfig}
 
 
 @dataclass(frozen=True)
-class LoadedModel:
+class LoadedModel(Generic[Model]):
     """A model in FP32, in evaluation mode, and what its checkpoint says of it."""
 
-    model: Tacotron2 | WaveGlow
+    model: Model
     audio: AudioConfig
     sha256: str
     sigma: float | None  # the noise that the checkpoint's author judged best, where it says so
     voice: str
 
     @property
-    def config(self) -> ModelConfig:
+    def config(self) -> Any:
+        """The model's Tacotron2Config or WaveGlowConfig."""
         return self.model.config
 
 
-def load_tacotron2(path: Path, flags: Mapping[str, Any] | None = None) -> LoadedModel:
-    """Loads Tacotron 2. `flags` are dimensions given by the user: they fill what the checkpoint's config lacks and
-    must agree with what it has.
+def load_model(
+    path: Path,
+    name: ModelName,
+    make_model: Callable[[Any], Model],
+    flags: Mapping[str, Any],
+    adapt_state: Callable[[State, Any], State] = lambda state, config: state,
+) -> LoadedModel[Model]:
+    """Reads a checkpoint and puts its weights into the model that `make_model` makes of its configuration.
+
+    Args:
+        name: the model that the file has to hold.
+        make_model: from a Tacotron2Config or WaveGlowConfig to the empty model.
+        flags: dimensions given by the user: they fill what the checkpoint's config lacks and must agree with what it
+            has.
+        adapt_state: from the state_dict of any of NVIDIA's releases to the names of our model.
 
     Raises:
         UserError: the file is missing, unreadable, truncated, unsafe, of another model or of other dimensions.
     """
-    return _load(path, Tacotron2, dict(flags or {}))
-
-
-def load_waveglow(path: Path, flags: Mapping[str, Any] | None = None) -> LoadedModel:
-    """Loads WaveGlow; see `load_tacotron2`."""
-    return _load(path, WaveGlow, dict(flags or {}))
-
-
-def _load(path: Path, model_class: type[nn.Module], flags: dict[str, Any]) -> LoadedModel:
     checkpoint = read_checkpoint(path)
-    state = {name.removeprefix("module."): tensor for name, tensor in checkpoint["state_dict"].items()}
-    found = _model_of(state)
-    if found is not None and found is not model_class:
-        raise UserError(
-            f"{path}: this is a {_MODEL_NAMES[found]} checkpoint, not {_MODEL_NAMES[model_class]}; "
-            f"give it with {_MODEL_FLAGS[found]}"
-        )
-    config_class = _MODEL_CONFIGS[model_class]
+    state: State = {name.removeprefix("module."): tensor for name, tensor in checkpoint["state_dict"].items()}
+    found = model_name_of(state)
+    if found is not None and found != name:
+        raise UserError(f"{path}: this is a {found} checkpoint, not {name}; give it with {MODEL_FLAGS[found]}")
     stored = _flat(checkpoint.get("config") or {})
-    values = _merged(path, config_class, stored, flags)
-    config: Any = config_from(config_class, values)
+    config: Any = config_from(_CONFIGS[name], _merged(path, _CONFIGS[name], stored, dict(flags)))
     try:
         config.validate()
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
     with torch.device("meta"):  # no time spent on random weights that would be overwritten
-        model: Any = model_class(config)
-    if isinstance(model, WaveGlow):
-        state = _split_conditioning(state, config.wn_layers)
-    _check_state(path, model, state, has_config=bool(stored))
+        model = make_model(config)
+    state = adapt_state(state, config)
+    check_state(path, model, state, has_config=bool(stored))
     counters = {name: torch.tensor(0) for name in model.state_dict() if name.endswith(_TRAINING_COUNTER)}
     state = {**counters, **{name: t.float() if t.is_floating_point() else t for name, t in state.items()}}
     model.load_state_dict(state, assign=True)
@@ -143,11 +139,12 @@ def _unpickling_problem(message: str) -> str:
     return "not a readable PyTorch checkpoint (damaged, or not made by torch.save); get it again"
 
 
-def _model_of(state: Mapping[str, Any]) -> type[nn.Module] | None:
+def model_name_of(state: Mapping[str, Any]) -> ModelName | None:
+    """The model that a state_dict is of, by its names; None for neither."""
     if "embedding.weight" in state or any(name.startswith("decoder.attention_rnn.") for name in state):
-        return Tacotron2
+        return "Tacotron 2"
     if "upsample.weight" in state or any(name.startswith("WN.") for name in state):
-        return WaveGlow
+        return "WaveGlow"
     return None
 
 
@@ -158,10 +155,9 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _merged(path: Path, config_class: type, stored: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
-    runtime_choices = {"max_decoder_steps", "gate_threshold", "decoder_no_early_stopping", "mask_padding"}
     for field in dataclasses.fields(config_class):
         name = field.name
-        if name in stored and name in flags and name not in runtime_choices and stored[name] != flags[name]:
+        if name in stored and name in flags and name not in RUN_CHOICES and stored[name] != flags[name]:
             raise UserError(
                 f"{path}: the checkpoint has {name} = {stored[name]}, but --{name.replace('_', '-')} says "
                 f"{flags[name]}; leave the flag out"
@@ -169,19 +165,7 @@ def _merged(path: Path, config_class: type, stored: dict[str, Any], flags: dict[
     return {**stored, **flags}
 
 
-def _split_conditioning(state: dict[str, torch.Tensor], layers: int) -> dict[str, torch.Tensor]:
-    # Some releases of NVIDIA's code keep one `cond_layer` for all layers of a flow: the same rows, stacked.
-    split: dict[str, torch.Tensor] = {}
-    for name, tensor in state.items():
-        flow, found, kind = name.partition(".cond_layer.")
-        if found:
-            split.update({f"{flow}.cond_layers.{i}.{kind}": rows for i, rows in enumerate(tensor.chunk(layers))})
-        else:
-            split[name] = tensor
-    return split
-
-
-def _check_state(path: Path, model: nn.Module, state: Mapping[str, torch.Tensor], has_config: bool) -> None:
+def check_state(path: Path, model: nn.Module, state: Mapping[str, torch.Tensor], has_config: bool) -> None:
     expected = model.state_dict()
     hint = "" if has_config else "; the checkpoint has no config: give its dimensions with the model flags"
     for name, tensor in expected.items():

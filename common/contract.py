@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
+from common.config import Tacotron2Config, WaveGlowConfig
 from common.errors import UserError
 from common.metadata import ModelMetadata
-from tacotron2.config import Tacotron2Config
-from waveglow.config import WaveGlowConfig
 
 Dim = int | str
 

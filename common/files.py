@@ -9,6 +9,8 @@ from pathlib import Path
 
 from common.errors import UserError
 
+REPOSITORY = Path(__file__).resolve().parent.parent
+
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:

@@ -5,9 +5,7 @@ import json
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from common.wav import AudioConfig
-from tacotron2.config import Tacotron2Config
-from waveglow.config import WaveGlowConfig
+from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
 
 Part = Literal["encoder", "decoder_iter", "postnet", "waveglow"]
 Precision = Literal["fp32", "fp16"]

@@ -1,10 +1,8 @@
-"""Audio constants, named once, and the wav files that phrases become."""
+"""The wav files that phrases become."""
 
-import argparse
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,32 +10,6 @@ import numpy as np
 
 from common.errors import UserError
 from common.files import written_whole
-
-
-@dataclass(frozen=True)
-class AudioConfig:
-    """How audio relates to mel frames: NVIDIA's TacotronSTFT settings. It travels with every model file."""
-
-    sampling_rate: int = 22050  # Hz
-    filter_length: int = 1024  # samples of one FFT
-    hop_length: int = 256  # samples between mel frames
-    win_length: int = 1024  # samples
-    mel_fmin: float = 0.0  # Hz
-    mel_fmax: float = 8000.0  # Hz
-
-    @property
-    def hop_seconds(self) -> float:
-        return self.hop_length / self.sampling_rate
-
-
-def check_audio_flags(args: argparse.Namespace, audio: AudioConfig) -> None:
-    """Raises UserError if -sr or --stft-hop-length contradict the model."""
-    for flag, given, actual in (
-        ("-sr", args.sampling_rate, audio.sampling_rate),
-        ("--stft-hop-length", args.stft_hop_length, audio.hop_length),
-    ):
-        if given is not None and given != actual:
-            raise UserError(f"{flag} {given}: the model's is {actual}; leave the flag out")
 
 
 class WavWriter:

@@ -7,15 +7,15 @@ from pathlib import Path
 from torch import nn
 from tqdm import tqdm
 
-from common.checkpoint import DEMO_TACOTRON2, load_tacotron2
 from common.cli import ArgumentParser, run
+from common.config import Tacotron2Config
 from common.errors import UserError
 from common.files import output_folder
 from common.metadata import ModelMetadata, Part
-from pipeline.flags import add_model_flags, given_flags
-from pipeline.torch_engines import make_parts
 from exports.onnx_file import export_part
-from tacotron2.config import Tacotron2Config
+from pipeline.flags import add_model_flags, given_flags
+from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
+from tacotron2.parts import tacotron2_parts
 
 
 def make_parser() -> ArgumentParser:
@@ -37,7 +37,7 @@ def main(args: argparse.Namespace) -> None:
     if args.int8_decoder and args.fp16:
         raise UserError("--int8-decoder goes with FP32 files for CPUs; leave --fp16 out")
     loaded = load_tacotron2(args.tacotron2, given_flags(args, Tacotron2Config))
-    parts = make_parts(loaded, "fp16" if args.fp16 else "fp32")
+    parts = tacotron2_parts(loaded, "fp16" if args.fp16 else "fp32")
     if args.int8_decoder:
         module, metadata = parts["decoder_iter"]
         parts["decoder_iter"] = (module, replace(metadata, int8_lstms=True))

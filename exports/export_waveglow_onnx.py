@@ -3,16 +3,16 @@
 import argparse
 from pathlib import Path
 
-from common.checkpoint import DEMO_WAVEGLOW, load_waveglow
 from common.cli import ArgumentParser, run
+from common.config import WaveGlowConfig
 from common.engine import TorchEngine
 from common.files import output_folder
 from common.metadata import Precision
-from pipeline.flags import add_model_flags, given_flags
-from pipeline.torch_engines import make_parts
 from exports.export_tacotron2_onnx import export_parts
-from waveglow.config import WaveGlowConfig
+from pipeline.flags import add_model_flags, given_flags
 from waveglow.denoiser import bias_path, measure_bias, save_bias
+from waveglow.loading import DEMO_WAVEGLOW, load_waveglow
+from waveglow.parts import waveglow_parts
 
 
 def make_parser() -> ArgumentParser:
@@ -34,10 +34,10 @@ def main(args: argparse.Namespace) -> None:
     folder = output_folder(args.output)
     loaded = load_waveglow(args.waveglow, given_flags(args, WaveGlowConfig))
     precision: Precision = "fp16" if args.fp16 else "fp32"
-    parts = make_parts(loaded, precision, args.sigma_infer)
+    parts = waveglow_parts(loaded, precision, args.sigma_infer)
     export_parts(parts, folder)
     # Measured in FP32 whatever the file's precision: it is a property of the voice.
-    module, metadata = make_parts(loaded, "fp32")["waveglow"]
+    module, metadata = waveglow_parts(loaded, "fp32")["waveglow"]
     path = bias_path(folder / "waveglow.onnx")
     save_bias(path, measure_bias(TorchEngine(module, metadata), loaded.audio))
     print(f"{path.name}: the denoiser's bias")

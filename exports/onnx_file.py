@@ -9,12 +9,13 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from common.config import Tacotron2Config
 from common.contract import PRECISION_DTYPES, TensorSpec, contract_of
-from common.engine import OnnxEngine, infer
+from common.engine import infer
 from common.errors import UserError
 from common.files import written_whole
 from common.metadata import METADATA_KEY, ModelMetadata, Part, Precision
-from tacotron2.config import Tacotron2Config
+from common.onnx_engine import OnnxEngine
 
 OPSET = 17
 TRACED = {"batch": 2, "text": 24, "mel": 4}  # sizes of the example that is traced

@@ -19,21 +19,20 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from common.wav import AudioConfig, wav_file
-from common.checkpoint import REPOSITORY, LoadedModel
-from pipeline.classic import Spoken
+from common.checkpoint import LoadedModel
 from common.cli import ArgumentParser
+from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
 from common.errors import UserError
-from common.files import output_folder, written_whole
+from common.files import REPOSITORY, output_folder, written_whole
 from common.json_log import JsonLog
 from common.phrases import Phrase, read_phrases
-from pipeline.synthesizer import STAGES, Piece, SynthesisOptions, Synthesizer
 from common.table import format_markdown
-from tacotron2.config import Tacotron2Config
+from common.wav import wav_file
+from pipeline.classic import Spoken
+from pipeline.synthesizer import STAGES, Piece, SynthesisOptions, Synthesizer
 from tacotron2.decoder import StopRule
 from tacotron2.model import Tacotron2
 from tacotron2.text import EncodedText, encode
-from waveglow.config import WaveGlowConfig
 from waveglow.model import WaveGlow
 
 WARMUPS = 3

@@ -8,8 +8,8 @@ import torch
 from common.checkpoint import LoadedModel
 from common.contract import PRECISION_DTYPES
 from common.metadata import DEFAULT_SIGMA, Precision
-from pipeline.synthesizer import Piece, SynthesisOptions
 from common.timing import Stages
+from pipeline.synthesizer import Piece, SynthesisOptions
 from tacotron2.model import Tacotron2
 from waveglow.model import WaveGlow
 

@@ -7,8 +7,8 @@ import argparse
 import dataclasses
 from typing import Any
 
-from tacotron2.config import Tacotron2Config
-from waveglow.config import WaveGlowConfig
+from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
+from common.errors import UserError
 
 _WAVEGLOW_FLAGS = {"n_flows": "--flows", "n_group": "--groups", "n_early_every": "--early-every"} | {
     "n_early_size": "--early-size"
@@ -36,3 +36,13 @@ def given_flags(args: argparse.Namespace, config: type[Tacotron2Config] | type[W
     """The dimensions of `config` that were given on the command line."""
     names = {field.name for field in dataclasses.fields(config)}
     return {name: value for name, value in vars(args).items() if name in names and value is not None}
+
+
+def check_audio_flags(args: argparse.Namespace, audio: AudioConfig) -> None:
+    """Raises UserError if -sr or --stft-hop-length contradict the model."""
+    for flag, given, actual in (
+        ("-sr", args.sampling_rate, audio.sampling_rate),
+        ("--stft-hop-length", args.stft_hop_length, audio.hop_length),
+    ):
+        if given is not None and given != actual:
+            raise UserError(f"{flag} {given}: the model's is {actual}; leave the flag out")

@@ -6,9 +6,10 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from common.engine import Engine, OnnxEngine
+from common.engine import Engine
 from common.errors import UserError
 from common.metadata import PARTS, Part, Precision
+from common.onnx_engine import OnnxEngine
 from waveglow.denoiser import Denoiser
 
 ENGINE_SUFFIXES = (".engine", ".plan")

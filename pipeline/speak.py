@@ -14,17 +14,27 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from common.wav import check_audio_flags, wav_file
 from common.cli import ArgumentParser
 from common.engine import Engine
 from common.errors import UserError
 from common.files import output_folder
 from common.json_log import JsonLog
 from common.metadata import Part
-from pipeline.page import PageEntry, write_page
 from common.phrases import Phrase, read_phrases
-from pipeline.synthesizer import MAX_SYMBOLS, STAGES, Piece, SpokenPiece, SynthesisOptions, Synthesizer, describe, prepare
 from common.table import format_table, shorten
+from common.wav import wav_file
+from pipeline.flags import check_audio_flags
+from pipeline.page import PageEntry, write_page
+from pipeline.synthesizer import (
+    MAX_SYMBOLS,
+    STAGES,
+    Piece,
+    SpokenPiece,
+    SynthesisOptions,
+    Synthesizer,
+    describe,
+    prepare,
+)
 from tacotron2.decoder import StopRule
 from waveglow.denoiser import DEFAULT_STRENGTH, Denoiser
 from waveglow.vocoder import CONTEXT

@@ -16,16 +16,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.config import WaveGlowConfig
 from common.engine import Engine, infer
 from common.errors import UserError
 from common.metadata import PARTS, Part
 from common.phrases import Phrase
 from common.random_streams import NoiseAhead, RandomStreams
 from common.timing import Stages
-from tacotron2.decoder_graph import bucket_of, make_decoder
 from tacotron2.decoder import DecodedBatch, StopReason, StopRule
+from tacotron2.decoder_graph import bucket_of, make_decoder
 from tacotron2.text import EncodedText, split
-from waveglow.config import WaveGlowConfig
 from waveglow.denoiser import Denoiser
 from waveglow.vocoder import SILENCE, padded_frames, vocode
 

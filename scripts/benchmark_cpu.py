@@ -15,18 +15,20 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from common.checkpoint import DEMO_TACOTRON2, DEMO_WAVEGLOW, REPOSITORY, load_tacotron2, load_waveglow
-from pipeline.classic import classic_speaker
 from common.cli import ArgumentParser, run
 from common.engine import Engine
+from common.files import REPOSITORY
 from common.metadata import PARTS, Part
-from pipeline.torch_engines import torch_engines
 from common.phrases import Phrase, read_phrases
-from pipeline.synthesizer import Piece, SynthesisOptions, Synthesizer, prepare
 from common.table import format_markdown
 from common.timing import TimedEngine
 from exports import export_tacotron2_onnx
+from pipeline.classic import classic_speaker
 from pipeline.model_files import export_demo_voice, open_engine, open_engines
+from pipeline.synthesizer import Piece, SynthesisOptions, Synthesizer, prepare
+from pipeline.torch_engines import torch_engines
+from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
+from waveglow.loading import DEMO_WAVEGLOW, load_waveglow
 
 WARMUPS = 1
 BASELINE = "PyTorch eager, the classic's loop"

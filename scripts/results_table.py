@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from pipeline.benchmark import read_results, results_table
 from common.cli import ArgumentParser, run
 from common.errors import UserError
+from pipeline.benchmark import read_results, results_table
 
 
 def make_parser() -> ArgumentParser:

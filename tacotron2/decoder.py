@@ -10,11 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from common.config import Tacotron2Config
 from common.contract import DECODER_STATE
 from common.engine import Engine
 from common.errors import UserError
 from common.random_streams import PRENET_KEEP, RandomStreams
-from tacotron2.config import Tacotron2Config
 
 StopReason = Literal["gate", "cap"]
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tacotron2.config import Tacotron2Config
+from common.config import Tacotron2Config
 
 
 class LinearNorm(nn.Module):

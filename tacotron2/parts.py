@@ -6,13 +6,39 @@ the named tensors of `common.contract`, and is what the exporter traces and the 
 No part draws random numbers: dropout masks come in as an input, so that every backend computes the same.
 """
 
+import copy
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.checkpoint import LoadedModel
+from common.contract import PRECISION_DTYPES
+from common.metadata import ModelMetadata, Part, Precision
 from tacotron2 import model
+
+Parts = dict[Part, tuple[nn.Module, ModelMetadata]]
+
+
+def tacotron2_parts(loaded: LoadedModel[model.Tacotron2], precision: Precision) -> Parts:
+    """The three parts in the given precision, on the CPU, independent of the model they come from, with metadata.
+
+    Constants are folded in FP32 and only then rounded to FP16.
+    """
+    tacotron2 = copy.deepcopy(loaded.model)
+    modules: dict[Part, nn.Module] = {
+        "encoder": EncoderPart(tacotron2),
+        "decoder_iter": DecoderIterPart(tacotron2),
+        "postnet": PostnetPart(tacotron2),
+    }
+    return {
+        part: (
+            module.eval().requires_grad_(False).to(PRECISION_DTYPES[precision]),
+            ModelMetadata(part, precision, loaded.config, loaded.audio, loaded.sha256, voice=loaded.voice),
+        )
+        for part, module in modules.items()
+    }
 
 
 class EncoderPart(nn.Module):

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from common.config import Tacotron2Config
 from common.contract import contract_of
+from common.cuda import triton_obstacle
 from common.engine import Engine, Range, TorchEngine, check_bound
 from common.errors import UserError
-from common.cuda import triton_obstacle
 from common.metadata import ModelMetadata
-from tacotron2.config import Tacotron2Config
 from tacotron2.parts import DecoderIterPart, MergedLSTMCell
 
 LARGEST_BATCH = 64  # beyond it, and beyond LONGEST_TEXT, the plain module runs

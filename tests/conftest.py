@@ -5,13 +5,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.checkpoint import DEMO_TACOTRON2, DEMO_WAVEGLOW, LoadedModel, load_tacotron2, load_waveglow
+from common.checkpoint import LoadedModel
 from common.engine import Engine
 from common.metadata import PARTS, Part, Precision
-from pipeline.torch_engines import make_parts, torch_engines
 from exports.onnx_file import export_part
-from tests.models import TINY_TACOTRON2, TINY_WAVEGLOW, nested_waveglow_config, tiny_tacotron2, tiny_waveglow
 from pipeline.model_files import close_engines, export_demo_voice, open_engines
+from pipeline.torch_engines import torch_engines
+from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
+from tests.models import TINY_TACOTRON2, TINY_WAVEGLOW, nested_waveglow_config, parts_of, tiny_tacotron2, tiny_waveglow
+from waveglow.loading import DEMO_WAVEGLOW, load_waveglow
 
 # PyTorch's threads wait for one another by spinning: on a busy machine two take many times as long as one.
 torch.set_num_threads(1)
@@ -83,7 +85,7 @@ def tiny_folders(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoints: dic
     for precision in precisions:
         folders[precision] = tmp_path_factory.mktemp(f"tiny_{precision}")
         for loaded in models:
-            for part, (module, metadata) in make_parts(loaded, precision).items():
+            for part, (module, metadata) in parts_of(loaded, precision).items():
                 export_part(module, metadata, folders[precision] / f"{part}.onnx")
     return folders
 

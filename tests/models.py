@@ -5,10 +5,13 @@ import dataclasses
 import torch
 from torch import nn
 
-from tacotron2.config import Tacotron2Config
+from common.checkpoint import LoadedModel
+from common.config import Tacotron2Config, WaveGlowConfig
+from common.metadata import ModelMetadata, Part, Precision
 from tacotron2.model import Tacotron2
-from waveglow.config import WaveGlowConfig
+from tacotron2.parts import tacotron2_parts
 from waveglow.model import WaveGlow
+from waveglow.parts import waveglow_parts
 
 TINY_TACOTRON2 = Tacotron2Config(
     symbols_embedding_dim=24,
@@ -22,6 +25,13 @@ TINY_TACOTRON2 = Tacotron2Config(
     postnet_embedding_dim=28,
 )
 TINY_WAVEGLOW = WaveGlowConfig(n_flows=6, n_early_every=2, wn_layers=3, wn_channels=12)
+
+
+def parts_of(loaded: LoadedModel, precision: Precision) -> dict[Part, tuple[nn.Module, ModelMetadata]]:
+    """The parts of a loaded model of either kind."""
+    if isinstance(loaded.model, Tacotron2):
+        return tacotron2_parts(loaded, precision)
+    return waveglow_parts(loaded, precision)
 
 
 def tiny_tacotron2(config: Tacotron2Config = TINY_TACOTRON2, seed: int = 0) -> Tacotron2:

@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from common.checkpoint import REPOSITORY
 from common.engine import part_flag
+from common.files import REPOSITORY
 from common.metadata import PARTS
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from common.checkpoint import load_tacotron2, load_waveglow
 from common.errors import UserError
+from tacotron2.loading import load_tacotron2
 from tests.models import TINY_TACOTRON2, TINY_WAVEGLOW, nested_waveglow_config, tiny_tacotron2, tiny_waveglow
+from waveglow.loading import load_waveglow
 
 
 def ngc_checkpoint(model: torch.nn.Module, config: dict, prefix: str = "module.") -> dict:

@@ -6,15 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.wav import AudioConfig
 from common.checkpoint import LoadedModel
+from common.config import AudioConfig
 from common.engine import Engine, TorchEngine, infer
 from common.errors import UserError
-from pipeline.torch_engines import make_parts
 from common.random_streams import RandomStreams
-from tacotron2.decoder_graph import CapturedDecoder, PlainDecoder, bucket_of, make_decoder
 from tacotron2.decoder import DecodedBatch, StopRule, decode
-from tests.models import TINY_TACOTRON2, tiny_tacotron2
+from tacotron2.decoder_graph import CapturedDecoder, PlainDecoder, bucket_of, make_decoder
+from tests.models import TINY_TACOTRON2, parts_of, tiny_tacotron2
 
 NEVER = 1 - 1e-9  # a threshold that no gate of these models passes
 
@@ -22,7 +21,7 @@ NEVER = 1 - 1e-9  # a threshold that no gate of these models passes
 @pytest.fixture(scope="module")
 def engines() -> tuple[Engine, Engine]:
     loaded = LoadedModel(tiny_tacotron2(), AudioConfig(), "0" * 64, None, "")
-    parts = make_parts(loaded, "fp32")
+    parts = parts_of(loaded, "fp32")
     return TorchEngine(*parts["encoder"]), TorchEngine(*parts["decoder_iter"])
 
 
@@ -152,7 +151,7 @@ def test_at_most_two_blocks_are_decoded_in_vain(engines: tuple[Engine, Engine]) 
 def test_masks_are_the_same_bits_where_steps_share_random_words() -> None:
     # 2 * 12 bits a step are no whole number of 32-bit words, so the length of a draw changes what follows.
     config = TINY_TACOTRON2.__class__(**{**TINY_TACOTRON2.__dict__, "prenet_dim": 12})
-    parts = make_parts(LoadedModel(tiny_tacotron2(config), AudioConfig(), "0" * 64, None, ""), "fp32")
+    parts = parts_of(LoadedModel(tiny_tacotron2(config), AudioConfig(), "0" * 64, None, ""), "fp32")
     encoder, engine = TorchEngine(*parts["encoder"]), TorchEngine(*parts["decoder_iter"])
     memory, rule = memory_of(encoder, [9], 9), StopRule(NEVER, 150)
     found = CapturedDecoder(engine)(*memory, [9], streams_for([9]), rule)

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from common.engine import OnnxEngine, infer
+from common.engine import infer
 from common.errors import UserError
 from common.metadata import PARTS, Precision
-from pipeline.synthesizer import check_together
+from common.onnx_engine import OnnxEngine
 from exports.onnx_file import example_inputs
 from pipeline.model_files import default_paths, open_engine, open_engines
+from pipeline.synthesizer import check_together
 
 
 @pytest.fixture(scope="module")

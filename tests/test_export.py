@@ -7,17 +7,19 @@ import onnx
 import pytest
 import torch
 
-from common.checkpoint import DEMO_TACOTRON2, LoadedModel
+from common.checkpoint import LoadedModel
 from common.contract import DECODER_STATE, contract_of
-from common.engine import Engine, OnnxEngine, infer, read_metadata
+from common.engine import Engine, infer, read_metadata
 from common.errors import UserError
 from common.files import sha256_of
 from common.metadata import METADATA_KEY, PARTS, Part, Precision
-from pipeline.torch_engines import make_parts
+from common.onnx_engine import OnnxEngine
 from common.phrases import Phrase
-from pipeline.synthesizer import SynthesisOptions, Synthesizer
 from exports import export_tacotron2_onnx, export_waveglow_onnx
 from exports.onnx_file import TOLERANCE, example_inputs, export_part
+from pipeline.synthesizer import SynthesisOptions, Synthesizer
+from tacotron2.loading import DEMO_TACOTRON2
+from tests.models import parts_of
 from waveglow.denoiser import bias_path
 
 SIZES = [
@@ -46,7 +48,7 @@ def test_onnx_runtime_gives_what_pytorch_gives(
     engine = OnnxEngine(folder / f"{part}.onnx", part)
     inputs = example_inputs(engine.metadata, sizes, seed=5)
     found = infer(engine, **inputs)
-    module, metadata = make_parts(demo_waveglow if part == "waveglow" else demo_tacotron2, "fp32")[part]
+    module, metadata = parts_of(demo_waveglow if part == "waveglow" else demo_tacotron2, "fp32")[part]
     with torch.inference_mode():
         expected = module(*(t.float() if t.is_floating_point() else t for t in inputs.values()))
     for spec, tensor in zip(
@@ -108,7 +110,7 @@ def test_sigma_flag_becomes_the_files_default(tmp_path: Path, tiny_checkpoints: 
 
 
 def test_an_export_that_fails_its_check_leaves_no_file(tmp_path: Path, demo_tacotron2: LoadedModel) -> None:
-    module, metadata = make_parts(demo_tacotron2, "fp32")["postnet"]
+    module, metadata = parts_of(demo_tacotron2, "fp32")["postnet"]
     with torch.no_grad():
         module.convolutions[0].weight[0, 0, 0] = float("nan")
     with pytest.raises(UserError, match=r"postnet\.onnx: ONNX Runtime differs from PyTorch by nan"):

@@ -8,18 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.wav import AudioConfig
+from common.config import AudioConfig, Tacotron2Config
 from common.contract import contract_of
 from common.engine import Engine, TorchEngine
 from common.errors import UserError
 from common.metadata import ModelMetadata
 from common.random_streams import RandomStreams
-from tacotron2.decoder_graph import CapturedDecoder, PlainDecoder, make_decoder
-from tacotron2.config import Tacotron2Config
 from tacotron2.decoder import DecodedBatch, StopRule, decode
-from tacotron2.triton_engine import FusedDecoderEngine, Tuning, best_decoder_engine, default_tuning, obstacle
+from tacotron2.decoder_graph import CapturedDecoder, PlainDecoder, make_decoder
 from tacotron2.model import Tacotron2
 from tacotron2.parts import DecoderIterPart
+from tacotron2.triton_engine import FusedDecoderEngine, Tuning, best_decoder_engine, default_tuning, obstacle
 from tests.models import TINY_TACOTRON2
 
 CONFIG = Tacotron2Config()  # the published checkpoints' size

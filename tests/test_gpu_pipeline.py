@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 import torch
 
-from common.checkpoint import DEMO_TACOTRON2, DEMO_WAVEGLOW, load_tacotron2, load_waveglow
 from common.engine import Engine
 from common.metadata import Part
-from pipeline.torch_engines import torch_engines
 from common.phrases import Phrase
 from pipeline.synthesizer import SpokenPiece, SynthesisOptions, Synthesizer
+from pipeline.torch_engines import torch_engines
 from tacotron2.decoder import StopRule
+from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
+from waveglow.loading import DEMO_WAVEGLOW, load_waveglow
 
 pytestmark = pytest.mark.cuda
 

@@ -17,14 +17,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.wav import AudioConfig
 from common.checkpoint import LoadedModel
+from common.config import AudioConfig, WaveGlowConfig
 from common.engine import TorchEngine, infer
 from common.errors import UserError
 from common.metadata import ModelMetadata, Precision
 from tests.models import TINY_TACOTRON2
 from waveglow import triton_engine
-from waveglow.config import WaveGlowConfig
+from waveglow.model import WaveGlow
+from waveglow.parts import WaveGlowPart
 from waveglow.triton_engine import (
     GENERAL,
     OUTPUTS,
@@ -38,8 +39,6 @@ from waveglow.triton_engine import (
     obstacle,
     supported,
 )
-from waveglow.model import WaveGlow
-from waveglow.parts import WaveGlowPart
 
 SMALL = WaveGlowConfig(n_flows=4, n_early_every=2, wn_layers=3, wn_channels=64)
 

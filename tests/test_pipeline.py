@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from common.checkpoint import REPOSITORY
+from common.files import REPOSITORY
 from tests.scripts import leftovers, model_flags, run_script
 
 PHRASES = [

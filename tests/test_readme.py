@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from common.checkpoint import REPOSITORY
+from common.files import REPOSITORY
 from tests.scripts import assert_one_line_error, run_script
 
 README = (REPOSITORY / "README.md").read_text()

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 from common.json_log import JsonLog
+from common.table import display_width, format_markdown, format_table, shorten
 from pipeline.page import LONG_TEXT, PageEntry, write_page
 from pipeline.plots import save_alignment, save_mel
-from common.table import display_width, format_markdown, format_table, shorten
 
 HOP_SECONDS = 256 / 22050
 VOID = {"meta", "link", "img", "br", "hr", "input"}

@@ -19,8 +19,8 @@ from types import SimpleNamespace
 import pip
 import pytest
 
-from common.checkpoint import REPOSITORY
 from common.errors import UserError
+from common.files import REPOSITORY
 from scripts import download, install
 from tests.scripts import assert_one_line_error
 

@@ -11,9 +11,9 @@ from common.engine import Engine, TorchEngine
 from common.errors import UserError
 from common.metadata import PARTS, Part
 from common.phrases import Phrase
+from pipeline.model_files import open_engines
 from pipeline.synthesizer import SpokenPiece, SynthesisOptions, Synthesizer
 from tacotron2.decoder import StopRule
-from pipeline.model_files import open_engines
 from waveglow.denoiser import Denoiser
 
 Engines = dict[Part, Engine]

@@ -12,19 +12,18 @@ import onnx
 import pytest
 import torch
 
-from common.wav import AudioConfig
 from common.checkpoint import LoadedModel
+from common.config import AudioConfig, WaveGlowConfig
 from common.errors import UserError
 from common.files import sha256_of
 from common.metadata import PARTS, ModelMetadata, Part, Precision
-from pipeline.torch_engines import make_parts
 from exports import onnx_file
 from tests import trt_double
+from tests.models import parts_of
 from trt import bindings, build, export_onnx2trt
 from trt.build import BuildOptions, Progress, build_engine, check_network, make_profile
 from trt.engine import TensorRTEngine
 from trt.record import EngineRecord, SizeRange, read_record, record_path
-from waveglow.config import WaveGlowConfig
 from waveglow.model import WaveGlow
 
 BATCHES = BuildOptions(batch=SizeRange(1, 4, 8))
@@ -417,7 +416,7 @@ def test_rtx_builds_waveglow_of_ngc_size_in_fp16(tmp_path: Path, folder: Path, m
     torch.manual_seed(0)
     model = WaveGlow(WaveGlowConfig(wn_channels=256)).eval()
     loaded = LoadedModel(model, AudioConfig(), "0" * 64, None, "random")
-    module, metadata = make_parts(loaded, "fp16")["waveglow"]
+    module, metadata = parts_of(loaded, "fp16")["waveglow"]
     onnx_file.export_part(module, metadata, tmp_path / "waveglow.onnx")
     build_and_read_back(tmp_path / "waveglow.onnx", "waveglow", folder, monkeypatch)
 

@@ -25,20 +25,22 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.checkpoint import load_tacotron2, load_waveglow
 from common.contract import contract_of
-from common.engine import OnnxEngine, infer
+from common.engine import infer
 from common.errors import UserError
 from common.metadata import PARTS, Part, Precision
-from pipeline.torch_engines import make_parts
-from pipeline.synthesizer import SynthesisOptions
+from common.onnx_engine import OnnxEngine
 from exports.onnx_file import example_inputs
+from pipeline.synthesizer import SynthesisOptions
 from tacotron2.decoder import StopRule
+from tacotron2.loading import load_tacotron2
 from tests import trt_double
+from tests.models import parts_of
 from trt import bindings, engine_info, verify_gpu
 from trt.build import BuildOptions, build_engine
 from trt.engine import OutOfDeviceMemory, TensorRTEngine, Workspace
 from trt.record import SizeRange, read_record, record_path
+from waveglow.loading import load_waveglow
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 REAL_FIND_GPU = bindings.find_gpu
@@ -549,7 +551,7 @@ def cuda_double(double: None, tiny_checkpoints: dict[str, Path], monkeypatch: py
     modules = {
         frozenset(spec.name for spec in contract_of(metadata).outputs): module.cuda()
         for loaded in models
-        for module, metadata in make_parts(loaded, "fp16").values()
+        for module, metadata in parts_of(loaded, "fp16").values()
     }
 
     def view(context: trt_double.IExecutionContext, name: str) -> Tensor:

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from common.wav import WavWriter, wav_file
 from common.errors import UserError
 from common.files import output_folder, written_whole
+from common.wav import WavWriter, wav_file
 
 
 def test_blocks_join_and_the_loudest_sample_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

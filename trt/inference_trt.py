@@ -7,7 +7,6 @@ from common.cli import ArgumentParser, run
 from common.engine import part_flag
 from common.errors import UserError
 from common.metadata import PARTS, Part, Precision
-from pipeline.speak import add_speak_flags, read_request, speak
 from pipeline.model_files import (
     add_run_flags,
     check_precision,
@@ -17,6 +16,7 @@ from pipeline.model_files import (
     export_demo_voice,
     open_engines,
 )
+from pipeline.speak import add_speak_flags, read_request, speak
 
 MODELS = Path("output")  # where the exporters of the README put their files
 

@@ -3,7 +3,11 @@
 import argparse
 from pathlib import Path
 
-from common.wav import check_audio_flags
+from common.cli import ArgumentParser, run
+from common.config import WaveGlowConfig
+from common.engine import part_flag
+from common.errors import UserError
+from common.metadata import PARTS
 from pipeline.benchmark import (
     add_benchmark_flags,
     check_benchmark_flags,
@@ -13,13 +17,9 @@ from pipeline.benchmark import (
     speak_once,
     summarize,
 )
-from common.cli import ArgumentParser, run
-from common.engine import part_flag
-from common.errors import UserError
-from common.metadata import PARTS
-from pipeline.synthesizer import Synthesizer
+from pipeline.flags import check_audio_flags
 from pipeline.model_files import add_run_flags, check_precision, close_engines, denoiser_for, open_engines
-from waveglow.config import WaveGlowConfig
+from pipeline.synthesizer import Synthesizer
 
 FRAMEWORKS = {".onnx": "ONNX Runtime", ".engine": "TensorRT", ".plan": "TensorRT"}
 

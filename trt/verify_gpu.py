@@ -17,21 +17,22 @@ import onnxruntime
 import torch
 
 from common.cli import ArgumentParser, run
-from common.engine import Engine, OnnxEngine, infer
+from common.engine import Engine, infer
 from common.errors import UserError
 from common.files import output_folder
 from common.metadata import PARTS, Part, Precision
+from common.onnx_engine import OnnxEngine
 from common.phrases import Phrase
 from common.random_streams import RandomStreams
-from pipeline.synthesizer import SpokenPiece, SynthesisOptions, Synthesizer
 from exports.onnx_file import TOLERANCE, example_inputs
-from tacotron2.decoder_graph import BUCKETS, CapturedDecoder, PlainDecoder
+from pipeline.model_files import close_engines, export_demo_voice, open_engines
+from pipeline.synthesizer import SpokenPiece, SynthesisOptions, Synthesizer
 from tacotron2.decoder import StopRule
+from tacotron2.decoder_graph import BUCKETS, CapturedDecoder, PlainDecoder
 from trt import bindings
 from trt.build import BuildOptions, build_engine
 from trt.engine import TensorRTEngine
 from trt.export_onnx2trt import size_range
-from pipeline.model_files import close_engines, export_demo_voice, open_engines
 from trt.record import SizeRange
 
 TEXTS = (

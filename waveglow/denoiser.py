@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.wav import AudioConfig
+from common.config import AudioConfig
 from common.engine import Engine, infer
 from common.errors import UserError
 from common.files import written_whole

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from waveglow.config import WaveGlowConfig
+from common.config import WaveGlowConfig
 
 UPSAMPLE_KERNEL, UPSAMPLE_STRIDE = 1024, 256  # samples: the STFT's window and hop that the model was trained with
 

@@ -5,12 +5,30 @@ tensors of `common.contract`, and is what the exporter traces and the PyTorch en
 input, already scaled by sigma, so that every backend computes the same.
 """
 
+import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from common.checkpoint import LoadedModel
+from common.contract import PRECISION_DTYPES
+from common.metadata import DEFAULT_SIGMA, ModelMetadata, Part, Precision
 from waveglow import model
+
+
+def waveglow_parts(
+    loaded: LoadedModel[model.WaveGlow], precision: Precision, sigma: float | None = None
+) -> dict[Part, tuple[nn.Module, ModelMetadata]]:
+    """WaveGlow's one part in the given precision, on the CPU, independent of the model it comes from, with metadata.
+
+    Args:
+        sigma: the default standard deviation of the noise; None takes the checkpoint's own, else the classic's.
+    """
+    module = WaveGlowPart(copy.deepcopy(loaded.model)).eval().requires_grad_(False).to(PRECISION_DTYPES[precision])
+    sigma = sigma if sigma is not None else loaded.sigma if loaded.sigma is not None else DEFAULT_SIGMA
+    metadata = ModelMetadata("waveglow", precision, loaded.config, loaded.audio, loaded.sha256, sigma, loaded.voice)
+    return {"waveglow": (module, metadata)}
 
 
 class WaveGlowPart(nn.Module):

@@ -1,4 +1,4 @@
-"""WaveGlow on an NVIDIA GPU in FP16, through the Triton kernels of `waveglow.triton_kernels` and one CUDA graph per shape.
+"""WaveGlow on an NVIDIA GPU in FP16, through `waveglow.triton_kernels` and one CUDA graph per shape.
 
 It computes the function of `waveglow.parts.WaveGlowPart`, with what is linear folded on the weights, in FP32, before
 they are rounded:
@@ -22,12 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from common.config import WaveGlowConfig
 from common.contract import PRECISION_DTYPES, contract_of
+from common.cuda import triton_obstacle
 from common.engine import Engine, Range, TorchEngine, check_bound
 from common.errors import UserError
-from common.cuda import triton_obstacle
 from common.metadata import ModelMetadata
-from waveglow.config import WaveGlowConfig
 from waveglow.model import WaveGlow
 from waveglow.parts import FlowPart, WaveGlowPart
 
@@ -229,9 +229,9 @@ class Network:
     """
 
     def __init__(self, part: WaveGlowPart, device: torch.device, tuning: Tuning) -> None:
-        from waveglow import triton_kernels  # imported here since Triton is only there where PyTorch has CUDA
+        from waveglow import triton_kernels
 
-        self.kernels = kernels
+        self.kernels = triton_kernels
         self.config = part.config
         self.remaining = part.remaining
         self.tuning = tuning
