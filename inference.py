@@ -5,11 +5,12 @@ from pathlib import Path
 
 import torch
 
+from common.checkpoint import RUN_CHOICES
 from common.cli import ArgumentParser, run
 from common.config import Tacotron2Config, WaveGlowConfig
 from common.errors import UserError
 from common.metadata import Precision
-from pipeline.flags import RUN_CHOICES, add_model_flags, given_flags
+from pipeline.flags import add_model_flags, given_flags
 from pipeline.speak import add_speak_flags, read_request, speak
 from pipeline.synthesizer import Synthesizer
 from pipeline.torch_engines import torch_engines

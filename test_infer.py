@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from common.checkpoint import LoadedModel
+from common.checkpoint import RUN_CHOICES, LoadedModel
 from common.cli import ArgumentParser, run
 from common.config import Tacotron2Config, WaveGlowConfig
 from common.errors import UserError
@@ -23,7 +23,7 @@ from pipeline.benchmark import (
     summarize,
 )
 from pipeline.classic import Spoken, classic_speaker
-from pipeline.flags import RUN_CHOICES, add_model_flags, check_audio_flags, given_flags
+from pipeline.flags import add_model_flags, check_audio_flags, given_flags
 from pipeline.synthesizer import Piece, Synthesizer
 from pipeline.torch_engines import torch_engines
 from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2

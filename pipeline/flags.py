@@ -5,16 +5,19 @@ A checkpoint carries its own dimensions; a flag is needed only where it carries 
 
 import argparse
 import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
+from common.engine import Engine
 from common.errors import UserError
+from common.metadata import Part
+from waveglow.denoiser import Denoiser
 
 _WAVEGLOW_FLAGS = {"n_flows": "--flows", "n_group": "--groups", "n_early_every": "--early-every"} | {
     "n_early_size": "--early-size"
 }
-# What the classic calls model flags, but which are choices of a run: scripts that speak define them themselves.
-RUN_CHOICES = ("max_decoder_steps", "gate_threshold")
 
 
 def add_model_flags(parser: argparse.ArgumentParser, *configs: type, leave_out: tuple[str, ...] = ()) -> None:
@@ -46,3 +49,25 @@ def check_audio_flags(args: argparse.Namespace, audio: AudioConfig) -> None:
     ):
         if given is not None and given != actual:
             raise UserError(f"{flag} {given}: the model's is {actual}; leave the flag out")
+
+
+def add_run_flags(group: argparse._ArgumentGroup) -> None:
+    """Adds the flags, beside the four paths, of every script that runs model files."""
+    group.add_argument("--waveglow-ckpt", default="", help="classic flag: anything given turns the denoiser on")
+    group.add_argument("--fp16", action="store_true", help="the models are in half precision")
+    group.add_argument("--threads", type=int, help="CPU threads for .onnx files [all cores]")
+
+
+def check_precision(args: argparse.Namespace, engines: Mapping[Part, Engine]) -> None:
+    """Raises UserError if --fp16 was given and a model isn't."""
+    for engine in engines.values():
+        precision = engine.metadata.precision
+        if args.fp16 and precision != "fp16":
+            raise UserError(f"{engine.name} is {precision}, but --fp16 was given; export it with --fp16")
+
+
+def denoiser_for(args: argparse.Namespace, engines: Mapping[Part, Engine], waveglow_path: Path) -> Denoiser | None:
+    """The denoiser, if the flags ask for it, from the bias beside the WaveGlow file."""
+    if not (args.denoise or args.waveglow_ckpt):
+        return None
+    return Denoiser.beside(waveglow_path, engines["waveglow"].metadata.audio, args.denoising_strength)

@@ -23,8 +23,9 @@ from common.phrases import Phrase, read_phrases
 from common.table import format_markdown
 from common.timing import TimedEngine
 from exports import export_tacotron2_onnx
+from exports.voice import export_demo_voice
 from pipeline.classic import classic_speaker
-from pipeline.model_files import export_demo_voice, open_engine, open_engines
+from pipeline.model_files import open_engine, open_engines
 from pipeline.synthesizer import Piece, SynthesisOptions, Synthesizer, prepare
 from pipeline.torch_engines import torch_engines
 from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2

@@ -9,7 +9,8 @@ from common.checkpoint import LoadedModel
 from common.engine import Engine
 from common.metadata import PARTS, Part, Precision
 from exports.onnx_file import export_part
-from pipeline.model_files import close_engines, export_demo_voice, open_engines
+from exports.voice import export_demo_voice
+from pipeline.model_files import close_engines, open_engines
 from pipeline.torch_engines import torch_engines
 from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
 from tests.models import TINY_TACOTRON2, TINY_WAVEGLOW, nested_waveglow_config, parts_of, tiny_tacotron2, tiny_waveglow

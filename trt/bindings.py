@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
+from common.contract import Dim, TensorSpec
 from common.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,6 +27,13 @@ PRODUCTS: dict[Flavour, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorR
 INSTALL: dict[Flavour, str] = {
     "tensorrt": "pip install tensorrt, or NVIDIA's TensorRT container",
     "tensorrt_rtx": "pip install tensorrt-rtx-cu13",
+}
+TORCH_DTYPES = {
+    "FLOAT": torch.float32,
+    "HALF": torch.float16,
+    "INT32": torch.int32,
+    "INT64": torch.int64,
+    "BOOL": torch.bool,
 }
 MAX_WORDS = 400  # characters of TensorRT's own words that go into a message
 
@@ -171,3 +179,14 @@ def dotted(compute_capability: int) -> str:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version))
+
+
+def tensor_spec(name: str, dtype: Any, shape: Any) -> TensorSpec:
+    """A TensorRT tensor's specification; dynamic dimensions, -1 in TensorRT, are called "dynamic"."""
+    dims: tuple[Dim, ...] = tuple(dim if dim >= 0 else "dynamic" for dim in shape_tuple(shape))
+    return TensorSpec(name, TORCH_DTYPES.get(dtype.name, torch.float64), dims)
+
+
+def shape_tuple(dims: Any) -> tuple[int, ...]:
+    """TensorRT's Dims, which can be iterated over but don't say so, as a tuple."""
+    return tuple(int(dim) for dim in dims)

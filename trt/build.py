@@ -14,16 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx
-import torch
 from google.protobuf.message import DecodeError
 
-from common.contract import Dim, TensorSpec, check_tensors, contract_of
+from common.contract import check_tensors, contract_of
 from common.engine import export_command, part_flag, read_metadata
 from common.errors import UserError
 from common.files import sha256_of, written_whole
 from common.metadata import ModelMetadata, Part
 from trt import bindings
-from trt.bindings import TensorRT, dotted, one_line
+from trt.bindings import TensorRT, dotted, one_line, tensor_spec
 from trt.record import EngineRecord, SizeRange, profile_shapes, read_record, record_path, symbols_of
 from waveglow.denoiser import bias_path
 
@@ -35,14 +34,6 @@ DEFAULT_BATCH = SizeRange(1, 1, 1)
 DEFAULT_TEXT = SizeRange(4, 128, 256)  # symbols
 DEFAULT_MEL = SizeRange(32, 768, 1664)  # frames
 SIZE_FLAGS = {"batch": "-bs/--batch-size", "text": "--text-size", "mel": "--mel-size"}
-
-TORCH_DTYPES = {
-    "FLOAT": torch.float32,
-    "HALF": torch.float16,
-    "INT32": torch.int32,
-    "INT64": torch.int64,
-    "BOOL": torch.bool,
-}
 
 
 @dataclass(frozen=True)
@@ -231,17 +222,6 @@ def check_network(where: str, network: tensorrt.INetworkDefinition, metadata: Mo
     outputs = [network.get_output(i) for i in range(network.num_outputs)]
     for expected, found in ((contract.inputs, inputs), (contract.outputs, outputs)):
         check_tensors(where, expected, [tensor_spec(t.name, t.dtype, t.shape) for t in found])
-
-
-def tensor_spec(name: str, dtype: Any, shape: Any) -> TensorSpec:
-    """A TensorRT tensor's specification; dynamic dimensions, -1 in TensorRT, are called "dynamic"."""
-    dims: tuple[Dim, ...] = tuple(dim if dim >= 0 else "dynamic" for dim in shape_tuple(shape))
-    return TensorSpec(name, TORCH_DTYPES.get(dtype.name, torch.float64), dims)
-
-
-def shape_tuple(dims: Any) -> tuple[int, ...]:
-    """TensorRT's Dims, which can be iterated over but don't say so, as a tuple."""
-    return tuple(int(dim) for dim in dims)
 
 
 def _configure(trt: TensorRT, config: tensorrt.IBuilderConfig, record: EngineRecord) -> None:

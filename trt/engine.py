@@ -16,8 +16,7 @@ from common.engine import Range, check_bound, sizes_of
 from common.errors import UserError
 from common.metadata import Part
 from trt import bindings
-from trt.bindings import PRODUCTS, Gpu, TensorRT, dotted
-from trt.build import shape_tuple, tensor_spec
+from trt.bindings import PRODUCTS, Gpu, TensorRT, dotted, shape_tuple, tensor_spec
 from trt.record import BUILD_AGAIN, check_part, profile_shapes, read_plan, read_record
 
 if TYPE_CHECKING:

@@ -7,15 +7,9 @@ from common.cli import ArgumentParser, run
 from common.engine import part_flag
 from common.errors import UserError
 from common.metadata import PARTS, Part, Precision
-from pipeline.model_files import (
-    add_run_flags,
-    check_precision,
-    close_engines,
-    default_paths,
-    denoiser_for,
-    export_demo_voice,
-    open_engines,
-)
+from exports.voice import export_demo_voice
+from pipeline.flags import add_run_flags, check_precision, denoiser_for
+from pipeline.model_files import close_engines, default_paths, open_engines
 from pipeline.speak import add_speak_flags, read_request, speak
 
 MODELS = Path("output")  # where the exporters of the README put their files

@@ -17,8 +17,8 @@ from pipeline.benchmark import (
     speak_once,
     summarize,
 )
-from pipeline.flags import check_audio_flags
-from pipeline.model_files import add_run_flags, check_precision, close_engines, denoiser_for, open_engines
+from pipeline.flags import add_run_flags, check_audio_flags, check_precision, denoiser_for
+from pipeline.model_files import close_engines, open_engines
 from pipeline.synthesizer import Synthesizer
 
 FRAMEWORKS = {".onnx": "ONNX Runtime", ".engine": "TensorRT", ".plan": "TensorRT"}

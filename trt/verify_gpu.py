@@ -25,7 +25,8 @@ from common.onnx_engine import OnnxEngine
 from common.phrases import Phrase
 from common.random_streams import RandomStreams
 from exports.onnx_file import TOLERANCE, example_inputs
-from pipeline.model_files import close_engines, export_demo_voice, open_engines
+from exports.voice import export_demo_voice
+from pipeline.model_files import close_engines, open_engines
 from pipeline.synthesizer import SpokenPiece, SynthesisOptions, Synthesizer
 from tacotron2.decoder import StopRule
 from tacotron2.decoder_graph import BUCKETS, CapturedDecoder, PlainDecoder

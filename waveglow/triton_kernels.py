@@ -18,7 +18,7 @@ their phase. The table's sections, each a list of planes of `rows` rows:
 import triton
 import triton.language as tl
 
-from waveglow.triton_engine import OUTPUTS, WIDTH
+from waveglow.folding import OUTPUTS, WIDTH
 
 _WIDTH = tl.constexpr(WIDTH)
 _OUTPUTS = tl.constexpr(OUTPUTS)
