@@ -5,4 +5,4 @@
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
 find_python
-run_helper "$PYTHON" download.py "$@"
+PYTHONPATH=$ROOT "$PYTHON" "$ROOT/scripts/download.py" "$@"

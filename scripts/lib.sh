@@ -1,5 +1,15 @@
 # shellcheck shell=bash
-# What the scripts beside this file share: finding Python, and the project's virtual environment. Sourced, not run.
+# Sourced by the shell scripts, not run. What they share:
+#
+#   show_help_if_asked "$@"     --help prints the comment at the top of the calling script, and the --help of the Python
+#                               script that PASSES_FLAGS_TO names, if it is set; starts nothing else, and exits
+#   use_project_python          sets PYTHON to a Python that has the project's packages, or fails; installs nothing
+#   ensure_environment EXTRA    sets PYTHON to .venv's, having installed what speaking takes (EXTRA is `run`) and one
+#                               extra of pyproject.toml (serve, corpus, analysis, openvino, test); where all of it is
+#                               there already, no installer is started
+#   fail MESSAGE                prints "SCRIPT: error: MESSAGE" and exits with status 1
+#
+# ROOT is the project's folder. PYTHON, if the user sets it, names the interpreter to use.
 
 set -euo pipefail
 
@@ -11,7 +21,26 @@ OLDEST=10                        # Python 3.10
 
 fail() {
     printf '%s: error: %s\n' "$SCRIPT" "$1" >&2
-    exit 1
+    exit "${2:-1}"
+}
+
+show_help_if_asked() {
+    local word line python
+    for word in "$@"; do
+        [[ $word == -h || $word == --help ]] || continue
+        while IFS= read -r line; do
+            [[ $line != '#!'* ]] || continue
+            [[ $line == '#'* ]] || break
+            line=${line#'#'}
+            printf '%s\n' "${line#' '}"
+        done <"$0"
+        [[ -n ${PASSES_FLAGS_TO:-} ]] || exit 0
+        for python in ${PYTHON:+"$PYTHON"} "$VENV/bin/python" python3; do
+            PYTHONPATH=$ROOT "$python" "$ROOT/$PASSES_FLAGS_TO" --help 2>/dev/null && exit 0
+        done
+        echo "(The flags of $PASSES_FLAGS_TO can be listed once its packages are installed.)"
+        exit 0
+    done
 }
 
 # Prints the version (3.11.7) of the Python that $1 starts; fails if it starts none.
@@ -31,7 +60,7 @@ find_python() {
         new_enough "$version" || fail "PYTHON=$PYTHON is Python $version, and 3.$OLDEST or later is needed"
         return
     fi
-    for candidate in python3 python3.13 python3.12 python3.11 python3.10; do
+    for candidate in python3 python3.14 python3.13 python3.12 python3.11 python3.10; do
         version=$(python_version "$candidate") || continue
         if new_enough "$version"; then
             PYTHON=$candidate
@@ -40,30 +69,45 @@ find_python() {
         too_old=$version
     done
     if [[ -n $too_old ]]; then
-        fail "python3 is Python $too_old, and 3.$OLDEST or later is needed: install a later one and name it, as in PYTHON=python3.11 bash scripts/$SCRIPT"
+        fail "python3 is Python $too_old, and 3.$OLDEST or later is needed: install a later one and name it, as in PYTHON=python3.11 bash $0"
     fi
     fail "Python is missing: sudo apt-get install python3 python3-venv, then run this again"
 }
 
-# Runs a Python script of this folder that needs nothing installed: run_helper PYTHON SCRIPT ARGUMENTS...
-run_helper() {
-    local python=$1 script=$2
-    shift 2
-    PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH} "$python" "$ROOT/scripts/$script" "$@"
+use_project_python() {
+    if [[ -z ${PYTHON:-} && -x $VENV/bin/python ]]; then
+        PYTHON=$VENV/bin/python
+    fi
+    find_python
+    PYTHONPATH=$ROOT "$PYTHON" -c 'import common.cli, onnxruntime, torch' 2>/dev/null ||
+        fail "$PYTHON lacks the project's packages; run $ROOT/scripts/install_prerequisites.sh first"
+    export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
 }
 
-# Prints whether .venv holds what $1 (run or test) needs: ready, update (install into it) or rebuild (can't be trusted).
-environment_state() {
-    local found
-    if [[ -n ${PYTHON:-} && -x $VENV/bin/python ]]; then # another Python than the one it was made with was asked for
-        found=$(python_version "$VENV/bin/python") || found=''
-        if [[ ${found%.*} != "$(python_version "$PYTHON" | cut -d . -f 1,2)" ]]; then
-            echo rebuild
-            return
-        fi
-    fi
-    if [[ ! -x $VENV/bin/python ]] || ! run_helper "$VENV/bin/python" install.py state "$1" 2>/dev/null; then
-        echo rebuild
+run_installer() {
+    PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH} "$PYTHON" "$ROOT/scripts/install.py" "$@"
+}
+
+# What an installation depends on. It is in place, so the project's folder is part of it.
+expected_base() { printf 'Python %s for %s' "$(python_version "$VENV/bin/python")" "$ROOT"; }
+expected_record() { printf '%s\n%s' "$(expected_base)" "$(cat "$ROOT/requirements.txt" "$ROOT/pyproject.toml" | sha256sum)"; }
+
+is_ready() {
+    [[ -x $VENV/bin/python && -r $VENV/.installed-$1 && $(<"$VENV/.installed-$1") == "$(expected_record)" ]] &&
+        { [[ -z ${PYTHON:-} ]] || [[ $(python_version "$PYTHON") == "$(python_version "$VENV/bin/python")" ]]; }
+}
+
+# Prints why what is in .venv can't be added to; prints nothing if it can.
+why_rebuild() {
+    local made_for=''
+    [[ -e $VENV || -L $VENV ]] || { echo "there is none" && return; }
+    [[ -e $MADE_HERE ]] || { echo foreign && return; }
+    [[ -r $VENV/.installed-run ]] || { echo "an installation did not come to its end" && return; }
+    read -r made_for <"$VENV/.installed-run" || true
+    if [[ $made_for != "$(expected_base)" ]]; then
+        echo "it was made with $made_for, and this is $(expected_base)"
+    elif [[ -n ${PYTHON:-} && $(python_version "$PYTHON") != "$(python_version "$VENV/bin/python")" ]]; then
+        echo "PYTHON=$PYTHON is another Python than its own"
     fi
 }
 
@@ -73,10 +117,8 @@ make_environment() {
     version=$(python_version "$PYTHON")
     "$PYTHON" -c 'import ensurepip, venv' 2>/dev/null ||
         fail "Python $version has no venv module: sudo apt-get install python3-venv (or python${version%.*}-venv), then run this again"
-    if [[ -e $VENV ]]; then
-        rm -rf -- "$VENV" 2>/dev/null || fail "$VENV can't be replaced; delete it and run this again"
-    fi
-    if [[ $(run_helper "$PYTHON" install.py nvidia-container) == yes ]]; then
+    rm -rf -- "$VENV" 2>/dev/null || fail "$VENV can't be replaced; delete it and run this again"
+    if [[ $(run_installer nvidia-container) == yes ]]; then
         options=(--system-site-packages) # the container's own PyTorch and TensorRT are used, and can't be replaced
     fi
     echo "Making a virtual environment in $VENV (Python $version)"
@@ -96,25 +138,35 @@ reason_not_writable() {
     fi
 }
 
-# Makes sure that .venv holds what $1 (run or test) needs. Where it does, no installer is started at all.
 ensure_environment() {
-    local state lock
-    [[ $(environment_state "$1") != ready ]] || return 0
-    [[ -w $ROOT ]] || fail "$VENV can't be made: $(reason_not_writable)"
-    exec {lock}<"$ROOT"
-    if command -v flock >/dev/null && ! flock --nonblock "$lock"; then
-        echo "Another script is installing into $VENV: waiting for it"
-        flock "$lock"
-    fi
-    state=$(environment_state "$1")
-    if [[ $state == rebuild ]]; then
-        if [[ (-e $VENV || -L $VENV) && ! -e $MADE_HERE ]]; then
-            fail "$VENV was not made by these scripts, or by another Python: rename or delete it, and run this again"
+    local lock
+    if ! is_ready "$1"; then
+        [[ -w $ROOT ]] || fail "$VENV can't be made: $(reason_not_writable)"
+        exec {lock}<"$ROOT"
+        if command -v flock >/dev/null && ! flock --nonblock "$lock"; then
+            echo "Another script is installing into $VENV: waiting for it"
+            flock "$lock"
         fi
+        is_ready "$1" || install_environment "$1"
+        exec {lock}<&-
+    fi
+    PYTHON=$VENV/bin/python
+}
+
+install_environment() {
+    local reason
+    reason=$(why_rebuild)
+    [[ $reason != foreign ]] ||
+        fail "$VENV was not made by these scripts: rename or delete it, and run this again"
+    if [[ -n $reason ]]; then
+        [[ $reason == "there is none" ]] || echo "The environment is made anew: $reason"
         make_environment
     fi
-    if [[ $state != ready ]]; then
-        run_helper "$VENV/bin/python" install.py install "$1" || exit
+    PYTHON=$VENV/bin/python
+    if ! is_ready run; then
+        rm -f -- "$VENV"/.installed-* # what is there is whole no more, until the installer has ended well
     fi
-    exec {lock}<&-
+    run_installer install "$1" || exit
+    expected_record >"$VENV/.installed-run"
+    expected_record >"$VENV/.installed-$1"
 }

@@ -1,11 +1,16 @@
 #!/usr/bin/env bash
-# Speaks phrases/phrase.txt with the demo voice, installing what that takes on the first run.
-# Flags are passed on to trt/inference_trt.py: bash scripts/run_demo.sh --text "Good morning!"
+# Speaks phrases/phrase.txt with the demo voice, installing what that takes on the first run; the wav files go to
+# output/ in the project's folder. Flags are passed on to trt/inference_trt.py:
+#
+#   bash scripts/run_demo.sh [--text "Good morning!"] [-i FILE] [-o FOLDER] [...]
 
 # shellcheck source=scripts/lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
-# The models lie in the project's folder, where the script runs; files that the user names are relative to where he is.
+PASSES_FLAGS_TO=trt/inference_trt.py
+show_help_if_asked "$@"
+
+# The script runs in the project's folder, where the models lie; paths that the user gives are relative to the caller's.
 absolute() {
     if [[ $1 == /* || $1 == - || -z $1 ]]; then
         printf '%s' "$1"
@@ -46,7 +51,7 @@ while (($#)); do
             ;;
     esac
     case $flag in
-        -i | --input | --text | -h | --help) has_input=true ;;
+        -i | --input | --text) has_input=true ;;
         -o | --output)
             has_output=true
             output=${value[0]-$output}
@@ -59,5 +64,5 @@ $has_output || arguments+=(-o "$output")
 
 ensure_environment run
 cd -- "$ROOT"
-"$VENV/bin/python" trt/inference_trt.py "${arguments[@]}" || exit
+"$PYTHON" trt/inference_trt.py "${arguments[@]}" || exit
 echo "The wav files are in $output"

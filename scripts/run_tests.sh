@@ -1,18 +1,21 @@
 #!/usr/bin/env bash
-# Runs all checks: lint, types and tests, installing what they need on the first run.
+# Runs all checks: lint, types, import contracts and tests, installing what they need on the first run.
 # Arguments are passed on to pytest, with paths relative to the project's folder:
-# bash scripts/run_tests.sh -m "not slow"
+#
+#   bash scripts/run_tests.sh [-m "not slow"] [...]
 
 # shellcheck source=scripts/lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
+show_help_if_asked "$@"
 ensure_environment test
 cd -- "$ROOT"
 failed=()
-"$VENV/bin/python" -m ruff check . || failed+=(ruff)
-"$VENV/bin/python" -m mypy || failed+=(mypy)
-"$VENV/bin/python" -m pytest "$@" || failed+=(pytest)
+"$PYTHON" -m ruff check . || failed+=(ruff)
+"$PYTHON" -m mypy || failed+=(mypy)
+"$PYTHON" "${PYTHON%/*}/lint-imports" --no-cache || failed+=(imports)
+"$PYTHON" -m pytest "$@" || failed+=(pytest)
 if ((${#failed[@]})); then
     fail "failed: ${failed[*]}"
 fi
-echo "Lint, types and tests passed"
+echo "Lint, types, import contracts and tests passed"
