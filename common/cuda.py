@@ -1,92 +1,125 @@
-"""Any engine as CUDA graphs: for parts whose many small kernels take longer to launch than to run."""
+"""CUDA graphs, which GPU is current, and what Triton needs: said once for every engine. Imports nothing above it."""
 
+import contextlib
+import logging
 import os
 import shutil
 import sysconfig
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor
-
-from common.engine import Engine, check_bound, sizes_of
 
 OLDEST_CAPABILITY = (8, 0)  # Ampere
-CACHED_SIZES = 16  # sizes that keep their graph; the one used longest ago goes first
+MEASURED_CAPABILITY = (9, 0)  # Hopper: the kernels' sizes were chosen on H100 and H200, and have run nowhere else
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+_log = logging.getLogger(__name__)
+_said: set[str] = set()
 
 
-@dataclass
-class _Plan:
-    """Memory of one set of sizes, what is bound to it, and from the second run on its graph."""
-
-    tensors: dict[str, Tensor]
-    run: Callable[[], None]
-    runs: int = 0
-    graph: torch.cuda.CUDAGraph | None = None
-
-    def __call__(self) -> None:
-        if self.graph is not None:
-            self.graph.replay()
-            return
-        # Sizes that come once are not worth a capture; and engines allocate in their first run, which none allows.
-        self.runs += 1
-        if self.runs == 1:
-            self.run()
-            return
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            self.run()
-        stream.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
-            self.run()
-        torch.cuda.current_stream().wait_stream(stream)
-        self.graph = graph
-        graph.replay()
+def with_index(device: torch.device | str) -> torch.device:
+    """The device with its number: "cuda" is the GPU that is current now. Other devices come back as they are."""
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is None and torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
-class CapturedEngine:
-    """An engine on a GPU, run as one CUDA graph for each set of sizes; inputs and outputs are copied."""
+def on_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Makes a GPU the current one for a `with` block, so that streams, graphs and kernels are its own."""
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._plans: OrderedDict[tuple[tuple[str, int], ...], _Plan] = OrderedDict()
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
+def capture(
+    run: Callable[[], None], device: torch.device, pool: Any = None, warm_up: bool = True
+) -> Callable[[], None]:
+    """Records what `run` enqueues as a CUDA graph; returns what replays it on the current stream.
 
-    def bind(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
-        check_bound(self._engine, tensors)
-        plan = self._plan(tensors)
-        names = [spec.name for spec in self._engine.contract.inputs], [s.name for s in self._engine.contract.outputs]
+    On the CPU it returns `run` itself. Where it raises, the current stream is the one before, and nothing of the graph
+    is left: calling it again is a fresh attempt.
 
-        def run() -> None:
-            for name in names[0]:
-                plan.tensors[name].copy_(tensors[name])
-            plan()
-            for name in names[1]:
-                tensors[name].copy_(plan.tensors[name])
+    Args:
+        run: must work at fixed addresses and must not wait for the GPU.
+        device: the GPU that `run` works on; it need not be the current one.
+        pool: a `torch.cuda.graph_pool_handle()`, shared by graphs that are replayed one after another.
+        warm_up: run once before recording, because compiling and allocating are illegal during capture. Leave it out
+            where `run` has run before on these addresses.
 
+    Raises:
+        RuntimeError: the capture failed, or what `run` raises.
+    """
+    if device.type != "cuda":
         return run
+    with torch.cuda.device(device):
+        current, stream = torch.cuda.current_stream(), torch.cuda.Stream()
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            if warm_up:
+                run()
+            stream.synchronize()
+            graph = _record(run, pool)
+        current.wait_stream(stream)
 
-    def close(self) -> None:
-        self._plans.clear()
-        self._engine.close()
+    def replay() -> None:
+        with torch.cuda.device(device):
+            graph.replay()
 
-    def _plan(self, tensors: Mapping[str, Tensor]) -> _Plan:
-        key = tuple(sorted(sizes_of(self._engine, tensors).items()))
-        plan = self._plans.pop(key, None)
-        if plan is None:
-            own = {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
-            plan = _Plan(own, self._engine.bind(own))
-        self._plans[key] = plan
-        if len(self._plans) > CACHED_SIZES:
-            self._plans.popitem(last=False)
-        return plan
+    return replay
+
+
+def _record(run: Callable[[], None], pool: Any) -> torch.cuda.CUDAGraph:
+    # Not `with torch.cuda.graph(...)`: it empties the allocator's cache at each capture, and where ending the capture
+    # fails as well, it leaves the capture stream current and hides the first error.
+    graph = torch.cuda.CUDAGraph()
+    graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+    try:
+        run()
+    except BaseException:
+        with contextlib.suppress(RuntimeError):
+            graph.capture_end()
+        raise
+    graph.capture_end()
+    return graph
+
+
+class ShapeCache(Generic[Key, Value]):
+    """What exists for each shape, within a bound; what was used longest ago goes first. Not thread-safe.
+
+    Args:
+        bound: on the sum of all sizes. One value alone may exceed it.
+    """
+
+    def __init__(self, bound: int) -> None:
+        self._bound = bound
+        self._entries: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
+
+    def get(self, key: Key, make: Callable[[], Value], size: int = 1) -> Value:
+        """The value for `key`; a new one where there is none, made after others have given way.
+
+        Args:
+            size: what a new value takes of the bound: bytes, or 1 where values are counted.
+
+        Raises:
+            Exception: what `make` raises; the key then has no value, and the next call makes one.
+        """
+        if key not in self._entries:
+            while self._entries and size + sum(taken for _, taken in self._entries.values()) > self._bound:
+                self._entries.popitem(last=False)
+            self._entries[key] = make(), size
+        self._entries.move_to_end(key)
+        return self._entries[key][0]
+
+    def keys(self) -> list[Key]:
+        """Which shapes have a value, the one used longest ago first."""
+        return list(self._entries)
+
+    def clear(self) -> None:
+        self._entries.clear()
 
 
 def triton_obstacle(device: torch.device) -> str | None:
@@ -104,3 +137,18 @@ def triton_obstacle(device: torch.device) -> str | None:
     if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():
         return "Triton needs Python's headers (python3-dev)"
     return None
+
+
+def say_if_unmeasured(device: torch.device) -> None:
+    """Logs a warning, once for each kind of GPU, where this project's kernels have never run on its generation."""
+    capability = torch.cuda.get_device_capability(device)
+    name = torch.cuda.get_device_name(device)
+    if capability == MEASURED_CAPABILITY or name in _said:
+        return
+    _said.add(name)
+    _log.warning(
+        "%s (compute capability %d.%d): the GPU kernels compile for it but have only ever run on Hopper (9.0); if the "
+        "audio is wrong, use the PyTorch engines, and please report it",
+        name,
+        *capability,
+    )

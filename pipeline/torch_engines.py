@@ -3,8 +3,8 @@
 import torch
 
 from common.checkpoint import LoadedModel
-from common.cuda import CapturedEngine
 from common.engine import Engine, TorchEngine
+from common.graph_engine import GraphEngine
 from common.metadata import Part, Precision
 from tacotron2.model import Tacotron2
 from tacotron2.parts import tacotron2_parts
@@ -34,7 +34,8 @@ def torch_engines(
     }
     if fast:
         if torch.device(device).type == "cuda":
-            engines["encoder"] = CapturedEngine(engines["encoder"])  # type: ignore[assignment]
+            for part in ("encoder", "postnet"):
+                engines[part] = GraphEngine(engines[part])
         engines["decoder_iter"] = best_decoder_engine(*parts["decoder_iter"], device)  # type: ignore[arg-type]
         unrounded, _ = waveglow_parts(waveglow, "fp32")["waveglow"]  # it is folded further before it is rounded
         engines["waveglow"] = best_waveglow_engine(unrounded, parts["waveglow"][1], device)  # type: ignore[arg-type]
