@@ -15,7 +15,7 @@ from pipeline.speak import add_speak_flags, read_request, speak
 from pipeline.synthesizer import Synthesizer
 from pipeline.torch_engines import torch_engines
 from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
-from waveglow.denoiser import Denoiser, measure_bias
+from waveglow.denoiser import Denoiser, bias_of
 from waveglow.loading import DEMO_WAVEGLOW, load_waveglow
 
 
@@ -48,7 +48,7 @@ def main(args: argparse.Namespace) -> None:
     engines = torch_engines(tacotron2, waveglow, precision, device, fast=args.fast)
     denoiser = None
     if args.denoise:
-        denoiser = Denoiser(measure_bias(engines["waveglow"], waveglow.audio), waveglow.audio, args.denoising_strength)
+        denoiser = Denoiser(bias_of(waveglow, device), waveglow.audio, args.denoising_strength)
     if args.include_warmup:
         list(Synthesizer(engines, request.options).speak(request.phrases[:1]))
     speak(args, request, engines, denoiser)

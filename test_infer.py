@@ -27,7 +27,7 @@ from pipeline.flags import add_model_flags, check_audio_flags, given_flags
 from pipeline.synthesizer import Piece, Synthesizer
 from pipeline.torch_engines import torch_engines
 from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
-from waveglow.denoiser import Denoiser, measure_bias
+from waveglow.denoiser import Denoiser, bias_of
 from waveglow.loading import DEMO_WAVEGLOW, load_waveglow
 
 CLASSIC, LOOP = "PyTorch", "PyTorch, this project's loop"
@@ -83,7 +83,7 @@ def loop_backend(
     engines = torch_engines(tacotron2, waveglow, precision, device, fast=True)
     denoiser = None
     if args.denoise:
-        denoiser = Denoiser(measure_bias(engines["waveglow"], waveglow.audio), waveglow.audio, args.denoising_strength)
+        denoiser = Denoiser(bias_of(waveglow, device), waveglow.audio, args.denoising_strength)
     synthesizer = Synthesizer(engines, options(args), denoiser)
     return lambda pieces: speak_once(synthesizer, pieces)
 

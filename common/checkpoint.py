@@ -6,6 +6,7 @@ state beside them (optimizer, amp, random generators) is passed over. Both of to
 """
 
 import dataclasses
+import json
 import pickle
 import re
 import zipfile
@@ -21,7 +22,7 @@ from torch import nn
 from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
 from common.errors import UserError
 from common.files import sha256_of
-from common.metadata import config_from
+from common.metadata import MAX_GAIN, MAX_SIGMA, check_number, config_from
 
 ModelName = Literal["Tacotron 2", "WaveGlow"]
 Model = TypeVar("Model", bound=nn.Module, covariant=True)
@@ -43,6 +44,8 @@ class LoadedModel(Generic[Model]):
     sha256: str
     sigma: float | None  # the noise that the checkpoint's author judged best, where it says so
     voice: str
+    gain: float = 1.0  # of the audio, from the checkpoint or the JSON file beside it (WaveGlow alone)
+    arpabet: bool | None = None  # whether it was trained on ARPAbet, where it says so (Tacotron 2 alone)
 
     @property
     def config(self) -> Any:
@@ -87,14 +90,42 @@ def load_model(
     counters = {name: torch.tensor(0) for name in model.state_dict() if name.endswith(_TRAINING_COUNTER)}
     state = {**counters, **{name: t.float() if t.is_floating_point() else t for name, t in state.items()}}
     model.load_state_dict(state, assign=True)
-    sigma = checkpoint.get("sigma")
+    arpabet = checkpoint.get("arpabet")
     return LoadedModel(
         model=model.eval().requires_grad_(False),
         audio=config_from(AudioConfig, {k: v for k, v in checkpoint.items() if isinstance(v, int | float)}),
         sha256=sha256_of(path),
-        sigma=float(sigma) if isinstance(sigma, int | float) else None,
+        sigma=_number_of(path, checkpoint, "sigma", MAX_SIGMA),
         voice=str(checkpoint.get("voice", "")),
+        gain=_gain_of(path, checkpoint) if name == "WaveGlow" else 1.0,
+        arpabet=None if arpabet is None else bool(arpabet),
     )
+
+
+def _number_of(path: Path, values: Mapping[str, Any], name: str, high: float) -> float | None:
+    if values.get(name) is None:
+        return None
+    try:
+        return check_number(name, values[name], 0, high)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def _gain_of(path: Path, checkpoint: Mapping[str, Any]) -> float:
+    """The audio's gain: {"gain": 2.0} in the JSON file beside the checkpoint, else the checkpoint's own, else 1."""
+    sidecar, values = path.with_suffix(".json"), checkpoint
+    if sidecar.is_file():
+        try:
+            values = json.loads(sidecar.read_text(encoding="utf-8"))
+        except ValueError:
+            values = {}
+        if not isinstance(values, dict) or values.keys() != {"gain"}:
+            raise UserError(f'{sidecar}: must be {{"gain": NUMBER}}, the gain of {path.name}; mend or rename it')
+        path = sidecar
+    gain = _number_of(path, values, "gain", MAX_GAIN)
+    if gain == 0:
+        raise UserError(f"{path}: gain 0.0: must be above 0")
+    return 1.0 if gain is None else gain
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

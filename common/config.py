@@ -39,6 +39,10 @@ class Tacotron2Config:
         for name in ("encoder_kernel_size", "attention_location_kernel_size", "postnet_kernel_size"):
             if getattr(self, name) % 2 == 0:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be odd")
+        if not 0 <= self.gate_threshold <= 1:
+            raise ValueError(f"gate_threshold is {self.gate_threshold}: it must be between 0 and 1")
+        if self.max_decoder_steps < 1:
+            raise ValueError(f"max_decoder_steps is {self.max_decoder_steps}: it must be at least 1")
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,20 @@
 
 import hashlib
 import os
+import shutil
+import socket
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from common.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+_UNFINISHED = ".exporting."  # + host.process.time: a folder whose files are being written
+_FINISHED = ".exported"  # a folder whose files are whole and on their way
+_ABANDONED_SECONDS = 2 * 24 * 3600
 
 
 @contextmanager
@@ -30,6 +36,56 @@ def written_whole(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def appearing_together(folder: Path) -> Iterator[Path]:
+    """Yields an empty folder whose files, on success, all appear in `folder`, replacing those of the same names.
+
+    All of them or none, even if the process is killed: first the whole set takes its name by a single rename, then its
+    files are moved, which `finish_appearing`, or the next export to `folder`, completes. On failure nothing is left.
+    """
+    _remove_abandoned(folder)
+    temporary = folder / f"{_UNFINISHED}{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}"
+    temporary.mkdir()
+    try:
+        yield temporary
+        finish_appearing(folder)  # of an earlier set: this one must not meet a part of it
+        os.rename(temporary, folder / _FINISHED)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    finish_appearing(folder)
+
+
+def finish_appearing(folder: Path) -> None:
+    """Moves what a killed process has finished but not yet moved into `folder`. Any number of processes may do so."""
+    finished = folder / _FINISHED
+    for name in sorted(os.listdir(finished)) if finished.is_dir() else []:
+        with suppress(FileNotFoundError):  # another process has moved it
+            os.replace(finished / name, folder / name)
+    with suppress(FileNotFoundError):
+        os.rmdir(finished)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Removes what killed processes of this machine, or of any machine days ago, have left unfinished."""
+    for path in folder.glob(f"{_UNFINISHED}*"):
+        host, _, rest = path.name.removeprefix(_UNFINISHED).rpartition(".")[0].rpartition(".")
+        dead = host == socket.gethostname() and rest.isdecimal() and not _is_running(int(rest))
+        with suppress(FileNotFoundError):
+            if dead or time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def sha256_of(path: Path) -> str:

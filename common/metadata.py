@@ -1,9 +1,13 @@
 """What a model file says about itself: stored inside every ONNX file and beside every engine."""
 
+import base64
 import dataclasses
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
+
+import numpy as np
 
 from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
 
@@ -12,20 +16,30 @@ Precision = Literal["fp32", "fp16"]
 ModelConfig = Tacotron2Config | WaveGlowConfig
 
 PARTS: tuple[Part, ...] = ("encoder", "decoder_iter", "postnet", "waveglow")
-FORMAT = 1  # of this metadata and of the tensors' contract; raised when either changes
+METADATA_FORMAT = 2  # raised when the metadata or the tensors' contract changes
 METADATA_KEY = "tacotron2_waveglow_tensorrt"
 DEFAULT_SIGMA = 0.6  # the classic's; a checkpoint may carry its own
+MAX_SIGMA = 10.0
+MAX_GAIN = 100.0
 
 Config = TypeVar("Config")
 
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """Which part of which model a file holds.
+    """Which part of which model a file holds, and what running it takes beside its weights.
 
-    `model` is the part's own model's configuration; `sigma` the default standard deviation of WaveGlow's noise (None
-    for Tacotron 2's parts); `checkpoint_sha256` the checkpoint the file was exported from, by which parts of one model
-    are known to belong together.
+    Attributes:
+        model: the configuration of the part's own model; Tacotron 2's gate_threshold and max_decoder_steps are the
+            defaults of inference.
+        checkpoint_sha256: of the checkpoint that the file was exported from; the parts of one model share it.
+        sigma: WaveGlow's default standard deviation of the noise, 0 to MAX_SIGMA; None for Tacotron 2's parts.
+        voice: the checkpoint's own description of its voice; "" where it has none.
+        int8_lstms: the decoder's LSTMs compute in 8 bits. Phrases of a batch then share their rounding.
+        bias: WaveGlow's bias spectrum for the denoiser, filter_length // 2 + 1 float32 magnitudes measured in FP32;
+            None for Tacotron 2's parts and where it was not measured.
+        gain: what the voice's audio is multiplied by, above 0 and up to MAX_GAIN.
+        arpabet: whether Tacotron 2 was trained on ARPAbet; None where the checkpoint doesn't say.
     """
 
     part: Part
@@ -35,27 +49,79 @@ class ModelMetadata:
     checkpoint_sha256: str
     sigma: float | None = None
     voice: str = ""
-    int8_lstms: bool = False  # of the decoder: weights and their products in 8 bits
+    int8_lstms: bool = False
+    bias: tuple[float, ...] | None = field(default=None, repr=False)
+    gain: float = 1.0
+    arpabet: bool | None = None
 
     def to_json(self) -> str:
-        return json.dumps({"format": FORMAT, **dataclasses.asdict(self)})
+        fields = {**dataclasses.asdict(self), "bias": None if self.bias is None else _encoded(self.bias)}
+        return json.dumps({"format": METADATA_FORMAT, **fields})
 
     @classmethod
     def from_json(cls, text: str) -> "ModelMetadata":
-        """Raises ValueError if the text isn't metadata of this format."""
+        """Raises ValueError, with the reason, if the text isn't metadata of this format."""
+        fields = json.loads(text)
+        if not isinstance(fields, dict):
+            raise ValueError("its metadata is no JSON object")
+        check_format(fields.pop("format", None), METADATA_FORMAT)
+        check_keys(fields, cls)
+        model_class = WaveGlowConfig if fields["part"] == "waveglow" else Tacotron2Config
         try:
-            fields = json.loads(text)
-            if fields.pop("format") != FORMAT:
-                raise ValueError("written by another version of this project")
-            model_class = WaveGlowConfig if fields["part"] == "waveglow" else Tacotron2Config
             fields["model"] = config_from(model_class, fields["model"])
             fields["audio"] = config_from(AudioConfig, fields["audio"])
-            return cls(**fields)
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"incomplete metadata ({error})") from error
+            fields["bias"] = None if fields["bias"] is None else _decoded(fields["bias"])
+            metadata = cls(**fields)
+            metadata.check()
+        except (AttributeError, TypeError) as error:
+            raise ValueError(f"its metadata is damaged ({error})") from error
+        return metadata
+
+    def check(self) -> None:
+        """Raises ValueError for values that no file of this project has."""
+        if self.part not in PARTS or self.precision not in ("fp32", "fp16"):
+            raise ValueError(f"its metadata says {self.part} in {self.precision}, which is neither part nor precision")
+        if self.part == "waveglow" or self.sigma is not None:
+            check_number("sigma", self.sigma, 0, MAX_SIGMA)
+        if check_number("gain", self.gain, 0, MAX_GAIN) == 0:
+            raise ValueError("gain 0.0: must be above 0")
+        bins = self.audio.filter_length // 2 + 1
+        if self.bias is not None and (len(self.bias) != bins or not all(map(math.isfinite, self.bias))):
+            raise ValueError(f"its denoiser's bias is not {bins} finite numbers")
+
+
+def check_number(name: str, value: Any, low: float, high: float) -> float:
+    """The value as a float. Raises ValueError unless it is a number from `low` to `high`, both included."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise ValueError(f"{name} {value}: must be a number from {low:g} to {high:g}")
+    return float(value)
+
+
+def check_format(found: Any, expected: int) -> None:
+    """Raises ValueError unless a file's format is the one that this version reads."""
+    if found != expected:
+        age = "an older" if isinstance(found, int) and found < expected else "another"
+        raise ValueError(f"written by {age} version of this project (format {found}; this one reads {expected})")
+
+
+def check_keys(fields: dict[str, Any], record_class: type) -> None:
+    """Raises ValueError unless a JSON object's keys are the fields of a dataclass."""
+    names = {field.name for field in dataclasses.fields(record_class)}
+    if missing := sorted(names - fields.keys()):
+        raise ValueError(f"lacks {', '.join(missing)}")
+    if surplus := sorted(fields.keys() - names):
+        raise ValueError(f"has unknown keys: {', '.join(surplus)}")
 
 
 def config_from(config_class: type[Config], values: dict[str, Any]) -> Config:
     """A config dataclass from a dictionary, by the names of its fields; other keys are passed over."""
     names = {field.name for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     return config_class(**{name: value for name, value in values.items() if name in names})
+
+
+def _encoded(numbers: tuple[float, ...]) -> str:
+    return base64.b64encode(np.asarray(numbers, "<f4").tobytes()).decode()
+
+
+def _decoded(text: str) -> tuple[float, ...]:
+    return tuple(np.frombuffer(base64.b64decode(text, validate=True), "<f4").tolist())

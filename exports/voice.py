@@ -1,20 +1,118 @@
-"""A whole voice as ONNX files: what the demo and other programs call."""
+"""Checkpoints -> the ONNX files of a voice: what the export scripts and the front door call."""
 
-import shutil
-import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from common.metadata import Precision
+from torch import nn
+
+from common.errors import UserError
+from common.files import appearing_together, output_folder
+from common.metadata import MAX_SIGMA, ModelMetadata, Part, Precision, check_number
+from exports.onnx_file import export_part
+from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
+from tacotron2.parts import tacotron2_parts
+from waveglow.denoiser import bias_of
+from waveglow.loading import DEMO_WAVEGLOW, load_waveglow
+from waveglow.parts import waveglow_parts
+
+Parts = dict[Part, tuple[nn.Module, ModelMetadata]]
 
 
-def export_demo_voice(folder: Path, precision: Precision) -> None:
-    """Exports the repository's demo voice: all of its files appear in `folder`, or none."""
-    from exports import export_tacotron2_onnx, export_waveglow_onnx
+@dataclass(frozen=True)
+class ExportedFile:
+    """An ONNX file that has been written and proved.
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".exporting.", dir=folder) as temporary:
-        flags = ["-o", temporary, *(["--fp16"] if precision == "fp16" else [])]
-        for script in (export_tacotron2_onnx, export_waveglow_onnx):
-            script.main(script.make_parser().parse_args(flags))
-        for file in sorted(Path(temporary).iterdir()):
-            shutil.move(file, folder / file.name)
+    Attributes:
+        size: in bytes.
+        difference: the largest difference between ONNX Runtime and PyTorch, relative to the output's range.
+    """
+
+    path: Path
+    metadata: ModelMetadata
+    size: int
+    difference: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path.name}: {self.metadata.precision}, {self.size / 1e6:.1f} MB, within {self.difference:.1e} of "
+            "PyTorch"
+        )
+
+
+OnFile = Callable[[ExportedFile], None]
+
+
+def export_voice(
+    folder: Path,
+    precision: Precision = "fp32",
+    *,
+    tacotron2: Path = DEMO_TACOTRON2,
+    waveglow: Path = DEMO_WAVEGLOW,
+    int8_decoder: bool = False,
+    sigma: float | None = None,
+    on_file: OnFile = lambda file: None,
+) -> dict[Part, Path]:
+    """Exports a voice's four ONNX files to `folder`: all of them appear, or none, even if the process is killed.
+
+    Args:
+        folder: made if it isn't there; files of the same names are replaced.
+        precision: of weights and computation.
+        tacotron2, waveglow: checkpoints [the demo voice's].
+        int8_decoder: store the decoder's LSTMs in 8 bits; for FP32 files on CPUs.
+        sigma: the noise's standard deviation that the WaveGlow file stores as its default [the checkpoint's, else 0.6].
+        on_file: told of each file as soon as it is proved.
+
+    Returns:
+        the files by part.
+
+    Raises:
+        UserError: a checkpoint can't be used, a file does not compute what PyTorch computes, or `folder` can't be
+            written.
+    """
+    check_choices(precision, int8_decoder, sigma)
+    # Both are loaded before the first is exported: what is wrong with the second is told at once.
+    parts = {
+        **tacotron2_voice_parts(tacotron2, precision, int8_decoder=int8_decoder),
+        **waveglow_voice_parts(waveglow, precision, sigma=sigma),
+    }
+    return export_parts(parts, folder, on_file)
+
+
+def check_choices(precision: Precision, int8_decoder: bool = False, sigma: float | None = None) -> None:
+    """Raises UserError for choices that no voice can be exported with."""
+    if int8_decoder and precision != "fp32":
+        raise UserError("--int8-decoder goes with FP32 files for CPUs; leave --fp16 out")
+    try:
+        check_number("-s/--sigma-infer", 0.0 if sigma is None else sigma, 0, MAX_SIGMA)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def tacotron2_voice_parts(
+    checkpoint: Path, precision: Precision, flags: Mapping[str, Any] | None = None, int8_decoder: bool = False
+) -> Parts:
+    """Tacotron 2's three parts as they are exported. See `common.checkpoint.load_model` for `flags` and errors."""
+    parts = tacotron2_parts(load_tacotron2(checkpoint, flags), precision)
+    module, metadata = parts["decoder_iter"]
+    return {**parts, "decoder_iter": (module, replace(metadata, int8_lstms=int8_decoder))}
+
+
+def waveglow_voice_parts(
+    checkpoint: Path, precision: Precision, flags: Mapping[str, Any] | None = None, sigma: float | None = None
+) -> Parts:
+    """WaveGlow as it is exported, with the denoiser's bias. See `tacotron2_voice_parts` for `flags` and errors."""
+    loaded = load_waveglow(checkpoint, flags)
+    module, metadata = waveglow_parts(loaded, precision, sigma)["waveglow"]
+    return {"waveglow": (module, replace(metadata, bias=bias_of(loaded)))}
+
+
+def export_parts(parts: Parts, folder: Path, on_file: OnFile = lambda file: None) -> dict[Part, Path]:
+    """Exports parts to `folder` as `{part}.onnx`: all of the files appear, or none. Returns them by part."""
+    with appearing_together(output_folder(folder)) as temporary:
+        for part, (module, metadata) in parts.items():
+            path = temporary / f"{part}.onnx"
+            difference = export_part(module, metadata, path)
+            on_file(ExportedFile(folder / path.name, metadata, path.stat().st_size, difference))
+    return {part: folder / f"{part}.onnx" for part in parts}

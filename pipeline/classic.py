@@ -33,7 +33,7 @@ def classic_speaker(
     assert isinstance(waveglow.model, WaveGlow)
     speaker = tacotron2.model.to(device, dtype)
     vocoder = waveglow.model.prepare_for_inference().to(device, dtype)
-    sigma = options.sigma if options.sigma is not None else waveglow.sigma or DEFAULT_SIGMA
+    sigma = next(s for s in (options.sigma, waveglow.sigma, DEFAULT_SIGMA) if s is not None)
     groups, hop = vocoder.config.n_group, waveglow.audio.hop_length
 
     @torch.inference_mode()

@@ -6,7 +6,6 @@ A checkpoint carries its own dimensions; a flag is needed only where it carries 
 import argparse
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
@@ -66,8 +65,8 @@ def check_precision(args: argparse.Namespace, engines: Mapping[Part, Engine]) ->
             raise UserError(f"{engine.name} is {precision}, but --fp16 was given; export it with --fp16")
 
 
-def denoiser_for(args: argparse.Namespace, engines: Mapping[Part, Engine], waveglow_path: Path) -> Denoiser | None:
-    """The denoiser, if the flags ask for it, from the bias beside the WaveGlow file."""
+def denoiser_for(args: argparse.Namespace, engines: Mapping[Part, Engine]) -> Denoiser | None:
+    """The denoiser, if the flags ask for it, from the bias that the WaveGlow file carries."""
     if not (args.denoise or args.waveglow_ckpt):
         return None
-    return Denoiser.beside(waveglow_path, engines["waveglow"].metadata.audio, args.denoising_strength)
+    return Denoiser.of(engines["waveglow"].metadata, args.denoising_strength)

@@ -23,7 +23,7 @@ from common.phrases import Phrase, read_phrases
 from common.table import format_markdown
 from common.timing import TimedEngine
 from exports import export_tacotron2_onnx
-from exports.voice import export_demo_voice
+from exports.voice import export_voice
 from pipeline.classic import classic_speaker
 from pipeline.model_files import open_engine, open_engines
 from pipeline.synthesizer import Piece, SynthesisOptions, Synthesizer, prepare
@@ -67,7 +67,7 @@ def main(args: argparse.Namespace) -> None:
 
 def make_backends(phrases: list[Phrase], folder: Path) -> dict[str, Callable[[], Measured]]:
     """The backends by name; each speaks the phrases once when called."""
-    export_demo_voice(folder, "fp32")
+    export_voice(folder, "fp32")
     files = {part: folder / f"{part}.onnx" for part in PARTS}
     int8 = folder / "int8"
     parser = export_tacotron2_onnx.make_parser()

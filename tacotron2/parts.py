@@ -35,7 +35,15 @@ def tacotron2_parts(loaded: LoadedModel[model.Tacotron2], precision: Precision) 
     return {
         part: (
             module.eval().requires_grad_(False).to(PRECISION_DTYPES[precision]),
-            ModelMetadata(part, precision, loaded.config, loaded.audio, loaded.sha256, voice=loaded.voice),
+            ModelMetadata(
+                part,
+                precision,
+                loaded.config,
+                loaded.audio,
+                loaded.sha256,
+                voice=loaded.voice,
+                arpabet=loaded.arpabet,
+            ),
         )
         for part, module in modules.items()
     }

@@ -8,12 +8,11 @@ import torch
 from common.checkpoint import LoadedModel
 from common.engine import Engine
 from common.metadata import PARTS, Part, Precision
-from exports.onnx_file import export_part
-from exports.voice import export_demo_voice
+from exports.voice import export_voice
 from pipeline.model_files import close_engines, open_engines
 from pipeline.torch_engines import torch_engines
 from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
-from tests.models import TINY_TACOTRON2, TINY_WAVEGLOW, nested_waveglow_config, parts_of, tiny_tacotron2, tiny_waveglow
+from tests.models import TINY_TACOTRON2, TINY_WAVEGLOW, nested_waveglow_config, tiny_tacotron2, tiny_waveglow
 from waveglow.loading import DEMO_WAVEGLOW, load_waveglow
 
 # PyTorch's threads wait for one another by spinning: on a busy machine two take many times as long as one.
@@ -41,14 +40,14 @@ def demo_waveglow() -> LoadedModel:
 def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo voice's four FP32 ONNX files, as `inference_trt.py` exports them."""
     folder = tmp_path_factory.mktemp("demo_fp32")
-    export_demo_voice(folder, "fp32")
+    export_voice(folder, "fp32")
     return folder
 
 
 @pytest.fixture(scope="session")
 def demo_folder_fp16(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo_fp16")
-    export_demo_voice(folder, "fp16")
+    export_voice(folder, "fp16")
     return folder
 
 
@@ -80,14 +79,11 @@ def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
 @pytest.fixture(scope="session")
 def tiny_folders(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoints: dict[str, Path]) -> dict[Precision, Path]:
     """The four ONNX files of the tiny models: folders by precision."""
-    models = (load_tacotron2(tiny_checkpoints["tacotron2"]), load_waveglow(tiny_checkpoints["waveglow"]))
     folders: dict[Precision, Path] = {}
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
     for precision in precisions:
         folders[precision] = tmp_path_factory.mktemp(f"tiny_{precision}")
-        for loaded in models:
-            for part, (module, metadata) in parts_of(loaded, precision).items():
-                export_part(module, metadata, folders[precision] / f"{part}.onnx")
+        export_voice(folders[precision], precision, **tiny_checkpoints)
     return folders
 
 

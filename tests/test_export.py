@@ -20,7 +20,6 @@ from exports.onnx_file import TOLERANCE, example_inputs, export_part
 from pipeline.synthesizer import SynthesisOptions, Synthesizer
 from tacotron2.loading import DEMO_TACOTRON2
 from tests.models import parts_of
-from waveglow.denoiser import bias_path
 
 SIZES = [
     {"batch": 1, "text": 4, "mel": 1},
@@ -90,7 +89,8 @@ def test_files_describe_themselves(demo_folder: Path, demo_folder_fp16: Path) ->
             assert metadata.sigma == (0.7 if part == "waveglow" else None)
             if part != "waveglow":
                 assert metadata.checkpoint_sha256 == sha256_of(DEMO_TACOTRON2)
-        assert bias_path(folder / "waveglow.onnx").is_file()
+            assert metadata.arpabet is (None if part == "waveglow" else True)
+            assert (metadata.bias is None) == (part != "waveglow")
 
 
 def test_graphs_draw_no_random_numbers(demo_folder: Path) -> None:

@@ -204,24 +204,15 @@ def test_a_batch_that_does_not_fit_is_spoken_in_halves(tiny_engines: Engines) ->
         speak({**tiny_engines, "decoder_iter": small}, {0: TEXTS[0]}, stop=rule)
 
 
-def test_denoiser_takes_the_hum_and_leaves_the_speech(demo_engines: Engines, demo_folder: Path) -> None:
+def test_denoiser_takes_the_hum_and_leaves_the_speech(demo_engines: Engines) -> None:
     audio = torch.from_numpy(speak(demo_engines, {0: TEXTS[1]})[0].audio)
-    config = demo_engines["waveglow"].metadata.audio
-    waveglow = demo_folder / "waveglow.onnx"
-    off = Denoiser.beside(waveglow, config, strength=0)(audio)
+    waveglow = demo_engines["waveglow"].metadata
+    off = Denoiser.of(waveglow, strength=0)(audio)
     assert torch.allclose(off, audio, atol=1e-5)
-    denoised = Denoiser.beside(waveglow, config, strength=0.1)(audio)
+    denoised = Denoiser.of(waveglow, strength=0.1)(audio)
     assert denoised.shape == audio.shape
     change = (denoised - audio).norm() / audio.norm()
     assert 1e-4 < change < 0.3
-
-
-def test_a_missing_bias_is_told(tmp_path: Path, demo_engines: Engines) -> None:
-    with pytest.raises(UserError, match=r"waveglow_bias\.npy: the denoiser's bias is missing"):
-        Denoiser.beside(tmp_path / "waveglow.onnx", demo_engines["waveglow"].metadata.audio)
-    (tmp_path / "waveglow_bias.npy").write_bytes(b"damaged")
-    with pytest.raises(UserError, match="not a readable bias file"):
-        Denoiser.beside(tmp_path / "waveglow.onnx", demo_engines["waveglow"].metadata.audio)
 
 
 def test_engines_for_other_mels_are_refused(tiny_engines: Engines) -> None:

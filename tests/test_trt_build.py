@@ -17,6 +17,7 @@ from common.config import AudioConfig, WaveGlowConfig
 from common.errors import UserError
 from common.files import sha256_of
 from common.metadata import PARTS, ModelMetadata, Part, Precision
+from common.onnx_engine import OnnxEngine
 from exports import onnx_file
 from tests import trt_double
 from tests.models import parts_of
@@ -115,14 +116,12 @@ class TestWithTheDouble:
             monkeypatch.setattr(bindings, "find_gpu", lambda: other)
         assert build_engine(encoder, "encoder", folder, options).seconds is not None
 
-    def test_the_denoisers_bias_follows_the_engine(self, tiny_folder: Path, tmp_path: Path, folder: Path) -> None:
-        waveglow = Path(shutil.copy(tiny_folder / "waveglow.onnx", tmp_path))
-        assert build_engine(waveglow, "waveglow", folder).bias is None
-        (tmp_path / "waveglow_bias.npy").write_bytes(b"one")
-        assert build_engine(waveglow, "waveglow", folder).bias == folder / "waveglow_bias.npy"
-        (tmp_path / "waveglow_bias.npy").write_bytes(b"two")
-        build_engine(waveglow, "waveglow", folder)
-        assert (folder / "waveglow_bias.npy").read_bytes() == b"two"
+    def test_the_denoisers_bias_travels_in_the_record(self, tiny_folder: Path, folder: Path) -> None:
+        path = build_engine(tiny_folder / "waveglow.onnx", "waveglow", folder).path
+        bias = read_record(path).metadata.bias
+        assert bias == OnnxEngine(tiny_folder / "waveglow.onnx", "waveglow").metadata.bias
+        assert bias is not None
+        assert files_in(folder) == {"waveglow_fp32.engine", "waveglow_fp32.json"}
 
     def test_progress_rises_to_one(self, encoder: Path, folder: Path) -> None:
         fractions: list[float] = []

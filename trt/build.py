@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import signal
 import threading
 import time
@@ -24,7 +23,6 @@ from common.metadata import ModelMetadata, Part
 from trt import bindings
 from trt.bindings import TensorRT, dotted, one_line, tensor_spec
 from trt.record import EngineRecord, SizeRange, profile_shapes, read_record, record_path, symbols_of
-from waveglow.denoiser import bias_path
 
 if TYPE_CHECKING:
     import tensorrt
@@ -65,7 +63,6 @@ class Built:
     path: Path
     record: EngineRecord
     seconds: float | None  # of building; None where the engine was up to date
-    bias: Path | None  # the denoiser's bias beside a WaveGlow engine, where its ONNX file has one
 
 
 def build_engine(
@@ -115,8 +112,7 @@ def build_engine(
         plan = _build(trt, onnx_path, record, options, on_progress)
         existing = _write(path, plan, record)
         seconds = time.perf_counter() - started
-    bias = _copy_bias(onnx_path, path) if part == "waveglow" else None
-    return Built(path, existing, seconds, bias)
+    return Built(path, existing, seconds)
 
 
 def read_onnx_metadata(path: Path, part: Part) -> ModelMetadata:
@@ -284,16 +280,6 @@ def _write(path: Path, plan: tensorrt.IHostMemory, record: EngineRecord) -> Engi
         with written_whole(record_path(path)) as record_file:
             record_file.write_text(record.to_json(), encoding="utf-8")
     return record
-
-
-def _copy_bias(onnx_path: Path, engine_path: Path) -> Path | None:
-    source, target = bias_path(onnx_path), bias_path(engine_path)
-    if not source.exists():
-        return None
-    if not target.exists() or source.read_bytes() != target.read_bytes():
-        with written_whole(target) as temporary:
-            shutil.copyfile(source, temporary)
-    return target
 
 
 @contextmanager

@@ -95,8 +95,6 @@ def main(args: argparse.Namespace) -> None:
         ) as bar:
             built = build_engine(path, part, folder, options, args.force, partial(_advance, bar))
         print(describe(built))
-        if part == "waveglow" and built.bias is None:
-            print(f"Note: there is no waveglow_bias.npy beside {path}, so that --denoise won't work with this engine")
 
 
 def describe(built: Built) -> str:

@@ -7,7 +7,7 @@ from common.cli import ArgumentParser, run
 from common.engine import part_flag
 from common.errors import UserError
 from common.metadata import PARTS, Part, Precision
-from exports.voice import export_demo_voice
+from exports.voice import export_voice
 from pipeline.flags import add_run_flags, check_precision, denoiser_for
 from pipeline.model_files import close_engines, default_paths, open_engines
 from pipeline.speak import add_speak_flags, read_request, speak
@@ -33,7 +33,7 @@ def main(args: argparse.Namespace) -> None:
     engines = open_engines(paths, args.threads)
     try:
         check_precision(args, engines)
-        speak(args, request, engines, denoiser_for(args, engines, paths["waveglow"]))
+        speak(args, request, engines, denoiser_for(args, engines))
     finally:
         close_engines(engines)
 
@@ -50,7 +50,7 @@ def model_paths(args: argparse.Namespace) -> dict[Part, Path]:
     paths = default_paths(MODELS, precision)
     if paths is None:
         print(f"No models in ./{MODELS}: exporting the demo voice (once)")
-        export_demo_voice(MODELS, precision)
+        export_voice(MODELS, precision)
         paths = default_paths(MODELS, precision)
         assert paths is not None
     return paths

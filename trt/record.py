@@ -17,10 +17,10 @@ from typing import NamedTuple
 from common.contract import TensorSpec, contract_of
 from common.engine import part_flag
 from common.errors import UserError
-from common.metadata import ModelMetadata, Part
+from common.metadata import ModelMetadata, Part, check_format, check_keys
 from trt.bindings import PRODUCTS, Flavour, dotted
 
-FORMAT = 1
+RECORD_FORMAT = 2  # raised when the record changes
 BUILD_AGAIN = "build it again with trt/export_onnx2trt.py"
 
 
@@ -62,23 +62,25 @@ class EngineRecord:
     def to_json(self) -> str:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         fields["metadata"] = json.loads(self.metadata.to_json())
-        return json.dumps({"format": FORMAT, **fields}, indent=1) + "\n"
+        return json.dumps({"format": RECORD_FORMAT, **fields}, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> EngineRecord:
-        """Raises ValueError if the text isn't a record of this format."""
+        """Raises ValueError, with the reason, if the text isn't a record of this format."""
+        fields = json.loads(text)
+        if not isinstance(fields, dict):
+            raise ValueError("no JSON object")
+        check_format(fields.pop("format", None), RECORD_FORMAT)
+        check_keys(fields, cls)
+        if fields["flavour"] not in PRODUCTS:
+            raise ValueError(f"unknown kind of TensorRT {fields['flavour']}")
+        fields["metadata"] = ModelMetadata.from_json(json.dumps(fields["metadata"]))
         try:
-            fields = json.loads(text)
-            if fields.pop("format") != FORMAT:
-                raise ValueError("written by another version of this project")
-            fields["metadata"] = ModelMetadata.from_json(json.dumps(fields["metadata"]))
             fields["compute_capabilities"] = tuple(int(number) for number in fields["compute_capabilities"])
             fields["profile"] = {symbol: SizeRange(*sizes) for symbol, sizes in fields["profile"].items()}
-            if fields["flavour"] not in PRODUCTS:
-                raise ValueError(f"unknown kind of TensorRT {fields['flavour']}")
-            return cls(**fields)
-        except (AttributeError, KeyError, TypeError) as error:
-            raise ValueError(f"incomplete ({error})") from error
+        except (AttributeError, TypeError) as error:
+            raise ValueError(f"damaged ({error})") from error
+        return cls(**fields)
 
 
 def record_path(engine_path: Path) -> Path:

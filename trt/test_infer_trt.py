@@ -44,7 +44,7 @@ def main(args: argparse.Namespace) -> None:
         metadata = engines["waveglow"].metadata
         check_precision(args, engines)
         check_audio_flags(args, metadata.audio)
-        synthesizer = Synthesizer(engines, options(args), denoiser_for(args, engines, args.waveglow))
+        synthesizer = Synthesizer(engines, options(args), denoiser_for(args, engines))
         if synthesizer.batch_size < args.batch_size:
             most = synthesizer.batch_size
             raise UserError(f"-bs {args.batch_size}: the engines take {most} at most; build them with a wider -bs")

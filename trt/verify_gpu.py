@@ -25,7 +25,7 @@ from common.onnx_engine import OnnxEngine
 from common.phrases import Phrase
 from common.random_streams import RandomStreams
 from exports.onnx_file import TOLERANCE, example_inputs
-from exports.voice import export_demo_voice
+from exports.voice import export_voice
 from pipeline.model_files import close_engines, open_engines
 from pipeline.synthesizer import SpokenPiece, SynthesisOptions, Synthesizer
 from tacotron2.decoder import StopRule
@@ -116,7 +116,7 @@ def verify(models: Path | None, folder: Path, precision: Precision, batch: SizeR
     if models is None:
         models = folder / f"onnx_{precision}"
         if not all((models / f"{part}.onnx").exists() for part in PARTS):
-            export_demo_voice(models, precision)
+            export_voice(models, precision)
     files = {part: models / f"{part}.onnx" for part in PARTS}
     paths: dict[Part, Path] = {}
     for part in PARTS:

@@ -1,65 +1,72 @@
 """Takes WaveGlow's own hum out of its audio, by spectral subtraction of what it says when it has nothing to say.
 
-The bias spectrum is computed once, when WaveGlow is exported, and stored beside its file; no checkpoint is needed at
-inference.
+The hum's spectrum, the bias, is a property of the checkpoint. It is measured once, in FP32 whatever precision the voice
+runs in, and travels in the metadata of every WaveGlow file.
 """
-
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from common.checkpoint import LoadedModel
 from common.config import AudioConfig
-from common.engine import Engine, infer
+from common.engine import Engine, TorchEngine, infer
 from common.errors import UserError
-from common.files import written_whole
+from common.metadata import ModelMetadata
+from waveglow.model import WaveGlow
+from waveglow.parts import waveglow_parts
 
 DEFAULT_STRENGTH = 0.01
 BIAS_FRAMES = 88  # mel frames of nothing that the bias is measured on
 
 
-def bias_path(waveglow_path: Path) -> Path:
-    """Where the bias of a WaveGlow file lies: `waveglow.onnx` and `waveglow_fp16.engine` share `waveglow_bias.npy`."""
-    return waveglow_path.with_name("waveglow_bias.npy")
+def bias_of(waveglow: LoadedModel[WaveGlow], device: torch.device | str = "cpu") -> tuple[float, ...]:
+    """Measures a checkpoint's bias in FP32: filter_length // 2 + 1 magnitudes, as `ModelMetadata.bias` has them."""
+    engine = TorchEngine(*waveglow_parts(waveglow, "fp32")["waveglow"], device)
+    try:
+        return tuple(measure_bias(engine).tolist())
+    finally:
+        engine.close()
 
 
-def measure_bias(engine: Engine, audio: AudioConfig) -> np.ndarray:
-    """The spectrum of WaveGlow on an all-zero mel without noise: magnitudes [filter_length / 2 + 1], float32."""
+def measure_bias(engine: Engine) -> np.ndarray:
+    """The first frame's spectrum of WaveGlow on an all-zero mel without noise.
+
+    Returns:
+        magnitudes, float32 [filter_length // 2 + 1].
+    """
     sizes = {"batch": 1, "mel": BIAS_FRAMES}
-    inputs = {spec.name: torch.zeros(spec.resolve(sizes), dtype=spec.dtype) for spec in engine.contract.inputs}
-    hum = infer(engine, **{name: tensor.to(engine.device) for name, tensor in inputs.items()})["audio"]
-    spectrum = _stft(hum[0].float().cpu(), audio).abs()
+    inputs = {
+        spec.name: torch.zeros(spec.resolve(sizes), dtype=spec.dtype, device=engine.device)
+        for spec in engine.contract.inputs
+    }
+    hum = infer(engine, **inputs)["audio"]
+    spectrum = _stft(hum[0].float().cpu(), engine.metadata.audio).abs()
     return spectrum[:, 0].numpy()
 
 
-def save_bias(path: Path, bias: np.ndarray) -> None:
-    with written_whole(path) as temporary, open(temporary, "wb") as file:
-        np.save(file, bias)
-
-
 class Denoiser:
-    """Subtracts `strength` times the bias spectrum from audio."""
+    """Subtracts `strength` times the bias spectrum from audio.
 
-    def __init__(self, bias: np.ndarray, audio: AudioConfig, strength: float = DEFAULT_STRENGTH) -> None:
+    Args:
+        bias: magnitudes [filter_length // 2 + 1], of the WaveGlow checkpoint that made the audio.
+    """
+
+    def __init__(
+        self, bias: np.ndarray | tuple[float, ...], audio: AudioConfig, strength: float = DEFAULT_STRENGTH
+    ) -> None:
         self.audio = audio
-        self._floor = torch.from_numpy(bias * np.float32(strength)).unsqueeze(1)  # (bins, 1)
+        self._floor = torch.from_numpy(np.asarray(bias, np.float32) * np.float32(strength)).unsqueeze(1)  # (bins, 1)
 
     @classmethod
-    def beside(cls, waveglow_path: Path, audio: AudioConfig, strength: float = DEFAULT_STRENGTH) -> "Denoiser":
-        """Loads the bias stored beside a WaveGlow file. Raises UserError if it isn't there or doesn't fit."""
-        path = bias_path(waveglow_path)
-        try:
-            bias = np.load(path, allow_pickle=False)
-        except FileNotFoundError:
+    def of(cls, waveglow: ModelMetadata, strength: float = DEFAULT_STRENGTH) -> "Denoiser":
+        """The denoiser of a WaveGlow file, from its metadata. Raises UserError if they carry no bias."""
+        if waveglow.bias is None:
             raise UserError(
-                f"{path}: the denoiser's bias is missing; exports/export_waveglow_onnx.py writes it beside its file"
-            ) from None
-        except (ValueError, EOFError) as error:
-            raise UserError(f"{path}: not a readable bias file; export WaveGlow again") from error
-        if bias.shape != (audio.filter_length // 2 + 1,) or bias.dtype != np.float32:
-            raise UserError(f"{path}: the bias does not fit an FFT of {audio.filter_length}; export WaveGlow again")
-        return cls(bias, audio, strength)
+                "the WaveGlow file carries no bias for the denoiser; export it with exports/export_waveglow_onnx.py, "
+                "or leave the denoiser off"
+            )
+        return cls(waveglow.bias, waveglow.audio, strength)
 
     def __call__(self, audio: Tensor) -> Tensor:
         """audio: float32 [n] on any device -> denoised audio of the same length."""

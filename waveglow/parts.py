@@ -22,12 +22,16 @@ def waveglow_parts(
 ) -> dict[Part, tuple[nn.Module, ModelMetadata]]:
     """WaveGlow's one part in the given precision, on the CPU, independent of the model it comes from, with metadata.
 
+    The metadata lacks the denoiser's bias: `waveglow.denoiser.bias_of` measures it.
+
     Args:
         sigma: the default standard deviation of the noise; None takes the checkpoint's own, else the classic's.
     """
     module = WaveGlowPart(copy.deepcopy(loaded.model)).eval().requires_grad_(False).to(PRECISION_DTYPES[precision])
     sigma = sigma if sigma is not None else loaded.sigma if loaded.sigma is not None else DEFAULT_SIGMA
-    metadata = ModelMetadata("waveglow", precision, loaded.config, loaded.audio, loaded.sha256, sigma, loaded.voice)
+    metadata = ModelMetadata(
+        "waveglow", precision, loaded.config, loaded.audio, loaded.sha256, sigma, loaded.voice, gain=loaded.gain
+    )
     return {"waveglow": (module, metadata)}
 
 

@@ -1,0 +1,41 @@
+"""What the three export scripts share: their flags, and a bar that gives way to a line for each file."""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+from exports.voice import ExportedFile, OnFile
+
+
+def add_export_flags(parser: argparse.ArgumentParser, *optional: str) -> None:
+    """Adds -o and --fp16, and of the optional flags ("int8-decoder", "sigma-infer") those named."""
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the ONNX files")
+    parser.add_argument("--fp16", action="store_true", help="store weights and compute in half precision")
+    if "int8-decoder" in optional:
+        parser.add_argument(
+            "--int8-decoder",
+            action="store_true",
+            help="the decoder's LSTMs in 8 bits, for CPUs: faster, but phrases of a batch share their rounding",
+        )
+    if "sigma-infer" in optional:
+        parser.add_argument(
+            "-s",
+            "--sigma-infer",
+            type=float,
+            help="standard deviation of the noise that the file stores as its default [the checkpoint's own, else 0.6]",
+        )
+
+
+@contextmanager
+def files_bar(files: int) -> Iterator[OnFile]:
+    """A progress bar of `files` steps; yields what reports a file that is done."""
+    with tqdm(total=files, desc="exporting", unit="file", disable=None, leave=False) as bar:
+
+        def report(file: ExportedFile) -> None:
+            tqdm.write(str(file))
+            bar.update()
+
+        yield report

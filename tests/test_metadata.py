@@ -1,0 +1,171 @@
+"""Metadata: what a voice is beside its weights goes from the checkpoint into every file, whole and checked."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
+from common.errors import UserError
+from common.metadata import METADATA_FORMAT, ModelMetadata
+from common.onnx_engine import OnnxEngine
+from exports.onnx_file import TOLERANCE
+from exports.voice import export_parts, export_voice, waveglow_voice_parts
+from tacotron2.loading import load_tacotron2
+from tacotron2.parts import tacotron2_parts
+from tests.models import TINY_TACOTRON2, tiny_waveglow
+from waveglow.denoiser import Denoiser, bias_of, measure_bias
+from waveglow.loading import load_waveglow
+from waveglow.parts import waveglow_parts
+
+BINS = 513
+WAVEGLOW = ModelMetadata(
+    "waveglow", "fp16", WaveGlowConfig(), AudioConfig(), "0" * 64, 0.7, "a voice", bias=(0.1,) * BINS, gain=2.0
+)
+ENCODER = ModelMetadata("encoder", "fp32", Tacotron2Config(), AudioConfig(), "0" * 64, arpabet=True)
+
+
+def resaved(checkpoint: Path, path: Path, **changes: Any) -> Path:
+    """A checkpoint's copy with other values beside its weights."""
+    torch.save({**torch.load(checkpoint, weights_only=True), **changes}, path)
+    return path
+
+
+@pytest.mark.parametrize("metadata", [WAVEGLOW, ENCODER], ids=["waveglow", "encoder"])
+def test_metadata_survive_being_written_and_read(metadata: ModelMetadata) -> None:
+    # The bias is kept in float32, so the first reading rounds it; after that nothing changes.
+    once = ModelMetadata.from_json(metadata.to_json())
+    assert ModelMetadata.from_json(once.to_json()) == once
+    assert dataclasses.replace(once, bias=metadata.bias) == metadata
+    assert once.bias == pytest.approx(metadata.bias) if metadata.bias else once.bias is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"format": METADATA_FORMAT - 1}, "written by an older version of this project"),
+        ({"format": METADATA_FORMAT + 1}, "written by another version of this project"),
+        ({"colour": "red"}, "has unknown keys: colour"),
+        ({"part": "drums"}, "neither part nor precision"),
+        ({"sigma": None}, "sigma None: must be a number from 0 to 10"),
+        ({"sigma": float("nan")}, "sigma nan: must be a number from 0 to 10"),
+        ({"sigma": -1}, "sigma -1: must be"),
+        ({"gain": 0.0}, "gain 0.0: must be above 0"),
+        ({"gain": "loud"}, "gain loud: must be a number"),
+        ({"bias": "AAAA"}, "buffer size must be a multiple|bias is not 513"),
+        ({"bias": "AAAAAA=="}, "bias is not 513 finite numbers"),
+        ({"audio": 7}, "its metadata is damaged"),
+    ],
+)
+def test_metadata_that_no_file_of_ours_has_are_refused(changes: dict[str, Any], why: str) -> None:
+    fields = {**json.loads(WAVEGLOW.to_json()), **changes}
+    with pytest.raises(ValueError, match=why):
+        ModelMetadata.from_json(json.dumps(fields))
+
+
+def test_missing_keys_are_named() -> None:
+    fields = json.loads(WAVEGLOW.to_json())
+    del fields["gain"]
+    with pytest.raises(ValueError, match="lacks gain"):
+        ModelMetadata.from_json(json.dumps(fields))
+
+
+def test_the_bias_belongs_to_the_checkpoint_and_needs_no_file_beside(
+    tmp_path: Path, tiny_checkpoints: dict[str, Path]
+) -> None:
+    weights = tiny_waveglow(seed=1).state_dict()
+    other = resaved(tiny_checkpoints["waveglow"], tmp_path / "other.pt", state_dict=weights)
+    biases = []
+    for checkpoint in (tiny_checkpoints["waveglow"], other):
+        # Both voices go into one folder, where they once shared a file that held the bias of the last.
+        path = export_parts(waveglow_voice_parts(checkpoint, "fp32"), tmp_path)["waveglow"]
+        engine = OnnxEngine(path, "waveglow")
+        biases.append(engine.metadata.bias)
+        measured = measure_bias(engine)
+        assert np.abs(measured - biases[-1]).max() <= TOLERANCE["fp32"]["waveglow"] * measured.max()
+        Denoiser.of(engine.metadata)
+    assert biases[0] != biases[1]
+    assert not [path.name for path in tmp_path.iterdir() if path.suffix not in (".onnx", ".pt")]
+
+
+def test_the_bias_is_the_same_whatever_precision_the_voice_runs_in(tiny_folders: dict) -> None:
+    found = [OnnxEngine(tiny_folders[p] / "waveglow.onnx", "waveglow").metadata.bias for p in ("fp32", "fp16")]
+    assert found[0] == found[1]
+
+
+def test_a_file_without_a_bias_says_what_to_do() -> None:
+    with pytest.raises(UserError, match="carries no bias for the denoiser; export it with exports/export_waveglow"):
+        Denoiser.of(dataclasses.replace(WAVEGLOW, bias=None))
+
+
+def test_gain_and_arpabet_come_from_the_checkpoints(tmp_path: Path, tiny_checkpoints: dict[str, Path]) -> None:
+    plain = load_waveglow(tiny_checkpoints["waveglow"])
+    assert waveglow_parts(plain, "fp32")["waveglow"][1].gain == 1.0
+    assert tacotron2_parts(load_tacotron2(tiny_checkpoints["tacotron2"]), "fp32")["encoder"][1].arpabet is None
+    waveglow = resaved(tiny_checkpoints["waveglow"], tmp_path / "loud.pt", gain=1.5)
+    tacotron2 = resaved(tiny_checkpoints["tacotron2"], tmp_path / "arpabet.pt", arpabet=True)
+    assert waveglow_parts(load_waveglow(waveglow), "fp32")["waveglow"][1].gain == 1.5
+    assert tacotron2_parts(load_tacotron2(tacotron2), "fp32")["encoder"][1].arpabet is True
+    (tmp_path / "loud.json").write_text('{"gain": 3}')
+    assert load_waveglow(waveglow).gain == 3.0
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"gian": 2}', '{"gain": 2, "pitch": 1}'])
+def test_a_file_beside_the_checkpoint_that_says_anything_else_is_refused(
+    content: str, tmp_path: Path, tiny_checkpoints: dict[str, Path]
+) -> None:
+    checkpoint = resaved(tiny_checkpoints["waveglow"], tmp_path / "voice.pt")
+    (tmp_path / "voice.json").write_text(content)
+    with pytest.raises(UserError, match=r'voice\.json: must be \{"gain": NUMBER\}'):
+        load_waveglow(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("model", "changes", "why"),
+    [
+        ("waveglow", {"gain": 0}, "gain 0.0: must be above 0"),
+        ("waveglow", {"gain": -1}, "gain -1: must be a number from 0 to 100"),
+        ("waveglow", {"sigma": float("nan")}, "sigma nan: must be a number from 0 to 10"),
+        ("waveglow", {"hop_length": 200}, "its hop_length is 200, but WaveGlow makes 256 samples of a mel frame"),
+        ("tacotron2", {"config": {**vars(TINY_TACOTRON2), "gate_threshold": 1.5}}, "gate_threshold is 1.5: it must be"),
+        ("tacotron2", {"config": {**vars(TINY_TACOTRON2), "max_decoder_steps": 0}}, "max_decoder_steps is 0: it must"),
+    ],
+)
+def test_values_that_no_voice_can_have_are_refused_with_the_checkpoints_name(
+    model: str, changes: dict[str, Any], why: str, tmp_path: Path, tiny_checkpoints: dict[str, Path]
+) -> None:
+    checkpoint = resaved(tiny_checkpoints[model], tmp_path / "odd.pt", **changes)
+    with pytest.raises(UserError, match=rf"odd\.pt: {why}"):
+        load_tacotron2(checkpoint) if model == "tacotron2" else load_waveglow(checkpoint)
+
+
+def test_a_checkpoint_with_too_few_symbols_is_refused(tmp_path: Path, tiny_checkpoints: dict[str, Path]) -> None:
+    whole = torch.load(tiny_checkpoints["tacotron2"], weights_only=True)
+    whole["state_dict"]["embedding.weight"] = whole["state_dict"]["embedding.weight"][:60].clone()
+    whole["config"] = {**whole["config"], "n_symbols": 60}
+    torch.save(whole, tmp_path / "few.pt")
+    with pytest.raises(UserError, match=r"few\.pt: it knows 60 symbols, but text is read into 148"):
+        load_tacotron2(tmp_path / "few.pt")
+
+
+def test_a_sigma_of_zero_is_not_taken_for_none(tmp_path: Path, tiny_checkpoints: dict[str, Path]) -> None:
+    loaded = load_waveglow(resaved(tiny_checkpoints["waveglow"], tmp_path / "still.pt", sigma=0.0))
+    assert waveglow_parts(loaded, "fp32")["waveglow"][1].sigma == 0.0
+
+
+@pytest.mark.parametrize("sigma", [float("nan"), -1.0, 11.0])
+def test_a_sigma_that_no_run_would_take_is_not_exported(
+    sigma: float, tmp_path: Path, tiny_checkpoints: dict[str, Path]
+) -> None:
+    with pytest.raises(UserError, match=r"-s/--sigma-infer .*: must be a number from 0 to 10"):
+        export_voice(tmp_path / "out", sigma=sigma, **tiny_checkpoints)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_measured_bias_is_the_one_in_the_file(tiny_folder: Path, tiny_checkpoints: dict[str, Path]) -> None:
+    stored = OnnxEngine(tiny_folder / "waveglow.onnx", "waveglow").metadata.bias
+    assert stored == pytest.approx(bias_of(load_waveglow(tiny_checkpoints["waveglow"])))
