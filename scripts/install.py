@@ -99,14 +99,14 @@ def install(purpose: str) -> None:
         version = kept.get(canonicalize_name(requirement.name))
         if version and not requirement.specifier.contains(version, prereleases=True):
             print(f"Warning: {requirement.name} {version} is kept, but the project was tried with {requirement}")
+    wanted = [str(requirement) for requirement in requirements if canonicalize_name(requirement.name) not in kept]
     if "torch" not in kept:
         install_torch(next(requirement for requirement in requirements if requirement.name == "torch"))
-        kept["torch"] = installed_version("torch") or ""  # no other requirement may exchange it
+        kept["torch"] = installed_version("torch") or ""  # its own dependencies come now, and none may exchange it
     with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
         constraints.writelines(f"{name}=={version}\n" for name, version in kept.items() if version)
         constraints.flush()
         print("Installing the other packages", flush=True)
-        wanted = [str(r) for r in requirements if canonicalize_name(r.name) not in kept]
         pip("--constraint", constraints.name, *wanted)
     if purpose in WITHOUT_DEPENDENCIES:
         pip("--no-deps", *WITHOUT_DEPENDENCIES[purpose])

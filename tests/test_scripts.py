@@ -264,6 +264,13 @@ def test_tests_add_to_the_environment_and_leave_it_whole_if_that_fails(project: 
     assert any("checker>=8" in call for call in project.pip_calls()[calls:])
 
 
+def test_pytorch_brings_its_own_dependencies_though_it_came_without(project: Project) -> None:
+    assert project.run("run_demo.sh").returncode == 0
+    asked = next(call for call in project.pip_calls() if "--constraint" in call)
+    assert any(argument.startswith("torch") and "2.11" in argument for argument in asked)
+    assert "torch==2.13.0" in asked[asked.index("--constraint") + 1].split()
+
+
 # What is run
 
 
