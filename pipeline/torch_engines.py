@@ -6,12 +6,13 @@ from common.checkpoint import LoadedModel
 from common.engine import Engine, TorchEngine
 from common.graph_engine import GraphEngine
 from common.metadata import Part, Precision
+from common.triton_engine import best_engine
 from tacotron2.model import Tacotron2
 from tacotron2.parts import tacotron2_parts
-from tacotron2.triton_engine import best_decoder_engine
+from tacotron2.triton_engine import FusedDecoderEngine
 from waveglow.model import WaveGlow
 from waveglow.parts import waveglow_parts
-from waveglow.triton_engine import best_waveglow_engine
+from waveglow.triton_engine import FastWaveGlowEngine
 
 
 def torch_engines(
@@ -36,7 +37,12 @@ def torch_engines(
         if torch.device(device).type == "cuda":
             for part in ("encoder", "postnet"):
                 engines[part] = GraphEngine(engines[part])
-        engines["decoder_iter"] = best_decoder_engine(*parts["decoder_iter"], device)  # type: ignore[arg-type]
+        engines["decoder_iter"] = best_engine(FusedDecoderEngine, *parts["decoder_iter"], device)
         unrounded, _ = waveglow_parts(waveglow, "fp32")["waveglow"]  # it is folded further before it is rounded
-        engines["waveglow"] = best_waveglow_engine(unrounded, parts["waveglow"][1], device)  # type: ignore[arg-type]
+        engines["waveglow"] = best_engine(
+            FastWaveGlowEngine,
+            unrounded,
+            parts["waveglow"][1],
+            device,
+        )
     return engines

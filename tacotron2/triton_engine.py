@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 
 from common.config import Tacotron2Config
-from common.contract import contract_of
-from common.cuda import triton_obstacle
-from common.engine import Engine, Range, TorchEngine, check_bound
-from common.errors import UserError
+from common.cuda import on_device
+from common.engine import TorchEngine, check_bound
 from common.metadata import ModelMetadata
+from common.triton_engine import Launch, TritonEngine, overlapping, power_of_2
 from tacotron2.parts import DecoderIterPart, MergedLSTMCell
 
 LARGEST_BATCH = 64  # beyond it, and beyond LONGEST_TEXT, the plain module runs
@@ -46,34 +45,13 @@ class Tuning:
     context_columns: int = 32
 
 
-def obstacle(metadata: ModelMetadata, device: torch.device | str) -> str | None:
-    """Why `FusedDecoderEngine` can't run this decoder on this device; None if it can."""
-    config, device = metadata.model, torch.device(device)
-    if not isinstance(config, Tacotron2Config) or metadata.part != "decoder_iter":
-        return f"it runs Tacotron 2's decoder step only, not the {metadata.part}"
-    if metadata.precision != "fp16":
-        return "it computes in FP16 only"
-    for name in ("prenet_dim", "encoder_embedding_dim", "attention_rnn_dim", "decoder_rnn_dim", "attention_dim"):
-        size = getattr(config, name)
-        if size & (size - 1) or not 32 <= size <= 2048:
-            return f"{name} is {size}; it takes powers of two from 32 to 2048"
-    return triton_obstacle(device)
-
-
-def supported(metadata: ModelMetadata, device: torch.device | str) -> bool:
-    return obstacle(metadata, device) is None
-
-
-def best_decoder_engine(module: DecoderIterPart, metadata: ModelMetadata, device: torch.device | str) -> Engine:
-    """The fused engine where it can run, else the module on PyTorch."""
-    if supported(metadata, device):
-        return FusedDecoderEngine(module, metadata, device)
-    return TorchEngine(module, metadata, device)
-
-
 def default_tuning(device: torch.device, batch: int) -> Tuning:
+    return tuning_for(torch.cuda.get_device_capability(device), batch)
+
+
+def tuning_for(capability: tuple[int, int], batch: int) -> Tuning:
     """What was fastest on an H200; elsewhere what needs no new hardware and 40 KB of shared memory."""
-    overlap = torch.cuda.get_device_capability(device)[0] == 9
+    overlap = capability[0] == 9
     if batch == 1:
         return Tuning(overlap, units=2, warps=2, matrix=False)
     if not overlap:
@@ -92,19 +70,16 @@ def default_tuning(device: torch.device, batch: int) -> Tuning:
     )
 
 
-class FusedDecoderEngine:
+class FusedDecoderEngine(TritonEngine):
     """The `decoder_iter` part through fused kernels: an engine as in `common.engine`.
 
-    A bound run may be captured into a CUDA graph once it has run outside of a capture. Beyond a batch of 64 or 1024
-    symbols it runs the plain module.
+    A bound run may be captured into a CUDA graph once it has run outside of a capture. Beyond a batch of LARGEST_BATCH
+    or LONGEST_TEXT symbols it runs the plain module.
 
     Args:
         module: the part, in FP16.
         metadata: its metadata.
         tuning: how the kernels are cut; by default `default_tuning` for each batch size.
-
-    Raises:
-        UserError: this decoder or this device is not supported (`obstacle` says why).
     """
 
     free_bindings = True  # a bound run owns nothing but a little scratch memory
@@ -116,35 +91,59 @@ class FusedDecoderEngine:
         device: torch.device | str = "cuda",
         tuning: Tuning | None = None,
     ) -> None:
-        self.name = f"Triton {metadata.part}"
-        reason = obstacle(metadata, device)
-        if reason is not None:
-            raise UserError(f"{self.name}: {reason}; use the PyTorch engine")
-        device = torch.device(device)
-        self.device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
-        self.metadata = metadata
-        self.contract = contract_of(metadata)
-        self.limits: Mapping[str, Range] = {}
+        super().__init__(metadata, device)
         self._plain = TorchEngine(module, metadata, self.device)
         self._step = FusedStep(module, metadata)
         self._tuning = tuning
+
+    @staticmethod
+    def model_obstacle(metadata: ModelMetadata) -> str | None:
+        config = metadata.model
+        if not isinstance(config, Tacotron2Config) or metadata.part != "decoder_iter":
+            return f"it runs Tacotron 2's decoder step only, not the {metadata.part}"
+        for name in ("prenet_dim", "encoder_embedding_dim", "attention_rnn_dim", "decoder_rnn_dim", "attention_dim"):
+            size = getattr(config, name)
+            if size & (size - 1) or not 32 <= size <= 2048:
+                return f"{name} is {size}; it takes powers of two from 32 to 2048"
+        return None
 
     def bind(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
         check_bound(self, tensors)
         batch, text = tensors["mask"].shape
         if batch > LARGEST_BATCH or text > LONGEST_TEXT:
             return self._plain.bind(tensors)
-        launch = self._step.bind(tensors, self._tuning or default_tuning(self.device, batch))
+        launches = self._step.launches(tensors, self._tuning or default_tuning(self.device, batch))
+        # What comes before a step that isn't captured is unknown: it has to be finished.
+        first_alone = launches[0].alone()
 
         def run() -> None:
-            with torch.cuda.device(self.device):
-                launch()
+            with on_device(self.device):
+                first = launches[0] if torch.cuda.is_current_stream_capturing() else first_alone
+                for launch in (first, *launches[1:]):
+                    launch()
 
         return run
 
     def close(self) -> None:
         self._plain.close()
         del self._step
+
+
+@dataclass(frozen=True)
+class _Scratch:
+    """What the kernels of one step hand to one another."""
+
+    prenet: Tensor  # FP16 (B, prenet_dim)
+    query: Tensor  # FP32 (B, attention_dim)
+    energies: Tensor  # FP32 (B, T)
+
+    @classmethod
+    def empty(cls, config: Tacotron2Config, batch: int, text: int, device: torch.device) -> "_Scratch":
+        return cls(
+            torch.empty(batch, config.prenet_dim, dtype=torch.float16, device=device),
+            torch.empty(batch, config.attention_dim, dtype=torch.float32, device=device),
+            torch.empty(batch, text, dtype=torch.float32, device=device),
+        )
 
 
 class FusedStep:
@@ -159,106 +158,119 @@ class FusedStep:
         self.query = module.query_layer.weight.detach().half()
         taps = config.attention_location_kernel_size
         location = module.location.weight.detach().permute(1, 2, 0).reshape(2 * taps, config.attention_dim)
-        self.location = torch.nn.functional.pad(location.half(), (0, 0, 0, _power_of_2(2 * taps) - 2 * taps))
+        self.location = torch.nn.functional.pad(location.half(), (0, 0, 0, power_of_2(2 * taps) - 2 * taps))
         self.v = module.v.weight.detach().float().flatten()
         self.projection = module.projection.weight.detach().half()
         self.projection_bias = module.projection.bias.detach().float()
 
-    def bind(self, tensors: Mapping[str, Tensor], tuning: Tuning) -> Callable[[], None]:
-        """What launches a step on these tensors (see `common.engine.Engine.bind`), which have been checked."""
-        from tacotron2 import triton_kernels as kernels
-
-        config = self.config
+    def launches(self, tensors: Mapping[str, Tensor], tuning: Tuning) -> list[Launch]:
+        """The kernels of a step on these tensors (see `common.engine.Engine.bind`), in order."""
         batch, text = tensors["mask"].shape
-        device = self.query.device
-        prenet = torch.empty(batch, config.prenet_dim, dtype=torch.float16, device=device)
-        query = torch.empty(batch, config.attention_dim, dtype=torch.float32, device=device)
-        energies = torch.empty(batch, text, dtype=torch.float32, device=device)
-        mask = tensors["mask"].view(torch.uint8)
-        columns = min(tuning.context_columns, config.encoder_embedding_dim)
-        prenet_rows = min(tuning.prenet_rows, config.prenet_dim)
-        query_rows = min(tuning.query_rows, config.attention_dim)
-        mels = config.n_mel_channels
+        scratch = _Scratch.empty(self.config, batch, text, self.query.device)
         attention_weights, decoder_weights = self._lstms(tuning.units)
-        attention_lstm = _bind_lstm(kernels, tensors, "attention", attention_weights, tuning)
-        decoder_lstm = _bind_lstm(kernels, tensors, "decoder", decoder_weights, tuning)
+        context, attention_hidden = tensors["out_attention_context"], tensors["out_attention_hidden"]
+        return [
+            self._prenet(tensors, scratch, tuning),
+            _lstm(tensors, "attention", tensors["attention_context"], scratch.prenet, attention_weights, tuning),
+            self._query(tensors, scratch, tuning),
+            self._energies(tensors, scratch, tuning),
+            self._context(tensors, scratch, tuning),
+            _lstm(tensors, "decoder", attention_hidden, context, decoder_weights, tuning),
+            self._projection(tensors, tuning),
+        ]
 
-        def launch() -> None:
-            # What comes before a step that isn't captured is unknown: it has to be finished.
-            overlap = _overlap(tuning.overlap)
-            first_overlap = _overlap(tuning.overlap and torch.cuda.is_current_stream_capturing())
-            kernels.prenet_kernel[(config.prenet_dim // prenet_rows, batch)](
-                tensors["decoder_input"],
-                tensors["prenet_dropout"],
-                *self.prenet,
-                prenet,
-                MELS=mels,
-                MELS_PADDED=_power_of_2(mels),
-                DIM=config.prenet_dim,
-                ROWS=prenet_rows,
-                num_warps=8,
-                **first_overlap,
-            )
-            attention_lstm(tensors["attention_context"], prenet)
-            kernels.query_kernel[(config.attention_dim // query_rows, batch)](
-                tensors["out_attention_hidden"],
-                self.query,
-                query,
-                HIDDEN=config.attention_rnn_dim,
-                DIM=config.attention_dim,
-                ROWS=query_rows,
-                num_warps=4,
-                **overlap,
-            )
-            kernels.energies_kernel[(-(-text // tuning.text_tile), batch)](
-                tensors["attention_weights"],
-                tensors["attention_weights_cum"],
-                tensors["processed_memory"],
-                mask,
-                query,
-                self.location,
-                self.v,
-                energies,
-                text,
-                DIM=config.attention_dim,
-                TAPS=config.attention_location_kernel_size,
+    def _prenet(self, tensors: Mapping[str, Tensor], scratch: "_Scratch", tuning: Tuning) -> Launch:
+        from tacotron2.triton_kernels import prenet_kernel
+
+        mels, dim = self.config.n_mel_channels, self.config.prenet_dim
+        rows = min(tuning.prenet_rows, dim)
+        return Launch(
+            prenet_kernel,
+            (dim // rows, len(scratch.prenet)),
+            (tensors["decoder_input"], tensors["prenet_dropout"], *self.prenet, scratch.prenet),
+            dict(
+                MELS=mels, MELS_PADDED=power_of_2(mels), DIM=dim, ROWS=rows, num_warps=8, **overlapping(tuning.overlap)
+            ),
+        )
+
+    def _query(self, tensors: Mapping[str, Tensor], scratch: "_Scratch", tuning: Tuning) -> Launch:
+        from tacotron2.triton_kernels import query_kernel
+
+        hidden, dim = self.config.attention_rnn_dim, self.config.attention_dim
+        rows = min(tuning.query_rows, dim)
+        return Launch(
+            query_kernel,
+            (dim // rows, len(scratch.query)),
+            (tensors["out_attention_hidden"], self.query, scratch.query),
+            dict(HIDDEN=hidden, DIM=dim, ROWS=rows, num_warps=4, **overlapping(tuning.overlap)),
+        )
+
+    def _energies(self, tensors: Mapping[str, Tensor], scratch: "_Scratch", tuning: Tuning) -> Launch:
+        from tacotron2.triton_kernels import energies_kernel
+
+        batch, text = scratch.energies.shape
+        history = tensors["attention_weights"], tensors["attention_weights_cum"]
+        mask = tensors["mask"].view(torch.uint8)
+        return Launch(
+            energies_kernel,
+            (-(-text // tuning.text_tile), batch),
+            (*history, tensors["processed_memory"], mask, scratch.query, self.location, self.v, scratch.energies, text),
+            dict(
+                DIM=self.config.attention_dim,
+                TAPS=self.config.attention_location_kernel_size,
                 PATCH=self.location.size(0),
                 TILE=tuning.text_tile,
                 num_warps=4,
-                **overlap,
-            )
-            kernels.context_kernel[(config.encoder_embedding_dim // columns, batch)](
-                energies,
-                tensors["attention_weights_cum"],
-                tensors["memory"],
-                tensors["out_attention_context"],
-                tensors["out_attention_weights"],
-                tensors["out_attention_weights_cum"],
-                text,
-                DIM=config.encoder_embedding_dim,
+                **overlapping(tuning.overlap),
+            ),
+        )
+
+    def _context(self, tensors: Mapping[str, Tensor], scratch: "_Scratch", tuning: Tuning) -> Launch:
+        from tacotron2.triton_kernels import context_kernel
+
+        batch, text = scratch.energies.shape
+        dim = self.config.encoder_embedding_dim
+        columns, padded = min(tuning.context_columns, dim), max(32, power_of_2(text))
+        results = [tensors[f"out_attention_{name}"] for name in ("context", "weights", "weights_cum")]
+        return Launch(
+            context_kernel,
+            (dim // columns, batch),
+            (scratch.energies, tensors["attention_weights_cum"], tensors["memory"], *results, text),
+            dict(
+                DIM=dim,
                 COLUMNS=columns,
-                TEXT=max(32, _power_of_2(text)),
-                TILE=min(128, max(32, _power_of_2(text))),
+                TEXT=padded,
+                TILE=min(128, padded),
                 num_warps=4,
-                **overlap,
-            )
-            decoder_lstm(tensors["out_attention_hidden"], tensors["out_attention_context"])
-            kernels.projection_kernel[(-(-(mels + 1) // tuning.projection_rows), batch)](
+                **overlapping(tuning.overlap),
+            ),
+        )
+
+    def _projection(self, tensors: Mapping[str, Tensor], tuning: Tuning) -> Launch:
+        from tacotron2.triton_kernels import projection_kernel
+
+        config, rows = self.config, tuning.projection_rows
+        frame, gate = tensors["decoder_output"], tensors["gate_prediction"]
+        return Launch(
+            projection_kernel,
+            (-(-(config.n_mel_channels + 1) // rows), len(frame)),
+            (
                 tensors["out_decoder_hidden"],
                 tensors["out_attention_context"],
                 self.projection,
                 self.projection_bias,
-                tensors["decoder_output"],
-                tensors["gate_prediction"],
-                MELS=mels,
+                frame,
+                gate,
+            ),
+            dict(
+                MELS=config.n_mel_channels,
                 HIDDEN=config.decoder_rnn_dim,
                 CONTEXT=config.encoder_embedding_dim,
-                ROWS=tuning.projection_rows,
+                ROWS=rows,
                 num_warps=4,
-                **overlap,
-            )
-
-        return launch
+                **overlapping(tuning.overlap),
+            ),
+        )
 
     def _lstms(self, units: int) -> "tuple[_PackedLSTM, _PackedLSTM]":
         # Both LSTMs' weights for programs of so many units, with their columns in the order in which their inputs are
@@ -287,38 +299,30 @@ def _pack_lstm(cell: MergedLSTMCell, widths: list[int], order: list[int], units:
     return weight[rows].half().view(-1, 4 * units, weight.size(1)), bias[rows].float().view(-1, 4 * units)
 
 
-def _bind_lstm(
-    kernels: Any, tensors: Mapping[str, Tensor], name: str, packed: _PackedLSTM, tuning: Tuning
-) -> Callable[[Tensor, Tensor], None]:
-    # What launches the LSTM `name` on what is known early and late.
+def _lstm(
+    tensors: Mapping[str, Tensor], name: str, early: Tensor, late: Tensor, packed: _PackedLSTM, tuning: Tuning
+) -> Launch:
+    # The LSTM `name` on what is known early and late.
+    from tacotron2.triton_kernels import lstm_matrix_kernel, lstm_vector_kernel
+
     weights, bias = packed
     hidden, old_cell = tensors[f"{name}_hidden"], tensors[f"{name}_cell"]
-    new_hidden, new_cell = tensors[f"out_{name}_hidden"], tensors[f"out_{name}_cell"]
-    batch = hidden.size(0)
-
-    def launch(early: Tensor, late: Tensor) -> None:
-        arguments = (early, hidden, late, weights, bias, old_cell, new_hidden, new_cell, batch)
-        sizes = {"N_EARLY": early.size(1), "N_LATE": late.size(1), "HIDDEN": hidden.size(1), "UNITS": tuning.units}
-        options = {"num_warps": tuning.warps, **_overlap(tuning.overlap)}
-        if not tuning.matrix:
-            kernels.lstm_vector_kernel[(len(weights),)](*arguments, **sizes, **options)
-            return
-        kernels.lstm_matrix_kernel[(len(weights),)](
-            *arguments,
-            **sizes,
-            ITEMS=max(16, _power_of_2(batch)),
-            STEP=min(tuning.step, early.size(1), late.size(1), hidden.size(1)),
-            num_stages=tuning.stages,
-            **options,
-        )
-
-    return launch
-
-
-def _overlap(overlap: bool) -> dict[str, bool]:
-    # The launch option, which other kinds of GPU don't know, and the constant that tells the kernel.
-    return {"OVERLAP": True, "launch_pdl": True} if overlap else {"OVERLAP": False}
-
-
-def _power_of_2(size: int) -> int:
-    return 1 << (size - 1).bit_length()
+    batch, size = hidden.shape
+    new_state = tensors[f"out_{name}_hidden"], tensors[f"out_{name}_cell"]
+    arguments = (early, hidden, late, weights, bias, old_cell, *new_state, batch)
+    constants: dict[str, Any] = dict(
+        N_EARLY=early.size(1),
+        N_LATE=late.size(1),
+        HIDDEN=size,
+        UNITS=tuning.units,
+        num_warps=tuning.warps,
+        **overlapping(tuning.overlap),
+    )
+    if not tuning.matrix:
+        return Launch(lstm_vector_kernel, (len(weights),), arguments, constants)
+    constants.update(
+        ITEMS=max(16, power_of_2(batch)),
+        STEP=min(tuning.step, early.size(1), late.size(1), size),
+        num_stages=tuning.stages,
+    )
+    return Launch(lstm_matrix_kernel, (len(weights),), arguments, constants)

@@ -14,11 +14,12 @@ from common.engine import Engine, TorchEngine
 from common.errors import UserError
 from common.metadata import ModelMetadata
 from common.random_streams import RandomStreams
+from common.triton_engine import best_engine
 from tacotron2.decoder import DecodedBatch, StopRule, decode
 from tacotron2.decoder_graph import CapturedDecoder, PlainDecoder, make_decoder
 from tacotron2.model import Tacotron2
 from tacotron2.parts import DecoderIterPart
-from tacotron2.triton_engine import FusedDecoderEngine, Tuning, best_decoder_engine, default_tuning, obstacle
+from tacotron2.triton_engine import FusedDecoderEngine, Tuning, default_tuning
 from tests.models import TINY_TACOTRON2
 
 CONFIG = Tacotron2Config()  # the published checkpoints' size
@@ -175,11 +176,11 @@ def test_beyond_its_largest_sizes_the_plain_module_runs(part: DecoderIterPart, p
 def test_what_it_does_not_support_is_refused_and_runs_on_pytorch() -> None:
     small = ModelMetadata("decoder_iter", "fp16", TINY_TACOTRON2, AudioConfig(), "0" * 64, None, "")
     part = DecoderIterPart(Tacotron2(TINY_TACOTRON2)).half()
-    assert obstacle(METADATA, "cuda") is None
-    assert "needs an NVIDIA GPU" in str(obstacle(METADATA, "cpu"))
+    assert FusedDecoderEngine.obstacle(METADATA, "cuda") is None
+    assert "needs an NVIDIA GPU" in str(FusedDecoderEngine.obstacle(METADATA, "cpu"))
     with pytest.raises(UserError, match=r"prenet_dim is 16; it takes powers of two.*use the PyTorch engine"):
         FusedDecoderEngine(part, small)
-    assert isinstance(best_decoder_engine(part, small, "cuda"), TorchEngine)
+    assert isinstance(best_engine(FusedDecoderEngine, part, small, "cuda"), TorchEngine)
 
 
 # The captured loop

@@ -22,6 +22,7 @@ from common.config import AudioConfig, WaveGlowConfig
 from common.engine import TorchEngine, infer
 from common.errors import UserError
 from common.metadata import ModelMetadata, Precision
+from common.triton_engine import best_engine
 from tests.models import TINY_TACOTRON2
 from waveglow import triton_engine
 from waveglow.model import WaveGlow
@@ -34,10 +35,7 @@ from waveglow.triton_engine import (
     Network,
     Tiles,
     Tuning,
-    best_waveglow_engine,
     fold,
-    obstacle,
-    supported,
 )
 
 SMALL = WaveGlowConfig(n_flows=4, n_early_every=2, wn_layers=3, wn_channels=64)
@@ -139,14 +137,13 @@ def test_trained_weights_lose_no_more_by_folding_than_by_rounding_alone(demo_wav
     ],
 )
 def test_what_is_not_supported_is_said(metadata: ModelMetadata, reason: str) -> None:
-    assert reason in str(obstacle(metadata, "cpu"))
-    assert not supported(metadata, "cpu")
+    assert reason in str(FastWaveGlowEngine.obstacle(metadata, "cpu"))
     with pytest.raises(UserError, match=reason):
         FastWaveGlowEngine(random_part(SMALL), metadata, "cpu")
 
 
 def test_without_a_gpu_the_best_engine_is_pytorch() -> None:
-    engine = best_waveglow_engine(random_part(SMALL), metadata_of(SMALL), "cpu")
+    engine = best_engine(FastWaveGlowEngine, random_part(SMALL), metadata_of(SMALL), "cpu")
     assert isinstance(engine, TorchEngine)
     assert infer(engine, mel=torch.zeros(1, 80, 2).half(), z=torch.zeros(1, 8, 64).half())["audio"].shape == (1, 512)
 
@@ -164,7 +161,8 @@ def interpret(descriptors: bool) -> None:
     buffers = network.buffers(memory, 2, 3)
     assert buffers.table[network.gap :].isnan().all()
     audio = torch.full((2, 3 * 256), float("nan"), dtype=torch.float16)
-    network.launch(buffers, mel.half(), z.half(), audio)
+    for launch in network.launches(buffers, mel.half(), z.half(), audio):
+        launch()
     assert relative_error(audio, part(mel, z)) < 2e-3
 
 
@@ -281,7 +279,7 @@ def test_bound_runs_outlive_larger_shapes_and_a_full_cache(small_engine: FastWav
     for frames in range(30, 30 + 10 * triton_engine.CACHED_SHAPES, 10):
         for _ in range(2):
             infer(small_engine, **half_inputs(SMALL, 4, frames))
-    assert len(small_engine._plans) == triton_engine.CACHED_SHAPES
+    assert len(small_engine._plans.keys()) == triton_engine.CACHED_SHAPES
     audio.zero_()
     run()
     assert torch.equal(audio, expected)

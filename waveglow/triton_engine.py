@@ -3,26 +3,27 @@
 It computes the function of `waveglow.parts.WaveGlowPart` with the weights that `waveglow.folding` folds.
 """
 
+import copy
 import math
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from common.config import WaveGlowConfig
-from common.contract import PRECISION_DTYPES, contract_of
-from common.cuda import triton_obstacle
-from common.engine import Engine, Range, TorchEngine, check_bound
-from common.errors import UserError
+from common.cuda import ShapeCache, on_device
+from common.engine import check_bound
+from common.graph_engine import GraphRun
 from common.metadata import ModelMetadata
-from waveglow.folding import OUTPUTS, WIDTH, FoldedFlow, FoldedLayer, fold
+from common.triton_engine import Launch, TritonEngine, overlapping
+from waveglow.folding import OUTPUTS, WIDTH, FoldedFlow, fold
 from waveglow.model import WaveGlow
 from waveglow.parts import WaveGlowPart
 
-ROW_TILE = 128  # planes are a multiple of this long: the largest tile's rows
-CACHED_SHAPES = 16  # shapes (batch, frames) that keep their graph; the one used longest ago goes first
+ROW_TILE = 128  # rows of a tile of the kernels that multiply nothing
+CACHED_SHAPES = 16  # shapes (batch, frames) that keep their graph
 
 
 @dataclass(frozen=True)
@@ -53,36 +54,12 @@ HOPPER = Tuning(Tiles(128, 128, 4, 3), Tiles(128, 128, 4, 3), descriptors=True, 
 GENERAL = Tuning(Tiles(128, 128, 8, 3), Tiles(128, 128, 8, 2), descriptors=False, overlap=False)
 
 
-def obstacle(metadata: ModelMetadata, device: torch.device | str) -> str | None:
-    """Why `FastWaveGlowEngine` can't run this WaveGlow on this device; None if it can."""
-    config, device = metadata.model, torch.device(device)
-    if not isinstance(config, WaveGlowConfig):
-        return f"it runs WaveGlow only, not the {metadata.part}"
-    if metadata.precision != "fp16":
-        return "it computes in FP16 only"
-    if config.wn_channels % WIDTH:
-        return f"{config.wn_channels} channels are no multiple of {WIDTH}"
-    if config.n_group & (config.n_group - 1) or not 2 <= config.n_group <= OUTPUTS:
-        return f"groups of {config.n_group} samples; it takes 2, 4, 8 or 16"
-    return triton_obstacle(device)
+def default_tuning(device: torch.device, batch: int) -> Tuning:
+    return tuning_for(torch.cuda.get_device_capability(device), batch)
 
 
-def supported(metadata: ModelMetadata, device: torch.device | str) -> bool:
-    return obstacle(metadata, device) is None
-
-
-def best_waveglow_engine(module: WaveGlowPart, metadata: ModelMetadata, device: torch.device | str) -> Engine:
-    """The fast engine where it can run, else the module on PyTorch, converted to the metadata's precision.
-
-    An FP32 module is the better source for both.
-    """
-    if supported(metadata, device):
-        return FastWaveGlowEngine(module, metadata, device)
-    return TorchEngine(module.to(PRECISION_DTYPES[metadata.precision]), metadata, device)
-
-
-def default_tuning(device: torch.device) -> Tuning:
-    return HOPPER if torch.cuda.get_device_capability(device)[0] == 9 else GENERAL
+def tuning_for(capability: tuple[int, int], batch: int) -> Tuning:
+    return HOPPER if capability[0] == 9 else GENERAL
 
 
 @dataclass
@@ -106,43 +83,27 @@ class Network:
     """
 
     def __init__(self, part: WaveGlowPart, device: torch.device, tuning: Tuning) -> None:
-        from waveglow import triton_kernels
-
-        self.kernels = triton_kernels
         self.config = part.config
         self.remaining = part.remaining
-        self.tuning = tuning
-        self.device = device
         self.phases = part.upsample.stride[0]
         self.mel_taps = part.upsample.kernel_size[0] // self.phases
         self.mel_blocks = math.ceil(self.mel_taps * self.config.n_mel_channels / WIDTH)
         reach = 2 ** (self.config.wn_layers - 1) * (self.config.wn_kernel_size // 2)  # positions
         self.gap = max(math.ceil(reach / self.phases), 1)
-        channels = self.config.wn_channels
-        self.gate_columns = math.gcd(2 * channels, tuning.gate.columns)
-        self.residual_columns = math.gcd(channels, tuning.residual.columns)
         self.flows = fold(part, device)
-        self.weights = [[self._weight_tiles(layer) for layer in flow.layers] for flow in self.flows]
+        self.tuning = tuning
 
-    def _weight_tiles(self, layer: FoldedLayer) -> tuple:
-        return (
-            self._tiles(layer.gate, self.gate_columns),
-            self._tiles(layer.residual, self.residual_columns),
-            self._tiles(layer.residual, OUTPUTS),
-        )
-
-    def _tiles(self, table: Tensor, rows: int):
-        # What a kernel loads tiles of `rows` rows through.
-        if not self.tuning.descriptors:
-            return table
-        from triton.tools.tensor_descriptor import TensorDescriptor
-
-        return TensorDescriptor.from_tensor(table, [rows, WIDTH])
+    def retuned(self, tuning: Tuning) -> "Network":
+        """The same weights, cut otherwise."""
+        network = copy.copy(self)
+        network.tuning = tuning
+        return network
 
     def sizes(self, batch: int, frames: int) -> tuple[int, int, int]:
-        """(used rows, rows of a plane, rows of the table)"""
+        """(used rows, rows of a plane, rows of the table); a plane is a multiple of the largest tile long."""
         used_rows = batch * (frames + self.gap)
-        rows = math.ceil(used_rows / ROW_TILE) * ROW_TILE
+        tile = max(ROW_TILE, self.tuning.gate.rows, self.tuning.residual.rows)
+        rows = math.ceil(used_rows / tile) * tile
         blocks = self.config.wn_channels // WIDTH
         return used_rows, rows, self.gap + ((1 + 2 * blocks) * self.phases + self.mel_blocks) * rows
 
@@ -172,70 +133,148 @@ class Network:
             used_rows,
         )
 
-    def launch(self, buffers: Buffers, mel: Tensor, z: Tensor, audio: Tensor) -> None:
-        """Enqueues the whole network on the current stream. mel (B, n_mel_channels, M), z (B, n_group, G) -> audio."""
-        tuning, kernels = self.tuning, self.kernels
-        table, rows, gap, frames = buffers.table, buffers.rows, self.gap, buffers.frames
-        planes = self.phases * (rows // ROW_TILE)
-        shape = {"CHANNELS": self.config.wn_channels, "PHASES": self.phases}
-        lap = {"OVERLAP": tuning.overlap, **({"launch_pdl": True} if tuning.overlap else {})}
-        kernels.spread_mel[(rows // ROW_TILE, self.mel_blocks)](
-            table, mel, rows, gap, frames, buffers.used_rows,
-            MEL_CHANNELS=self.config.n_mel_channels, MEL_TAPS=self.mel_taps, TILE=ROW_TILE, **shape, **lap,
-        )  # fmt: skip
-        state, next_state = buffers.states
-
-        def couple(flow: FoldedFlow | None, early: int, count: int, last: bool) -> None:
-            kernels.couple[(planes,)](
-                table, buffers.outputs, state, next_state, flow.mixer if flow else state, z, audio,
-                rows, gap, frames, buffers.used_rows, early,
-                FLOW_CHANNELS=flow.channels if flow else 0, EARLY=count, GROUP=self.config.n_group,
-                PHASES=self.phases, LAST=last, TILE=ROW_TILE, **lap,
-            )  # fmt: skip
-
-        couple(None, 0, self.remaining, False)
+    def launches(self, buffers: Buffers, mel: Tensor, z: Tensor, audio: Tensor) -> list[Launch]:
+        """The whole network's kernels in order. mel (B, n_mel_channels, M), z (B, n_group, G) -> audio (B, samples)."""
+        states = list(buffers.states)
         early = self.remaining
-        gate, residual = tuning.gate, tuning.residual
-        gate_table, residual_table = self._tiles(table, gate.rows), self._tiles(table, residual.rows)
-        used = self.phases * math.ceil(buffers.used_rows / gate.rows)
-        residual_used = self.phases * (rows // residual.rows)
-        channels, mel_blocks = self.config.wn_channels, self.mel_blocks
-        for number, (flow, weights) in enumerate(zip(self.flows, self.weights, strict=True)):
-            state, next_state = next_state, state
-            for i, (layer, (gate_w, residual_w, output_w)) in enumerate(zip(flow.layers, weights, strict=True)):
-                first, last = i == 0, i == len(flow.layers) - 1
-                kernels.gate[(used * (2 * channels // self.gate_columns),)](
-                    table, gate_table, gate_w, layer.gate_bias, rows, gap, 2**i,
-                    FIRST=first, TAPS=self.config.wn_kernel_size, MEL_BLOCKS=mel_blocks,
-                    TILE=gate.rows, COLUMNS=self.gate_columns,
-                    DESCRIPTOR=tuning.descriptors, APPROXIMATE=tuning.approximate,
-                    num_warps=gate.warps, num_stages=gate.stages, **shape, **lap,
-                )  # fmt: skip
-                kernels.residual[(residual_used * (1 if last else channels // self.residual_columns),)](
-                    table, residual_table, residual_w, output_w, layer.residual_bias, flow.output_bias,
-                    buffers.outputs, rows, gap, frames, buffers.used_rows,
-                    FIRST=first, LAST=last, MEL_BLOCKS=mel_blocks,
-                    TILE=residual.rows, COLUMNS=self.residual_columns, DESCRIPTOR=tuning.descriptors,
-                    num_warps=residual.warps, num_stages=residual.stages, **shape, **lap,
-                )  # fmt: skip
-            couple(flow, early, flow.early, number == len(self.flows) - 1)
+        launches = [
+            self._spread_mel(buffers, mel),
+            self._couple(buffers, None, states, z, audio, early=0, count=early, last=False),
+        ]
+        for number, flow in enumerate(self.flows):
+            states.reverse()
+            for i in range(len(flow.layers)):
+                launches += self._layer(buffers, flow, i)
+            last = number == len(self.flows) - 1
+            launches.append(self._couple(buffers, flow, states, z, audio, early=early, count=flow.early, last=last))
             early += flow.early
+        return launches
+
+    @property
+    def _constants(self) -> dict[str, Any]:
+        # Of the three kernels that know the table's sections.
+        shape = {"CHANNELS": self.config.wn_channels, "PHASES": self.phases}
+        return {**shape, **overlapping(self.tuning.overlap)}
+
+    def _spread_mel(self, buffers: Buffers, mel: Tensor) -> Launch:
+        from waveglow.triton_kernels import spread_mel
+
+        return Launch(
+            spread_mel,
+            (buffers.rows // ROW_TILE, self.mel_blocks),
+            (buffers.table, mel, buffers.rows, self.gap, buffers.frames, buffers.used_rows),
+            dict(
+                MEL_CHANNELS=self.config.n_mel_channels,
+                MEL_TAPS=self.mel_taps,
+                TILE=ROW_TILE,
+                **self._constants,
+            ),
+        )
+
+    def _couple(
+        self,
+        buffers: Buffers,
+        flow: FoldedFlow | None,
+        states: list[Tensor],
+        z: Tensor,
+        audio: Tensor,
+        *,
+        early: int,
+        count: int,
+        last: bool,
+    ) -> Launch:
+        # The coupling of a flow (None: what comes before the first), from states[0] to states[1].
+        from waveglow.triton_kernels import couple
+
+        mixer = states[0] if flow is None else flow.mixer
+        sizes = (buffers.rows, self.gap, buffers.frames, buffers.used_rows)
+        return Launch(
+            couple,
+            (self.phases * (buffers.rows // ROW_TILE),),
+            (buffers.table, buffers.outputs, *states, mixer, z, audio, *sizes, early),
+            dict(
+                FLOW_CHANNELS=flow.channels if flow else 0,
+                EARLY=count,
+                GROUP=self.config.n_group,
+                PHASES=self.phases,
+                LAST=last,
+                TILE=ROW_TILE,
+                **overlapping(self.tuning.overlap),
+            ),
+        )
+
+    def _layer(self, buffers: Buffers, flow: FoldedFlow, number: int) -> Iterator[Launch]:
+        from waveglow.triton_kernels import gate, residual
+
+        layer, channels = flow.layers[number], self.config.wn_channels
+        first, last = number == 0, number == len(flow.layers) - 1
+        shared = {"FIRST": first, "MEL_BLOCKS": self.mel_blocks, **self._constants}
+        tiles = self.tuning.gate
+        columns = math.gcd(2 * channels, tiles.columns)
+        yield Launch(
+            gate,
+            (self.phases * math.ceil(buffers.used_rows / tiles.rows) * (2 * channels // columns),),
+            (
+                buffers.table,
+                self._tiles(buffers.table, tiles.rows),
+                self._tiles(layer.gate, columns),
+                layer.gate_bias,
+                buffers.rows,
+                self.gap,
+                2**number,
+            ),
+            dict(
+                TAPS=self.config.wn_kernel_size,
+                APPROXIMATE=self.tuning.approximate,
+                **self._cut(tiles, columns),
+                **shared,
+            ),
+        )
+        tiles = self.tuning.residual
+        columns = math.gcd(channels, tiles.columns)
+        yield Launch(
+            residual,
+            (self.phases * (buffers.rows // tiles.rows) * (1 if last else channels // columns),),
+            (
+                buffers.table,
+                self._tiles(buffers.table, tiles.rows),
+                self._tiles(layer.residual, columns),
+                self._tiles(layer.residual, OUTPUTS),
+                layer.residual_bias,
+                flow.output_bias,
+                buffers.outputs,
+                buffers.rows,
+                self.gap,
+                buffers.frames,
+                buffers.used_rows,
+            ),
+            dict(LAST=last, **self._cut(tiles, columns), **shared),
+        )
+
+    def _cut(self, tiles: Tiles, columns: int) -> dict[str, Any]:
+        cut = {"TILE": tiles.rows, "COLUMNS": columns, "num_warps": tiles.warps, "num_stages": tiles.stages}
+        return {"DESCRIPTOR": self.tuning.descriptors, **cut}
+
+    def _tiles(self, table: Tensor, rows: int) -> Any:
+        # What a kernel loads tiles of `rows` rows through.
+        if not self.tuning.descriptors:
+            return table
+        from triton.tools.tensor_descriptor import TensorDescriptor
+
+        return TensorDescriptor.from_tensor(table, [rows, WIDTH])
 
 
 @dataclass
 class _Plan:
-    """The memory that a shape's launches read and write (the working memory among it, to keep it alive), and their
-    graph from the second run on: for a shape that comes once, a capture would take longer than the launches."""
+    """The memory that a shape's launches read and write, and what runs them."""
 
-    buffers: Buffers
     mel: Tensor
     z: Tensor
     audio: Tensor
-    launched: bool = False
-    graph: torch.cuda.CUDAGraph | None = None
+    run: Callable[[], None]
 
 
-class FastWaveGlowEngine:
+class FastWaveGlowEngine(TritonEngine):
     """WaveGlow in FP16 on CUDA: an `Engine` as `TorchEngine` is, several times as fast.
 
     A shape (batch, frames) that runs a second time is captured into a CUDA graph; the last CACHED_SHAPES shapes keep
@@ -247,9 +286,6 @@ class FastWaveGlowEngine:
         metadata: its metadata, of FP16.
         tuning: how the kernels are cut; by default what was fastest on this kind of GPU.
         graphs: whether shapes are captured; if not, every run launches its kernels one by one.
-
-    Raises:
-        UserError: this WaveGlow or this device is not supported (`obstacle` says why).
     """
 
     def __init__(
@@ -260,63 +296,45 @@ class FastWaveGlowEngine:
         tuning: Tuning | None = None,
         graphs: bool = True,
     ) -> None:
-        self.name = f"Triton {metadata.part}"
-        reason = obstacle(metadata, device)
-        if reason is not None:
-            raise UserError(f"{self.name}: {reason}; use the PyTorch engine")
-        self.metadata = metadata
-        self.contract = contract_of(metadata)
-        device = torch.device(device)
-        self.device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
-        self.limits: Mapping[str, Range] = {}
+        super().__init__(metadata, device)
         part = module if isinstance(module, WaveGlowPart) else WaveGlowPart(module)
-        with torch.cuda.device(self.device):
-            self._network = Network(part, self.device, tuning or default_tuning(self.device))
+        with on_device(self.device):
+            self._network = Network(part, self.device, tuning or default_tuning(self.device, 1))
         self._graphs = graphs
         self._memory = torch.empty(0, dtype=torch.uint8, device=self.device)
-        self._plans: OrderedDict[tuple[int, int], _Plan] = OrderedDict()
+        self._plans = ShapeCache[tuple[int, int], _Plan](CACHED_SHAPES)
         self._compiled = False
+
+    @staticmethod
+    def model_obstacle(metadata: ModelMetadata) -> str | None:
+        config = metadata.model
+        if not isinstance(config, WaveGlowConfig):
+            return f"it runs WaveGlow only, not the {metadata.part}"
+        if config.wn_channels % WIDTH:
+            return f"{config.wn_channels} channels are no multiple of {WIDTH}"
+        if config.n_group & (config.n_group - 1) or not 2 <= config.n_group <= OUTPUTS:
+            return f"groups of {config.n_group} samples; it takes 2, 4, 8 or 16"
+        return None
 
     def bind(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
         check_bound(self, tensors)
         mel, z, audio = (tensors[name] for name in ("mel", "z", "audio"))
-        plan = self._plan(mel.size(0), mel.size(2))
+        batch, frames = mel.size(0), mel.size(2)
+        plan = self._plans.get((batch, frames), lambda: self._plan(batch, frames))
 
         @torch.inference_mode()
         def run() -> None:
-            with torch.cuda.device(self.device):
+            with on_device(self.device):
                 plan.mel.copy_(mel)
                 plan.z.copy_(z)
-                if not (self._graphs and plan.launched) or torch.cuda.is_current_stream_capturing():
-                    self._launch(plan)
-                    plan.launched = True
-                else:
-                    if plan.graph is None:
-                        plan.graph = torch.cuda.CUDAGraph()
-                        with torch.cuda.graph(plan.graph, capture_error_mode="thread_local"):
-                            self._launch(plan)
-                    plan.graph.replay()
+                plan.run()
                 audio.copy_(plan.audio)
 
         return run
 
     @torch.inference_mode()
     def _plan(self, batch: int, frames: int) -> _Plan:
-        # The shape's plan, made if it is new.
-        plan = self._plans.get((batch, frames))
-        if plan is not None:
-            self._plans.move_to_end((batch, frames))
-            return plan
-        with torch.cuda.device(self.device):
-            plan = self._new_plan(batch, frames)
-        self._plans[batch, frames] = plan
-        if len(self._plans) > CACHED_SHAPES:
-            self._plans.popitem(last=False)
-        return plan
-
-    def _new_plan(self, batch: int, frames: int) -> _Plan:
-        network = self._network
-        needed = network.bytes_for(batch, frames)
+        needed = self._network.bytes_for(batch, frames)
         if needed > self._memory.numel():
             # Graphs work at fixed addresses: those of the smaller memory go with it.
             self._plans.clear()
@@ -327,14 +345,17 @@ class FastWaveGlowEngine:
             torch.zeros(self.contract.tensors[name].resolve(sizes), dtype=torch.float16, device=self.device)
             for name in ("mel", "z", "audio")
         )
-        plan = _Plan(network.buffers(self._memory, batch, frames), mel, z, audio)
-        if not self._compiled:  # Triton compiles at the first launch, which must not happen during a capture
-            self._launch(plan)
-            self._compiled = True
-        return plan
+        launches = self._network.launches(self._network.buffers(self._memory, batch, frames), mel, z, audio)
 
-    def _launch(self, plan: _Plan) -> None:
-        self._network.launch(plan.buffers, plan.mel, plan.z, plan.audio)
+        def run() -> None:
+            for launch in launches:
+                launch()
+
+        with on_device(self.device):
+            if not self._compiled:  # Triton compiles at the first launch, which must not happen during a capture
+                run()
+                self._compiled = True
+            return _Plan(mel, z, audio, GraphRun(run, self.device, warm_up=False) if self._graphs else run)
 
     def close(self) -> None:
         self._plans.clear()

@@ -1,0 +1,143 @@
+"""All Triton kernels compile for every generation of GPU that they claim, without one: by Triton's own compiler.
+
+What is compiled is what the engines would launch, with the sizes of the published checkpoints. Each kernel has to fit
+into the shared memory of the smallest card of its generation, and must not spill its registers into memory.
+"""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
+from common.contract import contract_of
+from common.metadata import ModelMetadata
+from common.triton_engine import Launch
+from tacotron2.model import Tacotron2
+from tacotron2.parts import DecoderIterPart
+from tacotron2.triton_engine import FusedStep
+from tacotron2.triton_engine import tuning_for as decoder_tuning
+from waveglow.model import WaveGlow
+from waveglow.parts import WaveGlowPart
+from waveglow.triton_engine import Network
+from waveglow.triton_engine import tuning_for as waveglow_tuning
+
+triton = pytest.importorskip("triton", reason="Triton is not installed")
+
+# Shared memory that one program may have, in bytes: CUDA C++ Programming Guide, "Technical specifications per compute
+# capability".
+SHARED_MEMORY = {(8, 0): 163 << 10, (8, 6): 99 << 10, (8, 9): 99 << 10, (9, 0): 227 << 10, (12, 0): 99 << 10}
+# 100 stands for data-centre Blackwell (10.0), whose kernels are those of no other.
+SHARED_MEMORY[10, 0] = 227 << 10
+MAX_SPILLED_BYTES = 64  # of local memory a thread: a register or two kept aside is no harm
+
+DECODER = ModelMetadata("decoder_iter", "fp16", Tacotron2Config(), AudioConfig(), "0" * 64, None, "")
+
+
+@dataclass(frozen=True)
+class Usage:
+    kernel: str
+    shared: int  # bytes a program
+    registers: int  # of a thread
+    local: int  # bytes a thread, spilled registers among them
+
+
+class Target:
+    """What Triton asks of a driver to compile and not launch."""
+
+    def __init__(self, capability: tuple[int, int]) -> None:
+        self._number = 10 * capability[0] + capability[1]
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", self._number, 32)
+
+    def get_current_device(self) -> int:
+        return self._number  # kernels are cached by device
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+@pytest.fixture(params=sorted(SHARED_MEMORY), ids=lambda capability: "SM {}{}".format(*capability))
+def capability(request: pytest.FixtureRequest) -> Iterator[tuple[int, int]]:
+    driver = triton.runtime.driver
+    active = driver._active
+    driver.set_active(Target(request.param))
+    yield request.param
+    driver._active = active
+
+
+def compiled(launches: list[Launch], folder: Path) -> Iterator[Usage]:
+    seen = set()
+    for launch in launches:
+        kernel = launch.kernel.warmup(*launch.arguments, grid=launch.grid, **launch.constants)
+        if kernel.hash in seen:
+            continue
+        seen.add(kernel.hash)
+        registers, local = resources(kernel.asm["cubin"], folder)
+        yield Usage(kernel.metadata.name, kernel.metadata.shared, registers, local)
+
+
+def resources(cubin: bytes, folder: Path) -> tuple[int, int]:
+    """Registers and bytes of local memory of a thread, read by the disassembler that comes with Triton."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    if not tool.is_file():
+        pytest.skip("this Triton has no cuobjdump")
+    file = folder / "kernel.cubin"
+    file.write_bytes(cubin)
+    text = subprocess.run([tool, "-res-usage", file], check=True, capture_output=True, text=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", text)
+    assert found, text
+    return int(found[1]), int(found[2]) + int(found[3])
+
+
+def decoder_launches(capability: tuple[int, int], batch: int, text: int) -> list[Launch]:
+    part = DecoderIterPart(Tacotron2(Tacotron2Config())).half().requires_grad_(False)
+    contract = contract_of(DECODER)
+    tensors = {
+        spec.name: torch.zeros(spec.resolve({"batch": batch, "text": text}), dtype=spec.dtype)
+        for spec in contract.tensors.values()
+    }
+    return FusedStep(part, DECODER).launches(tensors, decoder_tuning(capability, batch))
+
+
+def waveglow_launches(capability: tuple[int, int], batch: int, channels: int) -> list[Launch]:
+    config = WaveGlowConfig(n_flows=3, n_early_every=2, wn_layers=3, wn_channels=channels)
+    part = WaveGlowPart(WaveGlow(config)).requires_grad_(False)
+    network = Network(part, torch.device("cpu"), waveglow_tuning(capability, batch))
+    frames = 64
+    memory = torch.zeros(network.bytes_for(batch, frames), dtype=torch.uint8)
+
+    def half(*shape: int) -> Tensor:
+        return torch.zeros(batch, *shape, dtype=torch.float16)
+
+    mel, z, audio = half(80, frames), half(8, frames * 32), half(frames * 256)
+    return network.launches(network.buffers(memory, batch, frames), mel, z, audio)
+
+
+def check(usages: Iterator[Usage], capability: tuple[int, int]) -> None:
+    for usage in usages:
+        assert usage.shared <= SHARED_MEMORY[capability], usage
+        assert usage.local <= MAX_SPILLED_BYTES, usage
+        assert usage.registers <= 255, usage
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch", [1, 8, 32, 64])
+def test_the_decoder_step_compiles(capability: tuple[int, int], batch: int, tmp_path: Path) -> None:
+    check(compiled(decoder_launches(capability, batch, 128), tmp_path), capability)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("channels", [64, 256])
+@pytest.mark.parametrize("batch", [1, 16])
+def test_waveglow_compiles(capability: tuple[int, int], batch: int, channels: int, tmp_path: Path) -> None:
+    check(compiled(waveglow_launches(capability, batch, channels), tmp_path), capability)
