@@ -5,12 +5,24 @@ $1.5 ("one dollar, five cents"), $1.234 ("one dollar, two hundred thirty-four ce
 cents million"). Pounds, which never got as far as its rule for them, are read like dollars.
 """
 
-import functools
 import re
-from typing import Any
 
-_DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-_MOST_DIGITS = 36  # longer numbers have no name and are read digit by digit
+# Their words are a page of code; the libraries that have them cost seconds of loading (inflect) or come without a wheel
+# (num2words' docopt).
+_SMALL = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
+    *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
+)
+_TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_SCALES = (
+    *("", " thousand", " million", " billion", " trillion", " quadrillion", " quintillion", " sextillion"),
+    *(" septillion", " octillion", " nonillion", " decillion"),
+)
+_MOST_DIGITS = 3 * len(_SCALES)  # longer numbers have no name and are read digit by digit
+_ORDINALS = {
+    **{"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth"},
+    "twelve": "twelfth",
+}
 _CURRENCIES = {  # one, many, one of the hundredth part, many of them
     "$": ("dollar", "dollars", "cent", "cents"),
     "£": ("pound", "pounds", "penny", "pence"),
@@ -34,19 +46,12 @@ def expand_numbers(text: str) -> str:
     return _NUMBER.sub(lambda match: _plain(match[0]), text)
 
 
-@functools.cache
-def _inflect() -> Any:
-    import inflect  # takes seconds to load: only texts with numbers wait for it
-
-    return inflect.engine()
-
-
 def cardinal(digits: str) -> str:
     """The words of a number given as decimal digits: "1234" is "one thousand, two hundred thirty-four"."""
     digits = digits.lstrip("0") or "0"
     if len(digits) > _MOST_DIGITS:
-        return " ".join(_DIGITS[int(digit)] for digit in digits)
-    return _inflect().number_to_words(digits, andword="")
+        return " ".join(_SMALL[int(digit)] for digit in digits)
+    return _scaled(digits, "")
 
 
 def ordinal(digits: str) -> str:
@@ -54,7 +59,12 @@ def ordinal(digits: str) -> str:
     digits = digits.lstrip("0") or "0"
     if len(digits) > _MOST_DIGITS:
         return f"{cardinal(digits[:-1])} {ordinal(digits[-1])}"
-    return _inflect().number_to_words(_inflect().ordinal(digits))
+    words = _scaled(digits, " and")
+    start = max(words.rfind(" "), words.rfind("-")) + 1
+    last = words[start:]
+    if last in _ORDINALS:
+        return words[:start] + _ORDINALS[last]
+    return words[:-1] + "ieth" if last.endswith("y") else words + "th"
 
 
 def year(number: int) -> str:
@@ -62,10 +72,38 @@ def year(number: int) -> str:
     if number == 2000:
         return "two thousand"
     if 2000 < number < 2010:
-        return f"two thousand {cardinal(str(number % 100))}"
-    if number % 100 == 0:
-        return f"{cardinal(str(number // 100))} hundred"
-    return _inflect().number_to_words(number, andword="", zero="oh", group=2).replace(", ", " ")
+        return f"two thousand {_SMALL[number % 100]}"
+    century, rest = divmod(number, 100)
+    if rest == 0:
+        return f"{_below_hundred(century)} hundred"
+    return f"{_below_hundred(century)} {'oh ' if rest < 10 else ''}{_below_hundred(rest)}"
+
+
+def _scaled(digits: str, hundred_and: str) -> str:
+    """A number of at most 36 digits, in groups of three; `hundred_and` stands between the hundreds and what follows."""
+    groups = [int(digits[max(0, stop - 3) : stop]) for stop in range(len(digits), 0, -3)]
+    said = [
+        _below_thousand(group, hundred_and) + _SCALES[scale]
+        for scale, group in reversed(list(enumerate(groups)))
+        if group
+    ]
+    if len(said) > 1 and 0 < groups[0] < 100:
+        return ", ".join(said[:-1]) + f"{hundred_and} {said[-1]}"
+    return ", ".join(said) or _SMALL[0]
+
+
+def _below_thousand(number: int, hundred_and: str) -> str:
+    hundreds, rest = divmod(number, 100)
+    if not hundreds:
+        return _below_hundred(rest)
+    return f"{_SMALL[hundreds]} hundred" + (f"{hundred_and} {_below_hundred(rest)}" if rest else "")
+
+
+def _below_hundred(number: int) -> str:
+    if number < 20:
+        return _SMALL[number]
+    tens, units = divmod(number, 10)
+    return f"{_TENS[tens]}-{_SMALL[units]}" if units else _TENS[tens]
 
 
 def _plain(digits: str) -> str:
