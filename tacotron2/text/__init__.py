@@ -2,6 +2,8 @@
 
 The ids are those of the classic front end (keithito's, in NVIDIA's examples), except where that one misreads a number
 (see `numbers`) and at the ends of a text: no space begins or ends it, and a period ends what has no ending.
+
+What people write beyond that (units, dates, addresses, initialisms) is read as words by a `TextFrontEnd` before.
 """
 
 import re
@@ -15,8 +17,11 @@ import numpy as np
 
 from common.errors import UserError
 from tacotron2.text.cleaners import CLEANERS
+from tacotron2.text.front_end import TextFrontEnd
 from tacotron2.text.pieces import GROUP, LETTER, SILENT, cut
 from tacotron2.text.symbols import ARPABET_MARK, LETTERS, PAD, SPACE, SYMBOL_IDS
+
+__all__ = ["MIN_PIECE", "EncodedText", "TextFrontEnd", "describe_reading", "encode", "split"]
 
 MIN_PIECE = 4  # symbols: less is no word and its punctuation
 
@@ -101,6 +106,15 @@ def split(
         _encoded(units[start:stop], dropped=_dropped(units[edge:next_edge]))
         for (start, stop), (edge, next_edge) in zip(pieces, pairwise(edges), strict=True)
     ]
+
+
+def describe_reading(text: str, front_end: TextFrontEnd) -> str:
+    """The text in the letters that the voice will get: read by the front end, then cleaned.
+
+    Raises:
+        UserError: as `encode`.
+    """
+    return encode(front_end.read(text), final_period=front_end.final_period).text
 
 
 def _units(text: str, cleaner: str, final_period: bool) -> list[_Unit]:

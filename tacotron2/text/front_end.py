@@ -1,0 +1,49 @@
+"""What a text goes through before it is cut into pieces and encoded: the normaliser, then the user's lexicon."""
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from common.errors import UserError
+from tacotron2.text.normalizer import get_normalizer
+
+if TYPE_CHECKING:
+    from tacotron2.text.lexicon import Lexicon
+
+_SPEAKABLE = re.compile(r"[^\W_]|\{")
+
+
+@dataclass(frozen=True)
+class TextFrontEnd:
+    """How texts are read. Safe to share between threads.
+
+    Attributes:
+        normalizer: one of `normalizer.NORMALIZERS`; "none" leaves the text to the classic cleaners.
+        lexicon: the user's own pronunciations, which the normaliser leaves to it.
+        final_period: end a text that has no end punctuation with a period, as `tacotron2.text.split` does.
+    """
+
+    normalizer: str = "english"
+    lexicon: "Lexicon | None" = None
+    final_period: bool = True
+
+    def __post_init__(self) -> None:
+        """Raises UserError for an unknown normaliser."""
+        get_normalizer(self.normalizer)
+
+    def read(self, text: str) -> str:
+        """The words that will be read for a text: what `tacotron2.text.split` takes.
+
+        Raises:
+            UserError: nothing is left to speak.
+        """
+        marked = self.lexicon.mark(text) if self.lexicon and self.normalizer != "none" else text
+        words = get_normalizer(self.normalizer)(marked)
+        if self.lexicon:
+            words = self.lexicon(words)
+        if not _SPEAKABLE.search(words):
+            line = " ".join(text.split())
+            raise UserError(
+                f'nothing to speak in "{line[:40]}{"..." if len(line) > 40 else ""}": write at least one word'
+            )
+        return words

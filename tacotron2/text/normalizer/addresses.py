@@ -1,0 +1,97 @@
+"""E-mail and web addresses, paths and file names, IP addresses, handles and hashtags."""
+
+import re
+
+from tacotron2.text.normalizer.say import code, digits, letters
+from tacotron2.text.normalizer.tables import FILE_ENDINGS, SPELT_ENDINGS, TOP_DOMAINS
+
+_CHUNK = re.compile(r"\S+")
+_ENDS = re.compile(r"""([("'\[<]*)(.*?)((?:'s)?[.,;:!?)"'\]>]*)""", re.DOTALL)
+_EMAIL = re.compile(r"(?:mailto:)?[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_SCHEME = re.compile(r"(?:https?|ftp|file|ssh|git)://", re.IGNORECASE)
+_DOMAIN = re.compile(
+    r"([A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+){0,8})\.([A-Za-z]{2,6})(?::[0-9]{1,5})?((?:[/?#].*)?)", re.DOTALL
+)
+_IP = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3}){3})(?::([0-9]{1,5})|/([0-9]{1,2}))?")
+_FILE = re.compile(r"[\w./~\\-]*[\w-]\.([A-Za-z0-9]{1,6})")
+_PATH = re.compile(r"(?:~|\.{1,2})?(?:/[\w.-]+){2,40}/?|(?:~|\.{1,2})(?:/[\w.-]+){1,40}/?|[A-Za-z]:\\\S*")
+_HANDLE = re.compile(r"@(\w{1,40})")
+_HASHTAG = re.compile(r"#([A-Za-z]\w{0,60})")
+_TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W_]|[^\s]")
+_SAID = {
+    **{".": "dot", "/": "slash", "\\": "backslash", ":": "colon", "-": "dash", "_": "underscore", "@": "at"},
+    **{"?": "question mark", "=": "equals", "&": "and", "#": "hash", "%": "percent", "+": "plus", "~": "tilde"},
+}
+_MARKS = frozenset("@#/\\._")
+
+
+def read_addresses(text: str) -> str:
+    """Reads every address in the text aloud, sign by sign."""
+    if _MARKS.isdisjoint(text):
+        return text
+    return _CHUNK.sub(lambda match: match[0] if _MARKS.isdisjoint(match[0]) else _chunk(match[0]), text)
+
+
+def _chunk(chunk: str) -> str:
+    ends = _ENDS.fullmatch(chunk)
+    assert ends is not None  # every part of the pattern may be empty
+    before, core, after = ends.groups()
+    words = _address(core)
+    return chunk if words is None else f"{before}{words}{after}"
+
+
+def _address(core: str) -> str | None:
+    """The words of an address, or None for what isn't one."""
+    if _EMAIL.fullmatch(core):
+        return _spoken(core.removeprefix("mailto:"))
+    if scheme := _SCHEME.match(core):
+        return _spoken(core[scheme.end() :].removeprefix("www.").rstrip("/")) or None
+    if core.startswith("www.") and len(core) > 4:
+        return _spoken(core.removeprefix("www.").rstrip("/"))
+    if address := _IP.fullmatch(core):
+        return _ip(address)
+    if tag := _HASHTAG.fullmatch(core):
+        return f"hashtag {_spoken(tag[1].replace('_', ' '))}"
+    if handle := _HANDLE.fullmatch(core):
+        return f"at {_spoken(handle[1])}"
+    if _PATH.fullmatch(core) and re.search("[A-Za-z]{2}", core):
+        return _spoken(core.rstrip("/"))
+    if (file := _FILE.fullmatch(core)) and file[1].lower() in FILE_ENDINGS and _is_name(core, file[1]):
+        return _spoken(core)
+    domain = _DOMAIN.fullmatch(core)
+    if domain and domain[2] in TOP_DOMAINS and re.search("[A-Za-z]", domain[1]):
+        return _spoken(core.rstrip("/"))
+    return None
+
+
+def _is_name(core: str, ending: str) -> bool:
+    """Whether what looks like a file name is none by chance: "e.g", "3.h" and a missing space between sentences."""
+    stem = core[: -len(ending) - 1]
+    return len(stem) > 1 and not stem.replace(".", "").isdigit() and not ending[0].isupper()
+
+
+def _ip(address: re.Match[str]) -> str:
+    words = " dot ".join(digits(part) for part in address[1].split("."))
+    if address[2]:
+        words += f" port {digits(address[2])}"
+    return f"{words} slash {code(address[3])}" if address[3] else words
+
+
+def _spoken(core: str) -> str:
+    return " ".join(_token(token) for token in _TOKEN.findall(core))
+
+
+def _token(token: str) -> str:
+    if token in _SAID:
+        return _SAID[token]
+    if token.isdigit():
+        return code(token) if token.isascii() else token
+    return letters(token) if token.isascii() and is_spelt(token) else token.lower()
+
+
+def is_spelt(letters_only: str) -> bool:
+    """Whether the letters of an address or a name are said one by one: file endings, and what has no vowel."""
+    lower = letters_only.lower()
+    if lower in SPELT_ENDINGS or (len(lower) == 1 and lower != "a"):
+        return True
+    return not any(vowel in lower for vowel in "aeiouy") or (letters_only.isupper() and 1 < len(lower) < 5)

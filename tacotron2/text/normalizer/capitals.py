@@ -1,0 +1,158 @@
+"""Words in capitals: initialisms are spelt, acronyms and stressed words are read. Codes of letters and figures too."""
+
+import re
+
+from tacotron2.text.normalizer.say import LETTERS, characters, code, letters
+from tacotron2.text.normalizer.tables import (
+    COMMON_SHORT_WORDS,
+    SPELT_AMONG_CAPITALS,
+    SPELT_INITIALISMS,
+    SPOKEN_ACRONYMS,
+)
+
+_DOTTED = re.compile(r"(?<![\w.])((?:[A-Za-z]\.){2,8}(?:[A-Z](?![A-Za-z]))?)('?s\b)?(\s*$)?")
+_INITIAL = re.compile(r"((?:^|[.!?]\s|\b[A-Z][a-z]+ |(?<=\s)[a-z]+ )(?<!\b[Ii] ))([A-HJ-Z])\. ?(?=[A-Z](?:[a-z]|\.))")
+_INITIALS_ON = re.compile(r"(?<=\s)([A-HJ-Z])\. ?(?=[A-Z][a-z])")
+_AMPERSAND = re.compile(r"(?<![\w&])([A-Z]{1,3})&([A-Z]{1,3})(?![\w&])")
+_PLUS_PLUS = re.compile(r"(?<!\w)([A-Za-z])\+\+(?!\w)")
+_SHARP = re.compile(r"(?<!\w)([A-Z])#(?!\w)")
+_GRADE = re.compile(r"(?<![\w])([A-F])([+-])(?=[\s.,;:!?)]|$)")
+_CODE = re.compile(r"(?<![A-Za-z0-9'])(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])([A-Za-z0-9]+)(?![A-Za-z0-9])")
+_CODE_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+_LONG_CODE = 8  # characters: hashes and serial numbers, where each one counts
+_CAPITALS = re.compile(r"(?<![A-Za-z0-9])([A-Z]{2,})('?s)?(?![A-Za-z0-9])")
+_SENTENCE = re.compile(r"[^.!?\n]*(?:[.!?\n]+|$)")
+_WORD = re.compile(r"[A-Za-z]+")
+_MIXED = re.compile(
+    r"(?<![A-Za-z0-9])([A-Z]?[a-z]{1,15})([A-Z]{2,4})(s?)(?![A-Za-z0-9])|(?<![A-Za-z0-9])(Ph[Dd]|iOS|NVMe|LaTeX|macOS)(?![A-Za-z0-9])"
+)
+_MIXED_WORDS = {
+    **{"phd": "pee aitch dee", "ios": "eye oh ess", "nvme": "en vee em ee", "latex": "lay tek"},
+    "macos": "mac oh ess",
+}
+_LONE_CAPITAL = re.compile(r"(?<![\w'.])([B-HJ-Z])(?![\w'.&]|\.\w)|(?<![\w'.])([B-HJ-Z])(?=\.(?:\s|$))")
+_LONE_SMALL = re.compile(r"(?<![\w'.&-])([b-hj-z])(?![\w'.&-])|(?<![\w'.&-])([b-hj-z])(?=\.(?:\s*$| [A-Z]))")
+_LETTER_A = re.compile(
+    r"\b((?:[Pp]lan|[Gg]rade|[Vv]itamin|[Hh]epatitis|[Gg]roup|[Tt]ype|[Ss]ection|[Oo]ption|[Ee]xhibit|[Pp]oint|[Tt]eam"
+    r"|[Ll]evel|[Ss]eries|[Aa]ppendix|[Aa]nswer|[Ll]etter|from|from point) )A\b(?! [a-z]{3,})"
+)
+_VOWELS = frozenset("AEIOUY")
+_BAD_BEGINNING = re.compile(
+    r"[BCDFGHJKLMNPQRSTVWXZ]{4}|(?!SCH|SCR|SHR|SPH|SPL|SPR|STR|THR|CHR|PHR)[BCDFGHJKLMNPQRSTVWXZ]{3}"
+    r"|(?!BL|BR|CH|CL|CR|DR|DW|FL|FR|GH|GL|GN|GR|KN|KL|KR|PH|PL|PR|PS|QU|RH|SC|SH|SK|SL|SM|SN|SP|ST|SW|TH|TR|TW|WH|WR)"
+    r"[BCDFGHJKLMNPQRSTVWXZ]{2}"
+)
+
+
+def read_capitals(text: str) -> str:
+    """Spells out what is spelt when spoken, and writes the other words in capitals as words."""
+    text = _DOTTED.sub(_dotted, text)
+    text = _INITIALS_ON.sub(lambda match: f"{letters(match[1])} ", _INITIAL.sub(_initial, text))
+    text = _AMPERSAND.sub(lambda match: f"{letters(match[1])} and {letters(match[2])}", text)
+    text = _PLUS_PLUS.sub(lambda match: f"{letters(match[1])} plus plus", text)
+    text = _SHARP.sub(lambda match: f"{letters(match[1])} sharp", text)
+    text = _GRADE.sub(lambda match: f"{letters(match[1])} {'plus' if match[2] == '+' else 'minus'}", text)
+    text = _CODE.sub(lambda match: _code(match[1]), text)
+    text = _MIXED.sub(_mixed, text)
+    text = _SENTENCE.sub(_sentence, text)
+    text = _LETTER_A.sub(rf"\1{LETTERS['a']}", text)
+    text = _LONE_CAPITAL.sub(lambda match: letters(match[0]), text)
+    return _LONE_SMALL.sub(lambda match: letters(match[0]), text)
+
+
+def is_word(capitals: str) -> bool:
+    """Whether letters in capitals are said as a word, within a sentence that is not all in capitals."""
+    if capitals in SPOKEN_ACRONYMS or (capitals in COMMON_SHORT_WORDS and capitals not in SPELT_INITIALISMS):
+        return True
+    if capitals in SPELT_INITIALISMS or len(capitals) < 4:
+        return False
+    return len(capitals) > 4 and _is_pronounceable(capitals)
+
+
+def _is_pronounceable(capitals: str) -> bool:
+    vowels = sum(letter in _VOWELS for letter in capitals)
+    return vowels * 5 >= len(capitals) and not _BAD_BEGINNING.match(capitals) and vowels < len(capitals) - 1
+
+
+def _sentence(match: re.Match[str]) -> str:
+    """A sentence's words in capitals. Where they are the rule rather than the exception they are no initialisms."""
+    sentence = match[0]
+    words = _WORD.findall(sentence)
+    shouted = [word for word in words if word.isupper() and len(word) > 1]
+    if not shouted:
+        return sentence
+    small = sum(not word.isupper() for word in words)
+    known = sum(_is_plainly_a_word(word) for word in shouted)
+    all_capitals = len(shouted) > 1 and small == 0 and known > 0
+    return _CAPITALS.sub(lambda found: _capitals(found, all_capitals), sentence)
+
+
+def _is_plainly_a_word(word: str) -> bool:
+    return word not in SPELT_AMONG_CAPITALS and (
+        word in COMMON_SHORT_WORDS or (len(word) > 5 and word not in SPOKEN_ACRONYMS and _is_pronounceable(word))
+    )
+
+
+def _capitals(match: re.Match[str], all_capitals: bool) -> str:
+    word, ending = match[1], match[2] or ""
+    spelt = word in SPELT_AMONG_CAPITALS or not _has_vowel(word) if all_capitals else not is_word(word)
+    if not spelt and not all_capitals and _stands_among_words(match):
+        spelt = False
+    if spelt and not all_capitals and word not in SPELT_AMONG_CAPITALS and _stands_among_words(match):
+        spelt = not _has_vowel(word)
+    if not spelt:
+        return word.lower() + ending
+    if len(word) > 8 and not all_capitals:
+        return word.lower() + ending
+    return letters(word) + ("" if not ending else "'s" if ending == "'s" else "s")
+
+
+def _has_vowel(word: str) -> bool:
+    return any(letter in _VOWELS for letter in word)
+
+
+def _stands_among_words(match: re.Match[str]) -> bool:
+    """Whether a word in capitals is next to another one that is plainly a word: a stressed phrase."""
+    before = _WORD.findall(match.string[max(0, match.start() - 16) : match.start()])[-1:]
+    after = _WORD.findall(match.string[match.end() : match.end() + 16])[:1]
+    return any(len(word) > 1 and word.isupper() and _is_plainly_a_word(word) for word in before + after)
+
+
+def _dotted(match: re.Match[str]) -> str:
+    """ "U.S." keeps its period at the end of the text alone: elsewhere it can't be told from a sentence's."""
+    words = letters(match[1]) + ("'s" if match[2] else "")
+    return words + ("." if match[3] is not None and match[1].endswith(".") and not match[2] else "") + (match[3] or "")
+
+
+def _initial(match: re.Match[str]) -> str:
+    before = match[1].strip()
+    if before and before[0].islower():
+        return match[0]
+    return f"{match[1]}{letters(match[2])} "
+
+
+def _code(written: str) -> str:
+    """ "MP3" is "em pee three", "H100" "aitch one hundred", "2x4" "two by four"."""
+    if re.fullmatch("[0-9]+x[0-9]+", written):
+        first, _, last = written.partition("x")
+        return f"{code(first)} by {code(last)}"
+    parts = _CODE_PART.findall(written)
+    if len(written) >= _LONG_CODE and len(parts) > 3:
+        return " ".join(characters(character) for character in written)
+    return " ".join(code(part) if part.isdecimal() else _code_letters(part) for part in parts)
+
+
+def _code_letters(part: str) -> str:
+    if part.isupper():
+        return part.lower() if (len(part) > 3 and is_word(part)) or part in SPOKEN_ACRONYMS else letters(part)
+    if len(part) < 3 or not _has_vowel(part.upper()):
+        return letters(part)
+    return part
+
+
+def _mixed(match: re.Match[str]) -> str:
+    if match[4]:
+        return _MIXED_WORDS[match[4].lower()]
+    head, capitals, ending = match[1], match[2], match[3]
+    first = letters(head) if len(head) == 1 else head
+    return f"{first} {capitals if is_word(capitals) else letters(capitals)}{ending}"

@@ -1,0 +1,223 @@
+"""Dates, years, decades and times of day."""
+
+import re
+
+from tacotron2.text.normalizer.say import cardinal, count, decade, letters, ordinal_of, two_digits, years
+from tacotron2.text.normalizer.tables import MONTH_NAMES, MONTHS, WEEKDAYS
+
+_MONTH = (
+    r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?"
+    r"|Nov(?:ember)?|Dec(?:ember)?|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC)\b"
+)
+_WEEKDAY = r"(?:Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)"
+_DAY = r"(?:3[01]|[12][0-9]|0?[1-9])"
+_YEAR = r"[12][0-9]{3}"
+_START, _END = r"(?<![\w.,:/'-])", r"(?![\w%°]|[.,:/-][0-9])"
+_ISO = re.compile(rf"{_START}({_YEAR})([-/])(1[0-2]|0?[1-9])\2({_DAY})(?:[T ](?=[0-9]{{2}}:[0-9]{{2}})|(?![\w/-]))")
+_SLASHED = re.compile(rf"{_START}([0-3]?[0-9])([/.-])([0-3]?[0-9])\2({_YEAR}|[0-9]{{2}})(?![\w/-]|\.[0-9])")
+_DAY_MONTH_CODE = re.compile(rf"{_START}({_DAY})[-/]({_MONTH})[-/]({_YEAR}|[0-9]{{2}})(?![\w/-])")
+_MONTH_DAY = re.compile(
+    rf"\b({_MONTH})\.? ({_DAY})(?:st|nd|rd|th)?(?:( ?- ?| to | and )({_DAY})(?:st|nd|rd|th)?)?(?:,? ({_YEAR}))?{_END}"
+)
+_DAY_MONTH = re.compile(
+    rf"\b(the )?(?<![\w.,:/$£€-])({_DAY})(?:st|nd|rd|th)?(?:( ?- ?| to | and )({_DAY})(?:st|nd|rd|th)?)?( of)? "
+    rf"({_MONTH})\.?(?:,? ({_YEAR}))?(?![\w%°]|[.:/-][0-9]| [0-9]{{1,2}}(?![0-9]))",
+    re.IGNORECASE,
+)
+_MONTH_YEAR = re.compile(rf"\b({_MONTH})\.?,? ({_YEAR}){_END}")
+_MONTHS = re.compile(rf"\b({_MONTH}) ?- ?({_MONTH})")
+_ON_DATE = re.compile(
+    r"\b((?:[Oo]n|[Bb]y|[Uu]ntil|[Ss]ince|[Bb]efore|[Aa]fter|[Dd]ue|[Dd]ated|[Tt]ill) (?:the )?)"
+    r"(1[0-2]|0?[1-9])/(3[01]|[12][0-9]|0?[1-9])(?![\w/]|[.,][0-9])"
+)
+_WEEKDAYS = re.compile(rf"\b({_WEEKDAY})\.?(?: ?- ?|/| & )({_WEEKDAY})\b(?!\.?[a-z])\.?")
+_WEEKDAY_BEFORE = re.compile(
+    rf"\b({_WEEKDAY})\b(?:\.,?|,)? (?={_MONTH}|[0-9]{{1,2}}(?:[:/]|st|nd|rd|th| ?[ap]\.?m| {_MONTH}))"
+)
+_ERA = re.compile(
+    r"(?<![\w.,-])([0-9]{1,3}(?:,[0-9]{3})?|[0-9]{4,6}) ?(BCE|BC|CE|AD|B\.C\.(?:E\.)?|A\.D\.|C\.E\.)(?![A-Za-z0-9])"
+)
+_ERA_BEFORE = re.compile(r"\b(AD|A\.D\.) ([0-9]{1,4})\b")
+_YEARS = re.compile(rf"{_START}({_YEAR}) ?- ?({_YEAR}|[0-9]{{2}})(?![\w-]|[.,:/][0-9])")
+_DECADE = re.compile(r"(?<![\w.,:$£€-])('?)((?:1[0-9]|20)?[0-9]0)'?s\b(?!\.?[0-9])")
+_SHORT_YEAR = re.compile(r"(?<![\w'])'([0-9]{2})(?![\w'\"])")
+
+_MERIDIEM = r"([AaPp])(?:\. ?[Mm]\.|\.?[Mm]\b)"
+_TIME = re.compile(
+    rf"(?<![\w:.$-])([01]?[0-9]|2[0-4])(?::([0-5][0-9])(?::([0-5][0-9])(?:[.,][0-9]+)?)?)? ?{_MERIDIEM}(?![A-Za-z0-9])"
+    r"|(?<![\w:.$-])([01]?[0-9]|2[0-4]):([0-5][0-9])(?::([0-5][0-9])(?:\.[0-9]{1,6})?)?(Z\b)?(?![\w:]|\.[0-9])"
+)
+_TIMES = re.compile(
+    r"(?<![\w:.$-])([0-9]{1,2}(?::[0-5][0-9])?(?: ?[AaPp]\.?[Mm]\b\.?)?) ?- ?"
+    r"(?=[0-9]{1,2}(?::[0-5][0-9]| ?[AaPp]\.?[Mm]\b)(?![0-9]))"
+)
+_OFFSET = re.compile(r"\b(UTC|GMT)([+-])([0-9]{1,2})(?::?([0-9]{2}))?\b")
+_SCREENS = re.compile(r"(?<![\w:.])(16|21|32|4|3|5):(9|10|3|2|4)(?![\w:])")
+_DURATION = re.compile(
+    r"(?<![\w.:])([0-9]{1,3}) ?h(?:rs?)? ?([0-5]?[0-9])(?: ?m(?:in)?s?)?(?: ?([0-5]?[0-9]) ?s(?:ec)?s?)?(?![\w.])"
+)
+_MINUTES = re.compile(r"(?<![\w.:])([0-9]{1,3}) ?m(?:in)? ?([0-5]?[0-9]) ?s(?:ec)?s?(?![\w])")
+_SENTENCE_GOES_ON = re.compile(
+    r"[ ,;:!?)]*(?:[a-z0-9,;:!?(]|EST|EDT|CST|CDT|MST|MDT|PST|PDT|GMT|UTC|BST|CET|E|P|C|M|I |on |-)"
+)
+
+
+def read_dates(text: str) -> str:
+    """Reads dates, years and decades. Needs figures: a month or a weekday alone is left as it is."""
+    if not any(digit in text for digit in "0123456789"):
+        return _MONTHS.sub(_months, _WEEKDAYS.sub(_weekdays, text))
+    text = _WEEKDAYS.sub(_weekdays, text)
+    text = _WEEKDAY_BEFORE.sub(lambda match: f"{_weekday(match[1])}, ", text)
+    text = _ISO.sub(lambda match: _date(match[1], match[3], match[4]) or match[0], text)
+    text = _SLASHED.sub(_slashed, text)
+    text = _DAY_MONTH_CODE.sub(lambda match: _written(match[2], match[1], _full_year(match[3])), text)
+    text = _MONTH_DAY.sub(_month_day, text)
+    text = _DAY_MONTH.sub(_day_month, text)
+    text = _MONTH_YEAR.sub(lambda match: f"{_month(match[1])} {years(match[2])}", text)
+    text = _MONTHS.sub(_months, text)
+    text = _ON_DATE.sub(lambda match: match[1] + _date("", match[2], match[3]), text)
+    text = _ERA.sub(lambda match: f"{_era_year(match[1])} {letters(match[2])}", text)
+    text = _ERA_BEFORE.sub(lambda match: f"{letters(match[1])} {years(match[2])}", text)
+    text = _YEARS.sub(_years, text)
+    text = _DECADE.sub(_decade, text)
+    return _SHORT_YEAR.sub(lambda match: two_digits(match[1]), text)
+
+
+def read_times(text: str) -> str:
+    """Reads times of day and durations in hours and minutes."""
+    if not any(digit in text for digit in "0123456789"):
+        return text
+    text = _DURATION.sub(lambda match: _duration(match[1], match[2], match[3]), text)
+    text = _MINUTES.sub(lambda match: _duration("", match[1], match[2]), text)
+    text = _OFFSET.sub(_offset, text)
+    text = _SCREENS.sub(lambda match: f"{cardinal(match[1])} to {cardinal(match[2])}", text)
+    text = _TIMES.sub(lambda match: f"{match[1]} to ", text)
+    return _TIME.sub(_time, text)
+
+
+def _month(written: str) -> str:
+    return MONTHS[written[:3].lower()]
+
+
+def _weekday(written: str) -> str:
+    return WEEKDAYS[written[:3].lower()]
+
+
+def _months(match: re.Match[str]) -> str:
+    return f"{_month(match[1])} to {_month(match[2])}"
+
+
+def _weekdays(match: re.Match[str]) -> str:
+    word = "and" if "&" in match[0] else "to"
+    return f"{_weekday(match[1])} {word} {_weekday(match[2])}"
+
+
+def _full_year(written: str) -> str:
+    """Two figures are of this century up to 69, as in POSIX."""
+    if len(written) == 4:
+        return written
+    return ("20" if int(written) < 69 else "19") + written
+
+
+def _date(year: str, month: str, day: str) -> str:
+    """ "December twenty-fifth, twenty twenty-four"; empty if there is no such date."""
+    if not (1 <= int(month) <= 12 and 1 <= int(day) <= 31):
+        return ""
+    return _written(MONTH_NAMES[int(month) - 1], day, year)
+
+
+def _written(month: str, day: str, year: str | None) -> str:
+    words = f"{_month(month)} {ordinal_of(day)}"
+    return f"{words}, {years(year)}" if year else words
+
+
+def _slashed(match: re.Match[str]) -> str:
+    first, mark, second, year = match.groups()
+    if mark == "." and len(year) == 2:
+        return match[0]  # a version
+    day_first = mark == "." or int(first) > 12
+    month, day = (second, first) if day_first else (first, second)
+    return _date(_full_year(year), month, day) or match[0]
+
+
+def _days(first: str, joint: str | None, last: str | None) -> str:
+    words = ordinal_of(first)
+    if joint and last:
+        words += f" {'to' if '-' in joint else joint.strip()} {ordinal_of(last)}"
+    return words
+
+
+def _month_day(match: re.Match[str]) -> str:
+    month, first, joint, last, year = match.groups()
+    words = f"{_month(month)} {_days(first, joint, last)}"
+    return f"{words}, {years(year)}" if year else words
+
+
+def _day_month(match: re.Match[str]) -> str:
+    _, first, joint, last, _, month, year = match.groups()
+    if not month[0].isupper():
+        return match[0]
+    words = f"the {_days(first, joint, last)} of {_month(month)}"
+    return f"{words}, {years(year)}" if year else words
+
+
+def _era_year(written: str) -> str:
+    return years(written) if written.isdecimal() and len(written) < 5 else cardinal(written.replace(",", ""))
+
+
+def _years(match: re.Match[str]) -> str:
+    first, last = match.groups()
+    return f"{years(first)} to {years(last) if len(last) == 4 else two_digits(last)}"
+
+
+def _decade(match: re.Match[str]) -> str:
+    apostrophe, figures = match.groups()
+    if len(figures) == 2:
+        if figures == "00" and apostrophe:
+            return "two thousands"
+        if int(figures) < 20:
+            return match[0]  # seconds
+        return decade(cardinal(figures))
+    return decade(count(figures))
+
+
+def _time(match: re.Match[str]) -> str:
+    hour, minute, second, half, hour24, minute24, second24, zulu = match.groups()
+    if half is None:
+        words = _clock(hour24, minute24, second24)
+        return f"{words} {letters('UTC')}" if zulu else words
+    words = cardinal(hour)
+    if minute and (minute != "00" or second):
+        words += f" {two_digits(minute)}"
+    if second:
+        words += f" and {cardinal(second)} seconds"
+    words += f" {letters(half + 'm')}"
+    rest = match.string[match.end() : match.end() + 8]
+    return words + "." if match[0].endswith(".") and not _SENTENCE_GOES_ON.match(rest) else words
+
+
+def _clock(hour: str, minute: str, second: str | None) -> str:
+    if second:
+        return f"{cardinal(hour)} {two_digits(minute) if minute != '00' else 'hundred'} and {cardinal(second)} seconds"
+    if minute != "00":
+        return f"{cardinal(hour)} {two_digits(minute)}"
+    if hour in ("0", "00", "24"):
+        return "midnight"
+    if hour.startswith("0"):
+        return f"oh {cardinal(hour)} hundred"
+    return f"{cardinal(hour)} o'clock" if int(hour) < 13 else f"{cardinal(hour)} hundred"
+
+
+def _offset(match: re.Match[str]) -> str:
+    zone, sign, hours, minutes = match.groups()
+    words = f"{letters(zone)} {'plus' if sign == '+' else 'minus'} {cardinal(hours)}"
+    return f"{words} {two_digits(minutes)}" if minutes and minutes != "00" else words
+
+
+def _duration(hours: str, minutes: str, seconds: str | None) -> str:
+    said = [
+        f"{cardinal(figures)} {unit}{'' if int(figures) == 1 else 's'}"
+        for figures, unit in ((hours, "hour"), (minutes, "minute"), (seconds, "second"))
+        if figures
+    ]
+    return " and ".join(said) if len(said) < 3 else f"{said[0]}, {said[1]} and {said[2]}"

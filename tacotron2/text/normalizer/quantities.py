@@ -1,0 +1,332 @@
+"""Money, units, percent, fractions, ranges, powers, versions and every other number."""
+
+import re
+
+from tacotron2.text.normalizer.say import (
+    NUMBER,
+    WHOLE,
+    cardinal,
+    count,
+    digits,
+    join,
+    number,
+    ordinal,
+    ordinal_of,
+    pairs,
+    plural,
+    two_digits,
+)
+from tacotron2.text.normalizer.tables import ATTACHED_ONLY, CURRENCIES, SCALES, SPACED_ONLY, UNITS, units
+
+_MINUS = "[-\N{MINUS SIGN}]"
+_FREE = r"(?<![\w.,])"  # a number begins here
+
+# Money
+_SIGNS = "|".join(re.escape(sign) for sign in sorted(CURRENCIES, key=len, reverse=True) if not sign.isalpha())
+_CODES = "|".join(sign for sign in CURRENCIES if sign.isalpha())
+_SCALE = r"(?: ?(hundred|thousand|million|billion|trillion|quadrillion|mn|mm|MM|mil|bn|tn|trn|[kKmMbBtT])\b)?"
+_PER = r"(?: ?/ ?([A-Za-z]{1,12})\b)?"
+_MONEY = re.compile(
+    rf"(?<![\w.])({_MINUS}?)({_SIGNS}|(?:{_CODES})\b ?)({_MINUS}?) ?({NUMBER})"
+    rf"(?: ?- ?(?:{_SIGNS})?({NUMBER}))?{_SCALE}(\+?){_PER}"
+)
+_MONEY_AFTER = re.compile(
+    rf"(?<![\w.,$£€])({_MINUS}?)({WHOLE}(?:[.,][0-9]{{1,2}})?|{NUMBER}){_SCALE} ?([€£¥₹₽₺₴]|(?:{_CODES})\b){_PER}"
+)
+_CENTS = re.compile(rf"{_FREE}({NUMBER}) ?(¢)|{_FREE}([0-9]{{1,2}})(p)\b")
+_A_NOTE = re.compile(
+    rf"\b([Aa]|[Aa]nother|[Ee]very|[Tt]his|[Tt]hat) (\$|£|€)({NUMBER}){_SCALE}(?=[ -][a-z])"
+    r"(?! (?:and|or|to|for|is|was|in|per|a|on)\b)"
+)
+_TICKER = re.compile(r"\$(?=[A-Za-z])")
+
+# Quantities: what may stand before a unit
+_MIXED = r"(?:[0-9]{1,6}[ -])?[0-9]{1,4}/[0-9]{1,4}"
+_QUANTITY = rf"(?:{_MIXED}|{NUMBER})"
+_UNIT = "|".join(re.escape(unit) for unit in sorted(UNITS, key=len, reverse=True))
+_WITH_UNIT = re.compile(
+    rf"(?<![\w.,/])({_MINUS}?)({_QUANTITY})(?:( ?- ?| to | or |/-)({_MINUS}?{_QUANTITY}))?( ?|-)({_UNIT})(?:\^([23]))?"
+    r"((?: ?/ ?(?:[A-Za-zµμΩ]{1,5}|100 ?km)(?:\^[23])?)?)(?![A-Za-z0-9^])"
+)
+_PER_UNIT = re.compile(r" ?/ ?([A-Za-zµμΩ]{1,5}|100 ?km)(?:\^([23]))?")
+_POWERS = {"2": "square", "3": "cubic"}
+_FEET_INCHES = re.compile(r"(?<![\w.,])([0-9]{1,3})['′] ?([0-9]{1,2}(?:\.[0-9]+)?)(?:[\"″]|'')?(?![\w'])")
+_FEET = re.compile(r"(?<![\w.,'])([0-9]{1,5}(?:\.[0-9]+)?)[′](?!\w)")
+_INCHES = re.compile(r"(?<![\w.,\"])([0-9]{1,5}(?:\.[0-9]+)?)(\"|″)(?!\w)")
+_DIMENSIONS = re.compile(rf"{_FREE}({NUMBER})((?: ?[A-Za-z]{{1,3}})?) ?[x×X] ?(?={NUMBER}(?![0-9]* ?\^| ?= ?[0-9]))")
+_PERCENT = re.compile(rf"(?<![\w.,])({_MINUS}?)({NUMBER}) ?%?(?: ?- ?({NUMBER}))? ?(%|‰)(?!\w)")
+_PERCENT_LEFT = re.compile(r"(?<=[0-9]) ?%")
+
+# Numbers
+_SCIENTIFIC = re.compile(rf"(?<![\w.])({_MINUS}?{NUMBER})[eE]([+-]?)([0-9]{{1,3}})(?![\w.])")
+_TIMES_TEN = re.compile(rf"(?<![\w.])({_MINUS}?{NUMBER}) ?[x×*·] ?10\^({_MINUS}|\+)?([0-9]{{1,3}})")
+_POWER = re.compile(r"(?<=[\w)])\^([-+\N{MINUS SIGN}]?)\(?([0-9]{1,4}|[a-z])\)?(?![\w.])")
+_VERSION = re.compile(
+    r"(?<![\w.])([vV](?:\. ?)?)?([0-9]{1,6}(?:\.[0-9]{1,6}){1,5})(?=([A-Za-z]{0,5}[0-9]*)(?![\w.]*[0-9]))"
+)
+_SHORT_VERSION = re.compile(r"(?<![\w.])[vV]\.? ?([0-9]{1,4})(?![\w.]*[0-9])")
+_SPECIAL = re.compile(
+    r"(?<![\w./,-])(24/7|9/11|50/50|20/20|401\(?k\)?|4[kK]|8[kK]|5[kK]|2[kK]|7/11|360)(?![\w/]|[.,][0-9])"
+)
+_SPECIAL_WORDS = {
+    **{"24/7": "twenty-four seven", "9/11": "nine eleven", "50/50": "fifty-fifty", "20/20": "twenty twenty"},
+    **{"401k": "four oh one kay", "401(k)": "four oh one kay", "7/11": "seven eleven"},
+    **{"4k": "four kay", "8k": "eight kay", "5k": "five kay", "2k": "two kay", "360": "three hundred sixty"},
+}
+_FRACTION = re.compile(rf"(?<![\w./,])(?:({WHOLE})[ -])?([0-9]{{1,4}})/([0-9]{{1,4}})(?![\w/]|[.,][0-9])")
+_RATIO = re.compile(rf"(?<![\w:.])({WHOLE}):({WHOLE})(?![\w:]|\.[0-9])")
+_RANGE = re.compile(rf"(?<![\w.,-])({NUMBER}) ?- ?({NUMBER})(?![\w-]|\.[0-9])(?! ?=)")
+_SERIES = re.compile(r"(?<![\w.,-])[0-9]{1,4}(?:-[0-9]{1,4}){2,9}(?![\w-])")
+_ORDINAL = re.compile(rf"(?<![\w.,])({WHOLE})(?:st|nd|rd|th|ST|ND|RD|TH)(?![A-Za-z0-9])")
+_SCALED = re.compile(rf"(?<![\w.,])({NUMBER})(k|K|M|B|bn|mn|T)(\+?)(?![A-Za-z0-9])")
+_TIMES = re.compile(rf"(?<![\w.,])({NUMBER})[xX×](?![A-Za-z0-9])")
+_HASH_NUMBER = re.compile(r"(?<!\w)# ?(?=[0-9])")
+_PLUS_AFTER = re.compile(r"(?<=[0-9])\+(?=[\s,.;:!?)]|$)(?! ?[0-9])")
+_SIGNED = re.compile(rf"(^|[\s(\[=<>,;:/*×÷+|\"']|\b[a-z]\^)([-+±\N{{MINUS SIGN}}]) ?(?={NUMBER})")
+_ABOUT = re.compile(r"(?<![\w])[~≈] ?(?=[$£€]?[0-9])")
+_PAIRED = re.compile(
+    r"\b((?:[Rr]oom|[Ff]light|[Hh]ighway|[Rr]oute|[Ii]nterstate|[Bb]oeing|[Aa]irbus|[Aa]partment|[Ss]uite|[Gg]ate|[Bb]us"
+    r"|RTX|GTX|Threadripper|Ryzen|Radeon|Core) )([0-9]{3,4})\b(?![.,:/%-]?[0-9])"
+)
+_WORD_NUMBER = re.compile(r"(?<=[A-Za-z])-(?=[0-9])")
+_ANY_NUMBER = re.compile(rf"(?<![A-Za-z0-9])({NUMBER})(?![A-Za-z0-9])")
+
+
+def _has_figures(text: str) -> bool:
+    return any(digit in text for digit in "0123456789")
+
+
+def read_money(text: str) -> str:
+    """Reads sums in every currency of `tables.CURRENCIES`."""
+    if _has_figures(text):
+        text = _A_NOTE.sub(_note, text)
+        text = _MONEY.sub(_money, text)
+        text = _MONEY_AFTER.sub(_money_after, text)
+        text = _CENTS.sub(_cents, text)
+    return _TICKER.sub("", text)
+
+
+def read_units(text: str) -> str:
+    """Reads numbers with units, percentages, heights in feet and inches, and dimensions."""
+    if not _has_figures(text):
+        return text
+    text = _TIMES_TEN.sub(_times_ten, text)
+    text = _ABOUT.sub("about ", text)
+    text = _FEET_INCHES.sub(_feet_inches, text)
+    text = _FEET.sub(lambda match: f"{number(match[1])} feet", text)
+    text = _INCHES.sub(_inches, text)
+    text = _DIMENSIONS.sub(_dimension, text)
+    text = _PERCENT.sub(_percent, text)
+    return _WITH_UNIT.sub(_with_unit, text)
+
+
+def read_numbers(text: str) -> str:
+    """Reads what numbers are left."""
+    if not _has_figures(text):
+        return text
+    text = _PERCENT_LEFT.sub(" percent", text)
+    text = _SPECIAL.sub(lambda match: _SPECIAL_WORDS[match[0].lower()], text)
+    text = _HASH_NUMBER.sub("number ", text)
+    text = _SCIENTIFIC.sub(_scientific, text)
+    text = _POWER.sub(_power, text)
+    text = _VERSION.sub(_version, text)
+    text = _SHORT_VERSION.sub(lambda match: f"version {cardinal(match[1])}", text)
+    text = _ORDINAL.sub(lambda match: ordinal_of(match[1]), text)
+    text = _FRACTION.sub(_fraction, text)
+    text = _RATIO.sub(lambda match: f"{number(match[1])} to {number(match[2])}", text)
+    text = _SERIES.sub(lambda match: " ".join(count(part) for part in match[0].split("-")), text)
+    text = _RANGE.sub(lambda match: f"{count(match[1])} to {count(match[2])}", text)
+    text = _SCALED.sub(lambda match: join(number(match[1]), SCALES[match[2]], "plus" if match[3] else ""), text)
+    text = _TIMES.sub(lambda match: f"{number(match[1])} times", text)
+    text = _PAIRED.sub(lambda match: match[1] + pairs(match[2]), text)
+    text = _PLUS_AFTER.sub(" plus", text)
+    text = _SIGNED.sub(_sign, text)
+    text = _WORD_NUMBER.sub(" ", text)
+    return _ANY_NUMBER.sub(lambda match: count(match[1]), text)
+
+
+def _sign(match: re.Match[str]) -> str:
+    sign = {"+": "plus", "±": "plus or minus"}.get(match[2], "minus")
+    return f"{match[1]}{'' if match[1] in ('', ' ') else ' '}{sign} "
+
+
+def _amount(currency: str, written: str, scale: str | None) -> str:
+    """The words of a sum without its sign: "five dollars and ninety-nine cents"."""
+    one, many, one_part, many_parts = CURRENCIES[currency]
+    if scale:
+        return f"{number(written)} {SCALES[scale]} {many}"
+    whole, _, part = written.replace(",", "").partition(".")
+    if len(part) > 2 or (part and not one_part):
+        return f"{number(written)} {many}"
+    whole, part = whole.lstrip("0"), part.ljust(2, "0").lstrip("0") if part else ""
+    said = []
+    if whole or not part:
+        said.append(f"{cardinal(whole or '0')} {one if whole == '1' else many}")
+    if part:
+        said.append(f"{cardinal(part)} {one_part if part == '1' else many_parts}")
+    return " and ".join(said)
+
+
+def _per(unit: str | None) -> str:
+    if not unit:
+        return ""
+    return f" per {UNITS.get(unit, unit) if unit not in ('m', 't') else {'m': 'month', 't': 'ton'}[unit]}"
+
+
+def _money(match: re.Match[str]) -> str:
+    minus, currency, minus_inside, first, last, scale, plus, unit = match.groups()
+    currency = currency.strip()
+    sign = "minus " if minus or minus_inside else ""
+    more = " plus" if plus else ""
+    if last is None:
+        return sign + _amount(currency, first, scale) + more + _per(unit)
+    one = f"{number(first)} to " if scale or "." not in first else f"{_amount(currency, first, None)} to "
+    return sign + one + _amount(currency, last, scale) + more + _per(unit)
+
+
+def _money_after(match: re.Match[str]) -> str:
+    minus, written, scale, currency, unit = match.groups()
+    whole, comma, part = written.rpartition(",")
+    if comma and len(part) < 3:
+        written = f"{whole}.{part}"  # as the continent writes it
+    return ("minus " if minus else "") + _amount(currency, written, scale) + _per(unit)
+
+
+def _note(match: re.Match[str]) -> str:
+    """ "a $20 bill" is "a twenty-dollar bill"."""
+    article, currency, written, scale = match.groups()
+    if "." in written and not scale:
+        return match[0]
+    return f"{article} {number(written)} {f'{SCALES[scale]} ' if scale else ''}{CURRENCIES[currency][0]}"
+
+
+def _cents(match: re.Match[str]) -> str:
+    figures, _, pence, _ = match.groups()
+    one, many = ("cent", "cents") if figures else ("penny", "pence")
+    figures = figures or pence
+    return f"{number(figures)} {one if figures == '1' else many}"
+
+
+def _quantity(written: str) -> str:
+    if "/" in written:
+        return _FRACTION.sub(_fraction, written)
+    return number(written.replace("\N{MINUS SIGN}", "-"))
+
+
+def _is_one(written: str) -> bool:
+    return written == "1" or ("/" in written and " " not in written)
+
+
+def _with_unit(match: re.Match[str]) -> str:
+    minus, first, joint, last, gap, unit, power, per = match.groups()
+    if (unit in ATTACHED_ONLY and gap == " ") or (unit in SPACED_ONLY and gap != " "):
+        return match[0]
+    if len(unit) == 1 and unit.isalpha() and gap == " " and unit not in "mghsKLVWJN":
+        return match[0]
+    singular = f"{_POWERS[power]} {UNITS[unit]}" if power else UNITS[unit]
+    words = _quantity(first)
+    if last:
+        words += f" {'to' if '-' in joint else joint.strip()} {_quantity(last)}"
+    if gap == "-":  # "a 5-kg bag"
+        return f"{'minus ' if minus else ''}{words} {singular}"
+    named = singular if _is_one(first) and not last else units(singular)
+    return f"{'minus ' if minus else ''}{words} {named}{_per_unit(per)}"
+
+
+def _per_unit(written: str) -> str:
+    match = _PER_UNIT.fullmatch(written)
+    if match is None:
+        return ""
+    if match[1].startswith("100"):
+        return " per one hundred kilometers"
+    unit = {"m": "meter", "in": "inch"}.get(match[1]) or UNITS.get(match[1], match[1])
+    if match[2]:
+        return f" per {unit} squared" if unit == "second" else f" per {_POWERS[match[2]]} {unit}"
+    return f" per {unit}"
+
+
+def _feet_inches(match: re.Match[str]) -> str:
+    feet, inches = match.groups()
+    return f"{cardinal(feet)} {'foot' if feet == '1' else 'feet'} {number(inches)}"
+
+
+def _inches(match: re.Match[str]) -> str:
+    """A quotation mark after a number, unless it closes a quotation."""
+    if match[2] == '"' and match.string.count('"', 0, match.start(2)) % 2:
+        return match[0]
+    return f"{number(match[1])} {'inch' if match[1] == '1' else 'inches'}"
+
+
+def _dimension(match: re.Match[str]) -> str:
+    return f"{match[1]}{match[2]} by "
+
+
+def _percent(match: re.Match[str]) -> str:
+    minus, first, last, sign = match.groups()
+    words = ("minus " if minus else "") + number(first)
+    if last:
+        words += f" to {number(last)}"
+    return f"{words} {'percent' if sign == '%' else 'per thousand'}"
+
+
+def _to_the_power(sign: str | None, figures: str) -> str:
+    return f"to the power of {'minus ' if sign in ('-', chr(0x2212)) else ''}{cardinal(figures)}"
+
+
+def _times_ten(match: re.Match[str]) -> str:
+    return f"{number(match[1].replace(chr(0x2212), '-'))} times ten {_to_the_power(match[2], match[3])}"
+
+
+def _scientific(match: re.Match[str]) -> str:
+    return f"{number(match[1].replace(chr(0x2212), '-'))} times ten {_to_the_power(match[2], match[3])}"
+
+
+def _power(match: re.Match[str]) -> str:
+    sign, exponent = match.groups()
+    if not sign and exponent in ("2", "3"):
+        return " squared" if exponent == "2" else " cubed"
+    if exponent.isalpha():
+        return f" to the {exponent}"
+    return f" {_to_the_power(sign, exponent)}"
+
+
+def _version(match: re.Match[str]) -> str:
+    mark, written, rest = match.groups()
+    parts = written.split(".")
+    if not mark and len(parts) == 2:
+        return match[0]  # a decimal
+    words = number(written) if len(parts) == 2 else " point ".join(map(_version_part, parts))
+    return f"{'version ' if mark else ''}{words}{' ' if rest else ''}"
+
+
+def _version_part(figures: str) -> str:
+    return digits(figures) if figures.startswith("0") and len(figures) > 1 else cardinal(figures)
+
+
+def _fraction(match: re.Match[str]) -> str:
+    whole, numerator, denominator = match.groups()
+    words = _fraction_words(numerator, denominator)
+    if not whole:
+        return words
+    if words.startswith("one half"):
+        words = words.replace("one half", "a half", 1)
+    return f"{number(whole)} and {words}"
+
+
+def _fraction_words(numerator: str, denominator: str) -> str:
+    above, below = int(numerator), int(denominator)
+    if below < 2 or below > 1000 or (above >= below and below > 9):
+        return f"{cardinal(numerator)} over {cardinal(denominator)}"
+    if below in (10, 100) and above > 1:
+        return f"{cardinal(numerator)} out of {cardinal(denominator)}"
+    if below == 2:
+        name = "half" if above == 1 else "halves"
+    elif below == 4:
+        name = "quarter" if above == 1 else "quarters"
+    else:
+        name = ordinal(denominator) if above == 1 else plural(ordinal(denominator))
+    return f"{cardinal(numerator)} {name}"
+
+
+def house_number(written: str) -> str:
+    return pairs(written) if len(written) > 2 else two_digits(written.zfill(2))

@@ -1,0 +1,103 @@
+"""How figures and letters are said: the words that the rules put together."""
+
+import re
+
+from tacotron2.text.numbers import cardinal, ordinal, year
+
+LETTERS = {
+    **{"a": "ay", "b": "bee", "c": "see", "d": "dee", "e": "ee", "f": "eff", "g": "gee", "h": "aitch", "i": "eye"},
+    **{"j": "jay", "k": "kay", "l": "el", "m": "em", "n": "en", "o": "oh", "p": "pee", "q": "cue", "r": "ar"},
+    **{"s": "ess", "t": "tee", "u": "you", "v": "vee", "w": "double you", "x": "ex", "y": "why", "z": "zee"},
+}
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+# A number as it is written: groups of three or a plain run, then perhaps decimals.
+WHOLE = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
+NUMBER = rf"(?:{WHOLE}(?:\.[0-9]+)?|\.[0-9]+)"
+
+_DIGITS_OR_LETTERS = re.compile(r"[0-9]+|[A-Za-z]")
+
+
+def number(written: str) -> str:
+    """ "1,234.05" is "one thousand, two hundred thirty-four point zero five"; a sign before it is read."""
+    sign = "minus " if written.startswith("-") else ""
+    whole, point, decimals = written.lstrip("+-").replace(",", "").partition(".")
+    words = cardinal(whole or "0")
+    return f"{sign}{words} point {digits(decimals)}" if point and decimals else sign + words
+
+
+def count(written: str) -> str:
+    """A whole number as it stands alone: four figures from 1001 to 2999 as the years they mostly are."""
+    if len(written) == 4 and written.isdecimal() and 1000 < int(written) < 3000:
+        return year(int(written))
+    if len(written) > 1 and written.startswith("0") and written.isdecimal():
+        return digits(written)
+    return number(written)
+
+
+def digits(written: str) -> str:
+    """Digit by digit; what is no digit is passed over."""
+    return " ".join(DIGITS[int(digit)] for digit in written if digit in "0123456789")
+
+
+def years(written: str) -> str:
+    """A year of any length: "1066", "476", "2024"."""
+    return count(written) if len(written) == 4 else cardinal(written)
+
+
+def pairs(written: str) -> str:
+    """Three or four figures of a flight, a room, a model: "747" is "seven forty-seven", "101" is "one oh one"."""
+    if len(written) not in (3, 4) or written.startswith("0"):
+        return digits(written) if written.startswith("0") else cardinal(written)
+    first, last = written[:-2], written[-2:]
+    if last == "00":
+        return cardinal(written) if len(written) == 3 or first[-1] == "0" else f"{cardinal(first)} hundred"
+    if len(written) == 4 and first[-1] == "0" and first[0] != "1":
+        return f"{cardinal(first)} {two_digits(last)}" if last[0] != "0" else cardinal(written)
+    return f"{cardinal(first)} {two_digits(last)}"
+
+
+def two_digits(written: str) -> str:
+    """ "05" is "oh five", as in times and years."""
+    return f"oh {DIGITS[int(written[1])]}" if written[0] == "0" else cardinal(written)
+
+
+def ordinal_of(written: str) -> str:
+    return ordinal(written.replace(",", ""))
+
+
+def letters(written: str) -> str:
+    """The names of letters: "GPU" is "gee pee you". What is no letter is passed over."""
+    return " ".join(LETTERS[letter] for letter in written.lower() if letter in LETTERS)
+
+
+def characters(written: str) -> str:
+    """Letters by their names and figures as short numbers: "B52" is "bee fifty-two"."""
+    found = _DIGITS_OR_LETTERS.findall(written)
+    return " ".join(LETTERS[part.lower()] if part.isalpha() else code(part) for part in found)
+
+
+def code(written: str) -> str:
+    """The figures within a name: up to two as a number, three or four in pairs, more (or after a zero) one by one."""
+    if written.startswith("0") or len(written) > 4:
+        return digits(written)
+    return cardinal(written) if len(written) < 3 else pairs(written)
+
+
+def plural(words: str) -> str:
+    """The plural of a noun that the rules put after a number."""
+    if words.endswith(("s", "x", "ch", "sh")):
+        return words + "es"
+    if words.endswith("y") and words[-2] not in "aeiou":
+        return words[:-1] + "ies"
+    return words + "s"
+
+
+def decade(words: str) -> str:
+    """ "nineteen ninety" becomes "nineteen nineties"."""
+    return words[:-1] + "ies" if words.endswith("y") else words + "s"
+
+
+def join(*parts: str) -> str:
+    """The parts that are not empty, with a space between them."""
+    return " ".join(part for part in parts if part)

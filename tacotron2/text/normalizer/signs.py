@@ -1,0 +1,61 @@
+"""Signs that are said as words, and those that are not said at all."""
+
+import re
+
+_AND = re.compile(r"\s*&+\s*")
+_BETWEEN_NUMBER_WORDS = re.compile(r"(?<=[\w)}\ue002])(?: ?= ?| ?== ?)(?=[\w({$\ue002-])")
+_SAID = {
+    **{"+": "plus", "±": "plus or minus", "×": "times", "÷": "divided by", "=": "equals", "<": "less than"},
+    **{">": "greater than", "≤": "at most", "≥": "at least", "≠": "not equal to", "≈": "about", "%": "percent"},
+    **{"\N{MINUS SIGN}": "minus", "∞": "infinity", "√": "root", "π": "pi", "µ": "micro", "μ": "mu", "Ω": "ohms"},
+    **{
+        "°": "degrees",
+        "£": "pounds",
+        "€": "euros",
+        "¥": "yen",
+        "₹": "rupees",
+        "¢": "cents",
+        "@": "at",
+        "‰": "per thousand",
+    },
+    **{"$": "dollars", "′": "", "″": "", "₿": "bitcoin", "∑": "sum", "∆": "delta", "Δ": "delta", "∂": "partial"},
+    **{"∈": "in", "∩": "and", "∪": "or", "¬": "not", "∀": "for all", "∃": "exists", "¿": "", "¡": "", "#": "hash"},
+    **{"α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "θ": "theta", "λ": "lambda"},
+    **{"σ": "sigma", "φ": "phi", "ω": "omega", "Σ": "sigma", "τ": "tau", "ρ": "rho"},
+}
+_GREEK_WORD = re.compile(r"[Α-Ωα-ωά-ώ]{2,}")
+_SIGN = re.compile(f"[{re.escape(''.join(_SAID))}]")
+_AND_OR = re.compile(r"\band/or\b", re.IGNORECASE)
+_ALTERNATIVES = re.compile(r"\b([Hh]e|[Ss]he|[Hh]is|[Hh]er|[Hh]im|[Yy]es|[Oo]n|[Tt]rue|[Ee]ither|[Mm]r)/(?=[A-Za-z])")
+_SLASH = re.compile(r"(?<=[\w.)]) ?/ ?(?=[\w(])")
+_TIMES = re.compile(r"(?<=[a-z)]) ?\*{1,2} ?(?=[a-z(])")
+_ARROW = re.compile(r"\s*(?:<?[-=]+>|<[-=]+)\s*")
+_ASIDE = re.compile(r"[\[\]]")
+_BAR = re.compile(r"\s*\|+\s*")
+_SILENT = re.compile(r"[\"*_~^`\\/|<>=#+@%&$\[\]]")
+_REPEATED = re.compile(r"([!?,;:])\1{2,}|\.{4,}|-{3,}")
+_HYPHEN_END = re.compile(r"(?<=\s)-(?=\w)")
+_COMMENTED = re.compile(r"(?<=\w)_+(?=\w)")
+
+
+def read_signs(text: str) -> str:
+    """Reads mathematical and commercial signs; drops quotation marks and what else has no sound."""
+    text = _AND.sub(" and ", text)
+    text = _ARROW.sub(" to ", text)
+    text = _AND_OR.sub("and or", text)
+    text = _ALTERNATIVES.sub(r"\1 or ", text)
+    text = _TIMES.sub(" times ", _SLASH.sub(" slash ", text))
+    text = _COMMENTED.sub(" ", text)
+    text = _BAR.sub(", ", text)
+    text = _SIGN.sub(_said, text)
+    text = _SILENT.sub("", text)
+    return _REPEATED.sub(lambda match: match[1] or ("..." if match[0][0] == "." else "--"), text)
+
+
+def _said(match: re.Match[str]) -> str:
+    """The word for a sign between words or numbers; a sign among letters of its own script, or alone, is left."""
+    before = match.string[match.start() - 1 : match.start()]
+    after = match.string[match.end() : match.end() + 1]
+    if "\u0370" <= match[0] <= "\u03ff" and any("\u0370" <= neighbour <= "\u03ff" for neighbour in before + after):
+        return match[0]
+    return f" {_SAID[match[0]]} "

@@ -1,0 +1,88 @@
+"""Typography, emoji and markup: what is typed or pasted becomes plain characters, and marks that nobody says go."""
+
+import html
+import re
+import unicodedata
+
+_ENTITY = re.compile(r"&(?:[a-zA-Z]{2,8}|#[0-9]{1,6});")
+_TAG = re.compile(r"</?[a-zA-Z](?:[^<>\n]{0,200})>|<!--[^<>\n]{0,500}-->")
+
+# Before Unicode's own compatibility forms, which would lose what these mean.
+_SUPERSCRIPT = re.compile("[⁺⁻]?[⁰¹²³⁴-⁹]+")
+_TO_DIGITS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
+_VULGAR_FRACTION = re.compile("([0-9]?)([¼-¾⅐-⅞])")
+_PLAIN_KIN = str.maketrans(
+    {
+        **dict.fromkeys("“”„‟«»〝〞＂❝❞", '"'),
+        **dict.fromkeys("‘’‚‛‹›´＇❛❜ʼ", "'"),
+        **dict.fromkeys("\u2010\u2011\ufe63\uff0d", "-"),
+        **dict.fromkeys("—―⸺⸻", " -- "),
+        **dict.fromkeys("‒–", "–"),
+        **dict.fromkeys("©®™℠†‡¶·¨¸¯¦", " "),
+        **dict.fromkeys("→⇒➔➜⟶", " to "),
+        **{"…": "...", "№": "No. ", "‰": " per thousand ", "℅": " care of ", "§": " section ", "\u00ad": ""},
+    }
+)
+_DIGITS_DASH = re.compile(r"(?<=[0-9])\s?–\s?(?=[-$€£¥]?[0-9])")  # an en dash between numbers is a range's
+_WORDS_DASH = re.compile(r"(?<=[A-Za-z0-9])–(?=[A-Za-z0-9])")
+_EMOJI = re.compile(
+    "[\U0001f000-\U0001faff\u2600-\u27bf\u2b00-\u2bff\u2300-\u23ff\u25a0-\u25ff\u2500-\u259f\u2190-\u21ff"
+    "\ufe00-\ufe0f\u20e3\U000e0000-\U000e007f]+"
+)
+_EMOTICON = re.compile(r"(?<!\S)(?:[:;=]'?[-^]?[)(\]\[DPpOo3/\\|*]{1,5}|[xX]D+|<3|\^_?\^|-_-|¯\\_\(ツ\)_/¯)(?!\w)")
+_INVISIBLE = re.compile(
+    "[\u0000-\u0008\u000e-\u001b\u007f\u0080-\u009f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]"
+)
+
+_FENCE = re.compile(r"^[ \t]*(?:```|~~~)[^\n]*$", re.MULTILINE)
+_RULE = re.compile(r"^[ \t]*(?:[-*_=#|+: ]{3,}|[•·])[ \t]*$", re.MULTILINE)
+_LINE_MARK = re.compile(r"^[ \t]*(?:#{1,6}[ \t]+|(?:>[ \t]?){1,9}|[-*+•◦▪‣–][ \t]+(?:\[[ xX]\][ \t]+)?)", re.MULTILINE)
+_LINK = re.compile(r"!?\[([^\[\]\n]{0,300})\](?:\([^()\s]{0,500}(?:[ \t]\"[^\"\n]{0,100}\")?\)|\[[^\[\]\n]{0,50}\])")
+_FOOTNOTE = re.compile(r"(?<=[\w.,;!?)])\[(?:\^?[0-9]{1,3}|citation needed)\]")
+_STARS = re.compile(r"(?<![0-9 ])\*+|\*+(?![0-9 *])|(?<![0-9]) \*+(?= )")
+_UNDERLINES = re.compile(r"(?<![A-Za-z0-9_])_+(?=[A-Za-z0-9*'\"])|(?<=[A-Za-z0-9*.,!?'\")])_+(?![A-Za-z0-9_])")
+_STRUCK = re.compile(r"~~|`+")
+_DOTS = re.compile(r"(?<![.])\. \. \.")
+_TYPED_DASH = re.compile(r"\s*(?<!-)--(?!-)(?=\s|[A-Za-z])\s*")
+_OPTION = re.compile(r"(?<![\S])(--?)(?=[a-z][a-z-]{0,30}(?:[ =,.;:)]|$))")
+
+
+def tidy(text: str) -> str:
+    """Plain characters: straight quotes, hyphens, three points; without emoji, markup and invisible characters."""
+    text = _ENTITY.sub(lambda match: html.unescape(match[0]), text)
+    if not text.isascii():
+        text = _in_plain_kin(text)
+    return _without_markup(text)
+
+
+def _in_plain_kin(text: str) -> str:
+    text = _SUPERSCRIPT.sub(lambda match: "^" + match[0].translate(_TO_DIGITS), text)
+    text = _VULGAR_FRACTION.sub(_fraction, text.translate(_PLAIN_KIN))
+    text = _INVISIBLE.sub("", _EMOJI.sub(" ", unicodedata.normalize("NFKC", text)))
+    return _WORDS_DASH.sub("-", _DIGITS_DASH.sub("-", text)).replace("–", "-")
+
+
+def _fraction(match: re.Match[str]) -> str:
+    numerator, _, denominator = unicodedata.normalize("NFKC", match[2]).partition("\N{FRACTION SLASH}")
+    return f"{match[1]} {numerator}/{denominator}" if match[1] else f"{numerator}/{denominator}"
+
+
+def _without_markup(text: str) -> str:
+    text = _INVISIBLE.sub("", text)
+    text = _TAG.sub(" ", text)
+    text = _RULE.sub("", _FENCE.sub("", text))
+    text = _LINE_MARK.sub("", text)
+    text = _LINK.sub(r"\1", text)
+    text = _FOOTNOTE.sub("", text)
+    text = _EMOTICON.sub(" ", text)
+    text = _STRUCK.sub("", _UNDERLINES.sub("", _STARS.sub("", text)))
+    text = _OPTION.sub(lambda match: "dash " * len(match[1]), text)
+    return _TYPED_DASH.sub(" -- ", _DOTS.sub("...", text))
+
+
+def close_up(text: str) -> str:
+    """Single spaces, and none before punctuation that something was taken out in front of."""
+    text = re.sub(r"\s+", " ", text)
+    text = re.sub(r" (?=[,.!?;:)](?:[ ,.!?;:)]|$))", "", text)
+    text = re.sub(r"(?<=[,;:]),+|\( ?\)", "", text)
+    return text.strip()
