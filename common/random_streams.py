@@ -1,28 +1,46 @@
-"""Every random number of the pipeline: one seed a run, one independent stream for each piece of each phrase.
+"""Every random number of the pipeline: two independent streams for each piece of text that is spoken.
 
-The numbers depend on (seed, phrase, piece) and on their position in the utterance alone, so a phrase sounds the same
-alone, in any batch, in any order, and on every backend.
+The numbers depend on the seed, on the piece's text and on their position in the utterance alone. So a phrase sounds
+the same alone, in any file at any line, in any batch, streamed or not, and on every backend.
 """
 
+import hashlib
 from concurrent.futures import Executor
 
 import numpy as np
 
 PRENET_KEEP = 0.5  # Tacotron 2's prenet dropout stays on at inference: its variety is what the decoder learnt with
+STEPS_PER_DRAW = 128  # decoder steps whose masks are drawn at once: each draw costs more than its bits
 
 
 class RandomStreams:
-    """The random numbers of one piece of one phrase, by NumPy's Philox generator (the same on every platform)."""
+    """The random numbers of one piece of text, by NumPy's Philox generator (the same on every platform).
 
-    def __init__(self, seed: int, phrase: int, piece: int = 0) -> None:
-        dropout, noise = np.random.SeedSequence((seed, phrase, piece)).spawn(2)
+    Numbers come in order: how many are taken at a time changes nothing. Not thread-safe, but dropout and noise are
+    independent of each other and may be drawn by two threads.
+
+    Args:
+        seed: 0 or more, of any size.
+        text: the piece as it is spoken.
+    """
+
+    def __init__(self, seed: int, text: str) -> None:
+        # The text goes into the spawn key, which can't run into the seed's words as a second number beside it would.
+        digest = np.frombuffer(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest(), "<u4")
+        root = np.random.SeedSequence(seed, spawn_key=tuple(int(word) for word in digest))
+        dropout, noise = root.spawn(2)
         self._dropout = np.random.Generator(np.random.Philox(dropout))
         self._noise = np.random.Generator(np.random.Philox(noise))
+        self._masks = np.empty((0, 2, 0), np.uint8)  # drawn and not yet taken
 
     def dropout(self, steps: int, prenet_dim: int) -> np.ndarray:
         """The prenet's masks for the next `steps` decoder steps: uint8 [steps, 2, prenet_dim], 1 where kept."""
-        bits = np.frombuffer(self._dropout.bytes(steps * 2 * prenet_dim // 8), np.uint8)
-        return np.unpackbits(bits).reshape(steps, 2, prenet_dim)
+        while len(self._masks) < steps:
+            bits = np.frombuffer(self._dropout.bytes(STEPS_PER_DRAW * 2 * prenet_dim // 8), np.uint8)
+            drawn = np.unpackbits(bits).reshape(STEPS_PER_DRAW, 2, prenet_dim)
+            self._masks = np.concatenate((self._masks, drawn)) if len(self._masks) else drawn
+        taken, self._masks = self._masks[:steps], self._masks[steps:]
+        return taken
 
     def noise(self, positions: int, channels: int) -> np.ndarray:
         """Standard normal noise for the next `positions` of WaveGlow's time axis: float32 [positions, channels]."""
