@@ -1,6 +1,7 @@
-"""The decoder loop: one `decoder_iter` step per mel frame until the stop gate fires.
+"""What decoding an utterance means: the state between steps, when it ends, and the plain loop.
 
-This is the plain form, driven by the host: it runs on every engine and is the reference for faster ones.
+The plain loop takes one `decoder_iter` step per mel frame, driven by the host. It runs on every engine and is the
+reference for `tacotron2.decoder_graph`, which does the same in blocks of steps.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from common.random_streams import PRENET_KEEP, RandomStreams
 StopReason = Literal["gate", "cap"]
 
 FRAMES_PER_SYMBOL, EXTRA_FRAMES = 10, 100  # no speech is slower: a decoder that goes on beyond this is lost
-DROPOUT_BLOCK = 128  # steps for which masks are drawn and converted at a time
+LONGEST_DECODING = 1664  # frames: the largest mel of the classic's profile
 
 
 @dataclass
@@ -57,10 +58,51 @@ class StopRule:
     """When an utterance ends: its gate's probability passes the threshold, or its frames reach a cap."""
 
     gate_threshold: float = 0.5
-    max_decoder_steps: int = 1664
+    max_decoder_steps: int = LONGEST_DECODING
 
     def cap(self, symbols: int) -> int:
         return min(self.max_decoder_steps, FRAMES_PER_SYMBOL * symbols + EXTRA_FRAMES)
+
+
+class Utterance:
+    """One utterance in the decoder: its random numbers, how far it is, and its end once that is known.
+
+    Args:
+        symbols: of its text.
+        streams: its random numbers; the dropout stream is used up.
+        rule: when it ends.
+    """
+
+    def __init__(self, symbols: int, streams: RandomStreams, rule: StopRule) -> None:
+        self.symbols = symbols
+        self.streams = streams
+        self.cap = rule.cap(symbols)
+        self.frames: int | None = None  # the number of mel frames, once known
+        self.stop_reason: StopReason | None = None
+        self.error: str | None = None  # why it can't be decoded
+        self._looked = 0  # steps whose gates were looked at
+        self._gate_logit = logit(rule.gate_threshold)
+
+    @property
+    def ended(self) -> bool:
+        return self.frames is not None or self.error is not None
+
+    def look(self, gates: Sequence[float]) -> None:
+        """Takes the gates of the next steps, in order: the one stop rule of the project.
+
+        A gate that is not a number (NaN), which would never end the utterance, is its `error`. What follows the end is
+        ignored.
+        """
+        for gate in gates:
+            if self.ended:
+                return
+            self._looked += 1
+            if gate != gate:
+                self.error = f"the stop gate is NaN at step {self._looked}; try FP32 or export again"
+            elif gate > self._gate_logit:
+                self.frames, self.stop_reason = self._looked, "gate"
+            elif self._looked == self.cap:
+                self.frames, self.stop_reason = self._looked, "cap"
 
 
 @dataclass(frozen=True)
@@ -72,86 +114,78 @@ class DecodedBatch:
     stop_reasons: list[StopReason]
     alignments: Tensor | None  # (B, max frames, T), where asked for
 
+    @classmethod
+    def of(cls, mels: Tensor, alignments: Tensor | None, utterances: Sequence[Utterance]) -> "DecodedBatch":
+        """From tensors that reach at least to the last end of utterances that have all ended."""
+        frames = [utterance.frames for utterance in utterances if utterance.frames is not None]
+        reasons = [utterance.stop_reason for utterance in utterances if utterance.stop_reason is not None]
+        longest = max(frames)
+        kept = None if alignments is None else alignments[:, :longest]
+        return cls(mels[:, :, :longest], frames, reasons, kept)
+
 
 def decode(
     engine: Engine,
     memory: Tensor,
     processed_memory: Tensor,
-    lengths: Sequence[int],
-    streams: Sequence[RandomStreams],
-    rule: StopRule,
+    utterances: Sequence[Utterance],
     keep_alignments: bool = False,
     on_step: Callable[[int], None] | None = None,
 ) -> DecodedBatch:
-    """Decodes a batch of utterances to mel frames.
+    """Decodes a batch of utterances to mel frames, step by step.
 
     Args:
         engine: a `decoder_iter` engine.
-        memory, processed_memory: the encoder's outputs, (B, T, .), on the engine's device.
-        lengths: each item's number of symbols; the rest of T is padding.
-        streams: each item's random numbers; its dropout stream is used up.
-        rule: when to stop.
+        memory, processed_memory: the encoder's outputs, (B, T, .), on the engine's device. What lies beyond an
+            utterance's symbols is padding.
+        utterances: one for each item of the batch, at their beginning.
         on_step: called now and then with the number of steps done, for progress.
 
     Raises:
-        UserError: the engine's gate is not a number (NaN), so the utterance would never end.
+        UserError: the gate of an utterance is not a number.
     """
     config = engine.metadata.model
     assert isinstance(config, Tacotron2Config)
     batch, text = memory.shape[:2]
-    caps = [rule.cap(length) for length in lengths]
-    steps = max(caps)
     device, dtype = engine.device, memory.dtype
-    positions = torch.arange(text, device=device)
-    mask = positions >= torch.tensor(lengths, device=device).unsqueeze(1)  # (B, T), true where padding
+    symbols = torch.tensor([utterance.symbols for utterance in utterances], device=device)
+    mask = torch.arange(text, device=device) >= symbols.unsqueeze(1)  # (B, T), true where padding
     dropout = torch.zeros(batch, 2, config.prenet_dim, dtype=dtype, device=device)
     gate = torch.zeros(batch, 1, dtype=dtype, device=device)
-    frames = torch.zeros(steps, batch, config.n_mel_channels, dtype=dtype, device=device)
-    alignments = torch.zeros(steps, batch, text, dtype=dtype, device=device) if keep_alignments else None
-
     states = (DecoderState.zeros(engine, batch, text), DecoderState.zeros(engine, batch, text))
     shared = {"memory": memory, "processed_memory": processed_memory, "mask": mask, "prenet_dropout": dropout}
-    step_runs = [
+    runs = [
         engine.bind({**source.as_inputs(), **shared, **target.as_outputs(), "gate_prediction": gate})
         for source, target in (states, states[::-1])
     ]
-    gate_logit = logit(rule.gate_threshold)
-    done = [0] * batch  # each item's number of frames, once known
-    reasons: list[StopReason] = ["cap"] * batch
-    for step in range(steps):
-        if step % DROPOUT_BLOCK == 0:
-            masks = dropout_masks(streams, min(DROPOUT_BLOCK, steps - step), config.prenet_dim, dtype).to(device)
-        dropout.copy_(masks[step % DROPOUT_BLOCK])
-        step_runs[step % 2]()
+    frames, alignments = [], []
+    for step in range(max(utterance.cap for utterance in utterances)):
+        dropout.copy_(dropout_masks(utterances, 1, config.prenet_dim, dtype)[0])
+        runs[step % 2]()
         target = states[1 - step % 2]
-        frames[step] = target.decoder_input
-        if alignments is not None:
-            alignments[step] = target.attention_weights
-        for item, value in enumerate(gate.flatten().tolist()):
-            if done[item]:
-                continue
-            if value != value:
-                raise UserError(f"{engine.name}: the stop gate is NaN at step {step + 1}; try FP32 or export again")
-            if value > gate_logit:
-                done[item], reasons[item] = step + 1, "gate"
-            elif step + 1 == caps[item]:
-                done[item] = caps[item]
-        if all(done):
+        frames.append(target.decoder_input.clone())
+        if keep_alignments:
+            alignments.append(target.attention_weights.clone())
+        for utterance, value in zip(utterances, gate.flatten().tolist(), strict=True):
+            utterance.look([value])
+        if all(utterance.ended for utterance in utterances):
             break
-        if on_step is not None and step % 16 == 15:
+        if on_step is not None:
             on_step(step + 1)
-    longest = max(done)
-    return DecodedBatch(
-        mels=frames[:longest].permute(1, 2, 0).contiguous(),
-        frames=done,
-        stop_reasons=reasons,
-        alignments=None if alignments is None else alignments[:longest].transpose(0, 1).contiguous(),
-    )
+    check_decoded(engine, utterances)
+    return DecodedBatch.of(torch.stack(frames, 2), torch.stack(alignments, 1) if alignments else None, utterances)
 
 
-def dropout_masks(streams: Sequence[RandomStreams], steps: int, prenet_dim: int, dtype: torch.dtype) -> Tensor:
+def check_decoded(engine: Engine, utterances: Sequence[Utterance]) -> None:
+    """Raises UserError with the error of an utterance that has one."""
+    for utterance in utterances:
+        if utterance.error is not None:
+            raise UserError(f"{engine.name}: {utterance.error}")
+
+
+def dropout_masks(utterances: Sequence[Utterance], steps: int, prenet_dim: int, dtype: torch.dtype) -> Tensor:
     """The batch's next dropout masks (steps, B, 2, prenet_dim), values 0 or 1 / keep probability, on the CPU."""
-    bits = torch.stack([torch.from_numpy(stream.dropout(steps, prenet_dim)) for stream in streams], 1)
+    bits = torch.stack([torch.from_numpy(one.streams.dropout(steps, prenet_dim)) for one in utterances], 1)
     return bits.to(dtype) / PRENET_KEEP
 
 

@@ -1,89 +1,64 @@
-"""The decoder loop without a host round trip per step: blocks of steps, each one CUDA graph.
+"""The decoder loop in blocks of steps, each one CUDA graph, in which utterances join and leave between blocks.
 
-The plain loop (`tacotron2.decoder.decode`) asks the GPU after every frame whether to go on. Here a number of
-steps is one block, captured once per (batch, text bucket) into a CUDA graph and replayed. The gates of a block travel
-to the host in one asynchronous copy, and the host reads them while the GPU is busy with the next block, so the GPU
-never waits for the host. What is decoded beyond the last utterance's end, two blocks at most, is thrown away.
+The plain loop (`tacotron2.decoder.decode`) asks the GPU after every frame whether to go on. Here a number of steps is
+one block, captured once per (batch, text bucket) into a CUDA graph and replayed. The gates of a block travel to the
+host in one asynchronous copy, and the host reads them while the GPU is busy with the next block, so the GPU never waits
+for the host. What is decoded beyond an utterance's end, two blocks at most, is thrown away.
 
-Nothing here knows which engine it captures: it binds it, and what it bound it runs. On the CPU the same blocks run
-directly, one after another.
+A batch is a row of slots (`DecoderSession`): an utterance takes a free one at a block's border and gives it back at
+another, whatever its neighbours do (continuous batching). `BlockDecoder.decode` is the simple case where all begin
+together.
+
+Works with any engine: it binds tensors and captures the bound runs. On the CPU the same blocks run directly.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from common.engine import Engine
-from common.errors import UserError
-from common.random_streams import PRENET_KEEP, RandomStreams
-from tacotron2.decoder import DROPOUT_BLOCK, DecodedBatch, DecoderState, StopReason, StopRule, decode, logit
+from common.cuda import ShapeCache, capture
+from common.engine import Engine, Range
+from common.random_streams import PRENET_KEEP
+from tacotron2.decoder import DecodedBatch, DecoderState, Utterance, check_decoded
 
-BUCKETS = (32, 64, 96, 128, 192, 256)  # text lengths that graphs are made for, then multiples of LONG_BUCKET
+TEXT_BUCKETS = (32, 64, 96, 128, 192, 256)  # text lengths that graphs are made for, then multiples of LONG_BUCKET
 LONG_BUCKET = 64
-STEPS = 16  # of a block
-STAGES = 3  # of what goes to and from the host: one being prepared, one in use, one not yet known to be done with
+STEPS_PER_BLOCK = 16
+CPU_STEPS_PER_BLOCK = 4  # there is no launch to hide on a CPU, and steps beyond the end cost time
+STAGING_BUFFERS = 3  # to and from the host: one being filled, one in use, one possibly still in flight
+CACHED_BYTES = 512 << 20  # of blocks
 
 
-class DecodeFunction(Protocol):
-    """`tacotron2.decoder.decode` with its engine given: see there for arguments and errors."""
-
-    def __call__(
-        self,
-        memory: Tensor,
-        processed_memory: Tensor,
-        lengths: Sequence[int],
-        streams: Sequence[RandomStreams],
-        rule: StopRule,
-        keep_alignments: bool = False,
-        on_step: Callable[[int], None] | None = None,
-    ) -> DecodedBatch: ...
-
-
-class PlainDecoder:
-    """The plain loop as a `DecodeFunction`."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-
-    def __call__(
-        self,
-        memory: Tensor,
-        processed_memory: Tensor,
-        lengths: Sequence[int],
-        streams: Sequence[RandomStreams],
-        rule: StopRule,
-        keep_alignments: bool = False,
-        on_step: Callable[[int], None] | None = None,
-    ) -> DecodedBatch:
-        return decode(self.engine, memory, processed_memory, lengths, streams, rule, keep_alignments, on_step)
-
-
-def make_decoder(engine: Engine, cuda_graph: bool = True) -> DecodeFunction:
-    """The decoder loop for a `decoder_iter` engine: captured on a GPU, unless `cuda_graph` is false, else plain.
+def make_decoder(engine: Engine, cuda_graph: bool = True) -> "BlockDecoder":
+    """The decoder loop for a `decoder_iter` engine: captured on a GPU, unless `cuda_graph` is false.
 
     An engine whose bound runs cost nothing but their tensors says so by an attribute `free_bindings` that is true:
-    each step of a block then works in its own memory and nothing is copied between steps.
+    each step of a block then works in its own memory and nothing is copied between steps. One whose runs can't be
+    captured says so by an attribute `capturable` that is false.
     """
-    if engine.device.type != "cuda" or not cuda_graph:
-        return PlainDecoder(engine)
-    return CapturedDecoder(engine, runners=STEPS if getattr(engine, "free_bindings", False) else 2)
+    if engine.device.type != "cuda":
+        return BlockDecoder(engine, steps=CPU_STEPS_PER_BLOCK)
+    cuda_graph = cuda_graph and getattr(engine, "capturable", True)
+    in_place = cuda_graph and getattr(engine, "free_bindings", False)
+    return BlockDecoder(engine, runners=STEPS_PER_BLOCK if in_place else 2, cuda_graph=cuda_graph)
 
 
-class CapturedDecoder:
-    """Decodes with captured blocks of steps. One request at a time, on PyTorch's current stream.
+class BlockDecoder:
+    """Decodes with blocks of steps on a `decoder_iter` engine, on PyTorch's current stream.
 
-    The engine has to allow that its bound runs are captured once they have run outside of a capture, that they are
-    replayed on another stream, and that several of them exist at a time.
+    Not thread-safe, and one session at a time: sessions share the memory of the blocks. The engine has to allow that
+    its bound runs are captured once they have run outside of a capture, that they are replayed on another stream, and
+    that several of them exist at a time.
 
     Args:
         engine: a `decoder_iter` engine.
-        steps: frames of a block: even, and a divisor of 128.
+        steps: frames of a block: even.
         runners: bound runs that take turns: 2 (one per direction), or any divisor of `steps`.
+        cuda_graph: whether blocks become CUDA graphs; only on a GPU.
         max_bytes: bound on the memory of cached blocks, scratch memory of the engine excluded; the one that was used
             longest ago goes first. The block in use may exceed it alone.
 
@@ -91,150 +66,271 @@ class CapturedDecoder:
         ValueError: a number above is not what it has to be.
     """
 
-    def __init__(self, engine: Engine, steps: int = STEPS, runners: int = 2, max_bytes: int = 512 << 20) -> None:
-        if steps < 2 or DROPOUT_BLOCK % steps:
-            raise ValueError(f"steps is {steps}: it must be even and divide {DROPOUT_BLOCK}")
+    def __init__(
+        self,
+        engine: Engine,
+        steps: int = STEPS_PER_BLOCK,
+        runners: int = 2,
+        cuda_graph: bool = True,
+        max_bytes: int = CACHED_BYTES,
+    ) -> None:
+        if steps < 2 or steps % 2:
+            raise ValueError(f"steps is {steps}: it must be even")
         if runners < 2 or steps % runners:
             raise ValueError(f"runners is {runners}: it must be at least 2 and divide the {steps} steps of a block")
         self.engine = engine
         self.steps = steps
         self.runners = runners
-        self.max_bytes = max_bytes
-        self._blocks: OrderedDict[tuple[int, int, bool], _Block] = OrderedDict()
-        self._copies = _Copies(engine.device)
+        self.copies = HostCopies(engine.device)
+        self._cuda_graph = cuda_graph and engine.device.type == "cuda"
+        self._ahead = 1 if engine.device.type == "cuda" else 0  # blocks started before the last one is looked at
+        self._blocks: ShapeCache[tuple[int, int, bool], _Block] = ShapeCache(max_bytes)
         # All graphs share one pool: they are replayed one after another, and nothing in it outlives a replay.
-        self._pool = torch.cuda.graph_pool_handle() if engine.device.type == "cuda" else None
+        self._pool = torch.cuda.graph_pool_handle() if self._cuda_graph else None
 
-    def __call__(
+    def decode(
         self,
         memory: Tensor,
         processed_memory: Tensor,
-        lengths: Sequence[int],
-        streams: Sequence[RandomStreams],
-        rule: StopRule,
+        utterances: Sequence[Utterance],
         keep_alignments: bool = False,
         on_step: Callable[[int], None] | None = None,
     ) -> DecodedBatch:
-        """See `tacotron2.decoder.decode`: same arguments, same result, same errors.
+        """Decodes a batch whose utterances all begin together.
 
-        `on_step` is called once a block. Where T is not a bucket's length, an engine may round differently than in the
-        plain loop, because it works on the padded text.
+        Same arguments, result and errors as `tacotron2.decoder.decode`. `on_step` is called once a block. Where T is
+        not a bucket's length, an engine may round differently than in the plain loop, because it works on the padded
+        text.
         """
-        engine, size = self.engine, self.steps
-        batch, text = memory.shape[:2]
-        caps = [rule.cap(length) for length in lengths]
-        steps = max(caps)
-        copied_alignments = keep_alignments and self.runners != size
-        block = self._block(batch, bucket_of(text, engine), copied_alignments)
-        blocks = -(-steps // size)
-        results = block.new_results(blocks)
+        session = DecoderSession(self, keep_alignments)
+        session.join(memory, processed_memory, utterances)
+        blocks: list[StartedBlock] = []
+        looked_at = 0
+        while not all(utterance.ended for utterance in utterances):
+            blocks.append(session.start())
+            if len(blocks) > self._ahead:  # the host looks at a block while the GPU is busy with the next one
+                blocks[looked_at].finish()
+                looked_at += 1
+                if on_step is not None:
+                    on_step(looked_at * self.steps)
+        for block in blocks[looked_at:]:
+            block.abandon()
+        check_decoded(self.engine, utterances)
+        kept = blocks[:looked_at]
+        mels = torch.stack([block.frames for block in kept])  # (blocks, steps, B, n_mel_channels)
         alignments = None
         if keep_alignments:
-            alignments = torch.empty(blocks * size, batch, text, dtype=memory.dtype, device=engine.device)
-        block.begin(memory, processed_memory, lengths)
-        masks = _MaskFeed(streams, steps, block, self._copies)
-        tracker = _StopTracker(engine.name, caps, rule)
-        arrivals: list[Callable[[], None]] = []
-        for index in range(blocks + 1):  # the block `index` is started, then the one before it is looked at
-            if index < blocks:
-                masks.expand(index)
-                block.replay()
-                results[index] = block.results
-                if alignments is not None:
-                    alignments[index * size : (index + 1) * size] = block.alignments[:, :, :text]
-                gates = block.gates_host[index % STAGES]
-                arrivals.append(self._copies.fetch(gates, block.gates_in(results[index])))
-                masks.prepare(index)
-            if index > 0:
-                arrivals[index - 1]()
-                tracker.look(block.gates_host[(index - 1) % STAGES], (index - 1) * size)
-                if tracker.all_done:
-                    break
-                if on_step is not None:
-                    on_step(index * size)
-        longest = max(tracker.frames)
-        return DecodedBatch(
-            mels=block.frames_in(results[: -(-longest // size)])[:, :, :longest],
-            frames=tracker.frames,
-            stop_reasons=tracker.reasons,
-            alignments=None if alignments is None else alignments[:longest].transpose(0, 1),
-        )
+            alignments = torch.cat([block.alignments for block in kept])[:, :, : memory.size(1)].transpose(0, 1)
+        return DecodedBatch.of(mels.permute(2, 3, 0, 1).flatten(2), alignments, utterances)
 
     @property
     def cached(self) -> list[tuple[int, int, bool]]:
         """What blocks exist for: (batch, text bucket, alignments copied), the one used longest ago first."""
-        return list(self._blocks)
+        return self._blocks.keys()
 
     def close(self) -> None:
         """Gives back all blocks and their graphs; the engine stays open."""
         self._blocks.clear()
 
-    def _block(self, batch: int, bucket: int, keep_alignments: bool) -> "_Block":
-        key = (batch, bucket, keep_alignments)
-        block = self._blocks.pop(key, None)
-        if block is None:
-            needed = _Block.bytes_for(self, *key)
-            while self._blocks and needed + sum(block.bytes for block in self._blocks.values()) > self.max_bytes:
-                self._blocks.popitem(last=False)
+    def block(self, batch: int, text: int, keep_alignments: bool) -> "_Block":
+        """The block for so many slots and symbols, from the cache or newly made."""
+        key = (batch, text, keep_alignments and self.runners != self.steps)
+
+        def make() -> _Block:
             block = _Block(self, *key)
-        self._blocks[key] = block
-        return block
+            if self._cuda_graph:
+                block.replay = capture(block.run, self.engine.device, self._pool)
+            return block
+
+        return self._blocks.get(key, make, _Block.bytes_for(self, *key))
 
 
-def bucket_of(text: int, engine: Engine) -> int:
-    """The text length that `text` symbols are padded to, within the engine's limits."""
-    bucket = next((size for size in BUCKETS if size >= text), -(-text // LONG_BUCKET) * LONG_BUCKET)
-    low, high = engine.limits.get("text", (0, bucket))
+def bucket_of(text: int, limits: Range | None) -> int:
+    """The text length that `text` symbols are padded to, within the limits (inclusive) of the engines that see it."""
+    bucket = next((size for size in TEXT_BUCKETS if size >= text), -(-text // LONG_BUCKET) * LONG_BUCKET)
+    low, high = limits or (0, bucket)
     return max(text, low, min(bucket, high))
 
 
+class DecoderSession:
+    """A batch of utterances of which each takes a slot at one block's border and gives it back at another.
+
+    Blocks are started with `start` and looked at with `StartedBlock.finish`, in order; at most two may be under way.
+
+    Args:
+        decoder: what it runs on; its other sessions must have ended.
+        keep_alignments: whether blocks keep the attention weights; may be changed before anybody joins.
+        slot_counts: the numbers of slots that there may be, ascending; where None, as many as are needed.
+    """
+
+    def __init__(
+        self, decoder: BlockDecoder, keep_alignments: bool = False, slot_counts: Sequence[int] | None = None
+    ) -> None:
+        self.slots: list[Utterance | None] = []
+        self._decoder = decoder
+        self.keep_alignments = keep_alignments
+        self._slot_counts = slot_counts
+        self._block: _Block | None = None
+        self._started = 0  # blocks
+        self._unfinished = 0
+
+    @property
+    def utterances(self) -> list[Utterance]:
+        """Those that have a slot, in the order of their slots."""
+        return [utterance for utterance in self.slots if utterance is not None]
+
+    @property
+    def text(self) -> int:
+        """The text length that the slots have room for."""
+        return 0 if self._block is None else self._block.text
+
+    def join(self, memory: Tensor, processed_memory: Tensor, utterances: Sequence[Utterance]) -> None:
+        """Gives new utterances slots, from the next block on.
+
+        Args:
+            memory, processed_memory: the encoder's outputs of the new utterances, (N, T, .), on the engine's device.
+        """
+        device = self._decoder.engine.device
+        text = memory.size(1)
+        if device.type == "cuda":
+            text = bucket_of(text, self._decoder.engine.limits.get("text"))
+        self._make_room(len(utterances), text)
+        assert self._block is not None
+        free = [slot for slot, utterance in enumerate(self.slots) if utterance is None]
+        taken = free[: len(utterances)]
+        for slot, utterance in zip(taken, utterances, strict=True):
+            self.slots[slot] = utterance
+        self._block.fill(taken, memory, processed_memory, [utterance.symbols for utterance in utterances])
+
+    def leave(self, utterances: Sequence[Utterance]) -> None:
+        """Takes utterances out, ended or not; their slots are free from the next block on."""
+        leaving = set(map(id, utterances))
+        self.slots = [None if id(utterance) in leaving else utterance for utterance in self.slots]
+
+    def start(self) -> "StartedBlock":
+        """Starts the next block of steps for all who have a slot."""
+        assert self._block is not None, "nobody has joined"
+        assert self._unfinished < STAGING_BUFFERS - 1, "finish a block before starting another"
+        block, slot = self._block, self._started % STAGING_BUFFERS
+        block.draw_masks(slot, self.slots)
+        block.replay()
+        frames, gates = block.copy_results()
+        alignments = block.alignments.clone() if self.keep_alignments else None
+        arrived = self._decoder.copies.fetch(block.gates_host[slot], gates)
+        self._started += 1
+        self._unfinished += 1
+        return StartedBlock(self, tuple(self.slots), frames, alignments, block.gates_host[slot], arrived)
+
+    def _finished(self) -> None:
+        self._unfinished -= 1
+
+    def _make_room(self, joining: int, text: int) -> None:
+        """Moves to a block with room for all, if the present one has none (or, on a CPU, has idle slots)."""
+        staying = [slot for slot, utterance in enumerate(self.slots) if utterance is not None]
+        wanted = len(staying) + joining
+        if self._slot_counts is not None:
+            wanted = next(count for count in self._slot_counts if count >= wanted)
+        if staying:
+            text = max(text, self.text)
+        block = self._decoder.block(wanted, text, self.keep_alignments)
+        if block is self._block and staying:
+            return
+        if self._block is not None and staying:
+            block.take_over(self._block, staying)
+        self._block = block
+        self.slots = [self.slots[slot] for slot in staying] + [None] * (wanted - len(staying))
+
+    def compact(self) -> None:
+        """Moves to a block without idle slots, as far as `slot_counts` allows: fewer rows, less work."""
+        if self._block is not None and self.utterances:
+            self._make_room(0, self.text)
+
+
+@dataclass
+class StartedBlock:
+    """A block of steps that is under way. Its frames may be used at once by what runs on the same stream.
+
+    Attributes:
+        slots: who had which slot.
+        frames: (steps, slots, n_mel_channels).
+        alignments: (steps, slots, T), where they are kept.
+    """
+
+    session: DecoderSession
+    slots: tuple[Utterance | None, ...]
+    frames: Tensor
+    alignments: Any
+    gates: Tensor  # (steps, slots, 1), on the host once they have arrived
+    arrived: Callable[[], object]  # waits for that
+
+    def finish(self) -> None:
+        """Waits for the block and lets every utterance look at its gates."""
+        self.arrived()
+        for slot, gates in enumerate(self.gates.squeeze(2).t().tolist()):
+            utterance = self.slots[slot]
+            if utterance is not None:
+                utterance.look(gates)
+        self.session._finished()
+
+    def abandon(self) -> None:
+        """Waits for the block without looking at it: nobody wants it any more."""
+        self.arrived()
+        self.session._finished()
+
+
 class _Block:
-    """The memory of one (batch, text bucket), what is bound to it, and the graph that runs all its steps.
+    """The memory of one (slots, text length), what is bound to it, and what runs all its steps.
 
     Step s reads the state that step s - 1 wrote and the masks of s, and writes frame, gate and state of s. With a
     runner for every step they work in the block's memory at once; with fewer they take turns on memory of their own,
     and a step's masks, frame and gate are copied.
     """
 
-    def __init__(self, owner: CapturedDecoder, batch: int, bucket: int, keep_alignments: bool) -> None:
-        engine, steps, runners = owner.engine, owner.steps, owner.runners
-        specs, sizes = engine.contract.tensors, {"batch": batch, "text": bucket}
+    def __init__(self, owner: BlockDecoder, batch: int, text: int, keep_alignments: bool) -> None:
+        self.batch, self.text = batch, text
+        self.bytes = self.bytes_for(owner, batch, text, keep_alignments)
+        self._owner = owner
+        self._keep_alignments = keep_alignments
+        self._in_place = owner.runners == owner.steps
+        self._allocate()
+        self._bind()
+        self.replay: Callable[[], None] = self.run
 
-        def zeros(name: str, *leading: int) -> Tensor:
-            spec = specs[name]
-            return torch.zeros(*leading, *spec.resolve(sizes), dtype=spec.dtype, device=engine.device)
-
+    def _allocate(self) -> None:
+        engine, steps = self._owner.engine, self._owner.steps
+        specs = engine.contract.tensors
         pinned = engine.device.type == "cuda"
-        self.bytes = self.bytes_for(owner, batch, bucket, keep_alignments)
-        frames = steps * batch * specs["decoder_input"].resolve(sizes)[1]
+        self._mels = int(specs["decoder_input"].shape[1])
+        frames = steps * self.batch * self._mels
         # What a block gives, in one piece of memory: its frames, then its gates.
-        self.results = torch.zeros(frames + steps * batch, dtype=specs["decoder_input"].dtype, device=engine.device)
-        self._results_split = frames
-        self._steps, self._batch = steps, batch
-        self.frames = self.results[:frames].view(steps, batch, -1)
-        self.gates = self.gates_in(self.results)  # (steps, B, 1)
-        self.masks = zeros("prenet_dropout", steps)  # (steps, B, 2, prenet_dim)
-        self.alignments = zeros("attention_weights", steps)  # (steps, B, bucket)
-        chunk = (batch, DROPOUT_BLOCK, *self.masks.shape[2:])
-        self.bits = torch.zeros(STAGES, *chunk, dtype=torch.uint8, device=engine.device)
-        self.bits_host = torch.zeros(self.bits.shape, dtype=torch.uint8, pin_memory=pinned)
-        self.gates_host = torch.zeros(STAGES, *self.gates.shape, dtype=self.gates.dtype, pin_memory=pinned)
-        self.memory, self.processed_memory = zeros("memory"), zeros("processed_memory")
-        self.padding = zeros("mask")  # true where padding
-        self._positions = torch.arange(bucket, device=engine.device)
+        self.results = torch.zeros(
+            frames + steps * self.batch, dtype=specs["decoder_input"].dtype, device=engine.device
+        )
+        self.frames, self.gates = self._split_results(self.results)
+        self.masks = self._zeros("prenet_dropout", steps)  # (steps, B, 2, prenet_dim)
+        self.alignments = self._zeros("attention_weights", steps)  # (steps, B, text)
+        bits = (STAGING_BUFFERS, self.batch, steps, *self.masks.shape[2:])
+        self.bits = torch.zeros(bits, dtype=torch.uint8, device=engine.device)
+        self.bits_host = torch.zeros(bits, dtype=torch.uint8, pin_memory=pinned)
+        gates = (STAGING_BUFFERS, *self.gates.shape)
+        self.gates_host = torch.zeros(gates, dtype=self.gates.dtype, pin_memory=pinned)
+        self.memory, self.processed_memory = self._zeros("memory"), self._zeros("processed_memory")
+        self.padding = self._zeros("mask").fill_(True)  # true where padding
+        self.padding[:, 0] = False  # an idle slot attends to its first symbol: no softmax over nothing
+        self._positions = torch.arange(self.text, device=engine.device)
 
-        self._states = [DecoderState.zeros(engine, batch, bucket) for _ in range(runners)]
-        gates = [zeros("gate_prediction") for _ in range(runners)]
-        masks = [zeros("prenet_dropout") for _ in range(runners)]
-        self._in_place = runners == steps
+    def _bind(self) -> None:
+        engine, runners = self._owner.engine, self._owner.runners
+        self._states = [DecoderState.zeros(engine, self.batch, self.text) for _ in range(runners)]
+        gates = [self._zeros("gate_prediction") for _ in range(runners)]
+        masks = [self._zeros("prenet_dropout") for _ in range(runners)]
         if self._in_place:
             gates, masks = list(self.gates), list(self.masks)
             self._states = [
                 replace(state, decoder_input=self.frames[step], attention_weights=self.alignments[step])
                 for step, state in enumerate(self._states)
             ]
-        self._keep_alignments = keep_alignments
-        self._copied = list(zip(self._states, gates, masks, strict=True))
+        self._turns = list(zip(self._states, gates, masks, strict=True))
         shared = {"memory": self.memory, "processed_memory": self.processed_memory, "mask": self.padding}
         self._runs = [
             engine.bind(
@@ -246,54 +342,85 @@ class _Block:
                     "gate_prediction": gate,
                 }
             )
-            for runner, (state, gate, mask) in enumerate(self._copied)
+            for runner, (state, gate, mask) in enumerate(self._turns)
         ]
-        self.replay = _capture(engine.device, self._run, owner._pool)
 
     @staticmethod
-    def bytes_for(owner: CapturedDecoder, batch: int, bucket: int, keep_alignments: bool) -> int:
+    def bytes_for(owner: BlockDecoder, batch: int, text: int, keep_alignments: bool) -> int:
         """The device memory that a block takes."""
-        specs, sizes = owner.engine.contract.tensors, {"batch": batch, "text": bucket}
+        specs, sizes = owner.engine.contract.tensors, {"batch": batch, "text": text}
 
         def size(*names: str) -> int:
             return sum(int(np.prod(specs[name].resolve(sizes))) * specs[name].dtype.itemsize for name in names)
 
-        bits = STAGES * DROPOUT_BLOCK * int(np.prod(specs["prenet_dropout"].resolve(sizes)))
+        bits = STAGING_BUFFERS * owner.steps * int(np.prod(specs["prenet_dropout"].resolve(sizes)))
         rows = size("decoder_input", "gate_prediction", "prenet_dropout", "attention_weights")
         turns = size(*DecoderState.__dataclass_fields__, "gate_prediction", "prenet_dropout")
         return owner.steps * rows + owner.runners * turns + bits + size("memory", "processed_memory", "mask")
 
-    def new_results(self, blocks: int) -> Tensor:
-        """Memory for the results of so many blocks."""
-        return self.results.new_empty(blocks, len(self.results))
+    def copy_results(self) -> tuple[Tensor, Tensor]:
+        """Frames (steps, B, n_mel_channels) and gates (steps, B, 1) of the block that was run last, to keep."""
+        return self._split_results(self.results.clone())
 
-    def frames_in(self, results: Tensor) -> Tensor:
-        """The frames (B, n_mel_channels, blocks * steps) of several blocks' results."""
-        frames = results[:, : self._results_split].view(len(results), self._steps, self._batch, -1)
-        return frames.permute(2, 3, 0, 1).flatten(2)
-
-    def gates_in(self, results: Tensor) -> Tensor:
-        """The gates (steps, B, 1) of one block's results."""
-        return results[self._results_split :].view(self._steps, self._batch, 1)
-
-    def begin(self, memory: Tensor, processed_memory: Tensor, lengths: Sequence[int]) -> None:
-        """Sets the block to the beginning of a batch of utterances."""
-        text = memory.size(1)
+    def fill(self, slots: Sequence[int], memory: Tensor, processed_memory: Tensor, symbols: Sequence[int]) -> None:
+        """Sets slots to the beginning of new utterances."""
+        device, text = memory.device, memory.size(1)
+        pinned = device.type == "cuda"
+        index = torch.tensor(slots, pin_memory=pinned).to(device, non_blocking=True)
+        ends = torch.tensor(symbols, pin_memory=pinned).to(device, non_blocking=True)
         for own, given in ((self.memory, memory), (self.processed_memory, processed_memory)):
-            own[:, :text] = given
-            if text < own.size(1):
-                own[:, text:] = 0
-        ends = torch.tensor(lengths, pin_memory=memory.device.type == "cuda").to(memory.device, non_blocking=True)
-        torch.ge(self._positions, ends.unsqueeze(1), out=self.padding)
-        torch._foreach_zero_(list(self._states[-1].as_inputs().values()))
+            own.index_copy_(0, index, torch.nn.functional.pad(given, (0, 0, 0, self.text - text)))
+        self.padding.index_copy_(0, index, self._positions >= ends.unsqueeze(1))
+        for tensor in self._states[-1].as_inputs().values():
+            tensor.index_fill_(0, index, 0)
 
-    def _run(self) -> None:
+    def take_over(self, old: "_Block", slots: Sequence[int]) -> None:
+        """Takes the utterances in `slots` of another block, wherever they are, into its own first slots."""
+        index = torch.tensor(slots, device=self.memory.device)
+        pairs = [(self.memory, old.memory), (self.processed_memory, old.processed_memory)]
+        ours, theirs = self._states[-1].as_inputs(), old._states[-1].as_inputs()
+        pairs += [(ours[name], theirs[name]) for name in ours]
+        for own, given in pairs:
+            rows = given.index_select(0, index)
+            if rows.shape[1:] == own.shape[1:]:
+                own[: len(slots)] = rows
+            else:  # more text than before: (N, T) or (N, T, .)
+                own[: len(slots)] = 0
+                own[: len(slots), : rows.size(1)] = rows
+        self.padding[: len(slots)] = True
+        self.padding[: len(slots), : old.text] = old.padding.index_select(0, index)
+
+    def draw_masks(self, buffer: int, slots: Sequence[Utterance | None]) -> None:
+        """Draws every utterance's next dropout masks and enqueues what brings them to where the steps read them.
+
+        The staging buffer may be used again: the block that used it before has been finished.
+        """
+        host, device = self.bits_host[buffer], self.bits[buffer]
+        for slot, utterance in enumerate(slots):
+            if utterance is not None:
+                host[slot].numpy()[:] = utterance.streams.dropout(self._owner.steps, host.size(-1))
+        self._owner.copies.upload(device, host)()
+        torch.mul(device.transpose(0, 1), 1 / PRENET_KEEP, out=self.masks)
+
+    def _zeros(self, name: str, *leading: int) -> Tensor:
+        engine = self._owner.engine
+        spec = engine.contract.tensors[name]
+        shape = spec.resolve({"batch": self.batch, "text": self.text})
+        return torch.zeros(*leading, *shape, dtype=spec.dtype, device=engine.device)
+
+    def _split_results(self, results: Tensor) -> tuple[Tensor, Tensor]:
+        steps = self._owner.steps
+        frames = steps * self.batch * self._mels
+        return results[:frames].view(steps, self.batch, self._mels), results[frames:].view(steps, self.batch, 1)
+
+    def run(self) -> None:
+        """Enqueues all steps of the block."""
         runners = len(self._runs)
         for step in range(len(self.gates)):
-            state, gate, mask = self._copied[step % runners]
             if self._in_place:
                 self._runs[step]()
                 continue
+            state, gate, mask = self._turns[step % runners]
             mask.copy_(self.masks[step])
             self._runs[step % runners]()
             self.frames[step].copy_(state.decoder_input)
@@ -302,84 +429,7 @@ class _Block:
                 self.alignments[step].copy_(state.attention_weights)
 
 
-class _MaskFeed:
-    """Draws dropout masks ahead of their time, the very bits of the plain loop, and uploads them.
-
-    They are drawn in chunks of DROPOUT_BLOCK steps, because each draw costs more than its bits. A chunk's items are
-    spread over the blocks of the chunk before, so that the host is never late with the next block.
-    """
-
-    def __init__(self, streams: Sequence[RandomStreams], steps: int, block: _Block, copies: "_Copies") -> None:
-        self._streams = streams
-        self._steps = steps
-        self._block = block
-        self._copies = copies
-        self._size = len(block.gates)
-        self._blocks = DROPOUT_BLOCK // self._size  # of a chunk
-        self._uploaded: Callable[[], None] = lambda: None
-        self._draw(0, range(len(streams)))
-
-    def expand(self, index: int) -> None:
-        """Enqueues what turns the bits of block `index` into the masks that its steps read."""
-        chunk, place = divmod(index, self._blocks)
-        if place == 0:
-            self._uploaded()
-        bits = self._block.bits[chunk % STAGES, :, place * self._size : (place + 1) * self._size]
-        torch.mul(bits.transpose(0, 1), 1 / PRENET_KEEP, out=self._block.masks)
-
-    def prepare(self, index: int) -> None:
-        """Does the share of the next chunk that falls to block `index`, which has been started."""
-        chunk, place = divmod(index, self._blocks)
-        items = len(self._streams)
-        self._draw(chunk + 1, range(items * place // self._blocks, items * (place + 1) // self._blocks))
-
-    def _draw(self, chunk: int, items: range) -> None:
-        # The memory's last chunk but two is done with: a block later than its last has been looked at.
-        steps = min(DROPOUT_BLOCK, self._steps - chunk * DROPOUT_BLOCK)
-        if steps <= 0:
-            return
-        slot = chunk % STAGES
-        host, device = self._block.bits_host[slot], self._block.bits[slot]
-        for item in items:
-            host[item].numpy()[:steps] = self._streams[item].dropout(steps, device.size(-1))
-        if items:
-            here = slice(items.start, items.stop)
-            self._uploaded = self._copies.upload(device[here], host[here])
-
-
-class _StopTracker:
-    """Each utterance's end, found from the gates in the order of the steps."""
-
-    def __init__(self, engine_name: str, caps: Sequence[int], rule: StopRule) -> None:
-        self.frames = [0] * len(caps)  # once known
-        self.reasons: list[StopReason] = ["cap"] * len(caps)
-        self._engine_name = engine_name
-        self._caps = caps
-        self._logit = logit(rule.gate_threshold)
-
-    @property
-    def all_done(self) -> bool:
-        return all(self.frames)
-
-    def look(self, gates: Tensor, first_step: int) -> None:
-        """Takes the gates (steps, B, 1) of the steps from `first_step` on. Raises UserError for NaN."""
-        for step, values in enumerate(gates.squeeze(2).tolist(), first_step):
-            for item, value in enumerate(values):
-                if self.frames[item]:
-                    continue
-                if value != value:
-                    raise UserError(
-                        f"{self._engine_name}: the stop gate is NaN at step {step + 1}; try FP32 or export again"
-                    )
-                if value > self._logit:
-                    self.frames[item], self.reasons[item] = step + 1, "gate"
-                elif step + 1 == self._caps[item]:
-                    self.frames[item] = step + 1
-            if self.all_done:
-                return
-
-
-class _Copies:
+class HostCopies:
     """Copies to and from the host beside the steps; on the CPU, plain copies.
 
     Each direction has a CUDA stream of its own: what is fetched comes when a block is finished, what is uploaded must
@@ -387,9 +437,10 @@ class _Copies:
     """
 
     def __init__(self, device: torch.device) -> None:
+        self._device = device
         self._up, self._down = (torch.cuda.Stream(device) if device.type == "cuda" else None for _ in range(2))
 
-    def upload(self, target: Tensor, source: Tensor) -> Callable[[], None]:
+    def upload(self, target: Tensor, source: Tensor) -> Callable[[], object]:
         """Starts a copy at once; returns what makes the current stream wait for it."""
         if self._up is None:
             target.copy_(source)
@@ -398,32 +449,15 @@ class _Copies:
             target.copy_(source, non_blocking=True)
             target.record_stream(self._up)
             done = self._up.record_event()
-        return lambda: torch.cuda.current_stream().wait_event(done)
+        return lambda: torch.cuda.current_stream(self._device).wait_event(done)
 
-    def fetch(self, target: Tensor, source: Tensor) -> Callable[[], None]:
+    def fetch(self, target: Tensor, source: Tensor) -> Callable[[], object]:
         """Starts a copy behind what the current stream does by now; returns what makes the host wait for it."""
         if self._down is None:
             target.copy_(source)
             return lambda: None
-        self._down.wait_stream(torch.cuda.current_stream())
+        self._down.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._down):
             target.copy_(source, non_blocking=True)
             source.record_stream(self._down)
             return self._down.record_event().synchronize
-
-
-def _capture(device: torch.device, run: Callable[[], None], pool: Any) -> Callable[[], None]:
-    # `run` as a CUDA graph; on the CPU, `run` itself.
-    if device.type != "cuda":
-        return run
-    with torch.cuda.device(device):
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            run()  # engines compile and allocate in their first run, which no capture allows
-        stream.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-            run()
-        torch.cuda.current_stream().wait_stream(stream)
-    return graph.replay

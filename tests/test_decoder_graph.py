@@ -11,8 +11,8 @@ from common.config import AudioConfig
 from common.engine import Engine, TorchEngine, infer
 from common.errors import UserError
 from common.random_streams import RandomStreams
-from tacotron2.decoder import DecodedBatch, StopRule, decode
-from tacotron2.decoder_graph import CapturedDecoder, PlainDecoder, bucket_of, make_decoder
+from tacotron2.decoder import DecodedBatch, StopRule, Utterance, decode
+from tacotron2.decoder_graph import BlockDecoder, DecoderSession, bucket_of, make_decoder
 from tests.models import TINY_TACOTRON2, parts_of, tiny_tacotron2
 
 NEVER = 1 - 1e-9  # a threshold that no gate of these models passes
@@ -38,8 +38,8 @@ def memory_of(encoder: Engine, lengths: Sequence[int], text: int) -> tuple[Tenso
     return outputs["memory"], outputs["processed_memory"]
 
 
-def streams_for(lengths: Sequence[int]) -> list[RandomStreams]:
-    return [RandomStreams(7, index) for index in range(len(lengths))]
+def utterances_of(lengths: Sequence[int], rule: StopRule) -> list[Utterance]:
+    return [Utterance(length, RandomStreams(7, str(item)), rule) for item, length in enumerate(lengths)]
 
 
 def assert_same(found: DecodedBatch, expected: DecodedBatch) -> None:
@@ -47,7 +47,7 @@ def assert_same(found: DecodedBatch, expected: DecodedBatch) -> None:
     assert found.stop_reasons == expected.stop_reasons
     assert found.mels.shape == expected.mels.shape
     for item, frames in enumerate(expected.frames):
-        torch.testing.assert_close(found.mels[item, :, :frames], expected.mels[item, :, :frames], rtol=0, atol=1e-6)
+        torch.testing.assert_close(found.mels[item, :, :frames], expected.mels[item, :, :frames], rtol=0, atol=1e-5)
     assert (found.alignments is None) == (expected.alignments is None)
     if found.alignments is not None and expected.alignments is not None:
         assert found.alignments.shape == expected.alignments.shape
@@ -57,13 +57,22 @@ def assert_same(found: DecodedBatch, expected: DecodedBatch) -> None:
 
 @pytest.fixture(scope="module")
 def thresholds(engines: tuple[Engine, Engine]) -> Callable[[Sequence[int], int], float]:
-    """A gate threshold that an untrained gate passes after a few dozen steps: the highest of its first 40 values."""
+    """A gate threshold that untrained gates pass after some steps: half way between two far apart values of theirs,
+    so that rounding, which differs between processors and forms of the loop, decides nothing."""
 
     def find(lengths: Sequence[int], text: int) -> float:
         seen: list[Tensor] = []
         watched = Watched(engines[1], lambda tensors: seen.append(tensors["gate_prediction"].clone()))
-        decode(watched, *memory_of(engines[0], lengths, text), lengths, streams_for(lengths), StopRule(NEVER, 40))
-        return float(torch.sigmoid(torch.stack(seen).double().amax(0).min()) - 1e-9)
+        decode(watched, *memory_of(engines[0], lengths, text), utterances_of(lengths, StopRule(NEVER, 40)))
+        # (steps, B) running maxima: the gates that a threshold below them would stop at
+        records = torch.stack(seen).squeeze(2).double().cummax(0).values
+        levels = records.flatten().unique()
+        lowest_end = records[-1].min()
+        levels = levels[levels <= lowest_end]
+        gaps = levels[1:] - levels[:-1]
+        widest = int(gaps.argmax())
+        assert gaps[widest] > 1e-3
+        return float(torch.sigmoid((levels[widest] + levels[widest + 1]) / 2))
 
     return find
 
@@ -104,11 +113,11 @@ def test_blocks_give_what_single_steps_give(
     text = max(lengths)
     memory = memory_of(encoder, lengths, text)
     rule = StopRule(thresholds(lengths, text))
-    expected = decode(engine, *memory, lengths, streams_for(lengths), rule, keep_alignments=True)
+    expected = decode(engine, *memory, utterances_of(lengths, rule), keep_alignments=True)
     assert "gate" in expected.stop_reasons
-    decoder = CapturedDecoder(engine, steps, runners)
+    decoder = BlockDecoder(engine, steps, runners)
     for keep in (True, False):
-        found = decoder(*memory, lengths, streams_for(lengths), rule, keep_alignments=keep)
+        found = decoder.decode(*memory, utterances_of(lengths, rule), keep_alignments=keep)
         if keep:
             assert_same(found, expected)
         else:
@@ -123,89 +132,67 @@ def test_each_item_ends_at_its_own_cap(engines: tuple[Engine, Engine], cap: int,
     lengths = [2, 7, 31]
     memory = memory_of(encoder, lengths, 31)
     rule = StopRule(NEVER, cap)
-    found = CapturedDecoder(engine, steps)(*memory, lengths, streams_for(lengths), rule)
+    found = BlockDecoder(engine, steps).decode(*memory, utterances_of(lengths, rule))
     assert found.frames == [min(cap, 120), min(cap, 170), cap]
     assert found.stop_reasons == ["cap", "cap", "cap"]
-    assert_same(found, decode(engine, *memory, lengths, streams_for(lengths), rule))
+    assert_same(found, decode(engine, *memory, utterances_of(lengths, rule)))
 
 
 def test_a_gate_that_fires_at_once_gives_one_frame(engines: tuple[Engine, Engine]) -> None:
     lengths = [4, 6]
-    found = CapturedDecoder(engines[1])(
-        *memory_of(engines[0], lengths, 6), lengths, streams_for(lengths), StopRule(0.0)
-    )
+    found = BlockDecoder(engines[1]).decode(*memory_of(engines[0], lengths, 6), utterances_of(lengths, StopRule(0.0)))
     assert found.frames == [1, 1]
     assert found.stop_reasons == ["gate", "gate"]
     assert found.mels.shape == (2, 80, 1)
 
 
-def test_at_most_two_blocks_are_decoded_in_vain(engines: tuple[Engine, Engine]) -> None:
+def test_a_cpu_decodes_no_block_in_vain(engines: tuple[Engine, Engine]) -> None:
     encoder, engine = engines
     runs: list[object] = []
-    decoder = CapturedDecoder(Watched(engine, runs.append), steps=8)
-    found = decoder(*memory_of(encoder, [6], 6), [6], streams_for([6]), StopRule(0.0))
+    decoder = BlockDecoder(Watched(engine, runs.append), steps=8)
+    found = decoder.decode(*memory_of(encoder, [6], 6), utterances_of([6], StopRule(0.0)))
     assert found.frames == [1]
-    assert len(runs) == 2 * 8
+    assert len(runs) == 8
 
 
 def test_masks_are_the_same_bits_where_steps_share_random_words() -> None:
-    # 2 * 12 bits a step are no whole number of 32-bit words, so the length of a draw changes what follows.
+    # 2 * 12 bits a step are no whole number of 32-bit words, so the length of a draw could change what follows.
     config = TINY_TACOTRON2.__class__(**{**TINY_TACOTRON2.__dict__, "prenet_dim": 12})
     parts = parts_of(LoadedModel(tiny_tacotron2(config), AudioConfig(), "0" * 64, None, ""), "fp32")
     encoder, engine = TorchEngine(*parts["encoder"]), TorchEngine(*parts["decoder_iter"])
     memory, rule = memory_of(encoder, [9], 9), StopRule(NEVER, 150)
-    found = CapturedDecoder(engine)(*memory, [9], streams_for([9]), rule)
-    assert_same(found, decode(engine, *memory, [9], streams_for([9]), rule))
+    found = BlockDecoder(engine).decode(*memory, utterances_of([9], rule))
+    assert_same(found, decode(engine, *memory, utterances_of([9], rule)))
 
 
 def test_requests_of_changing_size_share_one_decoder(engines: tuple[Engine, Engine]) -> None:
     encoder, engine = engines
     watched = Watched(engine, lambda tensors: None)
-    decoder = CapturedDecoder(watched, runners=2)
+    decoder = BlockDecoder(watched, runners=2)
     rule = StopRule(NEVER, 50)
-    for batch, text in ((8, 20), (4, 40), (8, 31), (8, 20)):
+    for batch, text in ((8, 20), (4, 40), (8, 20), (8, 20)):
         lengths = [text - item for item in range(batch)]
         memory = memory_of(encoder, lengths, text)
-        expected = decode(engine, *memory, lengths, streams_for(lengths), rule, keep_alignments=True)
-        found = decoder(*memory, lengths, streams_for(lengths), rule, keep_alignments=True)
+        expected = decode(engine, *memory, utterances_of(lengths, rule), keep_alignments=True)
+        found = decoder.decode(*memory, utterances_of(lengths, rule), keep_alignments=True)
         assert_same(found, expected)
-    assert decoder.cached == [(4, 64, True), (8, 32, True)]
+    assert decoder.cached == [(4, 40, True), (8, 20, True)]
     assert watched.bindings == 2 * 2  # one per direction and shape
 
 
-def test_the_shape_used_longest_ago_goes_when_memory_is_short(engines: tuple[Engine, Engine]) -> None:
+def test_blocks_give_way_when_memory_is_short(engines: tuple[Engine, Engine]) -> None:
     encoder, engine = engines
-    decoder = CapturedDecoder(engine)
+    decoder = BlockDecoder(engine, max_bytes=1)
 
     def request(batch: int) -> None:
         lengths = [10] * batch
-        decoder(*memory_of(encoder, lengths, 10), lengths, streams_for(lengths), StopRule(NEVER, 3))
+        decoder.decode(*memory_of(encoder, lengths, 10), utterances_of(lengths, StopRule(NEVER, 3)))
 
     request(1)
     request(2)
-    decoder.max_bytes = sum(block.bytes for block in decoder._blocks.values())
-    request(1)
-    assert decoder.cached == [(2, 32, False), (1, 32, False)]
-    request(2)
-    request(1)
-    request(2)
-    assert decoder.cached == [(1, 32, False), (2, 32, False)]
-    request(3)  # as large as both together
-    assert decoder.cached == [(3, 32, False)]
-    decoder.max_bytes = 1
-    request(1)
-    assert decoder.cached == [(1, 32, False)]  # what is in use may exceed the bound alone
+    assert decoder.cached == [(2, 10, False)]  # what is in use may exceed the bound alone
     decoder.close()
     assert decoder.cached == []
-
-
-def test_the_memory_of_a_block_is_what_it_says(decoder_engine: Engine) -> None:
-    decoder = CapturedDecoder(decoder_engine, steps=8, runners=2)
-    block = decoder._block(3, 64, False)
-    own = [block.results, block.masks, block.alignments, block.bits, block.memory]
-    own += [block.processed_memory, block.padding]
-    own += [tensor for state, gate, mask in block._copied for tensor in (*state.as_inputs().values(), gate, mask)]
-    assert block.bytes == sum(tensor.numel() * tensor.element_size() for tensor in own)
 
 
 @pytest.mark.parametrize("step", [1, 16, 17, 36])
@@ -219,12 +206,12 @@ def test_a_gate_that_is_nan_is_an_error(engines: tuple[Engine, Engine], step: in
             tensors["gate_prediction"][1] = float("nan")
 
     lengths = [3, 8]
-    decoder = CapturedDecoder(Watched(engine, poison))
+    decoder = BlockDecoder(Watched(engine, poison))
     with pytest.raises(UserError, match=f"the stop gate is NaN at step {step}; try FP32"):
-        decoder(*memory_of(encoder, lengths, 8), lengths, streams_for(lengths), StopRule(NEVER, 100))
+        decoder.decode(*memory_of(encoder, lengths, 8), utterances_of(lengths, StopRule(NEVER, 100)))
 
 
-def test_nan_after_the_end_is_nobodys_business(engines: tuple[Engine, Engine]) -> None:
+def test_nan_after_the_end_is_ignored(engines: tuple[Engine, Engine]) -> None:
     encoder, engine = engines
     runs: list[int] = []
 
@@ -233,43 +220,88 @@ def test_nan_after_the_end_is_nobodys_business(engines: tuple[Engine, Engine]) -
         if len(runs) > 5:
             tensors["gate_prediction"].fill_(float("nan"))
 
-    decoder = CapturedDecoder(Watched(engine, poison))
-    assert decoder(*memory_of(encoder, [3], 3), [3], streams_for([3]), StopRule(NEVER, 5)).frames == [5]
+    decoder = BlockDecoder(Watched(engine, poison))
+    assert decoder.decode(*memory_of(encoder, [3], 3), utterances_of([3], StopRule(NEVER, 5))).frames == [5]
 
 
 def test_progress_is_told_once_a_block(engines: tuple[Engine, Engine]) -> None:
     told: list[int] = []
-    decoder = CapturedDecoder(engines[1], steps=8)
-    decoder(*memory_of(engines[0], [5], 5), [5], streams_for([5]), StopRule(NEVER, 30), on_step=told.append)
-    assert told == [8, 16, 24]
+    decoder = BlockDecoder(engines[1], steps=8)
+    decoder.decode(*memory_of(engines[0], [5], 5), utterances_of([5], StopRule(NEVER, 30)), on_step=told.append)
+    assert told == [8, 16, 24, 32]
 
 
 @pytest.mark.parametrize(
     ("text", "bucket"), [(1, 32), (32, 32), (33, 64), (97, 128), (129, 192), (256, 256), (257, 320), (1000, 1024)]
 )
-def test_text_is_padded_to_buckets(decoder_engine: Engine, text: int, bucket: int) -> None:
-    assert bucket_of(text, decoder_engine) == bucket
+def test_text_is_padded_to_buckets(text: int, bucket: int) -> None:
+    assert bucket_of(text, None) == bucket
 
 
-def test_buckets_keep_within_the_engines_limits(decoder_engine: Engine) -> None:
-    limited = Watched(decoder_engine, lambda tensors: None)
-    limited.limits = {"text": (4, 200)}
-    assert bucket_of(150, limited) == 192
-    assert bucket_of(195, limited) == 200
-    assert bucket_of(201, limited) == 201  # for the engine to refuse
-    limited.limits = {"text": (48, 256)}
-    assert bucket_of(10, limited) == 48
+def test_buckets_keep_within_the_engines_limits() -> None:
+    assert bucket_of(150, (4, 200)) == 192
+    assert bucket_of(195, (4, 200)) == 200
+    assert bucket_of(201, (4, 200)) == 201  # for the engine to refuse
+    assert bucket_of(10, (48, 256)) == 48
 
 
-@pytest.mark.parametrize(("steps", "runners"), [(0, 2), (1, 1), (12, 2), (256, 2), (16, 1), (16, 3), (16, 32)])
+@pytest.mark.parametrize(("steps", "runners"), [(0, 2), (1, 1), (15, 3), (16, 1), (16, 3), (16, 32)])
 def test_impossible_block_sizes_are_refused(decoder_engine: Engine, steps: int, runners: int) -> None:
     with pytest.raises(ValueError, match=r"(steps|runners) is \d+: it must be"):
-        CapturedDecoder(decoder_engine, steps, runners)
+        BlockDecoder(decoder_engine, steps, runners)
 
 
-def test_the_plain_loop_is_what_a_cpu_gets(engines: tuple[Engine, Engine]) -> None:
-    encoder, engine = engines
-    decoder = make_decoder(engine)
-    assert isinstance(decoder, PlainDecoder)
-    memory, rule = memory_of(encoder, [5], 5), StopRule(NEVER, 9)
-    assert_same(decoder(*memory, [5], streams_for([5]), rule), decode(engine, *memory, [5], streams_for([5]), rule))
+def test_a_cpu_gets_short_blocks(decoder_engine: Engine) -> None:
+    assert make_decoder(decoder_engine).steps < 16
+
+
+class Speaker:
+    """Keeps the frames of one utterance of a session."""
+
+    def __init__(self, engines: tuple[Engine, Engine], length: int, name: str, cap: int) -> None:
+        self.memory = memory_of(engines[0], [length], length)
+        self.utterance = Utterance(length, RandomStreams(7, name), StopRule(NEVER, cap))
+        expected = decode(engines[1], *self.memory, [Utterance(length, RandomStreams(7, name), StopRule(NEVER, cap))])
+        self.expected = expected.mels[0]
+        self.frames: list[Tensor] = []
+
+
+def step(session: DecoderSession, speakers: Sequence[Speaker]) -> None:
+    """One block; those who have ended leave."""
+    block = session.start()
+    block.finish()
+    for speaker in speakers:
+        if speaker.utterance in block.slots:
+            speaker.frames.append(block.frames[:, block.slots.index(speaker.utterance)])
+    session.leave([utterance for utterance in session.utterances if utterance.ended])
+
+
+@pytest.mark.parametrize("runners", [2, 8])
+@pytest.mark.parametrize("slot_counts", [None, (1, 2, 4), (4,)])
+def test_joining_and_leaving_changes_nobodys_frames(
+    engines: tuple[Engine, Engine], slot_counts: tuple[int, ...] | None, runners: int
+) -> None:
+    # Lengths and ends of all kinds: a longer text joins later, slots are filled again, one is given up half-way.
+    speakers = [
+        Speaker(engines, length, str(length), cap) for length, cap in ((5, 60), (12, 20), (30, 70), (3, 9), (8, 33))
+    ]
+    decoder = BlockDecoder(engines[1], steps=8, runners=runners)
+    session = DecoderSession(decoder, slot_counts=slot_counts)
+    given_up = Speaker(engines, 9, "given up", 80)
+    arrivals = {0: [speakers[0], speakers[1]], 1: [given_up], 2: [speakers[2]], 4: [speakers[3]], 5: [speakers[4]]}
+    for number in range(14):
+        for speaker in arrivals.get(number, []):
+            session.join(*speaker.memory, [speaker.utterance])
+        if number == 3:
+            session.leave([given_up.utterance])
+        if number == 6:
+            session.compact()
+        if session.utterances:
+            step(session, speakers)
+    for speaker in speakers:
+        found = torch.cat(speaker.frames)[: speaker.utterance.frames].T
+        assert speaker.utterance.frames == speaker.expected.size(1)
+        # Batches of other sizes round otherwise, and the decoder feeds its frames back.
+        torch.testing.assert_close(found, speaker.expected, rtol=0, atol=1e-4)
+    assert session.utterances == []
+    assert given_up.utterance.frames is None

@@ -7,7 +7,7 @@ from common.checkpoint import LoadedModel
 from common.engine import Engine, infer
 from common.metadata import Part
 from common.random_streams import RandomStreams
-from tacotron2.decoder import StopRule, decode, dropout_masks
+from tacotron2.decoder import StopRule, Utterance, decode, dropout_masks
 from tacotron2.text import encode
 
 Engines = dict[Part, Engine]
@@ -46,12 +46,12 @@ def test_decoder_loop_and_postnet_are_the_plain_model(demo_tacotron2: LoadedMode
         torch_demo_engines["decoder_iter"],
         memory["memory"],
         memory["processed_memory"],
-        lengths,
-        [RandomStreams(3, 0)],
-        rule,
+        [Utterance(lengths[0], RandomStreams(3, text), rule)],
         keep_alignments=True,
     )
-    masks = dropout_masks([RandomStreams(3, 0)], rule.cap(lengths[0]), 256, torch.float32)
+    masks = dropout_masks(
+        [Utterance(lengths[0], RandomStreams(3, text), rule)], rule.cap(lengths[0]), 256, torch.float32
+    )
     sequence = torch.from_numpy(encode(text).ids).unsqueeze(0)
     plain = demo_tacotron2.model.infer(sequence, masks, rule.cap(lengths[0]), rule.gate_threshold)
     assert plain.stopped_by_gate
@@ -75,7 +75,8 @@ def test_waveglow_part_is_the_plain_model(demo_waveglow: LoadedModel, torch_demo
 
 
 def test_dropout_masks_keep_half_and_double_it() -> None:
-    masks = dropout_masks([RandomStreams(0, 0), RandomStreams(0, 1)], 100, 256, torch.float32)
+    utterances = [Utterance(10, RandomStreams(0, text), StopRule()) for text in ("a", "b")]
+    masks = dropout_masks(utterances, 100, 256, torch.float32)
     assert masks.shape == (100, 2, 2, 256)
     assert set(masks.unique().tolist()) == {0.0, 2.0}
     assert masks.mean().item() == pytest.approx(1.0, abs=0.02)
