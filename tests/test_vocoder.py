@@ -3,9 +3,13 @@
 import pytest
 import torch
 
-from common.engine import Engine
+from common.checkpoint import LoadedModel
+from common.config import AudioConfig
+from common.engine import Engine, TorchEngine, infer
+from common.errors import UserError
 from common.metadata import Part
-from waveglow.vocoder import GRAIN, Window, padded_frames, plan_windows, vocode
+from tests.models import parts_of, tiny_waveglow
+from waveglow.vocoder import END_SILENCE, GRAIN, Window, padded_frames, plan_windows, vocode, window_sizes, with_silence
 
 
 @pytest.mark.parametrize("window", [64, 128, 384])
@@ -31,11 +35,41 @@ def test_a_window_without_room_for_context_is_refused() -> None:
         plan_windows(512, window=32, context=24)
 
 
-def utterance(frames: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+@pytest.mark.parametrize(("low", "high", "sizes"), [(32, 1664, (32, 384)), (33, 100, (64, 96)), (500, 900, (512, 512))])
+def test_window_sizes_stay_within_the_engines_profile(
+    tiny_waveglow_engine: TorchEngine, low: int, high: int, sizes: tuple[int, int]
+) -> None:
+    tiny_waveglow_engine.limits = {"mel": (low, high)}
+    assert window_sizes(tiny_waveglow_engine) == sizes
+
+
+def test_a_profile_without_a_multiple_of_the_grain_is_refused(tiny_waveglow_engine: TorchEngine) -> None:
+    tiny_waveglow_engine.limits = {"mel": (33, 40)}
+    with pytest.raises(UserError, match="33 to 40 mel frames, none of them a multiple of 32"):
+        window_sizes(tiny_waveglow_engine)
+
+
+@pytest.mark.parametrize(("low", "high"), [(64, 1664), (32, 96), (320, 384)])
+@pytest.mark.parametrize("frames", [1, 20, 300])
+def test_utterances_of_any_length_fit_a_profile(
+    tiny_waveglow_engine: TorchEngine, frames: int, low: int, high: int
+) -> None:
+    tiny_waveglow_engine.limits = {"mel": (low, high)}
+    mel, z = utterance(frames, 0, smallest=window_sizes(tiny_waveglow_engine)[0])
+    (audio,) = vocode(tiny_waveglow_engine, [mel], [z])
+    assert audio.shape == (frames * 256,)
+
+
+@pytest.fixture
+def tiny_waveglow_engine() -> TorchEngine:
+    return TorchEngine(*parts_of(LoadedModel(tiny_waveglow(), AudioConfig(), "0" * 64, 0.6, ""), "fp32")["waveglow"])
+
+
+def utterance(frames: int, seed: int, smallest: int = GRAIN) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     steps = torch.randn(80, frames, generator=generator)
     mel = steps.cumsum(1) * 0.1 - 6  # slowly moving, as speech does
-    return mel, 0.7 * torch.randn(8, padded_frames(frames) * 32, generator=generator)
+    return mel, 0.7 * torch.randn(8, padded_frames(frames, smallest) * 32, generator=generator)
 
 
 def test_windows_join_to_the_unchunked_audio(demo_engines: dict[Part, Engine]) -> None:
@@ -49,6 +83,19 @@ def test_windows_join_to_the_unchunked_audio(demo_engines: dict[Part, Engine]) -
     assert (windowed - whole).abs().max() < 1e-5
     (abrupt,) = vocode(engine, [mel], [z], window=160, context=0)
     assert (abrupt - whole).abs().max() > 1e-3
+
+
+def test_how_much_silence_follows_the_end_is_not_heard(demo_engines: dict[Part, Engine]) -> None:
+    engine, frames = demo_engines["waveglow"], 60
+    mel, z = utterance(frames, 0)[0], 0.7 * torch.randn(8, 128 * 32, generator=torch.Generator().manual_seed(1))
+    short, long = (
+        infer(engine, mel=with_silence(mel, total).unsqueeze(0), z=z[:, : total * 32].unsqueeze(0).contiguous())[
+            "audio"
+        ]
+        for total in (frames + END_SILENCE, 128)
+    )
+    heard = frames * 256
+    assert (short[0, :heard] - long[0, :heard]).abs().max() < 5e-4
 
 
 def test_an_utterance_does_not_depend_on_the_others(demo_engines: dict[Part, Engine]) -> None:

@@ -2,13 +2,15 @@
 
 What a window computes near an edge that is not the utterance's own differs from what the whole would have given, since
 the networks see zeros instead of the neighbouring frames. The difference fades with distance: at least `CONTEXT` frames
-are computed on both sides and thrown away.
+are computed on both sides and thrown away (overlap-discard).
 
-Utterances are first lengthened by silence to a multiple of `GRAIN` frames, and the audio is cut again. So engines meet
-few shapes, windows of different utterances go through in one batch, and the shortest word is long enough for a TensorRT
-profile. What is done to an utterance depends on its own length alone.
+Utterances are first lengthened by silence, by at least `END_SILENCE` frames to a multiple of `GRAIN`, and the audio is
+cut again. So engines meet few shapes, windows of different utterances go through in one batch, the shortest word is
+long enough for a TensorRT profile, and how much silence follows is not heard. What is done to an utterance depends on
+its own length alone.
 """
 
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,10 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.engine import Engine, infer
+from common.engine import Engine, Range, infer
+from common.errors import UserError
 
 GRAIN = 32  # frames
 CONTEXT = 24  # frames; tests/test_vocoder.py states the error that is left
+END_SILENCE = 8  # frames: what is beyond them changes the demo voice's samples by less than 1e-4
 SILENCE = -11.512925  # the log mel of nothing: log(1e-5), the floor that models are trained with
 CPU_WINDOW, GPU_WINDOW = 384, 1664  # frames vocoded at a time, context included
 GPU_BATCH_FRAMES = 32 * 1024  # of all windows that go through a GPU at once: what bounds its memory
@@ -36,34 +40,52 @@ class Window:
     keep_stop: int
 
 
-def padded_frames(frames: int) -> int:
-    """The number of frames that an utterance of `frames` is lengthened to, and that it needs noise for."""
-    return -(-frames // GRAIN) * GRAIN
+def padded_frames(frames: int, smallest: int = GRAIN) -> int:
+    """The number of frames that an utterance of `frames` is lengthened to, and that it needs noise for.
 
-
-def plan_windows(frames: int, window: int, context: int = CONTEXT) -> list[Window]:
-    """Windows of one size, at most `window` frames, that together keep each of `frames` frames once.
-
-    `frames` and `window` are multiples of GRAIN, and so is the size.
+    Args:
+        smallest: the least that the engine takes, a multiple of GRAIN.
     """
-    if window <= 2 * context:
-        raise ValueError(f"a window of {window} frames has no room for {context} frames of context on both sides")
+    return max(smallest, -(-(frames + END_SILENCE) // GRAIN) * GRAIN)
+
+
+def plan_windows(frames: int, window: int, context: int = CONTEXT, smallest: int = GRAIN) -> list[Window]:
+    """Windows of one size, from `smallest` to `window` frames, that together keep each of `frames` frames once.
+
+    All numbers of frames are multiples of GRAIN. Raises ValueError if a long mel meets windows without room.
+    """
     if frames <= window:
         return [Window(0, frames, 0, frames)]
+    if window <= 2 * context:
+        raise ValueError(f"a window of {window} frames has no room for {context} frames of context on both sides")
     count = -(-(frames - 2 * context) // (window - 2 * context))
-    size = padded_frames(-(-(frames + 2 * context * (count - 1)) // count))
+    even = -(-(frames + 2 * context * (count - 1)) // count)
+    size = max(smallest, -(-even // GRAIN) * GRAIN)
     starts = [(frames - size) * i // (count - 1) for i in range(count)]
     middles = [(left + size + right) // 2 for left, right in pairwise(starts)]
     edges = [0, *middles, frames]
     return [Window(start, start + size, *keep) for start, keep in zip(starts, pairwise(edges), strict=True)]
 
 
-def window_of(engine: Engine, window: int | None) -> int:
-    """The frames that an engine vocodes at a time: what the user says or what suits the device, within its limits."""
-    window = window or (GPU_WINDOW if engine.device.type == "cuda" else CPU_WINDOW)
-    if "mel" in engine.limits:
-        window = min(window, engine.limits["mel"][1])
-    return window // GRAIN * GRAIN
+def window_sizes(engine: Engine, window: int | None = None) -> Range:
+    """The smallest and largest number of frames that a `waveglow` engine vocodes at a time, multiples of GRAIN.
+
+    Args:
+        window: the most that the user wants; None takes what suits the device.
+
+    Raises:
+        UserError: the engine's profile holds no multiple of GRAIN.
+    """
+    low, high = engine.limits.get("mel", (1, sys.maxsize))
+    smallest = max(GRAIN, -(-low // GRAIN) * GRAIN)
+    wanted = window or (GPU_WINDOW if engine.device.type == "cuda" else CPU_WINDOW)
+    largest = min(max(wanted, smallest), high) // GRAIN * GRAIN
+    if largest < smallest:
+        raise UserError(
+            f"{engine.name}: its profile takes {low} to {high} mel frames, none of them a multiple of {GRAIN}; build "
+            "it with a wider --mel-size"
+        )
+    return smallest, largest
 
 
 def vocode(
@@ -79,26 +101,26 @@ def vocode(
     Args:
         engine: a `waveglow` engine.
         mels: of each utterance (n_mel_channels, M), on the engine's device and in its dtype.
-        noises: of each utterance (n_group, padded_frames(M) * 256 / n_group), scaled by sigma, likewise; a window takes
-            the noise of its own positions.
+        noises: of each utterance (n_group, padded_frames(M, smallest) * hop_length / n_group), scaled by sigma,
+            likewise; a window takes the noise of its own positions.
         window: the most frames of one utterance that go through WaveGlow at once: what bounds the memory.
         on_frames: called with the number of frames done, for progress.
 
     Returns:
-        of each utterance its audio (M * 256,), in the engine's dtype.
+        of each utterance its audio (M * hop_length,), in the engine's dtype.
     """
-    window = window_of(engine, window)
-    padded = [F.pad(mel, (0, padded_frames(mel.size(1)) - mel.size(1)), value=SILENCE) for mel in mels]
+    smallest, largest = window_sizes(engine, window)
+    padded = [with_silence(mel, padded_frames(mel.size(1), smallest)) for mel in mels]
     per_frame = noises[0].size(1) // padded[0].size(1)
     hop = per_frame * noises[0].size(0)
     audios = [mel.new_empty(mel.size(1) * hop) for mel in padded]
     by_size: dict[int, list[tuple[int, Window]]] = {}
     for index, mel in enumerate(padded):
-        for part in plan_windows(mel.size(1), window, context):
+        for part in plan_windows(mel.size(1), largest, context, smallest):
             by_size.setdefault(part.stop - part.start, []).append((index, part))
     done = 0
     for size, parts in by_size.items():
-        batch = _batch_size(engine, size)
+        batch = batch_of_windows(engine, size)
         for first in range(0, len(parts), batch):
             group = parts[first : first + batch]
             pieces = infer(
@@ -115,7 +137,15 @@ def vocode(
     return [audio[: mel.size(1) * hop] for audio, mel in zip(audios, mels, strict=True)]
 
 
-def _batch_size(engine: Engine, size: int) -> int:
-    # On a CPU one window fills all cores; more would only take more memory.
+def with_silence(mel: Tensor, frames: int) -> Tensor:
+    """(n_mel_channels, M) lengthened by silence to (n_mel_channels, frames)."""
+    return F.pad(mel, (0, frames - mel.size(1)), value=SILENCE)
+
+
+def batch_of_windows(engine: Engine, size: int) -> int:
+    """How many windows of `size` frames go through at once, at most.
+
+    On a CPU one window fills all cores; more would only take more memory.
+    """
     batch = max(1, GPU_BATCH_FRAMES // size) if engine.device.type == "cuda" else 1
     return min(batch, engine.limits["batch"][1]) if "batch" in engine.limits else batch
