@@ -24,6 +24,11 @@ class Phrase:
     index: int
     text: str
 
+    @property
+    def line(self) -> int:
+        """The line's number as editors count, from 1."""
+        return self.index + 1
+
 
 def read_phrases(source: Path | None, notes: list[str]) -> list[Phrase]:
     """Reads the phrases of a UTF-8 text file (with or without a BOM, any line ends), one a line.
