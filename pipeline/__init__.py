@@ -1,0 +1,7 @@
+"""Text in, audio out. `Voice` is the front door."""
+
+from pipeline.audio import Audio
+from pipeline.settings import SpeakSettings, WorkSettings
+from pipeline.voice import Voice
+
+__all__ = ["Audio", "SpeakSettings", "Voice", "WorkSettings"]

@@ -1,0 +1,102 @@
+"""Audio as callers get it: samples that know their rate, at the voice's own level, never clipped."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from common.errors import UserError
+from common.wav import wav_file
+
+LIMITER_THRESHOLD = 0.8  # of full scale (-1.9 dBFS): below it the limiter changes nothing
+
+
+@dataclass(frozen=True)
+class Audio:
+    """Mono audio.
+
+    Attributes:
+        samples: float32 [n], within -1 and 1.
+        sampling_rate: in Hz.
+    """
+
+    samples: np.ndarray
+    sampling_rate: int
+
+    @property
+    def seconds(self) -> float:
+        return len(self.samples) / self.sampling_rate
+
+    @classmethod
+    def join(cls, chunks: "Sequence[Audio]") -> "Audio":
+        """Chunks of one stream as one. Raises ValueError if there are none or their rates differ."""
+        rates = {chunk.sampling_rate for chunk in chunks}
+        if len(rates) != 1:
+            raise ValueError(f"chunks of one sampling rate are needed, not of {sorted(rates)}")
+        return cls(np.concatenate([chunk.samples for chunk in chunks]), rates.pop())
+
+    def save(
+        self, path: str | Path, *, normalize: bool = True, sample_format: Literal["float32", "pcm16"] = "float32"
+    ) -> Path:
+        """Writes a wav file, in whole or not at all.
+
+        Args:
+            normalize: scale the loudest sample to full scale, as the classic's files have it.
+            sample_format: IEEE float, or 16-bit integers (half the size).
+
+        Raises:
+            UserError: there are no samples, or they aren't finite.
+            OSError: the disk is full or the folder can't be written.
+        """
+        path = Path(path)
+        with wav_file(path, self.sampling_rate, normalize=normalize, sample_format=sample_format) as wav:
+            wav.append(self.samples)
+        return path
+
+    def pcm16(self) -> bytes:
+        """The samples as signed 16-bit little-endian integers."""
+        return pcm16(self.samples)
+
+
+def pcm16(samples: np.ndarray) -> bytes:
+    """float32 [n] within -1 and 1 as signed 16-bit little-endian integers."""
+    return np.rint(samples * 32767.0).astype("<i2").tobytes()
+
+
+def limit(samples: np.ndarray, gain: float) -> np.ndarray:
+    """Samples times a gain, bent softly where they would pass LIMITER_THRESHOLD so that none passes full scale.
+
+    Each sample alone decides what becomes of it, so chunks of a stream come out as the whole would.
+
+    Args:
+        samples: float32 [n].
+    """
+    louder = samples * np.float32(gain)
+    magnitude = np.abs(louder)
+    if magnitude.max(initial=0.0) <= LIMITER_THRESHOLD:
+        return louder
+    room = 1.0 - LIMITER_THRESHOLD
+    bent = LIMITER_THRESHOLD + room * np.tanh((magnitude - LIMITER_THRESHOLD) / room)
+    return np.where(magnitude > LIMITER_THRESHOLD, np.sign(louder) * bent, louder).astype(np.float32)
+
+
+class Resampler:
+    """Chunks of one stream at another sampling rate, by soxr; what the whole would give, whatever the chunks.
+
+    Raises:
+        UserError: soxr isn't installed.
+    """
+
+    def __init__(self, from_rate: int, to_rate: int) -> None:
+        try:
+            import soxr
+        except ImportError as error:
+            raise UserError("another sampling rate needs soxr: pip install soxr") from error
+        self.sampling_rate = to_rate
+        self._stream = soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32")
+
+    def __call__(self, samples: np.ndarray, last: bool = False) -> np.ndarray:
+        """float32 [n] at the old rate -> float32 [m] at the new one; `last` flushes what is held back."""
+        return np.clip(self._stream.resample_chunk(samples, last=last), -1.0, 1.0)

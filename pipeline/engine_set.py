@@ -1,0 +1,199 @@
+"""The four engines of a voice as one thing: checked to belong together, with the sizes that all of them take.
+
+The stages of speaking that the offline synthesizer and the scheduler share are methods here: encode, refine.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.config import Tacotron2Config, WaveGlowConfig
+from common.engine import Engine, Range, infer
+from common.errors import UserError
+from common.metadata import DEFAULT_SIGMA, PARTS, Part
+from pipeline.settings import SpeakSettings, WorkSettings
+from tacotron2.decoder import LONGEST_DECODING, StopRule
+from tacotron2.decoder_graph import bucket_of, make_decoder
+from waveglow.denoiser import Denoiser
+from waveglow.vocoder import CONTEXT, END_SILENCE, SILENCE, window_sizes
+
+NEVER = 1.0  # a gate threshold that no gate passes
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The sizes that all four engines take, inclusive; the largest is sys.maxsize where none has a limit."""
+
+    batch: Range
+    text: Range  # symbols
+    mel: Range  # frames
+
+    @classmethod
+    def of(cls, engines: Mapping[Part, Engine]) -> "Limits":
+        return cls(*(_shared_range(engines, symbol) for symbol in ("batch", "text", "mel")))
+
+
+class EngineSet:
+    """Four engines of one precision, from models that fit together. Owns them: `close` closes them.
+
+    Not thread-safe: one thread runs engines at a time.
+
+    Args:
+        engines: one engine for each part.
+        work: how the work is cut.
+
+    Raises:
+        UserError: engines that don't belong together, or with profiles that leave no room for speech.
+    """
+
+    def __init__(self, engines: Mapping[Part, Engine], work: WorkSettings | None = None) -> None:
+        check_together(engines)
+        self.engines = engines
+        self.work = work or WorkSettings()
+        self.limits = Limits.of(engines)
+        waveglow, tacotron2 = engines["waveglow"].metadata, engines["encoder"].metadata
+        assert isinstance(waveglow.model, WaveGlowConfig)
+        assert isinstance(tacotron2.model, Tacotron2Config)
+        self.tacotron2_config = tacotron2.model
+        self.audio = waveglow.audio
+        self.voice = tacotron2.voice
+        self.precision = tacotron2.precision
+        self.sigma = waveglow.sigma if waveglow.sigma is not None else DEFAULT_SIGMA
+        self.gain = waveglow.gain
+        self.noise_channels = waveglow.model.n_group
+        self.noise_per_frame = self.audio.hop_length // self.noise_channels
+        self.window_sizes = window_sizes(engines["waveglow"], self.work.window)
+        self.batch_size = min(self.work.batch_size, self.limits.batch[1])
+        if engines["decoder_iter"].metadata.int8_lstms:
+            self.batch_size = 1  # 8-bit scales are shared by a batch: neighbours would change what is said
+        self.max_symbols = min(self.work.max_symbols, self.limits.text[1])
+        devices = [engine.device for engine in engines.values() if engine.device.type == "cuda"]
+        self.device = devices[0] if devices else torch.device("cpu")
+        self.on_gpu = bool(devices)
+        self.decoder = make_decoder(engines["decoder_iter"], self.work.cuda_graph)
+        self._stream = torch.cuda.Stream(self.device) if devices else None
+        self._denoisers: dict[float, Denoiser] = {}
+        self._closed = False
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """What engines run in: inference, the set's device and a CUDA stream of its own.
+
+        On the default stream TensorRT would wait for the whole device at every run.
+        """
+        with torch.inference_mode():
+            if self._stream is None:
+                yield
+                return
+            with torch.cuda.device(self.device), torch.cuda.stream(self._stream):
+                yield
+
+    def stop_rule(self, settings: SpeakSettings) -> StopRule:
+        """When an utterance ends: the caller's choice, else the voice's own, within what the engines take."""
+        config = self.tacotron2_config
+        threshold = settings.gate_threshold
+        if threshold is None:
+            threshold = NEVER if config.decoder_no_early_stopping else config.gate_threshold
+        steps = settings.max_decoder_steps
+        if steps is None:
+            steps = min(config.max_decoder_steps, LONGEST_DECODING)
+        longest = self.limits.mel[1]
+        if self.window_sizes[1] <= 2 * CONTEXT:  # too little for windows that overlap: all in one, or not at all
+            longest = min(longest, self.window_sizes[1] - END_SILENCE)
+        return StopRule(threshold, min(steps, longest))
+
+    def denoiser(self, strength: float) -> Denoiser | None:
+        """The denoiser of this strength, from the bias that the WaveGlow file carries; None for strength 0.
+
+        Raises:
+            UserError: the file carries none.
+        """
+        if strength == 0:
+            return None
+        if strength not in self._denoisers:
+            self._denoisers[strength] = Denoiser.of(self.engines["waveglow"].metadata, strength)
+        return self._denoisers[strength]
+
+    def encode(self, texts: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Symbol ids, int32 [symbols] each -> memory (B, T, .) and processed memory (B, T, .) on the decoder's device.
+
+        T is the longest text's length, or on a GPU the bucket that it falls into, so that graphs are used again.
+        """
+        engine, decoder = self.engines["encoder"], self.engines["decoder_iter"]
+        lengths = [len(ids) for ids in texts]
+        width = max(*lengths, self.limits.text[0])
+        if self.on_gpu:
+            width = bucket_of(width, self.limits.text)
+        sequences = np.zeros((len(texts), width), np.int32)
+        for row, ids in zip(sequences, texts, strict=True):
+            row[: len(ids)] = ids
+        outputs = infer(
+            engine,
+            sequences=torch.from_numpy(sequences).to(engine.device),
+            sequence_lengths=torch.tensor(lengths, dtype=torch.int32, device=engine.device),
+        )
+        return outputs["memory"].to(decoder.device), outputs["processed_memory"].to(decoder.device)
+
+    def refine(self, mels: Tensor) -> Tensor:
+        """The postnet: frames (B, n_mel_channels, M) as decoded -> the same refined, on WaveGlow's device.
+
+        All of the batch have M frames: padding would be heard across an utterance's end.
+        """
+        engine = self.engines["postnet"]
+        frames = mels.size(2)
+        mels = mels.contiguous().to(engine.device)
+        if frames < self.limits.mel[0]:  # shorter than the engine takes: silence follows, and is cut off
+            mels = F.pad(mels, (0, self.limits.mel[0] - frames), value=SILENCE)
+        refined = infer(engine, mel_outputs=mels)["mel_outputs_postnet"][:, :, :frames]
+        return refined.to(self.engines["waveglow"].device)
+
+    def nan_error(self, part: Part, which: str) -> UserError:
+        """The error of a part that gave what isn't a number."""
+        return UserError(
+            f"{self.engines[part].name}: NaN or infinity in the {part}'s output for {which}; "
+            "try FP32, or export and build the file again"
+        )
+
+    def close(self) -> None:
+        """Closes the engines; may be called again."""
+        if self._closed:
+            return
+        self._closed = True
+        self.decoder.close()
+        for engine in reversed(list(self.engines.values())):
+            engine.close()
+
+
+def check_together(engines: Mapping[Part, Engine]) -> None:
+    """Raises UserError unless the four engines have one precision and come from models that fit together."""
+    encoder = engines["encoder"]
+    for part in PARTS[1:]:
+        engine = engines[part]
+        if engine.metadata.precision != encoder.metadata.precision:
+            raise UserError(
+                f"{engine.name} is {engine.metadata.precision} but {encoder.name} is {encoder.metadata.precision}; "
+                "export or build all four in one precision"
+            )
+        if engine.metadata.audio != encoder.metadata.audio:
+            raise UserError(
+                f"{engine.name}: its audio settings {engine.metadata.audio} are not those of {encoder.name}, "
+                f"{encoder.metadata.audio}; use models trained alike"
+            )
+        if part != "waveglow" and engine.metadata.checkpoint_sha256 != encoder.metadata.checkpoint_sha256:
+            raise UserError(
+                f"{engine.name} and {encoder.name} come from different checkpoints; export all parts of one checkpoint"
+            )
+    mels = [engines[part].metadata.model.n_mel_channels for part in PARTS]
+    if len(set(mels)) > 1:
+        raise UserError(f"{engines['waveglow'].name}: takes {mels[-1]} mel channels, Tacotron 2 gives {mels[0]}")
+
+
+def _shared_range(engines: Mapping[Part, Engine], symbol: str) -> Range:
+    ranges = [engine.limits[symbol] for engine in engines.values() if symbol in engine.limits]
+    return max((low for low, _ in ranges), default=1), min((high for _, high in ranges), default=sys.maxsize)

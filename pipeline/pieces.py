@@ -1,0 +1,64 @@
+"""From phrases to the pieces of text that are spoken in one breath."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from common.errors import UserError
+from common.phrases import Phrase
+from pipeline.settings import SpeakSettings
+from tacotron2.text import EncodedText, split
+from tacotron2.text.front_end import TextFrontEnd
+
+
+@dataclass(frozen=True)
+class Piece:
+    """As much of a phrase as is spoken in one breath: all of it, unless the phrase is long.
+
+    Attributes:
+        number: within the phrase, from 0.
+        last: whether it is the phrase's last.
+    """
+
+    phrase: Phrase
+    number: int
+    last: bool
+    encoded: EncodedText
+
+
+@dataclass(frozen=True)
+class PreparedPhrase:
+    """A phrase as it will be read, in pieces; or why it can't be read (then there are no pieces)."""
+
+    phrase: Phrase
+    reading: str
+    pieces: tuple[Piece, ...]
+    error: UserError | None = None
+
+    @property
+    def dropped(self) -> tuple[str, ...]:
+        """The characters that have no symbol and are left out, in order of first appearance."""
+        return tuple(dict.fromkeys(char for piece in self.pieces for char in piece.encoded.dropped))
+
+
+def prepare(phrases: Sequence[Phrase], settings: SpeakSettings, max_symbols: int) -> list[PreparedPhrase]:
+    """Each phrase's pieces, none longer than `max_symbols`; a phrase that can't be spoken has an error instead."""
+    front_end = TextFrontEnd(settings.text_normalizer, settings.lexicon, settings.final_period)
+    return [_prepare(phrase, front_end, max_symbols) for phrase in phrases]
+
+
+def _prepare(phrase: Phrase, front_end: TextFrontEnd, max_symbols: int) -> PreparedPhrase:
+    reading = phrase.text
+    try:
+        reading = front_end.read(phrase.text)
+        texts = split(reading, max_symbols, final_period=front_end.final_period)
+    except UserError as error:
+        return PreparedPhrase(phrase, reading, (), error)
+    last = len(texts) - 1
+    pieces = tuple(Piece(phrase, number, number == last, text) for number, text in enumerate(texts))
+    return PreparedPhrase(phrase, reading, pieces)
+
+
+def describe(piece: Piece) -> str:
+    """A piece in a message: its phrase's line and the beginning of its text."""
+    text = piece.encoded.text
+    return f'line {piece.phrase.line} ("{text[:40]}{"..." if len(text) > 40 else ""}")'

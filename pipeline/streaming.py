@@ -1,0 +1,207 @@
+"""One piece of text as a stream: decoded frames in, windows for WaveGlow out, each as early as it can be computed.
+
+The decoder is causal; the postnet looks `POSTNET_CONTEXT` frames ahead and back; WaveGlow sees `CONTEXT` frames on both
+sides; noise belongs to absolute positions. So a window computes what the whole utterance would have given there, and
+chunks join without cross-fading. Windows grow: small ones first for an early sound, large ones later for less overlap.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.random_streams import RandomStreams
+from pipeline.engine_set import EngineSet
+from pipeline.mel import at_speed, frames_at_speed, frames_needed
+from pipeline.settings import SpeakSettings
+from tacotron2.decoder import Utterance
+from waveglow.denoiser import Denoiser
+from waveglow.vocoder import CONTEXT, END_SILENCE, with_silence
+
+POSTNET_CONTEXT = 10  # frames on either side: five convolutions of five
+GPU_WINDOWS = (64, 128, 256, 512)  # frames of a stream's first, second... window; the last one goes on
+CPU_WINDOWS = (64, 96, 128, 160, 192, 256, 320, 384)
+# Window sizes that there may be. Few on a GPU, where each is a CUDA graph; on a CPU a window is as short as it can be.
+GPU_SIZES = GPU_WINDOWS
+CPU_SIZES = tuple(range(32, 417, 32))
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """The window sizes of streams on a set of engines, in frames."""
+
+    schedule: Sequence[int]  # of the first, second... window; the last one goes on
+    sizes: Sequence[int]  # that there may be, ascending
+    overlap: bool  # whether windows are long enough to overlap; if not, an utterance is one window
+
+    @classmethod
+    def of(cls, engines: EngineSet) -> "WindowPlan":
+        smallest, largest = engines.window_sizes
+        schedule, sizes = (GPU_WINDOWS, GPU_SIZES) if engines.on_gpu else (CPU_WINDOWS, CPU_SIZES)
+        fitting = [size for size in sizes if smallest <= size <= largest]
+        within = tuple(dict.fromkeys(min(max(size, smallest), largest) for size in schedule))
+        return cls(within, tuple(sorted({*fitting, smallest, within[-1]})), within[0] > 2 * CONTEXT)
+
+    def planned(self, number: int) -> int:
+        return self.schedule[min(number, len(self.schedule) - 1)]
+
+    def fitting(self, frames: int) -> int:
+        """The smallest size that holds so many frames; 0 if none does."""
+        return next((size for size in self.sizes if size >= frames), 0)
+
+
+@dataclass(frozen=True)
+class Window:
+    """What WaveGlow needs for a stream's next chunk.
+
+    Attributes:
+        stream: whose it is.
+        mel: (n_mel_channels, size), on WaveGlow's device.
+        noise: float32 [n_group, size * hop_length / n_group], scaled by sigma.
+        kept: frames of it that become the chunk; beside them lies context.
+        heard: frames of it that belong to the utterance; the rest is silence.
+        first, last: of the stream.
+    """
+
+    stream: "PieceStream"
+    mel: Tensor
+    noise: np.ndarray
+    kept: slice
+    heard: int
+    first: bool
+    last: bool
+
+    @property
+    def size(self) -> int:
+        return self.mel.size(1)
+
+
+class PieceStream:
+    """Turns the frames of one utterance, as they are decoded, into windows. Not thread-safe."""
+
+    def __init__(
+        self,
+        engines: EngineSet,
+        plan: WindowPlan,
+        utterance: Utterance,
+        streams: RandomStreams,
+        settings: SpeakSettings,
+    ) -> None:
+        self.utterance = utterance
+        self.denoiser = engines.denoiser(settings.denoise)
+        self._engines = engines
+        self._plan = plan
+        self._streams = streams
+        self._speed = settings.speed
+        self._sigma = settings.sigma if settings.sigma is not None else engines.sigma
+        self._decoded = _Frames()
+        self._refined = _Frames()
+        self._noise = np.empty((0, engines.noise_channels), np.float32)
+        self._noise_first = 0  # the frame that the noise kept begins at
+        self._windows = 0
+        self.kept_frames = 0  # frames (at the speed asked for) whose audio has been planned
+        self.finished = False  # whether the last window has been planned
+
+    def add(self, frames: Tensor) -> None:
+        """Takes the next decoded frames (steps, n_mel_channels), whose gates have been looked at."""
+        end = self.utterance.frames
+        known = frames if end is None else frames[: max(0, end - self._decoded.stop)]
+        if len(known):
+            self._decoded.append(known.T)
+
+    def next_window(self) -> Window | None:
+        """The next window, if all that it needs is there."""
+        if self.finished:
+            return None
+        start = max(0, self.kept_frames - CONTEXT)
+        planned = self._plan.planned(self._windows)
+        total = self.utterance.frames
+        if total is not None:
+            heard_total = frames_at_speed(total, self._speed)
+            rest = heard_total + END_SILENCE - start
+            if rest <= planned or not self._plan.overlap:
+                size = self._plan.fitting(rest) or self._plan.sizes[-1]
+                return self._window(start, heard_total, size, heard_total, last=True)
+            return self._window(
+                start, min(start + planned, heard_total), planned, start + planned - CONTEXT, last=False
+            )
+        stop = start + planned
+        if not self._plan.overlap or self._decoded.stop < frames_needed(stop, self._speed) + POSTNET_CONTEXT:
+            return None
+        return self._window(start, stop, planned, stop - CONTEXT, last=False)
+
+    def _window(self, start: int, stop: int, size: int, kept_stop: int, last: bool) -> Window:
+        """The window of `size` frames from `start`, of which those before `stop` are heard and the rest is silence."""
+        total = self.utterance.frames
+        needed = frames_needed(stop, self._speed)
+        self._refine(needed if total is None else min(needed, total))
+        first = self._refined.start
+        mel = at_speed(self._refined.slice(first, self._refined.stop), self._speed, start, stop, first, total)
+        window = Window(
+            stream=self,
+            mel=with_silence(mel, size),
+            noise=self._noise_for(start, size),
+            kept=slice(self.kept_frames - start, kept_stop - start),
+            heard=stop - start,
+            first=self._windows == 0,
+            last=last,
+        )
+        self._windows += 1
+        self.kept_frames = kept_stop
+        self.finished = last
+        next_start = max(0, kept_stop - CONTEXT)
+        self._refined.drop(max(0, frames_needed(next_start, self._speed) - 3))
+        return window
+
+    def _refine(self, stop: int) -> None:
+        """Takes the postnet's frames as far as `stop`, each with its context on both sides."""
+        start = self._refined.stop
+        if stop <= start:
+            return
+        before, after = max(0, start - POSTNET_CONTEXT), min(stop + POSTNET_CONTEXT, self._decoded.stop)
+        refined = self._engines.refine(self._decoded.slice(before, after).unsqueeze(0))[0]
+        self._refined.append(refined[:, start - before : stop - before])
+        self._decoded.drop(stop - POSTNET_CONTEXT)
+
+    def _noise_for(self, start: int, size: int) -> np.ndarray:
+        per_frame = self._engines.noise_per_frame
+        self._noise = self._noise[(start - self._noise_first) * per_frame :]
+        self._noise_first = start
+        missing = size * per_frame - len(self._noise)
+        if missing > 0:
+            self._noise = np.concatenate((self._noise, self._streams.noise(missing, self._engines.noise_channels)))
+        return np.ascontiguousarray(self._noise[: size * per_frame].T) * np.float32(self._sigma)
+
+
+def kept_audio(window: Window, audio: Tensor, denoiser: Denoiser | None, hop_length: int) -> Tensor:
+    """The chunk's samples of a window's audio (size * hop_length,); the denoiser sees the context too."""
+    audio = audio[: window.heard * hop_length].float()
+    if denoiser is not None:
+        audio = denoiser(audio)
+    return audio[window.kept.start * hop_length : window.kept.stop * hop_length]
+
+
+class _Frames:
+    """Frames (channels, n) that come at the end and go at the beginning, counted from the utterance's start."""
+
+    def __init__(self) -> None:
+        self._parts: deque[Tensor] = deque()
+        self.start = 0
+        self.stop = 0
+
+    def append(self, frames: Tensor) -> None:
+        self._parts.append(frames)
+        self.stop += frames.size(1)
+
+    def slice(self, start: int, stop: int) -> Tensor:
+        """Frames from `start` to `stop` (exclusive), which must not have been dropped."""
+        whole = torch.cat(list(self._parts), 1) if len(self._parts) != 1 else self._parts[0]
+        return whole[:, start - self.start : stop - self.start]
+
+    def drop(self, before: int) -> None:
+        """Lets go of parts that end before a frame."""
+        while self._parts and self.start + self._parts[0].size(1) <= before:
+            self.start += self._parts.popleft().size(1)

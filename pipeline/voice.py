@@ -1,0 +1,256 @@
+"""The front door: a voice that speaks text, for scripts, servers, corpora and other people's programs.
+
+with Voice.load("output") as voice:
+    audio = voice.speak("Hello there.")
+    audio.save("hello.wav")
+"""
+
+import importlib
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from common.engine import Engine
+from common.errors import UserError
+from common.metadata import Part, Precision
+from common.phrases import Phrase
+from pipeline.audio import Audio, Resampler, limit
+from pipeline.engine_set import EngineSet
+from pipeline.model_files import default_paths, open_engines
+from pipeline.pieces import Piece, PreparedPhrase, prepare
+from pipeline.scheduler import Scheduler, Speech
+from pipeline.settings import SpeakSettings, WorkSettings
+from pipeline.synthesizer import FailedPiece, SpokenPiece, Synthesizer
+from pipeline.torch_engines import torch_engines
+from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
+from waveglow.loading import DEMO_WAVEGLOW, load_waveglow
+
+DEMO_FOLDER = Path("output")  # where the demo voice is exported to and found again
+
+
+class Voice:
+    """Four engines that speak. Owns them; a context manager. Thread-safe: calls of several threads take turns, and
+    streams of several threads are spoken together.
+
+    Args:
+        engines: one engine for each part; closed with the voice.
+        work: how the work is cut.
+
+    Raises:
+        UserError: engines that don't belong together.
+    """
+
+    def __init__(self, engines: Mapping[Part, Engine] | EngineSet, work: WorkSettings | None = None) -> None:
+        self.engines = engines if isinstance(engines, EngineSet) else EngineSet(engines, work)
+        self._lock = threading.RLock()  # whoever runs the engines
+        self._scheduler: Scheduler | None = None
+        self._closed = False
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path | None = None,
+        *,
+        precision: Precision | None = None,
+        work: WorkSettings | None = None,
+        on_message: Callable[[str], None] = lambda message: None,
+        **options: Any,
+    ) -> "Voice":
+        """Opens the voice of a folder: four .engine or .onnx files, as the exporters and the builder name them.
+
+        Args:
+            folder: None takes ./output, and exports the demo voice there once if there is none.
+            precision: of the engines; None takes FP16 engines if they are there, else FP32.
+            on_message: told what takes long.
+            options: of `pipeline.model_files.open_engines`: threads, ...
+
+        Raises:
+            UserError: files are missing, damaged or don't belong together.
+        """
+        chosen = DEMO_FOLDER if folder is None else Path(folder)
+        precisions: tuple[Precision, ...] = (precision,) if precision else ("fp16", "fp32")
+        paths = next((found for one in precisions if (found := default_paths(chosen, one)) is not None), None)
+        if paths is None:
+            if folder is not None:
+                raise UserError(f"{chosen}: no model files; export or build them there, or name another folder")
+            on_message(f"No models in ./{chosen}: exporting the demo voice (once)")
+            # The exporters stand above this layer, and are needed once.
+            export_voice = importlib.import_module("exports.voice").export_voice
+            paths = export_voice(chosen, precision or "fp32", on_file=lambda file: on_message(str(file)))
+        return cls.from_files(paths, work=work, **options)
+
+    @classmethod
+    def from_files(cls, paths: Mapping[Part, Path], *, work: WorkSettings | None = None, **options: Any) -> "Voice":
+        """Opens four model files of any kinds. `options` as for `load`. Raises UserError."""
+        return cls(_closed_on_error(open_engines(paths, **options), work))
+
+    @classmethod
+    def from_checkpoints(
+        cls,
+        tacotron2: str | Path = DEMO_TACOTRON2,
+        waveglow: str | Path = DEMO_WAVEGLOW,
+        *,
+        device: str | torch.device = "cpu",
+        precision: Precision = "fp32",
+        fast: bool = True,
+        work: WorkSettings | None = None,
+        dimensions: Mapping[str, Any] | None = None,
+    ) -> "Voice":
+        """Loads PyTorch checkpoints of NVIDIA's layout.
+
+        Args:
+            device: where they run.
+            precision: "fp16" needs a GPU.
+            fast: take this project's GPU kernels, where the device supports them.
+            dimensions: what the checkpoints' configurations lack, by name.
+
+        Raises:
+            UserError: a checkpoint can't be used, or FP16 was asked for on a CPU.
+        """
+        device = torch.device(device)
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise UserError(f"device {device}: PyTorch finds no NVIDIA GPU; use device cpu")
+        if precision == "fp16" and device.type == "cpu":
+            raise UserError("FP16 needs an NVIDIA GPU; run in FP32 on the CPU")
+        given = dict(dimensions or {})
+        models = load_tacotron2(Path(tacotron2), given), load_waveglow(Path(waveglow), given)
+        return cls(_closed_on_error(torch_engines(*models, precision, device, fast), work))
+
+    @property
+    def sampling_rate(self) -> int:
+        """In Hz, of audio that isn't resampled."""
+        return self.engines.audio.sampling_rate
+
+    @property
+    def name(self) -> str:
+        """What the checkpoint says of the voice; may be empty."""
+        return self.engines.voice
+
+    def speak(self, text: str, **settings: Any) -> Audio:
+        """Speaks a text of any length.
+
+        Args:
+            settings: of `pipeline.settings.SpeakSettings`, by name.
+
+        Raises:
+            UserError: nothing can be spoken, a setting is out of range, or an engine gave what isn't a number.
+        """
+        ((_, audio),) = self.speak_many([text], SpeakSettings(**settings))
+        if isinstance(audio, UserError):
+            raise audio
+        return audio
+
+    def speak_many(
+        self, texts: Sequence[str], settings: SpeakSettings | None = None
+    ) -> Iterator[tuple[int, Audio | UserError]]:
+        """Speaks texts in batches. Yields (index, audio or why there is none) for each text, in order."""
+        chosen = settings or SpeakSettings()
+        prepared = self.prepare([Phrase(index, text) for index, text in enumerate(texts)], chosen)
+        synthesizer = self.synthesizer(chosen)
+        spoken = synthesizer.speak_pieces([piece for phrase in prepared for piece in phrase.pieces])
+        try:
+            for phrase in prepared:
+                with self._lock:  # given back between phrases: whoever listens may take his time
+                    audio = self._joined(phrase, spoken, chosen)
+                yield phrase.phrase.index, audio
+        finally:
+            synthesizer.close()
+
+    def stream(self, text: str, **settings: Any) -> Iterator[Audio]:
+        """Speaks a text as a stream of chunks, the first one early; together they are what `speak` gives.
+
+        Closing the iterator gives the rest up. `settings` and errors as for `speak`; an error may come after chunks.
+        """
+        speech = self.submit(text, SpeakSettings(**settings))
+        try:
+            yield from speech
+        finally:
+            speech.cancel()
+
+    def submit(
+        self, text: str, settings: SpeakSettings | None = None, on_event: Callable[[], object] = lambda: None
+    ) -> Speech:
+        """Queues a text for streaming and returns at once; see `pipeline.scheduler.Speech`.
+
+        Raises:
+            BusyError: the queue is full.
+            UserError: nothing can be spoken, or a setting is out of range.
+        """
+        chosen = settings or SpeakSettings()
+        return self.scheduler().submit(self._pieces(text, chosen), chosen, on_event)
+
+    def scheduler(self, **limits: Any) -> Scheduler:
+        """The voice's scheduler, started at the first call. `limits` as for `Scheduler`, for the first call only."""
+        with self._lock:
+            if self._closed:
+                raise UserError("the voice is closed; load it again")
+            if self._scheduler is None:
+                self._scheduler = Scheduler(self.engines, lock=self._lock, **limits)
+            return self._scheduler
+
+    def synthesizer(self, settings: SpeakSettings | None = None, **callbacks: Any) -> Synthesizer:
+        """An offline synthesizer on this voice's engines, for callers that want batches, progress and pictures.
+
+        The caller closes it, and uses it in one thread while no other call on this voice runs.
+        """
+        if self._closed:
+            raise UserError("the voice is closed; load it again")
+        return Synthesizer(self.engines, settings, **callbacks)
+
+    def prepare(self, phrases: Sequence[Phrase], settings: SpeakSettings | None = None) -> list[PreparedPhrase]:
+        """How phrases will be read, in pieces that this voice can speak."""
+        return prepare(phrases, settings or SpeakSettings(), self.engines.max_symbols)
+
+    def leveled(self, piece: SpokenPiece) -> Audio:
+        """A piece's audio at the voice's level, limited to full scale."""
+        return Audio(limit(piece.audio, self.engines.gain), self.sampling_rate)
+
+    def close(self, drain: bool = False) -> None:
+        """Gives everything back; may be called again. `drain` lets streams under way come to their end."""
+        scheduler, self._scheduler = self._scheduler, None
+        if scheduler is not None:
+            scheduler.close(drain)
+        with self._lock:
+            self._closed = True
+            self.engines.close()
+
+    def __enter__(self) -> "Voice":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _pieces(self, text: str, settings: SpeakSettings) -> Sequence[Piece]:
+        (prepared,) = self.prepare([Phrase(0, text)], settings)
+        if prepared.error is not None:
+            raise prepared.error
+        return prepared.pieces
+
+    def _joined(
+        self, phrase: PreparedPhrase, spoken: Iterator[SpokenPiece | FailedPiece], settings: SpeakSettings
+    ) -> Audio | UserError:
+        """The audio of a phrase's pieces, taken from the spoken ones in order."""
+        if phrase.error is not None:
+            return phrase.error
+        pieces = [next(spoken) for _ in phrase.pieces]
+        failed = [piece.error for piece in pieces if isinstance(piece, FailedPiece)]
+        if failed:
+            return failed[0]
+        whole = Audio.join([self.leveled(piece) for piece in pieces if isinstance(piece, SpokenPiece)])
+        if settings.sampling_rate is None or settings.sampling_rate == self.sampling_rate:
+            return whole
+        resampler = Resampler(self.sampling_rate, settings.sampling_rate)
+        return Audio(resampler(whole.samples, last=True), settings.sampling_rate)
+
+
+def _closed_on_error(engines: Mapping[Part, Engine], work: WorkSettings | None) -> EngineSet:
+    """The engines as a set; none stays open if they don't belong together."""
+    try:
+        return EngineSet(engines, work)
+    except BaseException:
+        for engine in engines.values():
+            engine.close()
+        raise
