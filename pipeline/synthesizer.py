@@ -120,6 +120,12 @@ class Synthesizer:
         if self._noise_pool is not None:
             self._noise_pool.shutdown()
 
+    def __enter__(self) -> "Synthesizer":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
     def _speak_batch(self, pieces: Sequence[Piece]) -> list[SpokenPiece | FailedPiece]:
         """Speaks a batch; where that fails, its halves, until the piece that is to blame is alone."""
         symbols_done = self._symbols_done
