@@ -17,15 +17,25 @@ Dim = int | str
 PRECISION_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 
+def parse_dim(dim: Dim) -> tuple[int, str]:
+    """A dimension as its factor and its symbol: "32*mel" -> (32, "mel"), "mel" -> (1, "mel"), 80 -> (80, "")."""
+    if isinstance(dim, int):
+        return dim, ""
+    factor, _, symbol = dim.rpartition("*")
+    return int(factor or 1), symbol
+
+
 @dataclass(frozen=True)
 class TensorSpec:
+    """A tensor's name, dtype and shape, the last in the language of `parse_dim`."""
+
     name: str
     dtype: torch.dtype
     shape: tuple[Dim, ...]
 
     def resolve(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
         """The shape with the symbols replaced by their sizes."""
-        return tuple(dim if isinstance(dim, int) else _factor(dim) * sizes[_symbol(dim)] for dim in self.shape)
+        return tuple(factor * (sizes[symbol] if symbol else 1) for factor, symbol in map(parse_dim, self.shape))
 
     def sizes_in(self, shape: Iterable[int]) -> dict[str, int] | None:
         """The symbols' sizes if `shape` fits this spec, else None."""
@@ -33,13 +43,11 @@ class TensorSpec:
         if len(actual) != len(self.shape):
             return None
         sizes: dict[str, int] = {}
-        for expected, size in zip(self.shape, actual, strict=True):
-            if isinstance(expected, int):
-                if expected != size:
+        for (factor, symbol), size in zip(map(parse_dim, self.shape), actual, strict=True):
+            if not symbol:
+                if size != factor:
                     return None
-                continue
-            symbol, factor = _symbol(expected), _factor(expected)
-            if size % factor or sizes.setdefault(symbol, size // factor) != size // factor:
+            elif size % factor or sizes.setdefault(symbol, size // factor) != size // factor:
                 return None
         return sizes
 
@@ -57,6 +65,12 @@ class Contract:
     @property
     def tensors(self) -> dict[str, TensorSpec]:
         return {spec.name: spec for spec in (*self.inputs, *self.outputs)}
+
+    @property
+    def symbols(self) -> list[str]:
+        """What the inputs are sized by: "batch", "text", "mel", in the order of their first use."""
+        found = [parse_dim(dim)[1] for spec in self.inputs for dim in spec.shape]
+        return [symbol for symbol in dict.fromkeys(found) if symbol]
 
 
 # The decoder's recurrent tensors: state field (and input name) -> output name.
@@ -137,17 +151,22 @@ def _waveglow(config: WaveGlowConfig, hop_length: int, dtype: torch.dtype) -> Co
     )
 
 
-def check_tensors(where: str, expected: Iterable[TensorSpec], found: Iterable[TensorSpec]) -> None:
-    """Raises UserError, naming `where`, unless the found tensors are the expected ones (in any order)."""
+def check_tensors(
+    where: str,
+    expected: Iterable[TensorSpec],
+    found: Iterable[TensorSpec],
+    remedy: str = "export the file again",
+) -> None:
+    """Raises UserError, naming `where` and the remedy, unless the found tensors are the expected ones, in any order."""
     found_by_name = {spec.name: spec for spec in found}
     for spec in expected:
         actual = found_by_name.pop(spec.name, None)
         if actual is None:
-            raise UserError(f"{where}: tensor {spec} is missing; export the file again")
+            raise UserError(f"{where}: tensor {spec} is missing; {remedy}")
         if actual.dtype != spec.dtype or not _same_shape(spec.shape, actual.shape):
-            raise UserError(f"{where}: expected {spec}, found {actual}; export the file again")
+            raise UserError(f"{where}: expected {spec}, found {actual}; {remedy}")
     if found_by_name:
-        raise UserError(f"{where}: unexpected tensor {next(iter(found_by_name.values()))}; export the file again")
+        raise UserError(f"{where}: unexpected tensor {next(iter(found_by_name.values()))}; {remedy}")
 
 
 def _same_shape(expected: tuple[Dim, ...], found: tuple[Dim, ...]) -> bool:
@@ -155,11 +174,3 @@ def _same_shape(expected: tuple[Dim, ...], found: tuple[Dim, ...]) -> bool:
     return len(expected) == len(found) and all(
         a == b if isinstance(a, int) else not isinstance(b, int) for a, b in zip(expected, found, strict=True)
     )
-
-
-def _symbol(dim: str) -> str:
-    return dim.rpartition("*")[2]
-
-
-def _factor(dim: str) -> int:
-    return int(dim.rpartition("*")[0] or 1)

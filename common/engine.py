@@ -13,11 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from common.contract import Contract, TensorSpec, contract_of
+from common.cuda import with_index
 from common.errors import UserError
 from common.metadata import METADATA_KEY, ModelMetadata, Part
 
 Range = tuple[int, int]
-PROFILE_FLAGS = {"batch": "-bs", "text": "--text-size", "mel": "--mel-size"}  # of trt/export_onnx2trt.py
+# The flags of trt/export_onnx2trt.py that set an engine's limits, by symbol.
+PROFILE_FLAGS = {"batch": "-bs/--batch-size", "text": "--text-size", "mel": "--mel-size"}
 
 
 class Engine(Protocol):
@@ -41,7 +43,7 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Gives back what the engine owns. It can't be used afterwards."""
+        """Gives back what the engine owns. It can't be used afterwards, but may be closed again."""
         ...
 
 
@@ -69,10 +71,14 @@ def sizes_of(engine: Engine, tensors: Mapping[str, Tensor]) -> dict[str, int]:
         if spec is None:
             raise UserError(f"{engine.name}: has no tensor {name}; it has {', '.join(specs)}")
         found = spec.sizes_in(tensor.shape)
-        if tensor.dtype != spec.dtype or found is None or any(sizes.get(k, v) != v for k, v in found.items()):
-            actual = TensorSpec(name, tensor.dtype, tuple(tensor.shape))
+        actual = TensorSpec(name, tensor.dtype, tuple(tensor.shape))
+        if tensor.dtype != spec.dtype or found is None:
             raise UserError(f"{engine.name}: expected {spec}, found {actual}")
-        sizes.update(found)
+        for symbol, size in found.items():
+            if sizes.setdefault(symbol, size) != size:
+                raise UserError(
+                    f"{engine.name}: {actual} has {symbol} size {size}, but the tensors before it have {sizes[symbol]}"
+                )
     for symbol, size in sizes.items():
         low, high = engine.limits.get(symbol, (0, size))
         if not low <= size <= high:
@@ -83,15 +89,26 @@ def sizes_of(engine: Engine, tensors: Mapping[str, Tensor]) -> dict[str, int]:
     return sizes
 
 
-def check_bound(engine: Engine, tensors: Mapping[str, Tensor]) -> None:
-    """What every kind of engine demands of the tensors that are bound to it. Raises UserError."""
+def check_bound(engine: Engine, tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """What every kind of engine demands of the tensors that are bound to it; returns the sizes of its symbols.
+
+    Raises:
+        UserError: a tensor is missing, unknown, not contiguous, on another device, or as `sizes_of` says.
+    """
     missing = engine.contract.tensors.keys() - tensors.keys()
     if missing:
         raise UserError(f"{engine.name}: no memory was given for {', '.join(sorted(missing))}")
-    sizes_of(engine, tensors)
+    sizes = sizes_of(engine, tensors)
+    device = with_index(engine.device)
     for name, tensor in tensors.items():
-        if not tensor.is_contiguous() or tensor.device.type != engine.device.type:
+        if not tensor.is_contiguous() or tensor.device != device:
             raise UserError(f"{engine.name}: {name} must be contiguous and on {engine.device}")
+    return sizes
+
+
+def closed(engine: Engine) -> UserError:
+    """The error for using an engine after its `close`."""
+    return UserError(f"{engine.name}: the engine was closed; open it again")
 
 
 class TorchEngine:
@@ -101,12 +118,19 @@ class TorchEngine:
         self.name = f"PyTorch {metadata.part}"
         self.metadata = metadata
         self.contract = contract_of(metadata)
-        self.device = torch.device(device)
+        self.device = with_index(device)
         self.limits: Mapping[str, Range] = {}
-        self.module = module.eval().to(self.device)
-        for layer in self.module.modules():
+        self._module: nn.Module | None = module.eval().to(self.device)
+        for layer in self._module.modules():
             if isinstance(layer, nn.RNNBase):
                 layer.flatten_parameters()  # cuDNN wants one block of weights, and would copy them at every run
+
+    @property
+    def module(self) -> nn.Module:
+        """The PyTorch module. Raises UserError once the engine is closed."""
+        if self._module is None:
+            raise closed(self)
+        return self._module
 
     def bind(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
         check_bound(self, tensors)
@@ -122,7 +146,7 @@ class TorchEngine:
         return run
 
     def close(self) -> None:
-        del self.module
+        self._module = None
 
 
 def read_metadata(path: Path, part: Part, stored: Mapping[str, str]) -> ModelMetadata:

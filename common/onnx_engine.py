@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from common.contract import Dim, TensorSpec, check_tensors, contract_of
-from common.engine import Range, check_bound, export_command, read_metadata
+from common.engine import Range, check_bound, closed, export_command, read_metadata
 from common.errors import UserError
 from common.metadata import Part
 
@@ -55,22 +55,27 @@ class OnnxEngine:
         if part != "decoder_iter":
             self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session: ort.InferenceSession | None = ort.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
             raise UserError(f"{path}: not a readable ONNX file (truncated or damaged?); export it again") from error
         self.name = str(path)
-        self.metadata = read_metadata(path, part, self._session.get_modelmeta().custom_metadata_map)
+        session = self._session
+        self.metadata = read_metadata(path, part, session.get_modelmeta().custom_metadata_map)
         self.contract = contract_of(self.metadata)
         self.device = torch.device("cpu")
         self.limits: Mapping[str, Range] = {}
         for expected, found in (
-            (self.contract.inputs, self._session.get_inputs()),
-            (self.contract.outputs, self._session.get_outputs()),
+            (self.contract.inputs, session.get_inputs()),
+            (self.contract.outputs, session.get_outputs()),
         ):
             check_tensors(self.name, expected, [_ort_spec(tensor) for tensor in found])
 
     def bind(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
         check_bound(self, tensors)
+        if self._session is None:
+            raise closed(self)
         binding = self._session.io_binding()
         for spec in self.contract.inputs:
             tensor = tensors[spec.name]
@@ -88,7 +93,7 @@ class OnnxEngine:
         return run_bound
 
     def close(self) -> None:
-        del self._session
+        self._session = None
 
 
 def usable_cores() -> int:

@@ -1,12 +1,13 @@
 """ONNX files become engines with a record beside them: whole, up to date, and refused in one clear line."""
 
+import errno
 import json
 import os
 import shutil
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import onnx
 import pytest
@@ -14,16 +15,18 @@ import torch
 
 from common.checkpoint import LoadedModel
 from common.config import AudioConfig, WaveGlowConfig
+from common.engine import infer
 from common.errors import UserError
 from common.files import sha256_of
 from common.metadata import PARTS, ModelMetadata, Part, Precision
 from common.onnx_engine import OnnxEngine
 from exports import onnx_file
-from tests import trt_double
+from tests import rtx_double, trt_double
 from tests.models import parts_of
-from trt import bindings, build, export_onnx2trt
-from trt.build import BuildOptions, Progress, build_engine, check_network, make_profile
+from trt import bindings, build, export_onnx2trt, timing_cache
+from trt.build import BuildOptions, build_engine, check_network, make_profile
 from trt.engine import TensorRTEngine
+from trt.progress import Progress
 from trt.record import EngineRecord, SizeRange, read_record, record_path
 from waveglow.model import WaveGlow
 
@@ -68,7 +71,7 @@ class TestWithTheDouble:
                 *(["--fp16"] if precision == "fp16" else []),
             )
         names = {f"{part}_{precision}" for part in PARTS for precision in ("fp16", "fp32")}
-        assert files_in(folder) == {f"{name}.{kind}" for name in names for kind in ("engine", "json")}
+        assert files_in(folder) == {f"{name}.{kind}" for name in names for kind in ("engine", "engine.json")}
         assert "encoder_fp16.engine: built in" in capsys.readouterr().out
 
     def test_the_record_says_what_was_built(self, encoder: Path, folder: Path) -> None:
@@ -113,7 +116,7 @@ class TestWithTheDouble:
             monkeypatch.setattr(bindings, "_loaded", {})
         else:
             other = trt_double.CpuGpu(torch.device("cpu"), "NVIDIA A10", 86)
-            monkeypatch.setattr(bindings, "find_gpu", lambda: other)
+            monkeypatch.setattr(bindings, "find_gpu", lambda device=None: other)
         assert build_engine(encoder, "encoder", folder, options).seconds is not None
 
     def test_the_denoisers_bias_travels_in_the_record(self, tiny_folder: Path, folder: Path) -> None:
@@ -121,7 +124,7 @@ class TestWithTheDouble:
         bias = read_record(path).metadata.bias
         assert bias == OnnxEngine(tiny_folder / "waveglow.onnx", "waveglow").metadata.bias
         assert bias is not None
-        assert files_in(folder) == {"waveglow_fp32.engine", "waveglow_fp32.json"}
+        assert files_in(folder) == {"waveglow_fp32.engine", "waveglow_fp32.engine.json"}
 
     def test_progress_rises_to_one(self, encoder: Path, folder: Path) -> None:
         fractions: list[float] = []
@@ -157,6 +160,40 @@ class TestWithTheDouble:
             build_engine(encoder, "encoder", folder, options, force=True)
         assert cache.read_bytes() == b"of another GPU"
 
+    def test_a_timing_cache_in_a_new_folder_gets_its_folder(self, encoder: Path, folder: Path) -> None:
+        cache = folder / "caches" / "t.bin"
+        build_engine(encoder, "encoder", folder, BuildOptions(timing_cache=cache))
+        assert cache.read_bytes()
+
+    def test_a_timing_cache_that_cannot_be_written_is_refused_before_the_build(
+        self, encoder: Path, folder: Path
+    ) -> None:
+        (folder / "file").write_bytes(b"")
+        fractions: list[float] = []
+        for cache in (folder / "file" / "t.bin", folder):
+            with pytest.raises(UserError, match=r"can't be a timing cache .*; choose another file with -tcf"):
+                build_engine(encoder, "encoder", folder, BuildOptions(timing_cache=cache), on_progress=fractions.append)
+        assert fractions == []
+
+    def test_a_build_is_kept_where_its_timing_cache_cannot_be_written(
+        self, encoder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def disk_is_full(path: Path) -> NoReturn:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(timing_cache, "written_whole", disk_is_full)
+        built = build_engine(encoder, "encoder", folder, BuildOptions(timing_cache=folder / "t.bin"))
+        assert read_record(built.path) == built.record
+        assert files_in(folder) == {"encoder_fp32.engine", "encoder_fp32.engine.json"}
+        assert "the timing cache was not written (No space left on device); the engine is good" in caplog.text
+
+    def test_engines_that_differ_in_their_suffix_have_records_of_their_own(self, encoder: Path, folder: Path) -> None:
+        path = build_engine(encoder, "encoder", folder).path
+        plan = Path(shutil.copy(path, path.with_suffix(".plan")))
+        assert record_path(plan) != record_path(path)
+        with pytest.raises(UserError, match=r"encoder_fp32\.plan\.json, which says .* is missing beside it"):
+            read_record(plan)
+
     def test_the_builders_refusal_comes_out_in_its_own_words(
         self, encoder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -181,7 +218,7 @@ class TestWithTheDouble:
         monkeypatch.setattr(trt_double, "_problem", lambda network, config: "something")
         with pytest.raises(UserError):
             build_engine(encoder, "encoder", folder, force=True)
-        assert files_in(folder) == {"encoder_fp32.engine", "encoder_fp32.json"}
+        assert files_in(folder) == {"encoder_fp32.engine", "encoder_fp32.engine.json"}
         assert sha256_of(folder / "encoder_fp32.engine") == read_record(folder / "encoder_fp32.engine").plan_sha256
         assert read_record(folder / "encoder_fp32.engine") == before
 
@@ -197,6 +234,14 @@ class TestWithTheDouble:
         assert len(fractions) == 1
         assert files_in(folder) == set()
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+    def test_a_handler_that_python_did_not_install_is_left_alone(
+        self, encoder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Where a program embeds Python, the handler may be C's own: Python can't put it back.
+        monkeypatch.setattr(signal, "getsignal", lambda number: None)
+        monkeypatch.setattr(signal, "signal", lambda number, handler: pytest.fail("the handler was changed"))
+        assert build_engine(encoder, "encoder", folder).seconds is not None
 
     def test_an_error_while_reporting_does_not_pass_through_the_builder(self, encoder: Path, folder: Path) -> None:
         def broken(fraction: float) -> None:
@@ -265,7 +310,7 @@ def test_a_gpu_that_tensorrt_has_left_behind_is_named(
 ) -> None:
     trt_double.install(monkeypatch)
     volta = trt_double.CpuGpu(torch.device("cpu"), "Tesla V100-SXM2-16GB", 70)
-    monkeypatch.setattr(bindings, "find_gpu", lambda: volta)
+    monkeypatch.setattr(bindings, "find_gpu", lambda device=None: volta)
     assert build_engine(encoder, "encoder", folder).record.compute_capabilities == (70,)  # TensorRT 10.3
     monkeypatch.setattr(trt_double, "__version__", "10.5.0")
     monkeypatch.setattr(bindings, "_loaded", {})
@@ -301,6 +346,39 @@ def with_unknown_operator(path: Path) -> None:
     model = onnx.load(path)
     model.graph.node[-1].op_type = "Unheard"
     onnx.save(model, path)
+
+
+def test_engines_of_rtx_are_built_and_opened_so_that_they_can_be_captured(
+    tiny_folder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rtx_double.install(monkeypatch)
+    options = BuildOptions(compute_capabilities=(75,))
+    path = build_engine(tiny_folder / "postnet.onnx", "postnet", folder, options).path
+    engine = TensorRTEngine(path, "postnet")
+    assert engine.capturable
+    assert caplog.messages == []
+    given = torch.randn(1, 80, 40)
+    expected = infer(OnnxEngine(tiny_folder / "postnet.onnx", "postnet"), mel_outputs=given)
+    assert torch.equal(infer(engine, mel_outputs=given)["mel_outputs_postnet"], expected["mel_outputs_postnet"])
+    engine.close()
+
+
+@pytest.mark.parametrize("reason", ["TensorRT-RTX says no", "TensorRT-RTX can't tell"])
+def test_engines_that_cannot_be_captured_say_so_once(
+    reason: str, tiny_folder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    rtx_double.install(monkeypatch)
+    options = BuildOptions(compute_capabilities=(75,))
+    path = build_engine(tiny_folder / "decoder_iter.onnx", "decoder_iter", folder, options).path
+    if reason == "TensorRT-RTX says no":
+        monkeypatch.setattr(rtx_double.IExecutionContext, "is_stream_capturable", lambda self, stream: False)
+    else:
+        monkeypatch.delattr(rtx_double.IExecutionContext, "is_stream_capturable")  # before 1.2
+    engine = TensorRTEngine(path, "decoder_iter")
+    assert not engine.capturable
+    assert not engine.capturable
+    (warning,) = caplog.messages
+    assert "TensorRT-RTX can't record it in a CUDA graph; the host launches it at each step" in warning
 
 
 # What follows builds with a real TensorRT: TensorRT-RTX, which needs neither a GPU nor a driver for it.
@@ -473,7 +551,7 @@ def test_an_engine_for_another_machine_says_so(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"postnet_fp32\.engine: no .*GPU.*; on this machine use the \.onnx files"):
         TensorRTEngine(path, "postnet")
-    monkeypatch.setattr(bindings, "find_gpu", lambda: trt_double.GPU)
+    monkeypatch.setattr(bindings, "find_gpu", lambda device=None: trt_double.GPU)
     with pytest.raises(UserError, match=r"for compute capability 8\.6, but this GPU is Tesla T4, compute capability 7"):
         TensorRTEngine(path, "postnet")
 
@@ -486,4 +564,4 @@ def test_a_timing_cache_is_of_no_use_to_rtx_and_it_says_so(
         *("--postnet", tiny_folder / "postnet.onnx", "-o", folder, "--compute-capability", 86, "-tcf", folder / "cache")
     )
     assert "-tcf has no effect" in capsys.readouterr().out
-    assert files_in(folder) == {"postnet_fp32.engine", "postnet_fp32.json"}
+    assert files_in(folder) == {"postnet_fp32.engine", "postnet_fp32.engine.json"}

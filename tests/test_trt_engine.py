@@ -5,6 +5,7 @@ Driven by the strict double of `tests/trt_double.py`, whose own strictness is te
 
 import ast
 import ctypes
+import dataclasses
 import gc
 import hashlib
 import importlib.metadata
@@ -38,7 +39,8 @@ from tests import trt_double
 from tests.models import parts_of
 from trt import bindings, engine_info, verify_gpu
 from trt.build import BuildOptions, build_engine
-from trt.engine import OutOfDeviceMemory, TensorRTEngine, Workspace
+from trt.contexts import Workspace, largest_scratch_bytes
+from trt.engine import OutOfDeviceMemory, TensorRTEngine
 from trt.record import SizeRange, read_record, record_path
 from waveglow.loading import load_waveglow
 
@@ -66,9 +68,15 @@ def double(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def on_a_stream():
+    with trt_double.stream():
+        yield
+
+
+@pytest.fixture
 def own(built: Path, tmp_path: Path) -> Path:
     """A postnet engine that a test may spoil."""
-    for kind in ("engine", "json"):
+    for kind in ("engine", "engine.json"):
         shutil.copy(built / f"postnet_fp32.{kind}", tmp_path)
     return tmp_path / "postnet_fp32.engine"
 
@@ -116,9 +124,28 @@ def test_wrong_tensors_are_refused_before_tensorrt_sees_them(postnet: TensorRTEn
         infer(postnet, mel_outputs=mel().half())
     with pytest.raises(UserError, match="no memory was given for mel_outputs_postnet"):
         postnet.bind({"mel_outputs": mel()})
-    odd = torch.zeros(80 * 40 + 1)[1:].view(1, 80, 40)
-    with pytest.raises(UserError, match="mel_outputs must begin at a multiple of 16 bytes; pass a copy"):
-        infer(postnet, mel_outputs=odd)
+
+
+@pytest.mark.parametrize("offset", [16, 64, 128])
+def test_tensors_must_begin_where_tensorrt_demands_it(
+    offset: int, built: Path, double: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """256 bytes on a GPU, says NvInferRuntime.h of setTensorAddress; a slice may begin anywhere."""
+    monkeypatch.setattr(trt_double, "GPU", dataclasses.replace(trt_double.GPU, alignment=bindings.Gpu.alignment))
+    engine = TensorRTEngine(built / "postnet_fp32.engine", "postnet")
+
+    def memory(size: int, byte: int = 0) -> Tensor:
+        whole = torch.zeros(size + 512, dtype=torch.uint8)
+        start = -whole.data_ptr() % 256 + byte
+        return whole[start : start + size]
+
+    def at(byte: int) -> Tensor:
+        return memory(80 * 40 * 4, byte).view(torch.float32).view(1, 80, 40)
+
+    monkeypatch.setattr(Workspace, "take", lambda self, size: memory(size))
+    engine.bind({"mel_outputs": at(0), "mel_outputs_postnet": at(256)})
+    with pytest.raises(UserError, match="mel_outputs must begin at a multiple of 256 bytes; pass a copy"):
+        engine.bind({"mel_outputs": at(offset), "mel_outputs_postnet": at(0)})
 
 
 def test_a_bound_run_reads_and_writes_its_own_memory_again_and_again(postnet: TensorRTEngine) -> None:
@@ -172,22 +199,83 @@ def test_a_run_does_nothing_but_enqueue_on_the_current_stream(
         trt_double.IExecutionContext, "execute_async_v3", lambda self, stream: streams.append(stream) or True
     )
     monkeypatch.setattr(torch, "empty", lambda *args, **kwargs: calls.append("empty"))
-    run()
-    assert (calls, streams) == ([], [trt_double.STREAM])
+    with trt_double.stream(0xA):
+        run()
+    with trt_double.stream(0xB):
+        run()
+    assert (calls, streams) == ([], [0xA, 0xB])
 
 
-def test_scratch_memory_is_shared_and_given_back(built: Path, double: None) -> None:
-    engines = [TensorRTEngine(built / f"{part}_fp32.engine", part) for part in ("postnet", "waveglow")]
-    assert engines[0]._workspace is engines[1]._workspace
-    workspace = weakref.ref(engines[0]._workspace)
+def test_a_run_on_the_default_stream_is_warned_of_once(
+    postnet: TensorRTEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    with trt_double.stream():
+        infer(postnet, mel_outputs=mel())
+    assert (trt_double.default_stream_runs, caplog.messages) == ([0], [])
+    for _ in range(2):
+        infer(postnet, mel_outputs=mel())
+    assert trt_double.default_stream_runs == [2]
+    (warning,) = caplog.messages
+    assert "runs on CUDA's default stream" in warning
+    assert "enter a stream of your own" in warning
+
+
+def test_an_engine_works_whichever_gpu_is_current(built: Path, double: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = []
+    monkeypatch.setattr(bindings, "find_gpu", lambda device=None: chosen.append(device) or trt_double.SECOND_GPU)
+    engine = TensorRTEngine(built / "postnet_fp32.engine", "postnet", "cuda:1")
+    assert chosen == ["cuda:1"]
+    first, second = bound(engine), bound(engine)
+    for run, given, refined in (first, second):
+        run()
+        assert torch.equal(refined, infer(engine, mel_outputs=given)["mel_outputs_postnet"])
+    infer(engine, mel_outputs=mel(1, 50))
+    assert engine_info.describe_engine(engine, layers=True)
+    trt_double.destroyed.clear()
+    engine.close()
+    assert "while another GPU was current" not in trt_double.destroyed
+    assert "IExecutionContext" in trt_double.destroyed
+
+
+def test_scratch_memory_is_shared_and_given_back(built: Path, double: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[weakref.ref[Tensor]] = []
+    take = Workspace.take
+
+    def seen(self: Workspace, size: int) -> Tensor:
+        memory = take(self, size)
+        taken.append(weakref.ref(memory))
+        return memory
+
+    monkeypatch.setattr(Workspace, "take", seen)
+    engines = [TensorRTEngine(built / f"{part}_fp32.engine", part) for part in ("waveglow", "postnet")]
     for engine in engines:
         infer(engine, **example_inputs(engine.metadata, {"batch": 1, "mel": 64, "text": 4}))
-    assert workspace() is not None
+    assert taken[0]() is taken[1]() is not None
     for engine in engines:
         engine.close()
     del engines, engine
     gc.collect()
-    assert workspace() is None
+    assert taken[0]() is None
+
+
+def test_scratch_memory_follows_the_sizes_unless_the_largest_is_asked_for(
+    built: Path, double: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    give = trt_double.IExecutionContext.set_device_memory
+    monkeypatch.setattr(
+        trt_double.IExecutionContext,
+        "set_device_memory",
+        lambda self, memory, size: given.append(size) or give(self, memory, size),
+    )
+    for largest in (False, True):
+        engine = TensorRTEngine(built / "postnet_fp32.engine", "postnet", largest_scratch=largest)
+        infer(engine, mel_outputs=mel())
+        most = largest_scratch_bytes(engine.cuda_engine)
+        engine.close()
+        del engine
+        gc.collect()
+    assert given[0] < given[1] == most
 
 
 def test_scratch_memory_grows_and_what_was_taken_stays(postnet: TensorRTEngine) -> None:
@@ -237,6 +325,38 @@ def test_without_memory_the_error_is_pytorchs_own_kind_and_says_what_to_do(
         infer(postnet, mel_outputs=mel())
 
 
+def test_a_lack_of_memory_is_recognised_behind_other_long_errors(
+    postnet: TensorRTEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: trt_double.IExecutionContext, stream: int) -> bool:
+        for tactic in range(3):
+            self._refuse("enqueueV3", f"tactic {tactic} of a layer with a long name " + 300 * "x")
+        return self._refuse("enqueueV3", "Error Code 2: OutOfMemory")
+
+    monkeypatch.setattr(trt_double.IExecutionContext, "execute_async_v3", fails)
+    with pytest.raises(OutOfDeviceMemory, match="use a smaller --batch-size") as caught:
+        infer(postnet, mel_outputs=mel())
+    assert len(str(caught.value)) < 700
+
+
+def test_an_error_about_scratch_memory_is_not_taken_for_no_need(
+    postnet: TensorRTEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """updateDeviceMemorySizeForShapes returns 0 on error, but an engine may need none as well."""
+
+    def fails(self: trt_double.IExecutionContext) -> int:
+        self._refuse("updateDeviceMemorySizeForShapes", "it did not work out")
+        return 0
+
+    with monkeypatch.context() as context:
+        context.setattr(trt_double.IExecutionContext, "update_device_memory_size_for_shapes", fails)
+        with pytest.raises(UserError, match=r"has no scratch memory size for batch 1, mel 40: .*did not work out"):
+            infer(postnet, mel_outputs=mel())
+    assert infer(postnet, mel_outputs=mel())  # the context is good again
+    monkeypatch.setattr(trt_double, "_scratch_bytes", lambda engine, shapes: 0)
+    assert infer(postnet, mel_outputs=mel(1, 50))
+
+
 @pytest.mark.parametrize(
     ("function", "result", "message"),
     [
@@ -269,17 +389,11 @@ def test_after_closing_nothing_runs(postnet: TensorRTEngine) -> None:
 
 def test_contexts_go_before_their_engine_and_that_before_its_runtime(built: Path, double: None) -> None:
     engine = TensorRTEngine(built / "postnet_fp32.engine", "postnet")
-    gone: list[str] = []
-
-    class Tracked:
-        def __init__(self, name: str) -> None:
-            weakref.finalize(self, gone.append, name)
-
     run, _, _ = bound(engine)
-    engine._slots[0].context = Tracked("context")  # type: ignore[assignment]
-    engine._engine, engine._runtime = Tracked("engine"), Tracked("runtime")  # type: ignore[assignment]
+    gc.collect()
+    trt_double.destroyed.clear()
     engine.close()
-    assert gone == ["context", "engine", "runtime"]
+    assert list(trt_double.destroyed) == ["IExecutionContext", "ICudaEngine", "Runtime"]
     with pytest.raises(UserError, match="closed"):
         run()
 
@@ -287,9 +401,9 @@ def test_contexts_go_before_their_engine_and_that_before_its_runtime(built: Path
 # Opening: everything that can be wrong with a file, its JSON and the machine.
 
 
-def rewrite(path: Path, **changes: Any) -> None:
-    record = json.loads(record_path(path).read_text())
-    record_path(path).write_text(json.dumps({**record, **changes}))
+def rewrite(path: Path, without: str = "", **changes: Any) -> None:
+    record = {**json.loads(record_path(path).read_text()), **changes}
+    record_path(path).write_text(json.dumps({key: value for key, value in record.items() if key != without}))
 
 
 def replace_plan(path: Path, plan: bytes) -> None:
@@ -310,19 +424,27 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-10]), r"truncated \(\d+ of \d+ bytes\); copy it"),
     "garbage": (
         lambda path: path.write_bytes(b"\x55" * path.stat().st_size),
-        r"not the file that postnet_fp32\.json describes \(damaged, .*build it again",
+        r"not the file that postnet_fp32\.engine\.json describes \(damaged, .*build it again",
     ),
     "one byte flipped": (flip_a_byte, "not the file that .* describes"),
     "longer": (lambda path: path.write_bytes(path.read_bytes() + b"x"), "not the file that .* describes"),
-    "no JSON": (lambda path: record_path(path).unlink(), r"postnet_fp32\.json, which says .* is missing beside it"),
+    "no JSON": (
+        lambda path: record_path(path).unlink(),
+        r"postnet_fp32\.engine\.json, which says .* is missing beside it",
+    ),
     "JSON of another build": (lambda path: rewrite(path, plan_sha256="0" * 64), "one of the two is of another build"),
     "JSON is not JSON": (
         lambda path: record_path(path).write_text("{"),
-        r"postnet_fp32\.json: not a readable engine description .*build it again",
+        r"postnet_fp32\.engine\.json: not a readable engine description .*export the ONNX file and build",
     ),
     "JSON is binary": (lambda path: record_path(path).write_bytes(b"\xff\xfe\x00"), "not a readable engine descr"),
-    "JSON is something else": (lambda path: record_path(path).write_text("{}"), r"incomplete \('format'\)"),
-    "JSON of another format": (lambda path: rewrite(path, format=0), "written by another version of this project"),
+    "JSON is something else": (
+        lambda path: record_path(path).write_text("{}"),
+        "written by another version of this project",
+    ),
+    "JSON lacks something": (lambda path: rewrite(path, without="gpu"), "lacks gpu"),
+    "JSON has a key too many": (lambda path: rewrite(path, colour="red"), "has unknown keys: colour"),
+    "JSON of another format": (lambda path: rewrite(path, format=0), "written by an older version of this project"),
     "another TensorRT": (
         lambda path: rewrite(path, version="10.2.0"),
         r"built by TensorRT 10\.2\.0, but this is 10\.3\.0; build it again",
@@ -464,7 +586,7 @@ def test_a_spoiled_engine_ends_the_script_with_one_line(own: Path, tiny_folder: 
     result = run_script("trt/inference_trt.py", "--text", "Hello.", "-o", tmp_path / "out", *flags)
     assert result.returncode == 1
     assert result.stderr.count("\n") == 1
-    assert "postnet_fp32.engine: not the file that postnet_fp32.json describes" in result.stderr
+    assert "postnet_fp32.engine: not the file that postnet_fp32.engine.json describes" in result.stderr
     assert not list((tmp_path / "out").glob("*.wav"))
 
 
@@ -495,7 +617,7 @@ def test_engine_info_without_a_gpu_shows_what_the_record_says(
     engine_info.main(engine_info.make_parser().parse_args([str(own)]))
     shown = capsys.readouterr().out
     assert "mel_outputs_postnet  float32" in shown
-    assert "can be read only with an NVIDIA GPU and driver" in shown
+    assert "The file is whole. Its layers and memory can't be read here: " in shown
     flip_a_byte(own)
     with pytest.raises(UserError, match="not the file that"):
         engine_info.main(engine_info.make_parser().parse_args([str(own)]))
@@ -622,14 +744,14 @@ def test_on_a_gpu_all_checks_pass(
 
 
 @pytest.fixture
-def words(double: None) -> bindings.Words:
-    words = bindings.load("tensorrt").words
-    words.clear()
-    return words
+def errors(double: None) -> bindings.ErrorLog:
+    errors = bindings.load("tensorrt").errors
+    errors.clear()
+    return errors
 
 
 @pytest.fixture
-def context(built: Path, words: bindings.Words) -> trt_double.IExecutionContext:
+def context(built: Path, errors: bindings.ErrorLog) -> trt_double.IExecutionContext:
     trt = bindings.load("tensorrt")
     cuda_engine = trt_double.Runtime(trt.logger).deserialize_cuda_engine((built / "postnet_fp32.engine").read_bytes())
     assert cuda_engine is not None
@@ -649,7 +771,8 @@ def ready(context: trt_double.IExecutionContext) -> tuple[Tensor, ...]:
 
 def test_the_double_runs_when_everything_is_set(context: trt_double.IExecutionContext) -> None:
     memory = ready(context)
-    assert context.execute_async_v3(trt_double.STREAM)
+    with trt_double.stream():
+        assert context.execute_async_v3(trt_double.STREAM)
     assert memory[1].abs().sum() > 0
 
 
@@ -665,30 +788,33 @@ def test_the_double_runs_when_everything_is_set(context: trt_double.IExecutionCo
     ],
 )
 def test_the_double_refuses_wrong_shapes(
-    name: str, shape: tuple, why: str, context: trt_double.IExecutionContext, words: bindings.Words
+    name: str, shape: tuple, why: str, context: trt_double.IExecutionContext, errors: bindings.ErrorLog
 ) -> None:
     assert context.set_input_shape(name, shape) is False
-    assert why in str(words)
+    assert why in str(errors)
 
 
-def test_the_double_refuses_to_run_half_prepared(context: trt_double.IExecutionContext, words: bindings.Words) -> None:
+@pytest.mark.usefixtures("on_a_stream")
+def test_the_double_refuses_to_run_half_prepared(
+    context: trt_double.IExecutionContext, errors: bindings.ErrorLog
+) -> None:
     assert context.execute_async_v3(trt_double.STREAM) is False
-    assert "Not all input shapes are specified: ['mel_outputs']" in str(words)
+    assert "Not all input shapes are specified: ['mel_outputs']" in str(errors)
     assert context.infer_shapes() == ["mel_outputs"]
     assert context.update_device_memory_size_for_shapes() == 0
     memory = ready(context)
     context.set_tensor_address("mel_outputs_postnet", 0)
-    words.clear()
+    errors.clear()
     assert context.execute_async_v3(trt_double.STREAM) is False
-    assert "Neither address or allocator is set for tensor mel_outputs_postnet" in str(words)
+    assert "Neither address or allocator is set for tensor mel_outputs_postnet" in str(errors)
     assert context.set_tensor_address("audio", memory[1].data_ptr()) is False
     ready_again = ready(context)
     context.set_input_shape("mel_outputs", (1, 80, 50))  # which the scratch memory was not measured for
-    words.clear()
+    errors.clear()
     assert context.execute_async_v3(trt_double.STREAM) is False
-    assert "device memory was not set" in str(words)
+    assert "device memory was not set" in str(errors)
     context.set_device_memory(ready_again[2].data_ptr(), 8)
-    assert "8 bytes" in str(words)
+    assert "8 bytes" in str(errors)
 
 
 def test_the_double_refuses_wrong_argument_types(context: trt_double.IExecutionContext) -> None:
@@ -706,16 +832,38 @@ def test_the_double_refuses_wrong_argument_types(context: trt_double.IExecutionC
         trt_double.IBuilderConfig().max_workspace_size = 1 << 28  # gone from TensorRT
 
 
+@pytest.mark.usefixtures("on_a_stream")
 def test_the_double_catches_what_tensorrt_leaves_undefined(context: trt_double.IExecutionContext) -> None:
     memory = ready(context)
     with pytest.raises(trt_double.UndefinedBehaviour, match="stream"):
         context.execute_async_v3(trt_double.STREAM + 1)
+    with trt_double.SECOND_GPU.current():
+        for call in (
+            lambda: context.execute_async_v3(trt_double.STREAM),
+            lambda: context.set_input_shape("mel_outputs", (1, 80, 40)),
+            context._engine.create_execution_context,
+        ):
+            with pytest.raises(trt_double.UndefinedBehaviour, match="GPU 1 is current, but the engine is on GPU 0"):
+                call()
+    with pytest.raises(trt_double.UndefinedBehaviour, match=r"mel_outputs begins at .*, which is no multiple of"):
+        context.set_tensor_address("mel_outputs", memory[0].data_ptr() + 8)
+    with pytest.raises(trt_double.UndefinedBehaviour, match="device memory begins at"):
+        context.set_device_memory(memory[2].data_ptr() + 8, memory[2].numel())
     context.set_tensor_address("mel_outputs_postnet", memory[0].data_ptr() + 64)
     with pytest.raises(trt_double.UndefinedBehaviour, match="overlap in memory"):
         context.execute_async_v3(trt_double.STREAM)
 
 
-def test_the_double_builds_only_what_tensorrt_would(tiny_folder: Path, words: bindings.Words) -> None:
+def test_the_double_counts_runs_on_the_default_stream(context: trt_double.IExecutionContext) -> None:
+    memory = ready(context)
+    assert context.execute_async_v3(bindings.DEFAULT_STREAM)
+    with trt_double.stream():
+        assert context.execute_async_v3(trt_double.STREAM)
+    assert trt_double.default_stream_runs == [1]
+    assert memory[1].abs().sum() > 0
+
+
+def test_the_double_builds_only_what_tensorrt_would(tiny_folder: Path, errors: bindings.ErrorLog) -> None:
     trt = bindings.load("tensorrt")
     builder = trt_double.Builder(trt.logger)
     for strong, with_profile, why in ((0, True, "strongly typed"), (1 << 1, False, "no optimization profile")):
@@ -725,9 +873,9 @@ def test_the_double_builds_only_what_tensorrt_would(tiny_folder: Path, words: bi
         profile = builder.create_optimization_profile()
         profile.set_shape("mel_outputs", (1, 80, 32), (1, 80, 64), (1, 80, 128))
         assert not with_profile or config.add_optimization_profile(profile) == 0
-        words.clear()
+        errors.clear()
         assert builder.build_serialized_network(network, config) is None
-        assert why in str(words)
+        assert why in str(errors)
     profile.set_shape("mel_outputs", (1, 80, 64), (1, 80, 32), (1, 80, 128))
     assert config.add_optimization_profile(profile) == -1
 

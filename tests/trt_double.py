@@ -2,19 +2,28 @@
 
 It has the part of TensorRT 10's API that this project uses, and nothing else: an attribute that isn't here is an
 error, as a misspelt one is there. Engines compute through ONNX Runtime on the memory they are given. What TensorRT
-refuses, it refuses the same way: a function returns False, None or an empty list and the reason goes to the logger,
-wrong argument types raise TypeError. What is undefined behaviour there raises `UndefinedBehaviour` here.
+refuses, it refuses the same way: a function returns False, None, 0 or an empty list and the reason goes to the logger,
+wrong argument types raise TypeError. What NVIDIA's headers forbid and TensorRT does not check raises
+`UndefinedBehaviour`: addresses that are not aligned, tensors that overlap, another GPU than the engine's being current.
+Runs on CUDA's default stream, which are slow but allowed, are counted in `default_stream_runs`.
 
-`install()` makes it this process's `tensorrt`, on a pretended Tesla T4 whose memory is the CPU's.
+It can't show memory used while a run is in flight: on a CPU a run is over when its call returns. On a GPU it can, since
+there it computes through PyTorch on the stream that it is given.
+
+`install()` makes it this process's `tensorrt`, on a pretended Tesla T4 whose memory is the CPU's. `tests.rtx_double`
+has what TensorRT-RTX has beyond it.
 """
 
 import ctypes
 import json
 import sys
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, IntEnum
 from itertools import pairwise
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,41 +31,89 @@ import onnx
 import onnxruntime as ort
 import torch
 
+from common.contract import parse_dim
 from trt import bindings
 
 __version__ = "10.3.0"
 
-STREAM = 0x5712EA  # the handle of the pretended current stream
+STREAM = 0x5712EA  # the handle of the pretended streams
+CPU_ALIGNMENT = 16  # bytes; of NumPy's arrays, which on a CPU become tensors as they are
 _MAGIC = b"double-of-a-plan\n"
+
+_streams: list[int] = []  # entered by `stream()`; outside of them CUDA's default stream is current
+_current_gpu = [0]
+default_stream_runs = [0]
+destroyed: deque[str] = deque(maxlen=100)  # classes of destroyed objects in order, and what was wrong about it
 
 
 class UndefinedBehaviour(AssertionError):
     """The caller did what the documentation forbids and TensorRT does not check."""
 
 
+@contextmanager
+def stream(handle: int = STREAM) -> Iterator[None]:
+    """Makes a pretended stream the current one."""
+    _streams.append(handle)
+    try:
+        yield
+    finally:
+        _streams.pop()
+
+
 @dataclass(frozen=True)
 class CpuGpu(bindings.Gpu):
     """The pretended GPU: PyTorch's CPU under a T4's name."""
 
+    alignment: int = CPU_ALIGNMENT
+    number: int = 0
+
     def stream(self) -> int:
-        return STREAM
+        return _streams[-1] if _streams else bindings.DEFAULT_STREAM
 
     def synchronize(self) -> None:
         pass
 
+    def own_stream(self) -> Any:
+        return stream()
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        before, _current_gpu[0] = _current_gpu[0], self.number
+        try:
+            yield
+        finally:
+            _current_gpu[0] = before
+
 
 GPU: bindings.Gpu = CpuGpu(torch.device("cpu"), "Tesla T4", 75)
+SECOND_GPU = CpuGpu(torch.device("cpu"), "Tesla T4", 75, number=1)
 
 
-def install(monkeypatch: Any = None) -> None:
+def install(monkeypatch: Any = None, module: ModuleType | None = None) -> None:
     """Puts the double in TensorRT's place, for a test (with its monkeypatch) or for the whole process."""
-    module = sys.modules[__name__]
+    module = module or sys.modules[__name__]
+    name = "tensorrt" if module is sys.modules[__name__] else "tensorrt_rtx"
+    default_stream_runs[0] = 0
+
+    def find_gpu(device: Any = None) -> bindings.Gpu:
+        return GPU
+
     if monkeypatch is None:
-        sys.modules["tensorrt"] = module
-        bindings.find_gpu = lambda: GPU
+        sys.modules[name] = module
+        bindings.find_gpu = find_gpu
     else:
-        monkeypatch.setitem(sys.modules, "tensorrt", module)
-        monkeypatch.setattr(bindings, "find_gpu", lambda: GPU)
+        monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.setattr(bindings, "find_gpu", find_gpu)
+
+
+def _require_current(number: int, function: str) -> None:
+    if _current_gpu[0] != number:
+        raise UndefinedBehaviour(f"{function}: GPU {_current_gpu[0]} is current, but the engine is on GPU {number}")
+
+
+def _require_aligned(address: int, what: str) -> None:
+    if address % GPU.alignment:
+        raise UndefinedBehaviour(f"{what} begins at {address:#x}, which is no multiple of {GPU.alignment} bytes")
 
 
 class DataType(Enum):
@@ -321,6 +378,7 @@ class IBuilderConfig:
 
 class Builder:
     __slots__ = ()
+    _config_type = IBuilderConfig
 
     def __init__(self, logger: ILogger) -> None:
         _FirstLogger.register(logger)
@@ -329,7 +387,7 @@ class Builder:
         return INetworkDefinition(flags)
 
     def create_builder_config(self) -> IBuilderConfig:
-        return IBuilderConfig()
+        return self._config_type()
 
     def create_optimization_profile(self) -> IOptimizationProfile:
         return IOptimizationProfile()
@@ -348,6 +406,7 @@ class Builder:
             "profiles": [profile._shapes for profile in config._profiles],
             "aux_streams": max(0, config.max_aux_streams),
             "layers": network._layers,
+            "flags": sorted(flag.name for flag in config._flags),
         }
         return IHostMemory(_MAGIC + json.dumps(header).encode() + b"\n" + network._onnx)
 
@@ -395,8 +454,15 @@ def _report_progress(monitor: IProgressMonitor | None) -> bool:
 class Runtime:
     __slots__ = ()
 
+    @property
+    def _engine_type(self) -> "type[ICudaEngine]":
+        return ICudaEngine
+
     def __init__(self, logger: ILogger) -> None:
         _FirstLogger.register(logger)
+
+    def __del__(self) -> None:
+        destroyed.append("Runtime")
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> "ICudaEngine | None":
         if not isinstance(serialized_engine, bytes | bytearray | memoryview):
@@ -422,7 +488,7 @@ class Runtime:
         if len(model) != header["onnx_bytes"]:
             _FirstLogger.error("IRuntime::deserializeCudaEngine: Error Code 1: Serialization (stream is truncated)")
             return None
-        return ICudaEngine(header, model)
+        return self._engine_type(header, model)
 
 
 class EngineInspector:
@@ -437,9 +503,21 @@ class EngineInspector:
 
 
 class ICudaEngine:
-    __slots__ = ("_inputs", "_layers", "_names", "_outputs", "_profiles", "_session", "num_aux_streams")
+    __slots__ = (
+        "_flags",
+        "_gpu",
+        "_inputs",
+        "_layers",
+        "_names",
+        "_outputs",
+        "_profiles",
+        "_session",
+        "num_aux_streams",
+    )
 
     def __init__(self, header: dict[str, Any], model: bytes) -> None:
+        self._gpu = _current_gpu[0]  # it lives on the GPU that is current now
+        self._flags: list[str] = header["flags"]
         self._session = _session(model)
         self._inputs = {value.name: ITensor(value) for value in self._session.get_inputs()}
         self._outputs = {value.name: ITensor(value) for value in self._session.get_outputs()}
@@ -447,6 +525,9 @@ class ICudaEngine:
         self._profiles = [{k: [tuple(s) for s in v] for k, v in shapes.items()} for shapes in header["profiles"]]
         self._layers: list[str] = header["layers"]
         self.num_aux_streams = header["aux_streams"]
+
+    def __del__(self) -> None:
+        destroyed.append("ICudaEngine")
 
     num_io_tensors = property(lambda self: len(self._names))
     num_optimization_profiles = property(lambda self: len(self._profiles))
@@ -484,6 +565,7 @@ class ICudaEngine:
     ) -> "IExecutionContext":
         if not isinstance(strategy, ExecutionContextAllocationStrategy):
             raise TypeError("create_execution_context(): incompatible function arguments")
+        _require_current(self._gpu, "createExecutionContext")
         return IExecutionContext(self, strategy is ExecutionContextAllocationStrategy.USER_MANAGED)
 
     def _tensor(self, name: str) -> ITensor:
@@ -516,7 +598,13 @@ class IExecutionContext:
         self._scratch_needed = engine.device_memory_size_v2
         self._stream: int | None = None
 
+    def __del__(self) -> None:
+        destroyed.append("IExecutionContext")
+        if _current_gpu[0] != self._engine._gpu:
+            destroyed.append("while another GPU was current")  # undefined behaviour, which a destructor can't raise
+
     def set_input_shape(self, name: str, shape: Sequence[int]) -> bool:
+        _require_current(self._engine._gpu, "setInputShape")
         if not isinstance(shape, tuple | list):
             raise TypeError("set_input_shape(): incompatible function arguments")
         if name not in self._engine._inputs:
@@ -546,6 +634,7 @@ class IExecutionContext:
         return static if self.infer_shapes() else self._output_shape(name)
 
     def update_device_memory_size_for_shapes(self) -> int:
+        _require_current(self._engine._gpu, "updateDeviceMemorySizeForShapes")
         if self.infer_shapes():
             _FirstLogger.error("IExecutionContext::updateDeviceMemorySizeForShapes: not all input shapes are specified")
             return 0
@@ -555,6 +644,7 @@ class IExecutionContext:
     def set_device_memory(self, memory: int, size: int) -> None:
         if not self._user_managed:
             raise UndefinedBehaviour("device memory was given to a context that manages its own")
+        _require_aligned(memory, "device memory")
         if size < self._scratch_needed:
             _FirstLogger.error(f"IExecutionContext::setDeviceMemoryV2: {size} bytes, {self._scratch_needed} needed")
             return
@@ -565,12 +655,14 @@ class IExecutionContext:
             raise TypeError("set_tensor_address(): incompatible function arguments")
         if name not in self._engine._names:
             return self._refuse("setTensorAddress", f"Given invalid tensor name: {name}")
+        _require_aligned(memory, name)
         self._addresses[name] = memory
         return True
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         if not isinstance(stream_handle, int):
             raise TypeError("execute_async_v3(): incompatible function arguments")
+        _require_current(self._engine._gpu, "enqueueV3")
         missing = self.infer_shapes()
         if missing:
             return self._refuse("enqueueV3", f"Not all input shapes are specified: {missing}")
@@ -581,6 +673,7 @@ class IExecutionContext:
             return self._refuse("enqueueV3", "device memory was not set, or was set before the shapes changed")
         if stream_handle != GPU.stream():
             raise UndefinedBehaviour(f"enqueued on stream {stream_handle:#x}, the current one is {GPU.stream():#x}")
+        default_stream_runs[0] += stream_handle == bindings.DEFAULT_STREAM
         self._check_overlaps()
         if self._user_managed:  # nobody may count on what was in there, nor have anything of their own there
             self._spoil(self._scratch[0], self._scratch_needed)
@@ -618,8 +711,8 @@ class IExecutionContext:
             sizes.update(zip(tensor._dims, self._shapes[tensor.name], strict=True))
         shape = []
         for dim in self._engine._outputs[name]._dims:
-            factor, _, symbol = dim.rpartition("*") if isinstance(dim, str) else ("", "", dim)
-            shape.append(int(factor or 1) * sizes[symbol] if isinstance(symbol, str) else symbol)
+            factor, symbol = parse_dim(dim)
+            shape.append(factor * sizes[symbol] if symbol else factor)
         return tuple(shape)
 
     def _refuse(self, function: str, reason: str) -> bool:

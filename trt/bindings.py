@@ -1,4 +1,4 @@
-"""The one door to TensorRT: imports `tensorrt` or `tensorrt_rtx` when first needed, keeps its words, finds the GPU.
+"""The one door to TensorRT: imports `tensorrt` or `tensorrt_rtx` when first needed, keeps its errors, finds the GPU.
 
 Everything else takes the module from here and uses only what TensorRT 10, 11 and TensorRT-RTX share.
 """
@@ -9,6 +9,7 @@ import importlib
 import logging
 import re
 from collections import deque
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from common.contract import Dim, TensorSpec
+from common.cuda import on_device, with_index
 from common.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,31 +37,34 @@ TORCH_DTYPES = {
     "INT64": torch.int64,
     "BOOL": torch.bool,
 }
-MAX_WORDS = 400  # characters of TensorRT's own words that go into a message
+MAX_MESSAGE = 400  # characters of TensorRT's own words that go into a message
+MAX_ERRORS = 20  # that are kept
+DEFAULT_STREAM = 0  # the handle of CUDA's legacy default stream
+_OUT_OF_MEMORY = re.compile(r"out ?of ?memory|cudaErrorMemoryAllocation|cudaMalloc", re.IGNORECASE)
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class TensorRT:
-    """An imported TensorRT. `words` collects what it logs: its functions return None or False and log the reason."""
+    """An imported TensorRT. `errors` collects what it logs: its functions return None or False and log the reason."""
 
     api: Any  # the module
     flavour: Flavour
     version: str
     logger: tensorrt.ILogger
-    words: Words
+    errors: ErrorLog
 
     @property
     def product(self) -> str:
         return PRODUCTS[self.flavour]
 
 
-class Words:
-    """TensorRT's latest errors, in its own words."""
+class ErrorLog:
+    """TensorRT's latest errors, in its own words. Shared by all engines of a process; not thread-safe."""
 
     def __init__(self) -> None:
-        self._errors: deque[str] = deque(maxlen=20)
+        self._errors: deque[str] = deque(maxlen=MAX_ERRORS)
 
     def add(self, message: str) -> None:
         self._errors.append(message)
@@ -67,35 +72,50 @@ class Words:
     def clear(self) -> None:
         self._errors.clear()
 
+    def __bool__(self) -> bool:
+        """Whether there was an error since the last `clear`."""
+        return bool(self._errors)
+
     def __str__(self) -> str:
         """The errors since the last `clear`, in one line."""
         return one_line("; ".join(dict.fromkeys(self._errors))) or "TensorRT gave no reason"
 
     @property
     def out_of_memory(self) -> bool:
-        return bool(re.search(r"out ?of ?memory|cudaErrorMemoryAllocation|cudaMalloc", str(self), re.IGNORECASE))
+        """Whether any of the errors, of which `str` may show only the beginning, is a lack of device memory."""
+        return any(_OUT_OF_MEMORY.search(error) for error in self._errors)
 
 
 def one_line(words: str) -> str:
     """Words fit for a message of one line: no line breaks, and no longer than need be."""
     words = " ".join(words.split())
-    return words if len(words) <= MAX_WORDS else words[: MAX_WORDS - 3] + "..."
+    return words if len(words) <= MAX_MESSAGE else words[: MAX_MESSAGE - 3] + "..."
 
 
 @dataclass(frozen=True)
 class Gpu:
-    """The GPU that engines run on: PyTorch's current one. PyTorch owns its memory and streams."""
+    """A GPU that engines run on. PyTorch owns its memory and streams."""
 
     device: torch.device
     name: str
     compute_capability: int  # 75 stands for 7.5
+    alignment: int = 256  # bytes; of every address that TensorRT is given (NvInferRuntime.h, setTensorAddress)
 
     def stream(self) -> int:
-        """The handle of PyTorch's current stream."""
+        """The handle of PyTorch's current stream on this GPU."""
         return torch.cuda.current_stream(self.device).cuda_stream
 
     def synchronize(self) -> None:
+        """Waits until everything enqueued on this GPU is done."""
         torch.cuda.synchronize(self.device)
+
+    def own_stream(self) -> AbstractContextManager[Any]:
+        """Makes a new stream the current one for a `with` block."""
+        return torch.cuda.stream(torch.cuda.Stream(self.device))
+
+    def current(self) -> AbstractContextManager[Any]:
+        """Makes this GPU the current one for a `with` block. TensorRT works on whichever is current when called."""
+        return on_device(self.device)
 
 
 _loaded: dict[ModuleType, TensorRT] = {}  # the first logger of a process wins in TensorRT, so each is made once
@@ -134,33 +154,42 @@ def _wrap(module: ModuleType, flavour: Flavour) -> TensorRT:
         version = str(api.__version__)
         if flavour == "tensorrt" and _numbers(version) < (10,):
             raise UserError(f"TensorRT {version} is too old; install version 10 or later ({INSTALL[flavour]})")
-        words = Words()
-        _loaded[module] = TensorRT(api, flavour, version, _make_logger(api, words), words)
+        errors = ErrorLog()
+        _loaded[module] = TensorRT(api, flavour, version, _make_logger(api, errors), errors)
     return _loaded[module]
 
 
-def _make_logger(api: Any, words: Words) -> tensorrt.ILogger:
+def _make_logger(api: Any, errors: ErrorLog) -> tensorrt.ILogger:
     class Recorder(api.ILogger):
         def __init__(self) -> None:
             api.ILogger.__init__(self)
 
         def log(self, severity: Any, msg: str) -> None:
             if int(severity) <= int(api.ILogger.Severity.ERROR):
-                words.add(msg)
+                errors.add(msg)
             _log.log(logging.INFO if int(severity) <= int(api.ILogger.Severity.WARNING) else logging.DEBUG, "%s", msg)
 
     return Recorder()
 
 
-def find_gpu() -> Gpu:
-    """PyTorch's current GPU. Raises UserError if there is no GPU, no driver or no CUDA in PyTorch."""
+def find_gpu(device: torch.device | str | None = None) -> Gpu:
+    """A GPU as engines need it.
+
+    Args:
+        device: such as "cuda:1"; None, or "cuda" without a number, takes PyTorch's current GPU.
+
+    Raises:
+        UserError: there is no GPU, no driver, no CUDA in PyTorch, or no GPU of that number.
+    """
     if not torch.cuda.is_available():
         if torch.version.cuda is None:
             raise UserError("no GPU can be used: this PyTorch is a CPU build (a GPU needs the driver and a CUDA build)")
         raise UserError("no NVIDIA driver or GPU was found (nvidia-smi shows whether the driver works)")
-    device = torch.device("cuda", torch.cuda.current_device())
-    major, minor = torch.cuda.get_device_capability(device)
-    return Gpu(device, torch.cuda.get_device_name(device), 10 * major + minor)
+    found = with_index("cuda" if device is None else device)
+    if found.type != "cuda" or found.index >= torch.cuda.device_count():
+        raise UserError(f"{device} is none of this machine's GPUs, cuda:0 to cuda:{torch.cuda.device_count() - 1}")
+    major, minor = torch.cuda.get_device_capability(found)
+    return Gpu(found, torch.cuda.get_device_name(found), 10 * major + minor)
 
 
 def check_supported(tensorrt: TensorRT, gpu: Gpu) -> None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +13,14 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from common.contract import check_tensors, contract_of
-from common.engine import export_command, part_flag, read_metadata
+from common.engine import PROFILE_FLAGS, export_command, part_flag, read_metadata
 from common.errors import UserError
 from common.files import sha256_of, written_whole
 from common.metadata import ModelMetadata, Part
-from trt import bindings
+from trt import bindings, timing_cache
 from trt.bindings import TensorRT, dotted, one_line, tensor_spec
-from trt.record import EngineRecord, SizeRange, profile_shapes, read_record, record_path, symbols_of
+from trt.progress import monitored
+from trt.record import EngineRecord, SizeRange, profile_shapes, read_record, record_path
 
 if TYPE_CHECKING:
     import tensorrt
@@ -31,7 +29,6 @@ MIB = 1 << 20
 DEFAULT_BATCH = SizeRange(1, 1, 1)
 DEFAULT_TEXT = SizeRange(4, 128, 256)  # symbols
 DEFAULT_MEL = SizeRange(32, 768, 1664)  # frames
-SIZE_FLAGS = {"batch": "-bs/--batch-size", "text": "--text-size", "mel": "--mel-size"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +45,7 @@ class BuildOptions:
 
     def check(self) -> None:
         """Raises UserError for values that no engine can be built with."""
-        for symbol, flag in SIZE_FLAGS.items():
+        for symbol, flag in PROFILE_FLAGS.items():
             sizes: SizeRange = getattr(self, symbol)
             if not 1 <= sizes.min <= sizes.opt <= sizes.max:
                 raise UserError(f"{flag} {sizes}: must be min,opt,max with 1 <= min <= opt <= max")
@@ -60,9 +57,15 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class Built:
+    """An engine that is there now.
+
+    Attributes:
+        seconds: that building it took; None where it was up to date.
+    """
+
     path: Path
     record: EngineRecord
-    seconds: float | None  # of building; None where the engine was up to date
+    seconds: float | None
 
 
 def build_engine(
@@ -97,7 +100,7 @@ def build_engine(
         version=trt.version,
         gpu=gpu_name,
         compute_capabilities=capabilities,
-        profile={symbol: getattr(options, symbol) for symbol in symbols_of(metadata)},
+        profile={symbol: getattr(options, symbol) for symbol in contract_of(metadata).symbols},
         workspace_mib=options.workspace_mib,
         optimization_level=options.optimization_level,
         onnx_sha256=sha256_of(onnx_path),
@@ -108,10 +111,16 @@ def build_engine(
     seconds = None
     existing = None if force else up_to_date(path, record)
     if existing is None:
+        # TensorRT-RTX measures nothing when it builds.
+        cache = options.timing_cache if trt.flavour == "tensorrt" else None
+        if cache is not None:
+            timing_cache.prove_writable(cache)
         started = time.perf_counter()
-        plan = _build(trt, onnx_path, record, options, on_progress)
+        plan, config = _build(trt, onnx_path, record, cache, on_progress)
         existing = _write(path, plan, record)
         seconds = time.perf_counter() - started
+        if cache is not None:  # after the engine, which took minutes
+            timing_cache.save(config, cache)
     return Built(path, existing, seconds)
 
 
@@ -172,37 +181,31 @@ def _build(
     trt: TensorRT,
     onnx_path: Path,
     record: EngineRecord,
-    options: BuildOptions,
+    cache: Path | None,
     on_progress: Callable[[float], None],
-) -> tensorrt.IHostMemory:
-    trt.words.clear()
+) -> tuple[tensorrt.IHostMemory, tensorrt.IBuilderConfig]:
+    """The plan, and the configuration that it was built with, which holds the builder's measurements."""
+    trt.errors.clear()
     builder: tensorrt.Builder = trt.api.Builder(trt.logger)
-    # TensorRT 11 knows no other networks than strongly typed ones, and takes the flag all the same.
+    # In TensorRT 11 this flag does nothing: all networks are strongly typed.
     network = builder.create_network(1 << int(trt.api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser: tensorrt.OnnxParser = trt.api.OnnxParser(network, trt.logger)
     if not parser.parse(onnx_path.read_bytes()):
         reasons = one_line("; ".join(_reason(parser.get_error(i)) for i in range(parser.num_errors)))
-        raise UserError(f"{onnx_path}: {trt.product} could not parse it: {reasons or trt.words}")
+        raise UserError(f"{onnx_path}: {trt.product} could not parse it: {reasons or trt.errors}")
     check_network(str(onnx_path), network, record.metadata)
     config = builder.create_builder_config()
     _configure(trt, config, record)
     if config.add_optimization_profile(make_profile(builder, record)) != 0:
         sizes = ", ".join(f"{symbol} {sizes}" for symbol, sizes in record.profile.items())
         raise UserError(f"{onnx_path}: {trt.product} refused the profile {sizes}; choose other sizes")
-    cache = _open_timing_cache(trt, config, options.timing_cache)
-    with _interruptible() as interrupted:
-        monitor = _watch(trt, config, on_progress, interrupted)
+    if cache is not None:
+        timing_cache.load(trt, config, cache)
+    with monitored(trt, config, on_progress):
         plan = builder.build_serialized_network(network, config)
-    if interrupted.is_set():
-        raise KeyboardInterrupt
-    if monitor is not None and monitor.error is not None:
-        raise monitor.error
     if plan is None:
-        raise UserError(f"{onnx_path}: {trt.product} could not build it: {trt.words}{_advice(record)}")
-    if cache is not None and options.timing_cache is not None:
-        with written_whole(options.timing_cache) as temporary:
-            temporary.write_bytes(memoryview(config.get_timing_cache().serialize()))  # type: ignore[arg-type]
-    return plan
+        raise UserError(f"{onnx_path}: {trt.product} could not build it: {trt.errors}{_advice(record)}")
+    return plan, config
 
 
 def _reason(error: tensorrt.ParserError) -> str:
@@ -223,7 +226,7 @@ def check_network(where: str, network: tensorrt.INetworkDefinition, metadata: Mo
 def _configure(trt: TensorRT, config: tensorrt.IBuilderConfig, record: EngineRecord) -> None:
     # One stream: contexts are captured into CUDA graphs, and their scratch memory is shared.
     config.max_aux_streams = 0
-    # TF32 keeps 10 bits of FP32's 23: an FP32 engine shall be FP32, whoever wants speed takes FP16.
+    # TF32 keeps 10 of FP32's 23 bits. FP32 engines must not use it unasked: FP16 is there for speed.
     config.clear_flag(trt.api.BuilderFlag.TF32)
     if record.optimization_level is not None:
         config.builder_optimization_level = record.optimization_level
@@ -231,10 +234,13 @@ def _configure(trt: TensorRT, config: tensorrt.IBuilderConfig, record: EngineRec
         config.set_memory_pool_limit(trt.api.MemoryPoolType.WORKSPACE, record.workspace_mib * MIB)
     if trt.flavour == "tensorrt_rtx":
         rtx: Any = config  # what follows is TensorRT-RTX's alone
+        if hasattr(trt.api.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
+            # A run that may allocate can't be captured into a CUDA graph.
+            rtx.set_flag(trt.api.BuilderFlag.REQUIRE_USER_ALLOCATION)
         rtx.num_compute_capabilities = len(record.compute_capabilities)
         for index, capability in enumerate(record.compute_capabilities):
             if not rtx.set_compute_capability(getattr(trt.api.ComputeCapability, f"SM{capability}"), index):
-                raise UserError(f"{trt.product} refused compute capability {dotted(capability)}: {trt.words}")
+                raise UserError(f"{trt.product} refused compute capability {dotted(capability)}: {trt.errors}")
 
 
 def make_profile(builder: tensorrt.Builder, record: EngineRecord) -> tensorrt.IOptimizationProfile:
@@ -244,21 +250,6 @@ def make_profile(builder: tensorrt.Builder, record: EngineRecord) -> tensorrt.IO
         shapes: list[Any] = profile_shapes(record, spec)  # tuples, which become TensorRT's Dims by themselves
         profile.set_shape(spec.name, *shapes)
     return profile
-
-
-def _open_timing_cache(
-    trt: TensorRT, config: tensorrt.IBuilderConfig, path: Path | None
-) -> tensorrt.ITimingCache | None:
-    """Gives the builder the timing cache of an earlier build, or a new one. TensorRT-RTX times nothing."""
-    if path is None or trt.flavour == "tensorrt_rtx":
-        return None
-    cache = config.create_timing_cache(path.read_bytes() if path.exists() else b"")
-    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
-        raise UserError(
-            f"{path}: not a timing cache of TensorRT {trt.version} on this GPU; delete it, or give another file "
-            "with -tcf"
-        )
-    return cache
 
 
 def _advice(record: EngineRecord) -> str:
@@ -274,102 +265,12 @@ def _write(path: Path, plan: tensorrt.IHostMemory, record: EngineRecord) -> Engi
     content = memoryview(plan)  # type: ignore[arg-type]
     fields = {**vars(record), "plan_sha256": hashlib.sha256(content).hexdigest(), "plan_bytes": content.nbytes}
     record = EngineRecord(**fields)
-    # The record takes its name first: an engine without its record would be one that nothing is known of.
+    # The record is renamed first: an engine without its record is unusable.
     with written_whole(path) as engine_file:
         engine_file.write_bytes(content)
         with written_whole(record_path(path)) as record_file:
             record_file.write_text(record.to_json(), encoding="utf-8")
     return record
-
-
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Ctrl-C sets the event that is yielded: an exception must not pass through TensorRT's C++ frames."""
-    interrupted = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield interrupted
-        return
-    previous = signal.signal(signal.SIGINT, lambda number, frame: interrupted.set())
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def _watch(
-    trt: TensorRT,
-    config: tensorrt.IBuilderConfig,
-    on_progress: Callable[[float], None],
-    interrupted: threading.Event,
-) -> Any:
-    """Has the builder report its progress and stop when interrupted, where this TensorRT can."""
-    if not hasattr(trt.api, "IProgressMonitor"):
-        return None
-    progress = Progress(on_progress)
-
-    api: Any = trt.api
-
-    class Monitor(api.IProgressMonitor):
-        error: Exception | None = None
-
-        def __init__(self) -> None:
-            api.IProgressMonitor.__init__(self)
-
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            self._safely(lambda: progress.start(phase_name, parent_phase, num_steps))
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            self._safely(lambda: progress.step(phase_name, step))
-            return not interrupted.is_set() and self.error is None
-
-        def phase_finish(self, phase_name: str) -> None:
-            self._safely(lambda: progress.finish(phase_name))
-
-        def _safely(self, report: Callable[[], None]) -> None:
-            # Called from C++, where an exception would end the process: it is raised once the builder has returned.
-            try:
-                report()
-            except Exception as error:
-                self.error = error
-
-    monitor = Monitor()
-    config.progress_monitor = monitor
-    return monitor
-
-
-class Progress:
-    """TensorRT's nested phases as one fraction that never falls."""
-
-    def __init__(self, on_progress: Callable[[float], None]) -> None:
-        self._on_progress = on_progress
-        self._phases: dict[str, tuple[str | None, int, int]] = {}  # name -> parent, steps, steps done
-        self._reported = 0.0
-
-    def start(self, phase: str, parent: str | None, steps: int) -> None:
-        self._phases[phase] = (parent, max(1, steps), 0)
-
-    def step(self, phase: str, step: int) -> None:
-        if phase in self._phases:
-            parent, steps, _ = self._phases[phase]
-            self._phases[phase] = (parent, steps, step + 1)
-        self._report()
-
-    def finish(self, phase: str) -> None:
-        parent, _, _ = self._phases.pop(phase, (None, 1, 0))
-        if parent is None:
-            self._reported = 1.0
-            self._on_progress(1.0)
-
-    def _report(self) -> None:
-        fraction = max((self._fraction(name) for name, (parent, _, _) in self._phases.items() if not parent), default=0)
-        if fraction > self._reported:
-            self._reported = fraction
-            self._on_progress(fraction)
-
-    def _fraction(self, phase: str) -> float:
-        _, steps, done = self._phases[phase]
-        inside = [self._fraction(name) for name, (parent, _, _) in self._phases.items() if parent == phase]
-        return min(1.0, (done + max(inside, default=0.0)) / steps)
 
 
 def check_precision(onnx_path: Path, metadata: ModelMetadata, fp16: bool) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 from common.cli import ArgumentParser, run
 from common.contract import TensorSpec, contract_of
 from common.errors import UserError
-from trt import bindings
 from trt.bindings import load
-from trt.engine import TensorRTEngine
+from trt.contexts import largest_scratch_bytes
+from trt.engine import TensorRTEngine, gpu_for, tensorrt_of
 from trt.record import EngineRecord, profile_shapes, read_plan, read_record
 
 MB = 1e6
@@ -23,26 +23,30 @@ def make_parser() -> ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    gpu = _has_gpu()
     for number, path in enumerate(args.engine):
         record = read_record(path)
         lines = [str(path), *describe_record(record), *describe_tensors(record)]
-        if gpu:
+        obstacle = _obstacle(path, record)
+        if obstacle is None:
             engine = TensorRTEngine(path, record.metadata.part)  # which also proves file and record to be right
-            lines += describe_engine(engine, args.layers)
-            engine.close()
+            try:
+                lines += describe_engine(engine, args.layers)
+            finally:
+                engine.close()
         else:
             read_plan(path, record)
-            lines.append("  The file is whole. Its layers and memory can be read only with an NVIDIA GPU and driver.")
+            lines.append(f"  The file is whole. Its layers and memory can't be read here: {obstacle}")
         print("\n" * bool(number) + "\n".join(lines))
 
 
-def _has_gpu() -> bool:
+def _obstacle(path: Path, record: EngineRecord) -> str | None:
+    """Why this machine can't open the engine, however whole it is; None if it can."""
     try:
-        bindings.find_gpu()
-    except UserError:
-        return False
-    return True
+        tensorrt_of(str(path), record)
+        gpu_for(str(path), record)
+    except UserError as error:
+        return str(error)
+    return None
 
 
 def describe_record(record: EngineRecord) -> list[str]:
@@ -81,22 +85,16 @@ def describe_engine(engine: TensorRTEngine, layers: bool) -> list[str]:
     cuda_engine = engine.cuda_engine
     lines = [
         f"  GPU          {engine.gpu.name}",
-        f"  Scratch      {scratch_bytes(engine) / MB:.1f} MB for the largest shapes",
+        f"  Scratch      {largest_scratch_bytes(cuda_engine) / MB:.1f} MB for the largest shapes",
         f"  Layers       {cuda_engine.num_layers}{'' if layers else ' (--layers lists them)'}",
     ]
     if layers:
-        inspector = cuda_engine.create_engine_inspector()
         form = load(engine.record.flavour).api.LayerInformationFormat.JSON
-        described = [inspector.get_layer_information(i, form) for i in range(cuda_engine.num_layers)]
+        with engine.gpu.current():
+            inspector = cuda_engine.create_engine_inspector()
+            described = [inspector.get_layer_information(i, form) for i in range(cuda_engine.num_layers)]
         lines += [f"    {i:4} {_layer_name(text)}" for i, text in enumerate(described)]
     return lines
-
-
-def scratch_bytes(engine: TensorRTEngine) -> int:
-    cuda_engine = engine.cuda_engine
-    if hasattr(cuda_engine, "device_memory_size_v2"):
-        return cuda_engine.device_memory_size_v2
-    return cuda_engine.device_memory_size  # TensorRT 10.0
 
 
 def _layer_name(information: str) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from common.contract import TensorSpec, contract_of
+from common.contract import TensorSpec
 from common.engine import part_flag
 from common.errors import UserError
 from common.metadata import ModelMetadata, Part, check_format, check_keys
@@ -37,6 +37,8 @@ class SizeRange(NamedTuple):
 
 @dataclass(frozen=True)
 class EngineRecord:
+    """What an engine is, and what it was built from, by and for."""
+
     metadata: ModelMetadata
     flavour: Flavour
     version: str  # of TensorRT
@@ -84,15 +86,8 @@ class EngineRecord:
 
 
 def record_path(engine_path: Path) -> Path:
-    """Where an engine's record lies: `encoder_fp16.engine` has `encoder_fp16.json`."""
-    return engine_path.with_suffix(".json")
-
-
-def symbols_of(metadata: ModelMetadata) -> list[str]:
-    """The symbols ("batch", "text" or "mel") that the inputs of a part are sized by."""
-    inputs = contract_of(metadata).inputs
-    dims = [dim.rpartition("*")[2] for spec in inputs for dim in spec.shape if isinstance(dim, str)]
-    return list(dict.fromkeys(dims))
+    """Where an engine's record lies: `encoder_fp16.engine` has `encoder_fp16.engine.json`."""
+    return engine_path.with_name(engine_path.name + ".json")
 
 
 def profile_shapes(record: EngineRecord, spec: TensorSpec) -> list[tuple[int, ...]]:
@@ -117,8 +112,10 @@ def read_record(engine_path: Path) -> EngineRecord:
             f"{engine_path}: {path.name}, which says what it was built from, is missing beside it; copy it there, or "
             f"{BUILD_AGAIN}"
         ) from None
-    except ValueError as error:  # not UTF-8, not JSON, or not a record
-        raise UserError(f"{path}: not a readable engine description ({error}); {BUILD_AGAIN}") from error
+    except ValueError as error:  # not UTF-8, not JSON, not a record, or of another version
+        raise UserError(
+            f"{path}: not a readable engine description ({error}); export the ONNX file and build the engine again"
+        ) from error
 
 
 def check_part(engine_path: Path, record: EngineRecord, part: Part) -> None:

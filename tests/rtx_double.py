@@ -1,0 +1,102 @@
+"""What TensorRT-RTX has beyond `tests.trt_double`: building for other GPUs, asking whether a run can be captured."""
+
+import sys
+from enum import Enum
+from typing import Any
+
+from tests import trt_double
+from tests.trt_double import *  # noqa: F403  the API that TensorRT and TensorRT-RTX share
+from tests.trt_double import ExecutionContextAllocationStrategy, UndefinedBehaviour
+
+__version__ = "1.7.1"
+
+
+class BuilderFlag(Enum):
+    TF32 = 7
+    REQUIRE_USER_ALLOCATION = 26
+
+
+class ComputeCapability(Enum):
+    SM75 = 75
+    SM86 = 86
+
+
+class DynamicShapesKernelSpecializationStrategy(Enum):
+    LAZY = 0
+    EAGER = 1
+    NONE = 2
+
+
+class IBuilderConfig(trt_double.IBuilderConfig):
+    __slots__ = ("_capabilities", "num_compute_capabilities")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._flags = {BuilderFlag.TF32}
+
+    def set_flag(self, flag: Any) -> None:
+        self._flags.add(flag)
+
+    def set_compute_capability(self, compute_capability: ComputeCapability, index: int) -> bool:
+        return index < self.num_compute_capabilities
+
+
+class Builder(trt_double.Builder):
+    __slots__ = ()
+    _config_type = IBuilderConfig
+
+
+class IRuntimeConfig:
+    __slots__ = ("_allocation", "dynamic_shapes_kernel_specialization_strategy")
+
+    def __init__(self) -> None:
+        self.dynamic_shapes_kernel_specialization_strategy = DynamicShapesKernelSpecializationStrategy.LAZY
+        self._allocation = ExecutionContextAllocationStrategy.STATIC
+
+    def set_execution_context_allocation_strategy(self, strategy: ExecutionContextAllocationStrategy) -> None:
+        self._allocation = strategy
+
+
+class ICudaEngine(trt_double.ICudaEngine):
+    __slots__ = ()
+
+    def create_runtime_config(self) -> IRuntimeConfig:
+        return IRuntimeConfig()
+
+    def create_execution_context(self, runtime_config: Any = None) -> "IExecutionContext":
+        if not isinstance(runtime_config, IRuntimeConfig):
+            raise TypeError("create_execution_context(): incompatible function arguments")
+        trt_double._require_current(self._gpu, "createExecutionContext")
+        return IExecutionContext(self, runtime_config)
+
+
+class IExecutionContext(trt_double.IExecutionContext):
+    __slots__ = ("_config",)
+
+    def __init__(self, engine: ICudaEngine, config: IRuntimeConfig) -> None:
+        super().__init__(engine, config._allocation is ExecutionContextAllocationStrategy.USER_MANAGED)
+        self._config = config
+
+    def is_stream_capturable(self, stream: int) -> bool:
+        if not isinstance(stream, int):
+            raise TypeError("is_stream_capturable(): incompatible function arguments")
+        if stream == trt_double.bindings.DEFAULT_STREAM:
+            raise UndefinedBehaviour("CUDA can't capture its default stream")
+        lazy = self._config.dynamic_shapes_kernel_specialization_strategy is (
+            DynamicShapesKernelSpecializationStrategy.LAZY
+        )
+        return "REQUIRE_USER_ALLOCATION" in self._engine._flags and not lazy and not self.infer_shapes()
+
+
+class Runtime(trt_double.Runtime):
+    __slots__ = ()
+
+    @property
+    def _engine_type(self) -> type[ICudaEngine]:
+        return ICudaEngine
+
+
+def install(monkeypatch: Any) -> None:
+    """Puts this double in the place of TensorRT-RTX, and TensorRT out of the way."""
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    trt_double.install(monkeypatch, sys.modules[__name__])

@@ -1,0 +1,183 @@
+"""Execution contexts of one engine and the scratch memory that all engines of a GPU share."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from common.contract import Contract
+from common.errors import UserError
+from trt.bindings import Gpu, TensorRT, shape_tuple
+
+if TYPE_CHECKING:
+    import tensorrt
+
+
+class Workspace:
+    """Scratch memory of a device, shared by all engines on it: they run one after another on one stream.
+
+    It grows to the largest need. What was taken before stays valid for as long as it is held, which is what a captured
+    CUDA graph needs.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._memory: Tensor | None = None
+
+    def take(self, size: int) -> Tensor:
+        """At least `size` bytes, uint8, aligned as PyTorch aligns. Raises torch.cuda.OutOfMemoryError."""
+        if self._memory is None or self._memory.numel() < size:
+            self._memory = None  # given back first, unless somebody still holds it
+            self._memory = torch.empty(size, dtype=torch.uint8, device=self._device)
+        return self._memory
+
+
+_workspaces: weakref.WeakValueDictionary[torch.device, Workspace] = weakref.WeakValueDictionary()
+
+
+def workspace_of(device: torch.device) -> Workspace:
+    """The workspace of a device, which lives for as long as somebody holds it."""
+    return _workspaces.setdefault(device, Workspace(device))
+
+
+@dataclass
+class Slot:
+    """An execution context, the sizes that it is set to, and the scratch memory that they take."""
+
+    context: tensorrt.IExecutionContext | None  # None once the engine is closed
+    sizes: dict[str, int]
+    scratch_bytes: int
+
+
+class Contexts:
+    """The execution contexts of one engine. They are costly, so they are used again, at other sizes too.
+
+    Every method is called with the engine's GPU as the current one. Not thread-safe.
+
+    Args:
+        refusal: makes an error of what TensorRT refused and the reasons that it logged.
+        largest_scratch: give every context the scratch memory of the profile's largest sizes, not of its own sizes.
+    """
+
+    def __init__(
+        self,
+        engine: tensorrt.ICudaEngine,
+        trt: TensorRT,
+        gpu: Gpu,
+        contract: Contract,
+        refusal: Callable[[str], UserError],
+        largest_scratch: bool,
+    ) -> None:
+        self._engine: tensorrt.ICudaEngine | None = engine
+        self._trt = trt
+        self._gpu = gpu
+        self._contract = contract
+        self._refusal = refusal
+        self._largest_scratch = largest_scratch
+        self._config = _runtime_config(trt, engine)
+        self._slots: list[Slot] = []  # every slot, free or taken
+        self._free: list[Slot] = []
+
+    def take(self, sizes: dict[str, int]) -> Slot:
+        """A free context that is set to these sizes already, or else any free one, or else a new one.
+
+        Raises:
+            UserError: TensorRT refused the sizes or a new context.
+        """
+        for slot in self._free:
+            if slot.sizes == sizes:
+                self._free.remove(slot)
+                return slot
+        slot = self._free.pop() if self._free else self._new_slot()
+        try:
+            self._resize(slot, sizes)
+        except BaseException:
+            self.give_back(slot)
+            raise
+        return slot
+
+    def give_back(self, slot: Slot) -> None:
+        if slot.context is not None:
+            self._free.append(slot)
+
+    def close(self) -> None:
+        """Destroys all contexts, taken ones too. The GPU must have finished with them."""
+        self._free.clear()
+        for slot in self._slots:
+            slot.context = None
+        self._slots.clear()
+        self._config = self._engine = None
+
+    def _new_slot(self) -> Slot:
+        assert self._engine is not None
+        self._trt.errors.clear()
+        context = self._engine.create_execution_context(self._config)
+        if context is None:
+            raise self._refusal("no execution context could be made")
+        slot = Slot(context, {}, 0)
+        self._slots.append(slot)
+        return slot
+
+    def _resize(self, slot: Slot, sizes: dict[str, int]) -> None:
+        context = slot.context
+        assert context is not None
+        if slot.sizes:
+            # A graph that captured this context may still be running, which TensorRT can't know.
+            self._gpu.synchronize()
+        slot.sizes = {}  # neither the old sizes nor the new ones, should one of the calls below fail
+        self._trt.errors.clear()
+        for spec in self._contract.inputs:
+            if not context.set_input_shape(spec.name, spec.resolve(sizes)):
+                raise self._refusal(f"refused the shape {list(spec.resolve(sizes))} of {spec.name}")
+        missing = context.infer_shapes()
+        if missing:
+            raise self._refusal(f"has no shape for {', '.join(missing)}")
+        for spec in self._contract.outputs:
+            found = shape_tuple(context.get_tensor_shape(spec.name))
+            if found != spec.resolve(sizes):
+                raise self._refusal(f"gives {spec.name} the shape {list(found)}, not {list(spec.resolve(sizes))}")
+        slot.scratch_bytes = self._scratch_bytes(context, sizes)
+        slot.sizes = sizes
+
+    def _scratch_bytes(self, context: tensorrt.IExecutionContext, sizes: Mapping[str, int]) -> int:
+        scratch_bytes = context.update_device_memory_size_for_shapes()
+        # 0 stands for an error too (NvInferRuntime.h); only the log tells it from an engine that needs no memory.
+        if scratch_bytes <= 0 and self._trt.errors:
+            raise self._refusal(f"has no scratch memory size for {described(sizes)}")
+        assert self._engine is not None
+        return largest_scratch_bytes(self._engine) if self._largest_scratch else scratch_bytes
+
+
+def _runtime_config(trt: TensorRT, engine: tensorrt.ICudaEngine) -> Any:
+    """What contexts are created with: the caller manages their memory, and kernels are compiled at the first run.
+
+    TensorRT-RTX specialises kernels to shapes in the background by default, and puts them in place between two runs: a
+    CUDA graph captured before would keep the slow ones.
+    """
+    strategy = trt.api.ExecutionContextAllocationStrategy.USER_MANAGED
+    if not hasattr(trt.api, "DynamicShapesKernelSpecializationStrategy"):
+        return strategy
+    rtx: Any = engine
+    config = rtx.create_runtime_config()
+    config.set_execution_context_allocation_strategy(strategy)
+    eager = trt.api.DynamicShapesKernelSpecializationStrategy.EAGER
+    config.dynamic_shapes_kernel_specialization_strategy = eager
+    return config
+
+
+def largest_scratch_bytes(engine: tensorrt.ICudaEngine) -> int:
+    """The scratch memory in bytes that suffices at every size of the engine's profile."""
+    if hasattr(engine, "device_memory_size_v2"):
+        return engine.device_memory_size_v2
+    oldest: Any = engine  # TensorRT 10.0
+    return oldest.device_memory_size
+
+
+def described(sizes: Mapping[str, int]) -> str:
+    """ "batch 4, mel 768" """
+    return ", ".join(f"{symbol} {size}" for symbol, size in sizes.items())
