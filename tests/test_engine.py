@@ -10,8 +10,8 @@ from common.errors import UserError
 from common.metadata import PARTS, Precision
 from common.onnx_engine import OnnxEngine
 from exports.onnx_file import example_inputs
+from pipeline.engine_set import check_together
 from pipeline.model_files import default_paths, open_engine, open_engines
-from pipeline.synthesizer import check_together
 from tacotron2.loading import load_tacotron2
 from tacotron2.parts import tacotron2_parts
 

@@ -17,7 +17,9 @@ from common.onnx_engine import OnnxEngine
 from common.phrases import Phrase
 from exports import export_tacotron2_onnx, export_waveglow_onnx
 from exports.onnx_file import TOLERANCE, example_inputs, export_part
-from pipeline.synthesizer import SynthesisOptions, Synthesizer
+from pipeline import Voice
+from pipeline.settings import SpeakSettings
+from pipeline.synthesizer import FailedPiece, SpokenPiece
 from tacotron2.loading import DEMO_TACOTRON2
 from tests.models import parts_of
 
@@ -151,10 +153,15 @@ def test_an_8_bit_decoder_speaks_the_same(tmp_path: Path, demo_folder: Path, dem
     decoder = OnnxEngine(path, "decoder_iter")
     assert decoder.metadata.int8_lstms
     phrases = [Phrase(0, "Printed letters should be beautiful."), Phrase(1, "Good morning!")]
-    options = SynthesisOptions(batch_size=1, keep_pictures=True)
-    plain = list(Synthesizer(demo_engines, options).speak(phrases))
-    quantised = list(Synthesizer({**demo_engines, "decoder_iter": decoder}, options).speak(phrases))
+
+    def spoken(engines: dict[Part, Engine]) -> list[SpokenPiece | FailedPiece]:
+        with Voice(engines).synthesizer(SpeakSettings(keep_pictures=True)) as synthesizer:
+            return list(synthesizer.speak(phrases))
+
+    plain, quantised = spoken(demo_engines), spoken({**demo_engines, "decoder_iter": decoder})
     for found, expected in zip(quantised, plain, strict=True):
+        assert isinstance(found, SpokenPiece)
+        assert isinstance(expected, SpokenPiece)
         assert found.stop_reason == "gate"
         assert abs(found.frames - expected.frames) <= 2
         frames = min(found.frames, expected.frames)

@@ -4,6 +4,7 @@ Driven by the strict double of `tests/trt_double.py`, whose own strictness is te
 """
 
 import ast
+import contextlib
 import ctypes
 import dataclasses
 import gc
@@ -32,8 +33,9 @@ from common.errors import UserError
 from common.metadata import PARTS, Part, Precision
 from common.onnx_engine import OnnxEngine
 from exports.onnx_file import example_inputs
-from pipeline.synthesizer import SynthesisOptions
-from tacotron2.decoder import StopRule
+from pipeline import Voice
+from pipeline.engine_set import EngineSet
+from pipeline.settings import SpeakSettings
 from tacotron2.loading import load_tacotron2
 from tests import trt_double
 from tests.models import parts_of
@@ -46,6 +48,8 @@ from waveglow.loading import load_waveglow
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 REAL_FIND_GPU = bindings.find_gpu
+# Random weights may say at once that a phrase is over.
+LONG_ENOUGH = SpeakSettings(gate_threshold=0.999, max_decoder_steps=60)
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16")
 
 
@@ -545,6 +549,26 @@ def test_type_stubs_alone_are_no_tensorrt(own: Path, monkeypatch: pytest.MonkeyP
         TensorRTEngine(own, "postnet")
 
 
+def test_a_voice_runs_all_of_its_engines_on_a_stream_of_its_own(
+    built: Path, double: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a CPU there are no streams to enter, so the double's is entered where a GPU's would be."""
+    running = EngineSet.running
+
+    @contextlib.contextmanager
+    def on_a_stream(self: EngineSet):
+        with running(self), trt_double.stream():
+            yield
+
+    monkeypatch.setattr(EngineSet, "running", on_a_stream)
+    with Voice.from_files({part: built / f"{part}_fp32.engine" for part in PARTS}) as voice:
+        settings = {"gate_threshold": 0.999, "max_decoder_steps": 60, "denoise": 0.01}
+        assert voice.speak("Hello.", **settings).seconds > 0
+        assert list(voice.stream("Hello.", **settings))
+    assert trt_double.default_stream_runs == [0]
+    assert caplog.messages == []
+
+
 # Scripts on engines.
 
 WITH_DOUBLE = "import runpy, sys; from tests import trt_double; trt_double.install(); sys.argv = sys.argv[1:]; "
@@ -628,13 +652,11 @@ def test_the_gpu_check_passes_where_all_is_right_and_fails_where_not(
     tiny_folders: dict[Precision, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     flags = ["-o", str(tmp_path), "--models", str(tiny_folders["fp16"]), "-bs", "1,2,3"]
-    # Random weights may say at once that a phrase is over.
-    options = SynthesisOptions(keep_pictures=True, stop=StopRule(gate_threshold=0.999, max_decoder_steps=60))
-    monkeypatch.setattr(verify_gpu, "OPTIONS", options)
+    monkeypatch.setattr(verify_gpu, "SETTINGS", LONG_ENOUGH)
     verify_gpu.main(verify_gpu.make_parser().parse_args(flags))
     report = (tmp_path / "report_fp16.md").read_text()
     assert report in capsys.readouterr().out
-    assert "12 passed, 0 failed" in report
+    assert "17 passed, 0 failed" in report
     assert "| captured decoder loop as the plain one | passed | identical |" in report
 
     run = trt_double.IExecutionContext._run
@@ -733,11 +755,10 @@ def test_on_a_gpu_all_checks_pass(
     tiny_folders: dict[Precision, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The captured decoder loop and speech, on engines bound, run and captured as they are with TensorRT."""
-    options = SynthesisOptions(keep_pictures=True, stop=StopRule(gate_threshold=0.999, max_decoder_steps=60))
-    monkeypatch.setattr(verify_gpu, "OPTIONS", options)
+    monkeypatch.setattr(verify_gpu, "SETTINGS", LONG_ENOUGH)
     flags = ["-o", str(tmp_path), "--models", str(tiny_folders["fp16"]), "-bs", "1,2,8"]
     verify_gpu.main(verify_gpu.make_parser().parse_args(flags))
-    assert "12 passed, 0 failed" in (tmp_path / "report_fp16.md").read_text()
+    assert "17 passed, 0 failed" in (tmp_path / "report_fp16.md").read_text()
 
 
 # The double itself: it refuses what TensorRT's documentation says is refused.

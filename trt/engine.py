@@ -55,6 +55,11 @@ class BoundRun:
             if not context.execute_async_v3(stream):
                 raise self._engine.error("could not run")
 
+    @property
+    def scratch_bytes(self) -> int:
+        """The scratch memory that it works in; shared with other runs."""
+        return self._slot.scratch_bytes
+
     def capturable(self) -> bool:
         """Whether TensorRT-RTX can run it in a stream capture, asked for a stream of its own."""
         context: Any = self._slot.context

@@ -7,7 +7,8 @@ file, in FP16 without infinities; and that the whole pipeline on them says the s
 import argparse
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,10 +27,12 @@ from common.phrases import Phrase
 from common.random_streams import RandomStreams
 from exports.onnx_file import TOLERANCE, example_inputs
 from exports.voice import export_voice
-from pipeline.model_files import close_engines, open_engines
-from pipeline.synthesizer import SpokenPiece, SynthesisOptions, Synthesizer
-from tacotron2.decoder import StopRule
-from tacotron2.decoder_graph import BUCKETS, CapturedDecoder, PlainDecoder
+from pipeline import Voice
+from pipeline.audio import Audio
+from pipeline.settings import SpeakSettings, WorkSettings
+from pipeline.synthesizer import FailedPiece, SpokenPiece
+from tacotron2.decoder import StopRule, Utterance, decode
+from tacotron2.decoder_graph import TEXT_BUCKETS, BlockDecoder
 from trt import bindings
 from trt.build import BuildOptions, build_engine
 from trt.engine import TensorRTEngine
@@ -41,9 +44,9 @@ TEXTS = (
     "She sells seashells by the seashore, shells she sells are great.",
     "Hello.",
 )
-MEL_FRAMES = 120  # that parity is checked on, where the profile allows so few: ONNX Runtime computes them on the CPU
+PARITY_MEL_FRAMES = 120  # at most, where the profile allows so few: ONNX Runtime computes them on the CPU
 MINIMUM_PEAK = 1e-3  # of audio that is not silent
-OPTIONS = SynthesisOptions(keep_pictures=True)
+SETTINGS = SpeakSettings()
 LOOP_STEPS = 200  # frames that the two forms of the decoder loop are compared on
 LOOP_TOLERANCE = 1e-2  # of log mel: the same kernels run on the same numbers
 # The gate fires when a number passes a threshold, so the rounding of FP16 can move an utterance's end by some frames.
@@ -111,7 +114,7 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f"{failed} of {len(checks)} checks failed")
 
 
-def verify(models: Path | None, folder: Path, precision: Precision, batch: SizeRange):
+def verify(models: Path | None, folder: Path, precision: Precision, batch: SizeRange) -> Iterator[Check]:
     """Yields one `Check` after another; what later ones need and earlier ones failed to give, they don't check."""
     if models is None:
         models = folder / f"onnx_{precision}"
@@ -123,6 +126,8 @@ def verify(models: Path | None, folder: Path, precision: Precision, batch: SizeR
         yield _checked(f"build {part}", partial(_build, files[part], part, folder, batch, paths))
     for part in paths:
         yield _checked(f"{part} as ONNX Runtime", partial(_parity, paths[part], files[part], part, batch))
+    for part in paths:
+        yield _checked(f"{part} in scratch memory of its own sizes", partial(_scratch, paths[part], part))
     if len(paths) < len(PARTS):
         return
     yield _checked("captured decoder loop as the plain one", partial(_loops, paths, batch))
@@ -131,6 +136,7 @@ def verify(models: Path | None, folder: Path, precision: Precision, batch: SizeR
         yield _checked(f"speech on {name}", partial(_speak, name, chosen, batch, spoken))
     if len(spoken) == 2:
         yield _checked("same speech", partial(_compare, *spoken.values()))
+    yield _checked("streamed speech", partial(_stream, paths, batch))
 
 
 def _checked(name: str, check: Callable[[], str]) -> Check:
@@ -154,13 +160,15 @@ def _parity(path: Path, file: Path, part: Part, batch: SizeRange) -> str:
     engine, reference = TensorRTEngine(path, part), OnnxEngine(file, part)
     try:
         low, high = ({symbol: limits[end] for symbol, limits in engine.limits.items()} for end in (0, 1))
-        high["mel"] = min(high.get("mel", 0), MEL_FRAMES)
+        high["mel"] = min(high.get("mel", 0), PARITY_MEL_FRAMES)
         middle = {"batch": min(3, batch.max), "text": 37, "mel": 57}
         smallest, largest = ({"batch": 1, "text": 1, "mel": 1, **sizes} for sizes in (low, high))
         tolerance, worst = TOLERANCE[engine.metadata.precision][part], 0.0
         for seed, sizes in enumerate((middle, smallest, largest, middle)):
             inputs = example_inputs(engine.metadata, sizes, seed)
-            found = infer(engine, **{name: tensor.to(engine.device) for name, tensor in inputs.items()})
+            with engine.gpu.own_stream():
+                found = infer(engine, **{name: tensor.to(engine.device) for name, tensor in inputs.items()})
+                engine.gpu.synchronize()
             expected = infer(reference, **inputs)
             for name, tensor in found.items():
                 ours, theirs = tensor.float().cpu(), expected[name].float()
@@ -175,75 +183,124 @@ def _parity(path: Path, file: Path, part: Part, batch: SizeRange) -> str:
     return f"largest difference {worst:.1e} of the output's range, tolerance {tolerance:.0e}"
 
 
+def _scratch(path: Path, part: Part) -> str:
+    """The engine with the scratch memory that TensorRT names for the sizes at hand, against that of its largest sizes.
+
+    TensorRT's two manuals differ in which of them it must be given.
+    """
+    results, scratch_bytes = [], []
+    for largest in (False, True):
+        engine = TensorRTEngine(path, part, largest_scratch=largest)
+        try:
+            sizes = {symbol: low for symbol, (low, _) in engine.limits.items()}
+            inputs = example_inputs(engine.metadata, sizes)
+            on_gpu = {name: tensor.to(engine.device) for name, tensor in inputs.items()}
+            outputs = {
+                spec.name: torch.empty(spec.resolve(sizes), dtype=spec.dtype, device=engine.device)
+                for spec in engine.contract.outputs
+            }
+            with engine.gpu.own_stream():
+                run = engine.bind({**on_gpu, **outputs})
+                run()
+                engine.gpu.synchronize()
+            scratch_bytes.append(run.scratch_bytes)
+            results.append({name: tensor.cpu() for name, tensor in outputs.items()})
+        finally:
+            engine.close()
+    same = all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+    _require(same, f"{scratch_bytes[0]} bytes give other numbers than {scratch_bytes[1]}")
+    return f"{scratch_bytes[0] / 1e6:.1f} MB gives what {scratch_bytes[1] / 1e6:.1f} MB gives"
+
+
 def _loops(paths: Mapping[Part, Path], batch: SizeRange) -> str:
     """The decoder loop in CUDA graphs against the plain one: batches of changing size, one after another."""
-    encoder, decoder = (
-        TensorRTEngine(paths["encoder"], "encoder"),
-        TensorRTEngine(paths["decoder_iter"], "decoder_iter"),
-    )
-    captured = CapturedDecoder(decoder)
-    worst = 0.0
-    try:
-        for size in (batch.max, batch.min, batch.max):
-            inputs = example_inputs(encoder.metadata, {"batch": size, "text": BUCKETS[1]})
-            memory = infer(encoder, **{name: tensor.to(encoder.device) for name, tensor in inputs.items()})
-            lengths = inputs["sequence_lengths"].tolist()
-            plain, ours = (
-                loop(
-                    memory["memory"],
-                    memory["processed_memory"],
-                    lengths,
-                    [RandomStreams(0, item, 0) for item in range(size)],
-                    StopRule(max_decoder_steps=LOOP_STEPS),
-                )
-                for loop in (PlainDecoder(decoder), captured)
+    with ExitStack() as stack:
+        encoder, decoder = (TensorRTEngine(paths[part], part) for part in ("encoder", "decoder_iter"))
+        for engine in (encoder, decoder):
+            stack.callback(engine.close)
+        _require(decoder.capturable, "the decoder can't be recorded in a CUDA graph")
+        captured = BlockDecoder(decoder)
+        stack.callback(captured.close)
+        with torch.inference_mode(), decoder.gpu.own_stream():
+            worst = max(
+                _loop_difference(encoder, decoder, captured, size) for size in (batch.max, batch.min, batch.max)
             )
-            _require(plain.frames == ours.frames, f"batch {size}: {ours.frames} frames, not {plain.frames}")
-            _require(bool(torch.isfinite(ours.mels).all()), f"batch {size}: the mel is not finite")
-            for item, frames in enumerate(plain.frames):
-                apart = (plain.mels[item, :, :frames] - ours.mels[item, :, :frames]).float().abs().max()
-                worst = max(worst, float(apart))
-            _require(
-                worst <= LOOP_TOLERANCE, f"batch {size}: the mels differ by {worst:.1e}, over {LOOP_TOLERANCE:.0e}"
-            )
-    finally:
-        captured.close()
-        decoder.close()
-        encoder.close()
     return "identical" if worst == 0 else f"largest difference of the mels {worst:.1e}"
 
 
+def _loop_difference(encoder: Engine, decoder: Engine, captured: BlockDecoder, batch: int) -> float:
+    """The largest difference between the mels of the plain loop and of the captured one, on one random batch."""
+    inputs = example_inputs(encoder.metadata, {"batch": batch, "text": TEXT_BUCKETS[1]})
+    memory = infer(encoder, **{name: tensor.to(encoder.device) for name, tensor in inputs.items()})
+    rule = StopRule(max_decoder_steps=LOOP_STEPS)
+
+    def utterances() -> list[Utterance]:
+        lengths = inputs["sequence_lengths"].tolist()
+        return [Utterance(length, RandomStreams(0, str(item)), rule) for item, length in enumerate(lengths)]
+
+    plain = decode(decoder, memory["memory"], memory["processed_memory"], utterances())
+    ours = captured.decode(memory["memory"], memory["processed_memory"], utterances())
+    _require(plain.frames == ours.frames, f"batch {batch}: {ours.frames} frames, not {plain.frames}")
+    _require(bool(torch.isfinite(ours.mels).all()), f"batch {batch}: the mel is not finite")
+    worst = max(
+        float((plain.mels[item, :, :frames] - ours.mels[item, :, :frames]).float().abs().max())
+        for item, frames in enumerate(plain.frames)
+    )
+    _require(worst <= LOOP_TOLERANCE, f"batch {batch}: the mels differ by {worst:.1e}, over {LOOP_TOLERANCE:.0e}")
+    return worst
+
+
 def _speak(name: str, paths: Mapping[Part, Path], batch: SizeRange, spoken: dict[str, list[SpokenPiece]]) -> str:
-    engines: dict[Part, Engine] = open_engines(paths)
-    try:
-        synthesizer = Synthesizer(engines, replace(OPTIONS, batch_size=batch.max))
-        phrases = [Phrase(i, text) for i, text in enumerate(TEXTS)]
-        for piece in synthesizer.speak(phrases[:1]):  # the first run of a shape sets kernels up
-            _require(piece.frames > 0, "the first phrase has no frames")
+    phrases = [Phrase(i, text) for i, text in enumerate(TEXTS)]
+    work = WorkSettings(batch_size=batch.max)
+    settings = replace(SETTINGS, keep_pictures=True)
+    with Voice.from_files(paths, work=work) as voice, voice.synthesizer(settings) as synthesizer:
+        list(synthesizer.speak(phrases[:1]))  # the first run of a shape sets kernels up
         started = time.perf_counter()
-        pieces = list(synthesizer.speak(phrases))
+        results = list(synthesizer.speak(phrases))
         seconds = time.perf_counter() - started
-    finally:
-        close_engines(engines)
-    for piece in pieces:
-        index = piece.piece.phrase.index
-        _require(bool(np.isfinite(piece.audio).all()), f"phrase {index} is not finite")
-        _require(float(np.abs(piece.audio).max()) > MINIMUM_PEAK, f"phrase {index} is silent")
+        pieces = [piece for piece in results if isinstance(piece, SpokenPiece)]
+        for failed in (piece for piece in results if isinstance(piece, FailedPiece)):
+            raise failed.error
+        for index, piece in enumerate(pieces):
+            _require_sound(voice.leveled(piece), f"phrase {index}")
+        audio = sum(len(piece.audio) for piece in pieces) / voice.sampling_rate
     spoken[name] = pieces
-    audio = sum(len(piece.audio) for piece in pieces) / synthesizer.audio_config.sampling_rate
     return f"{audio:.2f} s of audio in {seconds:.2f} s"
+
+
+def _stream(paths: Mapping[Part, Path], batch: SizeRange) -> str:
+    settings = {"gate_threshold": SETTINGS.gate_threshold, "max_decoder_steps": SETTINGS.max_decoder_steps}
+    with Voice.from_files(paths, work=WorkSettings(batch_size=batch.max)) as voice:
+        list(voice.stream(TEXTS[0], **settings))  # records the graphs
+        started = time.perf_counter()
+        chunks, first = [], 0.0
+        for chunk in voice.stream(TEXTS[0], **settings):
+            first = first or time.perf_counter() - started
+            chunks.append(chunk)
+        whole = voice.speak(TEXTS[0], **settings)
+    streamed = Audio.join(chunks)
+    _require_sound(streamed, "the stream")
+    apart = abs(streamed.seconds - whole.seconds)
+    _require(apart <= FRAMES_TOLERANCE * whole.seconds, f"{streamed.seconds:.2f} s, not {whole.seconds:.2f} s")
+    return f"{len(chunks)} chunks, {streamed.seconds:.2f} s of audio, the first after {1000 * first:.0f} ms"
+
+
+def _require_sound(audio: Audio, name: str) -> None:
+    _require(bool(np.isfinite(audio.samples).all()), f"{name} is not finite")
+    _require(float(np.abs(audio.samples).max()) > MINIMUM_PEAK, f"{name} is silent")
 
 
 def _compare(found: list[SpokenPiece], expected: list[SpokenPiece]) -> str:
     details = []
-    for ours, theirs in zip(found, expected, strict=True):
+    for index, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
         assert ours.mel is not None
         assert theirs.mel is not None
         both = min(ours.frames, theirs.frames)
         apart = abs(ours.frames - theirs.frames)
         difference = float(np.abs(ours.mel[:, :both] - theirs.mel[:, :both]).mean())
         detail = f"{ours.frames} and {theirs.frames} frames, mean mel difference {difference:.3f}"
-        _require(apart <= max(3, FRAMES_TOLERANCE * theirs.frames), f"phrase {ours.piece.phrase.index}: {detail}")
+        _require(apart <= max(3, FRAMES_TOLERANCE * theirs.frames), f"phrase {index}: {detail}")
         details.append(detail)
     return "; ".join(details)
 
