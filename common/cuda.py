@@ -65,7 +65,12 @@ def capture(
             graph = _record(run, pool)
         current.wait_stream(stream)
 
+    index = with_index(device).index
+
     def replay() -> None:
+        if torch.cuda.current_device() == index:  # entering a guard costs more than launching a small graph
+            graph.replay()
+            return
         with torch.cuda.device(device):
             graph.replay()
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from common.cuda import ShapeCache, capture, on_device, with_index
 from common.engine import Engine, check_bound, sizes_of
 
-CACHED_SIZES = 16  # sizes that keep their graph
+CACHED_SIZES = 32  # sizes that keep their graph
 
 
 class GraphRun:
@@ -51,6 +51,11 @@ class GraphEngine:
         self.device = with_index(engine.device)
         self._engine = engine
         self._plans = ShapeCache[tuple[tuple[str, int], ...], tuple[dict[str, Tensor], GraphRun]](CACHED_SIZES)
+
+    @property
+    def plain(self) -> Engine:
+        """The engine itself, for sizes that won't come again."""
+        return self._engine
 
     def bind(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
         check_bound(self, tensors)

@@ -5,7 +5,7 @@ the same alone, in any file at any line, in any batch, streamed or not, and on e
 """
 
 import hashlib
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 
 import numpy as np
 
@@ -63,3 +63,37 @@ class NoiseAhead:
         if len(drawn) >= positions:
             return drawn[:positions]
         return np.concatenate([drawn, self._stream.noise(positions - len(drawn), self._channels)])
+
+
+class NoiseWindows:
+    """A stream's noise for windows that move on through an utterance and overlap; drawn ahead by another thread.
+
+    Args:
+        pool: where the next window's noise is drawn while this one's is used; None draws when it is asked for.
+    """
+
+    def __init__(self, stream: RandomStreams, channels: int, pool: Executor | None) -> None:
+        self._stream = stream
+        self._channels = channels
+        self._pool = pool
+        self._ahead: Future[np.ndarray] | None = None
+        self._kept = np.empty((0, channels), np.float32)
+        self._start = 0  # the position that `_kept` begins at
+
+    def draw_ahead(self, stop: int) -> None:
+        """Has the noise as far as position `stop` drawn in the pool, if there is one and nothing is drawn already."""
+        missing = stop - self._start - len(self._kept)
+        if self._pool is not None and self._ahead is None and missing > 0:
+            self._ahead = self._pool.submit(self._stream.noise, missing, self._channels)
+
+    def take(self, start: int, stop: int) -> np.ndarray:
+        """Noise of positions from `start`, which never goes back, to `stop`: float32 [stop - start, channels]."""
+        drawn = [self._kept[start - self._start :]]
+        if self._ahead is not None:
+            drawn.append(self._ahead.result())
+            self._ahead = None
+        missing = stop - start - sum(map(len, drawn))
+        if missing > 0:
+            drawn.append(self._stream.noise(missing, self._channels))
+        self._kept, self._start = np.concatenate(drawn), start
+        return self._kept[: stop - start]

@@ -140,12 +140,17 @@ class EngineSet:
         )
         return outputs["memory"].to(decoder.device), outputs["processed_memory"].to(decoder.device)
 
-    def refine(self, mels: Tensor) -> Tensor:
+    def refine(self, mels: Tensor, capture: bool = True) -> Tensor:
         """The postnet: frames (B, n_mel_channels, M) as decoded -> the same refined, on WaveGlow's device.
 
         All of the batch have M frames: padding would be heard across an utterance's end.
+
+        Args:
+            capture: whether an engine that captures graphs may capture this size, because it comes again.
         """
         engine = self.engines["postnet"]
+        if not capture:
+            engine = getattr(engine, "plain", engine)
         frames = mels.size(2)
         mels = mels.contiguous().to(engine.device)
         if frames < self.limits.mel[0]:  # shorter than the engine takes: silence follows, and is cut off

@@ -13,8 +13,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from itertools import product
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -27,9 +30,9 @@ from pipeline.audio import Audio, Resampler, limit
 from pipeline.engine_set import EngineSet
 from pipeline.pieces import Piece, describe
 from pipeline.settings import SpeakSettings
-from pipeline.streaming import PieceStream, Window, WindowPlan, kept_audio
+from pipeline.streaming import PieceStream, Window, WindowPlan, WindowRange, kept_audio
 from tacotron2.decoder import StopReason, Utterance
-from tacotron2.decoder_graph import DecoderSession, StartedBlock, make_decoder
+from tacotron2.decoder_graph import TEXT_BUCKETS, DecoderSession, StartedBlock, bucket_of, make_decoder
 from waveglow.vocoder import batch_of_windows
 
 # Slots of the decoder on a GPU, where each count is a CUDA graph. Counts from 4 on use the same kernels for a row, so
@@ -37,8 +40,11 @@ from waveglow.vocoder import batch_of_windows
 GPU_SLOT_COUNTS = (4, 16, 32, 64)
 GPU_SLOTS, CPU_SLOTS = 32, 8  # at most, unless the caller says otherwise
 QUEUE_LENGTH = 64  # waiting requests, unless the caller says otherwise
+ENCODED_TOGETHER = 8  # texts at most, on a GPU
+WARM_BATCHES = (1, 2, 4, 8, 16)  # texts and windows at a time that `warm_up` makes ready
 MAX_UNREAD_SECONDS = 30.0  # of audio that a slow reader may leave before no further piece of his is begun
-WINDOW_FRAMES_PER_ROUND = 2048  # of later windows on a GPU, so that first windows never wait for long
+# Frames of later windows in one round on a GPU: few while somebody waits for his first sound, who must not wait long.
+LATER_FRAMES, LATER_FRAMES_WHILE_WAITING = 8192, 1024
 
 _log = logging.getLogger(__name__)
 
@@ -164,7 +170,8 @@ class _Active:
 
     speech: Speech
     streams: deque["_ActivePiece"] = field(default_factory=deque)
-    begun: bool = False
+    first_audio: float | None = None  # when its first chunk was delivered, by time.perf_counter
+    delivered_seconds: float = 0.0
 
     @property
     def decoding(self) -> bool:
@@ -209,6 +216,8 @@ class Scheduler:
         self._session: DecoderSession | None = None
         self._block: StartedBlock | None = None  # started and not yet looked at
         self._owners: dict[int, _ActivePiece] = {}  # by id of the utterance in a slot
+        self._vocoding: deque[_VocodedBatch] = deque()  # on their way from the GPU
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="noise") if engines.on_gpu else None
         self._audio_seconds = 0.0
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="speech", daemon=True)
@@ -235,6 +244,41 @@ class Scheduler:
             self._changed.notify()
         return speech
 
+    def warm_up(self, batches: Sequence[int] = WARM_BATCHES) -> None:
+        """Compiles and captures on a GPU what requests will need, so that none of them waits for it. Takes seconds.
+
+        Args:
+            batches: the numbers of texts and windows at a time that are made ready.
+        """
+        if not self.engines.on_gpu:
+            return
+        with self._lock, self.engines.running():
+            session = self._new_session()
+            texts = [np.ones(length, np.int32) for length in TEXT_BUCKETS if length <= self.engines.max_symbols]
+            for ids, batch in product(texts, batches):
+                if batch <= min(ENCODED_TOGETHER, self.engines.limits.batch[1]):
+                    for _ in range(2):  # what runs a second time is captured
+                        self.engines.encode([ids] * batch)
+            for count in self._slot_counts or ():
+                memory = self.engines.encode([texts[0]] * self.engines.limits.batch[0])
+                rule = self.engines.stop_rule(SpeakSettings())
+                utterances = [Utterance(len(texts[0]), RandomStreams(0, str(slot)), rule) for slot in range(count)]
+                for utterance in utterances:
+                    session.join(memory[0][:1], memory[1][:1], [utterance])
+                session.start().finish()
+                session.leave(utterances)
+            waveglow = self.engines.engines["waveglow"]
+            for size, batch in product(self.plan.sizes, batches):
+                if batch <= batch_of_windows(waveglow, size):
+                    sizes = {"batch": batch, "mel": size}
+                    inputs = {
+                        spec.name: torch.zeros(spec.resolve(sizes), dtype=spec.dtype, device=waveglow.device)
+                        for spec in waveglow.contract.inputs
+                    }
+                    for _ in range(2):
+                        infer(waveglow, **inputs)
+            torch.cuda.synchronize(self.engines.device)
+
     def status(self) -> SchedulerStatus:
         with self._changed:
             return SchedulerStatus(len(self._waiting), len(self._active), self._audio_seconds)
@@ -250,6 +294,8 @@ class Scheduler:
         if threading.current_thread() is not self._thread:
             self._thread.join()
             self._decoder.close()
+            if self._pool is not None:
+                self._pool.shutdown()
 
     def _notify(self) -> None:
         with self._changed:
@@ -268,16 +314,24 @@ class Scheduler:
     def _something_to_do(self) -> bool:
         if any(active.speech.cancelled for active in (*self._waiting, *self._active)):
             return True
-        return bool(self._waiting) or any(active.streams or active.speech._may_begin_piece for active in self._active)
+        if self._waiting or self._vocoding or self._block is not None:
+            return True
+        return any(active.streams or active.speech._may_begin_piece for active in self._active)
 
     def _round(self) -> None:
         """One block of decoder steps for all who have a slot, and the windows that can be computed by then."""
         self._drop_cancelled()
         self._admit()
-        if self._session is not None and (self._session.utterances or self._block is not None):
-            self._decode_block(self._session)
-        for windows in self._batches(self._next_windows()):
-            self._vocode(windows)
+        session, decoding = self._session, False
+        if session is not None and (session.utterances or self._block is not None):
+            self._decode_block(session)
+            decoding = True
+        windows = self._next_windows()
+        for batch in self._batches(windows):
+            self._vocode(batch)
+        # While there is other work, audio is handed over when it is there; otherwise it is waited for.
+        while self._vocoding and (self._vocoding[0].arrived() or not (decoding or windows)):
+            self._hand_over(self._vocoding.popleft())
         self._drop_finished()
 
     def _drop_cancelled(self) -> None:
@@ -304,24 +358,40 @@ class Scheduler:
 
     def _join(self, chosen: Sequence[tuple[_Active, Piece]]) -> None:
         """Encodes pieces and gives them slots."""
-        try:
-            # One at a time: a batch would round otherwise, and the neighbours must not be heard.
-            encoded = [self.engines.encode([piece.encoded.ids]) for _, piece in chosen]
-        except Exception as error:
-            for active, piece in chosen:
-                self._end(active, _explained(error, piece))
-            return
         if self._session is None:
-            self._session = DecoderSession(self._decoder, slot_counts=self._slot_counts)
+            self._session = self._new_session()
         self._session.keep_alignments = any(active.speech.settings.keep_pictures for active in self._active)
-        for (active, piece), (memory, processed_memory) in zip(chosen, encoded, strict=True):
-            settings = active.speech.settings
-            streams = RandomStreams(settings.seed, piece.encoded.text)
-            utterance = Utterance(len(piece.encoded.ids), streams, self.engines.stop_rule(settings))
-            stream = PieceStream(self.engines, self.plan, utterance, streams, settings)
-            active.streams.append(_ActivePiece(piece, stream))
-            self._owners[id(utterance)] = active.streams[-1]
-            self._session.join(memory, processed_memory, [utterance])
+        for group in self._groups(chosen):
+            try:
+                memory, processed_memory = self.engines.encode([piece.encoded.ids for _, piece in group])
+                self._session.join(memory, processed_memory, [self._begin(active, piece) for active, piece in group])
+            except Exception as error:
+                for active, piece in group:
+                    self._end(active, _explained(error, piece))
+
+    def _new_session(self) -> DecoderSession:
+        # One text length on a GPU: each is a graph of its own.
+        smallest_text = self.engines.max_symbols if self.engines.on_gpu else 0
+        return DecoderSession(self._decoder, slot_counts=self._slot_counts, smallest_text=smallest_text)
+
+    def _groups(self, chosen: Sequence[tuple[_Active, Piece]]) -> list[Sequence[tuple[_Active, Piece]]]:
+        """Pieces that are encoded together: of one text bucket, in powers of two (few shapes are captured)."""
+        by_bucket: dict[int, list[tuple[_Active, Piece]]] = {}
+        for active, piece in chosen:
+            by_bucket.setdefault(bucket_of(len(piece.encoded.ids), self.engines.limits.text), []).append(
+                (active, piece)
+            )
+        most = min(ENCODED_TOGETHER, self.engines.limits.batch[1]) if self.engines.on_gpu else 1
+        return [part for group in by_bucket.values() for part in _in_powers_of_two(group, most)]
+
+    def _begin(self, active: _Active, piece: Piece) -> Utterance:
+        settings = active.speech.settings
+        streams = RandomStreams(settings.seed, piece.encoded.text)
+        utterance = Utterance(len(piece.encoded.ids), streams, self.engines.stop_rule(settings))
+        stream = PieceStream(self.engines, self.plan, utterance, streams, settings, self._pool)
+        active.streams.append(_ActivePiece(piece, stream))
+        self._owners[id(utterance)] = active.streams[-1]
+        return utterance
 
     def _decode_block(self, session: DecoderSession) -> None:
         """Starts the next block and, while a GPU is busy with it, looks at the one before."""
@@ -359,44 +429,66 @@ class Scheduler:
 
     def _next_windows(self) -> list[Window]:
         """The windows that can be computed now, at most one a request: the first ones first, then by urgency."""
-        windows: list[tuple[float, Window]] = []
-        now = time.perf_counter()
-        for active in list(self._active):
-            if not active.streams:
+        found: list[tuple[_Active, WindowRange]] = []
+        waiting = any(active.first_audio is None for active in self._active)
+        frames_left = LATER_FRAMES_WHILE_WAITING if waiting else LATER_FRAMES
+        for active in sorted(self._active, key=_urgency):
+            if not active.streams or (frames_left <= 0 and active.first_audio is not None):
                 continue
             piece = active.streams[0]
-            if piece.stream.utterance.error is not None:
-                self._end(active, UserError(f"{describe(piece.piece)}: {piece.stream.utterance.error}"))
+            error = piece.stream.utterance.error
+            if error is not None:
+                self._end(active, UserError(f"{describe(piece.piece)}: {error}"))
                 continue
-            try:
-                window = piece.stream.next_window()
-            except Exception as error:
-                self._end(active, _explained(error, piece.piece))
+            place = piece.stream.next_range()
+            if place is None:
                 continue
-            if window is not None:
-                begun = active.speech.first_audio_seconds is not None
-                windows.append((active.speech.submitted - (0 if begun else now), window))
-        return [window for _, window in sorted(windows, key=lambda pair: pair[0])]
+            found.append((active, place))
+            if active.first_audio is not None:
+                frames_left -= place.size
+            if not self.engines.on_gpu:
+                break  # on a CPU a window takes all cores: the next may be more urgent by then
+        return self._refined(found)
 
-    def _batches(self, windows: Sequence[Window]) -> list[list[Window]]:
+    def _refined(self, found: Sequence[tuple[_Active, WindowRange]]) -> list[Window]:
+        """The windows of ranges, their frames refined together where they are as many."""
+        by_frames: dict[int, list[tuple[_Active, WindowRange]]] = {}
+        for active, place in found:
+            by_frames.setdefault(0 if place.unrefined is None else place.unrefined.size(1), []).append((active, place))
+        windows: dict[int, Window] = {}
+        most = self.engines.limits.batch[1]
+        for frames, group in by_frames.items():
+            for first in range(0, len(group), most):
+                part = group[first : first + most]
+                try:
+                    refined: Sequence[Tensor | None] = [None] * len(part)
+                    if frames:
+                        unrefined = [place.unrefined for _, place in part if place.unrefined is not None]
+                        refined = list(self.engines.refine(torch.stack(unrefined), capture=False))
+                    for (active, place), mel in zip(part, refined, strict=True):
+                        windows[id(active)] = active.streams[0].stream.window(place, mel)
+                except Exception as error:
+                    for active, _ in part:
+                        if active.streams:
+                            self._end(active, _explained(error, active.streams[0].piece))
+        return [windows[id(active)] for active, _ in found if id(active) in windows]
+
+    def _batches(self, windows: Sequence[Window]) -> list[Sequence[Window]]:
         """Windows of one size together, in powers of two (few shapes are captured), in the order of urgency."""
-        batches: list[list[Window]] = []
         by_size: dict[int, list[Window]] = {}
         for window in windows:
             by_size.setdefault(window.size, []).append(window)
-        for size, group in by_size.items():
-            most = batch_of_windows(self.engines.engines["waveglow"], size)
-            done = 0
-            while done < len(group):
-                count = min(most, 1 << ((len(group) - done).bit_length() - 1))
-                batches.append(group[done : done + count])
-                done += count
-        return batches
+        waveglow = self.engines.engines["waveglow"]
+        return [
+            part
+            for size, group in by_size.items()
+            for part in _in_powers_of_two(group, batch_of_windows(waveglow, size))
+        ]
 
     def _vocode(self, windows: Sequence[Window]) -> None:
-        """Runs WaveGlow on windows of one size and delivers their chunks; a batch that fails is tried one by one."""
+        """Starts WaveGlow on windows of one size; a batch that fails is tried one by one."""
         try:
-            chunks = vocode_windows(self.engines, windows)
+            self._vocoding.append(_VocodedBatch.start(self.engines, windows))
         except Exception as error:
             if len(windows) > 1:
                 for window in windows:
@@ -405,8 +497,9 @@ class Scheduler:
             active = self._active_of(windows[0].stream)
             if active is not None:
                 self._end(active, _explained(error, active.streams[0].piece))
-            return
-        for window, samples in zip(windows, chunks, strict=True):
+
+    def _hand_over(self, batch: "_VocodedBatch") -> None:
+        for window, samples in zip(batch.windows, batch.chunks(), strict=True):
             self._deliver(window, samples)
 
     def _deliver(self, window: Window, samples: np.ndarray) -> None:
@@ -429,6 +522,9 @@ class Scheduler:
                 speech._alignments.append(alignment.float().cpu().numpy())
             active.streams.popleft()
         done = window.last and not active.streams and not speech._pieces
+        if active.first_audio is None:
+            active.first_audio = time.perf_counter()
+        active.delivered_seconds += len(samples) / self.engines.audio.sampling_rate
         self._audio_seconds += len(samples) / self.engines.audio.sampling_rate
         speech._deliver(limit(samples, self.engines.gain), last=done)
 
@@ -453,19 +549,65 @@ class Scheduler:
         active.speech._fail(error)
 
 
-def vocode_windows(engines: EngineSet, windows: Sequence[Window]) -> list[np.ndarray]:
-    """WaveGlow on windows of one size: each one's chunk, float32 [kept frames * hop_length] on the host."""
-    waveglow = engines.engines["waveglow"]
-    noise = torch.from_numpy(np.stack([window.noise for window in windows]))
-    audio = infer(
-        waveglow,
-        mel=torch.stack([window.mel for window in windows]),
-        z=noise.to(waveglow.device).to(waveglow.contract.outputs[0].dtype),
-    )["audio"]
-    hop = engines.audio.hop_length
-    chunks = [kept_audio(window, row, window.stream.denoiser, hop) for window, row in zip(windows, audio, strict=True)]
-    ends = np.cumsum([chunk.numel() for chunk in chunks])
-    return np.split(torch.cat(chunks).cpu().numpy(), ends[:-1])
+@dataclass
+class _VocodedBatch:
+    """Windows of one size whose audio is being computed and brought to the host."""
+
+    windows: Sequence[Window]
+    samples: Tensor  # float32 (all chunks' samples,), on the host once `event` has come
+    lengths: list[int]  # samples of each chunk
+    event: torch.cuda.Event | None  # None on a CPU
+
+    @classmethod
+    def start(cls, engines: EngineSet, windows: Sequence[Window]) -> "_VocodedBatch":
+        waveglow = engines.engines["waveglow"]
+        pinned = waveglow.device.type == "cuda"
+        noise = torch.empty(len(windows), *windows[0].noise.shape, pin_memory=pinned)
+        for row, window in zip(noise.numpy(), windows, strict=True):
+            row[:] = window.noise
+        audio = infer(
+            waveglow,
+            mel=torch.stack([window.mel for window in windows]),
+            z=noise.to(waveglow.device, non_blocking=True).to(waveglow.contract.outputs[0].dtype),
+        )["audio"]
+        hop = engines.audio.hop_length
+        chunks = [
+            kept_audio(window, row, window.stream.denoiser, hop) for window, row in zip(windows, audio, strict=True)
+        ]
+        joined = torch.cat(chunks)
+        samples = torch.empty(joined.shape, pin_memory=pinned)
+        samples.copy_(joined, non_blocking=True)
+        event = torch.cuda.current_stream(waveglow.device).record_event() if pinned else None
+        return cls(windows, samples, [chunk.numel() for chunk in chunks], event)
+
+    def arrived(self) -> bool:
+        return self.event is None or self.event.query()
+
+    def chunks(self) -> list[np.ndarray]:
+        """Each window's chunk, float32 [kept frames * hop_length]; waits for them."""
+        if self.event is not None:
+            self.event.synchronize()
+        return np.split(self.samples.numpy(), np.cumsum(self.lengths)[:-1])
+
+
+def _urgency(active: _Active) -> tuple[int, float]:
+    """Sorts requests: those without a sound first, in their order; then whose listener runs out of audio first."""
+    if active.first_audio is None:
+        return 0, active.speech.submitted
+    return 1, active.first_audio + active.delivered_seconds
+
+
+Item = TypeVar("Item")
+
+
+def _in_powers_of_two(items: Sequence[Item], most: int) -> list[Sequence[Item]]:
+    parts = []
+    done = 0
+    while done < len(items):
+        count = min(most, 1 << ((len(items) - done).bit_length() - 1))
+        parts.append(items[done : done + count])
+        done += count
+    return parts
 
 
 def _slots(engines: EngineSet, max_slots: int | None) -> tuple[int, Sequence[int] | None]:

@@ -7,13 +7,14 @@ chunks join without cross-fading. Windows grow: small ones first for an early so
 
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from common.random_streams import RandomStreams
+from common.random_streams import NoiseWindows, RandomStreams
 from pipeline.engine_set import EngineSet
 from pipeline.mel import at_speed, frames_at_speed, frames_needed
 from pipeline.settings import SpeakSettings
@@ -54,6 +55,26 @@ class WindowPlan:
 
 
 @dataclass(frozen=True)
+class WindowRange:
+    """A window that can be computed: where it lies in the utterance, in frames at the speed asked for.
+
+    Attributes:
+        stop: of what is heard; silence fills up to `start` + `size`.
+        kept_stop: where the frames that are kept end; they begin where those of the window before ended.
+        unrefined: decoded frames (n_mel_channels, n) that the postnet has to see first; None if all are refined.
+        refined: which of them are then taken, the others being context.
+    """
+
+    start: int
+    stop: int
+    size: int
+    kept_stop: int
+    last: bool
+    unrefined: Tensor | None
+    refined: slice
+
+
+@dataclass(frozen=True)
 class Window:
     """What WaveGlow needs for a stream's next chunk.
 
@@ -80,7 +101,11 @@ class Window:
 
 
 class PieceStream:
-    """Turns the frames of one utterance, as they are decoded, into windows. Not thread-safe."""
+    """Turns the frames of one utterance, as they are decoded, into windows. Not thread-safe.
+
+    Args:
+        pool: where noise is drawn ahead; None draws it when it is needed.
+    """
 
     def __init__(
         self,
@@ -89,18 +114,18 @@ class PieceStream:
         utterance: Utterance,
         streams: RandomStreams,
         settings: SpeakSettings,
+        pool: Executor | None = None,
     ) -> None:
         self.utterance = utterance
         self.denoiser = engines.denoiser(settings.denoise)
         self._engines = engines
         self._plan = plan
-        self._streams = streams
         self._speed = settings.speed
-        self._sigma = settings.sigma if settings.sigma is not None else engines.sigma
+        self._sigma = np.float32(settings.sigma if settings.sigma is not None else engines.sigma)
         self._decoded = _Frames()
         self._refined = _Frames()
-        self._noise = np.empty((0, engines.noise_channels), np.float32)
-        self._noise_first = 0  # the frame that the noise kept begins at
+        self._noise = NoiseWindows(streams, engines.noise_channels, pool)
+        self._noise.draw_ahead(plan.planned(0) * engines.noise_per_frame)
         self._windows = 0
         self.kept_frames = 0  # frames (at the speed asked for) whose audio has been planned
         self.finished = False  # whether the last window has been planned
@@ -112,68 +137,67 @@ class PieceStream:
         if len(known):
             self._decoded.append(known.T)
 
-    def next_window(self) -> Window | None:
-        """The next window, if all that it needs is there."""
+    def next_range(self) -> WindowRange | None:
+        """Where the next window lies, if all that it needs is there. `window` makes it."""
         if self.finished:
             return None
         start = max(0, self.kept_frames - CONTEXT)
         planned = self._plan.planned(self._windows)
-        total = self.utterance.frames
+        stop, total = start + planned, self.utterance.frames
         if total is not None:
             heard_total = frames_at_speed(total, self._speed)
             rest = heard_total + END_SILENCE - start
             if rest <= planned or not self._plan.overlap:
                 size = self._plan.fitting(rest) or self._plan.sizes[-1]
-                return self._window(start, heard_total, size, heard_total, last=True)
-            return self._window(
-                start, min(start + planned, heard_total), planned, start + planned - CONTEXT, last=False
-            )
-        stop = start + planned
+                return self._range(start, heard_total, size, heard_total, last=True)
+            return self._range(start, min(stop, heard_total), planned, stop - CONTEXT, last=False)
         if not self._plan.overlap or self._decoded.stop < frames_needed(stop, self._speed) + POSTNET_CONTEXT:
             return None
-        return self._window(start, stop, planned, stop - CONTEXT, last=False)
+        return self._range(start, stop, planned, stop - CONTEXT, last=False)
 
-    def _window(self, start: int, stop: int, size: int, kept_stop: int, last: bool) -> Window:
-        """The window of `size` frames from `start`, of which those before `stop` are heard and the rest is silence."""
-        total = self.utterance.frames
-        needed = frames_needed(stop, self._speed)
-        self._refine(needed if total is None else min(needed, total))
+    def window(self, place: WindowRange, refined: Tensor | None) -> Window:
+        """The window of a range, and moves on.
+
+        Args:
+            refined: what the postnet made of `place.unrefined`, (n_mel_channels, n).
+        """
+        if refined is not None:
+            self._refined.append(refined[:, place.refined])
+            self._decoded.drop(self._refined.stop - POSTNET_CONTEXT)
         first = self._refined.start
-        mel = at_speed(self._refined.slice(first, self._refined.stop), self._speed, start, stop, first, total)
+        known = self._refined.slice(first, self._refined.stop)
+        mel = at_speed(known, self._speed, place.start, place.stop, first, self.utterance.frames)
+        per_frame = self._engines.noise_per_frame
+        noise = self._noise.take(place.start * per_frame, (place.start + place.size) * per_frame)
         window = Window(
             stream=self,
-            mel=with_silence(mel, size),
-            noise=self._noise_for(start, size),
-            kept=slice(self.kept_frames - start, kept_stop - start),
-            heard=stop - start,
+            mel=with_silence(mel, place.size),
+            noise=np.ascontiguousarray(noise.T) * self._sigma,
+            kept=slice(self.kept_frames - place.start, place.kept_stop - place.start),
+            heard=place.stop - place.start,
             first=self._windows == 0,
-            last=last,
+            last=place.last,
         )
         self._windows += 1
-        self.kept_frames = kept_stop
-        self.finished = last
-        next_start = max(0, kept_stop - CONTEXT)
+        self.kept_frames = place.kept_stop
+        self.finished = place.last
+        next_start = max(0, place.kept_stop - CONTEXT)
         self._refined.drop(max(0, frames_needed(next_start, self._speed) - 3))
+        if not self.finished:
+            self._noise.draw_ahead((next_start + self._plan.planned(self._windows)) * per_frame)
         return window
 
-    def _refine(self, stop: int) -> None:
-        """Takes the postnet's frames as far as `stop`, each with its context on both sides."""
-        start = self._refined.stop
-        if stop <= start:
-            return
-        before, after = max(0, start - POSTNET_CONTEXT), min(stop + POSTNET_CONTEXT, self._decoded.stop)
-        refined = self._engines.refine(self._decoded.slice(before, after).unsqueeze(0))[0]
-        self._refined.append(refined[:, start - before : stop - before])
-        self._decoded.drop(stop - POSTNET_CONTEXT)
-
-    def _noise_for(self, start: int, size: int) -> np.ndarray:
-        per_frame = self._engines.noise_per_frame
-        self._noise = self._noise[(start - self._noise_first) * per_frame :]
-        self._noise_first = start
-        missing = size * per_frame - len(self._noise)
-        if missing > 0:
-            self._noise = np.concatenate((self._noise, self._streams.noise(missing, self._engines.noise_channels)))
-        return np.ascontiguousarray(self._noise[: size * per_frame].T) * np.float32(self._sigma)
+    def _range(self, start: int, stop: int, size: int, kept_stop: int, last: bool) -> WindowRange:
+        """A window's range, with the frames that the postnet has to see for it, context on both sides."""
+        needed, total = frames_needed(stop, self._speed), self.utterance.frames
+        if total is not None:
+            needed = min(needed, total)
+        begin = self._refined.stop
+        if needed <= begin:
+            return WindowRange(start, stop, size, kept_stop, last, None, slice(0))
+        before, after = max(0, begin - POSTNET_CONTEXT), min(needed + POSTNET_CONTEXT, self._decoded.stop)
+        unrefined = self._decoded.slice(before, after)
+        return WindowRange(start, stop, size, kept_stop, last, unrefined, slice(begin - before, needed - before))
 
 
 def kept_audio(window: Window, audio: Tensor, denoiser: Denoiser | None, hop_length: int) -> Tensor:

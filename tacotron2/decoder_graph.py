@@ -81,7 +81,6 @@ class BlockDecoder:
         self.engine = engine
         self.steps = steps
         self.runners = runners
-        self.copies = HostCopies(engine.device)
         self._cuda_graph = cuda_graph and engine.device.type == "cuda"
         self._ahead = 1 if engine.device.type == "cuda" else 0  # blocks started before the last one is looked at
         self._blocks: ShapeCache[tuple[int, int, bool], _Block] = ShapeCache(max_bytes)
@@ -161,16 +160,24 @@ class DecoderSession:
         decoder: what it runs on; its other sessions must have ended.
         keep_alignments: whether blocks keep the attention weights; may be changed before anybody joins.
         slot_counts: the numbers of slots that there may be, ascending; where None, as many as are needed.
+        smallest_text: text length that slots have room for from the beginning; one length is one graph.
     """
 
     def __init__(
-        self, decoder: BlockDecoder, keep_alignments: bool = False, slot_counts: Sequence[int] | None = None
+        self,
+        decoder: BlockDecoder,
+        keep_alignments: bool = False,
+        slot_counts: Sequence[int] | None = None,
+        smallest_text: int = 0,
     ) -> None:
         self.slots: list[Utterance | None] = []
         self._decoder = decoder
         self.keep_alignments = keep_alignments
         self._slot_counts = slot_counts
+        self._smallest_text = smallest_text
         self._block: _Block | None = None
+        device = decoder.engine.device
+        self._stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
         self._started = 0  # blocks
         self._unfinished = 0
 
@@ -190,9 +197,8 @@ class DecoderSession:
         Args:
             memory, processed_memory: the encoder's outputs of the new utterances, (N, T, .), on the engine's device.
         """
-        device = self._decoder.engine.device
-        text = memory.size(1)
-        if device.type == "cuda":
+        text = max(memory.size(1), self._smallest_text)
+        if self._stream is not None:
             text = bucket_of(text, self._decoder.engine.limits.get("text"))
         self._make_room(len(utterances), text)
         assert self._block is not None
@@ -216,7 +222,11 @@ class DecoderSession:
         block.replay()
         frames, gates = block.copy_results()
         alignments = block.alignments.clone() if self.keep_alignments else None
-        arrived = self._decoder.copies.fetch(block.gates_host[slot], gates)
+        block.gates_host[slot].copy_(gates, non_blocking=True)
+        arrived = None
+        if self._stream is not None:
+            arrived = torch.cuda.Event()
+            arrived.record(self._stream)
         self._started += 1
         self._unfinished += 1
         return StartedBlock(self, tuple(self.slots), frames, alignments, block.gates_host[slot], arrived)
@@ -261,11 +271,11 @@ class StartedBlock:
     frames: Tensor
     alignments: Any
     gates: Tensor  # (steps, slots, 1), on the host once they have arrived
-    arrived: Callable[[], object]  # waits for that
+    arrived: torch.cuda.Event | None  # when they have; None on a CPU
 
     def finish(self) -> None:
         """Waits for the block and lets every utterance look at its gates."""
-        self.arrived()
+        self._wait()
         for slot, gates in enumerate(self.gates.squeeze(2).t().tolist()):
             utterance = self.slots[slot]
             if utterance is not None:
@@ -274,8 +284,12 @@ class StartedBlock:
 
     def abandon(self) -> None:
         """Waits for the block without looking at it: nobody wants it any more."""
-        self.arrived()
+        self._wait()
         self.session._finished()
+
+    def _wait(self) -> None:
+        if self.arrived is not None:
+            self.arrived.synchronize()
 
 
 class _Block:
@@ -309,9 +323,10 @@ class _Block:
         self.frames, self.gates = self._split_results(self.results)
         self.masks = self._zeros("prenet_dropout", steps)  # (steps, B, 2, prenet_dim)
         self.alignments = self._zeros("attention_weights", steps)  # (steps, B, text)
-        bits = (STAGING_BUFFERS, self.batch, steps, *self.masks.shape[2:])
+        bits = (self.batch, steps, *self.masks.shape[2:])
         self.bits = torch.zeros(bits, dtype=torch.uint8, device=engine.device)
-        self.bits_host = torch.zeros(bits, dtype=torch.uint8, pin_memory=pinned)
+        self.bits_host = torch.zeros(STAGING_BUFFERS, *bits, dtype=torch.uint8, pin_memory=pinned)
+        self._bits_arrays = self.bits_host.numpy()
         gates = (STAGING_BUFFERS, *self.gates.shape)
         self.gates_host = torch.zeros(gates, dtype=self.gates.dtype, pin_memory=pinned)
         self.memory, self.processed_memory = self._zeros("memory"), self._zeros("processed_memory")
@@ -353,7 +368,7 @@ class _Block:
         def size(*names: str) -> int:
             return sum(int(np.prod(specs[name].resolve(sizes))) * specs[name].dtype.itemsize for name in names)
 
-        bits = STAGING_BUFFERS * owner.steps * int(np.prod(specs["prenet_dropout"].resolve(sizes)))
+        bits = owner.steps * int(np.prod(specs["prenet_dropout"].resolve(sizes)))
         rows = size("decoder_input", "gate_prediction", "prenet_dropout", "attention_weights")
         turns = size(*DecoderState.__dataclass_fields__, "gate_prediction", "prenet_dropout")
         return owner.steps * rows + owner.runners * turns + bits + size("memory", "processed_memory", "mask")
@@ -391,16 +406,15 @@ class _Block:
         self.padding[: len(slots), : old.text] = old.padding.index_select(0, index)
 
     def draw_masks(self, buffer: int, slots: Sequence[Utterance | None]) -> None:
-        """Draws every utterance's next dropout masks and enqueues what brings them to where the steps read them.
+        """Draws every utterance's next dropout masks and enqueues what brings them to the device.
 
         The staging buffer may be used again: the block that used it before has been finished.
         """
-        host, device = self.bits_host[buffer], self.bits[buffer]
+        array = self._bits_arrays[buffer]
         for slot, utterance in enumerate(slots):
             if utterance is not None:
-                host[slot].numpy()[:] = utterance.streams.dropout(self._owner.steps, host.size(-1))
-        self._owner.copies.upload(device, host)()
-        torch.mul(device.transpose(0, 1), 1 / PRENET_KEEP, out=self.masks)
+                array[slot] = utterance.streams.dropout(self._owner.steps, array.shape[-1])
+        self.bits.copy_(self.bits_host[buffer], non_blocking=True)
 
     def _zeros(self, name: str, *leading: int) -> Tensor:
         engine = self._owner.engine
@@ -415,6 +429,7 @@ class _Block:
 
     def run(self) -> None:
         """Enqueues all steps of the block."""
+        torch.mul(self.bits.transpose(0, 1), 1 / PRENET_KEEP, out=self.masks)
         runners = len(self._runs)
         for step in range(len(self.gates)):
             if self._in_place:
@@ -427,37 +442,3 @@ class _Block:
             self.gates[step].copy_(gate)
             if self._keep_alignments:
                 self.alignments[step].copy_(state.attention_weights)
-
-
-class HostCopies:
-    """Copies to and from the host beside the steps; on the CPU, plain copies.
-
-    Each direction has a CUDA stream of its own: what is fetched comes when a block is finished, what is uploaded must
-    not wait for that.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._up, self._down = (torch.cuda.Stream(device) if device.type == "cuda" else None for _ in range(2))
-
-    def upload(self, target: Tensor, source: Tensor) -> Callable[[], object]:
-        """Starts a copy at once; returns what makes the current stream wait for it."""
-        if self._up is None:
-            target.copy_(source)
-            return lambda: None
-        with torch.cuda.stream(self._up):
-            target.copy_(source, non_blocking=True)
-            target.record_stream(self._up)
-            done = self._up.record_event()
-        return lambda: torch.cuda.current_stream(self._device).wait_event(done)
-
-    def fetch(self, target: Tensor, source: Tensor) -> Callable[[], object]:
-        """Starts a copy behind what the current stream does by now; returns what makes the host wait for it."""
-        if self._down is None:
-            target.copy_(source)
-            return lambda: None
-        self._down.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(self._down):
-            target.copy_(source, non_blocking=True)
-            source.record_stream(self._down)
-            return self._down.record_event().synchronize

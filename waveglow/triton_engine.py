@@ -23,7 +23,7 @@ from waveglow.model import WaveGlow
 from waveglow.parts import WaveGlowPart
 
 ROW_TILE = 128  # rows of a tile of the kernels that multiply nothing
-CACHED_SHAPES = 16  # shapes (batch, frames) that keep their graph
+CACHED_SHAPES = 32  # shapes (batch, frames) that keep their graph
 
 
 @dataclass(frozen=True)
