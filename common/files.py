@@ -1,41 +1,118 @@
 """Files on disk: written whole or not at all, and known by their checksum."""
 
+import errno
+import fcntl
 import hashlib
 import os
+import re
+import secrets
 import shutil
-import socket
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from common.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-_UNFINISHED = ".exporting."  # + host.process.time: a folder whose files are being written
+_UNFINISHED = ".exporting."  # + a random word: a folder whose files are being written
 _FINISHED = ".exported"  # a folder whose files are whole and on their way
-_ABANDONED_SECONDS = 2 * 24 * 3600
+_PART = ".part"  # ends the name of a file that is being written
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder; renames it to `path` on success, removes it on any failure.
 
-    Readers of `path` see the old file or the new one, never a part of it.
+    Readers of `path` see the old file or the new one, never a part of it. An `OSError` on the way names `path`. What a
+    killed process leaves is removed by `output_folder` of the next run. Thread-safe.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    temporary = Path(name)
+    with _errors_naming(path), _held(path.parent, f".{path.name}.", _PART, _make_file) as temporary:
+        try:
+            yield temporary
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _held(folder: Path, prefix: str, suffix: str, make: Callable[[Path], None]) -> Iterator[Path]:
+    """Makes a new temporary file or folder and locks it: who can lock it knows that its maker is dead."""
+    while True:
+        temporary = folder / f"{prefix}{secrets.token_hex(4)}{suffix}"
+        make(temporary)
+        with suppress(FileNotFoundError):  # taken for a leftover before it was locked: once more
+            handle = os.open(temporary, os.O_RDONLY)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if os.fstat(handle).st_nlink:
+                break
+            os.close(handle)
     try:
-        umask = os.umask(0)
-        os.umask(umask)
-        os.fchmod(handle, 0o666 & ~umask)  # mkstemp's 0600 is meant for secrets, not for results
-        os.close(handle)
         yield temporary
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    finally:
+        os.close(handle)
+
+
+def _make_file(path: Path) -> None:
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))  # less the umask, as for any result
+
+
+@contextmanager
+def _errors_naming(path: Path) -> Iterator[None]:
+    """Gives an OSError of a disk or of a temporary file the name that the user knows."""
+    try:
+        yield
+    except OSError as error:
+        of_disk = error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+        if of_disk or str(error.filename).endswith(_PART):
+            error.filename, error.filename2 = str(path), None
         raise
+
+
+@contextmanager
+def locked_folder(path: Path) -> Iterator[None]:
+    """Keeps a folder to one writer, in this process and in all others of this machine, while the context lasts.
+
+    Raises:
+        UserError: another one is writing into it.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(handle)
+        raise UserError(f"{path}: another run is writing here; wait for it to end, or choose another folder") from error
+    except OSError:
+        pass  # a file system without locks
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what killed processes left half-written in a folder; what a living one writes is left alone."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.name.startswith(".")]
+    for name in names:
+        is_part = re.fullmatch(r"\..*\.[0-9a-f]{8}\.part", name) is not None
+        if is_part or name.startswith(_UNFINISHED):
+            with suppress(OSError):  # it is being written, another process was quicker, or it is another user's
+                _remove_if_abandoned(folder / name)
+
+
+def _remove_if_abandoned(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -45,16 +122,14 @@ def appearing_together(folder: Path) -> Iterator[Path]:
     All of them or none, even if the process is killed: first the whole set takes its name by a single rename, then its
     files are moved, which `finish_appearing`, or the next export to `folder`, completes. On failure nothing is left.
     """
-    _remove_abandoned(folder)
-    temporary = folder / f"{_UNFINISHED}{socket.gethostname()}.{os.getpid()}.{time.monotonic_ns()}"
-    temporary.mkdir()
-    try:
-        yield temporary
-        finish_appearing(folder)  # of an earlier set: this one must not meet a part of it
-        os.rename(temporary, folder / _FINISHED)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with _held(folder, _UNFINISHED, "", os.mkdir) as temporary:
+        try:
+            yield temporary
+            finish_appearing(folder)  # of an earlier set: this one must not meet a part of it
+            os.rename(temporary, folder / _FINISHED)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
     finish_appearing(folder)
 
 
@@ -66,26 +141,6 @@ def finish_appearing(folder: Path) -> None:
             os.replace(finished / name, folder / name)
     with suppress(FileNotFoundError):
         os.rmdir(finished)
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Removes what killed processes of this machine, or of any machine days ago, have left unfinished."""
-    for path in folder.glob(f"{_UNFINISHED}*"):
-        host, _, rest = path.name.removeprefix(_UNFINISHED).rpartition(".")[0].rpartition(".")
-        dead = host == socket.gethostname() and rest.isdecimal() and not _is_running(int(rest))
-        with suppress(FileNotFoundError):
-            if dead or time.time() - path.stat().st_mtime > _ABANDONED_SECONDS:
-                shutil.rmtree(path, ignore_errors=True)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # another user's
-        return True
-    return True
 
 
 def sha256_of(path: Path) -> str:
@@ -100,6 +155,8 @@ def sha256_of(path: Path) -> str:
 def output_folder(path: Path) -> Path:
     """Makes the folder if need be and proves that it can be written, so that work is not done in vain.
 
+    Removes what killed runs left in it half-written.
+
     Raises:
         UserError: it can't be made, is no folder, or can't be written.
     """
@@ -107,7 +164,16 @@ def output_folder(path: Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
+        remove_leftovers(path)
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = dangling_link(path) or error.strerror or str(error)
         raise UserError(f"{path}: the output folder can't be written ({reason}); choose another with -o") from error
     return path
+
+
+def dangling_link(path: Path) -> str:
+    """What a path is if it, or a folder above it, is a link that leads nowhere; else an empty text."""
+    for link in (path, *path.parents):
+        if link.is_symlink() and not link.exists():
+            return f"{link} is a link to {os.readlink(link)}, which isn't there"
+    return ""

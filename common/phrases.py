@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
+from common.files import dangling_link
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _LINES_NAMED = 5  # in one note
@@ -26,7 +27,7 @@ class Phrase:
 
     @property
     def line(self) -> int:
-        """The line's number as editors count, from 1."""
+        """The line's number as editors count, from 1: what messages name it by."""
         return self.index + 1
 
 
@@ -63,7 +64,8 @@ def _content(source: Path | None, name: str) -> bytes:
             raise UserError("standard input is closed: give a file of phrases instead")
         return sys.stdin.buffer.read()
     except FileNotFoundError as error:
-        raise UserError(f"{name}: no such file of phrases; check the path") from error
+        reason = dangling_link(Path(name)) or "no such file of phrases; check the path"
+        raise UserError(f"{name}: {reason}") from error
     except IsADirectoryError as error:
         raise UserError(f"{name} is a folder: give the text file in it that holds the phrases") from error
     except PermissionError as error:

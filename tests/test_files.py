@@ -1,0 +1,140 @@
+"""Files that appear whole or not at all, what killed runs leave, and folders with one writer."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from common.files import REPOSITORY, appearing_together, locked_folder, output_folder, written_whole
+
+# Opens what the tests below want a living process to hold, says so, and waits until it is killed.
+HOLDER = """
+import sys, time
+from pathlib import Path
+from common import files
+with getattr(files, sys.argv[1])(Path(sys.argv[2])):
+    print("ready", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def hold():
+    """Starts a process that stays in a context of common.files on a path."""
+    started = []
+
+    def start(context: str, path: Path) -> subprocess.Popen:
+        command = [sys.executable, "-c", HOLDER, context, str(path)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=REPOSITORY)
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def kill(process: subprocess.Popen) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+@pytest.mark.parametrize("context", ["written_whole", "appearing_together"])
+def test_what_a_killed_run_left_is_removed_by_the_next_and_what_a_living_one_writes_is_not(
+    tmp_path: Path, hold, context: str
+) -> None:
+    process = hold(context, tmp_path / "a.wav" if context == "written_whole" else tmp_path)
+    [temporary] = tmp_path.iterdir()
+    output_folder(tmp_path)
+    assert list(tmp_path.iterdir()) == [temporary]
+    kill(process)
+    output_folder(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_of_others_are_never_taken_for_leftovers(tmp_path: Path) -> None:
+    mine = [tmp_path / name for name in ("a.part", ".a.part", ".movie.12345678x.part", ".exported.txt", ".hidden")]
+    for path in mine:
+        path.touch()
+    output_folder(tmp_path)
+    assert sorted(tmp_path.iterdir()) == sorted(mine)
+
+
+def test_a_second_run_into_a_folder_is_refused_until_the_first_has_ended(tmp_path: Path, hold) -> None:
+    process = hold("locked_folder", tmp_path)
+    with pytest.raises(UserError, match="another run is writing here"), locked_folder(tmp_path):
+        pass
+    kill(process)
+    with locked_folder(tmp_path), pytest.raises(UserError, match=str(tmp_path)), locked_folder(tmp_path):
+        pass
+    with locked_folder(tmp_path):
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_the_umask_of_other_threads_is_never_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(mask: int) -> int:
+        raise AssertionError("the umask belongs to the whole process")
+
+    monkeypatch.setattr(os, "umask", refuse)
+    with written_whole(tmp_path / "a") as temporary:
+        temporary.write_text("x")
+    assert (tmp_path / "a").read_text() == "x"
+
+
+def test_many_threads_write_the_same_file_whole(tmp_path: Path) -> None:
+    def write(letter: str) -> None:
+        for _ in range(20):
+            with written_whole(tmp_path / "a") as temporary:
+                temporary.write_text(letter * 1000)
+            output_folder(tmp_path)
+
+    threads = [threading.Thread(target=write, args=(letter,)) for letter in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set((tmp_path / "a").read_text())) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_errors_name_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file") as missing, written_whole(tmp_path / "no folder" / "a.bin"):
+        pass
+    assert missing.value.filename == str(tmp_path / "no folder" / "a.bin")
+    with pytest.raises(OSError, match="No space") as full, written_whole(tmp_path / "a.wav"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # as a write gives it
+    assert full.value.filename == str(tmp_path / "a.wav")
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/nowhere/at all")
+    with pytest.raises(UserError, match="link is a link to /nowhere/at all, which isn't there"):
+        output_folder(tmp_path / "link")
+    with pytest.raises(UserError, match="link is a link to"):
+        output_folder(tmp_path / "link" / "below")
+
+
+def test_all_files_of_a_set_appear_or_none(tmp_path: Path) -> None:
+    with appearing_together(tmp_path) as folder:
+        (folder / "a").touch()
+        (folder / "b").touch()
+        assert not (tmp_path / "a").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+    def write_until_interrupted() -> None:
+        with appearing_together(tmp_path) as folder:
+            (folder / "c").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_until_interrupted()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
