@@ -7,7 +7,8 @@
 #   ensure_environment EXTRA    sets PYTHON to .venv's, having installed what speaking takes (EXTRA is `run`) and one
 #                               extra of pyproject.toml (serve, corpus, analysis, openvino, test); where all of it is
 #                               there already, no installer is started
-#   fail MESSAGE                prints "SCRIPT: error: MESSAGE" and exits with status 1
+#   flag_value "$@"             prints the second argument; fails if the flag $1 has no value
+#   fail MESSAGE [STATUS]       prints "SCRIPT: error: MESSAGE" and exits [with 1]
 #
 # ROOT is the project's folder. PYTHON, if the user sets it, names the interpreter to use.
 
@@ -41,6 +42,12 @@ show_help_if_asked() {
         echo "(The flags of $PASSES_FLAGS_TO can be listed once its packages are installed.)"
         exit 0
     done
+}
+
+# Prints the value of the flag $1, the next argument: flag_value "$@"
+flag_value() {
+    (($# > 1)) || fail "$1 needs a value" 2
+    printf '%s' "$2"
 }
 
 # Prints the version (3.11.7) of the Python that $1 starts; fails if it starts none.
