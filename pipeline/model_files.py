@@ -1,11 +1,13 @@
 """Opening the four model files of the pipeline, whatever kind each is."""
 
 import importlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
 from common.engine import Engine
 from common.errors import UserError
+from common.files import finish_appearing
 from common.metadata import PARTS, Part, Precision
 
 # What opens each kind of file, by its suffix: looked up when it is needed, so that nobody loads a runtime that he
@@ -15,6 +17,10 @@ OPENERS = {
     ".engine": ("trt.engine", "TensorRTEngine"),
     ".plan": ("trt.engine", "TensorRTEngine"),
 }
+# What says whether a folder's engines can be used; above this layer, too.
+ENGINE_CHECK = "trt.usable"
+
+_log = logging.getLogger(__name__)
 
 
 def open_engine(path: Path, part: Part, threads: int | None = None) -> Engine:
@@ -44,19 +50,38 @@ def close_engines(engines: Mapping[Part, Engine]) -> None:
         engine.close()
 
 
-def default_paths(folder: Path, precision: Precision) -> dict[Part, Path] | None:
-    """The four files of a folder: its engines of this precision if all are there, else its ONNX files, else None.
+def default_paths(folder: Path, precision: Precision | None = None) -> dict[Part, Path] | None:
+    """The four files of a folder: its engines if they can be used, else its ONNX files, else None.
+
+    Engines that can't be opened on this machine, or that were not built from the ONNX files beside them, are passed
+    over with a warning in the log.
+
+    Args:
+        precision: of the engines; None takes FP16 ones rather than FP32 ones.
 
     Raises:
-        UserError: some, but not all of the four ONNX files are there.
+        UserError: some of the files are there, but not four that belong together.
     """
-    engines = {part: folder / f"{part}_{precision}.engine" for part in PARTS}
-    if all(path.exists() for path in engines.values()):
-        return engines
+    finish_appearing(folder)
     files = {part: folder / f"{part}.onnx" for part in PARTS}
     missing = [path.name for path in files.values() if not path.exists()]
+    precisions: tuple[Precision, ...] = (precision,) if precision else ("fp16", "fp32")
+    for one in precisions:
+        engines = {part: folder / f"{part}_{one}.engine" for part in PARTS}
+        if not all(path.exists() for path in engines.values()):
+            continue
+        if len(missing) == len(PARTS):  # nothing to compare with or to take instead: opening them says what is wrong
+            return engines
+        obstacle: str | None = importlib.import_module(ENGINE_CHECK).obstacle(engines, files)
+        if obstacle is None:
+            return engines
+        if missing:
+            raise UserError(f"{obstacle}; the ONNX files beside it can't stand in: {', '.join(missing)} missing")
+        _log.warning("%s; using the .onnx files beside it", obstacle)
     if not missing:
         return files
     if len(missing) == len(PARTS):
         return None
-    raise UserError(f"{folder}: {', '.join(missing)} missing; export them, or empty the folder to get the demo voice")
+    raise UserError(
+        f"{folder}: {', '.join(missing)} missing; export the whole voice: exports/export_voice.py -o {folder}"
+    )

@@ -71,8 +71,7 @@ class Voice:
             UserError: files are missing, damaged or don't belong together.
         """
         chosen = DEMO_FOLDER if folder is None else Path(folder)
-        precisions: tuple[Precision, ...] = (precision,) if precision else ("fp16", "fp32")
-        paths = next((found for one in precisions if (found := default_paths(chosen, one)) is not None), None)
+        paths = default_paths(chosen, precision)
         if paths is None:
             if folder is not None:
                 raise UserError(f"{chosen}: no model files; export or build them there, or name another folder")

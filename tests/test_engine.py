@@ -85,7 +85,7 @@ def test_default_files_are_all_four_or_none(tmp_path: Path) -> None:
     assert default_paths(tmp_path, "fp32") is None
     for part in PARTS[:3]:
         (tmp_path / f"{part}.onnx").touch()
-    with pytest.raises(UserError, match=r"waveglow\.onnx missing"):
+    with pytest.raises(UserError, match=r"waveglow\.onnx missing; export the whole voice: exports/export_voice\.py"):
         default_paths(tmp_path, "fp32")
     (tmp_path / "waveglow.onnx").touch()
     assert default_paths(tmp_path, "fp32") == {part: tmp_path / f"{part}.onnx" for part in PARTS}

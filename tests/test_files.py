@@ -11,7 +11,14 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from common.files import REPOSITORY, appearing_together, locked_folder, output_folder, written_whole
+from common.files import (
+    REPOSITORY,
+    appearing_together,
+    finish_appearing,
+    locked_folder,
+    output_folder,
+    written_whole,
+)
 
 # Opens what the tests below want a living process to hold, says so, and waits until it is killed.
 HOLDER = """
@@ -138,3 +145,52 @@ def test_all_files_of_a_set_appear_or_none(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write_until_interrupted()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+NAMES = ("a.onnx", "b.onnx", "c.onnx")
+
+
+def write_set(folder: Path, text: str) -> None:
+    with appearing_together(folder) as temporary:
+        for name in NAMES:
+            (temporary / name).write_text(text)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() if path.is_file() else "a folder" for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("moved", range(len(NAMES)))
+def test_a_process_killed_while_a_set_appears_leaves_what_others_complete(
+    moved: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_set(tmp_path, "old")
+    replace, moves = os.replace, []
+
+    def killed(source: Path, target: Path) -> None:
+        if len(moves) == moved:
+            raise KeyboardInterrupt
+        moves.append(target)
+        replace(source, target)
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_set(tmp_path, "new")
+    assert list(contents(tmp_path).values()).count("new") == moved
+    finish_appearing(tmp_path)
+    assert contents(tmp_path) == dict.fromkeys(NAMES, "new")
+
+
+def test_a_second_process_completes_the_set_of_the_first_before_its_own(tmp_path: Path) -> None:
+    finished = tmp_path / ".exported"
+    finished.mkdir()
+    for name in (*NAMES, "d.onnx"):
+        (finished / name).write_text("first")
+    write_set(tmp_path, "second")
+    assert contents(tmp_path) == {**dict.fromkeys(NAMES, "second"), "d.onnx": "first"}
+
+
+def test_a_folder_that_is_not_there_has_nothing_to_finish(tmp_path: Path) -> None:
+    finish_appearing(tmp_path / "missing")
+    assert list(tmp_path.iterdir()) == []

@@ -549,7 +549,7 @@ def test_an_engine_for_another_machine_says_so(
     options = BuildOptions(compute_capabilities=(86,))
     path = build_engine(tiny_folder / "postnet.onnx", "postnet", folder, options).path
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match=r"postnet_fp32\.engine: no .*GPU.*; on this machine use the \.onnx files"):
+    with pytest.raises(UserError, match=r"postnet_fp32\.engine: no .*GPU.*; this machine can run the \.onnx files"):
         TensorRTEngine(path, "postnet")
     monkeypatch.setattr(bindings, "find_gpu", lambda device=None: trt_double.GPU)
     with pytest.raises(UserError, match=r"for compute capability 8\.6, but this GPU is Tesla T4, compute capability 7"):

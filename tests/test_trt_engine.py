@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor
@@ -35,6 +36,7 @@ from common.onnx_engine import OnnxEngine
 from exports.onnx_file import example_inputs
 from pipeline import Voice
 from pipeline.engine_set import EngineSet
+from pipeline.model_files import default_paths
 from pipeline.settings import SpeakSettings
 from tacotron2.loading import load_tacotron2
 from tests import trt_double
@@ -530,10 +532,10 @@ def test_without_a_driver_it_says_so(own: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "tensorrt", trt_double)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
-    with pytest.raises(UserError, match=r"no NVIDIA driver or GPU was found .*; on this machine use the \.onnx files"):
+    with pytest.raises(UserError, match=r"no NVIDIA driver or GPU was found .*; this machine can run the \.onnx files"):
         TensorRTEngine(own, "postnet")
     monkeypatch.setattr(torch.version, "cuda", None)
-    with pytest.raises(UserError, match=r"this PyTorch is a CPU build .*; on this machine use the \.onnx files"):
+    with pytest.raises(UserError, match=r"this PyTorch is a CPU build .*; this machine can run the \.onnx files"):
         TensorRTEngine(own, "postnet")
 
 
@@ -567,6 +569,77 @@ def test_a_voice_runs_all_of_its_engines_on_a_stream_of_its_own(
         assert list(voice.stream("Hello.", **settings))
     assert trt_double.default_stream_runs == [0]
     assert caplog.messages == []
+
+
+# Which files of a folder are taken.
+
+
+@pytest.fixture
+def full(built: Path, tiny_folder: Path, tmp_path: Path) -> Path:
+    """A folder with ONNX files and the FP32 engines that were built from them."""
+    for part in PARTS:
+        shutil.copy(tiny_folder / f"{part}.onnx", tmp_path)
+        for kind in ("engine", "engine.json"):
+            shutil.copy(built / f"{part}_fp32.{kind}", tmp_path)
+    return tmp_path
+
+
+def engines_in(folder: Path, precision: Precision = "fp32") -> dict[Part, Path]:
+    return {part: folder / f"{part}_{precision}.engine" for part in PARTS}
+
+
+def onnx_files_in(folder: Path) -> dict[Part, Path]:
+    return {part: folder / f"{part}.onnx" for part in PARTS}
+
+
+@pytest.mark.usefixtures("double")
+def test_engines_are_taken_before_the_onnx_files_that_they_were_built_from(full: Path) -> None:
+    assert default_paths(full, "fp32") == default_paths(full) == engines_in(full)
+    assert default_paths(full, "fp16") == onnx_files_in(full)
+
+
+@pytest.mark.usefixtures("double")
+def test_engines_beside_onnx_files_of_another_export_are_passed_over(
+    full: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = onnx.load(full / "encoder.onnx")
+    model.doc_string = "exported again"
+    onnx.save(model, full / "encoder.onnx")
+    assert default_paths(full, "fp32") == onnx_files_in(full)
+    (warning,) = caplog.messages
+    assert "encoder_fp32.engine was not built from encoder.onnx; build it again" in warning
+    (full / "postnet.onnx").unlink()
+    with pytest.raises(UserError, match=r"was not built from encoder\.onnx; .*: postnet\.onnx missing"):
+        default_paths(full, "fp32")
+
+
+@pytest.mark.usefixtures("double")
+def test_engines_stay_good_beside_onnx_files_of_the_same_checkpoint_in_another_precision(
+    full: Path, built: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for part in PARTS:
+        for kind in ("engine", "engine.json"):
+            shutil.copy(built / f"{part}_fp16.{kind}", full)
+    assert default_paths(full) == engines_in(full, "fp16")
+    rewrite(full / "waveglow_fp16.engine", metadata=metadata_of_another_checkpoint(full / "waveglow_fp16.engine"))
+    assert default_paths(full) == engines_in(full, "fp32")
+    assert "waveglow_fp16.engine was not built from waveglow.onnx" in caplog.text
+
+
+def metadata_of_another_checkpoint(path: Path) -> dict[str, Any]:
+    return {**json.loads(record_path(path).read_text())["metadata"], "checkpoint_sha256": "0" * 64}
+
+
+def test_without_a_gpu_the_onnx_files_are_taken(
+    full: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", trt_double)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert default_paths(full, "fp32") == onnx_files_in(full)
+    assert "this machine can run the .onnx files; using the .onnx files beside it" in caplog.text
+    for path in onnx_files_in(full).values():
+        path.unlink()
+    assert default_paths(full, "fp32") == engines_in(full)  # and opening them says why they can't be used
 
 
 # Scripts on engines.

@@ -271,7 +271,7 @@ def gpu_for(name: str, record: EngineRecord, device: torch.device | str | None =
     try:
         gpu = bindings.find_gpu(device)
     except UserError as error:
-        raise UserError(f"{name}: {error}; on this machine use the .onnx files") from error
+        raise UserError(f"{name}: {error}; this machine can run the .onnx files") from error
     if gpu.compute_capability not in record.compute_capabilities:
         raise UserError(
             f"{name}: built by {record.built_by}, but this GPU is {gpu.name}, compute capability "
