@@ -86,9 +86,9 @@ use_project_python() {
         PYTHON=$VENV/bin/python
     fi
     find_python
-    PYTHONPATH=$ROOT "$PYTHON" -c 'import common.cli, onnxruntime, torch' 2>/dev/null ||
-        fail "$PYTHON lacks the project's packages; run $ROOT/scripts/install_prerequisites.sh first"
     export PYTHONPATH=$ROOT${PYTHONPATH:+:$PYTHONPATH}
+    "$PYTHON" -c 'import common.cli, onnxruntime, torch' 2>/dev/null ||
+        fail "$PYTHON lacks the project's packages; run $ROOT/scripts/install_prerequisites.sh first"
 }
 
 run_installer() {

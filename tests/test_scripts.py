@@ -6,6 +6,7 @@ pip is a double here that writes down what it is asked for; a whole installation
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -324,6 +325,92 @@ def test_ci_runs_the_tests_of_the_readme() -> None:
     command = "bash scripts/run_tests.sh"
     assert f"exec {command}\n" in (REPOSITORY / ".ci/run").read_text()
     assert f"\n{command}\n" in (REPOSITORY / "README.md").read_text()
+
+
+# What benchmarks leave
+
+BENCHMARK_DOUBLE = """
+import json, os, sys
+flags = dict(zip(sys.argv[1:], sys.argv[2:]))
+framework = "ONNX Runtime" if "trt" in sys.argv[0] else "PyTorch"
+result = {"framework": framework, "device": "CPU", "batch_size": 1, "input_length": 128, "precision": "FP32"}
+name = f"{flags['-o']}/{framework}_bs1_il128_FP32.json"
+json.dump(result | {"wn_channels": 64}, open(name, "w"))
+print("iterations", flags["--num-iters"], *sys.argv[1:])
+if "--csv" in flags:
+    open(f"{flags['-o']}/{flags['--csv']}", "w").write("BATCH\\n1\\n")
+"""
+SHELL_SCRIPTS = sorted(
+    path for path in REPOSITORY.glob("**/*.sh") if ".venv" not in path.parts and path.name != "lib.sh"
+)
+
+
+@pytest.fixture
+def benchmarks(project: Project) -> Project:
+    for name in ("test_infer.sh", "run_latency_tests.sh"):
+        project.copy(name)
+    (project.doubles / "onnxruntime.py").touch()
+    (project.root / "test_infer.py").write_text(BENCHMARK_DOUBLE)
+    (project.root / "trt/test_infer_trt.py").write_text(BENCHMARK_DOUBLE)
+    (project.root / "scripts/results_table.py").write_text("import os, sys; print(sorted(os.listdir(sys.argv[1])))")
+    return project
+
+
+def test_logs_are_named_by_what_ran_and_do_not_overwrite_each_other(benchmarks: Project, tmp_path: Path) -> None:
+    flags = ["-o", "results", "--cpu", "--log-suffix", "mine"]
+    for benchmark in ("test_infer.py", "trt/test_infer_trt.py"):
+        result = benchmarks.run("../test_infer.sh", *flags, "--test", benchmark, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.endswith("BATCH\n1\n")
+    logs = sorted(path.name for path in (tmp_path / "results").glob("*.log"))
+    assert logs == [f"log_bs1_il128_cpu_fp32_wn64_{name}_mine.log" for name in ("onnx-runtime", "pytorch")]
+    assert not list((tmp_path / "results").glob(".*"))
+
+
+def test_logs_carry_the_date_and_flags_are_passed_on(benchmarks: Project, tmp_path: Path) -> None:
+    result = benchmarks.run("../test_infer.sh", "--cpu", "--frames", "20", "--wn-channels", "256", cwd=tmp_path)
+    assert "iterations 10 -bs 1 -il 128" in result.stdout
+    assert "--cpu --frames 20 --wn-channels 256" in result.stdout
+    [log] = (tmp_path / "results").glob("*.log")
+    assert re.fullmatch(r"log_bs1_il128_cpu_fp32_wn64_pytorch_\d{8}-\d{6}\.log", log.name)
+
+
+def test_the_sweep_says_what_it_takes_on_a_cpu_and_does_less(benchmarks: Project, tmp_path: Path) -> None:
+    result = benchmarks.run("../run_latency_tests.sh", "--cpu", cwd=tmp_path)
+    assert "about 20 minutes on two cores" in result.stdout
+    assert result.stdout.count("iterations 3 ") == 5
+    assert "-bs 32" not in result.stdout
+
+
+def test_a_comparison_leaves_all_earlier_results_alone(benchmarks: Project, tmp_path: Path) -> None:
+    (benchmarks.root / "output").mkdir()
+    (benchmarks.root / "output/encoder.onnx").touch()
+    sweep = tmp_path / "results/PyTorch_bs1_il128_FP32.json"
+    sweep.parent.mkdir()
+    sweep.write_text("an hour of work")
+    result = benchmarks.run("inference_benchmark.sh", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "['ONNX Runtime_bs1_il128_FP32.json', 'PyTorch_bs1_il128_FP32.json']" in result.stdout
+    assert sweep.read_text() == "an hour of work"
+
+
+def test_benchmarks_say_that_packages_are_missing(benchmarks: Project, tmp_path: Path) -> None:
+    (benchmarks.doubles / "onnxruntime.py").write_text("raise ImportError")
+    for script in ("../test_infer.sh", "inference_benchmark.sh", "verify_gpu.sh"):
+        assert_one_line_error(benchmarks.run(script, cwd=tmp_path), "lacks the project's packages")
+    assert list(tmp_path.glob("results")) == []
+
+
+@pytest.mark.parametrize("script", SHELL_SCRIPTS, ids=lambda path: path.name)
+def test_help_says_what_a_script_does_and_starts_nothing(project: Project, tmp_path: Path, script: Path) -> None:
+    name = script.relative_to(REPOSITORY)
+    project.copy(str(name))
+    result = project.run(f"../{name}", "--help", cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert len(result.stdout.splitlines()) > 1
+    assert project.pip_calls() == []
+    assert not (project.root / ".venv").exists()
+    assert not {path.name for path in tmp_path.iterdir()} - {"pro ject", "doubles"}
 
 
 # What is installed
