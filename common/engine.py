@@ -1,8 +1,8 @@
 """Engines: whatever runs one part of the pipeline on named tensors.
 
-Three kinds share the small interface below: ONNX Runtime (`OnnxEngine`, here), PyTorch (`TorchEngine`, here) and
-TensorRT (`trt.engine`). Tensors are torch tensors everywhere, on the engine's device; ONNX Runtime reads and writes
-their memory in place.
+Four kinds share the small interface below: PyTorch (`TorchEngine`, here), ONNX Runtime (`common.onnx_engine`), OpenVINO
+(`common.openvino_engine`) and TensorRT (`trt.engine`). Tensors are torch tensors everywhere, on the engine's device,
+and every kind but PyTorch reads and writes their memory in place.
 """
 
 from collections.abc import Callable, Mapping

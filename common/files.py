@@ -177,3 +177,17 @@ def dangling_link(path: Path) -> str:
         if link.is_symlink() and not link.exists():
             return f"{link} is a link to {os.readlink(link)}, which isn't there"
     return ""
+
+
+def user_cache_folder(name: str) -> Path | None:
+    """This project's folder `name` among the user's caches, made if need be; None if there can be none.
+
+    It holds only what can be made again: users may delete it at any time.
+    """
+    try:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = caches / "tacotron2-waveglow-tensorrt" / name
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # not writable; a user without a home folder
+        return None
+    return folder if os.access(folder, os.W_OK) else None

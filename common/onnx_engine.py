@@ -1,18 +1,22 @@
-"""The ONNX Runtime kind of engine: a `.onnx` file behind the interface of `common.engine`."""
+"""The ONNX Runtime kind of engine: a `.onnx` file behind the interface of `common.engine`, on a CPU or a GPU."""
 
-import os
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from common.contract import Dim, TensorSpec, check_tensors, contract_of
+from common.cpu_backend import thread_count
 from common.engine import Range, check_bound, closed, export_command, read_metadata
 from common.errors import UserError
+from common.files import user_cache_folder
 from common.metadata import Part
+
+GpuProvider = Literal["cuda", "tensorrt"]
 
 _ORT_DTYPES = {
     "tensor(float)": torch.float32,
@@ -27,44 +31,72 @@ _NUMPY_DTYPES = {
     torch.int32: np.int32,
     torch.bool: np.bool_,
 }
+_PROVIDERS: dict[GpuProvider, str] = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
+
+logger = logging.getLogger(__name__)
 
 
 class OnnxEngine:
-    """An ONNX file of this project on ONNX Runtime's CPU provider.
+    """An ONNX file of this project on ONNX Runtime: on its CPU provider, or on a GPU on its CUDA or TensorRT provider.
+
+    Tensors are read and written in place, in host or in device memory. On a GPU the session works on a CUDA stream of
+    its own; a bound run stands in PyTorch's current stream as any kernel does, and returns before the GPU is done.
 
     Args:
         path: the `.onnx` file.
         part: the part it has to hold.
         threads: CPU threads; None takes every core that this process may use.
+        device: "cpu", "cuda" or "cuda:N".
+        gpu_provider: what runs it on a GPU. TensorRT's builds an engine when it first meets a shape, and keeps it in
+            the user's cache folder.
 
     Raises:
         UserError: the file is missing, damaged, not this project's, of another part, or its tensors are not those of
-            its part.
+            its part; or the installed ONNX Runtime can't use the device.
     """
 
-    def __init__(self, path: Path, part: Part, threads: int | None = None) -> None:
+    capturable = False  # in a CUDA graph: the session allocates and may wait for the host
+
+    def __init__(
+        self,
+        path: Path,
+        part: Part,
+        threads: int | None = None,
+        device: torch.device | str = "cpu",
+        gpu_provider: GpuProvider = "cuda",
+    ) -> None:
         import onnxruntime as ort  # imported here so that PyTorch-only and TensorRT-only runs don't pay for it
 
-        if not path.is_file():
-            raise UserError(f"{path}: no such ONNX file; make it with {export_command(part)}")
+        check_onnx_path(path, part)
         options = ort.SessionOptions()
-        options.intra_op_num_threads = threads or usable_cores()
+        options.intra_op_num_threads = thread_count(threads)
         options.log_severity_level = 3
-        # Shapes change with every phrase: without this, what the arena keeps for old ones would grow.
+        self.device = checked_device(device)
+        self._stream: torch.cuda.Stream | None = None
         self._run_options = ort.RunOptions()
-        if part != "decoder_iter":
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if self.device.type == "cuda":
+            self._stream = torch.cuda.Stream(self.device)
+            providers = gpu_providers(ort, gpu_provider, self.device.index, self._stream.cuda_stream)
+            # Streams order the work: the host need not wait at the end of each run.
+            self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        elif part != "decoder_iter":
+            # Shapes change with every phrase: without this, what the arena keeps for old ones would grow.
             self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         try:
-            self._session: ort.InferenceSession | None = ort.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
+            session: ort.InferenceSession = ort.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
-            raise UserError(f"{path}: not a readable ONNX file (truncated or damaged?); export it again") from error
+            raise unreadable(path) from error
+        if self._stream is not None and session.get_providers()[0] != _PROVIDERS[gpu_provider]:
+            # It falls back to the CPU by itself where a library of the provider can't be loaded.
+            raise UserError(
+                f"{path}: ONNX Runtime could not load its {gpu_provider} provider (are CUDA's and cuDNN's libraries of "
+                "the version it wants installed?); leave out --device to run on the CPU"
+            )
         self.name = str(path)
-        session = self._session
+        self._session: ort.InferenceSession | None = session
         self.metadata = read_metadata(path, part, session.get_modelmeta().custom_metadata_map)
         self.contract = contract_of(self.metadata)
-        self.device = torch.device("cpu")
         self.limits: Mapping[str, Range] = {}
         for expected, found in (
             (self.contract.inputs, session.get_inputs()),
@@ -77,28 +109,84 @@ class OnnxEngine:
         if self._session is None:
             raise closed(self)
         binding = self._session.io_binding()
-        for spec in self.contract.inputs:
-            tensor = tensors[spec.name]
-            binding.bind_input(spec.name, "cpu", 0, _NUMPY_DTYPES[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
-        for spec in self.contract.outputs:
-            tensor = tensors[spec.name]
-            binding.bind_output(
-                spec.name, "cpu", 0, _NUMPY_DTYPES[tensor.dtype], tuple(tensor.shape), tensor.data_ptr()
-            )
-        run, run_options, kept_alive = self._session.run_with_iobinding, self._run_options, dict(tensors)
+        place = self.device.type, self.device.index or 0
+        for specs, bind in ((self.contract.inputs, binding.bind_input), (self.contract.outputs, binding.bind_output)):
+            for spec in specs:
+                tensor = tensors[spec.name]
+                bind(spec.name, *place, _NUMPY_DTYPES[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
+        run, run_options, stream = self._session.run_with_iobinding, self._run_options, self._stream
+        kept_alive = dict(tensors)
 
         def run_bound(_kept_alive: Any = kept_alive) -> None:
             run(binding, run_options)
 
-        return run_bound
+        def run_in_order(_kept_alive: Any = kept_alive) -> None:
+            assert stream is not None
+            current = torch.cuda.current_stream(stream.device)
+            stream.wait_stream(current)
+            run(binding, run_options)
+            current.wait_stream(stream)
+
+        return run_bound if stream is None else run_in_order
 
     def close(self) -> None:
         self._session = None
 
 
-def usable_cores() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def gpu_providers(ort: Any, provider: GpuProvider, device_id: int, stream: int) -> list[Any]:
+    """ONNX Runtime's providers for a GPU, in their order, with options: device, CUDA stream, TensorRT's cache.
+
+    Args:
+        ort: the module `onnxruntime`.
+        stream: the handle of the CUDA stream to work on; not the default stream's 0, which stands for none.
+
+    Raises:
+        UserError: the installed package was built without the provider.
+    """
+    wanted = _PROVIDERS[provider]
+    if wanted not in ort.get_available_providers():
+        raise UserError(
+            f"--device cuda: the installed ONNX Runtime has no {wanted}; install onnxruntime-gpu in place of "
+            "onnxruntime, or leave out --device"
+        )
+    if hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()  # CUDA and cuDNN as PyTorch's packages bring them
+    options = {"device_id": str(device_id), "user_compute_stream": str(stream)}
+    cuda = (_PROVIDERS["cuda"], options)
+    if provider == "cuda":
+        return [cuda, "CPUExecutionProvider"]
+    cache = user_cache_folder("onnxruntime-tensorrt")
+    kept = {} if cache is None else {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(cache)}
+    return [(wanted, options | kept), cuda, "CPUExecutionProvider"]
+
+
+def check_onnx_path(path: Path, part: Part) -> None:
+    """Raises UserError, with the command that makes it, where the file is missing."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such ONNX file; make it with {export_command(part)}")
+
+
+def unreadable(path: Path) -> UserError:
+    return UserError(f"{path}: not a readable ONNX file (truncated or damaged?); export it again")
+
+
+def checked_device(device: torch.device | str) -> torch.device:
+    """The CPU, or a GPU that is there, with its number. Raises UserError."""
+    try:
+        checked = torch.device(device)
+    except RuntimeError:
+        checked = torch.device("meta")
+    if checked.type == "cpu":
+        return checked
+    if checked.type != "cuda":
+        raise UserError(f"--device {device}: give cpu, cuda or cuda:N")
+    if not torch.cuda.is_available():
+        raise UserError(f"--device {device}: PyTorch finds no NVIDIA GPU; leave it out to run on the CPU")
+    if checked.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    if checked.index >= torch.cuda.device_count():
+        raise UserError(f"--device {device}: there are {torch.cuda.device_count()} GPUs, counted from 0")
+    return checked
 
 
 def _ort_spec(tensor: Any) -> TensorSpec:

@@ -6,12 +6,14 @@ A checkpoint carries its own dimensions; a flag is needed only where it carries 
 import argparse
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
+from common.cpu_backend import CpuBackend, CpuPrecision
 from common.engine import Engine
 from common.errors import UserError
 from common.metadata import Part
+from common.onnx_engine import GpuProvider
 from waveglow.denoiser import Denoiser
 
 _WAVEGLOW_FLAGS = {"n_flows": "--flows", "n_group": "--groups", "n_early_every": "--early-every"} | {
@@ -55,6 +57,31 @@ def add_run_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--waveglow-ckpt", default="", help="classic flag: anything given turns the denoiser on")
     group.add_argument("--fp16", action="store_true", help="the models are in half precision")
     group.add_argument("--threads", type=int, help="CPU threads for .onnx files [all cores]")
+    group.add_argument(
+        "--cpu-backend",
+        choices=get_args(CpuBackend),
+        default="auto",
+        help="what runs .onnx files on a CPU; auto takes what is faster on this processor",
+    )
+    group.add_argument(
+        "--cpu-precision",
+        choices=get_args(CpuPrecision),
+        default="fp32",
+        help="what .onnx files are computed in on a CPU; bf16 needs AMX and OpenVINO",
+    )
+    group.add_argument("--device", default="cpu", help="what runs .onnx files: cpu, cuda or cuda:N")
+    group.add_argument(
+        "--gpu-provider",
+        choices=get_args(GpuProvider),
+        default="cuda",
+        help="what ONNX Runtime runs .onnx files with on --device cuda",
+    )
+
+
+def runtime_choice(args: argparse.Namespace) -> dict[str, Any]:
+    """What the flags of `add_run_flags` say of how to run `.onnx` files, as the arguments of `open_engines`."""
+    names = ("threads", "cpu_backend", "cpu_precision", "device", "gpu_provider")
+    return {name: getattr(args, name) for name in names}
 
 
 def check_precision(args: argparse.Namespace, engines: Mapping[Part, Engine]) -> None:

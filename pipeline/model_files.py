@@ -2,13 +2,15 @@
 
 import importlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from common.cpu_backend import CpuBackend, CpuPrecision, choose_backend
 from common.engine import Engine
 from common.errors import UserError
 from common.files import finish_appearing
 from common.metadata import PARTS, Part, Precision
+from common.onnx_engine import GpuProvider
 
 # What opens each kind of file, by its suffix: looked up when it is needed, so that nobody loads a runtime that he
 # doesn't use, and so that this layer needs no import from the one above it.
@@ -17,32 +19,70 @@ OPENERS = {
     ".engine": ("trt.engine", "TensorRTEngine"),
     ".plan": ("trt.engine", "TensorRTEngine"),
 }
+OPENVINO = ("common.openvino_engine", "OpenVINOEngine")
 # What says whether a folder's engines can be used; above this layer, too.
 ENGINE_CHECK = "trt.usable"
 
 _log = logging.getLogger(__name__)
 
 
-def open_engine(path: Path, part: Part, threads: int | None = None) -> Engine:
-    """Opens one model file: `.onnx` on ONNX Runtime, `.engine` or `.plan` on TensorRT. Raises UserError."""
+def open_engine(
+    path: Path,
+    part: Part,
+    threads: int | None = None,
+    cpu_backend: CpuBackend = "auto",
+    cpu_precision: CpuPrecision = "fp32",
+    device: str = "cpu",
+    gpu_provider: GpuProvider = "cuda",
+) -> Engine:
+    """Opens one model file: `.onnx` on ONNX Runtime or OpenVINO, `.engine` or `.plan` on TensorRT.
+
+    Args:
+        path: the file; all further arguments are for a `.onnx` alone.
+        part: the part it has to hold.
+        threads: CPU threads; None takes every core that this process may use.
+        cpu_backend: what runs it on a CPU; "auto" takes what is faster for the part on this processor.
+        cpu_precision: what it is computed in on a CPU; "bf16" wants a processor with AMX, and OpenVINO.
+        device: "cpu", "cuda" or "cuda:N"; anything else is an error.
+        gpu_provider: ONNX Runtime's provider that runs it on a GPU.
+
+    Raises:
+        UserError: the file can't be opened, or not in the way that is asked for.
+    """
     if path.suffix not in OPENERS:
         raise UserError(f"{path}: unknown kind of model file; give a .onnx, .engine or .plan file")
-    module, name = OPENERS[path.suffix]
-    engine_class = getattr(importlib.import_module(module), name)
-    engine: Engine = engine_class(path, part, threads) if path.suffix == ".onnx" else engine_class(path, part)
-    return engine
+    if path.suffix != ".onnx":
+        return _engine_class(OPENERS[path.suffix])(path, part)
+    if device != "cpu":
+        return _engine_class(OPENERS[".onnx"])(path, part, threads, device, gpu_provider)
+    if choose_backend(part, cpu_backend, cpu_precision) == "openvino":
+        return _engine_class(OPENVINO)(path, part, threads, cpu_precision)
+    return _engine_class(OPENERS[".onnx"])(path, part, threads)
 
 
-def open_engines(paths: Mapping[Part, Path], threads: int | None = None) -> dict[Part, Engine]:
-    """Opens all four files; none stays open if one can't be opened."""
+def open_engines(
+    paths: Mapping[Part, Path],
+    threads: int | None = None,
+    cpu_backend: CpuBackend = "auto",
+    cpu_precision: CpuPrecision = "fp32",
+    device: str = "cpu",
+    gpu_provider: GpuProvider = "cuda",
+) -> dict[Part, Engine]:
+    """Opens all four files as `open_engine` does; none stays open if one can't be opened."""
     engines: dict[Part, Engine] = {}
     try:
         for part in PARTS:
-            engines[part] = open_engine(paths[part], part, threads)
+            engines[part] = open_engine(paths[part], part, threads, cpu_backend, cpu_precision, device, gpu_provider)
     except BaseException:
         close_engines(engines)
         raise
     return engines
+
+
+def _engine_class(opener: tuple[str, str]) -> Callable[..., Engine]:
+    module, name = opener
+    engine_class: Callable[..., Engine] = getattr(importlib.import_module(module), name)
+    return engine_class
 
 
 def close_engines(engines: Mapping[Part, Engine]) -> None:

@@ -1,7 +1,9 @@
 """Every engine checks what it is given, and says expected against found."""
 
 from pathlib import Path
+from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 
@@ -103,3 +105,132 @@ def test_closing_twice_is_closing_once_and_nothing_runs_afterwards(
         engine.close()
         with pytest.raises(UserError, match="the engine was closed; open it again"):
             infer(engine, mel_outputs=torch.zeros(1, 80, 40))
+
+
+class FakeStream:
+    """Stands for a CUDA stream, and writes into `log` what is ordered."""
+
+    def __init__(self, log: list[Any], name: str) -> None:
+        self.log, self.name = log, name
+        self.cuda_stream, self.device = 4711, torch.device("cuda", 1)
+
+    def wait_stream(self, other: "FakeStream") -> None:
+        self.log.append(f"{self.name} waits for {other.name}")
+
+
+class TensorOnGpu(torch.Tensor):
+    """A tensor that says it lies on the second GPU."""
+
+    device = torch.device("cuda", 1)  # type: ignore[assignment]
+
+    @classmethod
+    def of(cls, tensor: torch.Tensor) -> "TensorOnGpu":
+        return torch.Tensor._make_subclass(cls, tensor)  # type: ignore[no-any-return]
+
+
+class FakeGpu:
+    """ONNX Runtime with GPU providers, on PyTorch with two GPUs; what they are told is in `log` and `options`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.log: list[Any] = []
+        self.providers: list[Any] = []
+        self.loaded = True
+        own, current = FakeStream(self.log, "own"), FakeStream(self.log, "current")
+        real = onnxruntime.InferenceSession
+        fake = self
+
+        class Session:
+            def __init__(self, path: str, options: Any, providers: list[Any]) -> None:
+                fake.providers = providers
+                cpu = real(path, options, providers=["CPUExecutionProvider"])
+                self.get_modelmeta, self.get_inputs, self.get_outputs = (
+                    cpu.get_modelmeta,
+                    cpu.get_inputs,
+                    cpu.get_outputs,
+                )
+
+            def get_providers(self) -> list[str]:
+                return [p if isinstance(p, str) else p[0] for p in fake.providers][0 if fake.loaded else -1 :]
+
+            def io_binding(self) -> Any:
+                return self
+
+            def bind_input(self, *args: Any) -> None:
+                fake.log.append(args)
+
+            bind_output = bind_input
+
+            def run_with_iobinding(self, binding: Any, options: Any) -> None:
+                fake.log.append(f"run {options.get_run_config_entry('disable_synchronize_execution_providers')}")
+
+        available = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+        monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+        monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: available)
+        monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+        monkeypatch.setattr(torch.cuda, "Stream", lambda device: own)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
+    return FakeGpu(monkeypatch)
+
+
+def test_on_a_gpu_device_memory_is_bound_and_runs_stand_in_the_current_stream(gpu: FakeGpu, tiny_folder: Path) -> None:
+    engine = open_engine(tiny_folder / "postnet.onnx", "postnet", device="cuda")
+    assert engine.device == torch.device("cuda", 1)
+    cuda, cpu = gpu.providers
+    assert cuda == ("CUDAExecutionProvider", {"device_id": "1", "user_compute_stream": "4711"})
+    assert cpu == "CPUExecutionProvider"
+    mel, refined = (TensorOnGpu.of(torch.zeros(1, 80, 40)) for _ in range(2))
+    run = engine.bind({"mel_outputs": mel, "mel_outputs_postnet": refined})
+    assert [(name, *place, shape, pointer) for name, *place, _, shape, pointer in gpu.log] == [
+        ("mel_outputs", "cuda", 1, (1, 80, 40), mel.data_ptr()),
+        ("mel_outputs_postnet", "cuda", 1, (1, 80, 40), refined.data_ptr()),
+    ]
+    gpu.log.clear()
+    run()
+    assert gpu.log == ["own waits for current", "run 1", "current waits for own"]
+
+
+def test_on_a_gpu_host_memory_is_refused(gpu: FakeGpu, tiny_folder: Path) -> None:
+    engine = open_engine(tiny_folder / "postnet.onnx", "postnet", device="cuda:1")
+    with pytest.raises(UserError, match="must be contiguous and on cuda:1"):
+        engine.bind({"mel_outputs": torch.zeros(1, 80, 40), "mel_outputs_postnet": torch.zeros(1, 80, 40)})
+
+
+def test_onnx_runtimes_tensorrt_keeps_its_engines(
+    gpu: FakeGpu, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    open_engine(tiny_folder / "postnet.onnx", "postnet", device="cuda:0", gpu_provider="tensorrt")
+    (name, options), (fallback, _), _ = gpu.providers
+    assert (name, fallback) == ("TensorrtExecutionProvider", "CUDAExecutionProvider")
+    assert (options["device_id"], options["trt_engine_cache_enable"]) == ("0", "1")
+    assert Path(options["trt_engine_cache_path"]).is_relative_to(tmp_path)
+
+
+def test_a_session_on_a_gpu_says_that_it_cannot_be_captured(gpu: FakeGpu, tiny_folder: Path) -> None:
+    engine = open_engine(tiny_folder / "decoder_iter.onnx", "decoder_iter", device="cuda")
+    assert isinstance(engine, OnnxEngine)
+    assert not engine.capturable
+
+
+def test_a_gpu_that_cannot_be_used_is_told(gpu: FakeGpu, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tiny_folder / "postnet.onnx"
+    with pytest.raises(UserError, match="there are 2 GPUs"):
+        open_engine(path, "postnet", device="cuda:2")
+    with pytest.raises(UserError, match="give cpu, cuda or cuda:N"):
+        open_engine(path, "postnet", device="gpu")
+    gpu.loaded = False
+    with pytest.raises(UserError, match="could not load its cuda provider"):
+        open_engine(path, "postnet", device="cuda")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    with pytest.raises(UserError, match="install onnxruntime-gpu"):
+        open_engine(path, "postnet", device="cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match="finds no NVIDIA GPU"):
+        open_engine(path, "postnet", device="cuda")

@@ -8,7 +8,7 @@ from common.engine import part_flag
 from common.errors import UserError
 from common.metadata import PARTS, Part, Precision
 from exports.voice import export_voice
-from pipeline.flags import add_run_flags, check_precision, denoiser_for
+from pipeline.flags import add_run_flags, check_precision, denoiser_for, runtime_choice
 from pipeline.model_files import close_engines, default_paths, open_engines
 from pipeline.speak import add_speak_flags, read_request, speak
 
@@ -30,7 +30,7 @@ def make_parser() -> ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     request = read_request(args, name="{i}_trt")
     paths = model_paths(args)
-    engines = open_engines(paths, args.threads)
+    engines = open_engines(paths, **runtime_choice(args))
     try:
         check_precision(args, engines)
         speak(args, request, engines, denoiser_for(args, engines))

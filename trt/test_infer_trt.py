@@ -17,7 +17,7 @@ from pipeline.benchmark import (
     speak_once,
     summarize,
 )
-from pipeline.flags import add_run_flags, check_audio_flags, check_precision, denoiser_for
+from pipeline.flags import add_run_flags, check_audio_flags, check_precision, denoiser_for, runtime_choice
 from pipeline.model_files import close_engines, open_engines
 from pipeline.synthesizer import Synthesizer
 
@@ -39,7 +39,7 @@ def make_parser() -> ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     check_benchmark_flags(args)
-    engines = open_engines({part: getattr(args, part) for part in PARTS}, args.threads)
+    engines = open_engines({part: getattr(args, part) for part in PARTS}, **runtime_choice(args))
     try:
         metadata = engines["waveglow"].metadata
         check_precision(args, engines)

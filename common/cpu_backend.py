@@ -1,0 +1,82 @@
+"""What this processor can do, and by that which runtime runs each ONNX file faster on it.
+
+Needs nothing but Python's own library, so that an installer can ask before anything is installed:
+`python3 -m common.cpu_backend` prints `openvino` where OpenVINO is worth installing, else `onnxruntime`.
+"""
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Literal
+
+from common.errors import UserError
+from common.metadata import PARTS, Part
+
+CpuBackend = Literal["auto", "onnxruntime", "openvino"]
+CpuPrecision = Literal["fp32", "bf16"]
+
+# The names that Linux gives to the instruction sets; oneDNN, which OpenVINO computes with, wants all of them.
+AVX512 = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
+AMX_BF16 = frozenset({"amx_tile", "amx_bf16"})
+# What OpenVINO runs faster where there is AVX-512 (docs/cpu.md has the measurements). The decoder step waits for its
+# weights from memory: no instruction set helps, and ONNX Runtime has less to do around it.
+OPENVINO_PARTS: frozenset[Part] = frozenset({"encoder", "postnet", "waveglow"})
+MOST_THREADS = 256
+
+
+def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """The processor's instruction sets by Linux's names; none where they can't be read (other systems)."""
+    try:
+        with open(cpuinfo, encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                if line.startswith("flags"):
+                    return frozenset(line.partition(":")[2].split())
+    except OSError:
+        pass
+    return frozenset()
+
+
+def faster_backend(part: Part, flags: frozenset[str]) -> Literal["onnxruntime", "openvino"]:
+    """The runtime that runs a part faster in FP32 on a processor with these instruction sets."""
+    return "openvino" if flags >= AVX512 and part in OPENVINO_PARTS else "onnxruntime"
+
+
+def is_openvino_installed() -> bool:
+    return importlib.util.find_spec("openvino") is not None
+
+
+def choose_backend(part: Part, backend: CpuBackend, precision: CpuPrecision) -> Literal["onnxruntime", "openvino"]:
+    """What runs a part's ONNX file on this CPU. `auto` takes OpenVINO only where it is installed.
+
+    Raises:
+        UserError: OpenVINO is asked for and not installed; BF16 is asked for where it can't be had.
+    """
+    if precision == "bf16":
+        if not cpu_flags() >= AMX_BF16:
+            raise UserError("--cpu-precision bf16: this processor has no AMX, so it would gain nothing; use fp32")
+        if backend == "onnxruntime":
+            raise UserError("--cpu-precision bf16: ONNX Runtime has none; use --cpu-backend openvino or auto")
+    if (backend == "openvino" or precision == "bf16") and not is_openvino_installed():
+        raise UserError("OpenVINO is not installed: pip install openvino, or leave out --cpu-backend/--cpu-precision")
+    if backend != "auto":
+        return backend
+    return faster_backend(part, cpu_flags()) if is_openvino_installed() else "onnxruntime"
+
+
+def usable_cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def thread_count(threads: int | None) -> int:
+    """The threads to run with: those asked for, or one for each usable core. Raises UserError."""
+    if threads is None:
+        return usable_cores()
+    if not 1 <= threads <= MOST_THREADS:
+        raise UserError(f"--threads {threads}: must be between 1 and {MOST_THREADS}")
+    return threads
+
+
+if __name__ == "__main__":
+    backends = {faster_backend(part, cpu_flags()) for part in PARTS}
+    print("openvino" if "openvino" in backends else "onnxruntime")
