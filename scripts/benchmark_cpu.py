@@ -1,41 +1,54 @@
-"""Speaks a phrase file on the CPU, on ONNX Runtime and on PyTorch eager in turn, and compares them.
+"""Speaks a phrase file on the CPU with every backend in turn, and compares them.
 
-Prints a Markdown table: seconds of audio a second (model loading apart), the share of time spent outside the engines,
-and the speed-up over PyTorch as the classic runs it. The runs alternate, so that whatever else the machine does falls
-on all of them.
+Prints two Markdown tables: seconds of audio a second (model loading apart), the share of time spent outside the engines
+and the speed-up over PyTorch as the classic runs it; and the time that each part takes of a second of audio. The
+backends alternate, so that whatever else the machine does falls on all of them.
 """
 
 import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from common.cli import ArgumentParser, run
+from common.cpu_backend import is_openvino_installed, usable_cores
 from common.engine import Engine
+from common.errors import UserError
 from common.files import REPOSITORY
 from common.metadata import PARTS, Part
 from common.phrases import Phrase, read_phrases
 from common.table import format_markdown
 from common.timing import TimedEngine
-from exports import export_tacotron2_onnx
 from exports.voice import export_voice
 from pipeline.classic import classic_speaker
 from pipeline.model_files import open_engine, open_engines
-from pipeline.synthesizer import Piece, SynthesisOptions, Synthesizer, prepare
+from pipeline.pieces import prepare
+from pipeline.settings import MAX_SYMBOLS, SpeakSettings
 from pipeline.torch_engines import torch_engines
+from pipeline.voice import Voice
 from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
 from waveglow.loading import DEMO_WAVEGLOW, load_waveglow
 
-WARMUPS = 1
 BASELINE = "PyTorch eager, the classic's loop"
-CPU = torch.device("cpu")
+PART_NAMES = {"decoder_iter": "decoder", "waveglow": "WaveGlow"}
 
-Measured = tuple[float, float, float]  # seconds taken, seconds of them inside the engines, seconds of audio
+
+@dataclass(frozen=True)
+class Measurement:
+    """One run: seconds of audio, seconds taken, and of them seconds inside each part's engine (none if not known)."""
+
+    audio: float
+    taken: float
+    parts: Mapping[Part, float] = field(default_factory=dict)
+
+
+Backend = Callable[[], Measurement]  # speaks all phrases once
 
 
 def make_parser() -> ArgumentParser:
@@ -46,60 +59,103 @@ def make_parser() -> ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
+    if args.num_iters < 1:
+        raise UserError(f"--num-iters {args.num_iters}: must be at least 1")
     phrases = read_phrases(args.input, [])
     with tempfile.TemporaryDirectory() as folder:
-        backends = make_backends(phrases, Path(folder))
-    measured: dict[str, list[Measured]] = {name: [] for name in backends}
-    for iteration in tqdm(range(WARMUPS + args.num_iters), disable=None, leave=False):
+        measured = measure(make_backends(phrases, Path(folder)), args.num_iters)
+    print(f"{len(phrases)} phrases, {usable_cores()} cores, median of {args.num_iters} runs")
+    print(f"{speed_table(measured)}\n\nMilliseconds for a second of audio:\n{part_table(measured)}")
+
+
+def measure(backends: Mapping[str, Backend], iterations: int) -> dict[str, list[Measurement]]:
+    """Runs the backends in turn, after a warm-up of each; a list of `iterations` measurements for each."""
+    measured: dict[str, list[Measurement]] = {name: [] for name in backends}
+    for iteration in tqdm(range(1 + iterations), disable=None, leave=False):
         for name, speak in backends.items():
-            result = speak()
-            if iteration >= WARMUPS:
-                measured[name].append(result)
-    speeds = {name: statistics.median(audio / taken for taken, _, audio in runs) for name, runs in measured.items()}
+            measurement = speak()
+            if iteration > 0:
+                measured[name].append(measurement)
+    return measured
+
+
+def speed_table(measured: Mapping[str, Sequence[Measurement]]) -> str:
+    """A Markdown table of each backend's speed: the median, its range, and its ratio to the baseline's."""
+    speeds = {name: [one.audio / one.taken for one in runs] for name, runs in measured.items()}
+    baseline = statistics.median(speeds[BASELINE])
     rows = []
     for name, runs in measured.items():
-        outside = statistics.median(1 - inside / taken for taken, inside, _ in runs)
-        shown = "-" if name == BASELINE else f"{100 * outside:.1f} %"
-        rows.append((name, f"{speeds[name]:.2f}", shown, f"{speeds[name] / speeds[BASELINE]:.2f}"))
-    print(f"{len(phrases)} phrases, {torch.get_num_threads()} threads, median of {args.num_iters} runs")
-    print(format_markdown(("Backend", "Audio s per s", "Outside engines", "Speed-up"), rows, "lrrr"))
+        speed = statistics.median(speeds[name])
+        outside = statistics.median(1 - sum(one.parts.values()) / one.taken for one in runs)
+        shown = f"{100 * outside:.1f} %" if runs[0].parts else "-"
+        spread = f"{min(speeds[name]):.2f} to {max(speeds[name]):.2f}"
+        rows.append((name, f"{speed:.2f}", spread, shown, f"{speed / baseline:.2f}"))
+    return format_markdown(("Backend", "Audio s per s", "Range", "Outside engines", "Speed-up"), rows, "lrrrr")
 
 
-def make_backends(phrases: list[Phrase], folder: Path) -> dict[str, Callable[[], Measured]]:
-    """The backends by name; each speaks the phrases once when called."""
-    export_voice(folder, "fp32")
-    files = {part: folder / f"{part}.onnx" for part in PARTS}
-    int8 = folder / "int8"
-    parser = export_tacotron2_onnx.make_parser()
-    export_tacotron2_onnx.main(parser.parse_args(["-o", str(int8), "--int8-decoder"]))
-    onnx = open_engines(files)
-    quantised: dict[Part, Engine] = {**onnx, "decoder_iter": open_engine(int8 / "decoder_iter.onnx", "decoder_iter")}
-    eager = torch_engines(load_tacotron2(DEMO_TACOTRON2), load_waveglow(DEMO_WAVEGLOW), "fp32")
-    pieces = [piece for of_phrase in prepare(phrases, SynthesisOptions(), 256) for piece in of_phrase]
-    return {
-        BASELINE: lambda: _classic(pieces),
-        "PyTorch eager, this project's engines": lambda: _synthesizer(eager, phrases),
-        "ONNX Runtime": lambda: _synthesizer(onnx, phrases),
-        "ONNX Runtime, 8-bit decoder": lambda: _synthesizer(quantised, phrases),
+def part_table(measured: Mapping[str, Sequence[Measurement]]) -> str:
+    """A Markdown table of the milliseconds that each part takes for a second of audio, on each backend."""
+    rows = [
+        (name, *(f"{1e3 * statistics.median(one.parts[part] / one.audio for one in runs):.0f}" for part in PARTS))
+        for name, runs in measured.items()
+        if runs[0].parts
+    ]
+    return format_markdown(("Backend", *(PART_NAMES.get(part, part) for part in PARTS)), rows, "lrrrr")
+
+
+def make_backends(phrases: Sequence[Phrase], folder: Path) -> dict[str, Backend]:
+    """The backends by name; `folder` gets the demo voice's files, which are needed while they are opened."""
+    files = export_voice(folder / "fp32")
+    int8 = export_voice(folder / "int8", int8_decoder=True)
+    onnx = open_engines(files, cpu_backend="onnxruntime")
+    quantised = open_engine(int8["decoder_iter"], "decoder_iter", cpu_backend="onnxruntime")
+    engines: dict[str, dict[Part, Engine]] = {
+        "PyTorch eager, this project's engines": torch_engines(
+            load_tacotron2(DEMO_TACOTRON2), load_waveglow(DEMO_WAVEGLOW), "fp32"
+        ),
+        "ONNX Runtime": onnx,
+        "ONNX Runtime, 8-bit decoder": {**onnx, "decoder_iter": quantised},
     }
+    if is_openvino_installed():
+        engines["OpenVINO"] = open_engines(files, cpu_backend="openvino")
+    engines["auto"] = open_engines(files)
+    return {BASELINE: classic_backend(phrases)} | {name: backend(four, phrases) for name, four in engines.items()}
 
 
-def _classic(pieces: list[Piece]) -> Measured:
+def classic_backend(phrases: Sequence[Phrase]) -> Backend:
+    """The demo voice as the classic speaks it, in eager PyTorch, a phrase at a time."""
+    settings = SpeakSettings()
     models = load_tacotron2(DEMO_TACOTRON2), load_waveglow(DEMO_WAVEGLOW)
-    speak = classic_speaker(*models, "fp32", CPU, SynthesisOptions())
-    started = time.perf_counter()
-    samples = sum(len(speak([piece])[0][0]) for piece in pieces)
-    return time.perf_counter() - started, 0.0, samples / models[1].audio.sampling_rate
+    classic = classic_speaker(*models, "fp32", torch.device("cpu"), settings)
+    pieces = [piece for phrase in prepare(phrases, settings, MAX_SYMBOLS) for piece in phrase.pieces]
+
+    def speak() -> Measurement:
+        started = time.perf_counter()
+        samples = sum(len(classic([piece]).audios[0]) for piece in pieces)
+        return Measurement(samples / models[1].audio.sampling_rate, time.perf_counter() - started)
+
+    return speak
 
 
-def _synthesizer(engines: dict[Part, Engine], phrases: list[Phrase]) -> Measured:
-    timed = {part: TimedEngine(engine) for part, engine in engines.items()}
-    synthesizer = Synthesizer(timed, SynthesisOptions())  # type: ignore[arg-type]
-    started = time.perf_counter()
-    samples = sum(len(spoken.audio) for spoken in synthesizer.speak(phrases))
-    taken = time.perf_counter() - started
-    inside = sum(engine.seconds for engine in timed.values())
-    return taken, inside, samples / synthesizer.audio_config.sampling_rate
+def backend(engines: Mapping[Part, Engine], phrases: Sequence[Phrase]) -> Backend:
+    """A voice on these engines, with the time inside of each."""
+    timed: dict[Part, TimedEngine] = {part: TimedEngine(engine) for part, engine in engines.items()}
+    voice = Voice(timed)  # type: ignore[arg-type]
+    texts = [phrase.text for phrase in phrases]
+
+    def speak() -> Measurement:
+        for engine in timed.values():
+            engine.seconds = 0.0
+        started = time.perf_counter()
+        seconds = 0.0
+        for _, audio in voice.speak_many(texts):
+            if isinstance(audio, UserError):
+                raise audio
+            seconds += audio.seconds
+        taken = time.perf_counter() - started
+        return Measurement(seconds, taken, {part: engine.seconds for part, engine in timed.items()})
+
+    return speak
 
 
 if __name__ == "__main__":
