@@ -25,12 +25,11 @@ class RandomStreams:
     """
 
     def __init__(self, seed: int, text: str) -> None:
-        # The text goes into the spawn key, which can't run into the seed's words as a second number beside it would.
-        digest = np.frombuffer(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest(), "<u4")
-        root = np.random.SeedSequence(seed, spawn_key=tuple(int(word) for word in digest))
-        dropout, noise = root.spawn(2)
-        self._dropout = np.random.Generator(np.random.Philox(dropout))
-        self._noise = np.random.Generator(np.random.Philox(noise))
+        # Philox is a keyed counter: any two keys give independent streams, and a hash gives each stream its own.
+        digest = hashlib.sha256(f"{seed}\n{text}".encode("utf-8", "surrogatepass")).digest()
+        keys = np.frombuffer(digest, "<u8").astype(np.uint64)
+        self._dropout = np.random.Generator(np.random.Philox(key=keys[:2]))
+        self._noise = np.random.Generator(np.random.Philox(key=keys[2:]))
         self._masks = np.empty((0, 2, 0), np.uint8)  # drawn and not yet taken
 
     def dropout(self, steps: int, prenet_dim: int) -> np.ndarray:

@@ -329,8 +329,9 @@ class Scheduler:
         windows = self._next_windows()
         for batch in self._batches(windows):
             self._vocode(batch)
-        # While there is other work, audio is handed over when it is there; otherwise it is waited for.
-        while self._vocoding and (self._vocoding[0].arrived() or not (decoding or windows)):
+        # A first sound is waited for, and anything where there is no other work; the rest comes when it comes.
+        hurry = any(window.first for window in windows) or not (decoding or windows)
+        while self._vocoding and (hurry or self._vocoding[0].arrived()):
             self._hand_over(self._vocoding.popleft())
         self._drop_finished()
 
@@ -417,11 +418,12 @@ class Scheduler:
     def _take(self, block: StartedBlock) -> None:
         """Hands a finished block's frames to their streams."""
         block.finish()
+        frames = block.frames.unbind(1)
         for slot, utterance in enumerate(block.slots):
             owner = self._owners.get(id(utterance)) if utterance is not None else None
             if owner is None or utterance is None:
                 continue
-            owner.stream.add(block.frames[:, slot])
+            owner.stream.add(frames[slot])
             if block.alignments is not None:
                 owner.alignments.append(block.alignments[:, slot])
             if utterance.ended:
@@ -565,10 +567,12 @@ class _VocodedBatch:
         noise = torch.empty(len(windows), *windows[0].noise.shape, pin_memory=pinned)
         for row, window in zip(noise.numpy(), windows, strict=True):
             row[:] = window.noise
+        sigma = torch.tensor([window.sigma for window in windows], pin_memory=pinned).view(-1, 1, 1)
+        z = noise.to(waveglow.device, non_blocking=True) * sigma.to(waveglow.device, non_blocking=True)
         audio = infer(
             waveglow,
             mel=torch.stack([window.mel for window in windows]),
-            z=noise.to(waveglow.device, non_blocking=True).to(waveglow.contract.outputs[0].dtype),
+            z=z.transpose(1, 2).to(waveglow.contract.outputs[0].dtype).contiguous(),
         )["audio"]
         hop = engines.audio.hop_length
         chunks = [

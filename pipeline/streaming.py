@@ -81,7 +81,8 @@ class Window:
     Attributes:
         stream: whose it is.
         mel: (n_mel_channels, size), on WaveGlow's device.
-        noise: float32 [n_group, size * hop_length / n_group], scaled by sigma.
+        noise: standard normal, float32 [size * hop_length / n_group, n_group].
+        sigma: its standard deviation.
         kept: frames of it that become the chunk; beside them lies context.
         heard: frames of it that belong to the utterance; the rest is silence.
         first, last: of the stream.
@@ -90,6 +91,7 @@ class Window:
     stream: "PieceStream"
     mel: Tensor
     noise: np.ndarray
+    sigma: float
     kept: slice
     heard: int
     first: bool
@@ -121,7 +123,7 @@ class PieceStream:
         self._engines = engines
         self._plan = plan
         self._speed = settings.speed
-        self._sigma = np.float32(settings.sigma if settings.sigma is not None else engines.sigma)
+        self._sigma = settings.sigma if settings.sigma is not None else engines.sigma
         self._decoded = _Frames()
         self._refined = _Frames()
         self._noise = NoiseWindows(streams, engines.noise_channels, pool)
@@ -135,7 +137,7 @@ class PieceStream:
         end = self.utterance.frames
         known = frames if end is None else frames[: max(0, end - self._decoded.stop)]
         if len(known):
-            self._decoded.append(known.T)
+            self._decoded.append(known)
 
     def next_range(self) -> WindowRange | None:
         """Where the next window lies, if all that it needs is there. `window` makes it."""
@@ -162,7 +164,7 @@ class PieceStream:
             refined: what the postnet made of `place.unrefined`, (n_mel_channels, n).
         """
         if refined is not None:
-            self._refined.append(refined[:, place.refined])
+            self._refined.append(refined[:, place.refined].T)
             self._decoded.drop(self._refined.stop - POSTNET_CONTEXT)
         first = self._refined.start
         known = self._refined.slice(first, self._refined.stop)
@@ -172,7 +174,8 @@ class PieceStream:
         window = Window(
             stream=self,
             mel=with_silence(mel, place.size),
-            noise=np.ascontiguousarray(noise.T) * self._sigma,
+            noise=noise,
+            sigma=self._sigma,
             kept=slice(self.kept_frames - place.start, place.kept_stop - place.start),
             heard=place.stop - place.start,
             first=self._windows == 0,
@@ -209,7 +212,7 @@ def kept_audio(window: Window, audio: Tensor, denoiser: Denoiser | None, hop_len
 
 
 class _Frames:
-    """Frames (channels, n) that come at the end and go at the beginning, counted from the utterance's start."""
+    """Frames (n, channels) that come at the end and go at the beginning, counted from the utterance's start."""
 
     def __init__(self) -> None:
         self._parts: deque[Tensor] = deque()
@@ -218,14 +221,14 @@ class _Frames:
 
     def append(self, frames: Tensor) -> None:
         self._parts.append(frames)
-        self.stop += frames.size(1)
+        self.stop += len(frames)
 
     def slice(self, start: int, stop: int) -> Tensor:
-        """Frames from `start` to `stop` (exclusive), which must not have been dropped."""
-        whole = torch.cat(list(self._parts), 1) if len(self._parts) != 1 else self._parts[0]
-        return whole[:, start - self.start : stop - self.start]
+        """Frames from `start` to `stop` (exclusive), which must not have been dropped, as (channels, n)."""
+        whole = torch.cat(list(self._parts)) if len(self._parts) != 1 else self._parts[0]
+        return whole[start - self.start : stop - self.start].T
 
     def drop(self, before: int) -> None:
         """Lets go of parts that end before a frame."""
-        while self._parts and self.start + self._parts[0].size(1) <= before:
-            self.start += self._parts.popleft().size(1)
+        while self._parts and self.start + len(self._parts[0]) <= before:
+            self.start += len(self._parts.popleft())

@@ -45,7 +45,8 @@ class Voice:
 
     def __init__(self, engines: Mapping[Part, Engine] | EngineSet, work: WorkSettings | None = None) -> None:
         self.engines = engines if isinstance(engines, EngineSet) else EngineSet(engines, work)
-        self._lock = threading.RLock()  # whoever runs the engines
+        self._lock = threading.RLock()  # held by whoever runs the engines
+        self._starting = threading.Lock()  # of the scheduler: a request must not wait for the engines to be queued
         self._scheduler: Scheduler | None = None
         self._closed = False
 
@@ -183,7 +184,7 @@ class Voice:
 
     def scheduler(self, **limits: Any) -> Scheduler:
         """The voice's scheduler, started at the first call. `limits` as for `Scheduler`, for the first call only."""
-        with self._lock:
+        with self._starting:
             if self._closed:
                 raise UserError("the voice is closed; load it again")
             if self._scheduler is None:
@@ -209,11 +210,12 @@ class Voice:
 
     def close(self, drain: bool = False) -> None:
         """Gives everything back; may be called again. `drain` lets streams under way come to their end."""
-        scheduler, self._scheduler = self._scheduler, None
+        with self._starting:
+            self._closed = True
+            scheduler, self._scheduler = self._scheduler, None
         if scheduler is not None:
             scheduler.close(drain)
         with self._lock:
-            self._closed = True
             self.engines.close()
 
     def __enter__(self) -> "Voice":

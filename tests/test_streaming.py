@@ -199,7 +199,9 @@ def test_a_full_queue_refuses_and_harms_nobody() -> None:
         deadline = time.monotonic() + 30
         while scheduler.status().waiting and time.monotonic() < deadline:
             time.sleep(0.01)  # the worker has taken it, and stands in the encoder
+        began = time.monotonic()
         accepted += [voice.submit("Hello.", SpeakSettings(**settings)) for _ in range(3)]
+        assert time.monotonic() - began < 20  # queueing does not wait for the engines
         with pytest.raises(BusyError, match="3 requests are waiting"):
             voice.submit("Hello.", SpeakSettings(**settings))
         assert scheduler.status().waiting == 3

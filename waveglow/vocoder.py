@@ -139,7 +139,7 @@ def vocode(
 
 def with_silence(mel: Tensor, frames: int) -> Tensor:
     """(n_mel_channels, M) lengthened by silence to (n_mel_channels, frames)."""
-    return F.pad(mel, (0, frames - mel.size(1)), value=SILENCE)
+    return mel if mel.size(1) == frames else F.pad(mel, (0, frames - mel.size(1)), value=SILENCE)
 
 
 def batch_of_windows(engine: Engine, size: int) -> int:
