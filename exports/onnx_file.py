@@ -18,8 +18,8 @@ from common.metadata import METADATA_KEY, ModelMetadata, Part, Precision
 from common.onnx_engine import OnnxEngine
 
 OPSET = 17
-TRACED = {"batch": 2, "text": 24, "mel": 4}  # sizes of the example that is traced
-CHECKED = {"batch": 3, "text": 37, "mel": 9}  # other sizes, on which the written file is compared with PyTorch
+TRACED_SIZES = {"batch": 2, "text": 24, "mel": 4}
+CHECKED_SIZES = {"batch": 3, "text": 37, "mel": 9}  # the written file is compared with PyTorch at other sizes
 
 # Largest difference allowed between ONNX Runtime and PyTorch, relative to the largest value of the output. In FP32
 # both round differently; in FP16 PyTorch runs the FP16 weights in FP32, so that all of FP16's rounding counts.
@@ -27,9 +27,7 @@ TOLERANCE: dict[Precision, dict[Part, float]] = {
     "fp32": {"encoder": 1e-4, "decoder_iter": 1e-4, "postnet": 1e-4, "waveglow": 1e-3},
     "fp16": {"encoder": 1e-2, "decoder_iter": 1e-2, "postnet": 2e-2, "waveglow": 5e-2},
 }
-
-
-INT8_TOLERANCE = 0.1  # of one decoder step with 8-bit LSTMs
+INT8_TOLERANCE = 0.1  # the same, of one decoder step with 8-bit LSTMs
 
 
 def export_part(module: nn.Module, metadata: ModelMetadata, path: Path) -> float:
@@ -73,7 +71,7 @@ def _trace(module: nn.Module, metadata: ModelMetadata, path: Path) -> None:
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         torch.onnx.export(
             module,
-            tuple(example_inputs(metadata, TRACED).values()),
+            tuple(example_inputs(metadata, TRACED_SIZES).values()),
             str(path),
             input_names=[spec.name for spec in contract.inputs],
             output_names=[spec.name for spec in contract.outputs],
@@ -139,7 +137,7 @@ def _example(
 
 def _difference(path: Path, module: nn.Module, metadata: ModelMetadata) -> float:
     contract = contract_of(metadata)
-    inputs = example_inputs(metadata, CHECKED, seed=1)
+    inputs = example_inputs(metadata, CHECKED_SIZES, seed=1)
     engine = OnnxEngine(path, metadata.part)
     found = infer(engine, **inputs)
     engine.close()

@@ -38,12 +38,12 @@ def open_engine(
     """Opens one model file: `.onnx` on ONNX Runtime or OpenVINO, `.engine` or `.plan` on TensorRT.
 
     Args:
-        path: the file; all further arguments are for a `.onnx` alone.
+        path: the file; all further arguments but `device` are for a `.onnx` alone.
         part: the part it has to hold.
         threads: CPU threads; None takes every core that this process may use.
         cpu_backend: what runs it on a CPU; "auto" takes what is faster for the part on this processor.
         cpu_precision: what it is computed in on a CPU; "bf16" wants a processor with AMX, and OpenVINO.
-        device: "cpu", "cuda" or "cuda:N"; anything else is an error.
+        device: "cpu", "cuda" or "cuda:N"; anything else is an error. TensorRT takes PyTorch's current GPU for "cpu".
         gpu_provider: ONNX Runtime's provider that runs it on a GPU.
 
     Raises:
@@ -52,7 +52,7 @@ def open_engine(
     if path.suffix not in OPENERS:
         raise UserError(f"{path}: unknown kind of model file; give a .onnx, .engine or .plan file")
     if path.suffix != ".onnx":
-        return _engine_class(OPENERS[path.suffix])(path, part)
+        return _engine_class(OPENERS[path.suffix])(path, part, None if device == "cpu" else device)
     if device != "cpu":
         return _engine_class(OPENERS[".onnx"])(path, part, threads, device, gpu_provider)
     if choose_backend(part, cpu_backend, cpu_precision) == "openvino":

@@ -66,7 +66,7 @@ class Voice:
             folder: None takes ./output, and exports the demo voice there once if there is none.
             precision: of the engines; None takes FP16 engines if they are there, else FP32.
             on_message: told what takes long.
-            options: of `pipeline.model_files.open_engines`: threads, ...
+            options: of `pipeline.model_files.open_engines`: threads, device, ...
 
         Raises:
             UserError: files are missing, damaged or don't belong together.

@@ -126,7 +126,7 @@ class FusedDecoderEngine(TritonEngine):
 
     def close(self) -> None:
         self._plain.close()
-        del self._step
+        vars(self).pop("_step", None)  # gone already where it is closed again
 
 
 @dataclass(frozen=True)

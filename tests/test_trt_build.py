@@ -262,6 +262,7 @@ class TestWithTheDouble:
             (["--encoder", "{encoder}", "-bs", "4,2,8"], "4,2,8: must be min,opt,max with 1 <= min <= opt <= max"),
             (["--encoder", "{encoder}", "--text-size", "0,2,8"], "--text-size 0,2,8: must be"),
             (["--encoder", "{encoder}", "--mel-size", "9,8,8"], "--mel-size 9,8,8: must be"),
+            (["--waveglow", "{waveglow}", "--mel-size", "33,40,63"], "33,40,63: must hold a multiple of 32"),
             (["--encoder", "{encoder}", "--workspace", "0"], "--workspace 0: must be at least 1 MiB"),
             (["--encoder", "{encoder}", "--optimization-level", "9"], "must be between 0 and 5"),
         ],
@@ -271,7 +272,7 @@ class TestWithTheDouble:
     ) -> None:
         garbage = encoder.with_name("garbage.onnx")
         garbage.write_bytes(encoder.read_bytes()[:5000])
-        names = {"encoder": encoder, "postnet": tiny_folder / "postnet.onnx", "garbage": garbage}
+        names = {part: tiny_folder / f"{part}.onnx" for part in PARTS} | {"encoder": encoder, "garbage": garbage}
         with pytest.raises(UserError, match=message):
             run_script("-o", folder, *(flag.format(**names) for flag in flags))
         assert files_in(folder) == set()
@@ -488,8 +489,8 @@ def test_rtx_builds_the_demo_voice_in_fp16(
 @pytest.mark.usefixtures("only_rtx")
 def test_rtx_builds_waveglow_of_ngc_size_in_fp16(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Of NVIDIA's published checkpoints only WaveGlow differs from the demo voice in size.
-    monkeypatch.setattr(onnx_file, "TRACED", {"batch": 2, "text": 8, "mel": 1})  # FP16 is slow on a CPU
-    monkeypatch.setattr(onnx_file, "CHECKED", {"batch": 1, "text": 8, "mel": 2})
+    monkeypatch.setattr(onnx_file, "TRACED_SIZES", {"batch": 2, "text": 8, "mel": 1})  # FP16 is slow on a CPU
+    monkeypatch.setattr(onnx_file, "CHECKED_SIZES", {"batch": 1, "text": 8, "mel": 2})
     torch.manual_seed(0)
     model = WaveGlow(WaveGlowConfig(wn_channels=256)).eval()
     loaded = LoadedModel(model, AudioConfig(), "0" * 64, None, "random")

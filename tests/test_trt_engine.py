@@ -513,9 +513,9 @@ def test_an_engine_with_other_tensors_than_its_part_is_refused(own: Path, built:
 
 @pytest.mark.usefixtures("double")
 def test_an_engine_for_a_single_size_opens(tiny_folder: Path, tmp_path: Path) -> None:
-    options = BuildOptions(batch=SizeRange(2, 2, 2), mel=SizeRange(40, 40, 40))
+    options = BuildOptions(batch=SizeRange(2, 2, 2), mel=SizeRange(64, 64, 64))
     path = build_engine(tiny_folder / "waveglow.onnx", "waveglow", tmp_path, options).path
-    assert TensorRTEngine(path, "waveglow").limits == {"batch": (2, 2), "mel": (40, 40)}
+    assert TensorRTEngine(path, "waveglow").limits == {"batch": (2, 2), "mel": (64, 64)}
 
 
 @pytest.mark.usefixtures("double")
@@ -655,6 +655,7 @@ def run_script(script: str, *flags: object) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
 
 
+@pytest.mark.slow
 def test_phrases_become_the_same_wavs_on_engines_as_on_onnx_files(
     built: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
@@ -676,6 +677,7 @@ def test_phrases_become_the_same_wavs_on_engines_as_on_onnx_files(
     assert wavs[0] == wavs[1] == wavs[2]
 
 
+@pytest.mark.slow
 def test_a_spoiled_engine_ends_the_script_with_one_line(own: Path, tiny_folder: Path, tmp_path: Path) -> None:
     flip_a_byte(own)
     files = [tiny_folder / f"{part}.onnx" for part in ("encoder", "decoder_iter", "waveglow")]
@@ -720,6 +722,7 @@ def test_engine_info_without_a_gpu_shows_what_the_record_says(
         engine_info.main(engine_info.make_parser().parse_args([str(own)]))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("double")
 def test_the_gpu_check_passes_where_all_is_right_and_fails_where_not(
     tiny_folders: dict[Precision, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture

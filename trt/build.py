@@ -21,6 +21,7 @@ from trt import bindings, timing_cache
 from trt.bindings import TensorRT, dotted, one_line, tensor_spec
 from trt.progress import monitored
 from trt.record import EngineRecord, SizeRange, profile_shapes, read_record, record_path
+from waveglow.vocoder import GRAIN, grains_within
 
 if TYPE_CHECKING:
     import tensorrt
@@ -91,6 +92,8 @@ def build_engine(
     """
     options = options or BuildOptions()
     options.check()
+    if part == "waveglow" and grains_within(options.mel.min, options.mel.max) is None:
+        raise UserError(f"--mel-size {options.mel}: must hold a multiple of {GRAIN}, in which WaveGlow is run")
     metadata = read_onnx_metadata(onnx_path, part)
     trt = bindings.load("tensorrt_rtx" if options.compute_capabilities else None)
     gpu_name, capabilities = _target(trt, options)

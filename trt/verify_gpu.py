@@ -8,7 +8,7 @@ import argparse
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -157,8 +157,7 @@ def _build(file: Path, part: Part, folder: Path, batch: SizeRange, paths: dict[P
 def _parity(path: Path, file: Path, part: Part, batch: SizeRange) -> str:
     """The engine against ONNX Runtime on the same random inputs, at its smallest sizes, its largest batch and text,
     and between, going back and forth between shapes as speech does."""
-    engine, reference = TensorRTEngine(path, part), OnnxEngine(file, part)
-    try:
+    with closing(TensorRTEngine(path, part)) as engine, closing(OnnxEngine(file, part)) as reference:
         low, high = ({symbol: limits[end] for symbol, limits in engine.limits.items()} for end in (0, 1))
         high["mel"] = min(high.get("mel", 0), PARITY_MEL_FRAMES)
         middle = {"batch": min(3, batch.max), "text": 37, "mel": 57}
@@ -177,9 +176,6 @@ def _parity(path: Path, file: Path, part: Part, batch: SizeRange) -> str:
                 _require(
                     worst <= tolerance, f"{name} differs by {worst:.1e} of its range at {sizes}, over {tolerance:.0e}"
                 )
-    finally:
-        engine.close()
-        reference.close()
     return f"largest difference {worst:.1e} of the output's range, tolerance {tolerance:.0e}"
 
 
@@ -190,8 +186,7 @@ def _scratch(path: Path, part: Part) -> str:
     """
     results, scratch_bytes = [], []
     for largest in (False, True):
-        engine = TensorRTEngine(path, part, largest_scratch=largest)
-        try:
+        with closing(TensorRTEngine(path, part, largest_scratch=largest)) as engine:
             sizes = {symbol: low for symbol, (low, _) in engine.limits.items()}
             inputs = example_inputs(engine.metadata, sizes)
             on_gpu = {name: tensor.to(engine.device) for name, tensor in inputs.items()}
@@ -205,8 +200,6 @@ def _scratch(path: Path, part: Part) -> str:
                 engine.gpu.synchronize()
             scratch_bytes.append(run.scratch_bytes)
             results.append({name: tensor.cpu() for name, tensor in outputs.items()})
-        finally:
-            engine.close()
     same = all(torch.equal(results[0][name], results[1][name]) for name in results[0])
     _require(same, f"{scratch_bytes[0]} bytes give other numbers than {scratch_bytes[1]}")
     return f"{scratch_bytes[0] / 1e6:.1f} MB gives what {scratch_bytes[1] / 1e6:.1f} MB gives"
@@ -215,12 +208,10 @@ def _scratch(path: Path, part: Part) -> str:
 def _loops(paths: Mapping[Part, Path], batch: SizeRange) -> str:
     """The decoder loop in CUDA graphs against the plain one: batches of changing size, one after another."""
     with ExitStack() as stack:
-        encoder, decoder = (TensorRTEngine(paths[part], part) for part in ("encoder", "decoder_iter"))
-        for engine in (encoder, decoder):
-            stack.callback(engine.close)
+        encoder = stack.enter_context(closing(TensorRTEngine(paths["encoder"], "encoder")))
+        decoder = stack.enter_context(closing(TensorRTEngine(paths["decoder_iter"], "decoder_iter")))
         _require(decoder.capturable, "the decoder can't be recorded in a CUDA graph")
-        captured = BlockDecoder(decoder)
-        stack.callback(captured.close)
+        captured = stack.enter_context(closing(BlockDecoder(decoder)))
         with torch.inference_mode(), decoder.gpu.own_stream():
             worst = max(
                 _loop_difference(encoder, decoder, captured, size) for size in (batch.max, batch.min, batch.max)

@@ -359,4 +359,5 @@ class FastWaveGlowEngine(TritonEngine):
 
     def close(self) -> None:
         self._plans.clear()
-        del self._network, self._memory
+        for name in ("_network", "_memory"):  # gone already where it is closed again
+            vars(self).pop(name, None)

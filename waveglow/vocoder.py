@@ -67,6 +67,12 @@ def plan_windows(frames: int, window: int, context: int = CONTEXT, smallest: int
     return [Window(start, start + size, *keep) for start, keep in zip(starts, pairwise(edges), strict=True)]
 
 
+def grains_within(low: int, high: int) -> Range | None:
+    """The smallest and largest multiple of GRAIN from `low` to `high`, both inclusive; None where there is none."""
+    smallest, largest = max(1, -(-low // GRAIN)) * GRAIN, high // GRAIN * GRAIN
+    return (smallest, largest) if smallest <= largest else None
+
+
 def window_sizes(engine: Engine, window: int | None = None) -> Range:
     """The smallest and largest number of frames that a `waveglow` engine vocodes at a time, multiples of GRAIN.
 
@@ -77,14 +83,15 @@ def window_sizes(engine: Engine, window: int | None = None) -> Range:
         UserError: the engine's profile holds no multiple of GRAIN.
     """
     low, high = engine.limits.get("mel", (1, sys.maxsize))
-    smallest = max(GRAIN, -(-low // GRAIN) * GRAIN)
-    wanted = window or (GPU_WINDOW if engine.device.type == "cuda" else CPU_WINDOW)
-    largest = min(max(wanted, smallest), high) // GRAIN * GRAIN
-    if largest < smallest:
+    grains = grains_within(low, high)
+    if grains is None:
         raise UserError(
             f"{engine.name}: its profile takes {low} to {high} mel frames, none of them a multiple of {GRAIN}; build "
             "it with a wider --mel-size"
         )
+    smallest = grains[0]
+    wanted = window or (GPU_WINDOW if engine.device.type == "cuda" else CPU_WINDOW)
+    largest = min(max(wanted, smallest), grains[1]) // GRAIN * GRAIN
     return smallest, largest
 
 
