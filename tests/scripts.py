@@ -1,9 +1,13 @@
-"""Running the project's scripts as users do: as processes of their own."""
+"""Running the project's scripts as users do: in this process, or in one of their own."""
 
+import io
 import os
+import runpy
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from unittest import mock
 
 from common.engine import part_flag
 from common.files import REPOSITORY
@@ -15,6 +19,21 @@ def run_script(script: str, *args: object, cwd: Path | None = None, **options) -
     command = [sys.executable, str(REPOSITORY / script), *map(str, args)]
     options.setdefault("timeout", 600)
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, **options)
+
+
+def run_here(script: str, *args: object, cwd: Path | None = None) -> subprocess.CompletedProcess:
+    """As `run_script`, but in this process: what it takes to start Python and PyTorch is paid once."""
+    path, before = str(REPOSITORY / script), Path.cwd()
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    os.chdir(cwd or before)
+    try:
+        with redirect_stdout(out), redirect_stderr(err), mock.patch.object(sys, "argv", [path, *map(str, args)]):
+            runpy.run_path(path, run_name="__main__")
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    finally:
+        os.chdir(before)
+    return subprocess.CompletedProcess([script, *map(str, args)], status, out.getvalue(), err.getvalue())
 
 
 def model_flags(folder: Path) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from common.metadata import Precision
-from tests.scripts import assert_one_line_error, leftovers, model_flags, run_script
+from tests.scripts import assert_one_line_error, leftovers, model_flags, run_here, run_script
 
 SPEAK = "trt/inference_trt.py"
 
@@ -36,30 +36,31 @@ def test_bad_phrase_file(tmp_path: Path, tiny_folder: Path, name: str) -> None:
     content, word = BAD_PHRASE_FILES[name]
     path = tmp_path / "bad.txt"
     path.write_bytes(content)
-    result = run_script(SPEAK, "-i", path, "-o", tmp_path / "out", *model_flags(tiny_folder))
+    result = run_here(SPEAK, "-i", path, "-o", tmp_path / "out", *model_flags(tiny_folder))
     assert_one_line_error(result, word)
     assert leftovers(tmp_path / "out") == []
 
 
 def test_missing_phrase_file_or_folder(tmp_path: Path, tiny_folder: Path) -> None:
     models = model_flags(tiny_folder)
+    # Once as a process of its own: whatever ends a process is in it.
     assert_one_line_error(run_script(SPEAK, "-i", tmp_path / "no.txt", *models, cwd=tmp_path), "no.txt")
-    assert_one_line_error(run_script(SPEAK, "-i", tmp_path, *models, cwd=tmp_path), "folder")
+    assert_one_line_error(run_here(SPEAK, "-i", tmp_path, *models, cwd=tmp_path), "folder")
 
 
 def test_output_folder_that_cannot_be_written(tmp_path: Path, phrases: Path, tiny_folder: Path) -> None:
     (tmp_path / "file").touch()
-    result = run_script(SPEAK, "-i", phrases, "-o", tmp_path / "file", *model_flags(tiny_folder))
+    result = run_here(SPEAK, "-i", phrases, "-o", tmp_path / "file", *model_flags(tiny_folder))
     assert_one_line_error(result, "can't be written", "-o")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read and write everything")
 def test_unreadable_and_read_only(tmp_path: Path, phrases: Path, tiny_folder: Path) -> None:
     phrases.chmod(0)
-    assert_one_line_error(run_script(SPEAK, "-i", phrases, *model_flags(tiny_folder), cwd=tmp_path), "phrases.txt")
+    assert_one_line_error(run_here(SPEAK, "-i", phrases, *model_flags(tiny_folder), cwd=tmp_path), "phrases.txt")
     phrases.chmod(0o644)
     (tmp_path / "locked").mkdir(mode=0o555)
-    result = run_script(SPEAK, "-i", phrases, "-o", tmp_path / "locked", *model_flags(tiny_folder))
+    result = run_here(SPEAK, "-i", phrases, "-o", tmp_path / "locked", *model_flags(tiny_folder))
     assert_one_line_error(result, "locked", "can't be written")
 
 
@@ -68,7 +69,7 @@ def test_unreadable_and_read_only(tmp_path: Path, phrases: Path, tiny_folder: Pa
     [("--denoice", "--denoise"), ("--gate-treshold", "--gate-threshold"), ("--batchsize", "--batch-size")],
 )
 def test_misspelt_flag_gets_a_suggestion(phrases: Path, misspelt: str, meant: str) -> None:
-    result = run_script(SPEAK, "-i", phrases, misspelt, "1")
+    result = run_here(SPEAK, "-i", phrases, misspelt, "1")
     assert_one_line_error(result, misspelt, f"did you mean {meant}")
     assert result.returncode == 2
 
@@ -88,7 +89,7 @@ def test_misspelt_flag_gets_a_suggestion(phrases: Path, misspelt: str, meant: st
     ids=" ".join,
 )
 def test_values_out_of_range(tmp_path: Path, phrases: Path, tiny_folder: Path, flags: tuple[str, str]) -> None:
-    result = run_script(SPEAK, "-i", phrases, "-o", tmp_path / "out", *flags, *model_flags(tiny_folder))
+    result = run_here(SPEAK, "-i", phrases, "-o", tmp_path / "out", *flags, *model_flags(tiny_folder))
     assert_one_line_error(result, *flags)
     assert leftovers(tmp_path / "out") == []
 
@@ -96,23 +97,23 @@ def test_values_out_of_range(tmp_path: Path, phrases: Path, tiny_folder: Path, f
 def test_models_incomplete_missing_or_of_the_wrong_kind(tmp_path: Path, phrases: Path, tiny_folder: Path) -> None:
     common = ["-i", phrases, "-o", tmp_path / "out"]
     encoder = ["--encoder", tiny_folder / "encoder.onnx"]
-    assert_one_line_error(run_script(SPEAK, *common, *encoder), "--decoder", "--waveglow", "all four")
+    assert_one_line_error(run_here(SPEAK, *common, *encoder), "--decoder", "--waveglow", "all four")
     flags = model_flags(tiny_folder)
-    assert_one_line_error(run_script(SPEAK, *common, *flags, "--postnet", tmp_path / "no.onnx"), "no.onnx", "export")
+    assert_one_line_error(run_here(SPEAK, *common, *flags, "--postnet", tmp_path / "no.onnx"), "no.onnx", "export")
     swapped = [*flags, "--postnet", tiny_folder / "waveglow.onnx"]
-    assert_one_line_error(run_script(SPEAK, *common, *swapped), "holds the waveglow, not the postnet")
+    assert_one_line_error(run_here(SPEAK, *common, *swapped), "holds the waveglow, not the postnet")
     (tmp_path / "cut.onnx").write_bytes((tiny_folder / "postnet.onnx").read_bytes()[:3000])
     truncated = [*flags, "--postnet", tmp_path / "cut.onnx"]
-    assert_one_line_error(run_script(SPEAK, *common, *truncated), "cut.onnx", "truncated")
+    assert_one_line_error(run_here(SPEAK, *common, *truncated), "cut.onnx", "truncated")
     assert leftovers(tmp_path / "out") == []
 
 
 def test_precisions_that_do_not_agree(tmp_path: Path, phrases: Path, tiny_folders: dict[Precision, Path]) -> None:
     common = ["-i", phrases, "-o", tmp_path / "out"]
     fp32 = model_flags(tiny_folders["fp32"])
-    assert_one_line_error(run_script(SPEAK, *common, *fp32, "--fp16"), "is fp32, but --fp16 was given")
+    assert_one_line_error(run_here(SPEAK, *common, *fp32, "--fp16"), "is fp32, but --fp16 was given")
     mixed = [*fp32, "--postnet", tiny_folders["fp16"] / "postnet.onnx"]
-    assert_one_line_error(run_script(SPEAK, *common, *mixed), "fp16", "fp32", "one precision")
+    assert_one_line_error(run_here(SPEAK, *common, *mixed), "fp16", "fp32", "one precision")
 
 
 @pytest.mark.parametrize("script", ["exports/export_tacotron2_onnx.py", "exports/export_waveglow_onnx.py"])
@@ -121,11 +122,11 @@ def test_bad_checkpoints_leave_no_onnx_file(tmp_path: Path, tiny_checkpoints: di
     whole = tiny_checkpoints[own].read_bytes()
     (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
     flag, out = f"--{own}", tmp_path / "out"
-    assert_one_line_error(run_script(script, flag, tmp_path / "cut.pt", "-o", out), "cut.pt", "truncated")
-    assert_one_line_error(run_script(script, flag, tiny_checkpoints[other], "-o", out), "give it with")
-    assert_one_line_error(run_script(script, flag, tmp_path / "no.pt", "-o", out), "no.pt", "no such checkpoint")
+    assert_one_line_error(run_here(script, flag, tmp_path / "cut.pt", "-o", out), "cut.pt", "truncated")
+    assert_one_line_error(run_here(script, flag, tiny_checkpoints[other], "-o", out), "give it with")
+    assert_one_line_error(run_here(script, flag, tmp_path / "no.pt", "-o", out), "no.pt", "no such checkpoint")
     torch.save({"state_dict": {}, "hook": UnsafeObject()}, tmp_path / "unsafe.pt")
-    assert_one_line_error(run_script(script, flag, tmp_path / "unsafe.pt", "-o", out), "refused", "system")
+    assert_one_line_error(run_here(script, flag, tmp_path / "unsafe.pt", "-o", out), "refused", "system")
     assert not out.exists() or list(out.iterdir()) == []
 
 
@@ -135,7 +136,7 @@ class UnsafeObject:
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    result = run_script(SPEAK, "-i", tmp_path / "no.txt", "--debug", cwd=tmp_path)
+    result = run_here(SPEAK, "-i", tmp_path / "no.txt", "--debug", cwd=tmp_path)
     assert result.returncode != 0
     assert "Traceback" in result.stderr
 
@@ -158,7 +159,7 @@ def test_full_disk_leaves_no_half_wav(small_disk: Path, tmp_path: Path, tiny_fol
     phrases = tmp_path / "two.txt"
     phrases.write_text("Hi.\nA somewhat longer phrase that does not fit any more.\n")
     flags = ["--gate-threshold", "0.999999", "--batch-size", "1", *model_flags(tiny_folder)]
-    result = run_script(SPEAK, "-i", phrases, "-o", small_disk, *flags)
+    result = run_here(SPEAK, "-i", phrases, "-o", small_disk, *flags)
     assert_one_line_error(result, "No space left", "free some space")
     assert leftovers(small_disk) == ["audio_0_trt.wav"]
     assert (small_disk / "audio_0_trt.wav").stat().st_size > 100_000
