@@ -5,7 +5,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,31 +13,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.checkpoint import LoadedModel
-from common.config import AudioConfig
-from common.engine import Engine
 from common.errors import UserError
 from common.metadata import Part
 from pipeline import Audio, SpeakSettings, Voice
 from pipeline.scheduler import BusyError, CancelledError
-from pipeline.torch_engines import torch_engines
-from tests.models import TINY_TACOTRON2, TINY_WAVEGLOW, tiny_tacotron2, tiny_waveglow
+from tests.engine_doubles import Watched, tiny_engines
 
 NEVER = 1 - 1e-6  # a gate threshold that no gate of these models passes: utterances end at their caps
 # Decoded in batches of other sizes, numbers round otherwise, and the decoder feeds its frames back. A seam's own error
 # is the silence behind an end (`waveglow.vocoder.END_SILENCE`). Both are far below what is asked for: 1e-3.
 TOLERANCE = 5e-4
-
-
-def tiny_engines() -> dict[Part, Engine]:
-    """Untrained models of few mel channels: quick, and as hard to join as trained ones."""
-    tacotron2 = tiny_tacotron2(dataclasses.replace(TINY_TACOTRON2, n_mel_channels=8))
-    waveglow = tiny_waveglow(dataclasses.replace(TINY_WAVEGLOW, n_mel_channels=8))
-    return torch_engines(
-        LoadedModel(tacotron2, AudioConfig(), "0" * 64, None, ""),
-        LoadedModel(waveglow, AudioConfig(), "1" * 64, 0.6, ""),
-        "fp32",
-    )
 
 
 @pytest.fixture(scope="module")
@@ -167,25 +152,29 @@ def test_closing_the_iterator_gives_the_rest_up(voice: Voice) -> None:
     assert voice.scheduler().status().active == 0
 
 
-class Watched:
-    """An engine that calls back before each run, with the tensors it runs on."""
+def test_submitting_waits_for_no_engine() -> None:
+    gate, entered = threading.Event(), threading.Event()
 
-    def __init__(self, engine: Engine, before: Callable[[Mapping[str, Tensor]], object]) -> None:
-        self.name, self.metadata, self.contract = engine.name, engine.metadata, engine.contract
-        self.device, self.limits = engine.device, engine.limits
-        self._engine, self._before = engine, before
+    def stand(tensors: Mapping[str, Tensor]) -> None:
+        entered.set()
+        gate.wait(60)
 
-    def bind(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
-        run = self._engine.bind(tensors)
-
-        def watched() -> None:
-            self._before(tensors)
-            run()
-
-        return watched
-
-    def close(self) -> None:
-        self._engine.close()
+    engines = tiny_engines()
+    engines["encoder"] = Watched(engines["encoder"], stand)
+    settings = SpeakSettings(gate_threshold=NEVER, max_decoder_steps=9)
+    with Voice(engines) as voice:
+        try:
+            accepted = [voice.submit("Hello.", settings)]
+            assert entered.wait(60)
+            other = threading.Thread(target=lambda: accepted.append(voice.submit("Hello.", settings)))
+            other.start()
+            other.join(20)
+            assert len(accepted) == 2
+        finally:
+            gate.set()
+            other.join()
+        for speech in accepted:
+            assert list(speech)
 
 
 def test_a_full_queue_refuses_and_harms_nobody() -> None:

@@ -1,0 +1,45 @@
+"""Engines for tests of what stands on engines: quick ones, and ones that do what the test wants."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from common.checkpoint import LoadedModel
+from common.config import AudioConfig
+from common.engine import Engine
+from common.metadata import Part
+from pipeline.torch_engines import torch_engines
+from tests.models import TINY_TACOTRON2, TINY_WAVEGLOW, tiny_tacotron2, tiny_waveglow
+
+
+def tiny_engines() -> dict[Part, Engine]:
+    """Untrained models of few mel channels: quick, and as hard to join as trained ones."""
+    tacotron2 = tiny_tacotron2(dataclasses.replace(TINY_TACOTRON2, n_mel_channels=8))
+    waveglow = tiny_waveglow(dataclasses.replace(TINY_WAVEGLOW, n_mel_channels=8))
+    return torch_engines(
+        LoadedModel(tacotron2, AudioConfig(), "0" * 64, None, ""),
+        LoadedModel(waveglow, AudioConfig(), "1" * 64, 0.6, ""),
+        "fp32",
+    )
+
+
+class Watched:
+    """An engine that calls back before each run, with the tensors it runs on."""
+
+    def __init__(self, engine: Engine, before: Callable[[Mapping[str, Tensor]], object]) -> None:
+        self.name, self.metadata, self.contract = engine.name, engine.metadata, engine.contract
+        self.device, self.limits = engine.device, engine.limits
+        self._engine, self._before = engine, before
+
+    def bind(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
+        run = self._engine.bind(tensors)
+
+        def watched() -> None:
+            self._before(tensors)
+            run()
+
+        return watched
+
+    def close(self) -> None:
+        self._engine.close()
