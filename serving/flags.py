@@ -1,0 +1,74 @@
+"""Which voice a server or a load test speaks with, as command line flags."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from common.cli import bounded_int
+from common.engine import part_flag
+from common.errors import UserError
+from common.metadata import PARTS, Part, Precision
+from pipeline import Voice
+from tacotron2.loading import DEMO_TACOTRON2
+from waveglow.loading import DEMO_WAVEGLOW
+
+CHECKPOINTS = 2  # Tacotron 2's and WaveGlow's
+
+
+def add_voice_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that `open_voice` reads."""
+    group = parser.add_argument_group(
+        "voice", "Four model files, a folder of them, or checkpoints; without any of these the demo voice in ./output."
+    )
+    group.add_argument("--models", type=Path, metavar="FOLDER", help="folder with the four .engine or .onnx files")
+    for part in PARTS:
+        group.add_argument(part_flag(part), type=Path, dest=part, help=f"{part} .engine, .plan or .onnx file")
+    group.add_argument(
+        "--checkpoints",
+        type=Path,
+        nargs="*",
+        metavar="FILE",
+        help="run PyTorch checkpoints, Tacotron 2's and WaveGlow's [the demo voice's]",
+    )
+    group.add_argument("--device", help="of --checkpoints: cpu, cuda, cuda:1... [cpu]")
+    group.add_argument("--fp16", action="store_true", help="half precision: .engine files of it, or --checkpoints")
+    group.add_argument("--threads", type=bounded_int(1, 1024), help="CPU threads for .onnx files [all cores]")
+
+
+def open_voice(args: argparse.Namespace, on_message: Callable[[str], None] = lambda message: None) -> Voice:
+    """Opens the voice that the flags name.
+
+    Args:
+        on_message: told what takes long, as the export of the demo voice does.
+
+    Raises:
+        UserError: flags that contradict one another, or models that can't be opened.
+    """
+    given: dict[Part, Path] = {part: path for part in PARTS if (path := getattr(args, part)) is not None}
+    named = [given, args.models, args.checkpoints is not None]
+    if sum(map(bool, named)) > 1:
+        raise UserError("give four model files, or --models, or --checkpoints: one of the three")
+    precision: Precision = "fp16" if args.fp16 else "fp32"
+    if args.checkpoints is not None:
+        return _from_checkpoints(args, precision)
+    if args.device is not None:
+        raise UserError("--device is for --checkpoints; model files run where they were made for")
+    if not given:
+        return Voice.load(
+            args.models, precision="fp16" if args.fp16 else None, on_message=on_message, threads=args.threads
+        )
+    missing = [part_flag(part) for part in PARTS if part not in given]
+    if missing:
+        raise UserError(f"{', '.join(missing)} missing; give all four model files, or none")
+    voice = Voice.from_files(given, threads=args.threads)
+    if args.fp16 and voice.engines.precision != "fp16":
+        voice.close()
+        raise UserError(f"the models are {voice.engines.precision}, but --fp16 was given; export them with --fp16")
+    return voice
+
+
+def _from_checkpoints(args: argparse.Namespace, precision: Precision) -> Voice:
+    if len(args.checkpoints) not in (0, CHECKPOINTS):
+        raise UserError("--checkpoints takes two files, Tacotron 2's and WaveGlow's, or none for the demo voice")
+    tacotron2, waveglow = args.checkpoints or (DEMO_TACOTRON2, DEMO_WAVEGLOW)
+    return Voice.from_checkpoints(tacotron2, waveglow, device=args.device or "cpu", precision=precision)
