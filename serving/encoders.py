@@ -1,0 +1,168 @@
+"""Audio formats of streams: float samples in, bytes out as they come.
+
+wav and pcm need nothing; the others go through PyAV (FFmpeg's libraries), which the extra `serve` installs.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from common.errors import UserError
+from common.wav import wav_header
+from pipeline.audio import pcm16
+
+OPUS_RATES = (8000, 16000, 24000, 48000)  # Hz of our sampling rates, those that Opus codes
+OPUS_DEFAULT_RATE = 24000  # above what a voice of 22,050 Hz holds
+
+
+@dataclass(frozen=True)
+class AudioFormat:
+    """A format that audio can be asked for in.
+
+    Attributes:
+        media_type: of HTTP; `{rate}` is the sampling rate.
+        container, codec: FFmpeg's names; empty where PyAV isn't needed.
+        options: of the container.
+    """
+
+    name: str
+    media_type: str
+    container: str = ""
+    codec: str = ""
+    options: tuple[tuple[str, str], ...] = ()
+
+    def sampling_rate(self, asked: int | None) -> int | None:
+        """The rate that samples must have for this format; None is the voice's own.
+
+        Raises:
+            UserError: the format can't hold the rate asked for.
+        """
+        if self.name != "opus":
+            return asked
+        if asked is not None and asked not in OPUS_RATES:
+            raise UserError(f"sample_rate {asked}: opus takes {', '.join(map(str, OPUS_RATES))}")
+        return asked or OPUS_DEFAULT_RATE
+
+
+# Sizes can't be written at the beginning afterwards: no Xing header. Ogg's pages would hold back a second of audio.
+FORMATS = {
+    known.name: known
+    for known in (
+        AudioFormat("wav", "audio/wav"),
+        AudioFormat("pcm", "audio/pcm; rate={rate}; channels=1"),
+        AudioFormat("flac", "audio/flac", "flac", "flac"),
+        AudioFormat("mp3", "audio/mpeg", "mp3", "libmp3lame", (("write_xing", "0"),)),
+        AudioFormat("opus", "audio/ogg; codecs=opus", "ogg", "libopus", (("page_duration", "20000"),)),
+        AudioFormat("aac", "audio/aac", "adts", "aac"),
+    )
+}
+
+
+class Encoder(ABC):
+    """Turns the chunks of one stream into the bytes of one file. Not thread-safe.
+
+    `encode` every chunk, then `finish`: encoders hold samples back, and without it the tail would be lost.
+    """
+
+    @abstractmethod
+    def encode(self, samples: np.ndarray) -> bytes:
+        """Takes the next samples, float32 [n] within -1 and 1; may give nothing yet."""
+
+    @abstractmethod
+    def finish(self) -> bytes:
+        """The rest of the file. Gives everything back; may be called again, and then gives nothing."""
+
+
+def make_encoder(audio_format: AudioFormat, sampling_rate: int) -> Encoder:
+    """An encoder of mono audio.
+
+    Raises:
+        UserError: PyAV isn't installed, and the format needs it.
+    """
+    if audio_format.container:
+        return _AvEncoder(audio_format, sampling_rate)
+    header = wav_header(sampling_rate, "pcm16", None) if audio_format.name == "wav" else b""
+    return _IntegerEncoder(header)
+
+
+def available_formats() -> Sequence[str]:
+    """The names of the formats that can be made here."""
+    return [name for name, known in FORMATS.items() if not known.container or _has_av()]
+
+
+class _IntegerEncoder(Encoder):
+    """s16le behind a header, which goes out with the first samples."""
+
+    def __init__(self, header: bytes) -> None:
+        self._header = header
+
+    def encode(self, samples: np.ndarray) -> bytes:
+        header, self._header = self._header, b""
+        return header + pcm16(samples)
+
+    def finish(self) -> bytes:
+        header, self._header = self._header, b""
+        return header
+
+
+class _AvEncoder(Encoder):
+    def __init__(self, audio_format: AudioFormat, sampling_rate: int) -> None:
+        try:
+            import av
+        except ImportError as error:
+            raise UserError(f"{audio_format.name} needs PyAV: pip install av; wav and pcm need nothing") from error
+        self._av = av
+        self._sampling_rate = sampling_rate
+        self._sink = _Sink()
+        options = {"flush_packets": "1", **dict(audio_format.options)}
+        self._container: Any = av.open(self._sink, "w", format=audio_format.container, options=options)
+        self._stream: Any = self._container.add_stream(audio_format.codec, rate=sampling_rate, layout="mono")
+        self._samples = 0
+
+    def encode(self, samples: np.ndarray) -> bytes:
+        integers = np.frombuffer(pcm16(samples), "<i2")[None]
+        frame = self._av.AudioFrame.from_ndarray(integers, format="s16", layout="mono")
+        frame.sample_rate = self._sampling_rate
+        frame.time_base = Fraction(1, self._sampling_rate)
+        frame.pts = self._samples
+        self._samples += len(samples)
+        self._container.mux(self._stream.encode(frame))
+        return self._sink.take()
+
+    def finish(self) -> bytes:
+        container, self._container = self._container, None
+        if container is None:
+            return b""
+        try:
+            container.mux(self._stream.encode(None))
+        finally:
+            container.close()
+        return self._sink.take()
+
+
+class _Sink:
+    """The file that PyAV writes to. It has no `seek`, so nothing is written twice."""
+
+    def __init__(self) -> None:
+        self._written = bytearray()
+
+    def write(self, data: bytes) -> int:
+        self._written += data
+        return len(data)
+
+    def take(self) -> bytes:
+        """What was written since the last call."""
+        taken, self._written = bytes(self._written), bytearray()
+        return taken
+
+
+def _has_av() -> bool:
+    try:
+        import av  # noqa: F401
+    except ImportError:
+        return False
+    return True
