@@ -1,5 +1,6 @@
 """ONNX files: dynamic, self-describing, and equal to PyTorch on ONNX Runtime, alone and in batches."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,11 @@ from common.contract import DECODER_STATE, contract_of
 from common.engine import Engine, infer, read_metadata
 from common.errors import UserError
 from common.files import sha256_of
-from common.metadata import METADATA_KEY, PARTS, Part, Precision
+from common.metadata import METADATA_KEY, PARTS, ModelMetadata, Part, Precision
 from common.onnx_engine import OnnxEngine
 from common.phrases import Phrase
-from exports import export_tacotron2_onnx, export_waveglow_onnx
+from exports import export_tacotron2_onnx, export_waveglow_onnx, voice
+from exports import export_voice as export_voice_script
 from exports.onnx_file import TOLERANCE, example_inputs, export_part
 from pipeline import Voice
 from pipeline.settings import SpeakSettings
@@ -178,3 +180,34 @@ def test_export_scripts_write_the_classic_files(tmp_path: Path, tiny_checkpoints
     argv = ["--tacotron2", str(tiny_checkpoints["tacotron2"]), "-o", str(tmp_path), "--fp16"]
     export_tacotron2_onnx.main(export_tacotron2_onnx.make_parser().parse_args(argv))
     assert {file.name for file in tmp_path.iterdir()} == {"encoder.onnx", "decoder_iter.onnx", "postnet.onnx"}
+
+
+def test_a_voice_is_one_command(
+    tmp_path: Path, tiny_checkpoints: dict[str, Path], capsys: pytest.CaptureFixture
+) -> None:
+    checkpoints = [word for name, path in tiny_checkpoints.items() for word in (f"--{name}", str(path))]
+    argv = ["-o", str(tmp_path / "new"), "--fp16", "-s", "0.8", *checkpoints]
+    export_voice_script.main(export_voice_script.make_parser().parse_args(argv))
+    assert {file.name for file in (tmp_path / "new").iterdir()} == {f"{part}.onnx" for part in PARTS}
+    metadata = OnnxEngine(tmp_path / "new" / "waveglow.onnx", "waveglow").metadata
+    assert (metadata.precision, metadata.sigma) == ("fp16", 0.8)
+    assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [f"{part}.onnx" for part in PARTS]
+
+
+def test_a_voice_whose_last_part_fails_leaves_the_old_one_whole(
+    tmp_path: Path, tiny_folder: Path, tiny_checkpoints: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for part in PARTS:
+        shutil.copy(tiny_folder / f"{part}.onnx", tmp_path)
+    before = {path.name: sha256_of(path) for path in tmp_path.iterdir()}
+
+    def fails(module: torch.nn.Module, metadata: ModelMetadata, path: Path) -> float:
+        if metadata.part == "waveglow":
+            raise UserError(f"{path}: it does not compute the same")
+        path.write_bytes(b"new")
+        return 0.0
+
+    monkeypatch.setattr(voice, "export_part", fails)
+    with pytest.raises(UserError, match=r"waveglow\.onnx: it does not"):
+        voice.export_voice(tmp_path, **tiny_checkpoints)
+    assert {path.name: sha256_of(path) for path in tmp_path.iterdir()} == before

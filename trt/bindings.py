@@ -110,8 +110,10 @@ class Gpu:
         torch.cuda.synchronize(self.device)
 
     def own_stream(self) -> AbstractContextManager[Any]:
-        """Makes a new stream the current one for a `with` block."""
-        return torch.cuda.stream(torch.cuda.Stream(self.device))
+        """Makes a new stream the current one for a `with` block; it begins behind what the current stream does now."""
+        stream = torch.cuda.Stream(self.device)
+        stream.wait_stream(torch.cuda.current_stream(self.device))
+        return torch.cuda.stream(stream)
 
     def current(self) -> AbstractContextManager[Any]:
         """Makes this GPU the current one for a `with` block. TensorRT works on whichever is current when called."""
