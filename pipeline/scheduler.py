@@ -460,8 +460,7 @@ class Scheduler:
         windows: dict[int, Window] = {}
         most = self.engines.limits.batch[1]
         for frames, group in by_frames.items():
-            for first in range(0, len(group), most):
-                part = group[first : first + most]
+            for part in _in_powers_of_two(group, most):
                 try:
                     refined: Sequence[Tensor | None] = [None] * len(part)
                     if frames:

@@ -23,6 +23,10 @@ from waveglow.denoiser import Denoiser
 from waveglow.vocoder import CONTEXT, END_SILENCE, with_silence
 
 POSTNET_CONTEXT = 10  # frames on either side: five convolutions of five
+# Frames that an utterance's last run of the postnet is lengthened to a multiple of, by more context on its left: few
+# lengths, because cuDNN takes longer to choose a convolution than to run it.
+POSTNET_GRAIN = 32
+DRAWN_AHEAD = 256  # frames of a window from which its noise is worth another thread
 GPU_WINDOWS = (64, 128, 256, 512)  # frames of a stream's first, second... window; the last one goes on
 CPU_WINDOWS = (64, 96, 128, 160, 192, 256, 320, 384)
 # Window sizes that there may be. Few on a GPU, where each is a CUDA graph; on a CPU a window is as short as it can be.
@@ -127,7 +131,6 @@ class PieceStream:
         self._decoded = _Frames()
         self._refined = _Frames()
         self._noise = NoiseWindows(streams, engines.noise_channels, pool)
-        self._noise.draw_ahead(plan.planned(0) * engines.noise_per_frame)
         self._windows = 0
         self.kept_frames = 0  # frames (at the speed asked for) whose audio has been planned
         self.finished = False  # whether the last window has been planned
@@ -135,9 +138,10 @@ class PieceStream:
     def add(self, frames: Tensor) -> None:
         """Takes the next decoded frames (steps, n_mel_channels), whose gates have been looked at."""
         end = self.utterance.frames
-        known = frames if end is None else frames[: max(0, end - self._decoded.stop)]
-        if len(known):
-            self._decoded.append(known)
+        if end is None:
+            self._decoded.append(frames)
+        elif end > self._decoded.stop:
+            self._decoded.append(frames[: end - self._decoded.stop])
 
     def next_range(self) -> WindowRange | None:
         """Where the next window lies, if all that it needs is there. `window` makes it."""
@@ -165,7 +169,7 @@ class PieceStream:
         """
         if refined is not None:
             self._refined.append(refined[:, place.refined].T)
-            self._decoded.drop(self._refined.stop - POSTNET_CONTEXT)
+            self._decoded.drop(self._refined.stop - POSTNET_CONTEXT - POSTNET_GRAIN)
         first = self._refined.start
         known = self._refined.slice(first, self._refined.stop)
         mel = at_speed(known, self._speed, place.start, place.stop, first, self.utterance.frames)
@@ -186,8 +190,9 @@ class PieceStream:
         self.finished = place.last
         next_start = max(0, place.kept_stop - CONTEXT)
         self._refined.drop(max(0, frames_needed(next_start, self._speed) - 3))
-        if not self.finished:
-            self._noise.draw_ahead((next_start + self._plan.planned(self._windows)) * per_frame)
+        planned = self._plan.planned(self._windows)
+        if not self.finished and planned >= DRAWN_AHEAD:
+            self._noise.draw_ahead((next_start + planned) * per_frame)
         return window
 
     def _range(self, start: int, stop: int, size: int, kept_stop: int, last: bool) -> WindowRange:
@@ -199,6 +204,8 @@ class PieceStream:
         if needed <= begin:
             return WindowRange(start, stop, size, kept_stop, last, None, slice(0))
         before, after = max(0, begin - POSTNET_CONTEXT), min(needed + POSTNET_CONTEXT, self._decoded.stop)
+        if after == total:
+            before = max(self._decoded.start, before - (before - after) % POSTNET_GRAIN)
         unrefined = self._decoded.slice(before, after)
         return WindowRange(start, stop, size, kept_stop, last, unrefined, slice(begin - before, needed - before))
 
@@ -216,12 +223,14 @@ class _Frames:
 
     def __init__(self) -> None:
         self._parts: deque[Tensor] = deque()
+        self._stops: deque[int] = deque()  # of each part
         self.start = 0
         self.stop = 0
 
     def append(self, frames: Tensor) -> None:
+        self.stop += frames.size(0)
         self._parts.append(frames)
-        self.stop += len(frames)
+        self._stops.append(self.stop)
 
     def slice(self, start: int, stop: int) -> Tensor:
         """Frames from `start` to `stop` (exclusive), which must not have been dropped, as (channels, n)."""
@@ -230,5 +239,6 @@ class _Frames:
 
     def drop(self, before: int) -> None:
         """Lets go of parts that end before a frame."""
-        while self._parts and self.start + len(self._parts[0]) <= before:
-            self.start += len(self._parts.popleft())
+        while self._stops and self._stops[0] <= before:
+            self.start = self._stops.popleft()
+            self._parts.popleft()
