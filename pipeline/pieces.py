@@ -17,12 +17,14 @@ class Piece:
     Attributes:
         number: within the phrase, from 0.
         last: whether it is the phrase's last.
+        seed: of its random numbers; None takes the settings'. So phrases of different seeds share a batch.
     """
 
     phrase: Phrase
     number: int
     last: bool
     encoded: EncodedText
+    seed: int | None = None
 
 
 @dataclass(frozen=True)

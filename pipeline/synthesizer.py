@@ -148,7 +148,8 @@ class Synthesizer:
 
     def _speak_together(self, pieces: Sequence[Piece]) -> list[SpokenPiece]:
         started = time.perf_counter()
-        streams = [RandomStreams(self.settings.seed, piece.encoded.text) for piece in pieces]
+        seeds = [self.settings.seed if piece.seed is None else piece.seed for piece in pieces]
+        streams = [RandomStreams(seed, piece.encoded.text) for seed, piece in zip(seeds, pieces, strict=True)]
         memory = self._encode(pieces)
         noises = [
             NoiseAhead(stream, self.engines.noise_channels, self._noise_size(piece), self._noise_pool)

@@ -1,0 +1,154 @@
+"""A corpus as a whole: which shards are missing, rounds of --retry, and the files that tell of all of it."""
+
+import hashlib
+import heapq
+import json
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, replace
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+from common.errors import UserError
+from common.files import remove_leftovers, written_whole
+from serving.corpora.job import Job
+from serving.corpora.layout import MANIFEST, RETRY, Layout, Shard, json_line
+from serving.corpora.lines import Line, line_of, read_lines
+
+_LOOKERS = 16  # threads that look whether files are there: on a network's disk they wait most of the time
+
+
+class Corpus:
+    """The state of a corpus on disk. One driver has it at a time; see `common.files.locked_folder`.
+
+    Args:
+        job: what is made; its folder has been claimed.
+        source: the file of lines.
+    """
+
+    def __init__(self, job: Job, source: Path) -> None:
+        self.job = job
+        self.layout = Layout(job)
+        self._source = source
+        self.layout.make_folders()
+        self._clean()
+
+    def missing(self, round_number: int) -> set[int]:
+        """The numbers of a round's shards that are not done."""
+        with ThreadPoolExecutor(_LOOKERS) as pool:
+            numbers = range(self._shards(round_number))
+            done = pool.map(lambda number: self.layout.is_done(round_number, number), numbers)
+            return {number for number, is_done in zip(numbers, done, strict=True) if not is_done}
+
+    def shards(self, round_number: int, chosen: set[int]) -> Iterator[Shard]:
+        """The chosen shards of a round, read as they are asked for."""
+        lines = iter(self._lines(round_number))
+        for number in range(self._shards(round_number)):
+            taken = tuple(islice(lines, self.job.shard_lines))
+            if number in chosen:
+                yield Shard(round_number, number, taken)
+
+    def lines_of(self, round_number: int, shards: Iterable[int]) -> int:
+        """How many lines these shards of a round have."""
+        total, size = self.count(round_number), self.job.shard_lines
+        return sum(min(size, total - number * size) for number in shards)
+
+    def next_round(self) -> int:
+        """The round of --retry that is under way, or else a new one, of all lines without audio and with other seeds.
+
+        Raises:
+            UserError: the corpus itself isn't done, or there is nothing to try again.
+        """
+        if self.missing(0):
+            raise UserError(f"{self.job.folder}: the corpus is not done yet; finish it without --retry first")
+        last = self._rounds()[-1]
+        if self.missing(last):
+            return last
+        entries = [entry for entry in self._final_entries() if "reason" in entry]
+        if not entries:
+            raise UserError(f"{self.job.folder}: nothing to try again, every line has its audio")
+        path = self.layout.round_file(last + 1)
+        with written_whole(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+            for entry in entries:
+                line = line_of(entry)
+                other = replace(line, seed=other_seed(line.seed or 0, last + 1))
+                file.write(json_line(other.to_dict()))
+        return last + 1
+
+    def finish(self, on_entry: Callable[[dict[str, Any]], None] = lambda entry: None) -> None:
+        """Writes the manifest, retry.jsonl and the format's index from the shards' records, in the order of lines.
+
+        Args:
+            on_entry: told of every line, with `reason` where it has no audio.
+
+        Raises:
+            OSError: a file can't be written.
+        """
+        shared = {
+            "configuration": self.job.hash,
+            "models": self.job.identity.models,
+            "versions": asdict(self.job.identity)["versions"],
+        }
+        index = self.layout.index
+        with ExitStack() as stack:
+
+            def opened(name: str) -> Any:
+                temporary = stack.enter_context(written_whole(self.job.folder / name))
+                return stack.enter_context(open(temporary, "w", encoding="utf-8"))
+
+            manifest, retry = opened(MANIFEST), opened(RETRY)
+            listing = opened(index[0]) if index else None
+            for entry in self._final_entries():
+                on_entry(entry)
+                if "reason" in entry:
+                    retry.write(json_line(entry))
+                    continue
+                manifest.write(json_line(entry | shared))
+                if listing is not None and index is not None:
+                    listing.write(index[1](entry))
+        self._clean()
+
+    def _final_entries(self) -> Iterator[dict[str, Any]]:
+        """Each line once, in order: from the last round that has audio of it, else from its last round."""
+        rounds = [number for number in self._rounds() if number == 0 or not self.missing(number)]
+        streams = [self.layout.entries(number, self._shards(number)) for number in rounds]
+        merged = heapq.merge(*streams, key=lambda entry: (entry["line"], entry["round"]))
+        for _, versions in groupby(merged, key=lambda entry: entry["line"]):
+            *_, best = sorted(versions, key=lambda entry: ("reason" not in entry, entry["round"]))
+            yield best
+
+    def _rounds(self) -> list[int]:
+        number = 0
+        while self.layout.round_file(number + 1).exists():
+            number += 1
+        return list(range(number + 1))
+
+    def _lines(self, round_number: int) -> Iterable[Line]:
+        if round_number == 0:
+            return read_lines(self._source)
+        return map(line_of, _read_entries(self.layout.round_file(round_number)))
+
+    def count(self, round_number: int) -> int:
+        """How many lines a round has."""
+        if round_number == 0:
+            return self.job.lines
+        return sum(1 for _ in _read_entries(self.layout.round_file(round_number)))
+
+    def _shards(self, round_number: int) -> int:
+        return -(-self.count(round_number) // self.job.shard_lines)
+
+    def _clean(self) -> None:
+        for folder in self.layout.folders():
+            remove_leftovers(folder)
+
+
+def other_seed(seed: int, round_number: int) -> int:
+    """The seed with which a line is tried again: the same whenever and wherever it is."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {round_number}".encode()).digest()[:7], "big")
+
+
+def _read_entries(path: Path) -> Iterator[dict[str, Any]]:
+    with suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
+        yield from map(json.loads, file)

@@ -1,0 +1,68 @@
+"""How much a corpus will be and how long it will take, from a look at its lines and a few of them spoken."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import UserError
+from common.phrases import Phrase
+from pipeline import SpeakSettings, Voice
+from pipeline.synthesizer import SpokenPiece
+from serving.corpora.lines import Survey, read_lines
+
+FLAC_SHARE = 0.55  # of a wav file's size: what speech of the demo voice takes
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a sample says of the whole.
+
+    Attributes:
+        hours: of audio.
+        rate: seconds of audio that one worker makes in a second, without encoding and writing.
+        sample_lines: that it was measured on.
+    """
+
+    hours: float
+    rate: float
+    sample_lines: int
+
+    def working_hours(self, workers: int) -> float:
+        return self.hours / self.rate / workers
+
+    def gigabytes(self, sampling_rate: int, flac: bool) -> float:
+        return self.hours * 3600 * sampling_rate * 2 * (FLAC_SHARE if flac else 1.0) / 1e9
+
+
+def estimate(path: Path, found: Survey, voice: Voice, settings: SpeakSettings, sample: int) -> Estimate:
+    """Speaks lines from all over a file and scales up by characters.
+
+    Args:
+        found: what the file's survey says.
+        sample: number of lines to speak, at most.
+
+    Raises:
+        UserError: none of the sample can be spoken.
+    """
+    texts = list(_spread(path, found.lines, sample))
+    phrases = voice.prepare([Phrase(index, text) for index, text in enumerate(texts)], settings)
+    pieces = sorted((piece for phrase in phrases for piece in phrase.pieces), key=lambda piece: len(piece.encoded.ids))
+    if not pieces:
+        raise UserError(f"{path}: none of {len(texts)} lines from all over it can be spoken")
+    rounds = 2 if voice.engines.on_gpu else 1  # the first one warms a GPU up, and doesn't count
+    with voice.synthesizer(settings) as synthesizer:
+        for _ in range(rounds):
+            started = time.perf_counter()
+            spoken = [piece for piece in synthesizer.speak_pieces(pieces) if isinstance(piece, SpokenPiece)]
+            taken = time.perf_counter() - started
+    seconds = sum(len(piece.audio) for piece in spoken) / voice.sampling_rate
+    characters = max(1, sum(map(len, texts)))
+    return Estimate(seconds * found.characters / characters / 3600, seconds / taken, len(texts))
+
+
+def _spread(path: Path, lines: int, sample: int) -> Iterator[str]:
+    wanted = {lines * number // sample for number in range(sample)} if lines > sample else set(range(lines))
+    for position, line in enumerate(read_lines(path)):
+        if position in wanted:
+            yield line.text

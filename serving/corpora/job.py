@@ -1,0 +1,193 @@
+"""What is to be made and how: everything that decides a corpus's bytes, in one hash."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from common.errors import UserError
+from common.files import REPOSITORY, written_whole
+from common.metadata import PARTS, Precision
+from pipeline import SpeakSettings, Voice, WorkSettings
+from tacotron2.loading import DEMO_TACOTRON2
+from waveglow.loading import DEMO_WAVEGLOW
+
+FormatName = Literal["ljspeech", "nemo", "webdataset"]
+AudioName = Literal["wav", "flac"]
+FORMATS: tuple[FormatName, ...] = ("ljspeech", "nemo", "webdataset")
+AUDIOS: tuple[AudioName, ...] = ("wav", "flac")
+CONFIGURATION = "corpus.json"
+_COMPUTING = ("torch", "triton", "onnxruntime", "tensorrt", "numpy", "soundfile", "soxr")  # packages that make bytes
+
+
+@dataclass(frozen=True)
+class VoiceSource:
+    """Where a worker finds the voice, and how it runs it. Travels to other processes and machines.
+
+    Attributes:
+        folder: of .engine or .onnx files; None takes the checkpoints.
+        device: for the checkpoints.
+        precision: of the engines or for the checkpoints; None takes what the folder has.
+        threads: of a worker on a CPU.
+    """
+
+    folder: Path | None
+    tacotron2: Path = DEMO_TACOTRON2
+    waveglow: Path = DEMO_WAVEGLOW
+    device: str = "cpu"
+    precision: Precision | None = None
+    threads: int | None = None
+    work: WorkSettings = field(default_factory=WorkSettings)
+
+    def open(self) -> Voice:
+        """Loads the voice. Raises UserError."""
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        if self.folder is not None:
+            return Voice.load(self.folder, precision=self.precision, work=self.work, threads=self.threads)
+        precision = self.precision or ("fp16" if self.device.startswith("cuda") else "fp32")
+        return Voice.from_checkpoints(
+            self.tacotron2, self.waveglow, device=self.device, precision=precision, work=self.work
+        )
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What a worker's voice and machine are, as far as they decide bytes. All workers of a corpus have the same.
+
+    Attributes:
+        models: SHA-256 of the two checkpoints that the engines come from.
+        engines: what runs each part.
+        device: "cuda" or "cpu".
+        sampling_rate: of the voice, in Hz.
+        versions: of this project and the packages that compute.
+    """
+
+    models: dict[str, str]
+    engines: dict[str, str]
+    precision: str
+    device: str
+    sampling_rate: int
+    versions: dict[str, str]
+
+
+def identity_of(voice: Voice) -> Identity:
+    engines = voice.engines.engines
+    return Identity(
+        models={
+            "tacotron2": engines["encoder"].metadata.checkpoint_sha256,
+            "waveglow": engines["waveglow"].metadata.checkpoint_sha256,
+        },
+        engines={part: type(engines[part]).__name__ for part in PARTS},
+        precision=voice.engines.precision,
+        device=voice.engines.device.type,
+        sampling_rate=voice.sampling_rate,
+        versions=_versions(),
+    )
+
+
+@dataclass(frozen=True)
+class Job:
+    """A corpus to be made. Frozen, and known to all workers.
+
+    Attributes:
+        folder: where it goes; on a cluster, one that all machines share.
+        input_sha256: of the file of lines.
+        lines: to speak.
+        settings: how; a line's own seed and speed go before them.
+        work: how the work is cut. It is part of what decides bytes, because numbers round by the batch.
+        shard_lines: lines that are spoken, written and recorded together.
+        sampling_rate: of the files, in Hz.
+        lexicon_sha256: of the settings' lexicon's file.
+    """
+
+    folder: Path
+    input_sha256: str
+    lines: int
+    settings: SpeakSettings
+    work: WorkSettings
+    shard_lines: int
+    format: FormatName
+    audio: AudioName
+    sampling_rate: int
+    identity: Identity
+    lexicon_sha256: str | None = None
+
+    def configuration(self) -> dict[str, Any]:
+        """All that decides the corpus's bytes, as JSON has it: each field but the folder."""
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "folder"}
+        settings = {one.name: getattr(self.settings, one.name) for one in fields(SpeakSettings)}
+        del settings["lexicon"]  # its file's sum stands for it
+        return values | {"settings": settings, "work": asdict(self.work), "identity": asdict(self.identity)}
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the configuration, 64 hexadecimal digits."""
+        return hash_of(self.configuration())
+
+
+def hash_of(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def claim(job: Job) -> None:
+    """Writes corpus.json into an empty folder, or checks that the one that is there says the same.
+
+    Raises:
+        UserError: the folder holds a corpus of another configuration, or something else.
+    """
+    path = job.folder / CONFIGURATION
+    if not path.exists():
+        strangers = sorted(entry.name for entry in job.folder.iterdir())
+        if strangers:
+            raise UserError(f"{job.folder}: holds {strangers[0]} and is no corpus; choose a new or an empty folder")
+        text = json.dumps({"hash": job.hash, "configuration": job.configuration()}, indent=2, sort_keys=True)
+        with written_whole(path) as temporary:
+            temporary.write_text(text + "\n")
+        return
+    try:
+        before = json.loads(path.read_text())["configuration"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged; choose another folder") from error
+    # Through JSON, which knows neither tuples nor whole floats.
+    differences = _differences(before, json.loads(json.dumps(job.configuration())))
+    if differences:
+        raise UserError(
+            f"{job.folder}: holds a corpus of another configuration ({'; '.join(differences[:4])}); use the same, or "
+            "another folder"
+        )
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    found: list[str] = []
+    for name in sorted(before.keys() | now.keys()):
+        old, new = before.get(name), now.get(name)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += _differences(old, new, f"{prefix}{name}.")
+        elif old != new:
+            found.append(f"{prefix}{name} was {_short(old)}, is {_short(new)}")
+    return found
+
+
+def _short(value: Any) -> Any:
+    return f"{value[:12]}..." if isinstance(value, str) and len(value) > 30 else value
+
+
+def _versions() -> dict[str, str]:
+    found = {"project": _project_version()}
+    for package in _COMPUTING:
+        with suppress(PackageNotFoundError):  # not installed here, so that it made nothing
+            found[package] = version(package)
+    return found
+
+
+def _project_version() -> str:
+    stated = re.search(r'^version = "(.+)"', (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE)
+    return stated[1] if stated else "unknown"

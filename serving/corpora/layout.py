@@ -1,0 +1,191 @@
+"""Where a corpus's files lie, and what they hold: audio, records of shards, and the index that a training tool reads.
+
+Nothing here depends on time, machine or user: the same audio gives the same bytes.
+"""
+
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.errors import UserError
+from common.files import written_whole
+from common.wav import wav_header
+from pipeline.audio import pcm16
+from serving.corpora.job import AudioName, Job
+from serving.corpora.lines import Line
+
+RECORDS = "parts"  # folder: one file a shard; there only when all that it tells of is there
+ROUNDS = "rounds"  # folder: the lines of each round of --retry
+MANIFEST = "manifest.jsonl"
+RETRY = "retry.jsonl"
+_AUDIO_FOLDER = {"ljspeech": "wavs", "nemo": "audio", "webdataset": "shards"}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Lines that are spoken, written and recorded together. Its batches depend on its lines alone.
+
+    Attributes:
+        round: 0, or the number of the --retry that it belongs to.
+        number: within the round, from 0.
+    """
+
+    round: int
+    number: int
+    lines: tuple[Line, ...] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        return f"{self.round:02d}-{self.number:07d}"
+
+
+@dataclass(frozen=True)
+class SpokenLine:
+    """What became of a line: audio, or the reason why there is none.
+
+    Attributes:
+        entry: its line of the manifest, without what all lines share; or of retry.jsonl, with `reason`.
+        audio: the encoded file, where it was not written yet.
+    """
+
+    entry: dict[str, Any]
+    audio: bytes | None = None
+
+
+def encode(samples: np.ndarray, sampling_rate: int, audio: AudioName) -> bytes:
+    """float32 [n] within -1 and 1 -> a mono file of 16-bit integers.
+
+    Raises:
+        UserError: FLAC, and soundfile isn't installed.
+    """
+    if audio == "wav":
+        return wav_header(sampling_rate, "pcm16", len(samples)) + pcm16(samples)
+    try:
+        import soundfile
+    except ImportError as error:
+        raise UserError("--audio flac needs soundfile: pip install soundfile") from error
+    file = io.BytesIO()
+    integers = np.frombuffer(pcm16(samples), "<i2")
+    soundfile.write(file, integers, sampling_rate, format="FLAC", subtype="PCM_16")
+    return file.getvalue()
+
+
+class Layout:
+    """The paths of a corpus and the writing of its files. Thread-safe; of many processes at once, too.
+
+    Args:
+        job: what is made.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.folder = job.folder
+        self.in_tars = job.format == "webdataset"
+        self._hash = job.hash
+
+    def make_folders(self) -> None:
+        """Makes the folders that every run needs. Raises OSError."""
+        for name in (RECORDS, ROUNDS, _AUDIO_FOLDER[self.job.format]):
+            (self.folder / name).mkdir(exist_ok=True)
+
+    def folders(self) -> Iterator[Path]:
+        """All folders in which a killed worker may have left a half-written file."""
+        yield from (self.folder, self.folder / RECORDS, self.folder / ROUNDS)
+        audio = self.folder / _AUDIO_FOLDER[self.job.format]
+        yield audio
+        if self.job.format == "nemo":
+            yield from (path for path in audio.iterdir() if path.is_dir())
+
+    def audio_path(self, shard: Shard, line: Line) -> str:
+        """Where a line's audio goes, relative to the corpus: a file of its own, or the shard's tar."""
+        top = _AUDIO_FOLDER[self.job.format]
+        if self.in_tars:
+            return f"{top}/{shard.name}.tar"
+        below = f"{shard.name}/" if self.job.format == "nemo" else ""  # LJSpeech's are in one folder
+        return f"{top}/{below}{line.id}.{self.job.audio}"
+
+    def write_audio(self, path: str, audio: bytes) -> None:
+        """Writes an audio file, in whole or not at all. Raises OSError."""
+        target = self.folder / path
+        target.parent.mkdir(exist_ok=True)
+        with written_whole(target) as temporary:
+            temporary.write_bytes(audio)
+
+    def commit(self, shard: Shard, lines: Sequence[SpokenLine]) -> None:
+        """Writes what is left of a shard, and last its record, which makes it done. Raises OSError."""
+        spoken = [line for line in lines if "reason" not in line.entry]
+        files = {line.entry["audio"]: line.entry.pop("bytes") for line in spoken}
+        if self.in_tars and spoken:
+            path = spoken[0].entry["audio"]
+            with written_whole(self.folder / path) as temporary:
+                self._write_tar(temporary, spoken)
+                files = {path: temporary.stat().st_size}
+        with written_whole(self.record(shard.round, shard.number)) as temporary, open(temporary, "w") as file:
+            file.write(json_line({"configuration": self._hash, "files": files}))
+            file.writelines(json_line(line.entry) for line in lines)
+
+    def record(self, round_number: int, shard_number: int) -> Path:
+        return self.folder / RECORDS / f"{round_number:02d}-{shard_number:07d}.jsonl"
+
+    def is_done(self, round_number: int, shard_number: int) -> bool:
+        """Whether a shard's record is there, and every file that it tells of in its full size."""
+        try:
+            with open(self.record(round_number, shard_number)) as file:
+                header = json.loads(file.readline())
+            return header["configuration"] == self._hash and all(
+                (self.folder / path).stat().st_size == size for path, size in header["files"].items()
+            )
+        except (FileNotFoundError, ValueError, KeyError):
+            return False
+
+    def entries(self, round_number: int, shards: int) -> Iterator[dict[str, Any]]:
+        """The entries of a round's shards, in the order of its lines."""
+        for number in range(shards):
+            with open(self.record(round_number, number)) as file:
+                next(file)
+                yield from map(json.loads, file)
+
+    def round_file(self, round_number: int) -> Path:
+        return self.folder / ROUNDS / f"{round_number:02d}.jsonl"
+
+    @property
+    def index(self) -> tuple[str, Callable[[Mapping[str, Any]], str]] | None:
+        """The name of the file that the format's readers begin with and what it says of an entry; None without one."""
+        return _INDEX.get(self.job.format)
+
+    def _write_tar(self, path: Path, lines: Iterable[SpokenLine]) -> None:
+        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for line in lines:
+                assert line.audio is not None
+                entry = {**line.entry, "sampling_rate": self.job.sampling_rate}
+                for suffix, content in ((self.job.audio, line.audio), ("json", json_line(entry).encode())):
+                    member = tarfile.TarInfo(f"{entry['id']}.{suffix}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+
+
+def json_line(values: Mapping[str, Any]) -> str:
+    """An object as a line of a JSON Lines file."""
+    return json.dumps(values, ensure_ascii=False) + "\n"
+
+
+def _ljspeech_line(entry: Mapping[str, Any]) -> str:
+    # The format knows no quoting: bars and line breaks would be read as columns and lines.
+    columns = (entry["id"], *(" ".join(entry[name].replace("|", " ").split()) for name in ("text", "reading")))
+    return "|".join(columns) + "\n"
+
+
+def _nemo_line(entry: Mapping[str, Any]) -> str:
+    return json_line({"audio_filepath": entry["audio"], "duration": entry["seconds"], "text": entry["reading"]})
+
+
+_INDEX: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
+    "ljspeech": ("metadata.csv", _ljspeech_line),
+    "nemo": ("nemo_manifest.jsonl", _nemo_line),
+}

@@ -1,0 +1,270 @@
+"""The lines of a corpus as they come in: text, JSON Lines or CSV, checked before anything is spoken.
+
+A file is read twice: `survey` checks all of it, `read_lines` feeds the workers. Neither keeps it in memory.
+"""
+
+import csv
+import hashlib
+import json
+import re
+from array import array
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.errors import UserError
+from common.files import sha256_of
+from pipeline.settings import SpeakSettings
+
+_SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")  # no dot: WebDataset's keys end at the first one
+_READABLE = 60  # characters of an unsafe id that are kept
+_NAMED = 5  # lines named in full for each kind of note
+_LONGEST_FIELD = 1 << 26  # characters of a CSV field
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line to speak.
+
+    Attributes:
+        number: the line's number in its file, from 1.
+        id: names its files: letters, digits, _ and -, at most 100.
+        text: without white space at its ends; may be empty.
+        seed: its own, or None for the corpus's.
+        speed: its own, or None for the corpus's.
+        source_id: what its file calls it, where that can't name files; else None.
+    """
+
+    number: int
+    id: str
+    text: str
+    seed: int | None = None
+    speed: float | None = None
+    source_id: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its fields that say something, as JSON has them; `line_of` reads them again."""
+        values = asdict(self)
+        return {"line": values.pop("number")} | {name: value for name, value in values.items() if value is not None}
+
+
+def line_of(values: dict[str, Any]) -> Line:
+    """The line that `Line.to_dict` wrote; other keys are passed over."""
+    chosen = {name: values.get(name) for name in ("id", "text", "seed", "speed", "source_id")}
+    return Line(number=values["line"], **chosen)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is in a file of lines.
+
+    Attributes:
+        lines: to speak.
+        characters: of all their texts.
+        empty: lines that were skipped.
+        sha256: of the file.
+        notes: for the user, a line each.
+    """
+
+    lines: int
+    characters: int
+    empty: int
+    sha256: str
+    notes: tuple[str, ...] = field(compare=False, default=())
+
+
+def survey(path: Path) -> Survey:
+    """Reads all of a file once and checks it: 8 bytes of memory a line.
+
+    Raises:
+        UserError: it can't be read, a line is malformed, two lines have one id, or there is nothing to speak.
+    """
+    digest = _sha256(path)
+    hashes = array("Q")
+    characters = 0
+    unsafe: list[str] = []
+    count_unsafe = 0
+    skipped = [0]
+    for line in read_lines(path, skipped):
+        hashes.append(_hash(line.id))
+        characters += len(line.text)
+        if line.source_id is not None:
+            count_unsafe += 1
+            if len(unsafe) < _NAMED:
+                shown = line.source_id if len(line.source_id) <= 40 else line.source_id[:40] + "..."
+                unsafe.append(f"{path.name} line {line.number}: id {shown!r} can't name a file; it is {line.id} here")
+    if not hashes:
+        raise UserError(f"{path}: nothing to speak in it ({skipped[0]:,} empty lines); write a text on each line")
+    _check_unique(path, hashes)
+    notes = unsafe
+    if count_unsafe > len(unsafe):
+        notes.append(f"{path.name}: {count_unsafe - len(unsafe):,} more such ids; manifest.jsonl has them as source_id")
+    if skipped[0]:
+        notes.append(f"{path.name}: {skipped[0]:,} empty lines are skipped")
+    return Survey(len(hashes), characters, skipped[0], digest, tuple(notes))
+
+
+def read_lines(path: Path, skipped: list[int] | None = None) -> Iterator[Line]:
+    """The lines of a file in order; its suffix says what it is: .jsonl or .json, .csv, anything else is plain text.
+
+    Plain text has a text a line. JSON Lines have objects with `text`, and maybe `id`, `seed` and `speed`; CSV files
+    have a header with these names, or are LJSpeech's metadata (id|text|...), without header or quotes.
+
+    Args:
+        skipped: its first number is raised by one for each empty line.
+
+    Raises:
+        UserError: the file can't be read, or a line is malformed.
+    """
+    counter = skipped if skipped is not None else [0]
+    reader = {".jsonl": _read_json, ".json": _read_json, ".csv": _read_csv}.get(path.suffix.lower(), _read_text)
+    number = 0
+    try:
+        with open(path, encoding="utf-8-sig", newline="" if reader is _read_csv else None) as file:
+            for number, values in reader(path, file):
+                if values is None:
+                    counter[0] += 1
+                else:
+                    yield _line(path, number, values)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text behind line {number}; convert it with iconv -t UTF-8") from error
+    except OSError as error:
+        raise UserError(f"{path}: can't be read ({error.strerror or error}); check the path") from error
+
+
+def _read_text(path: Path, file: Any) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    for number, line in enumerate(file, start=1):
+        text = line.strip()
+        yield number, {"text": text} if text else None
+
+
+def _read_json(path: Path, file: Any) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    for number, line in enumerate(file, start=1):
+        if not line.strip():
+            yield number, None
+            continue
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path} line {number}: not JSON ({error}); write one object a line") from error
+        if not isinstance(values, dict):
+            raise UserError(f'{path} line {number}: not a JSON object; write {{"id": ..., "text": ...}}')
+        yield number, values
+
+
+def _read_csv(path: Path, file: Any) -> Iterator[tuple[int, dict[str, Any] | None]]:
+    csv.field_size_limit(_LONGEST_FIELD)
+    first = file.readline()
+    file.seek(0)
+    names = next((split for sep in (",", "|", "\t") if "text" in (split := _header(first, sep))), None)
+    if names is None and "|" not in first:
+        raise UserError(f"{path}: its first line names no column text; begin with a line such as id,text")
+    if names is None:
+        reader = csv.reader(file, delimiter="|", quoting=csv.QUOTE_NONE)
+        names = ["id", "text"]
+    else:
+        separator = next(sep for sep in (",", "|", "\t") if _header(first, sep) == names)
+        reader = csv.reader(file, delimiter=separator, strict=True)
+        next(reader)
+    number = reader.line_num + 1
+    try:
+        for row in reader:
+            yield number, _row(path, number, names, row) if any(row) else None
+            number = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{path} line {number}: not CSV ({error}); check its quotes") from error
+
+
+def _header(line: str, separator: str) -> list[str]:
+    return [name.strip().strip('"').lower() for name in line.strip().split(separator)]
+
+
+def _row(path: Path, number: int, names: list[str], row: list[str]) -> dict[str, Any]:
+    values: dict[str, Any] = dict(zip(names, row, strict=False))
+    if "text" not in values:
+        raise UserError(f"{path} line {number}: has {len(row)} columns, and no text among them")
+    for name, kind in (("seed", int), ("speed", float)):
+        word = (values.get(name) or "").strip()
+        try:
+            values[name] = kind(word) if word else None
+        except ValueError:
+            raise UserError(f"{path} line {number}: {name} {word!r} is no number") from None
+    return values
+
+
+def _line(path: Path, number: int, values: dict[str, Any]) -> Line:
+    text, found = values.get("text"), values.get("id")
+    if not isinstance(text, str):
+        raise UserError(f"{path} line {number}: its text is {'missing' if text is None else 'not a string'}")
+    if found is not None and (isinstance(found, bool) or not isinstance(found, str | int)):
+        raise UserError(f"{path} line {number}: its id must be a string or a whole number")
+    seed, speed = values.get("seed"), values.get("speed")
+    _check_settings(path, number, seed, speed)
+    # Half a surrogate pair, which JSON can hold, can be written to no file.
+    text = text.encode("utf-8", "replace").decode().strip()
+    name, source = _safe_id(number, found)
+    return Line(number, name, text, seed, None if speed is None else float(speed), source)
+
+
+def _check_settings(path: Path, number: int, seed: Any, speed: Any) -> None:
+    try:
+        if seed is not None:
+            if isinstance(seed, bool) or not isinstance(seed, int):
+                raise UserError(f"seed {seed!r}: must be a whole number")
+            SpeakSettings(seed=seed)
+        if speed is not None:
+            if isinstance(speed, bool) or not isinstance(speed, int | float):
+                raise UserError(f"speed {speed!r}: must be a number")
+            SpeakSettings(speed=speed)
+    except UserError as error:
+        raise UserError(f"{path} line {number}: {error}") from error
+
+
+def _safe_id(number: int, found: str | int | None) -> tuple[str, str | None]:
+    """The id that files are named by, and the one that was found where it can't name files."""
+    if found is None:
+        return f"line-{number:08d}", None
+    source = str(found)
+    if _SAFE_ID.fullmatch(source):
+        return source, None
+    readable = re.sub(r"[^A-Za-z0-9_]+", "_", source).strip("_")[:_READABLE]
+    source = source.encode("utf-8", "replace").decode()
+    if not readable:
+        return f"line-{number:08d}", source
+    return f"{readable}-{hashlib.sha256(source.encode()).hexdigest()[:10]}", source
+
+
+def _check_unique(path: Path, hashes: array) -> None:
+    sorted_hashes = np.sort(np.frombuffer(hashes, np.uint64))
+    repeated = set(sorted_hashes[1:][sorted_hashes[1:] == sorted_hashes[:-1]].tolist())
+    if not repeated:
+        return
+    first: dict[str, int] = {}
+    doubles: list[str] = []
+    count = 0
+    for line in read_lines(path):
+        if _hash(line.id) not in repeated:
+            continue
+        earlier = first.setdefault(line.id.lower(), line.number)
+        if earlier != line.number:
+            count += 1
+            if len(doubles) < _NAMED:
+                doubles.append(f"line {line.number} has line {earlier}'s id {line.id}")
+    if doubles:
+        more = f" and {count - len(doubles):,} more" if count > len(doubles) else ""
+        raise UserError(f"{path}: {', '.join(doubles)}{more}; give each line an id of its own, or none")
+
+
+def _hash(name: str) -> int:
+    # Ids that differ in case alone would be one file on some file systems.
+    return int.from_bytes(hashlib.blake2b(name.lower().encode(), digest_size=8).digest(), "little")
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise UserError(f"{path}: can't be read ({error.strerror or error}); check the path") from error

@@ -1,0 +1,149 @@
+"""What a run took and what the corpus is like: for people, on the terminal and in the corpus's folder report/."""
+
+import heapq
+import statistics
+from array import array
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.files import written_whole
+from common.table import format_markdown, shorten
+from serving.corpora.worker import ShardReport
+
+REPORT = "report"  # folder
+_SHOWN = 20  # outliers
+_STRANGE = 4.0  # robust standard deviations of the logarithm, from which on a line is worth listening to
+_BINS = 60
+
+
+@dataclass
+class _WorkerTotals:
+    lines: int = 0
+    audio_seconds: float = 0.0
+    speaking_seconds: float = 0.0
+    began: float = float("inf")
+    ended: float = 0.0
+
+
+@dataclass
+class RunTotals:
+    """What this run's workers did, worker by worker."""
+
+    workers: dict[str, _WorkerTotals] = field(default_factory=dict)
+
+    def add(self, report: ShardReport) -> None:
+        totals = self.workers.setdefault(report.worker, _WorkerTotals())
+        totals.lines += report.lines
+        totals.audio_seconds += report.audio_seconds
+        totals.speaking_seconds += report.speaking_seconds
+        totals.began = min(totals.began, report.began)
+        totals.ended = max(totals.ended, report.ended)
+
+    @property
+    def audio_seconds(self) -> float:
+        return sum(worker.audio_seconds for worker in self.workers.values())
+
+    def table(self) -> str:
+        """Markdown: a row a worker. Its rate is seconds of audio a second, from its first line to its last."""
+        headers = ("Worker", "Lines", "Hours of audio", "Audio s per s", "Voice busy")
+        rows = []
+        for name, worker in sorted(self.workers.items()):
+            taken = max(worker.ended - worker.began, 1e-9)
+            rate, busy = worker.audio_seconds / taken, worker.speaking_seconds / taken
+            hours = f"{worker.audio_seconds / 3600:.3f}"
+            rows.append((name, f"{worker.lines:,}", hours, f"{rate:,.1f}", f"{min(busy, 1):.0%}"))
+        return format_markdown(headers, rows, "lrrrr")
+
+
+class CorpusTotals:
+    """What all lines of a corpus came to. 8 bytes of memory a line."""
+
+    def __init__(self) -> None:
+        self.reasons: Counter[str] = Counter()
+        self._seconds = array("f")
+        self._ratios = array("f")  # frames a symbol, at speed 1
+        self._lowest: list[tuple[float, int, str]] = []  # heaps of (order, line, what it is)
+        self._highest: list[tuple[float, int, str]] = []
+
+    def add(self, entry: Mapping[str, Any]) -> None:
+        """Takes notice of a line: an entry of the manifest or of retry.jsonl."""
+        if "reason" in entry:
+            cut = "cut by the limit of frames" in entry["reason"]
+            self.reasons["cut by the limit of frames" if cut else shorten(entry["reason"].split(" (")[0], 70)] += 1
+            return
+        ratio = entry["frames"] * entry["speed"] / entry["symbols"]
+        self._seconds.append(entry["seconds"])
+        self._ratios.append(ratio)
+        for heap, order in ((self._lowest, -ratio), (self._highest, ratio)):
+            keep = heapq.heappush if len(heap) < _SHOWN else heapq.heappushpop
+            keep(heap, (order, entry["line"], f"{entry['id']}|{entry['audio']}|{entry['reading']}"))
+
+    @property
+    def lines(self) -> int:
+        """Lines that have audio."""
+        return len(self._seconds)
+
+    @property
+    def hours(self) -> float:
+        return float(np.frombuffer(self._seconds, np.float32).sum(dtype=np.float64)) / 3600 if self._seconds else 0.0
+
+    def outliers(self) -> list[tuple[float, str]]:
+        """(frames a symbol, what it is) of the lines far from the rest, the farthest first."""
+        if len(self._ratios) < 2:
+            return []
+        logs = np.log(np.frombuffer(self._ratios, np.float32))
+        middle = float(np.median(logs))
+        spread = 1.4826 * float(np.median(np.abs(logs - middle))) or 1e-6
+        found = {(abs(order), line, text) for order, line, text in (*self._lowest, *self._highest)}
+        far = [(abs(np.log(ratio) - middle) / spread, ratio, text) for ratio, _, text in found]
+        return [(ratio, text) for distance, ratio, text in sorted(far, reverse=True) if distance > _STRANGE][:_SHOWN]
+
+    def save(self, folder: Path, run: RunTotals) -> Path:
+        """Writes report.md and its pictures into the corpus's folder. Raises OSError."""
+        report = folder / REPORT
+        report.mkdir(exist_ok=True)
+        if self.lines:
+            _histogram(report / "seconds.png", np.frombuffer(self._seconds, np.float32), "Seconds of a line")
+            _histogram(report / "frames_per_symbol.png", np.frombuffer(self._ratios, np.float32), "Frames a symbol")
+        path = report / "report.md"
+        with written_whole(path) as temporary:
+            temporary.write_text("\n".join(self._paragraphs(run)) + "\n", encoding="utf-8")
+        return path
+
+    def _paragraphs(self, run: RunTotals) -> Iterator[str]:
+        yield f"# Corpus\n\n{self.lines:,} lines have audio: {self.hours:,.2f} hours."
+        if self.lines:
+            middle = statistics.median(self._seconds)
+            yield f"A line takes {middle:.1f} s in the middle, {max(self._seconds):.1f} s at most.\n"
+            yield "![Seconds of a line](seconds.png)\n![Frames a symbol](frames_per_symbol.png)"
+        if self.reasons:
+            yield f"\n## Lines without audio: {self.reasons.total():,} (retry.jsonl)\n"
+            rows = [(f"{count:,}", reason) for reason, count in self.reasons.most_common(_SHOWN)]
+            yield format_markdown(("Lines", "Reason"), rows, "rl")
+        if outliers := self.outliers():
+            yield "\n## Worth listening to: far more or fewer frames a symbol than the rest\n"
+            listed = []
+            for ratio, text in outliers:
+                name, audio, reading = text.split("|", 2)
+                listed.append((f"{ratio:.2f}", name, audio, shorten(reading, 80)))
+            yield format_markdown(("Frames a symbol", "Id", "Audio", "Text"), listed, "rlll")
+        if run.workers:
+            yield f"\n## The last run\n\n{run.table()}"
+
+
+def _histogram(path: Path, values: np.ndarray, title: str) -> None:
+    from matplotlib.figure import Figure  # takes a while to load
+
+    figure = Figure(figsize=(7, 3), dpi=100, layout="constrained")
+    axes = figure.add_subplot()
+    axes.hist(values, bins=_BINS, color="#31688e")
+    axes.set_xlabel(title)
+    axes.set_ylabel("Lines")
+    axes.set_yscale("log")  # so that single outliers are seen beside a million others
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, format="png")

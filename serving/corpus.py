@@ -1,0 +1,261 @@
+"""Speaks a file of up to millions of lines to a corpus that training tools read, on all GPUs of a machine or cluster.
+
+Start it again after whatever has stopped it: it does what is missing, and the corpus is the same byte for byte.
+"""
+
+import argparse
+import importlib.util
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+from common.cli import ArgumentParser, bounded_float, bounded_int, run
+from common.errors import UserError
+from common.files import locked_folder, output_folder, sha256_of
+from pipeline import SpeakSettings, Voice, WorkSettings
+from pipeline.settings import SAMPLING_RATES
+from pipeline.voice import DEMO_FOLDER
+from serving.corpora.corpus import Corpus
+from serving.corpora.crew import Crew, ProcessCrew, count_gpus
+from serving.corpora.estimate import estimate
+from serving.corpora.job import AUDIOS, FORMATS, Identity, Job, VoiceSource, claim
+from serving.corpora.lines import Survey, survey
+from serving.corpora.ray_crew import RayCrew
+from serving.corpora.report import CorpusTotals, RunTotals
+from serving.corpora.run import Driver
+from serving.corpora.worker import ShardReport
+from tacotron2.loading import DEMO_TACOTRON2
+from tacotron2.text.lexicon import Lexicon
+from waveglow.loading import DEMO_WAVEGLOW
+
+GPU_BATCH, CPU_BATCH = 64, 8
+BATCHES_A_SHARD = {True: 8, False: 4}  # on GPUs, on CPUs: what a worker that dies has done in vain is at most 3 shards
+CPU_THREADS = 2  # of a worker: two workers of two cores make more than one of four
+
+
+def make_parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="corpus.py", description=__doc__)
+    parser.add_argument("-i", "--input", type=Path, required=True, help="lines: .txt, .jsonl or .csv")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="the corpus's folder; shared, on a cluster")
+    parser.add_argument("--dry-run", action="store_true", help="say how many hours it will be and take; write nothing")
+    parser.add_argument("--retry", action="store_true", help="try the lines of retry.jsonl again, with other seeds")
+    _add_corpus_flags(parser.add_argument_group("corpus"))
+    _add_crew_flags(parser.add_argument_group("workers"))
+    _add_voice_flags(parser.add_argument_group("voice"))
+    return parser
+
+
+def _add_corpus_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--format", choices=FORMATS, default="ljspeech", help="what the corpus is read as")
+    group.add_argument("--audio", choices=AUDIOS, default="wav", help="16-bit audio files")
+    group.add_argument("--sample-rate", type=int, choices=SAMPLING_RATES, help="in Hz [the voice's]")
+    group.add_argument("--seed", type=bounded_int(0, 2**63), default=0, help="of lines without a seed of their own")
+    group.add_argument("--speed", type=bounded_float(0.5, 2), default=1.0, help="of lines without one of their own")
+    group.add_argument("-s", "--sigma", type=bounded_float(0, 10), help="of WaveGlow's noise [the voice's]")
+    group.add_argument("--denoise", type=bounded_float(0, 1000), default=0.0, help="strength; 0.01 is the classic's")
+    group.add_argument("--gate-threshold", type=bounded_float(1e-6, 1 - 1e-6), help="ends a piece [the voice's]")
+    group.add_argument("--max-decoder-steps", type=bounded_int(1, 100_000), help="frames of a piece [the voice's]")
+    group.add_argument("--text-normalizer", choices=("english", "none"), default="english", help="reads numbers etc.")
+    group.add_argument("--lexicon", type=Path, help="a file of your own readings: word, tab, reading")
+    group.add_argument("--no-final-period", action="store_true", help="add no period to lines without an end")
+
+
+def _add_crew_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--gpus", type=bounded_int(0, 4096), help="a worker for each; 0 works on CPUs [all there are]")
+    group.add_argument("--workers", type=bounded_int(1, 4096), help="on CPUs [as many as have room]")
+    group.add_argument("--threads", type=bounded_int(1, 256), default=CPU_THREADS, help="of a worker on a CPU")
+    group.add_argument("--address", help="of a Ray cluster, host:port or auto [a Ray on this machine]")
+    group.add_argument("--no-ray", action="store_true", help="processes of this machine, without Ray")
+
+
+def _add_voice_flags(group: argparse._ArgumentGroup) -> None:
+    group.add_argument("--models", type=Path, help="folder of .engine or .onnx files [CPU: ./output; GPU: checkpoints]")
+    group.add_argument(
+        "--tacotron2", type=Path, help="checkpoint, for the project's own GPU kernels [the demo voice's]"
+    )
+    group.add_argument("--waveglow", type=Path, help="checkpoint, likewise [the demo voice's]")
+    group.add_argument("--precision", choices=("fp32", "fp16"), help="[GPU: fp16; CPU: fp32]")
+    group.add_argument("--batch-size", type=bounded_int(1, 1024), help=f"[GPU: {GPU_BATCH}; CPU: {CPU_BATCH}]")
+    group.add_argument("--shard-lines", type=bounded_int(1, 100_000), help="recorded together [8 or 4 batches of them]")
+    group.add_argument("--max-symbols", type=bounded_int(16, 2048), default=256, help="longest piece of a line")
+    group.add_argument("--window", type=bounded_int(96, 100_000), help="mel frames vocoded at a time [by the device]")
+    group.add_argument("--no-cuda-graph", action="store_true", help="step the decoder from the host")
+
+
+def main(args: argparse.Namespace) -> None:
+    _check(args)
+    settings = _settings(args)
+    found = survey(args.input)
+    for note in found.notes:
+        print(f"Note: {note}")
+    if args.dry_run:
+        _dry_run(args, found, settings)
+        return
+    folder = output_folder(args.output).resolve()
+    totals = RunTotals()
+    with locked_folder(folder), _crew(args) as crew, _progress() as bar:
+        driver = Driver(crew, lambda report: _advance(bar, totals, report))
+        size = _shard_lines(args, crew.on_gpus)
+        identity = driver.open(-(-found.lines // size))
+        job = _job(args, folder, found, settings, identity, size)
+        claim(job)
+        corpus = Corpus(job, args.input)
+        number = corpus.next_round() if args.retry else 0
+        missing = corpus.missing(number)
+        bar.total = corpus.count(number)
+        bar.initial = bar.n = bar.total - corpus.lines_of(number, missing)
+        bar.refresh()
+        driver.speak(job, identity, corpus.shards(number, missing))
+    _finish(corpus, totals)
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises UserError for flags that don't go together and packages that will be missed later."""
+    for name, needed in (("soundfile", args.audio == "flac"), ("soxr", args.sample_rate is not None)):
+        if needed and importlib.util.find_spec(name) is None:
+            raise UserError(f"this needs {name}: bash scripts/run_corpus.sh installs it, or pip install {name}")
+    if args.models and (args.tacotron2 or args.waveglow):
+        raise UserError("--models are exported already: give them or checkpoints, not both")
+    if args.address and args.no_ray:
+        raise UserError("--address is a Ray cluster's: leave --no-ray out")
+    if args.gpus and args.workers:
+        raise UserError("--workers are for CPUs, and with --gpus each GPU has one: leave one of the flags out")
+
+
+def _settings(args: argparse.Namespace) -> SpeakSettings:
+    return SpeakSettings(
+        seed=args.seed,
+        sigma=args.sigma,
+        speed=args.speed,
+        denoise=args.denoise,
+        gate_threshold=args.gate_threshold,
+        max_decoder_steps=args.max_decoder_steps,
+        final_period=not args.no_final_period,
+        text_normalizer=args.text_normalizer,
+        lexicon=Lexicon.load(args.lexicon) if args.lexicon else None,
+    )
+
+
+def _work(args: argparse.Namespace, on_gpus: bool) -> WorkSettings:
+    batch = args.batch_size or (GPU_BATCH if on_gpus else CPU_BATCH)
+    return WorkSettings(batch, args.max_symbols, args.window, not args.no_cuda_graph)
+
+
+def _shard_lines(args: argparse.Namespace, on_gpus: bool) -> int:
+    return args.shard_lines or BATCHES_A_SHARD[on_gpus] * _work(args, on_gpus).batch_size
+
+
+def _source(args: argparse.Namespace, on_gpus: bool) -> VoiceSource:
+    """Where workers find the voice, in absolute paths: they run in other folders. Exports the demo voice if need be."""
+    work, threads = _work(args, on_gpus), None if on_gpus else args.threads
+    if args.tacotron2 or args.waveglow or (on_gpus and args.models is None):
+        checkpoints = (args.tacotron2 or DEMO_TACOTRON2).resolve(), (args.waveglow or DEMO_WAVEGLOW).resolve()
+        device = "cuda" if on_gpus else "cpu"
+        return VoiceSource(None, *checkpoints, device=device, precision=args.precision, threads=threads, work=work)
+    if args.models is None and not DEMO_FOLDER.exists():
+        Voice.load(None, on_message=print).close()
+    folder = (args.models or DEMO_FOLDER).resolve()
+    return VoiceSource(folder, precision=args.precision, threads=threads, work=work)
+
+
+@contextmanager
+def _crew(args: argparse.Namespace) -> Iterator[Crew]:
+    size = args.gpus or args.workers
+    on_gpus = None if args.gpus is None and args.workers is None else bool(args.gpus)
+    crew: Crew
+    if args.no_ray:
+        gpus = count_gpus() if on_gpus is not False else 0
+        if (args.gpus or 0) > gpus:
+            raise UserError(f"--gpus {args.gpus}: this machine has {gpus}; ask for no more")
+        room = gpus or max(1, (os.cpu_count() or 1) // args.threads)
+        crew = ProcessCrew(_source(args, gpus > 0), size or room, gpus > 0)
+    else:
+        crew = RayCrew(lambda found: _source(args, found), size, on_gpus, args.threads, args.address)
+    try:
+        yield crew
+    finally:
+        crew.close()
+
+
+def _job(
+    args: argparse.Namespace,
+    folder: Path,
+    found: Survey,
+    settings: SpeakSettings,
+    identity: Identity,
+    shard_lines: int,
+) -> Job:
+    return Job(
+        folder=folder,
+        input_sha256=found.sha256,
+        lines=found.lines,
+        settings=settings,
+        work=_work(args, identity.device == "cuda"),
+        shard_lines=shard_lines,
+        format=args.format,
+        audio=args.audio,
+        sampling_rate=args.sample_rate or identity.sampling_rate,
+        identity=identity,
+        lexicon_sha256=sha256_of(args.lexicon) if args.lexicon else None,
+    )
+
+
+@contextmanager
+def _progress() -> Iterator[tqdm]:
+    form = "{l_bar}{bar}| {n_fmt}/{total_fmt} lines [{elapsed}<{remaining}{postfix}]"
+    with tqdm(unit="line", disable=None, bar_format=form, smoothing=0.05) as bar:
+        yield bar
+
+
+def _advance(bar: tqdm, totals: RunTotals, report: ShardReport) -> None:
+    totals.add(report)
+    seconds = max(bar.format_dict["elapsed"], 1e-9)
+    bar.set_postfix_str(f"{totals.audio_seconds / 3600:.2f} h, {totals.audio_seconds / seconds:.1f} s/s", refresh=False)
+    bar.update(report.lines)
+
+
+def _finish(corpus: Corpus, totals: RunTotals) -> None:
+    """Writes the files that tell of the whole corpus, and says what has come of it."""
+    found = CorpusTotals()
+    corpus.finish(found.add)
+    report = found.save(corpus.job.folder, totals)
+    if totals.workers:
+        print(totals.table())
+    print(f"{found.lines:,} lines, {found.hours:,.3f} hours of audio in {corpus.job.folder}")
+    if found.reasons:
+        print(f"{found.reasons.total():,} lines without audio are in retry.jsonl: --retry tries them with other seeds")
+        for reason, count in found.reasons.most_common(3):
+            print(f"  {count:,}: {reason}")
+    if outliers := found.outliers():
+        print(f"{len(outliers)} lines with far more or fewer frames a symbol than the rest are worth listening to")
+    print(f"Report: {report}")
+
+
+def _dry_run(args: argparse.Namespace, found: Survey, settings: SpeakSettings) -> None:
+    gpus = args.gpus if args.gpus is not None else 0 if args.workers else count_gpus()
+    workers = gpus or args.workers or max(1, (os.cpu_count() or 1) // args.threads)
+    with _source(args, gpus > 0).open() as voice:
+        seen = estimate(args.input, found, voice, settings, _work(args, gpus > 0).batch_size)
+        rate = args.sample_rate or voice.sampling_rate
+    free = shutil.disk_usage(next(path for path in (args.output, *args.output.absolute().parents) if path.exists()))
+    size = seen.gigabytes(rate, args.audio == "flac")
+    print(f"{found.lines:,} lines, {found.characters:,} characters: about {seen.hours:,.2f} hours of audio")
+    print(f"{size:,.1f} GB on disk ({free.free / 1e9:,.1f} GB are free)")
+    crew = f"{workers} {'GPUs' if gpus else 'workers'}"
+    print(f"about {_duration(seen.working_hours(workers))} on {crew} of this machine's kind:")
+    print(f"one makes {seen.rate:.1f} s of audio a second (measured on {seen.sample_lines} of the lines)")
+
+
+def _duration(hours: float) -> str:
+    minutes = round(hours * 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes else "a minute"
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    run(main, make_parser())
