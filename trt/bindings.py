@@ -61,7 +61,7 @@ class TensorRT:
 
 
 class ErrorLog:
-    """TensorRT's latest errors, in its own words. Shared by all engines of a process; not thread-safe."""
+    """TensorRT's latest errors, in its own words. Shared by all engines of a process: threads may see each other's."""
 
     def __init__(self) -> None:
         self._errors: deque[str] = deque(maxlen=MAX_ERRORS)
@@ -78,12 +78,12 @@ class ErrorLog:
 
     def __str__(self) -> str:
         """The errors since the last `clear`, in one line."""
-        return one_line("; ".join(dict.fromkeys(self._errors))) or "TensorRT gave no reason"
+        return one_line("; ".join(dict.fromkeys(tuple(self._errors)))) or "TensorRT gave no reason"
 
     @property
     def out_of_memory(self) -> bool:
         """Whether any of the errors, of which `str` may show only the beginning, is a lack of device memory."""
-        return any(_OUT_OF_MEMORY.search(error) for error in self._errors)
+        return any(_OUT_OF_MEMORY.search(error) for error in tuple(self._errors))
 
 
 def one_line(words: str) -> str:
