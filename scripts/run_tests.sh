@@ -3,6 +3,9 @@
 # Arguments are passed on to pytest, with paths relative to the project's folder:
 #
 #   bash scripts/run_tests.sh [-m "not slow"] [...]
+#
+# Without arguments all tests run, shared between the processor's cores, and then those that compare numbers once more
+# for the oldest instruction set: what holds on one processor must hold on any.
 
 # shellcheck source=scripts/lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -14,7 +17,13 @@ failed=()
 "$PYTHON" -m ruff check . || failed+=(ruff)
 "$PYTHON" -m mypy || failed+=(mypy)
 "$PYTHON" "${PYTHON%/*}/lint-imports" --no-cache || failed+=(imports)
-"$PYTHON" -m pytest "$@" || failed+=(pytest)
+if (($#)); then
+    "$PYTHON" -m pytest "$@" || failed+=(pytest)
+else
+    "$PYTHON" -m pytest --numprocesses auto --dist loadfile || failed+=(pytest)
+    ATEN_CPU_CAPABILITY=default "$PYTHON" -m pytest --numprocesses auto --dist loadfile -m "numerical and not slow" ||
+        failed+=("pytest with ATEN_CPU_CAPABILITY=default")
+fi
 if ((${#failed[@]})); then
     fail "failed: ${failed[*]}"
 fi

@@ -1,5 +1,8 @@
 """Shared models: the demo voice, exported once a run, and tiny random models in NVIDIA's checkpoint layout."""
 
+import fcntl
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,11 +22,31 @@ from waveglow.loading import DEMO_WAVEGLOW, load_waveglow
 torch.set_num_threads(1)
 
 
+# They compare numbers: rounding differs with the instruction set of the processor, and must not matter.
+NUMERICAL = ("decoder_graph", "engine", "export", "gpu_waveglow", "models", "streaming", "synthesizer", "vocoder")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem.removeprefix("test_") in NUMERICAL:
+            item.add_marker(pytest.mark.numerical)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("cuda"):
                 item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that one of the test processes fills (pytest-xdist starts several) and all of them use."""
+    base = factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with open(base / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (base / name).exists():
+            (base / f"{name}.making").mkdir(exist_ok=True)
+            make(base / f"{name}.making")
+            (base / f"{name}.making").rename(base / name)
+    return base / name
 
 
 @pytest.fixture(scope="session")
@@ -39,16 +62,12 @@ def demo_waveglow() -> LoadedModel:
 @pytest.fixture(scope="session")
 def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo voice's four FP32 ONNX files, as `inference_trt.py` exports them."""
-    folder = tmp_path_factory.mktemp("demo_fp32")
-    export_voice(folder, "fp32")
-    return folder
+    return made_once(tmp_path_factory, "demo_fp32", lambda folder: export_voice(folder, "fp32"))
 
 
 @pytest.fixture(scope="session")
 def demo_folder_fp16(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("demo_fp16")
-    export_voice(folder, "fp16")
-    return folder
+    return made_once(tmp_path_factory, "demo_fp16", lambda folder: export_voice(folder, "fp16"))
 
 
 @pytest.fixture(scope="session")
