@@ -1,8 +1,18 @@
 """The text normaliser: what it promises whatever the text. How each kind of text is read: test_normalizer_pairs.py."""
 
+import re
+import string
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from common.errors import UserError
+from tacotron2.text import encode
 from tacotron2.text.normalizer import NORMALIZERS, Normalizer, get_normalizer
 
 
@@ -18,3 +28,176 @@ def test_arpabet_passes_through_untouched() -> None:
     assert (
         get_normalizer()("Say {HH AW1 S IH0 Z} & {K AE1 T} 5 times") == "Say {HH AW1 S IH0 Z} and {K AE1 T} five times"
     )
+
+
+TEXTS = st.text(max_size=60) | st.text(alphabet=string.printable, max_size=60)
+PIECES = (
+    *("$5", "€", "1,234.5", "12/25/2024", "3:30", "9am", "No. 5", "St.", "Dr.", "XIV", "Henry", "GPU", "NASA", "5 kg"),
+    *("25°C", "john@doe.com", "https://x.org/a_b?c=1", "#tag", "@me", "-", "–", "—", "...", "…", "“", "'", "90s", "A"),
+    *(
+        "10-20",
+        "1/2",
+        "½",
+        "²",
+        "^2",
+        "1e5",
+        "v2.0.1",
+        "555-123-4567",
+        "😀",
+        "**b**",
+        "[a](b)",
+        "&amp;",
+        "<b>",
+        "I",
+        ".",
+    ),
+    *(
+        "a.m.",
+        "U.S.",
+        "IL 62704",
+        "and",
+        "the",
+        "{HH AW1 S}",
+        "%",
+        "+",
+        "=",
+        "/",
+        "\\",
+        "|",
+        "\n",
+        "km/h",
+        "x",
+        "'s",
+        "(",
+    ),
+)
+JUMBLES = st.lists(st.sampled_from(PIECES), max_size=12).flatmap(
+    lambda pieces: st.sampled_from(["", " "]).map(lambda joint: joint.join(pieces))
+)
+
+
+@given(TEXTS | JUMBLES)
+@settings(max_examples=200, deadline=None)
+def test_any_text_is_read_and_never_at_more_than_twenty_times_its_length(text: str) -> None:
+    read = get_normalizer()(text)
+    assert len(read) <= 20 * len(text)
+    assert set(re.findall(r"\{[^{}]*\}", read)) <= set(re.findall(r"\{[^{}]*\}", text))
+
+
+@given(JUMBLES)
+@settings(max_examples=100, deadline=None)
+def test_nothing_is_left_that_the_voice_has_no_sound_for(text: str) -> None:
+    read = get_normalizer()(text)
+    assert not re.search(r"[0-9]", re.sub(r"\{[^{}]*\}", "", read))
+    if re.search(r"[A-Za-z]", read):
+        assert encode(read).dropped == ()
+
+
+WORDS = st.lists(
+    st.from_regex(r"[A-Za-z]?[bdfgklmnprstvz][aeiou][a-z]{0,6}", fullmatch=True).filter(lambda word: len(word) > 3),
+    min_size=1,
+    max_size=8,
+)
+
+
+@given(WORDS, st.sampled_from(["", ".", "?", "!", ",", ";"]))
+@settings(max_examples=100, deadline=None)
+def test_plain_words_come_back_as_they_are(words: list[str], ending: str) -> None:
+    text = " ".join(word.capitalize() if place == 0 else word.lower() for place, word in enumerate(words)) + ending
+    assert get_normalizer()(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["The price is $5.99, or 20% off. " * 3200, "a" * 100_000, "1" * 100_000, "1-" * 50_000, " " * 99_999 + "1"],
+    ids=["prose", "letters", "digits", "groups", "spaces"],
+)
+def test_a_long_text_takes_linear_time(text: str) -> None:
+    started = time.process_time()
+    get_normalizer()(text)
+    assert time.process_time() - started < 20  # about a second; quadratic time would be minutes
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("The price is $5.99, or 20% off. " * 3200, "a" * 100_000, "A" * 100_000, "1" * 100_000, "1," * 50_000),
+        *("1-" * 50_000, "1 " * 50_000, "1/" * 50_000, "1." * 50_000, "1:" * 50_000, "-" * 100_000, " " * 99_999 + "1"),
+        *("a." * 50_000, "A. " * 33_000, "a@" * 50_000, "#a" * 50_000, "_" * 100_000, "*" * 100_000, "[" * 100_000),
+        *(
+            "a/" * 50_000,
+            "<a" * 50_000,
+            '1" ' * 33_000,
+            "& " * 50_000,
+            "X" * 99_000 + " I",
+            "I I" * 33_000,
+            "{" * 100_000,
+        ),
+        *(
+            "😀" * 100_000,
+            "½" * 100_000,
+            "²" * 100_000,
+            "…" * 100_000,
+            "St. " * 25_000,
+            "\n- a" * 25_000,
+            "`" * 100_000,
+        ),
+        *("$" * 100_000, "%" * 100_000, "^" * 100_000, "A&" * 50_000, "HELLO " * 16_000, "1x" * 50_000, "1'" * 50_000),
+        *(
+            "{HH AW1 S} 5 " * 7_000,
+            "(" * 100_000,
+            "~" * 100_000,
+            "\n" * 100_000,
+            "| " * 50_000,
+            "1st " * 25_000,
+            "é1" * 50_000,
+        ),
+    ],
+    ids=lambda text: repr(text[:12]),
+)
+def test_a_hundred_thousand_characters_take_linear_time(text: str) -> None:
+    started = time.process_time()
+    get_normalizer()(text)
+    assert time.process_time() - started < 60  # seconds; quadratic time would be many minutes
+
+
+def test_an_ordinary_line_takes_no_time_worth_counting() -> None:
+    normalizer = get_normalizer()
+    lines = [
+        "The meeting is on Tuesday, Jan 14th at 2:30 PM in Room 301, and lunch costs $12.50.",
+        "Dr. Smith's GPU uses 80 GB, i.e. 20% of what NASA's servers have at john@doe.com.",
+        "She sells seashells by the seashore, and the shells that she sells are seashells, I'm sure.",
+    ]
+    best = float("inf")
+    for _ in range(30):
+        started = time.process_time()
+        for line in lines:
+            normalizer(line)
+        best = min(best, (time.process_time() - started) / len(lines))
+    assert best < 0.005  # 0.4 ms on one core of 2 GHz: room for slow and busy machines
+
+
+def test_rules_load_only_for_texts_that_need_them_and_fast() -> None:
+    code = """
+import sys, time
+from tacotron2.text import TextFrontEnd
+front_end = TextFrontEnd()
+assert front_end.read("Plain words, nothing else") == "Plain words, nothing else"
+assert "tacotron2.text.normalizer.rules" not in sys.modules
+started = time.process_time()
+assert front_end.read("5") == "five"
+print(time.process_time() - started)
+assert not {"inflect", "wetext", "num2words"} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 5  # 0.1 s; room for slow and busy machines
+
+
+def test_threads_share_a_normaliser() -> None:
+    texts = [
+        f"Room {number}, ${number}.50 at {number % 12 + 1}:30pm on 3/{number % 28 + 1}/2024" for number in range(200)
+    ]
+    alone = [get_normalizer()(text) for text in texts]
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(get_normalizer(), texts)) == alone

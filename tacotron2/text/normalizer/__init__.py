@@ -33,6 +33,7 @@ KEEP_START, KEEP_END = "\ue000", "\ue001"  # around what passes through untouche
 # What some rule may rewrite. A text without any of this is words and plain punctuation, and comes back as it is.
 _FOR_RULES = re.compile(
     r"[^A-Za-z ,;!?'.-]|[A-Z]{2}|[a-z][A-Z]|\.(?!\Z)|(?<![a-z]{7})\.|--|  |[A-Za-z] I\b|[.,;!?]{2}"
+    r"|\b[Oo]k\b|(?<![A-Za-z'])[bcdfghj-np-tv-xz]{2,5}(?![A-Za-z'])"
     r"|(?<![A-Za-z'-])[B-HJ-Zb-z](?![A-Za-z'-])|[A-Z][a-z]{2} ?- ?[A-Z]|\A | \Z"
 )
 _UNTOUCHED = re.compile(rf"\{{[^{{}}]*\}}|{KEEP_START}([^{KEEP_START}{KEEP_END}]*){KEEP_END}")

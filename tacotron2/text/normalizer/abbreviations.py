@@ -41,15 +41,16 @@ _NUMBERED_STREET = re.compile(
 )
 # Saint or street, doctor or drive: a street after a name and before what isn't one.
 _STREET_AFTER_NAME = re.compile(
-    rf"(?<=[a-z]) (St|Dr)\.(?= +(?!{_CAPITAL})|[,;:!?)]|\s*$)|(?<=[a-z]) (Ave|Blvd|Rd|Ln|Pkwy|Hwy|Sq)\b\.?(?! ?[0-9])"
+    rf"(?<=[a-z]) (St)(?=,|\s*$)|(?<=[a-z]) (St|Dr)\.(?= +(?!{_CAPITAL})|[,;:!?)]|\s*$)"
+    r"|(?<=[a-z]) (Ave|Blvd|Rd|Ln|Pkwy|Hwy|Sq)\b\.?(?! ?[0-9])"
 )
 _BEFORE_NAME = re.compile(rf"\b(St|Ste|Dr|Drs|Ft|Mt)\.? (?={_CAPITAL}[a-z{HELD}]|{HELD})")
 _SAINT_DOCTOR = {"St": "Saint", "Ste": "Saint", "Dr": "Doctor", "Drs": "Doctors", "Ft": "Fort", "Mt": "Mount"}
 _TITLE = re.compile(rf"\b({'|'.join(ABBREVIATIONS)})\.(?=(\s|$|[,;:!?)]))", re.IGNORECASE)
 _MISTER = re.compile(r"\b(Mr|Mrs|Ms|Dr|Prof)(?= [A-Z])")
 _ENDING = re.compile(rf"\b({'|'.join(ENDING_ABBREVIATIONS)})\.(?![A-Za-z0-9])(\s*(?:[A-Z{HELD}\"(]|$))?", re.IGNORECASE)
-_VERSUS = re.compile(r"(?<=\s)vs?(?=\s[A-Z0-9a-z])")
-_BEFORE_NUMBER = re.compile(rf"\b({'|'.join(BEFORE_NUMBERS)})\.? ?(?=[#(]?[0-9]|[IVX]+\b)", re.IGNORECASE)
+_VERSUS = re.compile(r"(?<=\s)(?:vs|v\.(?=\s[A-Z]))(?=\s[A-Z0-9a-z])")
+_BEFORE_NUMBER = re.compile(rf"\b({'|'.join(BEFORE_NUMBERS)})\.? ?(?=[#(]?[0-9]|(?<!\bNo\. )[IVX]+\b)", re.IGNORECASE)
 _STATE = re.compile(rf"(?<=[a-z.]), ({'|'.join(STATES)})\b(?:,? ([0-9]{{5}})(?:-([0-9]{{4}}))?(?![0-9]))?")
 _ZIP = re.compile(rf"\b({'|'.join(STATES)}) ([0-9]{{5}})(?:-([0-9]{{4}}))?(?![\w,.-]*[0-9])")
 
@@ -67,6 +68,7 @@ _AFTER_RULER = re.compile(
 )
 _CENTURY = re.compile(r"\b([XVI]{1,6})(?:th|st|nd|rd)?(?= [Cc]entur)")
 _ALONE = re.compile(r"(?<![A-Za-z.'&-])([XVI]{2,8}|[MDCLXVI]{4,12})(?![A-Za-z.'&-]?[A-Za-z])")
+_INITIALISMS = frozenset({"IV", "VI", "DC", "CD"})  # numerals only after a name or another numeral
 _NO_NUMERALS = frozenset({"XI", "MIX", "DIM", "MILD", "CIVIL", "VIVID", "LIVID", "CIVIC", "MIMIC", "MDI", "XXX"})
 
 
@@ -113,7 +115,7 @@ def _zip(code: str, more: str | None) -> str:
 
 
 def _street(match: re.Match[str]) -> str:
-    short = match[1] or match[2]
+    short = match[1] or match[2] or match[3]
     ends = match[0].endswith(".") and not match.string[match.end() :].strip()[:1]
     return f" {STREETS[short.lower()].capitalize()}{'.' if ends else ''}"
 
@@ -223,6 +225,7 @@ def _alone(match: re.Match[str]) -> str:
     value = roman(match[1])
     before = match.string[max(0, match.start() - 20) : match.start()]
     follows_name = bool(re.search(r"[A-Z][A-Za-z]+ $", before))
-    if not value or match[1] in _NO_NUMERALS or (match[1] in ("IV", "VI", "DC", "CD") and not follows_name):
+    in_a_row = bool(re.search(r"\bI{1,3},? ", before))
+    if not value or match[1] in _NO_NUMERALS or (match[1] in _INITIALISMS and not follows_name and not in_a_row):
         return match[0]
     return cardinal(str(value))

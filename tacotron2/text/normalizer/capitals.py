@@ -8,11 +8,19 @@ from tacotron2.text.normalizer.tables import (
     SPELT_AMONG_CAPITALS,
     SPELT_INITIALISMS,
     SPOKEN_ACRONYMS,
+    UNITS,
+    units,
 )
 
-_DOTTED = re.compile(r"(?<![\w.])((?:[A-Za-z]\.){2,8}(?:[A-Z](?![A-Za-z]))?)('?s\b)?(\s*$)?")
+_DOTTED = re.compile(
+    r"(?<![\w.])((?:[A-Za-z]\.){2,8}(?:[A-Z](?![A-Za-z]))?)('?s\b)?"
+    r"(\s*$|\s+(?=(?:The|He|She|It|We|They|I|But|And|This|That|In|On|When|If|What|There|You|My|His|Her|Our|A)\b))?"
+)
 _INITIAL = re.compile(r"((?:^|[.!?]\s|\b[A-Z][a-z]+ |(?<=\s)[a-z]+ )(?<!\b[Ii] ))([A-HJ-Z])\. ?(?=[A-Z](?:[a-z]|\.))")
 _INITIALS_ON = re.compile(r"(?<=\s)([A-HJ-Z])\. ?(?=[A-Z][a-z])")
+_OKAY = re.compile(r"\b(?:OK|Ok|ok)\b(?!\.[a-z])")
+_LONE_RATE = re.compile(r"(?<![\w/.])([A-Za-zµ]{1,3})/(s|h|hr|min|sec|L|dL|kg)(?![\w/])")
+_BETWEEN_CAPITALS = re.compile(r"(?<=[A-Z])/(?=[A-Z])")
 _AMPERSAND = re.compile(r"(?<![\w&])([A-Z]{1,3})&([A-Z]{1,3})(?![\w&])")
 _PLUS_PLUS = re.compile(r"(?<!\w)([A-Za-z])\+\+(?!\w)")
 _SHARP = re.compile(r"(?<!\w)([A-Z])#(?!\w)")
@@ -24,11 +32,11 @@ _CAPITALS = re.compile(r"(?<![A-Za-z0-9])([A-Z]{2,})('?s)?(?![A-Za-z0-9])")
 _SENTENCE = re.compile(r"[^.!?\n]*(?:[.!?\n]+|$)")
 _WORD = re.compile(r"[A-Za-z]+")
 _MIXED = re.compile(
-    r"(?<![A-Za-z0-9])([A-Z]?[a-z]{1,15})([A-Z]{2,4})(s?)(?![A-Za-z0-9])|(?<![A-Za-z0-9])(Ph[Dd]|iOS|NVMe|LaTeX|macOS)(?![A-Za-z0-9])"
+    r"(?<![A-Za-z0-9])([A-Z]?[a-z]{1,15})([A-Z]{2,4})(s?)(?![A-Za-z0-9])|(?<![A-Za-z0-9])(Ph[Dd]|iOS|NVMe|LaTeX|macOS|PCIe|SaaS|LoRA)(?![A-Za-z0-9])"
 )
 _MIXED_WORDS = {
     **{"phd": "pee aitch dee", "ios": "eye oh ess", "nvme": "en vee em ee", "latex": "lay tek"},
-    "macos": "mac oh ess",
+    **{"macos": "mac oh ess", "pcie": "pee see eye ee", "saas": "sass", "lora": "lora"},
 }
 _LONE_CAPITAL = re.compile(r"(?<![\w'.])([B-HJ-Z])(?![\w'.&]|\.\w)|(?<![\w'.])([B-HJ-Z])(?=\.(?:\s|$))")
 _LONE_SMALL = re.compile(r"(?<![\w'.&-])([b-hj-z])(?![\w'.&-])|(?<![\w'.&-])([b-hj-z])(?=\.(?:\s*$| [A-Z]))")
@@ -36,6 +44,9 @@ _LETTER_A = re.compile(
     r"\b((?:[Pp]lan|[Gg]rade|[Vv]itamin|[Hh]epatitis|[Gg]roup|[Tt]ype|[Ss]ection|[Oo]ption|[Ee]xhibit|[Pp]oint|[Tt]eam"
     r"|[Ll]evel|[Ss]eries|[Aa]ppendix|[Aa]nswer|[Ll]etter|from|from point) )A\b(?! [a-z]{3,})"
 )
+_A_TO_B = re.compile(r"\bA(?= {1,3}(?:to|and|or|plus|minus|versus) {1,3}[B-Z]\b)")
+_NO_VOWELS = re.compile(r"(?<![\w'.-])([bcdfghj-np-tv-xz]{2,5})(?![\w'])")
+_INTERJECTIONS = frozenset("hm hmm hmmm mm mmm mhm shh sh shhh brr grr psst pst pfft tsk zzz nth th ths".split())  # noqa: SIM905
 _VOWELS = frozenset("AEIOUY")
 _BAD_BEGINNING = re.compile(
     r"[BCDFGHJKLMNPQRSTVWXZ]{4}|(?!SCH|SCR|SHR|SPH|SPL|SPR|STR|THR|CHR|PHR)[BCDFGHJKLMNPQRSTVWXZ]{3}"
@@ -48,12 +59,15 @@ def read_capitals(text: str) -> str:
     """Spells out what is spelt when spoken, and writes the other words in capitals as words."""
     text = _DOTTED.sub(_dotted, text)
     text = _INITIALS_ON.sub(lambda match: f"{letters(match[1])} ", _INITIAL.sub(_initial, text))
+    text = _OKAY.sub(lambda match: "Okay" if match[0] == "Ok" else "okay", text)
+    text = _BETWEEN_CAPITALS.sub(" ", _LONE_RATE.sub(_lone_rate, text))
     text = _AMPERSAND.sub(lambda match: f"{letters(match[1])} and {letters(match[2])}", text)
     text = _PLUS_PLUS.sub(lambda match: f"{letters(match[1])} plus plus", text)
     text = _SHARP.sub(lambda match: f"{letters(match[1])} sharp", text)
     text = _GRADE.sub(lambda match: f"{letters(match[1])} {'plus' if match[2] == '+' else 'minus'}", text)
     text = _CODE.sub(lambda match: _code(match[1]), text)
     text = _MIXED.sub(_mixed, text)
+    text = _A_TO_B.sub(LETTERS["a"], _NO_VOWELS.sub(_no_vowels, text))
     text = _SENTENCE.sub(_sentence, text)
     text = _LETTER_A.sub(rf"\1{LETTERS['a']}", text)
     text = _LONE_CAPITAL.sub(lambda match: letters(match[0]), text)
@@ -77,10 +91,10 @@ def _is_pronounceable(capitals: str) -> bool:
 def _sentence(match: re.Match[str]) -> str:
     """A sentence's words in capitals. Where they are the rule rather than the exception they are no initialisms."""
     sentence = match[0]
+    if not _CAPITALS.search(sentence):
+        return sentence
     words = _WORD.findall(sentence)
     shouted = [word for word in words if word.isupper() and len(word) > 1]
-    if not shouted:
-        return sentence
     small = sum(not word.isupper() for word in words)
     known = sum(_is_plainly_a_word(word) for word in shouted)
     all_capitals = len(shouted) > 1 and small == 0 and known > 0
@@ -107,6 +121,19 @@ def _capitals(match: re.Match[str], all_capitals: bool) -> str:
     return letters(word) + ("" if not ending else "'s" if ending == "'s" else "s")
 
 
+def _lone_rate(match: re.Match[str]) -> str:
+    unit, per = match.groups()
+    return f"{units(UNITS[unit])} per {UNITS[per]}" if unit in UNITS else match[0]
+
+
+def _no_vowels(match: re.Match[str]) -> str:
+    """Units without a number are read as units, other letters that make no word one by one: "tv", "html"."""
+    word = match[1]
+    if word in _INTERJECTIONS:
+        return word
+    return units(UNITS[word]) if word in UNITS else letters(word)
+
+
 def _has_vowel(word: str) -> bool:
     return any(letter in _VOWELS for letter in word)
 
@@ -119,7 +146,7 @@ def _stands_among_words(match: re.Match[str]) -> bool:
 
 
 def _dotted(match: re.Match[str]) -> str:
-    """ "U.S." keeps its period at the end of the text alone: elsewhere it can't be told from a sentence's."""
+    """ "U.S." keeps its period where a sentence plainly ends: elsewhere it would cut one in two."""
     words = letters(match[1]) + ("'s" if match[2] else "")
     return words + ("." if match[3] is not None and match[1].endswith(".") and not match[2] else "") + (match[3] or "")
 

@@ -38,8 +38,9 @@ _ERA = re.compile(
     r"(?<![\w.,-])([0-9]{1,3}(?:,[0-9]{3})?|[0-9]{4,6}) ?(BCE|BC|CE|AD|B\.C\.(?:E\.)?|A\.D\.|C\.E\.)(?![A-Za-z0-9])"
 )
 _ERA_BEFORE = re.compile(r"\b(AD|A\.D\.) ([0-9]{1,4})\b")
-_YEARS = re.compile(rf"{_START}({_YEAR}) ?- ?({_YEAR}|[0-9]{{2}})(?![\w-]|[.,:/][0-9])")
-_DECADE = re.compile(r"(?<![\w.,:$£€-])('?)((?:1[0-9]|20)?[0-9]0)'?s\b(?!\.?[0-9])")
+_YEARS = re.compile(rf"{_START}({_YEAR})(?: ?- ?|/)({_YEAR}|[0-9]{{2}})(?![\w-]|[.,:/][0-9])")
+_DECADE = re.compile(r"(?<![\w.,:$£€])(?<![0-9]-)('?)((?:1[0-9]|20)?[0-9]0)'?s\b(?!\.?[0-9])")
+_ROUND = re.compile(r"(?<![\w.,$-])(10{1,3})'?s(?= of\b)")
 _SHORT_YEAR = re.compile(r"(?<![\w'])'([0-9]{2})(?![\w'\"])")
 
 _MERIDIEM = r"([AaPp])(?:\. ?[Mm]\.|\.?[Mm]\b)"
@@ -68,7 +69,7 @@ def read_dates(text: str) -> str:
         return _MONTHS.sub(_months, _WEEKDAYS.sub(_weekdays, text))
     text = _WEEKDAYS.sub(_weekdays, text)
     text = _WEEKDAY_BEFORE.sub(lambda match: f"{_weekday(match[1])}, ", text)
-    text = _ISO.sub(lambda match: _date(match[1], match[3], match[4]) or match[0], text)
+    text = _ISO.sub(_iso, text)
     text = _SLASHED.sub(_slashed, text)
     text = _DAY_MONTH_CODE.sub(lambda match: _written(match[2], match[1], _full_year(match[3])), text)
     text = _MONTH_DAY.sub(_month_day, text)
@@ -79,6 +80,7 @@ def read_dates(text: str) -> str:
     text = _ERA.sub(lambda match: f"{_era_year(match[1])} {letters(match[2])}", text)
     text = _ERA_BEFORE.sub(lambda match: f"{letters(match[1])} {years(match[2])}", text)
     text = _YEARS.sub(_years, text)
+    text = _ROUND.sub(lambda match: {"10": "tens", "100": "hundreds", "1000": "thousands"}[match[1]], text)
     text = _DECADE.sub(_decade, text)
     return _SHORT_YEAR.sub(lambda match: two_digits(match[1]), text)
 
@@ -129,6 +131,11 @@ def _date(year: str, month: str, day: str) -> str:
 def _written(month: str, day: str, year: str | None) -> str:
     words = f"{_month(month)} {ordinal_of(day)}"
     return f"{words}, {years(year)}" if year else words
+
+
+def _iso(match: re.Match[str]) -> str:
+    words = _date(match[1], match[3], match[4])
+    return words + (" " if match[0][-1] in "T " else "")
 
 
 def _slashed(match: re.Match[str]) -> str:

@@ -26,6 +26,9 @@ _SIGNS = "|".join(re.escape(sign) for sign in sorted(CURRENCIES, key=len, revers
 _CODES = "|".join(sign for sign in CURRENCIES if sign.isalpha())
 _SCALE = r"(?: ?(hundred|thousand|million|billion|trillion|quadrillion|mn|mm|MM|mil|bn|tn|trn|[kKmMbBtT])\b)?"
 _PER = r"(?: ?/ ?([A-Za-z]{1,12})\b)?"
+# As the continent writes it: a comma before decimals is none between thousands where not three figures follow it.
+_CONTINENTAL = re.compile(r"(?<![\w.,])([0-9]{1,3}(?:\.[0-9]{3}){1,5}),([0-9]{1,2})(?![\w,]|\.[0-9])")
+_DECIMAL_COMMA = re.compile(r"(?<=[0-9]),(?=[0-9]{1,2} ?(?:[%€°]|[kcm]?[mgl]\b|km\b))")
 _MONEY = re.compile(
     rf"(?<![\w.])({_MINUS}?)({_SIGNS}|(?:{_CODES})\b ?)({_MINUS}?) ?({NUMBER})"
     rf"(?: ?- ?(?:{_SIGNS})?({NUMBER}))?{_SCALE}(\+?){_PER}"
@@ -48,18 +51,29 @@ _WITH_UNIT = re.compile(
     rf"(?<![\w.,/])({_MINUS}?)({_QUANTITY})(?:( ?- ?| to | or |/-)({_MINUS}?{_QUANTITY}))?( ?|-)({_UNIT})(?:\^([23]))?"
     r"((?: ?/ ?(?:[A-Za-zµμΩ]{1,5}|100 ?km)(?:\^[23])?)?)(?![A-Za-z0-9^])"
 )
+_SQUARED = re.compile(r"(?<![\w/=])(km|m|cm|mm|ft|mi|in|yd)\^([23])(?![\w^])")
 _PER_UNIT = re.compile(r" ?/ ?([A-Za-zµμΩ]{1,5}|100 ?km)(?:\^([23]))?")
 _POWERS = {"2": "square", "3": "cubic"}
 _FEET_INCHES = re.compile(r"(?<![\w.,])([0-9]{1,3})['′] ?([0-9]{1,2}(?:\.[0-9]+)?)(?:[\"″]|'')?(?![\w'])")
 _FEET = re.compile(r"(?<![\w.,'])([0-9]{1,5}(?:\.[0-9]+)?)[′](?!\w)")
 _INCHES = re.compile(r"(?<![\w.,\"])([0-9]{1,5}(?:\.[0-9]+)?)(\"|″)(?!\w)")
-_DIMENSIONS = re.compile(rf"{_FREE}({NUMBER})((?: ?[A-Za-z]{{1,3}})?) ?[x×X] ?(?={NUMBER}(?![0-9]* ?\^| ?= ?[0-9]))")
+_DIMENSIONS = re.compile(rf"{_FREE}({NUMBER})((?: ?[A-Za-z]{{1,3}})?) ?([x×X]) ?(?={NUMBER}(?![0-9]* ?\^| ?= ?[0-9]))")
+_SIZE = re.compile(rf"{NUMBER} ?(?:[x×\"″′']|[mcd]?m\b|km\b|in\b|ft\b|inch|feet|meter)|[0-9]{{3}}")
+_ARTICLE = re.compile(r"\b[Aa]n? $")  # "a 5 kg bag" takes the singular
 _PERCENT = re.compile(rf"(?<![\w.,])({_MINUS}?)({NUMBER}) ?%?(?: ?- ?({NUMBER}))? ?(%|‰)(?!\w)")
 _PERCENT_LEFT = re.compile(r"(?<=[0-9]) ?%")
 
 # Numbers
 _SCIENTIFIC = re.compile(rf"(?<![\w.])({_MINUS}?{NUMBER})[eE]([+-]?)([0-9]{{1,3}})(?![\w.])")
-_TIMES_TEN = re.compile(rf"(?<![\w.])({_MINUS}?{NUMBER}) ?[x×*·] ?10\^({_MINUS}|\+)?([0-9]{{1,3}})")
+_TIMES_TEN = re.compile(
+    rf"(?<![\w.])({_MINUS}?{NUMBER}) ?[x×*·] ?10\^({_MINUS}|\+)?([0-9]{{1,3}})"
+    rf"(?: ({_UNIT})((?:/[A-Za-zµμΩ]{{1,5}}(?:\^[23])?)?)(?![A-Za-z0-9]))?"
+)
+_OF_PLACES = re.compile(
+    r"\b(?:apartment|apt|room|suite|unit|gate|flat|seat|row|class|exhibit|figure|table|building|section|step|part"
+    r"|question|appendix|platform|grade) $",
+    re.IGNORECASE,
+)
 _POWER = re.compile(r"(?<=[\w)])\^([-+\N{MINUS SIGN}]?)\(?([0-9]{1,4}|[a-z])\)?(?![\w.])")
 _VERSION = re.compile(
     r"(?<![\w.])([vV](?:\. ?)?)?([0-9]{1,6}(?:\.[0-9]{1,6}){1,5})(?=([A-Za-z]{0,5}[0-9]*)(?![\w.]*[0-9]))"
@@ -78,7 +92,7 @@ _RATIO = re.compile(rf"(?<![\w:.])({WHOLE}):({WHOLE})(?![\w:]|\.[0-9])")
 _RANGE = re.compile(rf"(?<![\w.,-])({NUMBER}) ?- ?({NUMBER})(?![\w-]|\.[0-9])(?! ?=)")
 _SERIES = re.compile(r"(?<![\w.,-])[0-9]{1,4}(?:-[0-9]{1,4}){2,9}(?![\w-])")
 _ORDINAL = re.compile(rf"(?<![\w.,])({WHOLE})(?:st|nd|rd|th|ST|ND|RD|TH)(?![A-Za-z0-9])")
-_SCALED = re.compile(rf"(?<![\w.,])({NUMBER})(k|K|M|B|bn|mn|T)(\+?)(?![A-Za-z0-9])")
+_SCALED = re.compile(rf"(?<![\w.,])(?:({NUMBER}) ?- ?)?({NUMBER})(k|K|M|B|bn|mn|T)(\+?)(?![A-Za-z0-9])")
 _TIMES = re.compile(rf"(?<![\w.,])({NUMBER})[xX×](?![A-Za-z0-9])")
 _HASH_NUMBER = re.compile(r"(?<!\w)# ?(?=[0-9])")
 _PLUS_AFTER = re.compile(r"(?<=[0-9])\+(?=[\s,.;:!?)]|$)(?! ?[0-9])")
@@ -88,6 +102,7 @@ _PAIRED = re.compile(
     r"\b((?:[Rr]oom|[Ff]light|[Hh]ighway|[Rr]oute|[Ii]nterstate|[Bb]oeing|[Aa]irbus|[Aa]partment|[Ss]uite|[Gg]ate|[Bb]us"
     r"|RTX|GTX|Threadripper|Ryzen|Radeon|Core) )([0-9]{3,4})\b(?![.,:/%-]?[0-9])"
 )
+_DECIMAL_CODE = re.compile(r"(?<![\w.])([0-9]+\.[0-9]+)(?=[A-Za-z]{1,3}\b)")  # "802.11ac"
 _WORD_NUMBER = re.compile(r"(?<=[A-Za-z])-(?=[0-9])")
 _ANY_NUMBER = re.compile(rf"(?<![A-Za-z0-9])({NUMBER})(?![A-Za-z0-9])")
 
@@ -99,6 +114,8 @@ def _has_figures(text: str) -> bool:
 def read_money(text: str) -> str:
     """Reads sums in every currency of `tables.CURRENCIES`."""
     if _has_figures(text):
+        text = _CONTINENTAL.sub(lambda match: f"{match[1].replace('.', ',')}.{match[2]}", text)
+        text = _DECIMAL_COMMA.sub(".", text)
         text = _A_NOTE.sub(_note, text)
         text = _MONEY.sub(_money, text)
         text = _MONEY_AFTER.sub(_money_after, text)
@@ -117,7 +134,8 @@ def read_units(text: str) -> str:
     text = _INCHES.sub(_inches, text)
     text = _DIMENSIONS.sub(_dimension, text)
     text = _PERCENT.sub(_percent, text)
-    return _WITH_UNIT.sub(_with_unit, text)
+    text = _WITH_UNIT.sub(_with_unit, text)
+    return _SQUARED.sub(lambda match: f"{_POWERS[match[2]]} {units(UNITS[match[1]])}", text)
 
 
 def read_numbers(text: str) -> str:
@@ -134,15 +152,25 @@ def read_numbers(text: str) -> str:
     text = _ORDINAL.sub(lambda match: ordinal_of(match[1]), text)
     text = _FRACTION.sub(_fraction, text)
     text = _RATIO.sub(lambda match: f"{number(match[1])} to {number(match[2])}", text)
+    text = _SCALED.sub(_scaled, text)
     text = _SERIES.sub(lambda match: " ".join(count(part) for part in match[0].split("-")), text)
     text = _RANGE.sub(lambda match: f"{count(match[1])} to {count(match[2])}", text)
-    text = _SCALED.sub(lambda match: join(number(match[1]), SCALES[match[2]], "plus" if match[3] else ""), text)
     text = _TIMES.sub(lambda match: f"{number(match[1])} times", text)
     text = _PAIRED.sub(lambda match: match[1] + pairs(match[2]), text)
     text = _PLUS_AFTER.sub(" plus", text)
     text = _SIGNED.sub(_sign, text)
+    text = _DECIMAL_CODE.sub(lambda match: f"{number(match[1])} ", text)
     text = _WORD_NUMBER.sub(" ", text)
     return _ANY_NUMBER.sub(lambda match: count(match[1]), text)
+
+
+def _scaled(match: re.Match[str]) -> str:
+    """ "5M" is five million, but for a place: "Apt. 4B"."""
+    if _OF_PLACES.search(match.string, max(0, match.start() - 12), match.start()):
+        return match[0]
+    first, last, scale, plus = match.groups()
+    more = f"{number(first)} to" if first else ""
+    return join(more, number(last), SCALES[scale], "plus" if plus else "")
 
 
 def _sign(match: re.Match[str]) -> str:
@@ -227,7 +255,8 @@ def _with_unit(match: re.Match[str]) -> str:
     words = _quantity(first)
     if last:
         words += f" {'to' if '-' in joint else joint.strip()} {_quantity(last)}"
-    if gap == "-":  # "a 5-kg bag"
+    describes = _after_article(match) and not per and match.string[match.end() : match.end() + 1] == " "
+    if gap == "-" or describes:  # "a 5-kg bag"
         return f"{'minus ' if minus else ''}{words} {singular}"
     named = singular if _is_one(first) and not last else units(singular)
     return f"{'minus ' if minus else ''}{words} {named}{_per_unit(per)}"
@@ -250,15 +279,22 @@ def _feet_inches(match: re.Match[str]) -> str:
     return f"{cardinal(feet)} {'foot' if feet == '1' else 'feet'} {number(inches)}"
 
 
+def _after_article(match: re.Match[str]) -> bool:
+    return bool(_ARTICLE.search(match.string, max(0, match.start() - 4), match.start()))
+
+
 def _inches(match: re.Match[str]) -> str:
     """A quotation mark after a number, unless it closes a quotation."""
-    if match[2] == '"' and match.string.count('"', 0, match.start(2)) % 2:
+    if match[2] == '"' and match.string.count('"', max(0, match.start() - 300), match.start(2)) % 2:
         return match[0]
-    return f"{number(match[1])} {'inch' if match[1] == '1' else 'inches'}"
+    return f"{number(match[1])} {'inch' if match[1] == '1' or _after_article(match) else 'inches'}"
 
 
 def _dimension(match: re.Match[str]) -> str:
-    return f"{match[1]}{match[2]} by "
+    first, unit, sign = match.groups()
+    if sign == "×" and not unit and len(first) < 3 and not _SIZE.match(match.string, match.end()):
+        return match[0]
+    return f"{first}{unit} by "
 
 
 def _percent(match: re.Match[str]) -> str:
@@ -274,7 +310,8 @@ def _to_the_power(sign: str | None, figures: str) -> str:
 
 
 def _times_ten(match: re.Match[str]) -> str:
-    return f"{number(match[1].replace(chr(0x2212), '-'))} times ten {_to_the_power(match[2], match[3])}"
+    words = f"{number(match[1].replace(chr(0x2212), '-'))} times ten {_to_the_power(match[2], match[3])}"
+    return f"{words} {units(UNITS[match[4]])}{_per_unit(match[5])}" if match[4] else words
 
 
 def _scientific(match: re.Match[str]) -> str:

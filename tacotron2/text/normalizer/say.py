@@ -22,8 +22,8 @@ def number(written: str) -> str:
     """ "1,234.05" is "one thousand, two hundred thirty-four point zero five"; a sign before it is read."""
     sign = "minus " if written.startswith("-") else ""
     whole, point, decimals = written.lstrip("+-").replace(",", "").partition(".")
-    words = cardinal(whole or "0")
-    return f"{sign}{words} point {digits(decimals)}" if point and decimals else sign + words
+    words = cardinal(whole) if whole or not decimals else ""
+    return sign + (join(words, "point", digits(decimals)) if point and decimals else words)
 
 
 def count(written: str) -> str:

@@ -2,8 +2,10 @@
 
 import re
 
-_AND = re.compile(r"\s*&+\s*")
-_BETWEEN_NUMBER_WORDS = re.compile(r"(?<=[\w)}\ue002])(?: ?= ?| ?== ?)(?=[\w({$\ue002-])")
+from tacotron2.text.normalizer.say import count
+
+_FIGURES = re.compile("[0-9]+")
+_AND = re.compile(r"&+")
 _SAID = {
     **{"+": "plus", "±": "plus or minus", "×": "times", "÷": "divided by", "=": "equals", "<": "less than"},
     **{">": "greater than", "≤": "at most", "≥": "at least", "≠": "not equal to", "≈": "about", "%": "percent"},
@@ -23,29 +25,30 @@ _SAID = {
     **{"α": "alpha", "β": "beta", "γ": "gamma", "δ": "delta", "ε": "epsilon", "θ": "theta", "λ": "lambda"},
     **{"σ": "sigma", "φ": "phi", "ω": "omega", "Σ": "sigma", "τ": "tau", "ρ": "rho"},
 }
-_GREEK_WORD = re.compile(r"[Α-Ωα-ωά-ώ]{2,}")
+_COMPARISONS = {">=": "at least", "<=": "at most", "!=": "not equal to", "==": "equals"}
+_COMPARED = re.compile("(?<![<>=!-])(?:" + "|".join(_COMPARISONS) + ")(?![<>=])")
 _SIGN = re.compile(f"[{re.escape(''.join(_SAID))}]")
 _AND_OR = re.compile(r"\band/or\b", re.IGNORECASE)
 _ALTERNATIVES = re.compile(r"\b([Hh]e|[Ss]he|[Hh]is|[Hh]er|[Hh]im|[Yy]es|[Oo]n|[Tt]rue|[Ee]ither|[Mm]r)/(?=[A-Za-z])")
 _SLASH = re.compile(r"(?<=[\w.)]) ?/ ?(?=[\w(])")
 _TIMES = re.compile(r"(?<=[a-z)]) ?\*{1,2} ?(?=[a-z(])")
-_ARROW = re.compile(r"\s*(?:<?[-=]+>|<[-=]+)\s*")
-_ASIDE = re.compile(r"[\[\]]")
-_BAR = re.compile(r"\s*\|+\s*")
+_ARROW = re.compile(r"(?<![-=<])(?:<?[-=]{1,9}>|<[-=]{1,9})")
+_BAR = re.compile(r"\|+")
 _SILENT = re.compile(r"[\"*_~^`\\/|<>=#+@%&$\[\]]")
 _REPEATED = re.compile(r"([!?,;:])\1{2,}|\.{4,}|-{3,}")
-_HYPHEN_END = re.compile(r"(?<=\s)-(?=\w)")
-_COMMENTED = re.compile(r"(?<=\w)_+(?=\w)")
+_UNDERSCORE = re.compile(r"(?<=\w)_+(?=\w)")
 
 
 def read_signs(text: str) -> str:
     """Reads mathematical and commercial signs; drops quotation marks and what else has no sound."""
+    text = _FIGURES.sub(lambda match: f" {count(match[0])} ", text)  # of what no rule knows
     text = _AND.sub(" and ", text)
+    text = _COMPARED.sub(lambda match: f" {_COMPARISONS[match[0]]} ", text)
     text = _ARROW.sub(" to ", text)
     text = _AND_OR.sub("and or", text)
     text = _ALTERNATIVES.sub(r"\1 or ", text)
     text = _TIMES.sub(" times ", _SLASH.sub(" slash ", text))
-    text = _COMMENTED.sub(" ", text)
+    text = _UNDERSCORE.sub(" ", text)
     text = _BAR.sub(", ", text)
     text = _SIGN.sub(_said, text)
     text = _SILENT.sub("", text)

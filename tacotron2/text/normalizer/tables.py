@@ -16,7 +16,8 @@ SPOKEN_ACRONYMS = _words("""
     NERF NICE NIMBY NOAA NORAD OCHA OLED OPEC OPEX OSHA PATRIOT PETA PIN PNG POTUS PRAM QANTAS RADAR RAID RAM REIT REST
     RICO ROM ROTC SAAB SALT SARS SCOTUS SCUBA SEAL SETI SIDS SIM SIMD SMART SNAP SOAP SONAR SONY SPAM SPAC SRAM STEM
     SUNY SWAT SWIFT TASER TED TESOL UNESCO UNICEF VISA WAN WASP WIMP WYSIWYG YAML YOLO ZIP NUMA GAN GANS LAN WAN SQL
-    LATEX TOEFL GMAT SAG NIST NAS POSIX GIMP ELISA CRISPR TIFF BERT LLAMA SCSI
+    NVIDIA TODO README LICENSE FIXME GNOME AMEX SAAS LATEX TOEFL GMAT SAG NIST NAS POSIX GIMP ELISA CRISPR TIFF BERT
+    LLAMA SCSI SQUID
 """) - {"SQL"}
 
 # Initialisms that are spelt out even where everything around them is in capitals, or where they could be words.
@@ -83,7 +84,7 @@ UNITS = {
     **{"nm": "nanometer", "µm": "micrometer", "μm": "micrometer", "um": "micrometer", "mm": "millimeter"},
     **{"cm": "centimeter", "dm": "decimeter", "m": "meter", "km": "kilometer", "mi": "mile", "yd": "yard"},
     **{"yds": "yard", "ft": "foot", "in": "inch", "nmi": "nautical mile", "ly": "light year"},
-    **{"ha": "hectare", "ac": "acre", "sq ft": "square foot", "sqft": "square foot", "sq m": "square meter"},
+    **{"ha": "hectare", "sq ft": "square foot", "sqft": "square foot", "sq m": "square meter"},
     **{"sq km": "square kilometer", "sq mi": "square mile", "sq in": "square inch", "cu ft": "cubic foot"},
     **{"m2": "square meter", "km2": "square kilometer", "cm2": "square centimeter", "ft2": "square foot"},
     **{"m3": "cubic meter", "cm3": "cubic centimeter", "cc": "cubic centimeter"},
@@ -140,6 +141,7 @@ UNITS = {
     # temperature
     **{"°C": "degree Celsius", "°F": "degree Fahrenheit", "° C": "degree Celsius", "° F": "degree Fahrenheit"},
     **{"K": "kelvin", "°": "degree", "deg": "degree", "°N": "degree north", "°S": "degree south"},
+    **{"° N": "degree north", "° S": "degree south", "° E": "degree east", "° W": "degree west"},
     **{"°E": "degree east", "°W": "degree west", "degC": "degree Celsius", "degF": "degree Fahrenheit"},
     # things
     **{"pcs": "piece", "pts": "point", "pt": "point", "pp": "percentage point", "bps": "basis point"},
@@ -149,7 +151,7 @@ _IRREGULAR = {
     **{"horsepower": "horsepower", "inch": "inches", "kelvin": "kelvin", "B T U": "B T U's"},
     **{unit: unit for unit in ("kilohertz", "megahertz", "gigahertz", "terahertz")},
 }
-ATTACHED_ONLY = frozenset({"in", "us", "pt", "ac", "mo", "cc", "atm"})  # as words of their own they mean something else
+ATTACHED_ONLY = frozenset({"in", "us", "pt", "mo", "cc", "atm"})  # as words of their own they mean something else
 SPACED_ONLY = frozenset({"K"})  # "300 K" is kelvin, "300K" thousands
 
 
@@ -250,7 +252,7 @@ LATIN = {
     **{"e.g.": "for example", "i.e.": "that is", "a.k.a.": "also known as", "ph.d.": "pee aitch dee"},
     **{"et al.": "and others", "p.s.": "pee ess", "c.f.": "compare", "cf.": "compare", "w/o": "without"},
     **{"w/": "with", "b/c": "because", "c/o": "care of", "n/a": "not applicable", "a/c": "air conditioning"},
-    **{"ca.": "circa"},
+    **{"ca.": "circa", "i/o": "eye oh"},
 }
 STATES = {
     **{"AL": "Alabama", "AK": "Alaska", "AZ": "Arizona", "AR": "Arkansas", "CA": "California", "CO": "Colorado"},

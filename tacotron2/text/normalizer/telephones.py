@@ -2,7 +2,7 @@
 
 import re
 
-from tacotron2.text.normalizer.say import digits
+from tacotron2.text.normalizer.say import characters, digits
 
 _START, _END = r"(?<![\w.+$€£/-])", r"(?![\w/]|[.-][0-9])"
 _INTERNATIONAL = re.compile(rf"{_START}\+[0-9]{{1,3}}(?:[ .-]?\(?[0-9]{{1,4}}\)?){{2,5}}{_END}")
@@ -16,14 +16,19 @@ _GROUPED = re.compile(
 _CALLED = re.compile(
     r"\b((?:[Cc]all|[Dd]ial|[Dd]ialed|[Dd]ialled|[Cc]alled|[Pp]hone|[Tt]ext)(?:ing)?) ([0-9]{3})\b(?![.,]?[0-9])"
 )
-_EXTENSION = re.compile(r"\b(?:ext\.?|x) ?([0-9]{2,5})\b")
+_SERIAL = re.compile(rf"{_START}[0-9]{{1,12}}(?:-[0-9]{{1,12}}){{2,8}}(?:-[xX])?{_END}")
+_UUID = re.compile(r"\b[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\b")
 _FIGURES = re.compile(r"[0-9]+")
 
 
 def read_telephones(text: str) -> str:
     """Reads telephone, card and social security numbers digit by digit, with a pause between their groups."""
+    if not any(digit in text for digit in "0123456789"):
+        return text
+    text = _UUID.sub(lambda match: ", ".join(_one_by_one(group) for group in match[0].split("-")), text)
     for pattern in (_INTERNATIONAL, _AMERICAN, _BRITISH, _GROUPED, _LOCAL):
         text = pattern.sub(lambda match: _grouped(match[0]), text)
+    text = _SERIAL.sub(_serial, text)
     text = _IN_LETTERS.sub(lambda match: f"{_grouped(f'{match[1]} {match[2]}')}, {match[3].lower()}", text)
     return _CALLED.sub(lambda match: f"{match[1]} {digits(match[2])}", text)
 
@@ -33,6 +38,18 @@ def _grouped(written: str) -> str:
         return written
     groups = [_group(group) for group in _FIGURES.findall(written)]
     return ("plus " if written.startswith("+") else "") + ", ".join(groups)
+
+
+def _serial(match: re.Match[str]) -> str:
+    """Groups with more than four figures are no numbers to count with: an ISBN, an account."""
+    groups = match[0].split("-")
+    if max(map(len, groups)) < 5:
+        return match[0]
+    return ", ".join(map(_one_by_one, groups))
+
+
+def _one_by_one(written: str) -> str:
+    return " ".join(characters(character) for character in written)
 
 
 def _group(figures: str) -> str:

@@ -35,7 +35,7 @@ _INVISIBLE = re.compile(
 )
 
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~)[^\n]*$", re.MULTILINE)
-_RULE = re.compile(r"^[ \t]*(?:[-*_=#|+: ]{3,}|[•·])[ \t]*$", re.MULTILINE)
+_RULE = re.compile(r"^[ \t]*(?:[-*_=#|+:][-*_=#|+: \t]{2,}|[•·][ \t]*)$", re.MULTILINE)
 _LINE_MARK = re.compile(r"^[ \t]*(?:#{1,6}[ \t]+|(?:>[ \t]?){1,9}|[-*+•◦▪‣–][ \t]+(?:\[[ xX]\][ \t]+)?)", re.MULTILINE)
 _LINK = re.compile(r"!?\[([^\[\]\n]{0,300})\](?:\([^()\s]{0,500}(?:[ \t]\"[^\"\n]{0,100}\")?\)|\[[^\[\]\n]{0,50}\])")
 _FOOTNOTE = re.compile(r"(?<=[\w.,;!?)])\[(?:\^?[0-9]{1,3}|citation needed)\]")
@@ -43,7 +43,8 @@ _STARS = re.compile(r"(?<![0-9 ])\*+|\*+(?![0-9 *])|(?<![0-9]) \*+(?= )")
 _UNDERLINES = re.compile(r"(?<![A-Za-z0-9_])_+(?=[A-Za-z0-9*'\"])|(?<=[A-Za-z0-9*.,!?'\")])_+(?![A-Za-z0-9_])")
 _STRUCK = re.compile(r"~~|`+")
 _DOTS = re.compile(r"(?<![.])\. \. \.")
-_TYPED_DASH = re.compile(r"\s*(?<!-)--(?!-)(?=\s|[A-Za-z])\s*")
+_SPACES = re.compile(r"\s+")
+_TYPED_DASH = re.compile(r"(?<!-)--(?!-)(?=\s|[A-Za-z])")
 _OPTION = re.compile(r"(?<![\S])(--?)(?=[a-z][a-z-]{0,30}(?:[ =,.;:)]|$))")
 
 
@@ -64,7 +65,7 @@ def _in_plain_kin(text: str) -> str:
 
 def _fraction(match: re.Match[str]) -> str:
     numerator, _, denominator = unicodedata.normalize("NFKC", match[2]).partition("\N{FRACTION SLASH}")
-    return f"{match[1]} {numerator}/{denominator}" if match[1] else f"{numerator}/{denominator}"
+    return f"{match[1]} {numerator}/{denominator}"
 
 
 def _without_markup(text: str) -> str:
@@ -77,7 +78,8 @@ def _without_markup(text: str) -> str:
     text = _EMOTICON.sub(" ", text)
     text = _STRUCK.sub("", _UNDERLINES.sub("", _STARS.sub("", text)))
     text = _OPTION.sub(lambda match: "dash " * len(match[1]), text)
-    return _TYPED_DASH.sub(" -- ", _DOTS.sub("...", text))
+    text = _TYPED_DASH.sub(" -- ", _DOTS.sub("...", text))
+    return _SPACES.sub(lambda match: "\n" if "\n" in match[0] else " ", text)
 
 
 def close_up(text: str) -> str:
