@@ -1,34 +1,31 @@
 """Benchmarks Tacotron 2 and WaveGlow in PyTorch: as the classic runs them, or through this project's loop."""
 
 import argparse
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from contextlib import ExitStack
 
 import torch
 
-from common.checkpoint import RUN_CHOICES, LoadedModel
 from common.cli import ArgumentParser, run
 from common.config import Tacotron2Config, WaveGlowConfig
 from common.errors import UserError
+from common.files import output_folder
 from common.metadata import Precision
-from pipeline.benchmark import (
-    RANDOM_FRAMES,
+from pipeline import Voice
+from pipeline.benchmark import RANDOM_FRAMES, random_models
+from pipeline.classic import classic_speaker
+from pipeline.console import report_benchmark, voice_speaker
+from pipeline.flags import (
     add_benchmark_flags,
-    check_benchmark_flags,
-    measure,
-    options,
-    random_models,
-    report,
-    speak_once,
-    summarize,
+    add_checkpoint_flags,
+    add_model_flags,
+    benchmark_settings,
+    check_audio_flags,
+    given_flags,
+    report_settings,
 )
-from pipeline.classic import Spoken, classic_speaker
-from pipeline.flags import add_model_flags, check_audio_flags, given_flags
-from pipeline.synthesizer import Piece, Synthesizer
 from pipeline.torch_engines import torch_engines
-from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
-from waveglow.denoiser import Denoiser, bias_of
-from waveglow.loading import DEMO_WAVEGLOW, load_waveglow
+from tacotron2.loading import load_tacotron2
+from waveglow.loading import load_waveglow
 
 CLASSIC, LOOP = "PyTorch", "PyTorch, this project's loop"
 
@@ -36,56 +33,51 @@ CLASSIC, LOOP = "PyTorch", "PyTorch, this project's loop"
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="test_infer.py", description=__doc__)
     add_benchmark_flags(parser)
-    models = parser.add_argument_group("models")
-    models.add_argument("--tacotron2", type=Path, default=DEMO_TACOTRON2, help="Tacotron 2 checkpoint")
-    models.add_argument("--waveglow", type=Path, default=DEMO_WAVEGLOW, help="WaveGlow checkpoint")
+    models = add_checkpoint_flags(parser)
     models.add_argument(
         "--random-weights",
         action="store_true",
         help=f"NGC's dimensions with random weights, no checkpoints; {RANDOM_FRAMES} frames unless --frames says",
     )
     models.add_argument("--loop", action="store_true", help="run this project's engines and loop, not the classic's")
-    models.add_argument("--denoise", action="store_true", help="with --loop: run the denoiser too")
-    where = models.add_mutually_exclusive_group()
-    where.add_argument("--fp16", action="store_true", help="half precision, on a GPU")
-    where.add_argument("--cpu", action="store_true", help="run on the CPU even where there is a GPU")
-    add_model_flags(parser, Tacotron2Config, WaveGlowConfig, leave_out=RUN_CHOICES)
+    add_model_flags(parser, Tacotron2Config, WaveGlowConfig)
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    check_benchmark_flags(args)
+    benchmark = benchmark_settings(args, frames=RANDOM_FRAMES if args.random_weights else None)
     device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
     if args.fp16 and device.type == "cpu":
         raise UserError("--fp16 needs an NVIDIA GPU, and PyTorch finds none; leave it out to run in FP32 on the CPU")
+    if not args.loop and (benchmark.denoise or args.stream):
+        flag = "--stream" if args.stream else "--denoise"
+        raise UserError(f"{flag} goes with --loop: the classic's loop has none; add --loop or leave {flag} out")
     precision: Precision = "fp16" if args.fp16 else "fp32"
+    flags = given_flags(args, Tacotron2Config, WaveGlowConfig)
     if args.random_weights:
-        args.frames = args.frames or RANDOM_FRAMES
+        _check_random_weights(flags)
         tacotron2, waveglow = random_models(args.wn_channels or 256)
     else:
-        tacotron2 = load_tacotron2(args.tacotron2, given_flags(args, Tacotron2Config))
-        waveglow = load_waveglow(args.waveglow, given_flags(args, WaveGlowConfig))
+        tacotron2, waveglow = load_tacotron2(args.tacotron2, flags), load_waveglow(args.waveglow, flags)
     check_audio_flags(args, waveglow.audio)
-    if args.loop:
-        speak = loop_backend(args, tacotron2, waveglow, precision, device)
-    else:
-        speak = classic_speaker(tacotron2, waveglow, precision, device, options(args))
-    runs = measure(args, speak, device)
-    assert isinstance(waveglow.config, WaveGlowConfig)
-    name = LOOP if args.loop else CLASSIC
-    report(args, summarize(name, args, runs, precision, waveglow.config.wn_channels, device), runs)
+    report = report_settings(args, output_folder(args.output))
+    with ExitStack() as stack:
+        if args.loop:
+            engines = torch_engines(tacotron2, waveglow, precision, device, fast=True)
+            voice = stack.enter_context(Voice(engines, benchmark.work_settings))
+            speak = stack.enter_context(voice_speaker(voice, benchmark, args.stream))
+        else:
+            speak = classic_speaker(tacotron2, waveglow, precision, device, benchmark.speak_settings)
+        name = LOOP if args.loop else CLASSIC
+        width = waveglow.config.wn_channels
+        report_benchmark(name, benchmark, speak, precision, width, device, waveglow.audio, report)
 
 
-def loop_backend(
-    args: argparse.Namespace, tacotron2: LoadedModel, waveglow: LoadedModel, precision: Precision, device: torch.device
-) -> Callable[[Sequence[Piece]], Spoken]:
-    """The project's synthesizer on PyTorch engines."""
-    engines = torch_engines(tacotron2, waveglow, precision, device, fast=True)
-    denoiser = None
-    if args.denoise:
-        denoiser = Denoiser(bias_of(waveglow, device), waveglow.audio, args.denoising_strength)
-    synthesizer = Synthesizer(engines, options(args), denoiser)
-    return lambda pieces: speak_once(synthesizer, pieces)
+def _check_random_weights(flags: dict[str, object]) -> None:
+    surplus = [name for name in flags if name != "wn_channels"]
+    if surplus:
+        flag = f"--{surplus[0].replace('_', '-')}"
+        raise UserError(f"{flag}: random weights have NGC's dimensions, but for --wn-channels; leave it out")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ State = dict[str, torch.Tensor]
 
 MODEL_FLAGS: dict[ModelName, str] = {"Tacotron 2": "--tacotron2", "WaveGlow": "--waveglow"}
 # What the classic calls model flags, but which are choices of a run: a flag may differ from the checkpoint's value.
-RUN_CHOICES = ("max_decoder_steps", "gate_threshold")
+RUN_CHOICES = ("max_decoder_steps", "gate_threshold", "decoder_no_early_stopping")
 _CONFIGS: dict[ModelName, type] = {"Tacotron 2": Tacotron2Config, "WaveGlow": WaveGlowConfig}
 _TRAINING_COUNTER = "num_batches_tracked"  # of no use at inference, and absent from old checkpoints
 

@@ -8,12 +8,12 @@ from tacotron2.text.lexicon import Lexicon
 MAX_SYMBOLS = 256  # of one piece: the classic's largest profile, and longer than attention was trained to hold
 SAMPLING_RATES = (8000, 16000, 22050, 24000, 44100, 48000)  # Hz that speech may be resampled to
 
-_RANGES = {  # inclusive; None is allowed where it is the default
+RANGES = {  # inclusive; None is allowed where it is the default
     "seed": (0, 2**63),
     "sigma": (0, 10),
     "speed": (0.5, 2.0),
     "denoise": (0, 1000),
-    "gate_threshold": (1e-6, 1 - 1e-6),
+    "gate_threshold": (1e-6, 1.0),  # 1 is never passed
     "max_decoder_steps": (1, 100_000),
     "batch_size": (1, 1024),
     "max_symbols": (16, 2048),
@@ -84,7 +84,7 @@ def check_ranges(settings: SpeakSettings | WorkSettings) -> None:
     """Raises UserError, naming the setting, for a number outside of its range (a NaN is inside of none)."""
     for setting in fields(settings):
         value = getattr(settings, setting.name)
-        if setting.name in _RANGES and value is not None:
-            low, high = _RANGES[setting.name]
+        if setting.name in RANGES and value is not None:
+            low, high = RANGES[setting.name]
             if not low <= value <= high:
                 raise UserError(f"{setting.name} {value}: must be between {low:g} and {high:g}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common.cli import ArgumentParser, run
 from common.errors import UserError
-from pipeline.benchmark import read_results, results_table
+from pipeline.results import read_results, results_table
 
 
 def make_parser() -> ArgumentParser:

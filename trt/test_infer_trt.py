@@ -1,61 +1,67 @@
 """Benchmarks Tacotron 2 and WaveGlow on TensorRT engines or ONNX files."""
 
 import argparse
-from pathlib import Path
+from collections.abc import Mapping
 
 from common.cli import ArgumentParser, run
 from common.config import WaveGlowConfig
-from common.engine import part_flag
+from common.engine import Engine
 from common.errors import UserError
-from common.metadata import PARTS
-from pipeline.benchmark import (
+from common.files import output_folder
+from pipeline import Voice
+from pipeline.console import report_benchmark, voice_speaker
+from pipeline.flags import (
     add_benchmark_flags,
-    check_benchmark_flags,
-    measure,
-    options,
-    report,
-    speak_once,
-    summarize,
+    add_engine_flags,
+    benchmark_settings,
+    check_audio_flags,
+    check_precision,
+    model_paths,
+    report_settings,
+    runtime_choice,
 )
-from pipeline.flags import add_run_flags, check_audio_flags, check_precision, denoiser_for, runtime_choice
-from pipeline.model_files import close_engines, open_engines
-from pipeline.synthesizer import Synthesizer
 
-FRAMEWORKS = {".onnx": "ONNX Runtime", ".engine": "TensorRT", ".plan": "TensorRT"}
+FRAMEWORKS = {"OnnxEngine": "ONNX Runtime", "OpenVINOEngine": "OpenVINO", "TensorRTEngine": "TensorRT"}
 
 
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="test_infer_trt.py", description=__doc__)
     add_benchmark_flags(parser)
-    models = parser.add_argument_group("models")
-    for part in PARTS:
-        models.add_argument(
-            part_flag(part), type=Path, dest=part, required=True, help=f"{part} .engine, .plan or .onnx file"
-        )
-    models.add_argument("--denoise", action="store_true", help="run the denoiser too")
-    add_run_flags(models)
+    add_engine_flags(parser, required=True)
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    check_benchmark_flags(args)
-    engines = open_engines({part: getattr(args, part) for part in PARTS}, **runtime_choice(args))
-    try:
-        metadata = engines["waveglow"].metadata
-        check_precision(args, engines)
-        check_audio_flags(args, metadata.audio)
-        synthesizer = Synthesizer(engines, options(args), denoiser_for(args, engines))
-        if synthesizer.batch_size < args.batch_size:
-            most = synthesizer.batch_size
-            raise UserError(f"-bs {args.batch_size}: the engines take {most} at most; build them with a wider -bs")
-        device = engines["waveglow"].device
-        runs = measure(args, lambda pieces: speak_once(synthesizer, pieces), device)
-        kinds = dict.fromkeys(FRAMEWORKS.get(getattr(args, part).suffix, "?") for part in PARTS)
-        assert isinstance(metadata.model, WaveGlowConfig)
-        result = summarize(" + ".join(kinds), args, runs, metadata.precision, metadata.model.wn_channels, device)
-        report(args, result, runs)
-    finally:
-        close_engines(engines)
+    benchmark = benchmark_settings(args)
+    paths = model_paths(args)
+    assert paths is not None  # the parser requires them
+    with Voice.from_files(paths, work=benchmark.work_settings, **runtime_choice(args)) as voice:
+        engines = voice.engines
+        check_precision(args, engines.engines)
+        check_audio_flags(args, engines.audio)
+        if engines.batch_size < benchmark.batch:
+            most = engines.batch_size
+            raise UserError(f"-bs {benchmark.batch}: the engines take {most} at most; build them with a wider -bs")
+        waveglow = engines.engines["waveglow"].metadata.model
+        assert isinstance(waveglow, WaveGlowConfig)
+        report = report_settings(args, output_folder(args.output))
+        with voice_speaker(voice, benchmark, args.stream) as speak:
+            report_benchmark(
+                framework(engines.engines),
+                benchmark,
+                speak,
+                engines.precision,
+                waveglow.wn_channels,
+                engines.device,
+                engines.audio,
+                report,
+            )
+
+
+def framework(engines: Mapping[Part, Engine]) -> str:
+    """What runs the engines, as tables name it."""
+    kinds = [type(engine).__name__ for engine in engines.values()]
+    return " + ".join(dict.fromkeys(FRAMEWORKS.get(kind, kind) for kind in kinds))
 
 
 if __name__ == "__main__":
