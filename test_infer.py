@@ -23,7 +23,6 @@ from pipeline.flags import (
     given_flags,
     report_settings,
 )
-from pipeline.torch_engines import torch_engines
 from tacotron2.loading import load_tacotron2
 from waveglow.loading import load_waveglow
 
@@ -63,8 +62,8 @@ def main(args: argparse.Namespace) -> None:
     report = report_settings(args, output_folder(args.output))
     with ExitStack() as stack:
         if args.loop:
-            engines = torch_engines(tacotron2, waveglow, precision, device, fast=True)
-            voice = stack.enter_context(Voice(engines, benchmark.work_settings))
+            work = benchmark.work_settings
+            voice = stack.enter_context(Voice.from_models(tacotron2, waveglow, device, precision, work=work))
             speak = stack.enter_context(voice_speaker(voice, benchmark, args.stream))
         else:
             speak = classic_speaker(tacotron2, waveglow, precision, device, benchmark.speak_settings)

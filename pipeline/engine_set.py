@@ -4,9 +4,9 @@ The stages of speaking that the offline synthesizer and the scheduler share are 
 """
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -47,12 +47,18 @@ class EngineSet:
     Args:
         engines: one engine for each part.
         work: how the work is cut.
+        measure_bias: gives the denoiser's bias where WaveGlow's metadata carry none; called once, when it is needed.
 
     Raises:
         UserError: engines that don't belong together, or with profiles that leave no room for speech.
     """
 
-    def __init__(self, engines: Mapping[Part, Engine], work: WorkSettings | None = None) -> None:
+    def __init__(
+        self,
+        engines: Mapping[Part, Engine],
+        work: WorkSettings | None = None,
+        measure_bias: Callable[[], tuple[float, ...]] | None = None,
+    ) -> None:
         check_together(engines)
         self.engines = engines
         self.work = work or WorkSettings()
@@ -79,6 +85,8 @@ class EngineSet:
         self.decoder = make_decoder(engines["decoder_iter"], self.work.cuda_graph)
         self._stream = torch.cuda.Stream(self.device) if devices else None
         self._denoisers: dict[float, Denoiser] = {}
+        self._waveglow_metadata = waveglow
+        self._measure_bias = measure_bias
         self._closed = False
 
     @contextmanager
@@ -117,7 +125,9 @@ class EngineSet:
         if strength == 0:
             return None
         if strength not in self._denoisers:
-            self._denoisers[strength] = Denoiser.of(self.engines["waveglow"].metadata, strength)
+            if self._waveglow_metadata.bias is None and self._measure_bias is not None:
+                self._waveglow_metadata = replace(self._waveglow_metadata, bias=self._measure_bias())
+            self._denoisers[strength] = Denoiser.of(self._waveglow_metadata, strength)
         return self._denoisers[strength]
 
     def encode(self, texts: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:

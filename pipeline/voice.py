@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from common.checkpoint import LoadedModel
 from common.engine import Engine
 from common.errors import UserError
 from common.metadata import Part, Precision
@@ -26,7 +27,10 @@ from pipeline.settings import SpeakSettings, WorkSettings
 from pipeline.synthesizer import FailedPiece, SpokenPiece, Synthesizer
 from pipeline.torch_engines import torch_engines
 from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
+from tacotron2.model import Tacotron2
+from waveglow.denoiser import bias_of
 from waveglow.loading import DEMO_WAVEGLOW, load_waveglow
+from waveglow.model import WaveGlow
 
 DEMO_FOLDER = Path("output")  # where the demo voice is exported to and found again
 
@@ -116,8 +120,23 @@ class Voice:
         if precision == "fp16" and device.type == "cpu":
             raise UserError("FP16 needs an NVIDIA GPU; run in FP32 on the CPU")
         given = dict(dimensions or {})
-        models = load_tacotron2(Path(tacotron2), given), load_waveglow(Path(waveglow), given)
-        return cls(_closed_on_error(torch_engines(*models, precision, device, fast), work))
+        return cls.from_models(
+            load_tacotron2(Path(tacotron2), given), load_waveglow(Path(waveglow), given), device, precision, fast, work
+        )
+
+    @classmethod
+    def from_models(
+        cls,
+        tacotron2: LoadedModel[Tacotron2],
+        waveglow: LoadedModel[WaveGlow],
+        device: str | torch.device = "cpu",
+        precision: Precision = "fp32",
+        fast: bool = True,
+        work: WorkSettings | None = None,
+    ) -> "Voice":
+        """As `from_checkpoints`, of models that are loaded. Raises UserError for models that don't fit together."""
+        engines = torch_engines(tacotron2, waveglow, precision, device, fast)
+        return cls(_closed_on_error(engines, work, lambda: bias_of(waveglow, device)))
 
     @property
     def sampling_rate(self) -> int:
@@ -247,10 +266,14 @@ class Voice:
         return Audio(resampler(whole.samples, last=True), settings.sampling_rate)
 
 
-def _closed_on_error(engines: Mapping[Part, Engine], work: WorkSettings | None) -> EngineSet:
+def _closed_on_error(
+    engines: Mapping[Part, Engine],
+    work: WorkSettings | None,
+    measure_bias: Callable[[], tuple[float, ...]] | None = None,
+) -> EngineSet:
     """The engines as a set; none stays open if they don't belong together."""
     try:
-        return EngineSet(engines, work)
+        return EngineSet(engines, work, measure_bias)
     except BaseException:
         for engine in engines.values():
             engine.close()

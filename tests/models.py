@@ -1,13 +1,19 @@
 """Tiny models of the real architectures, quick enough for every test that is not about the voice itself."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
 from common.checkpoint import LoadedModel
 from common.config import Tacotron2Config, WaveGlowConfig
+from common.engine import Engine
 from common.metadata import ModelMetadata, Part, Precision
+from pipeline.engine_set import EngineSet
+from pipeline.settings import SpeakSettings, WorkSettings
+from pipeline.synthesizer import Synthesizer
 from tacotron2.model import Tacotron2
 from tacotron2.parts import tacotron2_parts
 from waveglow.model import WaveGlow
@@ -25,6 +31,14 @@ TINY_TACOTRON2 = Tacotron2Config(
     postnet_embedding_dim=28,
 )
 TINY_WAVEGLOW = WaveGlowConfig(n_flows=6, n_early_every=2, wn_layers=3, wn_channels=12)
+
+
+def synthesizer_on(engines: Mapping[Part, Engine], **settings: Any) -> Synthesizer:
+    """A synthesizer with settings of speaking and of work, by name."""
+    work = {field.name for field in dataclasses.fields(WorkSettings)}
+    chosen = WorkSettings(**{name: value for name, value in settings.items() if name in work})
+    spoken = SpeakSettings(**{name: value for name, value in settings.items() if name not in work})
+    return Synthesizer(EngineSet(engines, chosen), spoken)
 
 
 def parts_of(loaded: LoadedModel, precision: Precision) -> dict[Part, tuple[nn.Module, ModelMetadata]]:

@@ -15,8 +15,8 @@ from common.errors import UserError
 from common.metadata import ModelMetadata
 from common.random_streams import RandomStreams
 from common.triton_engine import best_engine
-from tacotron2.decoder import DecodedBatch, StopRule, decode
-from tacotron2.decoder_graph import CapturedDecoder, PlainDecoder, make_decoder
+from tacotron2.decoder import DecodedBatch, StopRule, Utterance, decode
+from tacotron2.decoder_graph import BlockDecoder, make_decoder
 from tacotron2.model import Tacotron2
 from tacotron2.parts import DecoderIterPart
 from tacotron2.triton_engine import FusedDecoderEngine, Tuning, default_tuning
@@ -72,8 +72,8 @@ def step_tensors(batch: int, text: int) -> dict[str, Tensor]:
     return {**inputs, **outputs}
 
 
-def utterances(lengths: Sequence[int], text: int) -> tuple[Tensor, Tensor, list[int], list[RandomStreams]]:
-    """The arguments of a request, with random memory that is zero in the padding, as an encoder's."""
+def request(lengths: Sequence[int], text: int, rule: StopRule) -> tuple[Tensor, Tensor, list[Utterance]]:
+    """The arguments of a decoder, with random memory that is zero in the padding, as an encoder's."""
     random = torch.Generator().manual_seed(sum(lengths))
     memory, processed = (
         torch.randn(len(lengths), text, size, generator=random)
@@ -81,8 +81,8 @@ def utterances(lengths: Sequence[int], text: int) -> tuple[Tensor, Tensor, list[
     )
     for item, length in enumerate(lengths):
         memory[item, length:] = processed[item, length:] = 0
-    streams = [RandomStreams(3, index) for index in range(len(lengths))]
-    return memory.half().cuda(), processed.half().cuda(), list(lengths), streams
+    utterances = [Utterance(length, RandomStreams(3, str(item)), rule) for item, length in enumerate(lengths)]
+    return memory.half().cuda(), processed.half().cuda(), utterances
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
@@ -121,7 +121,7 @@ def threshold(plain: TorchEngine) -> Callable[[Engine, Sequence[int], int], floa
             def close(self) -> None:
                 raise NotImplementedError
 
-        decode(Watched(), *utterances(lengths, text), StopRule(NEVER, 60))
+        decode(Watched(), *request(lengths, text, StopRule(NEVER, 60)))
         return float(torch.sigmoid(torch.stack(seen).double().amax(0).min()) - 1e-6)
 
     return find
@@ -154,8 +154,8 @@ def test_overlapping_kernels_give_the_same_bits(part: DecoderIterPart, batch: in
     lengths = [128 - item for item in range(batch)]
     chosen = default_tuning(torch.device("cuda"), batch)
     results = [
-        CapturedDecoder(FusedDecoderEngine(part, METADATA, tuning=tuning), steps=32, runners=runners)(
-            *utterances(lengths, 128), StopRule(NEVER, 320), keep_alignments=True
+        BlockDecoder(FusedDecoderEngine(part, METADATA, tuning=tuning), steps=32, runners=runners).decode(
+            *request(lengths, 128, StopRule(NEVER, 320)), keep_alignments=True
         )
         for tuning, runners in ((replace(chosen, overlap=False), 2), (chosen, 2), (chosen, 32))
     ]
@@ -191,17 +191,17 @@ def test_captured_and_plain_loop_are_identical(
     engine: Engine, threshold: Callable[[Engine, Sequence[int], int], float], lengths: list[int]
 ) -> None:
     rule = StopRule(threshold(engine, lengths, 64))
-    expected = decode(engine, *utterances(lengths, 64), rule, keep_alignments=True)
+    expected = decode(engine, *request(lengths, 64, rule), keep_alignments=True)
     assert "gate" in expected.stop_reasons
     for runners in (2, 16):
-        found = CapturedDecoder(engine, runners=runners)(*utterances(lengths, 64), rule, keep_alignments=True)
+        found = BlockDecoder(engine, runners=runners).decode(*request(lengths, 64, rule), keep_alignments=True)
         assert_identical(found, expected)
 
 
 def test_text_between_buckets_is_padded_and_stays_the_same_within_rounding(engine: Engine) -> None:
     lengths, rule = [50, 41], StopRule(NEVER, 40)
-    expected = decode(engine, *utterances(lengths, 50), rule, keep_alignments=True)
-    found = make_decoder(engine)(*utterances(lengths, 50), rule, keep_alignments=True)
+    expected = decode(engine, *request(lengths, 50, rule), keep_alignments=True)
+    found = make_decoder(engine).decode(*request(lengths, 50, rule), keep_alignments=True)
     assert found.frames == expected.frames == [40, 40]
     assert found.alignments is not None
     assert found.alignments.shape == (2, 40, 50)
@@ -210,37 +210,36 @@ def test_text_between_buckets_is_padded_and_stays_the_same_within_rounding(engin
 
 def test_requests_of_changing_size_after_one_another(engine: Engine) -> None:
     decoder = make_decoder(engine)
-    assert isinstance(decoder, CapturedDecoder)
     for batch, text in ((8, 128), (4, 64), (8, 128), (1, 256), (8, 64)):
         lengths = [text - 3 * item for item in range(batch)]
         rule = StopRule(NEVER, 70)
-        found = decoder(*utterances(lengths, text), rule)
-        assert_identical(found, decode(engine, *utterances(lengths, text), rule))
+        found = decoder.decode(*request(lengths, text, rule))
+        assert_identical(found, decode(engine, *request(lengths, text, rule)))
     assert [key[:2] for key in decoder.cached] == [(4, 64), (8, 128), (1, 256), (8, 64)]
 
 
 @pytest.mark.parametrize("cap", [1, 16, 33])
 def test_caps_end_each_item(engine: Engine, cap: int) -> None:
     rule = StopRule(NEVER, cap)
-    found = CapturedDecoder(engine)(*utterances([32, 5], 32), rule)
+    found = BlockDecoder(engine).decode(*request([32, 5], 32, rule))
     assert found.frames == [cap, cap]
-    assert_identical(found, decode(engine, *utterances([32, 5], 32), rule))
+    assert_identical(found, decode(engine, *request([32, 5], 32, rule)))
 
 
 def test_a_nan_gate_is_an_error_and_the_next_request_is_not_harmed(engine: Engine) -> None:
     decoder, rule = make_decoder(engine), StopRule(NEVER, 40)
-    memory, *rest = utterances([32], 32)
+    memory, *rest = request([32], 32, rule)
     with pytest.raises(UserError, match="the stop gate is NaN at step 1;"):
-        decoder(torch.full_like(memory, torch.nan), *rest, rule)
-    assert_identical(decoder(*utterances([32], 32), rule), decode(engine, *utterances([32], 32), rule))
+        decoder.decode(torch.full_like(memory, torch.nan), *rest)
+    assert_identical(decoder.decode(*request([32], 32, rule)), decode(engine, *request([32], 32, rule)))
 
 
 def test_memory_stays_bounded_over_many_shapes(fused: FusedDecoderEngine) -> None:
-    decoder = CapturedDecoder(fused, runners=16, max_bytes=8 << 20)
+    decoder = BlockDecoder(fused, runners=16, max_bytes=8 << 20)
     peaks = []
     for _ in range(2):
         for batch in range(1, 13):
-            decoder(*utterances([128] * batch, 128), StopRule(NEVER, 20))
+            decoder.decode(*request([128] * batch, 128, StopRule(NEVER, 20)))
         torch.cuda.synchronize()
         peaks.append(torch.cuda.memory_allocated())
     assert peaks[1] <= peaks[0] + (8 << 20)
@@ -249,10 +248,12 @@ def test_memory_stays_bounded_over_many_shapes(fused: FusedDecoderEngine) -> Non
 
 def test_fused_and_plain_engine_agree_over_an_utterance(plain: TorchEngine, fused: FusedDecoderEngine) -> None:
     lengths, rule = [128, 100], StopRule(NEVER, 200)
-    expected = decode(plain, *utterances(lengths, 128), rule)
-    found = make_decoder(fused)(*utterances(lengths, 128), rule)
+    expected = decode(plain, *request(lengths, 128, rule))
+    found = make_decoder(fused).decode(*request(lengths, 128, rule))
     assert relative_error(found.mels, expected.mels) < 5e-2
 
 
-def test_without_graphs_the_plain_loop_runs(plain: TorchEngine) -> None:
-    assert isinstance(make_decoder(plain, cuda_graph=False), PlainDecoder)
+def test_without_graphs_the_same_frames_are_decoded(plain: TorchEngine) -> None:
+    rule = StopRule(NEVER, 40)
+    stepped = make_decoder(plain, cuda_graph=False).decode(*request([32], 32, rule))
+    assert_identical(stepped, decode(plain, *request([32], 32, rule)))

@@ -7,10 +7,10 @@ import torch
 from common.engine import Engine
 from common.metadata import Part
 from common.phrases import Phrase
-from pipeline.synthesizer import SpokenPiece, SynthesisOptions, Synthesizer
+from pipeline.synthesizer import SpokenPiece
 from pipeline.torch_engines import torch_engines
-from tacotron2.decoder import StopRule
 from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
+from tests.models import synthesizer_on
 from waveglow.loading import DEMO_WAVEGLOW, load_waveglow
 
 pytestmark = pytest.mark.cuda
@@ -50,8 +50,8 @@ def on_cpu() -> list[SpokenPiece]:
 
 
 def speak(engines: Engines, which: range | list[int], **options) -> list[SpokenPiece]:
-    synthesizer = Synthesizer(engines, SynthesisOptions(**options))
-    return list(synthesizer.speak([Phrase(i, TEXTS[i]) for i in which]))
+    spoken = list(synthesizer_on(engines, **options).speak([Phrase(i, TEXTS[i]) for i in which]))
+    return [piece for piece in spoken if isinstance(piece, SpokenPiece)]
 
 
 def log_spectrum(audio: np.ndarray) -> np.ndarray:
@@ -86,17 +86,18 @@ def test_gpu_says_what_the_cpu_says(
 
 
 def test_requests_of_changing_size(fast_gpu: Engines, on_cpu: list[SpokenPiece]) -> None:
-    synthesizer = Synthesizer(fast_gpu, SynthesisOptions())
+    synthesizer = synthesizer_on(fast_gpu)
     for which in (range(8), [1, 3, 5, 6], range(8), [2]):
         spoken = list(synthesizer.speak([Phrase(i, TEXTS[i]) for i in which]))
         for found in spoken:
+            assert isinstance(found, SpokenPiece)
             assert_same_speech(found, on_cpu[found.piece.phrase.index])
 
 
 @pytest.mark.parametrize("cap", [1, 15, 16, 17, 100])
 def test_caps_hold_on_the_gpu(fast_gpu: Engines, plain_gpu: Engines, cap: int) -> None:
     for engines in (fast_gpu, plain_gpu):
-        spoken = speak(engines, range(3), stop=StopRule(max_decoder_steps=cap))
+        spoken = speak(engines, range(3), max_decoder_steps=cap)
         assert all(s.frames <= cap for s in spoken)
         assert all(s.stop_reason == "cap" for s in spoken if s.frames == cap)
         assert spoken[0].frames == cap

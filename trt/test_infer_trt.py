@@ -8,6 +8,7 @@ from common.config import WaveGlowConfig
 from common.engine import Engine
 from common.errors import UserError
 from common.files import output_folder
+from common.metadata import Part
 from pipeline import Voice
 from pipeline.console import report_benchmark, voice_speaker
 from pipeline.flags import (
