@@ -191,12 +191,17 @@ class Synthesizer:
         share, expected = DECODER_SHARE * sum(symbols), TYPICAL_FRAMES * max(symbols)
         done = self._symbols_done
         with self.stages("decoder"):
-            decoded = self.engines.decoder.decode(
-                *memory,
-                [Utterance(count, stream, self.stop) for count, stream in zip(symbols, streams, strict=True)],
-                keep_alignments=self.settings.keep_pictures,
-                on_step=lambda step: self._advance_to(done + share * min(1.0, step / expected)),
-            )
+            try:
+                decoded = self.engines.decoder.decode(
+                    *memory,
+                    [Utterance(count, stream, self.stop) for count, stream in zip(symbols, streams, strict=True)],
+                    keep_alignments=self.settings.keep_pictures,
+                    on_step=lambda step: self._advance_to(done + share * min(1.0, step / expected)),
+                )
+            except UserError as error:
+                if not torch.isfinite(memory[0]).all():  # then the decoder is not to blame
+                    raise self.engines.nan_error("encoder", describe(pieces[0])) from error
+                raise UserError(f"{describe(pieces[0])}: {error}") from error
         self._advance_to(done + share)
         self.on_message(f"Stopping after {max(decoded.frames)} decoder steps")
         for piece, frames, reason in zip(pieces, decoded.frames, decoded.stop_reasons, strict=True):
