@@ -25,19 +25,27 @@ def tiny_engines() -> dict[Part, Engine]:
 
 
 class Watched:
-    """An engine that calls back before each run, with the tensors it runs on."""
+    """An engine that calls back before and after each run, with the tensors it runs on, and counts its bindings."""
 
-    def __init__(self, engine: Engine, before: Callable[[Mapping[str, Tensor]], object]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        before: Callable[[Mapping[str, Tensor]], object] = lambda tensors: None,
+        after: Callable[[Mapping[str, Tensor]], object] = lambda tensors: None,
+    ) -> None:
         self.name, self.metadata, self.contract = engine.name, engine.metadata, engine.contract
         self.device, self.limits = engine.device, engine.limits
-        self._engine, self._before = engine, before
+        self.bindings = 0
+        self._engine, self._before, self._after = engine, before, after
 
     def bind(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
+        self.bindings += 1
         run = self._engine.bind(tensors)
 
         def watched() -> None:
             self._before(tensors)
             run()
+            self._after(tensors)
 
         return watched
 

@@ -13,6 +13,7 @@ from common.errors import UserError
 from common.random_streams import RandomStreams
 from tacotron2.decoder import DecodedBatch, StopRule, Utterance, decode
 from tacotron2.decoder_graph import BlockDecoder, DecoderSession, bucket_of, make_decoder
+from tests.engine_doubles import Watched
 from tests.models import TINY_TACOTRON2, parts_of, tiny_tacotron2
 
 NEVER = 1 - 1e-9  # a threshold that no gate of these models passes
@@ -62,7 +63,7 @@ def thresholds(engines: tuple[Engine, Engine]) -> Callable[[Sequence[int], int],
 
     def find(lengths: Sequence[int], text: int) -> float:
         seen: list[Tensor] = []
-        watched = Watched(engines[1], lambda tensors: seen.append(tensors["gate_prediction"].clone()))
+        watched = Watched(engines[1], after=lambda tensors: seen.append(tensors["gate_prediction"].clone()))
         decode(watched, *memory_of(engines[0], lengths, text), utterances_of(lengths, StopRule(NEVER, 40)))
         # (steps, B) running maxima: the gates that a threshold below them would stop at
         records = torch.stack(seen).squeeze(2).double().cummax(0).values
@@ -75,29 +76,6 @@ def thresholds(engines: tuple[Engine, Engine]) -> Callable[[Sequence[int], int],
         return float(torch.sigmoid((levels[widest] + levels[widest + 1]) / 2))
 
     return find
-
-
-class Watched:
-    """An engine that calls back after each run, with the tensors it ran on."""
-
-    def __init__(self, engine: Engine, after: Callable[[Mapping[str, Tensor]], object]) -> None:
-        self.name, self.metadata, self.contract = engine.name, engine.metadata, engine.contract
-        self.device, self.limits = engine.device, engine.limits
-        self.bindings = 0
-        self._engine, self._after = engine, after
-
-    def bind(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
-        self.bindings += 1
-        run = self._engine.bind(tensors)
-
-        def watched() -> None:
-            run()
-            self._after(tensors)
-
-        return watched
-
-    def close(self) -> None:
-        self._engine.close()
 
 
 @pytest.mark.parametrize(("steps", "runners"), [(2, 2), (16, 2), (16, 16), (32, 4)])
@@ -149,7 +127,7 @@ def test_a_gate_that_fires_at_once_gives_one_frame(engines: tuple[Engine, Engine
 def test_a_cpu_decodes_no_block_in_vain(engines: tuple[Engine, Engine]) -> None:
     encoder, engine = engines
     runs: list[object] = []
-    decoder = BlockDecoder(Watched(engine, runs.append), steps=8)
+    decoder = BlockDecoder(Watched(engine, after=runs.append), steps=8)
     found = decoder.decode(*memory_of(encoder, [6], 6), utterances_of([6], StopRule(0.0)))
     assert found.frames == [1]
     assert len(runs) == 8
@@ -167,7 +145,7 @@ def test_masks_are_the_same_bits_where_steps_share_random_words() -> None:
 
 def test_requests_of_changing_size_share_one_decoder(engines: tuple[Engine, Engine]) -> None:
     encoder, engine = engines
-    watched = Watched(engine, lambda tensors: None)
+    watched = Watched(engine)
     decoder = BlockDecoder(watched, runners=2)
     rule = StopRule(NEVER, 50)
     for batch, text in ((8, 20), (4, 40), (8, 20), (8, 20)):
@@ -206,7 +184,7 @@ def test_a_gate_that_is_nan_is_an_error(engines: tuple[Engine, Engine], step: in
             tensors["gate_prediction"][1] = float("nan")
 
     lengths = [3, 8]
-    decoder = BlockDecoder(Watched(engine, poison))
+    decoder = BlockDecoder(Watched(engine, after=poison))
     with pytest.raises(UserError, match=f"the stop gate is NaN at step {step}; try FP32"):
         decoder.decode(*memory_of(encoder, lengths, 8), utterances_of(lengths, StopRule(NEVER, 100)))
 
@@ -220,7 +198,7 @@ def test_nan_after_the_end_is_ignored(engines: tuple[Engine, Engine]) -> None:
         if len(runs) > 5:
             tensors["gate_prediction"].fill_(float("nan"))
 
-    decoder = BlockDecoder(Watched(engine, poison))
+    decoder = BlockDecoder(Watched(engine, after=poison))
     assert decoder.decode(*memory_of(encoder, [3], 3), utterances_of([3], StopRule(NEVER, 5))).frames == [5]
 
 

@@ -71,6 +71,7 @@ def test_the_denoiser_hears_across_the_seams() -> None:
         assert_same(list(voice.stream("Denoised speech.", **settings, denoise=0.5)), denoised)
 
 
+@pytest.mark.slow
 def test_onnx_runtime_streams_what_it_speaks(tiny_folder: Path) -> None:
     with Voice.load(tiny_folder) as voice:
         settings = {"gate_threshold": NEVER, "max_decoder_steps": 200}
@@ -109,6 +110,7 @@ def requests(count: int) -> list[tuple[str, dict]]:
     ]
 
 
+@pytest.mark.slow
 def test_neighbours_change_nobodys_audio(voice: Voice) -> None:
     given = requests(110)
     speeches = []
