@@ -81,9 +81,9 @@ def read_abbreviations(text: str) -> str:
     text = _STREET_AFTER_NAME.sub(_street, text)
     text = _BEFORE_NAME.sub(lambda match: f"{_SAINT_DOCTOR[match[1]]} ", text)
     text = _BEFORE_NUMBER.sub(_before_number, text)
-    text = _TITLE.sub(_title, text)
+    if "." in text:
+        text = _ENDING.sub(_ending, _TITLE.sub(_title, text))
     text = _MISTER.sub(lambda match: {"Dr": "Doctor"}.get(match[1]) or ABBREVIATIONS[match[1].lower()], text)
-    text = _ENDING.sub(_ending, text)
     text = _VERSUS.sub("versus", text)
     return _roman_numerals(text)
 
