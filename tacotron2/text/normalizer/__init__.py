@@ -37,7 +37,6 @@ _FOR_RULES = re.compile(
     r"|(?<![A-Za-z'-])[B-HJ-Zb-z](?![A-Za-z'-])|[A-Z][a-z]{2} ?- ?[A-Z]|\A | \Z"
 )
 _UNTOUCHED = re.compile(rf"\{{[^{{}}]*\}}|{KEEP_START}([^{KEEP_START}{KEEP_END}]*){KEEP_END}")
-_STRAY_MARKS = re.compile(f"[{KEEP_START}{KEEP_END}]")
 HELD = "\ue002"  # stands for an untouched stretch while the rules work around it
 _HELD = re.compile(HELD)
 
