@@ -77,11 +77,30 @@ class EncoderPart(nn.Module):
             x = F.relu(convolution(x * keep))
         x = (x * keep).transpose(1, 2)  # (B, T, E)
         mirrored = torch.where(valid, lengths - 1 - position, position).to(torch.int64)  # its own inverse
-        forward, _ = self.forward_lstm(x)
-        backward, _ = self.backward_lstm(_take_time(x, mirrored, self.backward_lstm.input_size))
-        backward = _take_time(backward, mirrored, self.backward_lstm.hidden_size)
-        memory = torch.cat((forward, backward), 2) * valid.unsqueeze(2).to(x.dtype)
+        memory = self.both_directions(x, mirrored, sequence_lengths) * valid.unsqueeze(2).to(x.dtype)
         return memory, self.memory_layer(memory), sequence_lengths.clone()
+
+    def both_directions(
+        self,
+        x: Tensor,  # (B, T, E), zero where padding
+        mirrored: Tensor,  # int64 (B, T): each sequence's positions from its end on
+        sequence_lengths: Tensor,  # int32 (B,), for GPU kernels that stop there
+    ) -> Tensor:  # (B, T, encoder_embedding_dim), finite but of no meaning where padding
+        if not x.is_cuda:
+            return torch.cat((self.forward_lstm(x)[0], self._backward(x, mirrored)), 2)
+        # The directions are independent, and each alone leaves most of a GPU idle.
+        current, side = torch.cuda.current_stream(x.device), torch.cuda.Stream(x.device)
+        side.wait_stream(current)
+        with torch.cuda.stream(side):
+            backward = self._backward(x, mirrored)
+        forward, _ = self.forward_lstm(x)
+        current.wait_stream(side)
+        backward.record_stream(current)
+        return torch.cat((forward, backward), 2)
+
+    def _backward(self, x: Tensor, mirrored: Tensor) -> Tensor:
+        backward, _ = self.backward_lstm(_take_time(x, mirrored, self.backward_lstm.input_size))
+        return _take_time(backward, mirrored, self.backward_lstm.hidden_size)
 
 
 class DecoderIterPart(nn.Module):

@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from common.config import Tacotron2Config
 from common.cuda import on_device
 from common.engine import TorchEngine, check_bound
+from common.graph_engine import GraphEngine
 from common.metadata import ModelMetadata
 from common.triton_engine import Launch, TritonEngine, overlapping, power_of_2
-from tacotron2.parts import DecoderIterPart, MergedLSTMCell
+from tacotron2.parts import DecoderIterPart, EncoderPart, MergedLSTMCell
 
+MAX_TAGGED_STEPS = 32767  # the encoder's LSTM numbers its steps in 16 bits
 LARGEST_BATCH = 64  # beyond it, and beyond LONGEST_TEXT, the plain module runs
 LONGEST_TEXT = 1024
 
@@ -68,6 +70,87 @@ def tuning_for(capability: tuple[int, int], batch: int) -> Tuning:
         prenet_rows=64,
         projection_rows=16,
     )
+
+
+class FusedEncoderEngine(TritonEngine):
+    """The `encoder` part with both LSTMs as one kernel, in CUDA graphs by size: an engine as in `common.engine`.
+
+    A batch that is too large for the kernel, whose programs have to run all at once, runs on cuDNN.
+
+    Args:
+        module: the part, in FP16.
+        metadata: its metadata.
+    """
+
+    def __init__(self, module: EncoderPart, metadata: ModelMetadata, device: torch.device | str = "cuda") -> None:
+        super().__init__(metadata, device)
+        self._graphs = GraphEngine(TorchEngine(FusedEncoder(module), metadata, self.device))
+
+    @staticmethod
+    def model_obstacle(metadata: ModelMetadata) -> str | None:
+        config = metadata.model
+        if not isinstance(config, Tacotron2Config) or metadata.part != "encoder":
+            return f"it runs Tacotron 2's encoder only, not the {metadata.part}"
+        size = config.encoder_embedding_dim // 2
+        if size & (size - 1) or not 32 <= size <= 512:
+            return f"LSTMs of {size} units; it takes powers of two from 32 to 512"
+        return None
+
+    def bind(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
+        return self._graphs.bind(tensors)
+
+    def close(self) -> None:
+        self._graphs.close()
+
+
+class FusedEncoder(EncoderPart):
+    """An `EncoderPart` whose LSTMs run as one kernel, where its programs fit on the GPU at once.
+
+    Args:
+        part: in FP16; its modules are shared.
+        units: how many of an LSTM's units a program computes.
+    """
+
+    recurrent: Tensor  # (2, programs, 4 * units, size): the gates' rows of each program's units, for both directions
+    of_inputs: Tensor  # (2 * 4 * size, E)
+    bias: Tensor  # (2 * 4 * size)
+
+    def __init__(self, part: EncoderPart, units: int = 16) -> None:
+        nn.Module.__init__(self)
+        for name, module in part.named_children():
+            setattr(self, name, module)
+        size = part.forward_lstm.hidden_size
+        self.units = min(units, size)
+        # nn.LSTM's parameters: of the inputs, of the hidden state, and a bias for each
+        directions: list[list[Tensor]] = [list(lstm.parameters()) for lstm in (part.forward_lstm, part.backward_lstm)]
+        order = torch.arange(4 * size).view(4, -1, self.units).transpose(0, 1).flatten()  # by program
+        recurrent = torch.stack([direction[1][order] for direction in directions])
+        self.register_buffer("recurrent", recurrent.view(2, -1, 4 * self.units, size))
+        self.register_buffer("of_inputs", torch.cat([direction[0] for direction in directions]))
+        self.register_buffer("bias", torch.cat([direction[2] + direction[3] for direction in directions]))
+
+    def launch(self, x: Tensor, sequence_lengths: Tensor, out: Tensor) -> Launch:
+        """The kernel on x (B, T, E); `out` (B, T, encoder_embedding_dim) is written where there is no padding."""
+        from tacotron2.triton_kernels import encoder_lstm_kernel
+
+        batch, text, _ = x.shape
+        _, programs, _, size = self.recurrent.shape
+        inputs = nn.functional.linear(x, self.of_inputs, self.bias)  # (B, T, 2 * 4 * size)
+        exchange = torch.zeros(batch, 2, 2, size, dtype=torch.int32, device=x.device)
+        return Launch(
+            encoder_lstm_kernel,
+            (programs, 2, batch),
+            (inputs, self.recurrent, sequence_lengths, exchange, out, text),
+            {"HIDDEN": size, "UNITS": self.units, "num_warps": 8, "launch_cooperative_grid": True},
+        )
+
+    def both_directions(self, x: Tensor, mirrored: Tensor, sequence_lengths: Tensor) -> Tensor:
+        programs = 2 * x.size(0) * self.recurrent.size(1)
+        if programs > torch.cuda.get_device_properties(x.device).multi_processor_count or x.size(1) > MAX_TAGGED_STEPS:
+            return super().both_directions(x, mirrored, sequence_lengths)
+        out = x.new_zeros(x.size(0), x.size(1), 2 * self.recurrent.size(3))
+        self.launch(x, sequence_lengths, out)()
+        return out
 
 
 class FusedDecoderEngine(TritonEngine):
