@@ -86,21 +86,9 @@ class EncoderPart(nn.Module):
         mirrored: Tensor,  # int64 (B, T): each sequence's positions from its end on
         sequence_lengths: Tensor,  # int32 (B,), for GPU kernels that stop there
     ) -> Tensor:  # (B, T, encoder_embedding_dim), finite but of no meaning where padding
-        if not x.is_cuda:
-            return torch.cat((self.forward_lstm(x)[0], self._backward(x, mirrored)), 2)
-        # The directions are independent, and each alone leaves most of a GPU idle.
-        current, side = torch.cuda.current_stream(x.device), torch.cuda.Stream(x.device)
-        side.wait_stream(current)
-        with torch.cuda.stream(side):
-            backward = self._backward(x, mirrored)
         forward, _ = self.forward_lstm(x)
-        current.wait_stream(side)
-        backward.record_stream(current)
-        return torch.cat((forward, backward), 2)
-
-    def _backward(self, x: Tensor, mirrored: Tensor) -> Tensor:
         backward, _ = self.backward_lstm(_take_time(x, mirrored, self.backward_lstm.input_size))
-        return _take_time(backward, mirrored, self.backward_lstm.hidden_size)
+        return torch.cat((forward, _take_time(backward, mirrored, self.backward_lstm.hidden_size)), 2)
 
 
 class DecoderIterPart(nn.Module):
