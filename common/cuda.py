@@ -35,9 +35,7 @@ def on_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
-def capture(
-    run: Callable[[], None], device: torch.device, pool: Any = None, warm_up: bool = True
-) -> Callable[[], None]:
+def capture(run: Callable[[], None], device: torch.device, warm_up: bool = True) -> Callable[[], None]:
     """Records what `run` enqueues as a CUDA graph; returns what replays it on the current stream.
 
     On the CPU it returns `run` itself. Where it raises, the current stream is the one before, and nothing of the graph
@@ -46,7 +44,6 @@ def capture(
     Args:
         run: must work at fixed addresses and must not wait for the GPU.
         device: the GPU that `run` works on; it need not be the current one.
-        pool: a `torch.cuda.graph_pool_handle()`, shared by graphs that are replayed one after another.
         warm_up: run once before recording, because compiling and allocating are illegal during capture. Leave it out
             where `run` has run before on these addresses.
 
@@ -62,7 +59,7 @@ def capture(
             if warm_up:
                 run()
             stream.synchronize()
-            graph = _record(run, pool)
+            graph = _record(run)
         current.wait_stream(stream)
 
     index = with_index(device).index
@@ -77,11 +74,12 @@ def capture(
     return replay
 
 
-def _record(run: Callable[[], None], pool: Any) -> torch.cuda.CUDAGraph:
+def _record(run: Callable[[], None]) -> torch.cuda.CUDAGraph:
     # Not `with torch.cuda.graph(...)`: it empties the allocator's cache at each capture, and where ending the capture
-    # fails as well, it leaves the capture stream current and hides the first error.
+    # fails as well, it leaves the capture stream current and hides the first error. And no pool shared by graphs: where
+    # its last graph has gone, PyTorch refuses to begin another one in it.
     graph = torch.cuda.CUDAGraph()
-    graph.capture_begin(pool=pool, capture_error_mode="thread_local")
+    graph.capture_begin(capture_error_mode="thread_local")
     try:
         run()
     except BaseException:

@@ -84,8 +84,6 @@ class BlockDecoder:
         self._cuda_graph = cuda_graph and engine.device.type == "cuda"
         self._ahead = 1 if engine.device.type == "cuda" else 0  # blocks started before the last one is looked at
         self._blocks: ShapeCache[tuple[int, int, bool], _Block] = ShapeCache(max_bytes)
-        # All graphs share one pool: they are replayed one after another, and nothing in it outlives a replay.
-        self._pool = torch.cuda.graph_pool_handle() if self._cuda_graph else None
 
     def decode(
         self,
@@ -138,7 +136,7 @@ class BlockDecoder:
         def make() -> _Block:
             block = _Block(self, *key)
             if self._cuda_graph:
-                block.replay = capture(block.run, self.engine.device, self._pool)
+                block.replay = capture(block.run, self.engine.device)
             return block
 
         return self._blocks.get(key, make, _Block.bytes_for(self, *key))

@@ -2,16 +2,18 @@
 
     prenet -> attention LSTM -> query -> energies -> context -> decoder LSTM -> projection
 
-A step reads its 36 MB of weights once and computes next to nothing, so what costs is waiting: for the weights, and for
-one kernel after another. With OVERLAP a kernel starts while its predecessors still run. It loads its weights and
-multiplies what is known already, and then waits (`_wait`) for its predecessor, which has waited for its own, so that
-behind `_wait` everything before is finished. What may be read ahead of it follows from when a kernel lets its
-successor start (`_release`): all do at once, except two.
+A step reads its 36 MB of weights once and computes next to nothing, so what costs is waiting: for the weights, which
+mostly come from the L2 cache, and for one kernel after another. With OVERLAP (PDL, programmatic dependent launch) a
+kernel starts while its predecessors still run. It loads its weights and multiplies what is known already, and then
+waits (`_wait`) for its predecessor, which has waited for its own, so that behind `_wait` everything before is finished.
+What may be read ahead of it follows from when a kernel lets its successor start (`_release`): all do at once, except
+two.
 
-    projection  releases behind its wait: a prenet that starts finds all of the previous step finished but the frame,
-                so the attention LSTM may read its own old state and the old context ahead, the energies the old weights
-    query       releases behind its wait: energies that start find the attention LSTM finished, so the decoder LSTM may
-                read the new attention state ahead
+    query  releases behind its wait: energies that start find the attention LSTM finished, so the decoder LSTM may read
+           the new attention state ahead
+    GUARD  releases behind its wait: for a batch of one the decoder LSTM, else the projection. What starts behind it
+           finds the context finished, so the attention LSTM may read its own old state and the old context ahead, the
+           energies the old weights
 
 Nothing is written ahead of `_wait`. What is read ahead of it and changes from step to step is read from the L2 cache
 (".cg"), where all multiprocessors see the same.
@@ -94,18 +96,19 @@ def lstm_vector_kernel(
     late,  # (N_LATE), the previous kernel's result
     weights,  # (HIDDEN / UNITS, 4 * UNITS, N_EARLY + HIDDEN + N_LATE): the gates' rows of each program's units
     bias,  # FP32 (HIDDEN / UNITS, 4 * UNITS)
-    old_cell,
+    old_cell,  # (HIDDEN)
     new_hidden,  # (HIDDEN)
-    new_cell,
+    new_cell,  # (HIDDEN)
     batch,
     N_EARLY: tl.constexpr,
     N_LATE: tl.constexpr,
     HIDDEN: tl.constexpr,
     UNITS: tl.constexpr,
+    GUARD: tl.constexpr,  # whether to release behind the wait
     OVERLAP: tl.constexpr,
 ):
     # For a batch of one. Each program has all gates of its units, so it finishes them.
-    _release(OVERLAP)
+    _release(OVERLAP and not GUARD)
     rows = tl.program_id(0) * 4 * UNITS + tl.arange(0, 4 * UNITS)
     units = tl.program_id(0) * UNITS + tl.arange(0, UNITS)
     row = weights + rows[:, None] * (N_EARLY + HIDDEN + N_LATE)
@@ -118,6 +121,7 @@ def lstm_vector_kernel(
     gates += _dot_rows(early_weights, tl.load(early + a, cache_modifier=".cg"))
     gates += _dot_rows(old_weights, tl.load(old_hidden + b, cache_modifier=".cg"))
     _wait(OVERLAP)
+    _release(OVERLAP and GUARD)
     gates += _dot_rows(late_weights, tl.load(late + c))
     hidden, cell = _lstm(tl.reshape(gates, (4, UNITS, 1)), cell[:, None])
     tl.store(new_hidden + units[:, None], hidden.to(tl.float16))
@@ -140,14 +144,14 @@ def _product(sums, row, x, item, batch, N: tl.constexpr, STEP: tl.constexpr):
 
 @triton.jit
 def lstm_matrix_kernel(
-    early,  # (B, N_EARLY); all tensors as in lstm_vector_kernel, with a batch in front
-    old_hidden,
-    late,
-    weights,
-    bias,
-    old_cell,
-    new_hidden,
-    new_cell,
+    early,  # (B, N_EARLY), known ahead
+    old_hidden,  # (B, HIDDEN), known ahead; the cell too
+    late,  # (B, N_LATE), the previous kernel's result
+    weights,  # (HIDDEN / UNITS, 4 * UNITS, N_EARLY + HIDDEN + N_LATE)
+    bias,  # FP32 (HIDDEN / UNITS, 4 * UNITS)
+    old_cell,  # (B, HIDDEN)
+    new_hidden,  # (B, HIDDEN)
+    new_cell,  # (B, HIDDEN)
     batch,
     N_EARLY: tl.constexpr,
     N_LATE: tl.constexpr,
@@ -155,9 +159,10 @@ def lstm_matrix_kernel(
     UNITS: tl.constexpr,
     ITEMS: tl.constexpr,  # batch, padded
     STEP: tl.constexpr,  # columns multiplied at a time
+    GUARD: tl.constexpr,  # whether to release behind the wait
     OVERLAP: tl.constexpr,
 ):
-    _release(OVERLAP)
+    _release(OVERLAP and not GUARD)
     rows = tl.program_id(0) * 4 * UNITS + tl.arange(0, 4 * UNITS)
     units = tl.program_id(0) * UNITS + tl.arange(0, UNITS)
     item = tl.arange(0, ITEMS)
@@ -169,6 +174,7 @@ def lstm_matrix_kernel(
     gates = _product(gates, row, early, item, batch, N_EARLY, STEP)
     gates = _product(gates, row + N_EARLY, old_hidden, item, batch, HIDDEN, STEP)
     _wait(OVERLAP)
+    _release(OVERLAP and GUARD)
     gates = _product(gates, row + (N_EARLY + HIDDEN), late, item, batch, N_LATE, STEP)
     hidden, cell = _lstm(tl.reshape(gates, (4, UNITS, ITEMS)), cell)
     tl.store(new_hidden + place, hidden.to(tl.float16), mask=present)
@@ -197,7 +203,7 @@ def query_kernel(
 @triton.jit
 def energies_kernel(
     weights,  # (B, text), of the previous step; known ahead, as is `sums`
-    sums,
+    sums,  # (B, text)
     processed_memory,  # (B, text, DIM)
     mask,  # uint8 (B, text), 1 where padding
     query,  # FP32 (B, DIM), the previous kernel's result
@@ -238,7 +244,7 @@ def context_kernel(
     memory,  # (B, text, DIM)
     context,  # (B, DIM)
     new_weights,  # (B, text)
-    new_sums,
+    new_sums,  # (B, text)
     text,
     DIM: tl.constexpr,
     COLUMNS: tl.constexpr,  # of the context in one program; each program computes all weights
@@ -284,8 +290,10 @@ def projection_kernel(
     HIDDEN: tl.constexpr,
     CONTEXT: tl.constexpr,
     ROWS: tl.constexpr,
+    GUARD: tl.constexpr,  # whether to release behind the wait
     OVERLAP: tl.constexpr,
 ):
+    _release(OVERLAP and not GUARD)
     item = tl.program_id(1)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     real = rows <= MELS
@@ -295,7 +303,7 @@ def projection_kernel(
     context_weights = tl.load(row + HIDDEN + b[None, :], mask=real[:, None], other=0.0)
     y = tl.load(bias + rows, mask=real, other=0.0)
     _wait(OVERLAP)
-    _release(OVERLAP)
+    _release(OVERLAP and GUARD)
     y += _dot_rows(hidden_weights, tl.load(hidden + item * HIDDEN + a))
     y += _dot_rows(context_weights, tl.load(context + item * CONTEXT + b))
     tl.store(frame + item * MELS + rows, y.to(tl.float16), mask=rows < MELS)

@@ -20,8 +20,8 @@ from common.contract import contract_of
 from common.metadata import ModelMetadata
 from common.triton_engine import Launch
 from tacotron2.model import Tacotron2
-from tacotron2.parts import DecoderIterPart
-from tacotron2.triton_engine import FusedStep
+from tacotron2.parts import DecoderIterPart, EncoderPart
+from tacotron2.triton_engine import FusedEncoder, FusedStep
 from tacotron2.triton_engine import tuning_for as decoder_tuning
 from waveglow.model import WaveGlow
 from waveglow.parts import WaveGlowPart
@@ -109,6 +109,12 @@ def decoder_launches(capability: tuple[int, int], batch: int, text: int) -> list
     return FusedStep(part, DECODER).launches(tensors, decoder_tuning(capability, batch))
 
 
+def encoder_launch() -> Launch:
+    part = FusedEncoder(EncoderPart(Tacotron2(Tacotron2Config())).half().requires_grad_(False))
+    x, lengths = torch.zeros(2, 128, 512, dtype=torch.float16), torch.zeros(2, dtype=torch.int32)
+    return part.launch(x, lengths, torch.zeros_like(x))
+
+
 def waveglow_launches(capability: tuple[int, int], batch: int, channels: int) -> list[Launch]:
     config = WaveGlowConfig(n_flows=3, n_early_every=2, wn_layers=3, wn_channels=channels)
     part = WaveGlowPart(WaveGlow(config)).requires_grad_(False)
@@ -128,6 +134,11 @@ def check(usages: Iterator[Usage], capability: tuple[int, int]) -> None:
         assert usage.shared <= SHARED_MEMORY[capability], usage
         assert usage.local <= MAX_SPILLED_BYTES, usage
         assert usage.registers <= 255, usage
+
+
+@pytest.mark.slow
+def test_the_encoders_lstm_compiles(capability: tuple[int, int], tmp_path: Path) -> None:
+    check(compiled([encoder_launch()], tmp_path), capability)
 
 
 @pytest.mark.slow

@@ -1,8 +1,13 @@
 """On an NVIDIA GPU: captured blocks of steps against the plain loop, and the fused step against PyTorch in FP32."""
 
 import copy
-from collections.abc import Callable, Sequence
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,17 +24,16 @@ from tacotron2.decoder import DecodedBatch, StopRule, Utterance, decode
 from tacotron2.decoder_graph import BlockDecoder, make_decoder
 from tacotron2.model import Tacotron2
 from tacotron2.parts import DecoderIterPart
-from tacotron2.triton_engine import FusedDecoderEngine, Tuning, default_tuning
+from tacotron2.triton_engine import FusedDecoderEngine, FusedStep, Tuning, default_tuning, tuning_for
 from tests.models import TINY_TACOTRON2
 
 CONFIG = Tacotron2Config()  # the published checkpoints' size
 METADATA = ModelMetadata("decoder_iter", "fp16", CONFIG, AudioConfig(), "0" * 64, None, "")
 NEVER = 1 - 1e-9  # a gate threshold that these models never pass
 
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
-]
+SMALL = Tacotron2Config(
+    prenet_dim=32, encoder_embedding_dim=64, attention_rnn_dim=64, decoder_rnn_dim=64, attention_dim=32
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,23 +61,62 @@ def engine(request: pytest.FixtureRequest) -> Engine:
     return request.getfixturevalue(request.param)
 
 
-def step_tensors(batch: int, text: int) -> dict[str, Tensor]:
+def step_tensors(batch: int, text: int, metadata: ModelMetadata = METADATA, device: str = "cuda") -> dict[str, Tensor]:
     """Random inputs of a step in which every item has another length, and outputs full of NaN."""
-    contract, sizes = contract_of(METADATA), {"batch": batch, "text": text}
-    inputs = {spec.name: torch.randn(spec.resolve(sizes), device="cuda").half() for spec in contract.inputs}
-    inputs["mask"] = torch.arange(text, device="cuda") >= torch.randint(1, text + 1, (batch, 1), device="cuda")
+    contract, sizes = contract_of(metadata), {"batch": batch, "text": text}
+    inputs = {spec.name: torch.randn(spec.resolve(sizes), device=device).half() for spec in contract.inputs}
+    inputs["mask"] = torch.arange(text, device=device) >= torch.randint(1, text + 1, (batch, 1), device=device)
     inputs["attention_weights"] = torch.softmax(4 * inputs["attention_weights"].float(), 1).half()
-    inputs["attention_weights_cum"] = (3 * torch.rand(batch, text, device="cuda")).half()
-    inputs["prenet_dropout"] = 2 * torch.randint(0, 2, (batch, 2, CONFIG.prenet_dim), device="cuda").half()
+    inputs["attention_weights_cum"] = (3 * torch.rand(batch, text, device=device)).half()
+    inputs["prenet_dropout"] = 2 * torch.randint(0, 2, inputs["prenet_dropout"].shape, device=device).half()
     outputs = {
-        spec.name: torch.full(spec.resolve(sizes), torch.nan, dtype=spec.dtype, device="cuda")
+        spec.name: torch.full(spec.resolve(sizes), torch.nan, dtype=spec.dtype, device=device)
         for spec in contract.outputs
     }
     return {**inputs, **outputs}
 
 
+def assert_computed(tensors: dict[str, Tensor], part: DecoderIterPart, metadata: ModelMetadata = METADATA) -> None:
+    """The outputs are what the part gives in FP64."""
+    contract, exact = contract_of(metadata), copy.deepcopy(part).double()
+    inputs = [tensors[spec.name] for spec in contract.inputs]
+    expected = exact(*(tensor if tensor.dtype == torch.bool else tensor.double() for tensor in inputs))
+    for spec, value in zip(contract.outputs, expected, strict=True):
+        error = relative_error(tensors[spec.name], value)
+        assert error < (3e-2 if spec.name == "gate_prediction" else 2e-3), f"{spec.name}: {error:.1e}"
+
+
+def interpret(batch: int) -> None:
+    """The kernels in Triton's interpreter, on the CPU."""
+    torch.manual_seed(batch)
+    metadata = replace(METADATA, model=SMALL)
+    part = DecoderIterPart(Tacotron2(SMALL)).eval().requires_grad_(False)
+    for parameter in part.parameters():
+        parameter.mul_(1.5)
+    tensors = step_tensors(batch, 11, metadata, "cpu")
+    for launch in FusedStep(part.half(), metadata).launches(tensors, tuning_for((8, 0), batch)):
+        launch()
+    assert_computed(tensors, part, metadata)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_kernels_compute_what_the_module_computes_in_the_interpreter(batch: int) -> None:
+    # In a process of its own: Triton decides when it is imported.
+    done = subprocess.run(
+        [sys.executable, "-c", f"from tests.test_gpu_decoder import interpret; interpret({batch})"],
+        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=Path(__file__).resolve().parent.parent,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def request(lengths: Sequence[int], text: int, rule: StopRule) -> tuple[Tensor, Tensor, list[Utterance]]:
-    """The arguments of a decoder, with random memory that is zero in the padding, as an encoder's."""
+    """The arguments of `decode`, with random memory that is zero in the padding, as an encoder's."""
     random = torch.Generator().manual_seed(sum(lengths))
     memory, processed = (
         torch.randn(len(lengths), text, size, generator=random)
@@ -81,8 +124,8 @@ def request(lengths: Sequence[int], text: int, rule: StopRule) -> tuple[Tensor, 
     )
     for item, length in enumerate(lengths):
         memory[item, length:] = processed[item, length:] = 0
-    utterances = [Utterance(length, RandomStreams(3, str(item)), rule) for item, length in enumerate(lengths)]
-    return memory.half().cuda(), processed.half().cuda(), utterances
+    spoken = [Utterance(length, RandomStreams(3, str(item)), rule) for item, length in enumerate(lengths)]
+    return memory.half().cuda(), processed.half().cuda(), spoken
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
@@ -109,7 +152,7 @@ def threshold(plain: TorchEngine) -> Callable[[Engine, Sequence[int], int], floa
             name, metadata, contract = engine.name, engine.metadata, engine.contract
             device, limits = engine.device, engine.limits
 
-            def bind(self, tensors: dict[str, Tensor]) -> Callable[[], None]:
+            def bind(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
                 run = bind(tensors)
 
                 def watched() -> None:
@@ -130,23 +173,19 @@ def threshold(plain: TorchEngine) -> Callable[[Engine, Sequence[int], int], floa
 # The fused step
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize("text", [1, 31, 128, 200, 1024])
 @pytest.mark.parametrize("batch", [1, 2, 3, 8, 17, 64])
 def test_the_fused_step_computes_what_the_module_computes(part: DecoderIterPart, batch: int, text: int) -> None:
     torch.manual_seed(1000 * batch + text)
-    exact = copy.deepcopy(part).double()
-    names = [spec.name for spec in contract_of(METADATA).inputs]
     # As the engine chooses for this GPU and this batch, and as it would on a GPU without overlapping kernels.
     for tuning in (None, Tuning(overlap=False, units=4, warps=2)):
         tensors = step_tensors(batch, text)
         FusedDecoderEngine(part, METADATA, tuning=tuning).bind(tensors)()
-        inputs = [tensors[name] if tensors[name].dtype == torch.bool else tensors[name].double() for name in names]
-        expected = exact(*inputs)
-        for spec, value in zip(contract_of(METADATA).outputs, expected, strict=True):
-            error = relative_error(tensors[spec.name], value)
-            assert error < (3e-2 if spec.name == "gate_prediction" else 2e-3), f"{spec.name}: {error:.1e}"
+        assert_computed(tensors, part)
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize("batch", [1, 3, 32])
 def test_overlapping_kernels_give_the_same_bits(part: DecoderIterPart, batch: int) -> None:
     if torch.cuda.get_device_capability() < (9, 0):
@@ -163,6 +202,7 @@ def test_overlapping_kernels_give_the_same_bits(part: DecoderIterPart, batch: in
     assert_identical(results[2], results[0])
 
 
+@pytest.mark.cuda
 def test_beyond_its_largest_sizes_the_plain_module_runs(part: DecoderIterPart, plain: TorchEngine) -> None:
     fused = FusedDecoderEngine(part, METADATA)
     for batch, text in ((65, 32), (1, 1030)):
@@ -173,6 +213,7 @@ def test_beyond_its_largest_sizes_the_plain_module_runs(part: DecoderIterPart, p
         assert torch.equal(tensors["decoder_output"], again["decoder_output"])
 
 
+@pytest.mark.cuda
 def test_what_it_does_not_support_is_refused_and_runs_on_pytorch() -> None:
     small = ModelMetadata("decoder_iter", "fp16", TINY_TACOTRON2, AudioConfig(), "0" * 64, None, "")
     part = DecoderIterPart(Tacotron2(TINY_TACOTRON2)).half()
@@ -186,6 +227,7 @@ def test_what_it_does_not_support_is_refused_and_runs_on_pytorch() -> None:
 # The captured loop
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize("lengths", [[64], [40, 64, 17], [64, 63, 60, 33, 20, 9, 2, 1]])
 def test_captured_and_plain_loop_are_identical(
     engine: Engine, threshold: Callable[[Engine, Sequence[int], int], float], lengths: list[int]
@@ -198,6 +240,7 @@ def test_captured_and_plain_loop_are_identical(
         assert_identical(found, expected)
 
 
+@pytest.mark.cuda
 def test_text_between_buckets_is_padded_and_stays_the_same_within_rounding(engine: Engine) -> None:
     lengths, rule = [50, 41], StopRule(NEVER, 40)
     expected = decode(engine, *request(lengths, 50, rule), keep_alignments=True)
@@ -208,6 +251,7 @@ def test_text_between_buckets_is_padded_and_stays_the_same_within_rounding(engin
     assert relative_error(found.mels, expected.mels) < 2e-2
 
 
+@pytest.mark.cuda
 def test_requests_of_changing_size_after_one_another(engine: Engine) -> None:
     decoder = make_decoder(engine)
     for batch, text in ((8, 128), (4, 64), (8, 128), (1, 256), (8, 64)):
@@ -218,6 +262,7 @@ def test_requests_of_changing_size_after_one_another(engine: Engine) -> None:
     assert [key[:2] for key in decoder.cached] == [(4, 64), (8, 128), (1, 256), (8, 64)]
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize("cap", [1, 16, 33])
 def test_caps_end_each_item(engine: Engine, cap: int) -> None:
     rule = StopRule(NEVER, cap)
@@ -226,14 +271,16 @@ def test_caps_end_each_item(engine: Engine, cap: int) -> None:
     assert_identical(found, decode(engine, *request([32, 5], 32, rule)))
 
 
+@pytest.mark.cuda
 def test_a_nan_gate_is_an_error_and_the_next_request_is_not_harmed(engine: Engine) -> None:
     decoder, rule = make_decoder(engine), StopRule(NEVER, 40)
-    memory, *rest = request([32], 32, rule)
+    memory, processed_memory, spoken = request([32], 32, rule)
     with pytest.raises(UserError, match="the stop gate is NaN at step 1;"):
-        decoder.decode(torch.full_like(memory, torch.nan), *rest)
+        decoder.decode(torch.full_like(memory, torch.nan), processed_memory, spoken)
     assert_identical(decoder.decode(*request([32], 32, rule)), decode(engine, *request([32], 32, rule)))
 
 
+@pytest.mark.cuda
 def test_memory_stays_bounded_over_many_shapes(fused: FusedDecoderEngine) -> None:
     decoder = BlockDecoder(fused, runners=16, max_bytes=8 << 20)
     peaks = []
@@ -246,6 +293,7 @@ def test_memory_stays_bounded_over_many_shapes(fused: FusedDecoderEngine) -> Non
     assert len(decoder.cached) < 12
 
 
+@pytest.mark.cuda
 def test_fused_and_plain_engine_agree_over_an_utterance(plain: TorchEngine, fused: FusedDecoderEngine) -> None:
     lengths, rule = [128, 100], StopRule(NEVER, 200)
     expected = decode(plain, *request(lengths, 128, rule))
@@ -253,7 +301,8 @@ def test_fused_and_plain_engine_agree_over_an_utterance(plain: TorchEngine, fuse
     assert relative_error(found.mels, expected.mels) < 5e-2
 
 
-def test_without_graphs_the_same_frames_are_decoded(plain: TorchEngine) -> None:
-    rule = StopRule(NEVER, 40)
-    stepped = make_decoder(plain, cuda_graph=False).decode(*request([32], 32, rule))
-    assert_identical(stepped, decode(plain, *request([32], 32, rule)))
+@pytest.mark.cuda
+def test_without_graphs_the_same_blocks_run(plain: TorchEngine) -> None:
+    lengths, rule = [32, 20], StopRule(NEVER, 40)
+    found = make_decoder(plain, cuda_graph=False).decode(*request(lengths, 32, rule))
+    assert_identical(found, decode(plain, *request(lengths, 32, rule)))

@@ -148,7 +148,7 @@ def test_without_a_gpu_the_best_engine_is_pytorch() -> None:
     assert infer(engine, mel=torch.zeros(1, 80, 2).half(), z=torch.zeros(1, 8, 64).half())["audio"].shape == (1, 512)
 
 
-INTERPRETED = Tuning(Tiles(128, 128, 4, 2), Tiles(64, 64, 4, 2), descriptors=False, overlap=False, approximate=False)
+INTERPRETED = Tuning(Tiles(128, 128, 4, 2), Tiles(64, 64, 4, 2), False, False, persistent=True, approximate=False)
 
 
 def interpret(descriptors: bool) -> None:

@@ -76,58 +76,80 @@ def fold(part: WaveGlowPart, device: torch.device, dtype: torch.dtype = torch.fl
 @torch.inference_mode()
 def _fold_flow(
     flow: FlowPart,
-    upsample_taps: Tensor,
-    upsample_bias: Tensor,
-    mixer: Tensor,
+    upsample_taps: Tensor,  # (taps, phases, spectrum channels, mel channels)
+    upsample_bias: Tensor,  # (spectrum channels)
+    mixer: Tensor,  # (to channel, from channel)
     early: int,
     config: WaveGlowConfig,
     dtype: torch.dtype,
 ) -> FoldedFlow:
     channels, half = config.wn_channels, flow.start.in_channels
-    end, end_bias = flow.end.weight.squeeze(2), flow.end.bias
+    end, end_bias = flow.end.weight.squeeze(2), flow.end.bias  # (2 * half, channels)
     assert flow.start.bias is not None
     assert end_bias is not None
     start = end.new_zeros(channels, WIDTH)
     start[:, :half] = flow.start.weight.squeeze(2)
     start[:, config.n_group] = flow.start.bias
-    # Row 2c is tanh's of channel c, row 2c + 1 sigmoid's, halved: sigmoid(b) = (1 + tanh(b / 2)) / 2.
-    order = torch.arange(2 * channels, device=end.device).view(2, channels).T.flatten()
-    scale = torch.tensor([1.0, 0.5], device=end.device).repeat(channels)
 
     layers, output_bias = [], end_bias.clone()
     modules = (list[Any](modules) for modules in (flow.in_layers, flow.cond_layers, flow.res_skip_layers))
     for i, (in_layer, cond_layer, res_skip) in enumerate(zip(*modules, strict=True)):
         first, last = i == 0, i == len(flow.in_layers) - 1
-        condition = cond_layer.weight.squeeze(2)
-        audio = in_layer.weight.permute(2, 0, 1)  # (taps, 2 * channels, channels)
-        gate = [
-            _blocks(audio @ start if first else audio),
-            _blocks((condition @ upsample_taps).permute(1, 2, 0, 3).flatten(2)),
-        ]
-        gate_rows = torch.cat([rows.reshape(-1, 2 * channels, WIDTH) for rows in gate])
-        gate_bias = in_layer.bias + condition @ upsample_bias
-
-        weight, weight_bias = res_skip.weight.squeeze(2), res_skip.bias
-        skip, skip_bias = weight[-channels:], weight_bias[-channels:]
-        residual = torch.zeros_like(skip) if last else weight[:channels]
-        both = end.new_zeros(channels + OUTPUTS, channels + (WIDTH if first else 0))
-        both[:channels, :channels] = residual
-        both[channels : channels + end.size(0), :channels] = end @ skip
-        if first:
-            both[:channels, channels:] = start
-        output_bias += end @ skip_bias
-        layers.append(
-            FoldedLayer(
-                (gate_rows[:, order] * scale[:, None]).reshape(-1, WIDTH).to(dtype),
-                gate_bias[order] * scale,
-                _blocks(both).reshape(-1, WIDTH).to(dtype),
-                (torch.zeros_like(skip_bias) if last else weight_bias[:channels]).clone(),
-            )
-        )
+        gate, gate_bias = _fold_gate(in_layer, cond_layer, start if first else None, upsample_taps, upsample_bias)
+        residual, residual_bias = _fold_residual(res_skip, end, start if first else None, last)
+        output_bias += end @ res_skip.bias[-channels:]
+        layers.append(FoldedLayer(gate.to(dtype), gate_bias, residual.to(dtype), residual_bias))
     wide_mixer = mixer.new_zeros(config.n_group, config.n_group)
     wide_mixer[: 2 * half, early : early + 2 * half] = mixer.T
     wide_bias = nn.functional.pad(output_bias, (0, OUTPUTS - output_bias.numel()))
     return FoldedFlow(2 * half, layers, wide_bias, wide_mixer, early)
+
+
+def _fold_gate(
+    in_layer: nn.Conv1d,
+    cond_layer: nn.Conv1d,
+    start: Tensor | None,  # (channels, WIDTH), in the first layer
+    upsample_taps: Tensor,  # (taps, phases, spectrum channels, mel channels)
+    upsample_bias: Tensor,  # (spectrum channels)
+) -> tuple[Tensor, Tensor]:
+    # FoldedLayer's gate and gate_bias.
+    condition = cond_layer.weight.squeeze(2)  # (2 * channels, spectrum channels)
+    audio = in_layer.weight.permute(2, 0, 1)  # (taps, 2 * channels, channels)
+    rows = [
+        _blocks(audio if start is None else audio @ start),
+        _blocks((condition @ upsample_taps).permute(1, 2, 0, 3).flatten(2)),
+    ]
+    table = torch.cat([blocks.reshape(-1, condition.size(0), WIDTH) for blocks in rows])
+    assert in_layer.bias is not None
+    bias = in_layer.bias + condition @ upsample_bias
+    # Row 2c is tanh's of channel c, row 2c + 1 sigmoid's, halved: sigmoid(b) = (1 + tanh(b / 2)) / 2.
+    channels = condition.size(0) // 2
+    order = torch.arange(2 * channels, device=bias.device).view(2, channels).T.flatten()
+    scale = torch.tensor([1.0, 0.5], device=bias.device).repeat(channels)
+    return (table[:, order] * scale[:, None]).reshape(-1, WIDTH), bias[order] * scale
+
+
+def _fold_residual(
+    res_skip: nn.Conv1d,
+    end: Tensor,  # (outputs, channels)
+    start: Tensor | None,  # (channels, WIDTH), in the first layer
+    last: bool,
+) -> tuple[Tensor, Tensor]:
+    # FoldedLayer's residual and residual_bias.
+    assert res_skip.bias is not None
+    weight, channels = (
+        res_skip.weight.squeeze(2),
+        end.size(1),
+    )  # (channels, and but for the last as many more, channels)
+    both = end.new_zeros(channels + OUTPUTS, channels + (0 if start is None else WIDTH))
+    both[channels : channels + end.size(0), :channels] = end @ weight[-channels:]
+    bias = torch.zeros_like(res_skip.bias[-channels:])
+    if not last:
+        both[:channels, :channels] = weight[:channels]
+        bias = res_skip.bias[:channels].clone()
+    if start is not None:
+        both[:channels, channels:] = start
+    return _blocks(both).reshape(-1, WIDTH), bias
 
 
 def _blocks(weight: Tensor) -> Tensor:

@@ -28,7 +28,8 @@ CACHED_SHAPES = 32  # shapes (batch, frames) that keep their graph
 
 @dataclass(frozen=True)
 class Tiles:
-    """How a matrix kernel cuts its work: rows and (at most) output columns of a program, warps, loads in flight."""
+    """How a matrix kernel cuts its work: rows and (at most) output columns of a tile, warps of a program, loads in
+    flight."""
 
     rows: int
     columns: int
@@ -38,18 +39,20 @@ class Tiles:
 
 @dataclass(frozen=True)
 class Tuning:
-    """`descriptors`: tiles come through the bulk copy engine; `overlap`: a kernel starts while its predecessor drains;
-    both need compute capability 9.0. `approximate`: the hardware's tanh, which Triton's interpreter has not."""
+    """`descriptors`: tiles come through TMA, the bulk copy engine; `overlap`: a kernel starts while its predecessor
+    drains (PDL); both need compute capability 9.0. `persistent`: the gate kernel has one program for each
+    multiprocessor, which takes tiles in turn. `approximate`: the hardware's tanh, which Triton's interpreter lacks."""
 
     gate: Tiles
     residual: Tiles
     descriptors: bool
     overlap: bool
+    persistent: bool = False
     approximate: bool = True
 
 
-# The fastest of a dozen on an H200, at 256 and at 64 channels, alone and in batches.
-HOPPER = Tuning(Tiles(128, 128, 4, 3), Tiles(128, 128, 4, 3), descriptors=True, overlap=True)
+# The fastest on an H100; docs/speed.md has what else was tried.
+HOPPER = Tuning(Tiles(128, 256, 8, 4), Tiles(128, 128, 4, 3), descriptors=True, overlap=True, persistent=True)
 # For GPUs without those engines: within the 99 KB of shared memory that the smallest of them gives a program.
 GENERAL = Tuning(Tiles(128, 128, 8, 3), Tiles(128, 128, 8, 2), descriptors=False, overlap=False)
 
@@ -92,6 +95,8 @@ class Network:
         self.gap = max(math.ceil(reach / self.phases), 1)
         self.flows = fold(part, device)
         self.tuning = tuning
+        on_gpu = device.type == "cuda"
+        self.processors = torch.cuda.get_device_properties(device).multi_processor_count if on_gpu else 1
 
     def retuned(self, tuning: Tuning) -> "Network":
         """The same weights, cut otherwise."""
@@ -211,9 +216,10 @@ class Network:
         shared = {"FIRST": first, "MEL_BLOCKS": self.mel_blocks, **self._constants}
         tiles = self.tuning.gate
         columns = math.gcd(2 * channels, tiles.columns)
+        count = self.phases * math.ceil(buffers.used_rows / tiles.rows) * (2 * channels // columns)
         yield Launch(
             gate,
-            (self.phases * math.ceil(buffers.used_rows / tiles.rows) * (2 * channels // columns),),
+            (min(count, self.processors) if self.tuning.persistent else count,),
             (
                 buffers.table,
                 self._tiles(buffers.table, tiles.rows),
@@ -222,9 +228,11 @@ class Network:
                 buffers.rows,
                 self.gap,
                 2**number,
+                count,
             ),
             dict(
                 TAPS=self.config.wn_kernel_size,
+                PERSISTENT=self.tuning.persistent,
                 APPROXIMATE=self.tuning.approximate,
                 **self._cut(tiles, columns),
                 **shared,
@@ -252,8 +260,13 @@ class Network:
         )
 
     def _cut(self, tiles: Tiles, columns: int) -> dict[str, Any]:
-        cut = {"TILE": tiles.rows, "COLUMNS": columns, "num_warps": tiles.warps, "num_stages": tiles.stages}
-        return {"DESCRIPTOR": self.tuning.descriptors, **cut}
+        return {
+            "TILE": tiles.rows,
+            "COLUMNS": columns,
+            "DESCRIPTOR": self.tuning.descriptors,
+            "num_warps": tiles.warps,
+            "num_stages": tiles.stages,
+        }
 
     def _tiles(self, table: Tensor, rows: int) -> Any:
         # What a kernel loads tiles of `rows` rows through.

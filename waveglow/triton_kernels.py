@@ -60,15 +60,16 @@ def _columns(column, rows, PHASES: tl.constexpr):
     return (column // _WIDTH).to(tl.int64) * (PHASES * rows * _WIDTH) + column % _WIDTH
 
 
-@triton.jit(do_not_specialize=["dilation"])
+@triton.jit(do_not_specialize=["dilation", "tiles"])
 def gate(
-    table,
-    table_tiles,
-    weight_tiles,
-    bias,
+    table,  # FP16 (rows of all sections, WIDTH)
+    table_tiles,  # the table in tiles of (TILE, WIDTH): a tensor descriptor, or the table itself
+    weight_tiles,  # FP16 (steps * 2 * CHANNELS, WIDTH), in tiles of (COLUMNS, WIDTH); likewise
+    bias,  # FP32 (2 * CHANNELS)
     rows,
     gap,
     dilation,
+    tiles,
     FIRST: tl.constexpr,
     CHANNELS: tl.constexpr,
     PHASES: tl.constexpr,
@@ -77,6 +78,7 @@ def gate(
     TILE: tl.constexpr,
     COLUMNS: tl.constexpr,
     DESCRIPTOR: tl.constexpr,
+    PERSISTENT: tl.constexpr,
     APPROXIMATE: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
@@ -84,50 +86,50 @@ def gate(
 
     One matrix product whose inner dimension runs over the taps of the convolution and then over the taps of the mel.
     Output columns hold a and b of a channel side by side; b's weights are halved (sigmoid(b) = (1 + tanh(b / 2)) / 2).
-    A program computes TILE rows x COLUMNS columns of one phase.
+    A tile is TILE rows x COLUMNS columns of one phase. PERSISTENT: there are as many programs as run at a time, and the
+    loads of a program's next tile go on while it finishes one.
     """
     _start(OVERLAP)
     BLOCKS: tl.constexpr = CHANNELS // _WIDTH
     IN_BLOCKS: tl.constexpr = 1 if FIRST else BLOCKS
     AUDIO_STEPS: tl.constexpr = TAPS * IN_BLOCKS
     PARTS: tl.constexpr = 2 * CHANNELS // COLUMNS
-    program = tl.program_id(0)
-    part = program % PARTS
-    phase = (program // PARTS) % PHASES
-    row = program // (PARTS * PHASES) * TILE
-
     source = gap if FIRST else gap + PHASES * rows
     mel = gap + (1 + BLOCKS) * PHASES * rows
-    acc = tl.zeros((TILE, COLUMNS), tl.float32)
-    for step in range(AUDIO_STEPS + MEL_BLOCKS):
-        tap = step // IN_BLOCKS
-        shifted = phase + (tap - TAPS // 2) * dilation + gap * PHASES  # from `gap` frames before: not negative
-        plane = (step - tap * IN_BLOCKS) * PHASES + shifted % PHASES
-        hidden_row = source + plane * rows + shifted // PHASES - gap
-        x_row = tl.where(step < AUDIO_STEPS, hidden_row, mel + (step - AUDIO_STEPS) * rows) + row
-        w_block = step + tl.where(step < AUDIO_STEPS, 0, phase * MEL_BLOCKS)
-        x = _tile(table_tiles, x_row, TILE, DESCRIPTOR)
-        w = _tile(weight_tiles, w_block * (2 * CHANNELS) + part * COLUMNS, COLUMNS, DESCRIPTOR)
-        acc = tl.dot(x, w.T, acc)
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=PERSISTENT):
+        part = tile % PARTS
+        phase = (tile // PARTS) % PHASES
+        row = tile // (PARTS * PHASES) * TILE
+        acc = tl.zeros((TILE, COLUMNS), tl.float32)
+        for step in range(AUDIO_STEPS + MEL_BLOCKS):
+            tap = step // IN_BLOCKS
+            shifted = phase + (tap - TAPS // 2) * dilation + gap * PHASES  # from `gap` frames before: not negative
+            plane = (step - tap * IN_BLOCKS) * PHASES + shifted % PHASES
+            hidden_row = source + plane * rows + shifted // PHASES - gap
+            x_row = tl.where(step < AUDIO_STEPS, hidden_row, mel + (step - AUDIO_STEPS) * rows) + row
+            w_block = step + tl.where(step < AUDIO_STEPS, 0, phase * MEL_BLOCKS)
+            x = _tile(table_tiles, x_row, TILE, DESCRIPTOR)
+            w = _tile(weight_tiles, w_block * (2 * CHANNELS) + part * COLUMNS, COLUMNS, DESCRIPTOR)
+            acc = tl.dot(x, w.T, acc)
 
-    acc += tl.load(bias + part * COLUMNS + tl.arange(0, COLUMNS))[None, :]
-    a, b = tl.split(tl.reshape(acc, (TILE, COLUMNS // 2, 2)))
-    gated = _tanh(a, APPROXIMATE) * (0.5 * _tanh(b, APPROXIMATE) + 0.5)
-    channel = part * (COLUMNS // 2) + tl.arange(0, COLUMNS // 2)
-    first = mel + MEL_BLOCKS * rows + phase * rows + row
-    offsets = tl.arange(0, TILE)[:, None] * _WIDTH + _columns(channel, rows, PHASES)[None, :]
-    tl.store(table + first.to(tl.int64) * _WIDTH + offsets, gated.to(tl.float16))
+        acc += tl.load(bias + part * COLUMNS + tl.arange(0, COLUMNS))[None, :]
+        a, b = tl.split(tl.reshape(acc, (TILE, COLUMNS // 2, 2)))
+        gated = _tanh(a, APPROXIMATE) * (0.5 * _tanh(b, APPROXIMATE) + 0.5)
+        channel = part * (COLUMNS // 2) + tl.arange(0, COLUMNS // 2)
+        first = mel + MEL_BLOCKS * rows + phase * rows + row
+        offsets = tl.arange(0, TILE)[:, None] * _WIDTH + _columns(channel, rows, PHASES)[None, :]
+        tl.store(table + first.to(tl.int64) * _WIDTH + offsets, gated.to(tl.float16))
 
 
 @triton.jit(do_not_specialize=["frames", "used_rows"])
 def residual(
-    table,
-    table_tiles,
-    weight_tiles,
-    output_tiles,
-    bias,
-    output_bias,
-    outputs,
+    table,  # FP16 (rows of all sections, WIDTH)
+    table_tiles,  # the table in tiles of (TILE, WIDTH): a tensor descriptor, or the table itself
+    weight_tiles,  # FP16 (steps * (CHANNELS + OUTPUTS), WIDTH), in tiles of (COLUMNS, WIDTH); likewise
+    output_tiles,  # the same weights, in tiles of (OUTPUTS, WIDTH)
+    bias,  # FP32 (CHANNELS)
+    output_bias,  # FP32 (OUTPUTS)
+    outputs,  # FP32 (PHASES * rows, OUTPUTS)
     rows,
     gap,
     frames,
@@ -190,13 +192,13 @@ def residual(
 
 @triton.jit(do_not_specialize=["frames", "used_rows", "early"])
 def couple(
-    table,
-    outputs,
-    state,
-    next_state,
-    mixer,
-    z,
-    audio,
+    table,  # FP16 (rows of all sections, WIDTH)
+    outputs,  # FP32 (PHASES * rows, OUTPUTS)
+    state,  # FP32 (PHASES * rows, GROUP)
+    next_state,  # FP32 (PHASES * rows, GROUP)
+    mixer,  # FP32 (GROUP, GROUP)
+    z,  # FP16 (B, GROUP, frames * PHASES)
+    audio,  # FP16 (B, frames * PHASES * GROUP)
     rows,
     gap,
     frames,
@@ -256,8 +258,8 @@ def couple(
 
 @triton.jit(do_not_specialize=["frames", "used_rows"])
 def spread_mel(
-    table,
-    mel,
+    table,  # FP16 (rows of all sections, WIDTH)
+    mel,  # FP16 (B, MEL_CHANNELS, frames)
     rows,
     gap,
     frames,

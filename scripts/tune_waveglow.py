@@ -1,0 +1,118 @@
+"""Tries ways to cut WaveGlow's two matrix kernels on the GPU at hand: checks each and prints how fast it is.
+
+The weights are random, of the published checkpoint's size unless --wn-channels says otherwise. What comes out best is
+entered by hand into `waveglow.triton_engine`.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from common.cli import ArgumentParser, bounded_int, run
+from common.config import WaveGlowConfig
+from common.cuda import capture, triton_obstacle, with_index
+from common.errors import UserError
+from common.table import format_table
+from waveglow.folding import WIDTH
+from waveglow.model import WaveGlow
+from waveglow.parts import WaveGlowPart
+from waveglow.triton_engine import Network, Tiles, Tuning, default_tuning
+
+TILES = [
+    Tiles(rows, columns, warps, stages)
+    for rows, columns, warps in ((128, 128, 4), (128, 128, 8), (128, 256, 8), (256, 128, 8), (64, 128, 4))
+    for stages in (2, 3, 4)
+]
+MAX_DIFFERENCE = 1e-3  # relative, between two ways to cut: sums differ in their order at most
+
+
+def tunings(base: Tuning) -> Iterator[tuple[str, Tuning]]:
+    """What is tried, the default first; each kernel alone."""
+    yield "default", base
+    for tiles in TILES:
+        for persistent in (False, True):
+            yield f"gate {tiles}, persistent: {persistent}", replace(base, gate=tiles, persistent=persistent)
+    for tiles in TILES:
+        yield f"residual {tiles}", replace(base, residual=tiles)
+
+
+def milliseconds(work: Callable[[], None], repeats: int = 10) -> float:
+    """The median time of `work` on the GPU."""
+    times = []
+    for _ in range(repeats + 3):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        work()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end))
+    return statistics.median(times[3:])
+
+
+def run_once(network: Network, mel: Tensor, z: Tensor, samples: int) -> tuple[Tensor, float]:
+    """The audio (B, samples) that a network gives, and its milliseconds as one CUDA graph."""
+    batch, frames = mel.size(0), mel.size(2)
+    memory = torch.zeros(network.bytes_for(batch, frames), dtype=torch.uint8, device=mel.device)
+    audio = torch.full((batch, samples), torch.nan, dtype=torch.float16, device=mel.device)
+    launches = network.launches(network.buffers(memory, batch, frames), mel, z, audio)
+
+    def work() -> None:
+        for launch in launches:
+            launch()
+
+    elapsed = milliseconds(capture(work, mel.device))
+    return audio, elapsed
+
+
+def tune(channels: int, batch: int, frames: int) -> list[Sequence[str]]:
+    """A row for each way to cut: its name, milliseconds an utterance, difference from the default."""
+    device = with_index("cuda")
+    reason = triton_obstacle(device)
+    if reason is not None:
+        raise UserError(f"these kernels can't run here: {reason}")
+    if channels % WIDTH:
+        raise UserError(f"--wn-channels {channels}: it has to be a multiple of {WIDTH}")
+    torch.manual_seed(0)
+    part = WaveGlowPart(WaveGlow(WaveGlowConfig(wn_channels=channels))).eval().requires_grad_(False)
+    base = default_tuning(device, batch)
+    network = Network(part, device, base)
+    groups, phases = network.config.n_group, network.phases
+    mel = torch.randn(batch, network.config.n_mel_channels, frames, device=device).half()
+    z = (0.6 * torch.randn(batch, groups, frames * phases, device=device)).half()
+    rows: list[Sequence[str]] = []
+    expected: Tensor | None = None
+    for name, tuning in tunings(base):
+        try:
+            audio, elapsed = run_once(network.retuned(tuning), mel, z, frames * phases * groups)
+        except Exception as error:  # too much shared memory, say: Triton has no one kind of error for it
+            rows.append((name, "-", str(error).splitlines()[0][:60]))
+            continue
+        expected = audio if expected is None else expected
+        difference = float((audio.double() - expected.double()).norm() / expected.double().norm())
+        verdict = f"{difference:.0e}" if difference < MAX_DIFFERENCE else f"WRONG by {difference:.0e}"
+        rows.append((name, f"{elapsed / batch:.3f}", verdict))
+    return rows
+
+
+def make_parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="tune_waveglow.py", description=__doc__)
+    parser.add_argument(
+        "--wn-channels", type=bounded_int(64, 1024), default=256, help="channels of WaveGlow's networks"
+    )
+    parser.add_argument("-bs", "--batch-size", type=bounded_int(1, 1024), default=16, help="utterances at a time")
+    parser.add_argument("--frames", type=bounded_int(1, 2000), default=600, help="mel frames of an utterance")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    rows = tune(args.wn_channels, args.batch_size, args.frames)
+    print(torch.cuda.get_device_name())
+    print(format_table(("tiles", "ms an utterance", "difference"), rows))
+
+
+if __name__ == "__main__":
+    run(main, make_parser())
