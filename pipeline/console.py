@@ -136,7 +136,7 @@ def summary_table(summary: Summary) -> str:
         )
         for spoken in summary.spoken
     ]
-    audio = sum(spoken.seconds for spoken in summary.spoken)
+    audio = sum(spoken.seconds for spoken in summary.spoken if not spoken.resumed)
     rate = f": {audio / summary.latency:.2f} s of audio per second" if summary.latency else ""
     table = format_table(["Line", "Phrase", "Audio s", "Taken s", "Stopped by", "File"], rows, "rlrrll")
     return f"{table}\n{audio:.2f} s of audio in {summary.latency:.2f} s{rate}"

@@ -1,4 +1,7 @@
-"""One HTML page with what a run spoke: for each phrase its text, a player and its pictures. No scripts, no network."""
+"""One HTML page with what a run spoke: for each phrase its text and how it was read, a player and its pictures.
+
+No scripts, no network.
+"""
 
 import os
 import struct
@@ -11,6 +14,7 @@ from urllib.parse import quote
 from common.files import written_whole
 
 LONG_TEXT = 600  # characters; of a longer text the beginning is shown, and the whole on demand
+PRELOADED = 50  # players that show their length before they are played
 JUMP = 50  # phrases between two links of the list that leads through a long page
 
 STYLE = """
@@ -30,7 +34,7 @@ body {
   margin: 0; background: var(--page); color: var(--ink);
   font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "DejaVu Sans", sans-serif;
 }
-header, main { max-width: 72rem; margin: 0 auto; padding: 0 clamp(1rem, 4vw, 2rem); }
+header, main { max-width: 90rem; margin: 0 auto; padding: 0 clamp(1rem, 4vw, 2rem); }
 header { padding-top: 1.5rem; }
 main { padding-bottom: 4rem; }
 h1, h2, h3 { line-height: 1.25; margin: 0; }
@@ -63,11 +67,11 @@ audio { display: block; width: 100%; max-width: 36rem; margin: .75rem 0; }
 summary { cursor: pointer; color: var(--link); padding: .25rem 0; }
 .notes { margin: .75rem 0; padding: .5rem 1rem .5rem 2rem; background: var(--note); color: var(--note-ink);
   border-left: 4px solid var(--note-line); border-radius: .25rem; }
-.pictures { display: grid; gap: 1.25rem; margin-top: 1rem;
-  grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); align-items: start; }
-figure { margin: 0; }
-img { display: block; width: 100%; height: auto; background: #ffffff; border: 1px solid var(--line);
-  border-radius: .25rem; }
+.pictures { margin-top: 1rem; }
+figure { margin: 0 0 1.25rem; }
+.wide { overflow-x: auto; border: 1px solid var(--line); border-radius: .25rem; background: #ffffff; }
+.wide:focus-visible { outline: 3px solid var(--link); outline-offset: 3px; }
+img { display: block; max-width: none; height: auto; background: #ffffff; }
 figcaption { font-size: .875rem; margin-top: .35rem; }
 @media print { audio, nav, .skip { display: none; } article { break-inside: avoid; content-visibility: visible; } }
 """
@@ -77,13 +81,13 @@ figcaption { font-size: .875rem; margin-top: .35rem; }
 class PageEntry:
     """A phrase as the page shows it."""
 
-    index: int  # the phrase's number, as in its file's name
+    line: int  # the phrase's number, from 1
     text: str
+    reading: str  # the words and sounds that were spoken for it
     audio: Path
     seconds: float  # of audio
     stop_reason: str
-    alignment: Path | None  # pictures, where there are any: PNG files that exist
-    mel: Path | None
+    pictures: tuple[Path, ...] = ()  # of the pieces, in order: PNG files that exist
     notes: tuple[str, ...] = ()  # what a listener should know
 
 
@@ -128,39 +132,54 @@ def _page(folder: Path, title: str, entries: Sequence[PageEntry], details: Mappi
 {_definitions(details)}
 </section>
 """
-    if any(entry.alignment or entry.mel for entry in entries):
+    if any(entry.pictures for entry in entries):
         yield """<section aria-labelledby="reading">
 <h2 id="reading">Reading the pictures</h2>
-<p>The alignment shows which part of the text the decoder was reading in each frame: an unbroken line from the bottom
-left to the top right means that everything was read once and in order; a gap is something left out, a flat line
-something held or stuck. The mel spectrogram is what the decoder drew and the vocoder turned into sound.</p>
+<p>All plots of a picture share the time axis. Under the waveform stands each word where it is heard. The mel
+spectrogram is what the decoder drew and the vocoder turned into sound. The alignment shows which part of the text was
+read when: an unbroken line from the bottom left to the top right means that everything was read once and in order; a
+gap is something left out, a flat line something held or stuck.</p>
 </section>
 """
     yield '<section aria-labelledby="phrases">\n<h2 id="phrases" tabindex="-1">Phrases</h2>\n'
     if len(entries) > JUMP:
         yield _jumps(entries)
     yield "<ol>\n"
-    for entry in entries:
-        yield f"<li>\n{_article(folder, entry)}</li>\n"
+    for number, entry in enumerate(entries):
+        # Durations of the first players are read from the files; of a thousand that would take a while.
+        preload = "metadata" if number < PRELOADED else "none"
+        yield f"<li>\n{_article(folder, entry, preload)}</li>\n"
     yield "</ol>\n</section>\n</main>\n</body>\n</html>\n"
 
 
 def _jumps(entries: Sequence[PageEntry]) -> str:
-    links = "".join(f'<li><a href="#phrase-{e.index}">Phrase {e.index}</a></li>\n' for e in entries[::JUMP])
+    links = "".join(f'<li><a href="#phrase-{e.line}">Phrase {e.line}</a></li>\n' for e in entries[::JUMP])
     return f'<nav aria-label="Jump to a phrase">\n<ul>\n{links}</ul>\n</nav>\n'
 
 
-def _article(folder: Path, entry: PageEntry) -> str:
-    name = f"phrase-{entry.index}"
+def _article(folder: Path, entry: PageEntry, preload: str) -> str:
+    name = f"phrase-{entry.line}"
     audio = _link(folder, entry.audio)
     facts = {"Length": _duration(entry.seconds), "Stopped by": entry.stop_reason}
+    download = f'<a href="{audio}" download>{escape(entry.audio.name)}</a>'
     return f"""<article id="{name}" aria-labelledby="{name}-title">
-<h3 id="{name}-title">Phrase {entry.index}</h3>
+<h3 id="{name}-title">Phrase {entry.line}</h3>
 {_text(entry.text)}
-<audio controls preload="none" src="{audio}" aria-label="Audio of phrase {entry.index}"></audio>
-{_definitions(facts, File=f'<a href="{audio}">{escape(entry.audio.name)}</a>')}
+{_reading(entry)}
+<audio controls preload="{preload}" src="{audio}" aria-label="Audio of phrase {entry.line}"></audio>
+{_definitions(facts, Download=download)}
 {_notes(entry.notes)}{_pictures(folder, entry)}</article>
 """
+
+
+def _reading(entry: PageEntry) -> str:
+    """How the text was read, where that isn't the text itself."""
+    if entry.reading.casefold() == " ".join(entry.text.split()).casefold():
+        return ""
+    return f"""<details class="reading"{" open" if len(entry.reading) <= LONG_TEXT else ""}>
+<summary>Read as</summary>
+<p dir="auto">{escape(entry.reading)}</p>
+</details>"""
 
 
 def _text(text: str) -> str:
@@ -181,15 +200,16 @@ def _notes(notes: Sequence[str]) -> str:
 
 def _pictures(folder: Path, entry: PageEntry) -> str:
     shown = []
-    for picture, name, meaning in (
-        (entry.alignment, "Alignment", "Heat map: decoder frames from left to right, the text from bottom to top."),
-        (entry.mel, "Mel spectrogram", "Heat map: time from left to right, mel bands from low to high."),
-    ):
-        if picture is not None:
-            link = _link(folder, picture)
-            shown.append(f"""<figure>
-<img src="{link}" alt="{name} of phrase {entry.index}. {meaning}" loading="lazy" decoding="async"{_size(picture)}>
-<figcaption><a href="{link}">{name}<span class="unseen"> of phrase {entry.index}</span>, full size</a></figcaption>
+    for number, picture in enumerate(entry.pictures, start=1):
+        link = _link(folder, picture)
+        piece = f", piece {number} of {len(entry.pictures)}" if len(entry.pictures) > 1 else ""
+        shown.append(f"""<figure>
+<div class="wide" tabindex="0" role="region" aria-label="Picture of phrase {entry.line}{piece}">
+<img src="{link}" alt="Speech of phrase {entry.line}{piece}. Waveform with its words, mel spectrogram and alignment over
+time." loading="lazy" decoding="async"{_size(picture)}>
+</div>
+<figcaption>Waveform, mel spectrogram, alignment{piece}:
+<a href="{link}" download>{escape(picture.name)}</a></figcaption>
 </figure>
 """)
     return f'<div class="pictures">\n{"".join(shown)}</div>\n' if shown else ""

@@ -1,4 +1,4 @@
-"""Pictures of a spoken phrase: how the decoder read the text, and the spectrogram that it drew.
+"""A picture of a spoken piece: waveform with its words, mel spectrogram and alignment, on one time axis in seconds.
 
 Kept apart because matplotlib takes a while to load: import this module only where pictures are wanted.
 """
@@ -9,123 +9,126 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from common.files import written_whole
+from pipeline.audio import Audio
+from pipeline.words import SpokenWord, spoken_words
 
 DPI = 100
 MAX_COLUMNS, MAX_ROWS = 4000, 2000  # of the data drawn; anything longer is pooled to fit
-MIN_WIDTH, MAX_WIDTH = 7.0, 20.0  # inches
-MIN_HEIGHT, MAX_HEIGHT = 3.2, 5.0  # inches
-FRAMES_PER_INCH = 60.0
-# Around the plot, in inches: room for tick labels and axis titles, and the colour bar at the right.
-LEFT, RIGHT, BOTTOM, TOP = 1.0, 1.15, 0.6, 0.45
+INCHES_PER_SECOND = 1.6  # so that the words under the waveform can be read
+MIN_WIDTH, MAX_WIDTH = 7.0, 40.0  # of the plots, in inches
+WAVE_HEIGHT, MEL_HEIGHT = 1.5, 2.0  # inches
+MIN_ALIGNMENT_HEIGHT, MAX_ALIGNMENT_HEIGHT = 2.4, 5.0  # inches
+# Around the plots, in inches: room for tick labels and titles, and the colour bars at the right.
+LEFT, RIGHT, BOTTOM, TOP, BETWEEN = 1.0, 1.15, 0.6, 0.35, 0.35
 BAR_GAP, BAR_WIDTH = 0.15, 0.15
 LINE = 0.125  # inches, the least distance of two tick labels above one another
+WORD_ROWS = 3  # that the words under the waveform take turns on, so that neighbours don't overlap
 
 
-def save_alignment(path: Path, alignment: np.ndarray, text: str) -> None:
-    """Draws the attention: decoder frames from left to right, the text from bottom to top.
-
-    The text stands at its axis letter by letter if it fits, else as many of its words as fit, each where it begins;
-    symbol numbers where its characters are not the symbols one to one, as with ARPAbet.
+def save_speech(path: Path, audio: Audio, mel: np.ndarray, alignment: np.ndarray, text: str) -> None:
+    """Draws a piece of speech.
 
     Args:
         path: of the PNG file; complete once it is there.
-        alignment: float32 [frames, symbols], 0 to 1.
+        audio: what was spoken.
+        mel: float32 [n_mels, frames], natural logarithm of the amplitude; as long as the audio.
+        alignment: attention weights, float32 [frames as decoded, symbols], 0 to 1; as long as the audio.
         text: what the symbols say.
 
     Raises:
         OSError: the file can't be written.
     """
-    frames, symbols = alignment.shape
-    picture = _Picture(_width(frames), np.clip(symbols * LINE, MIN_HEIGHT, MAX_HEIGHT))
-    image = _pooled(_pooled(alignment.T, MAX_COLUMNS, axis=1, mean=False), MAX_ROWS, axis=0, mean=False)
-    picture.draw(image, (0, frames, -0.5, symbols - 0.5), "Attention weight", limits=(0.0, 1.0))
-    axes = picture.axes
-    axes.set_title("Alignment: where in the text each frame was read", loc="left", fontsize=11)
-    axes.set_xlabel("Decoder frame")
-    _label_symbols(axes, text, symbols, room=picture.height)
-    picture.save(path)
-
-
-def save_mel(path: Path, mel: np.ndarray, hop_seconds: float) -> None:
-    """Draws the mel spectrogram over time.
-
-    Args:
-        path: of the PNG file; complete once it is there.
-        mel: float32 [n_mels, frames], natural logarithm of the amplitude.
-        hop_seconds: time from one frame to the next.
-
-    Raises:
-        OSError: the file can't be written.
-    """
-    bands, frames = mel.shape
-    picture = _Picture(_width(frames), MIN_HEIGHT)
-    extent = (0, frames * hop_seconds, -0.5, bands - 0.5)
-    picture.draw(_pooled(mel, MAX_COLUMNS, axis=1, mean=True), extent, "Log amplitude (ln)")
-    picture.axes.set_title("Mel spectrogram", loc="left", fontsize=11)
-    picture.axes.set_xlabel("Time (s)")
-    picture.axes.set_ylabel("Mel band")
+    symbols = alignment.shape[1]
+    words = spoken_words(text, alignment, audio.seconds)
+    height = float(np.clip(symbols * LINE, MIN_ALIGNMENT_HEIGHT, MAX_ALIGNMENT_HEIGHT))
+    picture = _Picture(audio.seconds, (WAVE_HEIGHT, MEL_HEIGHT, height))
+    wave, spectrogram, attention = picture.axes
+    _draw_wave(wave, audio, words)
+    bands = (-0.5, len(mel) - 0.5)
+    drawn = picture.image(spectrogram, _pooled(mel, MAX_COLUMNS, axis=1, mean=True), bands)
+    picture.colour_bar(1, drawn, "Log amplitude (ln)")
+    spectrogram.set_title("Mel spectrogram", loc="left", fontsize=10)
+    spectrogram.set_ylabel("Mel band")
+    weights = _pooled(_pooled(alignment.T, MAX_COLUMNS, axis=1, mean=False), MAX_ROWS, axis=0, mean=False)
+    drawn = picture.image(attention, weights, (-0.5, symbols - 0.5), limits=(0.0, 1.0))
+    picture.colour_bar(2, drawn, "Attention weight")
+    attention.set_title("Alignment: which part of the text was read when", loc="left", fontsize=10)
+    attention.set_xlabel("Time (s)")
+    _label_words(attention, words, apart=LINE * symbols / height)
     picture.save(path)
 
 
 class _Picture:
-    """A figure with one plot of the given size in inches, and room around it."""
+    """Plots above one another that share the time axis, with room around them. Sizes in inches."""
 
-    def __init__(self, width: float, height: float) -> None:
-        self.width, self.height = width, height
-        self._whole = (LEFT + width + RIGHT, BOTTOM + height + TOP)
+    def __init__(self, seconds: float, heights: Sequence[float]) -> None:
+        self._seconds = seconds
+        self._width = float(np.clip(seconds * INCHES_PER_SECOND, MIN_WIDTH, MAX_WIDTH))
+        self._heights = heights
+        gaps = BETWEEN * (len(heights) - 1)
+        self._whole = (LEFT + self._width + RIGHT, BOTTOM + sum(heights) + gaps + TOP)
         self._figure = Figure(figsize=self._whole, dpi=DPI)  # drawn by Agg, with no window and no global state
-        self.axes = self._figure.add_axes(self._place(0, width))
+        self.axes = [self._figure.add_axes(self._place(row, 0, self._width)) for row in range(len(heights))]
+        for axes in self.axes:
+            axes.set_xlim(0, seconds)
+        for axes in self.axes[:-1]:
+            axes.tick_params(labelbottom=False)
 
-    def draw(
-        self,
-        image: np.ndarray,
-        extent: tuple[float, float, float, float],
-        meaning: str,
-        limits: tuple[float, float] | None = None,
-    ) -> None:
+    def image(
+        self, axes: Axes, image: np.ndarray, rows: tuple[float, float], limits: tuple[float, float] | None = None
+    ) -> AxesImage:
         low, high = limits or (None, None)
-        drawn = self.axes.imshow(
-            image, origin="lower", aspect="auto", extent=extent, cmap="viridis", vmin=low, vmax=high
-        )
-        bar = self._figure.add_axes(self._place(self.width + BAR_GAP, BAR_WIDTH))
+        extent = (0, self._seconds, *rows)
+        return axes.imshow(image, origin="lower", aspect="auto", extent=extent, cmap="viridis", vmin=low, vmax=high)
+
+    def colour_bar(self, row: int, drawn: AxesImage, meaning: str) -> None:
+        bar = self._figure.add_axes(self._place(row, self._width + BAR_GAP, BAR_WIDTH))
         self._figure.colorbar(drawn, cax=bar, label=meaning)
 
     def save(self, path: Path) -> None:
         with written_whole(path) as temporary:
             self._figure.savefig(temporary, format="png", dpi=DPI)
 
-    def _place(self, left: float, width: float) -> tuple[float, float, float, float]:
+    def _place(self, row: int, left: float, width: float) -> tuple[float, float, float, float]:
         whole_width, whole_height = self._whole
-        return (LEFT + left) / whole_width, BOTTOM / whole_height, width / whole_width, self.height / whole_height
+        above = sum(self._heights[: row + 1]) + BETWEEN * row + TOP
+        return (
+            (LEFT + left) / whole_width,
+            (whole_height - above) / whole_height,
+            width / whole_width,
+            self._heights[row] / whole_height,
+        )
 
 
-def _width(frames: int) -> float:
-    return float(np.clip(frames / FRAMES_PER_INCH, MIN_WIDTH, MAX_WIDTH))
+def _draw_wave(axes: Axes, audio: Audio, words: Sequence[SpokenWord]) -> None:
+    """The waveform's outline, and under it each word where it is heard."""
+    columns = min(MAX_COLUMNS, len(audio.samples))
+    edges = np.arange(columns) * len(audio.samples) // columns
+    times = edges / audio.sampling_rate
+    peak = max(float(np.abs(audio.samples).max()), 1e-9)
+    low, high = (reduce.reduceat(audio.samples, edges) / peak for reduce in (np.minimum, np.maximum))
+    axes.fill_between(times, low, high, linewidth=0.3, color="#0b57a4")
+    axes.set_ylim(-2.5, 1.1)
+    axes.set_yticks([])
+    axes.set_title("Waveform and words", loc="left", fontsize=10)
+    for number, word in enumerate(words):
+        row = -1.2 - 0.45 * (number % WORD_ROWS)
+        axes.axvline(word.start, ymin=0, ymax=(1 + 2.5) / 3.6, color="#9aa3ad", linewidth=0.5)
+        # A dollar sign is a character here, not the beginning of a formula.
+        axes.text(word.start, row, f" {word.text}", fontsize=8, va="center", clip_on=True, parse_math=False)
 
 
-def _label_symbols(axes: Axes, text: str, symbols: int, room: float) -> None:
-    if len(text) != symbols:
-        axes.set_ylabel("Symbol number")
-        return
-    apart = LINE * symbols / room  # symbols
-    if apart <= 1:
-        places, labels, title = list(range(symbols)), ["\u2423" if char == " " else char for char in text], "Symbol"
-    else:
-        places = _spread([i for i, char in enumerate(text) if char != " " and (i == 0 or text[i - 1] == " ")], apart)
-        labels, title = [_short(text[i:].split(" ", 1)[0]) for i in places], "Word, at its first symbol"
-    # A dollar sign is a character here, not the beginning of a formula.
-    axes.set_yticks(places, labels, fontsize=7, parse_math=False)
-    axes.set_ylabel(title)
-
-
-def _spread(places: Sequence[int], apart: float) -> list[int]:
-    kept: list[int] = []
-    for place in places:
-        if not kept or place - kept[-1] >= apart:
-            kept.append(place)
-    return kept
+def _label_words(axes: Axes, words: Sequence[SpokenWord], apart: float) -> None:
+    """As many words as fit, each at its first symbol; `apart` symbols are a line's height."""
+    kept: list[SpokenWord] = []
+    for word in words:
+        if not kept or word.first - kept[-1].first >= apart:
+            kept.append(word)
+    axes.set_yticks([word.first for word in kept], [_short(word.text) for word in kept], fontsize=8, parse_math=False)
+    axes.set_ylabel("Text")
 
 
 def _short(word: str, letters: int = 12) -> str:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,9 +15,10 @@ from common.files import locked_folder
 from common.json_log import JsonLog
 from common.phrases import Phrase
 from common.wav import SampleFormat, WavWriter, wav_file
-from pipeline.audio import Resampler
+from pipeline.audio import Audio, Resampler
+from pipeline.manifest import Manifest, PartialPhrase, PhraseRecord, PieceRecord, configuration_of
 from pipeline.page import PageEntry
-from pipeline.pieces import PreparedPhrase, describe
+from pipeline.pieces import Piece, PreparedPhrase, describe
 from pipeline.settings import SpeakSettings
 from pipeline.synthesizer import STAGES, FailedPiece, SpokenPiece
 from pipeline.voice import Voice
@@ -68,16 +69,31 @@ def check_plain_name(flag: str, name: str) -> None:
 
 @dataclass(frozen=True)
 class SpokenPhrase:
-    """A phrase that has been saved. Seconds of audio, and of computing."""
+    """A phrase whose wav is there.
+
+    Attributes:
+        resumed: whether an earlier run had made it.
+    """
 
     phrase: Phrase
-    reading: str
     file: Path
-    seconds: float
-    taken: float
-    cut: bool  # by the frame limit, before the text's end was recognised
-    pieces: int
-    pictures: tuple[Path, ...] = ()
+    record: PhraseRecord
+    resumed: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """Of audio."""
+        return self.record.seconds
+
+    @property
+    def taken(self) -> float:
+        """Seconds of computing."""
+        return sum(piece.taken for piece in self.record.pieces)
+
+    @property
+    def cut(self) -> bool:
+        """By the frame limit, before the text's end was recognised."""
+        return self.record.cut
 
 
 @dataclass(frozen=True)
@@ -145,6 +161,8 @@ def speak(
 
 
 class _Run:
+    """One run into a folder."""
+
     def __init__(
         self,
         voice: Voice,
@@ -154,18 +172,19 @@ class _Run:
         listener: Listener,
     ) -> None:
         self.voice = voice
-        self.prepared = prepared
         self.settings = settings
         self.output = output
         self.listener = listener
+        self.manifest = Manifest(output.folder)
+        self.jobs = [self._job(phrase) for phrase in prepared]
         self.spoken: list[SpokenPhrase] = []
         self.failed: list[FailedPhrase] = []
         self._drawing = 0.0  # seconds spent on pictures, which are not part of speaking
 
     def speak(self) -> Summary:
-        for note in reading_notes(self.voice, self.prepared):
+        for note in (*self._notes_on_files(), *reading_notes(self.voice, [job.phrase for job in self.jobs])):
             self.listener.on_note(note)
-        pieces = [piece for phrase in self.prepared for piece in phrase.pieces]
+        pieces = [piece for job in self.jobs for piece in job.to_speak]
         self.listener.on_start(sum(len(piece.encoded.ids) for piece in pieces))
         synthesizer = self.voice.synthesizer(
             self.settings, on_message=self.listener.on_message, on_progress=self.listener.on_progress
@@ -173,8 +192,8 @@ class _Run:
         started = time.perf_counter()
         try:
             spoken = synthesizer.speak_pieces(pieces)
-            for phrase in self.prepared:
-                self._speak_phrase(phrase, spoken)
+            for job in self.jobs:
+                self._speak_phrase(job, spoken)
         except KeyboardInterrupt as interrupt:
             interrupt.args = (self._interruption(),)
             raise
@@ -183,65 +202,141 @@ class _Run:
         latency = time.perf_counter() - started - self._drawing
         return Summary(self.spoken, self.failed, latency, dict(synthesizer.stages.seconds))
 
-    def _interruption(self) -> str:
-        return f"{len(self.spoken)} of {len(self.prepared)} phrases are done, and their files are whole"
+    def _job(self, phrase: PreparedPhrase) -> "_Job":
+        """What is to be done for a phrase, by what is there of it."""
+        path = self.output.file("audio", phrase.phrase.index, ".wav")
+        configuration = configuration_of(self.voice, self.settings, self.output.sample_format, phrase)
+        partial = PartialPhrase(path, configuration) if len(phrase.pieces) > 1 else None
+        job = _Job(phrase, path, configuration, partial)
+        if self.output.resume:
+            job.whole = self.manifest.whole(path.name, configuration, self.settings.keep_pictures)
+            if partial is not None and job.whole is None:
+                job.there = partial.pieces(self.output.folder, self.settings.keep_pictures)
+        elif partial is not None:
+            partial.remove()
+        return job
 
-    def _speak_phrase(self, phrase: PreparedPhrase, spoken: Iterator[SpokenPiece | FailedPiece]) -> None:
+    def _notes_on_files(self) -> list[str]:
+        """What is in the folder already, and what becomes of it."""
+        whole = sum(job.whole is not None for job in self.jobs)
+        pieces = sum(len(job.there) for job in self.jobs)
+        if whole or pieces:
+            return [f"{whole} of {len(self.jobs)} phrases are there and stay" + f", and {pieces} pieces" * bool(pieces)]
+        replaced = sum(job.path.exists() for job in self.jobs)
+        others = len({*self.output.folder.glob("audio_*.wav")} - {job.path for job in self.jobs})
+        if not replaced and not others:
+            return []
+        beside = f"; {others} others stay beside them" if others else ""
+        return [f"{self.output.folder} holds wav files of an earlier run: {replaced} are replaced{beside}"]
+
+    def _interruption(self) -> str:
+        kept = [job.partial.folder.name for job in self.jobs if job.partial is not None and job.partial.folder.is_dir()]
+        pieces = f"; finished pieces are in {', '.join(kept)}" if kept else ""
+        return (
+            f"{len(self.spoken)} of {len(self.jobs)} phrases are done, and their files are whole{pieces}; "
+            "--resume goes on from there"
+        )
+
+    def _speak_phrase(self, job: "_Job", spoken: Iterator[SpokenPiece | FailedPiece]) -> None:
         outcome: SpokenPhrase | FailedPhrase
+        phrase = job.phrase.phrase
         try:
-            if phrase.error is not None:
-                raise phrase.error
-            outcome = self._save(phrase, spoken)
+            if job.phrase.error is not None:
+                raise UserError(f"line {phrase.line}: {job.phrase.error}") from job.phrase.error
+            if job.whole is not None:
+                outcome = SpokenPhrase(phrase, job.path, job.whole, resumed=True)
+            else:
+                outcome = SpokenPhrase(phrase, job.path, self._save(job, spoken))
         except UserError as error:
-            problem = UserError(f"line {phrase.phrase.line}: {error}") if error is phrase.error else error
             if self.output.strict:
-                raise problem from error
-            outcome = FailedPhrase(phrase.phrase, problem)
+                raise
+            outcome = FailedPhrase(phrase, error)
             self.failed.append(outcome)
         else:
             self.spoken.append(outcome)
         self.listener.on_phrase(outcome)
 
-    def _save(self, phrase: PreparedPhrase, spoken: Iterator[SpokenPiece | FailedPiece]) -> SpokenPhrase:
+    def _save(self, job: "_Job", spoken: Iterator[SpokenPiece | FailedPiece]) -> PhraseRecord:
         """Takes a phrase's pieces as they come and writes its wav. Raises UserError if one of them failed."""
-        path = self.output.file("audio", phrase.phrase.index, ".wav")
         rate = self.settings.sampling_rate or self.voice.sampling_rate
-        error: UserError | None = None
-        taken, cut = 0.0, False
-        pictures: list[Path] = []
-        with wav_file(path, rate, sample_format=self.output.sample_format) as wav:
+        errors: list[UserError] = []
+        pieces: list[PieceRecord] = []
+        with wav_file(job.path, rate, sample_format=self.output.sample_format) as wav:
             write = _resampled(wav, self.voice.sampling_rate, rate)
-            for piece in phrase.pieces:
-                one = next(spoken)
-                if isinstance(one, FailedPiece):
-                    error = error or one.error
-                    continue
-                write(self.voice.leveled(one).samples, piece.last)
-                taken += one.seconds
-                cut = cut or one.stop_reason == "cap"
-                if self.settings.keep_pictures:
-                    pictures += self._save_pictures(one)
-            if error is not None:
-                raise error
-        return SpokenPhrase(
-            phrase.phrase, phrase.reading, path, wav.seconds, taken, cut, len(phrase.pieces), tuple(pictures)
+            for piece in job.phrase.pieces:
+                if piece.number in job.there and job.partial is not None:
+                    record = job.there[piece.number]
+                    samples = job.partial.samples(record)
+                else:
+                    one = next(spoken)
+                    if isinstance(one, FailedPiece):
+                        errors.append(one.error)
+                        continue
+                    audio = self.voice.leveled(one)
+                    record, samples = self._record(one, audio), audio.samples
+                    if job.partial is not None:
+                        job.partial.add(record, audio)
+                pieces.append(record)
+                write(samples, piece.last)
+            if errors:
+                raise errors[0]
+        record = PhraseRecord(
+            file=job.path.name,
+            configuration=job.configuration,
+            size=job.path.stat().st_size,
+            text=job.phrase.phrase.text,
+            reading=job.phrase.reading,
+            seconds=wav.seconds,
+            pieces=tuple(pieces),
         )
+        self.manifest.add(record)
+        if job.partial is not None:
+            job.partial.remove()
+        return record
 
-    def _save_pictures(self, spoken: SpokenPiece) -> list[Path]:
+    def _record(self, spoken: SpokenPiece, audio: Audio) -> PieceRecord:
+        picture = self._save_picture(spoken, audio).name if self.settings.keep_pictures else None
+        piece = spoken.piece
+        return PieceRecord(piece.number, piece.encoded.text, spoken.stop_reason, spoken.seconds, picture)
+
+    def _save_picture(self, spoken: SpokenPiece, audio: Audio) -> Path:
         # On a machine's first run matplotlib makes a font cache, and tells of it in the middle of the progress bar.
         logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
-        from pipeline.plots import save_alignment, save_mel  # takes a while to load
+        from pipeline.plots import save_speech  # takes a while to load
 
         started = time.perf_counter()
         assert spoken.alignment is not None
         assert spoken.mel is not None
         piece = spoken.piece
         number = piece.phrase.index if piece.number == 0 else f"{piece.phrase.index}.{piece.number}"
-        alignment, mel = (self.output.file(kind, number, ".png") for kind in ("alignment", "mel"))
-        save_alignment(alignment, spoken.alignment, piece.encoded.text)
-        save_mel(mel, spoken.mel, self.voice.engines.audio.hop_seconds)
+        path = self.output.file("speech", number, ".png")
+        save_speech(path, audio, spoken.mel, spoken.alignment, piece.encoded.text)
         self._drawing += time.perf_counter() - started
-        return [alignment, mel]
+        return path
+
+
+@dataclass
+class _Job:
+    """A phrase to save, and what is there of it.
+
+    Attributes:
+        partial: where the pieces of a long phrase are kept; None for a phrase of one piece.
+        whole: the record of the wav, if it is there.
+        there: the pieces that are there, by number.
+    """
+
+    phrase: PreparedPhrase
+    path: Path
+    configuration: str
+    partial: PartialPhrase | None
+    whole: PhraseRecord | None = None
+    there: dict[int, PieceRecord] = field(default_factory=dict)
+
+    @property
+    def to_speak(self) -> list[Piece]:
+        if self.whole is not None:
+            return []
+        return [piece for piece in self.phrase.pieces if piece.number not in self.there]
 
 
 def _resampled(wav: WavWriter, from_rate: int, to_rate: int) -> Callable[[np.ndarray, bool], None]:
@@ -305,20 +400,21 @@ def page_entries(summary: Summary) -> list[PageEntry]:
 
 
 def _entry(spoken: SpokenPhrase) -> PageEntry:
+    record = spoken.record
     notes = []
-    if spoken.pieces > 1:
-        notes.append(f"Long text: spoken in {spoken.pieces} pieces and joined.")
+    if len(record.pieces) > 1:
+        notes.append(f"Long text: spoken in {len(record.pieces)} pieces and joined.")
     if spoken.cut:
         notes.append("The decoder reached its frame limit before the text's end was recognised.")
-    alignment, mel = spoken.pictures[:2] if spoken.pictures else (None, None)
+    folder = spoken.file.parent
     return PageEntry(
-        index=spoken.phrase.index,
-        text=spoken.phrase.text,
+        line=spoken.phrase.line,
+        text=record.text,
+        reading=" ".join(piece.text for piece in record.pieces),
         audio=spoken.file,
         seconds=spoken.seconds,
         stop_reason=STOP_WORDS["cap" if spoken.cut else "gate"],
-        alignment=alignment,
-        mel=mel,
+        pictures=tuple(folder / piece.picture for piece in record.pieces if piece.picture is not None),
         notes=tuple(notes),
     )
 

@@ -16,10 +16,12 @@ import pytest
 
 from common.json_log import JsonLog
 from common.table import display_width, format_markdown, format_table, shorten
+from pipeline.audio import Audio
 from pipeline.page import LONG_TEXT, PageEntry, write_page
-from pipeline.plots import save_alignment, save_mel
+from pipeline.plots import save_speech
+from pipeline.words import spoken_words
 
-HOP_SECONDS = 256 / 22050
+RATE, HOP = 22050, 256
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
@@ -30,6 +32,18 @@ def diagonal(frames: int, symbols: int) -> np.ndarray:
 
 def pixels(path: Path) -> np.ndarray:
     return matplotlib.image.imread(path)[..., :3]
+
+
+def save(path: Path, weights: np.ndarray, text: str, mel: np.ndarray | None = None) -> None:
+    """A picture of quiet noise that is as long as an alignment."""
+    frames = len(weights)
+    samples = np.random.default_rng(0).normal(0, 0.1, frames * HOP).astype(np.float32)
+    save_speech(path, Audio(samples, RATE), np.zeros((80, frames), np.float32) if mel is None else mel, weights, text)
+
+
+def entry(audio: Path, text: str = "Hello.", line: int = 1, **more) -> PageEntry:
+    plain = {"line": line, "text": text, "reading": text, "seconds": 3.6, "stop_reason": "end of speech"}
+    return PageEntry(audio=audio, **{**plain, **more})
 
 
 class Page(HTMLParser):
@@ -74,12 +88,15 @@ def entries(folder: Path) -> list[PageEntry]:
     texts = ("Good morning!", 'Is 1 < 2 & "so" <script>alert(1)</script>?', "Caf\u00e9 at 5 o'clock.")
     made = []
     for index, (text, name) in enumerate(zip(texts, ("0_trt", "1 a&b#c?d%41", "2:\u00e9'\"<x>"), strict=True)):
-        audio, alignment, mel = (folder / f"{kind}_{name}" for kind in ("audio", "alignment", "mel"))
+        audio, *pictures = (folder / f"{kind}_{name}" for kind in ("audio", "speech", "more"))
         audio.write_bytes(b"RIFF")
-        save_alignment(alignment, diagonal(50, len(text)), text)
-        save_mel(mel, np.zeros((80, 50), np.float32), HOP_SECONDS)
+        for picture in pictures:
+            save(picture, diagonal(50, len(text)), text)
         notes = ("Cut at <100> frames.",) if index == 1 else ()
-        made.append(PageEntry(index, text, audio, 1.25 + index, "end of speech", alignment, mel, notes))
+        reading = text.lower() if index < 2 else "cafe at five <o'clock>."
+        made.append(
+            entry(audio, text, index + 1, reading=reading, seconds=1.25 + index, pictures=tuple(pictures), notes=notes)
+        )
     return made
 
 
@@ -97,10 +114,20 @@ def test_page_shows_texts_as_they_are_and_runs_none_of_them(page: Page, entries:
     assert page.all("script") == []
 
 
+def test_page_shows_how_a_text_was_read_where_that_is_not_the_text(page: Page) -> None:
+    assert page.text.count("Read as") == 1
+    assert "cafe at five <o'clock>." in page.text
+
+
+def test_page_offers_every_file_for_download(page: Page, entries: list[PageEntry]) -> None:
+    offered = [unquote(link["href"]) for link in page.all("a") if "download" in link]
+    assert offered == [file.name for e in entries for file in (e.audio, *e.pictures)]
+
+
 def test_page_links_lead_to_the_files_beside_it(page: Page, entries: list[PageEntry], folder: Path) -> None:
     files = [unquote(link) for link in page.links() if not link.startswith(("#", "data:"))]
     assert not any(urlsplit(link).scheme or urlsplit(link).netloc for link in page.links() if link != "data:,")
-    assert set(files) == {f.name for e in entries for f in (e.audio, e.alignment, e.mel) if f is not None}
+    assert set(files) == {f.name for e in entries for f in (e.audio, *e.pictures)}
     assert all((folder / name).is_file() for name in files)
     assert [unquote(audio["src"]) for audio in page.all("audio")] == [entry.audio.name for entry in entries]
 
@@ -108,9 +135,7 @@ def test_page_links_lead_to_the_files_beside_it(page: Page, entries: list[PageEn
 def test_page_links_hold_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pages").mkdir()
-    write_page(
-        Path("pages/i.html"), "Page", [PageEntry(0, "Hello.", Path("a.wav"), 1, "end of speech", None, None)], {}
-    )
+    write_page(Path("pages/i.html"), "Page", [entry(Path("a.wav"))], {})
     assert Page(tmp_path / "pages/i.html").all("audio")[0]["src"] == "../a.wav"
 
 
@@ -128,17 +153,16 @@ def test_page_can_be_read_by_assistive_tools(page: Page) -> None:
     assert set(targets) <= set(ids)
     alts = [image["alt"] for image in page.all("img")]
     assert len(alts) == len(set(alts)) == 6
-    assert all(re.match(r"(Alignment|Mel spectrogram) of phrase \d\. \w+", alt) for alt in alts)
+    assert all(re.match(r"Speech of phrase \d, piece \d of 2\. \w+", alt) for alt in alts)
     labels = [audio["aria-label"] for audio in page.all("audio")]
-    assert labels == ["Audio of phrase 0", "Audio of phrase 1", "Audio of phrase 2"]
+    assert labels == ["Audio of phrase 1", "Audio of phrase 2", "Audio of phrase 3"]
 
 
-def test_page_loads_nothing_before_it_is_wanted_and_keeps_its_layout(page: Page, entries: list[PageEntry]) -> None:
-    assert all(audio["preload"] == "none" and "controls" in audio for audio in page.all("audio"))
+def test_page_shows_durations_before_playing_and_keeps_its_layout(page: Page, entries: list[PageEntry]) -> None:
+    assert all(audio["preload"] == "metadata" and "controls" in audio for audio in page.all("audio"))
     images = page.all("img")
     assert all(image["loading"] == "lazy" for image in images)
-    assert entries[0].alignment is not None
-    height, width = pixels(entries[0].alignment).shape[:2]
+    height, width = pixels(entries[0].pictures[0]).shape[:2]
     assert (images[0]["width"], images[0]["height"]) == (str(width), str(height))
 
 
@@ -161,20 +185,20 @@ def test_page_colours_have_contrast(tmp_path: Path, scheme: str) -> None:
 
 def test_page_of_a_thousand_phrases_has_links_that_lead_through_it(tmp_path: Path) -> None:
     audio = tmp_path / "a.wav"
-    many = [PageEntry(i, "Hello.", audio, 3.6, "end of speech", None, None) for i in range(1000)]
+    many = [entry(audio, line=i + 1) for i in range(1000)]
     write_page(tmp_path / "index.html", "Page", many, {})
     page = Page(tmp_path / "index.html")
     assert len(page.all("article")) == 1000
     assert page.all("nav") == [{"aria-label": "Jump to a phrase"}]
     jumps = [link for link in page.links() if re.fullmatch(r"#phrase-\d+", link)]
-    assert jumps == [f"#phrase-{i}" for i in range(0, 1000, 50)]
+    assert jumps == [f"#phrase-{i}" for i in range(1, 1001, 50)]
+    assert [audio["preload"] for audio in page.all("audio")].count("metadata") == 50
     assert "1000 phrases, 60 min 0 s of audio" in page.text
 
 
 def test_page_folds_a_long_text_and_keeps_all_of_it(tmp_path: Path) -> None:
     text = "word " * 4000 + "end."
-    entry = PageEntry(0, text, tmp_path / "a.wav", 1.0, "end of speech", None, None)
-    write_page(tmp_path / "index.html", "Page", [entry], {})
+    write_page(tmp_path / "index.html", "Page", [entry(tmp_path / "a.wav", text)], {})
     page = Page(tmp_path / "index.html")
     assert page.text.index("\u2026") < page.text.index("Whole text, 20,004 characters") < page.text.index(text)
     assert page.text.index("\u2026") - page.text.index("word") <= LONG_TEXT + 1
@@ -183,78 +207,94 @@ def test_page_folds_a_long_text_and_keeps_all_of_it(tmp_path: Path) -> None:
 
 def test_page_survives_text_and_names_that_are_not_unicode(tmp_path: Path) -> None:
     odd = b"a\xff".decode("utf-8", "surrogateescape")
-    write_page(tmp_path / "i.html", "Page", [PageEntry(0, odd, tmp_path / odd, 1.0, "end of speech", None, None)], {})
+    write_page(tmp_path / "i.html", "Page", [entry(tmp_path / odd, odd)], {})
     page = Page(tmp_path / "i.html")
     assert page.all("audio")[0]["src"] == "a%FF"
     assert "a?" in page.text
 
 
 def test_pictures_show_the_data(tmp_path: Path) -> None:
-    alignment, mel = tmp_path / "alignment.png", tmp_path / "mel.png"
+    picture = tmp_path / "speech.png"
     bright = {}
     for name, weights in (("read", diagonal(200, 20)), ("silent", np.zeros((200, 20), np.float32))):
-        save_alignment(alignment, weights, "abcdefghij klmnopqr.")
-        image = pixels(alignment)
-        yellow = (image[..., 0] > 0.9) & (image[..., 1] > 0.8) & (image[..., 2] < 0.3)  # viridis' upper end
-        rows, columns = np.nonzero(yellow[:, : int(0.8 * image.shape[1])])  # without the colour bar
+        save(picture, weights, "abcdefghij klmnopqr.")
+        image = pixels(picture)
+        lower = image[image.shape[0] // 2 :, : int(0.8 * image.shape[1])]  # the alignment, without the colour bar
+        yellow = (lower[..., 0] > 0.9) & (lower[..., 1] > 0.8) & (lower[..., 2] < 0.3)  # viridis' upper end
+        rows, columns = np.nonzero(yellow)
         bright[name] = len(rows)
         if name == "read":  # from the bottom left to the top right
             assert np.corrcoef(rows, columns)[0, 1] < -0.95
     assert bright["read"] > 1000
     assert bright["silent"] == 0
-    save_mel(mel, np.zeros((80, 100), np.float32), HOP_SECONDS)
-    plain = pixels(mel)
-    save_mel(mel, np.tile(np.linspace(-11, 1, 100, dtype=np.float32), (80, 1)), HOP_SECONDS)
-    assert (pixels(mel) != plain).any(axis=-1).mean() > 0.3
+    plain = pixels(picture)
+    save(picture, weights, "abcdefghij klmnopqr.", np.tile(np.linspace(-11, 1, 200, dtype=np.float32), (80, 1)))
+    assert (pixels(picture) != plain).any(axis=-1).mean() > 0.1
 
 
-@pytest.mark.parametrize(("frames", "symbols"), [(1, 1), (600, 166), (40_000, 300), (300, 5_000)])
+@pytest.mark.parametrize(("frames", "symbols"), [(1, 1), (600, 166), (3_000, 300), (300, 2_000)])
 def test_pictures_are_png_files_of_bounded_size(tmp_path: Path, frames: int, symbols: int) -> None:
-    save_alignment(tmp_path / "alignment.png", diagonal(frames, symbols), "ab " * (symbols // 3) + "a" * (symbols % 3))
-    save_mel(tmp_path / "mel.png", np.zeros((80, frames), np.float32), HOP_SECONDS)
-    for name in ("alignment.png", "mel.png"):
-        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
-        height, width = pixels(tmp_path / name).shape[:2]
-        assert 300 <= height <= 700
-        assert 800 <= width <= 2300
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["alignment.png", "mel.png"]
+    save(tmp_path / "speech.png", diagonal(frames, symbols), "ab " * (symbols // 3) + "a" * (symbols % 3))
+    assert (tmp_path / "speech.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    height, width = pixels(tmp_path / "speech.png").shape[:2]
+    assert 600 <= height <= 1100
+    assert 900 <= width <= 4300
+    assert [p.name for p in tmp_path.iterdir()] == ["speech.png"]
 
 
 def test_a_peak_of_one_frame_is_seen_in_a_long_alignment(tmp_path: Path) -> None:
-    weights = np.zeros((100_000, 4), np.float32)
-    picture = tmp_path / "alignment.png"
-    save_alignment(picture, weights, "abc.")
+    weights = np.zeros((9_000, 4), np.float32)
+    picture = tmp_path / "speech.png"
+    save(picture, weights, "abc.")
     before = pixels(picture)
-    weights[61_803, 2] = 1
-    save_alignment(picture, weights, "abc.")
+    weights[6_180, 2] = 1
+    save(picture, weights, "abc.")
     assert (pixels(picture) != before).any()
 
 
 @pytest.mark.parametrize("text", ["$5 or $6.", "\\frac{1}", "{HH AW1 S}", "a_b^c$$", "\u4f60\u597d"])
-def test_letters_at_the_axis_are_never_taken_for_formulas(tmp_path: Path, text: str) -> None:
+def test_words_are_never_taken_for_formulas(tmp_path: Path, text: str) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # a font may lack a character
-        save_alignment(tmp_path / "a.png", diagonal(30, len(text)), text)
-        save_alignment(tmp_path / "b.png", diagonal(30, 10 * len(text)), text * 10)
+        save(tmp_path / "a.png", diagonal(30, len(text)), text)
     assert pixels(tmp_path / "a.png").std() > 0
 
 
-def test_the_text_stands_at_the_axis_where_it_fits(tmp_path: Path) -> None:
-    def margin(text: str, symbols: int) -> np.ndarray:
-        save_alignment(tmp_path / "a.png", diagonal(60, symbols), text)
-        return pixels(tmp_path / "a.png")[:, :95]
+def test_words_stand_in_the_picture(tmp_path: Path) -> None:
+    def drawn(text: str) -> np.ndarray:
+        save(tmp_path / "a.png", diagonal(60, len(text)), text)
+        return pixels(tmp_path / "a.png")
 
-    assert (margin("abc.", 4) != margin("abd.", 4)).any()  # letters
-    assert (margin("word " * 40, 200) != margin("work " * 40, 200)).any()  # words
-    assert (margin("{HH AW1 S}", 3) == margin("{HH OW1 S}", 3)).all()  # numbers: the letters are not the symbols
+    changed = (drawn("one word here.") != drawn("one work here.")).any(axis=-1)
+    rows = np.nonzero(changed.any(axis=1))[0] / len(changed)
+    assert rows.min() < 0.3  # under the waveform
+    assert rows.max() > 0.6  # at the alignment's axis
 
 
 def test_a_picture_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
-    folder = tmp_path / "mel.png"
+    folder = tmp_path / "speech.png"
     folder.mkdir()
     with pytest.raises(OSError, match=re.escape(str(folder))):
-        save_mel(folder, np.zeros((80, 10), np.float32), HOP_SECONDS)
-    assert [p.name for p in tmp_path.iterdir()] == ["mel.png"]
+        save(folder, diagonal(10, 4), "abc.")
+    assert [p.name for p in tmp_path.iterdir()] == ["speech.png"]
+
+
+def test_words_have_the_times_at_which_they_are_read() -> None:
+    text = "say {HH AW1 S} now."
+    symbols = 4 + 3 + 1 + 4  # a group has a symbol for each sound
+    words = spoken_words(text, diagonal(10 * symbols, symbols), seconds=symbols)
+    assert [(word.text, word.first, word.start, word.end) for word in words] == [
+        ("say", 0, 0, 3),
+        ("{HH AW1 S}", 4, 4, 7),
+        ("now.", 8, 8, 12),
+    ]
+
+
+def test_words_keep_their_order_where_the_attention_jumps_back() -> None:
+    weights = diagonal(60, 6)
+    weights[45] = np.eye(6, dtype=np.float32)[0]
+    words = spoken_words("ab cde", weights, seconds=6.0)
+    assert [(word.start, word.end) for word in words] == [(0, 2), (3, 6)]
 
 
 def test_table_columns_stand_under_one_another() -> None:

@@ -1,0 +1,269 @@
+"""Speaking scripts, in this process with tiny models: what they write, say and end with."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.io import wavfile
+
+from common.errors import UserError
+from common.files import REPOSITORY, locked_folder
+from common.metadata import PARTS
+from common.phrases import Phrase
+from pipeline import SpeakSettings, Voice, WorkSettings
+from pipeline.console import EXIT_CUT
+from pipeline.speak import FailedPhrase, Listener, OutputSettings, SpokenPhrase, speak, stream_pcm
+from tests.scripts import assert_one_line_error, leftovers, model_flags, run_here
+
+TRT = "trt/inference_trt.py"
+# Untrained gates say nothing: every piece is as long as this.
+SHORT = ("--max-decoder-steps", "40", "--gate-threshold", "1", "--cpu-backend", "onnxruntime")
+SETTINGS = {"max_decoder_steps": 40, "gate_threshold": 1.0}
+LONG = "One sentence is here. Another sentence follows it. And this is the last of them."
+
+
+@pytest.fixture(scope="module")
+def voice(tiny_folder: Path) -> Iterator[Voice]:
+    paths = {part: tiny_folder / f"{part}.onnx" for part in PARTS}
+    with Voice.from_files(paths, work=WorkSettings(max_symbols=24, batch_size=1), cpu_backend="onnxruntime") as voice:
+        yield voice
+
+
+def phrases(*texts: str) -> list[Phrase]:
+    return [Phrase(index, text) for index, text in enumerate(texts)]
+
+
+def table_lines(out: str) -> list[str]:
+    return [line for line in out.splitlines() if "audio_" in line]
+
+
+def test_a_bad_line_fails_alone_and_is_named_as_editors_count(tmp_path: Path, tiny_folder: Path) -> None:
+    lines = tmp_path / "lines.txt"
+    lines.write_text("Hello.\n\n...\nSay {XX1}.\nGood bye.\n")
+    result = run_here(TRT, "-i", lines, "-o", tmp_path / "out", *SHORT, *model_flags(tiny_folder))
+    assert result.returncode == 1
+    error = result.stderr.splitlines()[-1]
+    assert "2 of 4 phrases could not be spoken (lines 3, 4)" in error
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.wav")) == ["audio_0_trt.wav", "audio_4_trt.wav"]
+    strict = run_here(TRT, "-i", lines, "-o", tmp_path / "strict", "--strict", *SHORT, *model_flags(tiny_folder))
+    assert_one_line_error(strict, "line 3")
+    assert leftovers(tmp_path / "strict") == ["audio_0_trt.wav"]
+
+
+def test_a_phrase_cut_by_the_frame_limit_is_a_status(tmp_path: Path, tiny_folder: Path) -> None:
+    result = run_here(TRT, "--text", "Hello.", "-o", tmp_path, *SHORT, *model_flags(tiny_folder))
+    assert result.returncode == EXIT_CUT == 3
+    assert result.stderr == "Warning: cut by the frame limit: line 1\n"
+    assert "frame limit" in table_lines(result.stdout)[0]
+
+
+def test_the_voices_stop_is_no_cut(tmp_path: Path, tiny_folder: Path) -> None:
+    # Untrained gates are near one half: this threshold is passed at once.
+    eager = ("--gate-threshold", "0.00001", "--cpu-backend", "onnxruntime")
+    result = run_here(TRT, "--text", "Hello.", "-o", tmp_path, *eager, *model_flags(tiny_folder))
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+def test_wavs_have_the_format_and_the_rate_that_were_asked_for(tmp_path: Path, tiny_folder: Path) -> None:
+    flags = ("--format", "pcm16", "--sample-rate", "16000", *SHORT)
+    run_here(TRT, "--text", "Hello.", "-o", tmp_path, *flags, *model_flags(tiny_folder))
+    rate, samples = wavfile.read(tmp_path / "audio_0_trt.wav")
+    assert rate == 16000
+    assert samples.dtype == np.int16
+    assert len(samples) == pytest.approx(40 * 256 * 16000 / 22050, abs=2)
+
+
+def test_text_is_shown_as_it_will_be_read_and_nothing_is_spoken(tmp_path: Path) -> None:
+    lexicon = tmp_path / "words.txt"
+    lexicon.write_text("Nguyen\twin\n")
+    texts = ("--text", "Dr. Nguyen paid $5.", "--text", "...", "--text", "Hi")
+    shown = run_here(TRT, *texts, "--show-text", "--lexicon", lexicon, "-o", tmp_path / "out")
+    assert shown.stdout.splitlines() == ["1: doctor win paid five dollars.", "3: hi."]
+    assert_one_line_error(shown, "line 2", "nothing to speak")
+    assert not (tmp_path / "out").exists()
+    plain = run_here(TRT, "--text", "Room 5b", "--show-text", "--text-normalizer", "none", "--no-final-period")
+    assert plain.stdout == "1: room fiveb\n"
+
+
+def test_resume_leaves_what_is_whole_and_speaks_the_rest(tmp_path: Path, voice: Voice) -> None:
+    output = OutputSettings(tmp_path, "trt", resume=True)
+    settings = SpeakSettings(**SETTINGS)
+    first = speak(voice, phrases("Hello.", "Good bye."), settings, output)
+    assert [spoken.resumed for spoken in first.spoken] == [False, False]
+    written = (tmp_path / "audio_0_trt.wav").stat().st_mtime_ns
+    (tmp_path / "audio_1_trt.wav").write_bytes(b"RIFF")  # not whole
+    again = speak(voice, phrases("Hello.", "Good bye.", "More."), settings, output)
+    assert [spoken.resumed for spoken in again.spoken] == [True, False, False]
+    assert (tmp_path / "audio_0_trt.wav").stat().st_mtime_ns == written
+    for changed in (SpeakSettings(seed=1, **SETTINGS), SpeakSettings(speed=1.1, **SETTINGS)):
+        assert not speak(voice, phrases("Hello."), changed, output).spoken[0].resumed
+    assert not speak(voice, phrases("Other."), settings, output).spoken[0].resumed
+    plain = OutputSettings(tmp_path, "trt")
+    assert not speak(voice, phrases("Other."), settings, plain).spoken[0].resumed
+
+
+def test_a_long_phrase_that_was_interrupted_goes_on_at_its_last_piece(tmp_path: Path, voice: Voice) -> None:
+    settings = SpeakSettings(**SETTINGS)
+    whole = OutputSettings(tmp_path / "whole", "trt")
+    whole.folder.mkdir()
+    speak(voice, phrases(LONG), settings, whole)
+    output = OutputSettings(tmp_path, "trt", resume=True)
+    decoded: list[str] = []
+
+    def interrupt(message: str) -> None:
+        decoded.append(message)
+        if decoded.count("Running WaveGlow") == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt, match=r"0 of 1 phrases are done.*audio_0_trt\.partial.*--resume"):
+        speak(voice, phrases(LONG), settings, output, Listener(on_message=interrupt))
+    partial = tmp_path / "audio_0_trt.partial"
+    assert sorted(path.name for path in partial.glob("*.wav")) == ["piece_0000.wav", "piece_0001.wav"]
+    assert leftovers(tmp_path) == []
+    messages: list[str] = []
+    summary = speak(voice, phrases(LONG), settings, output, Listener(on_message=messages.append))
+    assert messages.count("Running WaveGlow") == len(summary.spoken[0].record.pieces) - 2
+    assert (tmp_path / "audio_0_trt.wav").read_bytes() == (whole.folder / "audio_0_trt.wav").read_bytes()
+    assert not partial.exists()
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path, voice: Voice) -> None:
+    with locked_folder(tmp_path), pytest.raises(UserError, match="another run is writing here"):
+        speak(voice, phrases("Hello."), SpeakSettings(**SETTINGS), OutputSettings(tmp_path))
+
+
+def test_a_run_says_what_was_there(tmp_path: Path, voice: Voice) -> None:
+    settings, output = SpeakSettings(**SETTINGS), OutputSettings(tmp_path, "trt")
+    notes: list[str] = []
+    speak(voice, phrases("One.", "Two.", "Three."), settings, output, Listener(on_note=notes.append))
+    assert notes == []
+    speak(voice, phrases("Hello."), settings, output, Listener(on_note=notes.append))
+    assert notes == [f"{tmp_path} holds wav files of an earlier run: 1 are replaced; 2 others stay beside them"]
+
+
+def test_arpabet_that_the_voice_may_not_know_is_named(tmp_path: Path, voice: Voice) -> None:
+    notes: list[str] = []
+    texts = phrases("Plain.", "I say {HH AW1}.")
+    speak(voice, texts, SpeakSettings(**SETTINGS), OutputSettings(tmp_path), Listener(on_note=notes.append))
+    assert len(notes) == 1
+    assert 'line 2 ("i say {HH AW1}.")' in notes[0]
+    assert "doesn't say that it was trained on ARPAbet" in notes[0]
+
+
+def test_an_engine_that_fails_on_one_phrase_fails_it_alone(
+    tmp_path: Path, voice: Voice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode = voice.engines.encode
+
+    def choosy(texts):
+        if any(len(ids) == len("fails here.") for ids in texts):
+            raise UserError("the encoder has had enough")
+        return encode(texts)
+
+    monkeypatch.setattr(voice.engines, "encode", choosy)
+    told: list[SpokenPhrase | FailedPhrase] = []
+    output = OutputSettings(tmp_path, "trt")
+    texts = phrases("Hello.", "Fails here.", f"Fails here. {LONG}", "Good bye.")
+    summary = speak(voice, texts, SpeakSettings(**SETTINGS), output, Listener(on_phrase=told.append))
+    assert [spoken.phrase.line for spoken in summary.spoken] == [1, 4]
+    assert [failed.phrase.line for failed in summary.failed] == [2, 3]
+    assert [one.phrase.line for one in told] == [1, 2, 3, 4]
+    assert sorted(path.name for path in tmp_path.glob("*.wav")) == ["audio_0_trt.wav", "audio_3_trt.wav"]
+
+
+def test_the_page_shows_every_piece(tmp_path: Path, tiny_folder: Path) -> None:
+    flags = ("--page", "--max-symbols", "24", *SHORT)
+    result = run_here(TRT, "--text", LONG, "--text", "It costs $5.", "-o", tmp_path, *flags, *model_flags(tiny_folder))
+    assert f"Page: {tmp_path / 'index.html'}" in result.stdout
+    page = (tmp_path / "index.html").read_text()
+    pictures = sorted(path.name for path in tmp_path.glob("speech_*.png"))
+    assert len(pictures) >= 5
+    for name in (*pictures, "audio_0_trt.wav", "audio_1_trt.wav"):
+        assert f'src="{name}"' in page
+    assert "it costs five dollars." in page
+
+
+def test_the_log_tells_the_stages(tmp_path: Path, tiny_folder: Path) -> None:
+    run_here(TRT, "--text", "Hello.", "-o", tmp_path, *SHORT, *model_flags(tiny_folder))
+    entries = [json.loads(line.removeprefix("DLLL ")) for line in (tmp_path / "nvlog.json").read_text().splitlines()]
+    assert [entry["step"] for entry in entries] == ["PARAMETER", 0]
+    data = entries[1]["data"]
+    stages = ("tacotron2_encoder_latency", "tacotron2_decoder_latency", "tacotron2_postnet_latency", "waveglow_latency")
+    assert all(data[stage] > 0 for stage in stages)
+    assert sum(data[stage] for stage in stages) <= data["latency"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--log-file", "../../x"), ("--log-file ../../x", "plain file name")),
+        (("--stream", "--page"), ("--page", "standard output")),
+        (("-o", "-", "--resume"), ("--resume", "standard output")),
+        (("--sample-rate", "12345"), ("--sample-rate", "16000")),
+        (("--lexicon", "no.txt"), ("no.txt", "lexicon")),
+    ],
+    ids=" ".join,
+)
+def test_flags_that_can_not_be_obeyed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_one_line_error(run_here(TRT, "--text", "Hello.", *flags), *words)
+
+
+def test_the_baselines_suffix_is_a_part_of_a_name(tmp_path: Path, tiny_checkpoints: dict[str, Path]) -> None:
+    models = ("--tacotron2", tiny_checkpoints["tacotron2"], "--waveglow", tiny_checkpoints["waveglow"], "--cpu")
+    flags = ("--text", "Hello.", "-o", tmp_path, "--max-decoder-steps", "40", "--gate-threshold", "1", *models)
+    warmed = run_here("inference.py", *flags, "--suffix", "a}{0", "--include-warmup", "-d", "0.02")
+    assert warmed.returncode == EXIT_CUT, warmed.stderr
+    assert (tmp_path / "audio_0_a}{0.wav").is_file()
+    assert_one_line_error(run_here("inference.py", *flags, "--suffix", "a/b"), "--suffix a/b", "plain file name")
+
+
+def test_a_strength_turns_the_denoiser_on(tmp_path: Path, tiny_folder: Path) -> None:
+    def spoken(*flags: str) -> bytes:
+        run_here(TRT, "--text", "Hello.", "-o", tmp_path, *SHORT, *flags, *model_flags(tiny_folder))
+        return (tmp_path / "audio_0_trt.wav").read_bytes()
+
+    plain, denoised = spoken(), spoken("-d", "0.5")
+    assert plain != denoised
+    assert spoken("--denoise", "-d", "0.5") == denoised
+    assert spoken("--denoise") == spoken("--waveglow-ckpt", "anything") == spoken("-d", "0.01") != plain
+
+
+def test_audio_streams_to_standard_output_and_all_else_does_not(tmp_path: Path, tiny_folder: Path) -> None:
+    command = [sys.executable, str(REPOSITORY / TRT), *SHORT, *model_flags(tiny_folder)]
+    texts = ["--text", "Hello.", "--text", "...", "--text", "Good bye, and so on."]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    result = subprocess.run(
+        [*command, *texts, "-o", "-"], cwd=tmp_path, env=environment, capture_output=True, timeout=300, check=False
+    )
+    assert result.returncode == 1
+    assert b"line 2" in result.stderr
+    assert len(result.stdout) == 2 * 2 * 40 * 256  # two phrases of 40 frames, two bytes a sample
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_listener_that_leaves_ends_the_stream_quietly(tmp_path: Path, tiny_folder: Path) -> None:
+    words = " ".join([sys.executable, str(REPOSITORY / TRT), *SHORT, *model_flags(tiny_folder)])
+    texts = " ".join(["--text 'Hello there.'"] * 50)
+    command = f"set -o pipefail; {words} {texts} --stream | head -c 1000 | wc -c"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    result = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert (result.stdout.strip(), result.stderr, result.returncode) == ("1000", "", 0)
+
+
+def test_streamed_lines_are_the_lines_spoken_alone(voice: Voice, tmp_path: Path) -> None:
+    settings = SpeakSettings(**SETTINGS)
+    with open(tmp_path / "pcm", "wb") as out:
+        assert list(stream_pcm(voice, phrases("Hello.", LONG), settings, out)) == []
+    samples = np.frombuffer((tmp_path / "pcm").read_bytes(), "<i2") / 32767
+    alone = np.concatenate([voice.speak(text, **SETTINGS).samples for text in ("Hello.", LONG)])
+    assert np.abs(samples - alone).max() < 1e-3

@@ -1,0 +1,146 @@
+"""The front door, as another program uses it."""
+
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.io import wavfile
+
+from common.errors import UserError
+from common.files import REPOSITORY
+from common.metadata import PARTS, Precision
+from pipeline import Audio, SpeakSettings, Voice, WorkSettings
+
+SHORT = {"max_decoder_steps": 90, "gate_threshold": 1.0}
+
+
+@pytest.fixture(scope="module")
+def voice(tiny_folder: Path) -> Iterator[Voice]:
+    with Voice.load(tiny_folder, cpu_backend="onnxruntime") as voice:
+        yield voice
+
+
+def test_a_text_becomes_audio_that_knows_its_rate(voice: Voice, tmp_path: Path) -> None:
+    audio = voice.speak("Hello there.", **SHORT)
+    assert audio.sampling_rate == voice.sampling_rate == 22050
+    assert audio.samples.dtype == np.float32
+    assert audio.samples.shape == (90 * 256,)
+    assert audio.seconds == pytest.approx(90 * 256 / 22050)
+    assert np.abs(audio.samples).max() <= 1
+    assert audio.save(tmp_path / "hello.wav") == tmp_path / "hello.wav"
+    rate, samples = wavfile.read(tmp_path / "hello.wav")
+    assert (rate, samples.dtype, len(samples)) == (22050, np.float32, 90 * 256)
+
+
+def test_a_stream_gives_what_speaking_gives(voice: Voice) -> None:
+    text = "Hello there. This is another sentence."
+    chunks = list(voice.stream(text, **SHORT))
+    assert len(chunks) > 1
+    whole, joined = voice.speak(text, **SHORT), Audio.join(chunks)
+    assert joined.samples.shape == whole.samples.shape
+    assert np.abs(joined.samples - whole.samples).max() < 1e-4
+
+
+def test_many_texts_come_in_order_and_one_that_fails_is_an_error_in_its_place(voice: Voice) -> None:
+    found = list(voice.speak_many(["One.", "...", "Three."], SpeakSettings(**SHORT)))
+    assert [index for index, _ in found] == [0, 1, 2]
+    assert isinstance(found[1][1], UserError)
+    for index, text in ((0, "One."), (2, "Three.")):
+        audio = found[index][1]
+        assert isinstance(audio, Audio)
+        assert np.abs(audio.samples - voice.speak(text, **SHORT).samples).max() < 1e-4
+
+
+def test_what_can_not_be_spoken_or_set_is_one_line(voice: Voice) -> None:
+    for text, settings, message in (
+        ("...", {}, "nothing to speak"),
+        ("Hi.", {"speed": 3}, "speed 3: must be between 0.5 and 2"),
+        ("Hi.", {"sigma": float("nan")}, "sigma nan"),
+        ("Hi.", {"text_normalizer": "klingon"}, "klingon"),
+        ("Hi.", {"sampling_rate": 12345}, "16000"),
+    ):
+        with pytest.raises(UserError, match=re.escape(message)) as error:
+            voice.speak(text, **settings)
+        assert "\n" not in str(error.value)
+
+
+def test_speed_and_rate_change_the_length_as_they_say(voice: Voice) -> None:
+    plain = voice.speak("Hello.", **SHORT).seconds
+    assert voice.speak("Hello.", speed=1.25, **SHORT).seconds == pytest.approx(plain / 1.25, rel=0.02)
+    resampled = voice.speak("Hello.", sampling_rate=48000, **SHORT)
+    assert resampled.sampling_rate == 48000
+    assert resampled.seconds == pytest.approx(plain, rel=1e-3)
+
+
+def test_threads_take_turns(voice: Voice) -> None:
+    texts = [f"Number {word}." for word in ("one", "two", "three", "four")]
+    expected = [voice.speak(text, **SHORT).samples for text in texts]
+    found: dict[int, np.ndarray] = {}
+    threads = [
+        threading.Thread(target=lambda i=i, text=text: found.update({i: voice.speak(text, **SHORT).samples}))
+        for i, text in enumerate(texts)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    for index, samples in enumerate(expected):
+        assert np.abs(found[index] - samples).max() < 1e-4
+
+
+def test_a_closed_voice_says_so_and_may_be_closed_again(tiny_folder: Path) -> None:
+    voice = Voice.load(tiny_folder)
+    voice.close()
+    voice.close()
+    for use in (lambda: voice.speak("Hello."), lambda: next(voice.stream("Hello."))):
+        with pytest.raises(UserError, match="closed"):
+            use()
+
+
+def test_a_folder_without_models_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no model files; export or build them there"):
+        Voice.load(tmp_path)
+
+
+def test_engines_that_do_not_belong_together_are_refused(tiny_folders: dict[Precision, Path]) -> None:
+    paths = {part: tiny_folders["fp32"] / f"{part}.onnx" for part in PARTS}
+    with pytest.raises(UserError, match="one precision"):
+        Voice.from_files({**paths, "postnet": tiny_folders["fp16"] / "postnet.onnx"})
+
+
+def test_checkpoints_speak_as_their_exported_files_do(voice: Voice, tiny_checkpoints: dict[str, Path]) -> None:
+    with Voice.from_checkpoints(**tiny_checkpoints, work=WorkSettings(batch_size=2)) as plain:
+        for settings in (SHORT, {**SHORT, "denoise": 0.1}):
+            expected, found = (one.speak("Hello there.", **settings).samples for one in (voice, plain))
+            assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
+
+
+def test_a_gpu_that_is_not_there_is_said(tiny_checkpoints: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match="FP16 needs an NVIDIA GPU"):
+        Voice.from_checkpoints(**tiny_checkpoints, precision="fp16")
+
+
+def test_the_readmes_program_runs_from_another_folder(tmp_path: Path, tiny_folder: Path) -> None:
+    readme = (REPOSITORY / "README.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert len(program.splitlines()) <= 12
+    (tmp_path / "output").symlink_to(tiny_folder)
+    (tmp_path / "program.py").write_text(program)
+    result = subprocess.run(
+        [sys.executable, "program.py"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    rate, samples = wavfile.read(tmp_path / "hello.wav")
+    assert rate == 22050
+    assert len(samples) > 1000
