@@ -1,0 +1,59 @@
+"""What a server counts, for Prometheus."""
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from pipeline.scheduler import SchedulerStatus
+
+# Seconds: from a GPU's first sound to a CPU's with a full queue.
+_FIRST_AUDIO_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+class Metrics:
+    """The metrics of one server, in a registry of its own. Thread-safe.
+
+    Args:
+        status: asked for the scheduler's load when the metrics are read.
+    """
+
+    def __init__(self, status: Callable[[], SchedulerStatus]) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "speech_requests",
+            "Requests for speech, by HTTP status and how they ended (done, refused, failed, cancelled)",
+            ("status", "outcome"),
+            registry=self._registry,
+        )
+        self._first_audio = Histogram(
+            "speech_first_audio_seconds",
+            "From a request's arrival to its first audio",
+            buckets=_FIRST_AUDIO_BUCKETS,
+            registry=self._registry,
+        )
+        self._registry.register(_Load(status))
+
+    def first_audio(self, seconds: float) -> None:
+        """A request's first audio has been sent."""
+        self._first_audio.observe(seconds)
+
+    def ended(self, status: int, outcome: str) -> None:
+        """A request has ended."""
+        self._requests.labels(str(status), outcome).inc()
+
+    def exposition(self) -> bytes:
+        """All of it in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+class _Load(Collector):
+    def __init__(self, status: Callable[[], SchedulerStatus]) -> None:
+        self._status = status
+
+    def collect(self) -> Iterable[Metric]:
+        status = self._status()
+        yield GaugeMetricFamily("speech_queue_length", "Requests that wait for a first slot", status.waiting)
+        yield GaugeMetricFamily("speech_active_streams", "Requests being spoken", status.active)
+        yield CounterMetricFamily("speech_audio_seconds", "Seconds of audio made", status.audio_seconds)

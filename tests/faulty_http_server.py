@@ -1,0 +1,74 @@
+"""The HTTP server on quick engines that fail when a test wants them to: `python faulty_http_server.py FAULTS flags...`.
+
+FAULTS is a file that the test writes and removes: {"part": ..., "fault": "error" | "memory" | "nan" | "slow",
+"after": runs of the part that still go well}. Only the engines are doubles; the server is the real one.
+"""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from common.cli import run
+from common.metadata import Part
+from pipeline import Voice
+from serving import http_server
+from tests.engine_doubles import Watched, tiny_engines
+
+FLOAT_INPUTS: dict[Part, str] = {"decoder_iter": "prenet_dropout", "postnet": "mel_outputs", "waveglow": "z"}
+SLOW_SECONDS = 0.01  # a run
+
+
+class Faults:
+    """What goes wrong, as the file says it at each run of an engine."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._said = ""
+        self._runs = 0
+
+    def before(self, part: Part) -> Callable[[Mapping[str, Tensor]], None]:
+        def meet(tensors: Mapping[str, Tensor]) -> None:
+            said = self._path.read_text() if self._path.exists() else ""
+            if said != self._said:
+                self._said, self._runs = said, 0
+            if not said:
+                return
+            fault = json.loads(said)
+            if fault["part"] != part:
+                return
+            self._runs += 1
+            if self._runs > fault["after"]:
+                strike(fault["fault"], tensors, part)
+
+        return meet
+
+
+def strike(fault: str, tensors: Mapping[str, Tensor], part: Part) -> None:
+    if fault == "error":
+        raise RuntimeError("no such kernel")
+    if fault == "memory":
+        raise torch.OutOfMemoryError("out of memory")
+    if fault == "nan":
+        tensors[FLOAT_INPUTS[part]].fill_(float("nan"))
+    if fault == "slow":
+        time.sleep(SLOW_SECONDS)
+
+
+def serve(args) -> None:
+    logging.basicConfig(level=logging.INFO)
+    torch.set_num_threads(1)
+    faults = Faults(Path(sys.argv[1]))
+    engines = {part: Watched(engine, faults.before(part)) for part, engine in tiny_engines().items()}
+    settings = http_server.server_settings(args)
+    with http_server.listen(args.host, args.port) as listener, Voice(engines) as voice:
+        http_server.serve(voice, settings, listener, args.drain_seconds)
+
+
+if __name__ == "__main__":
+    run(serve, http_server.make_parser(), sys.argv[2:])

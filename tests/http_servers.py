@@ -1,0 +1,109 @@
+"""HTTP servers as processes of their own, for the tests that talk to them."""
+
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+
+from common.files import REPOSITORY
+
+STARTING_SECONDS = 120  # a busy machine loads PyTorch slowly
+NEVER = 1 - 1e-6  # a gate threshold that no gate of the quick models passes: utterances end at their caps
+
+
+class ServerProcess:
+    """A running server on quick engines (see `faulty_http_server.py`)."""
+
+    def __init__(self, process: subprocess.Popen, url: str, log: Path, faults: Path) -> None:
+        self.process = process
+        self.url = url
+        self._log = log
+        self._faults = faults
+
+    def speak(self, text: str = "Hello there.", frames: int = 100, **fields) -> httpx.Response:
+        """The answer to a request for speech, in whole."""
+        return httpx.post(f"{self.url}/v1/audio/speech", json=request(text, frames, **fields), timeout=60)
+
+    def status(self) -> dict:
+        return httpx.get(f"{self.url}/health").json()
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+    @contextmanager
+    def fault(self, part: str, fault: str, after: int = 0) -> Iterator[None]:
+        """Lets an engine fail for a while."""
+        temporary = self._faults.with_suffix(".new")
+        temporary.write_text(json.dumps({"part": part, "fault": fault, "after": after, "nonce": time.time()}))
+        temporary.rename(self._faults)
+        try:
+            yield
+        finally:
+            self._faults.unlink()
+
+    def stop(self, seconds: float = 30) -> int:
+        """Ends the server as an operator does. Returns its exit status."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(seconds)
+
+
+def request(text: str = "Hello there.", frames: int = 100, **fields) -> dict:
+    """The body of a request whose audio has a known length."""
+    ours = {"gate_threshold": NEVER, "max_decoder_steps": frames}
+    return {"model": "tts-1", "voice": "alloy", "input": text, "response_format": "pcm", **ours, **fields}
+
+
+@contextmanager
+def running_server(folder: Path, *flags: str) -> Iterator[ServerProcess]:
+    """Starts a server on a free port of the loopback interface; ends it by its id."""
+    faults, log = folder / "faults.json", folder / "server.log"
+    script = REPOSITORY / "tests" / "faulty_http_server.py"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, str(script), str(faults), "--port", "0", *flags],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=environment,
+        )
+    try:
+        yield ServerProcess(process, _address(process, log), log, faults)
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def _address(process: subprocess.Popen, log: Path) -> str:
+    assert process.stdout is not None
+    ready, _, _ = select.select([process.stdout], [], [], STARTING_SECONDS)
+    line = process.stdout.readline() if ready else ""
+    found = re.fullmatch(r"Listening at (http://127\.0\.0\.1:\d+)\n", line)
+    assert found, f"the server did not start: {line!r} {log.read_text()}"
+    return found[1]
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 20) -> bool:
+    """Whether a condition comes true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True

@@ -1,0 +1,441 @@
+"""The HTTP server as its clients meet it: a process of its own, OpenAI's client, bad input and faults."""
+
+import base64
+import io
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from pipeline import Audio, Voice
+from tests.engine_doubles import tiny_engines
+from tests.http_servers import NEVER, ServerProcess, eventually, request, running_server
+
+openai = pytest.importorskip("openai")
+av = pytest.importorskip("av")
+pytest.importorskip("uvicorn")
+
+HOP = 256
+LONG = "word " * 40
+MAX_CHARACTERS = 400
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    flags = ("--max-characters", str(MAX_CHARACTERS), "--max-streams", "4")
+    with running_server(tmp_path_factory.mktemp("server"), *flags) as server:
+        yield server
+        assert server.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def client(server: ServerProcess) -> Iterator:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def voice() -> Iterator[Voice]:
+    with Voice(tiny_engines()) as voice:
+        yield voice
+
+
+def in_library(voice: Voice, text: str = "Hello there.", frames: int = 100, **settings) -> np.ndarray:
+    """int16 samples of the library's stream."""
+    stream = voice.stream(text, gate_threshold=NEVER, max_decoder_steps=frames, **settings)
+    return np.frombuffer(Audio.join(list(stream)).pcm16(), "<i2")
+
+
+def decoded(data: bytes) -> tuple[np.ndarray, int]:
+    """Samples int16 or float [n] and their rate, of a file of any format."""
+    with av.open(io.BytesIO(data)) as container:
+        frames = [frame.to_ndarray().ravel() for frame in container.decode(audio=0)]
+        return np.concatenate(frames), container.streams.audio[0].rate
+
+
+def ours(frames: int = 100, **fields) -> dict:
+    return {"extra_body": {"gate_threshold": NEVER, "max_decoder_steps": frames, **fields}}
+
+
+def assert_equal(samples: np.ndarray, expected: np.ndarray) -> None:
+    """Equal but for the rounding of processes that decode in other batches, a step of 16 bits or a few."""
+    assert len(samples) == len(expected)
+    assert np.abs(samples.astype(np.int32) - expected).max() <= 20
+
+
+# OpenAI's client
+
+
+@pytest.mark.parametrize("audio_format", ["wav", "pcm", "flac"])
+def test_lossless_formats_hold_what_the_library_streams(client, voice: Voice, audio_format: str) -> None:
+    answer = client.audio.speech.create(
+        model="tts-1", voice="alloy", input="Hello there.", response_format=audio_format, **ours()
+    )
+    assert answer.response.headers["x-sample-rate"] == "22050"
+    if audio_format == "pcm":
+        assert answer.response.headers["content-type"] == "audio/pcm; rate=22050; channels=1"
+        samples, rate = np.frombuffer(answer.content, "<i2"), 22050
+    else:
+        samples, rate = decoded(answer.content)
+    assert rate == 22050
+    assert_equal(samples, in_library(voice))
+
+
+@pytest.mark.parametrize(
+    ("audio_format", "media_type", "padding"),
+    # Seconds that a codec may add: of its own delay, and up to the end of its frame.
+    [("mp3", "audio/mpeg", 0.16), ("opus", "audio/ogg; codecs=opus", 0.06), ("aac", "audio/aac", 0.16)],
+)
+def test_lossy_formats_lose_no_tail(client, audio_format: str, media_type: str, padding: float) -> None:
+    answer = client.audio.speech.create(
+        model="tts-1", voice="alloy", input=LONG, response_format=audio_format, **ours(frames=300)
+    )
+    assert answer.response.headers["content-type"] == media_type
+    samples, rate = decoded(answer.content)
+    seconds = 300 * HOP / 22050
+    assert seconds <= len(samples) / rate <= seconds + padding
+
+
+def test_the_default_format_is_the_one_of_openai(client) -> None:
+    answer = client.audio.speech.create(model="tts-1", voice="alloy", input="Hello there.", **ours())
+    assert answer.response.headers["content-type"] == "audio/mpeg"
+
+
+@pytest.mark.parametrize("audio_format", ["wav", "pcm", "flac", "mp3", "opus"])
+def test_a_stream_begins_before_it_is_done(server: ServerProcess, client, audio_format: str) -> None:
+    with (
+        server.fault("decoder_iter", "slow"),
+        client.audio.speech.with_streaming_response.create(
+            model="tts-1", voice="alloy", input=LONG, response_format=audio_format, **ours(frames=400)
+        ) as answer,
+    ):
+        parts = answer.iter_bytes()
+        data = next(parts)
+        assert server.status()["active"] == 1  # the rest is still being spoken
+        data += b"".join(parts)
+    if audio_format == "wav":
+        assert data[:4] == b"RIFF"
+        assert data[4:8] == data[40:44] == b"\xff\xff\xff\xff"
+        assert len(data) == 44 + 2 * 400 * HOP
+    elif audio_format == "pcm":
+        assert len(data) == 2 * 400 * HOP
+    else:
+        samples, rate = decoded(data)
+        assert len(samples) / rate >= 400 * HOP / 22050
+
+
+def test_events_bring_audio_alignments_and_usage(server: ServerProcess, client, voice: Voice) -> None:
+    with client.audio.speech.with_streaming_response.create(
+        model="gpt-4o-mini-tts",
+        voice={"id": "default"},
+        input="Hello there.",
+        instructions="Cheerfully.",
+        response_format="pcm",
+        stream_format="sse",
+        **ours(alignment=True),
+    ) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        events = [json.loads(line.removeprefix("data: ")) for line in answer.iter_lines() if line]
+    deltas = [base64.b64decode(event["audio"]) for event in events if event["type"] == "speech.audio.delta"]
+    assert len(deltas) > 1
+    assert_equal(np.frombuffer(b"".join(deltas), "<i2"), in_library(voice))
+    (alignment,) = [event for event in events if event["type"] == "speech.alignment"]
+    assert alignment["text"] == "hello there."
+    weights = np.frombuffer(base64.b64decode(alignment["weights"]), np.uint8)
+    assert weights.reshape(alignment["frames"], alignment["symbols"]).shape == (100, 12)
+    assert events[-1] == {
+        "type": "speech.audio.done",
+        "usage": {"input_tokens": 12, "output_tokens": 100, "total_tokens": 112},
+    }
+
+
+def test_settings_are_those_of_the_library(client, voice: Voice) -> None:
+    answer = client.audio.speech.create(
+        model="tts-1",
+        voice="alloy",
+        input="At 5 o'clock.",
+        response_format="pcm",
+        speed=1.5,
+        **ours(seed=7, sample_rate=16000, sigma=0.4, text_normalizer="none"),
+    )
+    assert answer.response.headers["x-sample-rate"] == "16000"
+    settings = {"speed": 1.5, "seed": 7, "sampling_rate": 16000, "sigma": 0.4, "text_normalizer": "none"}
+    assert_equal(np.frombuffer(answer.content, "<i2"), in_library(voice, "At 5 o'clock.", **settings))
+
+
+def test_eight_clients_at_once_each_hear_their_own(server: ServerProcess, voice: Voice) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda seed: server.speak(seed=seed, frames=60 + 10 * seed), range(8)))
+    for seed, answer in enumerate(answers):
+        expected = in_library(voice, frames=60 + 10 * seed, seed=seed)
+        assert_equal(np.frombuffer(answer.content, "<i2"), expected)
+
+
+def test_what_there_is_can_be_listed(server: ServerProcess, client) -> None:
+    names = [model.id for model in client.models.list()]
+    assert "tacotron2-waveglow" in names
+    assert client.models.retrieve("tts-1").id == "tts-1"
+    voices = httpx.get(f"{server.url}/v1/audio/voices").json()
+    assert voices["voices"][0]["id"] == "default"
+    assert voices["max_characters"] == MAX_CHARACTERS
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "param", "words"),
+    [
+        ({"input": ""}, 400, "input", "empty"),
+        ({"input": " \n"}, 400, "input", "empty"),
+        ({"input": "\u266b \u2665"}, 400, "input", "nothing to speak"),
+        ({"input": "x" * (MAX_CHARACTERS + 1)}, 413, "input", "401 characters, and at most 400"),
+        ({"input": None}, 400, "input", "string"),
+        ({"model": "whisper-1"}, 404, "model", "whisper-1"),
+        ({"voice": "nobody"}, 400, "voice", "default, alloy"),
+        ({"response_format": "wma"}, 400, "response_format", "wav, pcm, flac, mp3, opus"),
+        ({"speed": 3.0}, 400, "speed", "between 0.5 and 2"),
+        ({"speed": 0.25}, 400, "speed", "between 0.5 and 2"),
+        ({"speed": "fast"}, 400, "speed", "number"),
+        ({"seed": -1}, 400, "seed", "between 0 and"),
+        ({"seed": 2**70}, 400, "seed", "between 0 and"),
+        ({"sample_rate": 12345}, 400, "sample_rate", "one of 8000"),
+        ({"sample_rate": 44100, "response_format": "opus"}, 400, "sample_rate", "opus takes 8000"),
+        ({"text_normalizer": "klingon"}, 400, "text_normalizer", "english, none"),
+        ({"stream_format": "video"}, 400, "stream_format", "sse"),
+        ({"alignment": True}, 400, "alignment", "sse"),
+        ({"sped": 1.2}, 400, "sped", "did you mean speed?"),
+    ],
+)
+def test_bad_fields_are_refused_as_openai_does(
+    server: ServerProcess, fields: dict, status: int, param: str, words: str
+) -> None:
+    answer = httpx.post(f"{server.url}/v1/audio/speech", json=request() | fields)
+    assert answer.status_code == status
+    error = answer.json()["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert (error["type"], error["param"]) == ("invalid_request_error", param)
+    assert words in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status", "words"),
+    [
+        (b'{"input": "caf\xe9"}', "application/json", 400, "UTF-8"),
+        (b'{"input": ', "application/json", 400, "not JSON"),
+        (b'{"input": "\\ud800"}', "application/json", 400, "not JSON"),
+        (b"[]", "application/json", 400, "object"),
+        (b"", "application/json", 400, "not JSON"),
+        (b'{"model": "tts-1", "voice": "alloy"}', "application/json", 400, "input is missing"),
+        (b"input=Hello", "application/x-www-form-urlencoded", 415, "application/json"),
+        (b" " * 1_000_000, "application/json", 413, "larger than"),
+    ],
+)
+def test_bad_bodies_are_refused(server: ServerProcess, body: bytes, content_type: str, status: int, words: str) -> None:
+    headers = {"content-type": content_type}
+    answer = httpx.post(f"{server.url}/v1/audio/speech", content=body, headers=headers)
+    assert answer.status_code == status
+    assert words in answer.json()["error"]["message"]
+
+
+def test_unknown_paths_and_methods_have_the_same_kind_of_error(server: ServerProcess) -> None:
+    assert httpx.get(f"{server.url}/v1/nothing").json()["error"]["message"] == "GET /v1/nothing: Not Found"
+    answer = httpx.get(f"{server.url}/v1/audio/speech")
+    assert answer.status_code == 405
+    assert "error" in answer.json()
+
+
+# Faults
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder_iter", "postnet", "waveglow"])
+@pytest.mark.parametrize("fault", ["error", "memory"])
+def test_a_failure_before_the_first_audio_is_an_error(server: ServerProcess, part: str, fault: str) -> None:
+    with server.fault(part, fault):
+        answer = server.speak(response_format="wav")
+    assert answer.status_code == 500
+    error = answer.json()["error"]
+    assert error["type"] == "server_error"
+    assert ("memory" if fault == "memory" else "engine failed") in error["message"]
+    assert server.speak().status_code == 200
+
+
+@pytest.mark.parametrize(("part", "fault"), [("waveglow", "error"), ("waveglow", "nan"), ("decoder_iter", "nan")])
+@pytest.mark.parametrize("audio_format", ["wav", "mp3"])
+def test_a_failure_within_a_stream_cuts_the_connection(
+    server: ServerProcess, part: str, fault: str, audio_format: str
+) -> None:
+    after = 1 if part == "waveglow" else 200
+    received: list[bytes] = []
+    body = request(LONG, frames=600, response_format=audio_format)
+    with (
+        server.fault(part, fault, after),
+        httpx.stream("POST", f"{server.url}/v1/audio/speech", json=body, timeout=60) as answer,
+    ):
+        assert answer.status_code == 200
+        with pytest.raises(httpx.RemoteProtocolError, match="incomplete"):
+            received.extend(answer.iter_bytes())
+    assert 0 < len(b"".join(received)) < 600 * HOP * 2
+    assert server.speak().status_code == 200
+    assert eventually(lambda: server.status()["active"] == 0)
+
+
+def test_events_tell_of_a_failure_before_the_cut(server: ServerProcess) -> None:
+    body = request(LONG, frames=600, stream_format="sse")
+    lines: list[str] = []
+    with (
+        server.fault("waveglow", "nan", 1),
+        httpx.stream("POST", f"{server.url}/v1/audio/speech", json=body, timeout=60) as answer,
+        pytest.raises(httpx.RemoteProtocolError),
+    ):
+        lines.extend(answer.iter_lines())
+    assert "NaN" in json.loads([line for line in lines if line][-1].removeprefix("data: "))["error"]["message"]
+
+
+def test_a_client_that_goes_away_frees_its_place(server: ServerProcess) -> None:
+    with server.fault("decoder_iter", "slow"):
+        with httpx.stream("POST", f"{server.url}/v1/audio/speech", json=request(LONG, frames=1600)) as answer:
+            parts = answer.iter_bytes()  # kept: without its reader httpx would close the connection
+            next(parts)
+            assert server.status()["active"] == 1
+        # All 1600 steps would take 16 s: it ends long before.
+        assert eventually(lambda: server.status()["active"] == 0, seconds=8)
+    assert eventually(lambda: "cancelled 200" in server.log())
+
+
+def test_a_client_that_goes_away_before_the_first_audio_frees_its_place(server: ServerProcess) -> None:
+    with server.fault("decoder_iter", "slow"):
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{server.url}/v1/audio/speech", json=request(LONG, frames=1600), timeout=0.5)
+        assert eventually(lambda: server.status()["active"] == 0, seconds=8)
+    assert eventually(lambda: "cancelled 499" in server.log())
+
+
+def test_a_slow_reader_holds_up_nobody(server: ServerProcess) -> None:
+    body = json.dumps(request(LONG, frames=1600, response_format="pcm", sample_rate=48000)).encode()
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        head = ["POST /v1/audio/speech HTTP/1.1", "Host: x", "Content-Type: application/json"]
+        slow.sendall("\r\n".join([*head, f"Content-Length: {len(body)}", "", ""]).encode() + body)
+        assert slow.recv(1)
+        for _ in range(3):
+            assert server.speak().status_code == 200
+    assert eventually(lambda: server.status()["active"] == 0)
+
+
+# Load, keys, ids, the end
+
+
+@pytest.fixture(scope="module")
+def small_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server with a key, room for one stream and for one request that waits."""
+    flags = ("--max-streams", "1", "--max-queue", "1", "--api-key", "secret")
+    with running_server(tmp_path_factory.mktemp("small"), *flags) as server:
+        yield server
+
+
+KEY = {"Authorization": "Bearer secret"}
+
+
+def test_a_full_queue_is_refused_and_harms_nobody(small_server: ServerProcess, voice: Voice) -> None:
+    url = f"{small_server.url}/v1/audio/speech"
+    with small_server.fault("decoder_iter", "slow"), ThreadPoolExecutor(2) as pool:
+        accepted = [pool.submit(httpx.post, url, json=request(frames=150), headers=KEY, timeout=60)]
+        assert eventually(lambda: small_server.status()["active"] == 1)
+        accepted.append(pool.submit(httpx.post, url, json=request(frames=150), headers=KEY, timeout=60))
+        assert eventually(lambda: small_server.status()["waiting"] == 1)
+        refused = httpx.post(url, json=request(), headers=KEY)
+        assert refused.status_code == 503
+        assert int(refused.headers["retry-after"]) >= 1
+        assert refused.json()["error"]["code"] == "queue_full"
+        for future in accepted:
+            assert_equal(np.frombuffer(future.result().content, "<i2"), in_library(voice, frames=150))
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic secret"}])
+def test_without_the_key_nothing_is_spoken(small_server: ServerProcess, headers: dict) -> None:
+    for path in ("/v1/models", "/v1/audio/voices", "/metrics"):
+        assert httpx.get(small_server.url + path, headers=headers).status_code == 401
+    answer = httpx.post(f"{small_server.url}/v1/audio/speech", json=request(), headers=headers)
+    assert answer.status_code == 401
+    assert answer.json()["error"]["code"] == "invalid_api_key"
+    assert httpx.get(f"{small_server.url}/health").status_code == 200
+    assert httpx.get(f"{small_server.url}/v1/models", headers=KEY).status_code == 200
+
+
+def test_requests_have_ids_in_the_answer_and_in_the_log(server: ServerProcess) -> None:
+    url = f"{server.url}/v1/audio/speech"
+    answer = httpx.post(url, json=request("Not for the log."), headers={"X-Request-Id": "mine-1"})
+    assert answer.headers["x-request-id"] == "mine-1"
+    assert eventually(lambda: "request mine-1: done 200, pcm, 16 characters" in server.log())
+    assert "Not for the log" not in server.log()
+    forged = httpx.post(url, json=request(), headers={"X-Request-Id": "two words"})
+    assert forged.headers["x-request-id"] not in ("", "two words")
+
+
+def test_metrics_count_what_happened(server: ServerProcess) -> None:
+    def value(name: str) -> float:
+        lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+
+    before = {name: value(name) for name in ("speech_first_audio_seconds_count", "speech_audio_seconds_total")}
+    refused = value('speech_requests_total{outcome="refused",status="400"}')
+    server.speak(frames=100)
+    server.speak("")
+    assert eventually(
+        lambda: value("speech_first_audio_seconds_count") == before["speech_first_audio_seconds_count"] + 1
+    )
+    made = value("speech_audio_seconds_total") - before["speech_audio_seconds_total"]
+    assert made == pytest.approx(100 * HOP / 22050)
+    assert value('speech_requests_total{outcome="refused",status="400"}') == refused + 1
+    assert value("speech_queue_length") == value("speech_active_streams") == 0
+
+
+def test_sigterm_lets_requests_end_and_refuses_new_ones(tmp_path: Path, voice: Voice) -> None:
+    with running_server(tmp_path) as server:
+        url = f"{server.url}/v1/audio/speech"
+        answers: list[httpx.Response] = []
+        with server.fault("decoder_iter", "slow"):
+            reader = threading.Thread(
+                target=lambda: answers.append(httpx.post(url, json=request(frames=200), timeout=60))
+            )
+            reader.start()
+            assert eventually(lambda: server.status()["active"] == 1)
+            server.process.terminate()
+            assert eventually(lambda: server.status()["status"] == "draining")
+            refused = httpx.post(url, json=request())
+            assert refused.status_code == 503
+            assert "retry-after" in refused.headers
+            reader.join(60)
+        assert_equal(np.frombuffer(answers[0].content, "<i2"), in_library(voice, frames=200))
+        assert server.process.wait(30) == 0
+
+
+def test_a_drain_has_an_end(tmp_path: Path) -> None:
+    with running_server(tmp_path, "--drain-seconds", "0.3") as server, server.fault("decoder_iter", "slow"):
+        with httpx.stream("POST", f"{server.url}/v1/audio/speech", json=request(LONG, frames=1600)) as answer:
+            parts = answer.iter_bytes()
+            next(parts)
+            began = time.monotonic()
+            server.process.terminate()
+            with pytest.raises(httpx.RemoteProtocolError):
+                list(parts)
+        assert server.process.wait(20) == 0
+        assert time.monotonic() - began < 15
+
+
+def test_a_port_in_use_is_told_in_one_line(server: ServerProcess, tmp_path: Path) -> None:
+    port = server.url.rpartition(":")[2]
+    with (
+        pytest.raises(AssertionError, match=f"can't listen at 127.0.0.1 port {port}"),
+        running_server(tmp_path, "--port", port),
+    ):
+        pass
