@@ -1,0 +1,85 @@
+"""Doors that a load test knocks at: each speaks a text and yields the seconds of audio of each chunk as it comes.
+
+Each imports what it needs when it is opened: the library's needs no packages of servers.
+"""
+
+import http.client
+import importlib
+import json
+import urllib.parse
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pipeline import SpeakSettings, Voice
+
+TIMEOUT_SECONDS = 120.0  # of a connection, without anything coming
+
+
+class Door(ABC):
+    """A way to a voice. Thread-safe."""
+
+    @abstractmethod
+    def speak(self, text: str, seed: int) -> Iterator[float]:
+        """Yields the seconds of audio of each chunk when it has come. Raises whatever goes wrong."""
+
+    def close(self) -> None:  # noqa: B027  a door may have nothing to give back
+        """Gives everything back."""
+
+
+class LibraryDoor(Door):
+    """`Voice.stream` in this process.
+
+    Args:
+        voice: owned and closed by the door.
+        limits: of `pipeline.scheduler.Scheduler`.
+    """
+
+    def __init__(self, voice: Voice, **limits: Any) -> None:
+        self._voice = voice
+        voice.scheduler(**limits).warm_up()
+
+    def speak(self, text: str, seed: int) -> Iterator[float]:
+        speech = self._voice.submit(text, SpeakSettings(seed=seed))
+        try:
+            for chunk in speech:
+                yield chunk.seconds
+        finally:
+            speech.cancel()
+
+    def close(self) -> None:
+        self._voice.close()
+
+
+class HttpDoor(Door):
+    """`POST /v1/audio/speech` as pcm, a connection for each request."""
+
+    def __init__(self, url: str, api_key: str = "") -> None:
+        parts = urllib.parse.urlsplit(url)
+        kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
+        self._connection = kinds[parts.scheme]
+        self._host = parts.netloc
+        self._path = parts.path.rstrip("/") + "/v1/audio/speech"
+        self._headers = {"Content-Type": "application/json"}
+        if api_key:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+
+    def speak(self, text: str, seed: int) -> Iterator[float]:
+        fields = {"model": "tts-1", "voice": "default", "input": text, "response_format": "pcm", "seed": seed}
+        connection = self._connection(self._host, timeout=TIMEOUT_SECONDS)
+        try:
+            connection.request("POST", self._path, json.dumps(fields), self._headers)
+            answer = connection.getresponse()
+            if answer.status != http.client.OK:
+                raise OSError(f"{answer.status}: {answer.read(500).decode(errors='replace')}")
+            rate = int(answer.headers["X-Sample-Rate"])
+            while data := answer.read1(1 << 20):
+                yield len(data) / 2 / rate
+        finally:
+            connection.close()
+
+
+def open_triton(url: str, **options: Any) -> Door:
+    """The door of Triton Inference Server: `serving.triton_door.TritonDoor`."""
+    door: Callable[..., Door] = importlib.import_module("serving.triton_door").TritonDoor
+    return door(url, **options)
