@@ -29,8 +29,8 @@ _log = logging.getLogger(__name__)
 class SpeechResponse(Response):
     """Speaks a request and sends it while it is made.
 
-    A failure before the first audio is an error of its own; after it the connection is cut, so that no client takes
-    what came for the whole. A client that goes away cancels its speech.
+    A failure before the first audio is an error of its own. After it the connection is cut, so that no client takes
+    what came for the whole; events end with one that says why. A client that goes away cancels its speech.
     """
 
     def __init__(self, service: SpeechService, record: SpeechRecord) -> None:
@@ -81,7 +81,7 @@ class SpeechResponse(Response):
         return chunk
 
     async def _stream(self, body: "_Body", chunk: Audio, send: Send) -> None:
-        """Sends the head and the body. Where the body isn't completed, the server closes the connection."""
+        """Sends the head and the body. Where the body isn't completed, the server cuts the connection."""
         record = self._record
         head: Message = {"type": "http.response.start", "status": record.status, "headers": body.headers}
         try:
@@ -95,7 +95,7 @@ class SpeechResponse(Response):
         except UserError as error:
             record.outcome, record.reason = "failed", str(error)
             if record.order.events:
-                await _timely(send(_message(_event("error", **_failure(error).body))))
+                await _timely(send(_message(_event("error", **_failure(error).body), last=True)))
 
 
 class _Body:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -13,9 +14,13 @@ from pipeline.torch_engines import torch_engines
 from tests.models import TINY_TACOTRON2, TINY_WAVEGLOW, tiny_tacotron2, tiny_waveglow
 
 
-def tiny_engines() -> dict[Part, Engine]:
-    """Untrained models of few mel channels: quick, and as hard to join as trained ones."""
-    tacotron2 = tiny_tacotron2(dataclasses.replace(TINY_TACOTRON2, n_mel_channels=8))
+def tiny_engines(**changes: Any) -> dict[Part, Engine]:
+    """Untrained models of few mel channels: quick, and as hard to join as trained ones.
+
+    Args:
+        changes: of Tacotron 2's configuration.
+    """
+    tacotron2 = tiny_tacotron2(dataclasses.replace(TINY_TACOTRON2, n_mel_channels=8, **changes))
     waveglow = tiny_waveglow(dataclasses.replace(TINY_WAVEGLOW, n_mel_channels=8))
     return torch_engines(
         LoadedModel(tacotron2, AudioConfig(), "0" * 64, None, ""),
