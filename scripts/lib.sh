@@ -7,6 +7,8 @@
 #   ensure_environment EXTRA    sets PYTHON to .venv's, having installed what speaking takes (EXTRA is `run`) and one
 #                               extra of pyproject.toml (serve, corpus, analysis, openvino, test); where all of it is
 #                               there already, no installer is started
+#   ensure_triton_server        sets TRITON_SERVER to a folder in .venv with NVIDIA's Triton Inference Server, installing
+#                               it on the first run
 #   flag_value "$@"             prints the second argument; fails if the flag $1 has no value
 #   fail MESSAGE [STATUS]       prints "SCRIPT: error: MESSAGE" and exits [with 1]
 #
@@ -176,4 +178,15 @@ install_environment() {
     run_installer install "$1" || exit
     expected_record >"$VENV/.installed-run"
     expected_record >"$VENV/.installed-$1"
+}
+
+# The server's Python backend was built before NumPy 2, so its models get a NumPy 1 of their own.
+ensure_triton_server() {
+    TRITON_SERVER=$VENV/triton-server
+    [[ ! -x $TRITON_SERVER/pytriton/tritonserver/bin/tritonserver ]] || return 0
+    echo "Installing NVIDIA's Triton Inference Server"
+    rm -rf -- "$TRITON_SERVER.part"
+    "$PYTHON" -m pip install --quiet --no-deps --only-binary :all: --target "$TRITON_SERVER.part" \
+        nvidia-pytriton==0.7.0 'numpy<2' || return
+    mv -- "$TRITON_SERVER.part" "$TRITON_SERVER"
 }

@@ -1,0 +1,101 @@
+"""Speaks a text through NVIDIA's Triton Inference Server: streamed over gRPC, or whole over HTTP."""
+
+import argparse
+import queue
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.cli import ArgumentParser, run
+from common.errors import UserError
+from pipeline.audio import Audio
+
+
+def make_parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="triton_client.py", description=__doc__)
+    parser.add_argument("--text", required=True, help="what to speak")
+    parser.add_argument("-o", "--output", type=Path, default=Path("audio.wav"), help="wav file")
+    parser.add_argument("--whole", action="store_true", help="ask the model tts over HTTP, for one answer")
+    parser.add_argument("--url", help="host and port of the server [127.0.0.1:8001, with --whole 127.0.0.1:8000]")
+    parser.add_argument("--seed", type=int, help="seed of the random numbers [0]")
+    parser.add_argument("--speed", type=float, help="0.5 to 2.0 [1.0]")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    options = {name: getattr(args, name) for name in ("seed", "speed") if getattr(args, name) is not None}
+    if args.whole:
+        audio = speak(args.url or "127.0.0.1:8000", args.text, **options)
+    else:
+        chunks = []
+        for chunk in stream(args.url or "127.0.0.1:8001", args.text, **options):
+            chunks.append(chunk)
+            print(f"{chunk.seconds:.2f} s of audio", file=sys.stderr)
+        audio = Audio.join(chunks)
+    audio.save(args.output, normalize=False)
+    print(f"{args.output}: {audio.seconds:.2f} s")
+
+
+def speak(url: str, text: str, **options: float) -> Audio:
+    """A text's whole audio, from the model `tts` over HTTP.
+
+    Args:
+        options: seed, speed, sigma or output_rate.
+
+    Raises:
+        UserError: the server refused, with its reason, or can't be reached.
+    """
+    import tritonclient.http as client
+
+    try:
+        with client.InferenceServerClient(url, network_timeout=600.0) as server:
+            result = server.infer("tts", _inputs(client, text, options))
+    except (client.InferenceServerException, OSError) as error:
+        raise UserError(f"{url}: {error}") from error
+    return Audio(result.as_numpy("AUDIO"), int(result.as_numpy("SAMPLING_RATE")[0]))
+
+
+def stream(url: str, text: str, **options: float) -> Iterator[Audio]:
+    """A text's audio as it is made, from the model `tts_stream` over gRPC; see `speak`. Closing it cancels."""
+    import tritonclient.grpc as client
+
+    answers: queue.SimpleQueue[tuple[Any, Any]] = queue.SimpleQueue()
+    server = client.InferenceServerClient(url)
+    server.start_stream(lambda result, error: answers.put((result, error)))
+    finished = False
+    try:
+        server.async_stream_infer("tts_stream", _inputs(client, text, options), enable_empty_final_response=True)
+        while not finished:
+            result, error = answers.get()
+            if error is not None:
+                finished = True
+                raise UserError(f"{url}: {error.message()}")
+            final = result.get_response().parameters.get("triton_final_response")
+            finished = final is not None and final.bool_param
+            if result.as_numpy("AUDIO") is not None:
+                yield Audio(result.as_numpy("AUDIO"), int(result.as_numpy("SAMPLING_RATE")[0]))
+    finally:
+        server.stop_stream(cancel_requests=not finished)
+        server.close()
+
+
+def _inputs(client: Any, text: str, options: dict[str, float]) -> list[Any]:
+    """The tensors of a request, for either protocol's client."""
+    types = {"seed": ("INT64", np.int64), "output_rate": ("INT32", np.int32)}
+    values: list[tuple[str, str, np.ndarray]] = [("TEXT", "BYTES", np.array([text.encode()], np.object_))]
+    for name, value in options.items():
+        data_type, dtype = types.get(name, ("FP32", np.float32))
+        values.append((name.upper(), data_type, np.array([value], dtype)))
+    inputs = []
+    for name, data_type, array in values:
+        tensor = client.InferInput(name, [1], data_type)
+        tensor.set_data_from_numpy(array)
+        inputs.append(tensor)
+    return inputs
+
+
+if __name__ == "__main__":
+    run(main, make_parser())

@@ -1,0 +1,84 @@
+"""Starts NVIDIA's Triton Inference Server on a model repository: the binary of the package nvidia-pytriton."""
+
+import argparse
+import os
+import shutil
+import site
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+from common.cli import ArgumentParser, bounded_int, run
+from common.errors import UserError
+
+PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
+
+
+def make_parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="triton_server.py", description=__doc__)
+    parser.add_argument("repository", type=Path, help="folder that serving/make_triton_repository.py wrote")
+    parser.add_argument("--server", type=Path, required=True, help="folder that nvidia-pytriton and numpy<2 are in")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    for name, port in PORTS.items():
+        parser.add_argument(f"--{name}-port", type=bounded_int(1, 65535), default=port, help=f"port for {name}")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    if not (args.repository / "tts_stream" / "config.pbtxt").is_file():
+        raise UserError(f"{args.repository}: no model repository; write one with serving/make_triton_repository.py -o")
+    backends = Path(tempfile.mkdtemp(prefix="triton_backends."))
+    ports = {name: getattr(args, f"{name}_port") for name in PORTS}
+    command, environment = server_command(args.server, args.repository, backends, args.host, ports)
+    os.execve(command[0], command, environment)
+
+
+def server_command(
+    installed: Path, repository: Path, backends: Path, host: str, ports: dict[str, int]
+) -> tuple[list[str], dict[str, str]]:
+    """The command line and environment of a server on a repository.
+
+    Args:
+        installed: where the package nvidia-pytriton lies. NumPy 1 lies beside it: the backend's stubs, built before
+            NumPy 2, read its arrays wrongly.
+        backends: an empty folder, for the Python backend with the stub for this Python.
+        ports: of http, grpc and metrics.
+
+    Raises:
+        UserError: the server isn't installed, or has no stub for this version of Python.
+    """
+    server = installed / "pytriton" / "tritonserver"
+    if not (server / "bin" / "tritonserver").is_file():
+        raise UserError(
+            f"{installed}: NVIDIA's Triton Inference Server isn't installed there; see scripts/serve_triton.sh"
+        )
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
+    if not stub.is_file():
+        raise UserError(f"the server has no Python backend for Python {version}; use one of 3.8 to 3.13")
+    shutil.copytree(server / "backends" / "python", backends / "python", dirs_exist_ok=True)
+    shutil.copy2(stub, backends / "python" / stub.name)
+    command = [
+        str(server / "bin" / "tritonserver"),
+        f"--model-repository={repository.resolve()}",
+        f"--backend-directory={backends}",
+        f"--http-address={host}",
+        f"--grpc-address={host}",
+        f"--metrics-address={host}",
+        *(f"--{name}-port={port}" for name, port in ports.items()),
+    ]
+    libraries = [str(sysconfig.get_config_var("LIBDIR")), str(installed / "nvidia_pytriton.libs")]
+    packages = [str(installed.resolve()), *site.getsitepackages()]
+    environment = {
+        **os.environ,
+        "LD_LIBRARY_PATH": os.pathsep.join([*libraries, os.environ.get("LD_LIBRARY_PATH", "")]),
+        # The backend's Python is a bare one: it finds what this one has installed, but not this clone's packages,
+        # which a repository carries itself.
+        "PYTHONPATH": os.pathsep.join(packages),
+    }
+    return command, environment
+
+
+if __name__ == "__main__":
+    run(main, make_parser())
