@@ -16,6 +16,7 @@ import torch
 from common.checkpoint import LoadedModel
 from common.engine import Engine
 from common.errors import UserError
+from common.files import REPOSITORY
 from common.metadata import Part, Precision
 from common.phrases import Phrase
 from pipeline.audio import Audio, Resampler, limit
@@ -32,7 +33,7 @@ from waveglow.denoiser import bias_of
 from waveglow.loading import DEMO_WAVEGLOW, load_waveglow
 from waveglow.model import WaveGlow
 
-DEMO_FOLDER = Path("output")  # where the demo voice is exported to and found again
+DEMO_FOLDER = REPOSITORY / "output"  # where the demo voice is exported to and found again, from any folder
 
 
 class Voice:
@@ -67,7 +68,7 @@ class Voice:
         """Opens the voice of a folder: four .engine or .onnx files, as the exporters and the builder name them.
 
         Args:
-            folder: None takes ./output, and exports the demo voice there once if there is none.
+            folder: None takes ./output if models are there, else the demo voice, which it exports once to DEMO_FOLDER.
             precision: of the engines; None takes FP16 engines if they are there, else FP32.
             on_message: told what takes long.
             options: of `pipeline.model_files.open_engines`: threads, device, ...
@@ -75,15 +76,15 @@ class Voice:
         Raises:
             UserError: files are missing, damaged or don't belong together.
         """
-        chosen = DEMO_FOLDER if folder is None else Path(folder)
-        paths = default_paths(chosen, precision)
+        folders = [Path("output"), DEMO_FOLDER] if folder is None else [Path(folder)]
+        paths = next((found for one in folders if (found := default_paths(one, precision)) is not None), None)
         if paths is None:
             if folder is not None:
-                raise UserError(f"{chosen}: no model files; export or build them there, or name another folder")
-            on_message(f"No models in ./{chosen}: exporting the demo voice (once)")
+                raise UserError(f"{folder}: no model files; export or build them there, or name another folder")
+            on_message(f"Exporting the demo voice to {DEMO_FOLDER} (once)")
             # The exporters stand above this layer, and are needed once.
             export_voice = importlib.import_module("exports.voice").export_voice
-            paths = export_voice(chosen, precision or "fp32", on_file=lambda file: on_message(str(file)))
+            paths = export_voice(DEMO_FOLDER, precision or "fp32", on_file=lambda file: on_message(str(file)))
         return cls.from_files(paths, work=work, **options)
 
     @classmethod

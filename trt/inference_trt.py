@@ -15,7 +15,10 @@ from pipeline.flags import (
     runtime_choice,
 )
 
-DEFAULT_MODELS = "Give all four, or none: then those of ./output, where the demo voice is exported if there are none."
+DEFAULT_MODELS = (
+    "Give all four, or none: then those of ./output, or else the demo voice, which is exported once to output/ in the "
+    "project's folder."
+)
 
 
 def make_parser() -> ArgumentParser:
