@@ -127,7 +127,7 @@ def test_a_gpu_that_is_not_there_is_said(tiny_checkpoints: dict[str, Path]) -> N
 
 def test_the_readmes_program_runs_from_another_folder(tmp_path: Path, tiny_folder: Path) -> None:
     readme = (REPOSITORY / "README.md").read_text()
-    (program,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    program = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[0]
     assert len(program.splitlines()) <= 12
     (tmp_path / "output").symlink_to(tiny_folder)
     (tmp_path / "program.py").write_text(program)
@@ -143,4 +143,5 @@ def test_the_readmes_program_runs_from_another_folder(tmp_path: Path, tiny_folde
     assert result.returncode == 0, result.stderr
     rate, samples = wavfile.read(tmp_path / "hello.wav")
     assert rate == 22050
-    assert len(samples) > 1000
+    assert len(samples) >= 256
+    assert re.search(r"^\d+\.\d\d s at 22050 Hz\n(\d+\.\d\d s more: \d+ samples\n)+$", result.stdout)
