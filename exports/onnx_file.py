@@ -16,6 +16,7 @@ from common.errors import UserError
 from common.files import written_whole
 from common.metadata import METADATA_KEY, ModelMetadata, Part, Precision
 from common.onnx_engine import OnnxEngine
+from tacotron2.parts import DecoderIterPart
 
 OPSET = 17
 TRACED_SIZES = {"batch": 2, "text": 24, "mel": 4}
@@ -41,6 +42,8 @@ def export_part(module: nn.Module, metadata: ModelMetadata, path: Path) -> float
     Raises:
         UserError: the written file does not compute what the PyTorch module computes.
     """
+    if metadata.int8_lstms and isinstance(module, DecoderIterPart) and isinstance(metadata.model, Tacotron2Config):
+        module.split_lstm_products(metadata.model)
     with written_whole(path) as temporary:
         _trace(module, metadata, temporary)
         model = onnx.load(temporary)
@@ -92,13 +95,21 @@ def _quantize_lstms(path: Path) -> None:
     kept = [
         node.name + suffix
         for node in onnx.load(path).graph.node
-        if node.op_type in ("Gemm", "MatMul") and "_rnn/gates" not in node.name
+        if node.op_type in ("Gemm", "MatMul") and "_rnn/" not in node.name
         for suffix in ("", "_MatMul")  # what the quantiser calls a Gemm after taking it apart
     ]
     logging.disable(logging.WARNING)  # it advises a preparation that changes nothing here
     try:
         operators = ["MatMul", "Gemm"]
-        quantize_dynamic(path, path, operators, per_channel=True, weight_type=QuantType.QInt8, nodes_to_exclude=kept)
+        quantize_dynamic(
+            path,
+            path,
+            operators,
+            per_channel=True,
+            reduce_range=True,  # 7-bit weights: with 8, two products overflow 16 bits on processors without VNNI
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=kept,
+        )
     finally:
         logging.disable(logging.NOTSET)
 

@@ -21,7 +21,7 @@ from common.errors import UserError
 from pipeline import Audio, Voice
 from serving.make_triton_repository import make_repository, model_paths
 from serving.triton_server import server_command
-from tests.scripts import assert_one_line_error, run_script
+from tests.scripts import assert_one_line_error, run_here
 
 pytest.importorskip("tritonclient.grpc")
 from serving.triton_client import speak, stream
@@ -154,5 +154,5 @@ def test_models_are_all_named_or_none(tmp_path: Path) -> None:
 
 
 def test_what_is_no_repository_is_not_served(tmp_path: Path) -> None:
-    result = run_script("serving/triton_server.py", "--server", tmp_path, tmp_path, cwd=tmp_path)
+    result = run_here("serving/triton_server.py", "--server", tmp_path, tmp_path, cwd=tmp_path)
     assert_one_line_error(result, "no model repository; write one with serving/make_triton_repository.py")
