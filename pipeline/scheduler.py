@@ -45,6 +45,9 @@ WARM_BATCHES = (1, 2, 4, 8, 16)  # texts and windows at a time that `warm_up` ma
 MAX_UNREAD_SECONDS = 30.0  # of audio that a slow reader may leave before no further piece of his is begun
 # Frames of later windows in one round on a GPU: few while somebody waits for his first sound, who must not wait long.
 LATER_FRAMES, LATER_FRAMES_WHILE_WAITING = 8192, 1024
+# For sys.setswitchinterval, in programs that speak to many: seconds for which a thread that computes in Python may keep
+# the others waiting. With Python's 5 ms, the worker would lose more time than the others take.
+SWITCH_INTERVAL = 2e-4
 
 _log = logging.getLogger(__name__)
 

@@ -5,6 +5,7 @@ import asyncio
 import logging
 import os
 import socket
+import sys
 from types import FrameType
 
 import uvicorn
@@ -12,6 +13,7 @@ import uvicorn
 from common.cli import ArgumentParser, bounded_float, bounded_int, run
 from common.errors import UserError
 from pipeline import Voice
+from pipeline.scheduler import SWITCH_INTERVAL
 from serving.app import make_app
 from serving.flags import add_voice_flags, open_voice
 from serving.service import ServerSettings, SpeechService
@@ -52,6 +54,7 @@ def make_parser() -> ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    sys.setswitchinterval(SWITCH_INTERVAL)
     settings = server_settings(args)
     with listen(args.host, args.port) as listener, open_voice(args, _log.info) as voice:
         serve(voice, settings, listener, args.drain_seconds)

@@ -25,6 +25,7 @@ from common.errors import UserError
 from common.files import written_whole
 from common.phrases import read_phrases
 from common.table import format_markdown
+from pipeline.scheduler import SWITCH_INTERVAL
 from serving.doors import Door, HttpDoor, LibraryDoor, open_triton
 from serving.flags import add_voice_flags, open_voice
 
@@ -281,6 +282,7 @@ def main(args: argparse.Namespace) -> None:
     loads = [Load(streams=streams, **bounds) for streams in args.streams or ([] if args.rate else [1])]
     loads += [Load(rate=rate, **bounds) for rate in args.rate]
     machine = args.machine or platform.processor() or platform.machine()
+    sys.setswitchinterval(SWITCH_INTERVAL)
     door = open_door(args)
     try:
         warm_up(door, texts, args.warm_up, max(load.streams for load in loads) or 8)
