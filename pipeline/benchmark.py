@@ -66,8 +66,10 @@ class Benchmark:
 
     @property
     def speak_settings(self) -> SpeakSettings:
-        fixed = {"gate_threshold": NEVER, "max_decoder_steps": self.frames} if self.frames else {}
-        return SpeakSettings(sigma=self.sigma, denoise=self.denoise, **fixed)
+        threshold = NEVER if self.frames else None
+        return SpeakSettings(
+            sigma=self.sigma, denoise=self.denoise, gate_threshold=threshold, max_decoder_steps=self.frames
+        )
 
     @property
     def work_settings(self) -> WorkSettings:

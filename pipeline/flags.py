@@ -86,7 +86,7 @@ def add_speak_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_voice_flags(voice: argparse._ArgumentGroup) -> None:
-    voice.add_argument("--seed", **_speak("seed"), help="of the random numbers: the same one, the same audio")
+    voice.add_argument("--seed", **_speak("seed"), help="of the random numbers: the same one, the same audio [0]")
     voice.add_argument(
         "-s",
         "--sigma-infer",
@@ -206,7 +206,7 @@ def add_model_flags(parser: argparse.ArgumentParser, *configs: type, leave_out: 
         if name in leave_out:
             continue
         flag = _WAVEGLOW_FLAGS.get(name, "--" + name.replace("_", "-"))
-        options: dict[str, Any] = {"dest": name, "default": None, "help": f"{name} [{default}]"}
+        options: dict[str, Any] = {"dest": name, "default": None, "help": f"{_meaning(name)} [{default}]"}
         if isinstance(default, bool):
             group.add_argument(flag, action="store_true", **options)
         else:
@@ -234,6 +234,11 @@ def read_texts(args: argparse.Namespace, notes: list[str]) -> list[Phrase]:
         if not phrase.text:
             raise UserError(f"--text number {phrase.line} is empty; give it something to say")
     return phrases
+
+
+def _meaning(dimension: str) -> str:
+    trained = "_dropout" in dimension or dimension == "mask_padding"
+    return f"{dimension}: of training alone, and checked against the checkpoint" if trained else dimension
 
 
 def speak_settings(args: argparse.Namespace) -> SpeakSettings:

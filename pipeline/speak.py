@@ -265,18 +265,18 @@ class _Run:
             write = _resampled(wav, self.voice.sampling_rate, rate)
             for piece in job.phrase.pieces:
                 if piece.number in job.there and job.partial is not None:
-                    record = job.there[piece.number]
-                    samples = job.partial.samples(record)
+                    kept = job.there[piece.number]
+                    samples = job.partial.samples(kept)
                 else:
                     one = next(spoken)
                     if isinstance(one, FailedPiece):
                         errors.append(one.error)
                         continue
                     audio = self.voice.leveled(one)
-                    record, samples = self._record(one, audio), audio.samples
+                    kept, samples = self._record(one, audio), audio.samples
                     if job.partial is not None:
-                        job.partial.add(record, audio)
-                pieces.append(record)
+                        job.partial.add(kept, audio)
+                pieces.append(kept)
                 write(samples, piece.last)
             if errors:
                 raise errors[0]

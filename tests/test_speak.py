@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from common.files import REPOSITORY, locked_folder
 from common.metadata import PARTS
 from common.phrases import Phrase
 from pipeline import SpeakSettings, Voice, WorkSettings
-from pipeline.console import EXIT_CUT
+from pipeline.console import EXIT_CUT, progress
 from pipeline.speak import FailedPhrase, Listener, OutputSettings, SpokenPhrase, speak, stream_pcm
 from tests.scripts import assert_one_line_error, leftovers, model_flags, run_here
 
@@ -146,6 +147,17 @@ def test_a_run_says_what_was_there(tmp_path: Path, voice: Voice) -> None:
     assert notes == [f"{tmp_path} holds wav files of an earlier run: 1 are replaced; 2 others stay beside them"]
 
 
+def test_without_a_terminal_a_line_of_progress_comes_now_and_then(
+    tmp_path: Path, voice: Voice, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pipeline.console.LINE_EVERY", 0.0)
+    with progress() as listener:
+        speak(voice, phrases("Hello.", "Good bye."), SpeakSettings(**SETTINGS), OutputSettings(tmp_path), listener)
+    told = capsys.readouterr().err.splitlines()
+    assert told
+    assert all(re.fullmatch(r"\d+ phrases done, \d+ % of the text, about \d+ s left", line) for line in told)
+
+
 def test_arpabet_that_the_voice_may_not_know_is_named(tmp_path: Path, voice: Voice) -> None:
     notes: list[str] = []
     texts = phrases("Plain.", "I say {HH AW1}.")
@@ -223,6 +235,17 @@ def test_the_baselines_suffix_is_a_part_of_a_name(tmp_path: Path, tiny_checkpoin
     assert warmed.returncode == EXIT_CUT, warmed.stderr
     assert (tmp_path / "audio_0_a}{0.wav").is_file()
     assert_one_line_error(run_here("inference.py", *flags, "--suffix", "a/b"), "--suffix a/b", "plain file name")
+
+
+def test_flags_reach_the_stop_rule_through_the_checkpoint(tmp_path: Path, tiny_checkpoints: dict[str, Path]) -> None:
+    models = ("--tacotron2", tiny_checkpoints["tacotron2"], "--waveglow", tiny_checkpoints["waveglow"], "--cpu")
+    flags = ("--text", "Hi.", "-o", tmp_path, "--max-decoder-steps", "40", *models)
+    plain = run_here("inference.py", *flags)  # untrained gates fire within a few frames
+    assert plain.returncode == 0, plain.stderr
+    stubborn = run_here("inference.py", *flags, "--decoder-no-early-stopping")
+    assert stubborn.returncode == EXIT_CUT, stubborn.stderr
+    contradicting = run_here("inference.py", *flags, "--p-attention-dropout", "0.4")
+    assert_one_line_error(contradicting, "--p-attention-dropout", "leave the flag out")
 
 
 def test_a_strength_turns_the_denoiser_on(tmp_path: Path, tiny_folder: Path) -> None:
