@@ -11,12 +11,4 @@ PASSES_FLAGS_TO=serving/http_server.py
 show_help_if_asked "$@"
 
 ensure_environment serve
-names_models=false
-for word in "$@"; do
-    case ${word%%=*} in
-        --models | --encoder | --decoder | --postnet | --waveglow | --checkpoints) names_models=true ;;
-    esac
-done
-# The demo voice lies in the project's folder; paths that the user gives are relative to his own.
-$names_models || cd -- "$ROOT"
 exec "$PYTHON" "$ROOT/serving/http_server.py" "$@" # in the shell's place, so that it gets SIGTERM

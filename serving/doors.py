@@ -1,17 +1,17 @@
 """Doors that a load test knocks at: each speaks a text and yields the seconds of audio of each chunk as it comes.
 
-Each imports what it needs when it is opened: the library's needs no packages of servers.
+The library's needs no packages of servers: what a door needs is imported when it is used.
 """
 
 import http.client
-import importlib
 import json
 import urllib.parse
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from pipeline import SpeakSettings, Voice
+from serving import triton_client
 
 TIMEOUT_SECONDS = 120.0  # of a connection, without anything coming
 
@@ -79,7 +79,12 @@ class HttpDoor(Door):
             connection.close()
 
 
-def open_triton(url: str, **options: Any) -> Door:
-    """The door of Triton Inference Server: `serving.triton_door.TritonDoor`."""
-    door: Callable[..., Door] = importlib.import_module("serving.triton_door").TritonDoor
-    return door(url, **options)
+class TritonDoor(Door):
+    """The model `tts_stream` of Triton Inference Server over gRPC, a connection for each request."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def speak(self, text: str, seed: int) -> Iterator[float]:
+        for chunk in triton_client.stream(self._address, text, seed=seed):
+            yield chunk.seconds

@@ -18,7 +18,7 @@ CHECKPOINTS = 2  # Tacotron 2's and WaveGlow's
 def add_voice_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that `open_voice` reads."""
     group = parser.add_argument_group(
-        "voice", "Four model files, a folder of them, or checkpoints; without any of these the demo voice in ./output."
+        "voice", "Four model files, a folder of them, or checkpoints; without any of these the demo voice."
     )
     group.add_argument("--models", type=Path, metavar="FOLDER", help="folder with the four .engine or .onnx files")
     for part in PARTS:

@@ -26,7 +26,7 @@ from common.files import written_whole
 from common.phrases import read_phrases
 from common.table import format_markdown
 from pipeline.scheduler import SWITCH_INTERVAL
-from serving.doors import Door, HttpDoor, LibraryDoor, open_triton
+from serving.doors import Door, HttpDoor, LibraryDoor, TritonDoor
 from serving.flags import add_voice_flags, open_voice
 
 MOST_IN_FLIGHT = 1024  # requests of an open loop; more means that what is measured can't keep up
@@ -257,7 +257,7 @@ class _Formatter(HelpFormatter, argparse.RawDescriptionHelpFormatter):
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="load_test.py", description=__doc__, formatter_class=_Formatter)
     parser.add_argument("--door", choices=("library", "http", "triton"), default="library", help="what is measured")
-    parser.add_argument("--url", help="of the server [http://127.0.0.1:8000, and localhost:8001 for triton]")
+    parser.add_argument("--url", help="of the server [http://127.0.0.1:8000; 127.0.0.1:8001 for triton]")
     parser.add_argument("--api-key", default="", help="of the HTTP server")
     load = parser.add_argument_group("load")
     load.add_argument("--streams", type=bounded_int(1, 1024), nargs="+", default=[], help="closed loops [1]")
@@ -310,7 +310,7 @@ def open_door(args: argparse.Namespace) -> Door:
         limits = {"max_slots": args.max_streams, "max_waiting": MOST_IN_FLIGHT}
         return LibraryDoor(open_voice(args, lambda message: print(message, file=sys.stderr)), **limits)
     if args.door == "triton":
-        return open_triton(args.url or "localhost:8001")
+        return TritonDoor(args.url or "127.0.0.1:8001")
     url = args.url or "http://127.0.0.1:8000"
     if not url.startswith(("http://", "https://")):
         raise UserError(f"--url {url}: must begin with http:// or https://")
