@@ -243,7 +243,7 @@ class ReportSettings:
 def voice_speaker(voice: Voice, benchmark: Benchmark, stream: bool) -> Iterator[Speak]:
     """What a benchmark measures of a voice: batches, or streams that begin together."""
     if stream:
-        scheduler = voice.scheduler()
+        scheduler = voice.scheduler(max_waiting=benchmark.batch)
         scheduler.warm_up()
         yield stream_speaker(scheduler, benchmark.speak_settings)
         return

@@ -157,6 +157,11 @@ def closing_lines(result: Result) -> list[str]:
     """The classic's closing lines, with the formulas of what they say."""
     stages, percentiles = result.stages, result.latency_percentiles
     tacotron2 = stages["encoder"] + stages["decoder"] + stages["postnet"]
+    by_stage = [
+        f"Tacotron2 latency average (seconds) = {tacotron2:.5f}",
+        f"WaveGlow latency average (seconds) = {stages['waveglow']:.5f}",
+        f"Denoiser latency average (seconds) = {stages['denoiser']:.5f}",
+    ]
     lines = [
         "Latency: from symbol ids on the host to float audio on the host, device synchronised",
         "Throughput: mean over iterations of (audio samples of the batch / latency)",
@@ -164,9 +169,7 @@ def closing_lines(result: Result) -> list[str]:
         f"Preprocessing average (seconds) = {result.preprocessing:.5f}",
         f"Postprocessing average (seconds) = {result.postprocessing:.5f}",
         f"Number of mels per audio average = {result.frames:.1f}",
-        f"Tacotron2 latency average (seconds) = {tacotron2:.5f}",
-        f"WaveGlow latency average (seconds) = {stages['waveglow']:.5f}",
-        f"Denoiser latency average (seconds) = {stages['denoiser']:.5f}",
+        *(by_stage if any(stages.values()) else ()),  # stages of streams overlap, and aren't told apart
         f"Latency average (seconds) = {result.latency_mean:.5f}",
         f"Latency std (seconds) = {result.latency_std:.5f}",
         *(f"Latency cl {p} (seconds) = {percentiles[p]:.5f}" for p in PERCENTILES),
