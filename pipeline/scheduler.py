@@ -160,11 +160,17 @@ class Speech:
             self._chunks.put(audio)
         if last:
             self._chunks.put(None)
-        self._on_event()
+        self._tell()
 
     def _fail(self, error: BaseException) -> None:
         self._chunks.put(error)
-        self._on_event()
+        self._tell()
+
+    def _tell(self) -> None:
+        try:
+            self._on_event()
+        except Exception:  # the caller's own: other requests must not suffer from it
+            _log.exception("on_event failed")
 
 
 @dataclass
@@ -312,7 +318,19 @@ class Scheduler:
                         return
                     self._changed.wait()
             with self._lock, self.engines.running():
-                self._round()
+                try:
+                    self._round()
+                except Exception as error:  # a GPU's late failure, say: nobody may wait for a worker that has ended
+                    self._give_up_all(error)
+
+    def _give_up_all(self, error: Exception) -> None:
+        """Ends all requests under way; those that wait are spoken next."""
+        _log.exception("a round failed")
+        self._session, self._block = None, None
+        self._vocoding.clear()
+        self._decoder.close()
+        for active in list(self._active):
+            self._end(active, UserError(f"speaking failed: {type(error).__name__}; see the log"))
 
     def _something_to_do(self) -> bool:
         if any(active.speech.cancelled for active in (*self._waiting, *self._active)):

@@ -179,6 +179,27 @@ def test_submitting_waits_for_no_engine() -> None:
             assert list(speech)
 
 
+def test_whatever_fails_in_the_worker_the_next_request_is_spoken(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"gate_threshold": NEVER, "max_decoder_steps": 20}
+    with Voice(tiny_engines()) as voice:
+        whole = voice.speak("Hello.", **settings)
+        with monkeypatch.context() as broken:
+            broken.setattr("pipeline.scheduler.limit", lambda samples, gain: samples.no_such_attribute)
+            with pytest.raises(UserError, match="speaking failed: AttributeError"):
+                list(voice.stream("Hello.", **settings))
+        assert_same(list(voice.stream("Hello.", **settings)), whole)
+
+
+def test_a_callers_failing_callback_harms_nobody() -> None:
+    def fail() -> None:
+        raise RuntimeError("the caller's own")
+
+    settings = SpeakSettings(gate_threshold=NEVER, max_decoder_steps=20)
+    with Voice(tiny_engines()) as voice:
+        careless, other = voice.submit("Hello.", settings, fail), voice.submit("Hello.", settings)
+        assert_same(list(careless), Audio.join(list(other)))
+
+
 def test_a_full_queue_refuses_and_harms_nobody() -> None:
     gate = threading.Event()
     engines = tiny_engines()
