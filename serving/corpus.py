@@ -17,17 +17,18 @@ from tqdm import tqdm
 from common.cli import ArgumentParser, bounded_float, bounded_int, run
 from common.errors import UserError
 from common.files import locked_folder, output_folder, sha256_of
+from common.metadata import Precision
 from pipeline import SpeakSettings, Voice, WorkSettings
 from pipeline.settings import SAMPLING_RATES
 from pipeline.voice import DEMO_FOLDER
 from serving.corpora.corpus import Corpus
 from serving.corpora.crew import Crew, ProcessCrew, count_gpus
 from serving.corpora.estimate import estimate
-from serving.corpora.job import AUDIOS, FORMATS, Identity, Job, VoiceSource, claim
+from serving.corpora.job import AUDIOS, FORMATS, Identity, Job, VoiceSource
 from serving.corpora.lines import Survey, survey
 from serving.corpora.ray_crew import RayCrew
 from serving.corpora.report import CorpusTotals, RunTotals
-from serving.corpora.run import Driver
+from serving.corpora.run import make_corpus
 from serving.corpora.worker import ShardReport
 from tacotron2.loading import DEMO_TACOTRON2
 from tacotron2.text.lexicon import Lexicon
@@ -74,12 +75,15 @@ def _add_crew_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_voice_flags(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--models", type=Path, help="folder of .engine or .onnx files [CPU: ./output; GPU: checkpoints]")
+    group.add_argument("--models", type=Path, metavar="FOLDER", help="four .engine or .onnx files [on CPUs ./output]")
     group.add_argument(
-        "--tacotron2", type=Path, help="checkpoint, for the project's own GPU kernels [the demo voice's]"
+        "--checkpoints",
+        type=Path,
+        nargs="*",
+        metavar="FILE",
+        help="PyTorch checkpoints, Tacotron 2's and WaveGlow's, on this project's GPU kernels [the demo voice's]",
     )
-    group.add_argument("--waveglow", type=Path, help="checkpoint, likewise [the demo voice's]")
-    group.add_argument("--precision", choices=("fp32", "fp16"), help="[GPU: fp16; CPU: fp32]")
+    group.add_argument("--fp16", action="store_true", help="half precision: .engine files of it, or --checkpoints")
     group.add_argument("--batch-size", type=bounded_int(1, 1024), help=f"[GPU: {GPU_BATCH}; CPU: {CPU_BATCH}]")
     group.add_argument("--shard-lines", type=bounded_int(1, 100_000), help="recorded together [8 or 4 batches of them]")
     group.add_argument("--max-symbols", type=bounded_int(16, 2048), default=256, help="longest piece of a line")
@@ -98,20 +102,19 @@ def main(args: argparse.Namespace) -> None:
         return
     folder = output_folder(args.output).resolve()
     totals = RunTotals()
-    with locked_folder(folder), _crew(args) as crew, _progress() as bar:
-        driver = Driver(crew, lambda report: _advance(bar, totals, report))
+    with locked_folder(folder), _crew(args) as crew:
         size = _shard_lines(args, crew.on_gpus)
-        identity = driver.open(-(-found.lines // size))
-        job = _job(args, folder, found, settings, identity, size)
-        claim(job)
-        corpus = Corpus(job, args.input)
-        number = corpus.next_round() if args.retry else 0
-        missing = corpus.missing(number)
-        bar.total = corpus.count(number)
-        bar.initial = bar.n = bar.total - corpus.lines_of(number, missing)
-        bar.refresh()
-        driver.speak(job, identity, corpus.shards(number, missing))
-    _finish(corpus, totals)
+        with _progress() as bar:
+            corpus = make_corpus(
+                args.input,
+                lambda identity: _job(args, folder, found, settings, identity, size),
+                -(-found.lines // size),
+                crew,
+                retry=args.retry,
+                on_start=lambda done, lines: _start(bar, done, lines),
+                on_report=lambda report: _advance(bar, totals, report),
+            )
+        _finish(corpus, totals)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -119,8 +122,10 @@ def _check(args: argparse.Namespace) -> None:
     for name, needed in (("soundfile", args.audio == "flac"), ("soxr", args.sample_rate is not None)):
         if needed and importlib.util.find_spec(name) is None:
             raise UserError(f"this needs {name}: bash scripts/run_corpus.sh installs it, or pip install {name}")
-    if args.models and (args.tacotron2 or args.waveglow):
-        raise UserError("--models are exported already: give them or checkpoints, not both")
+    if args.models and args.checkpoints is not None:
+        raise UserError("give --models or --checkpoints, not both")
+    if len(args.checkpoints or ()) not in (0, 2):
+        raise UserError("--checkpoints takes two files, Tacotron 2's and WaveGlow's, or none for the demo voice")
     if args.address and args.no_ray:
         raise UserError("--address is a Ray cluster's: leave --no-ray out")
     if args.gpus and args.workers:
@@ -153,14 +158,15 @@ def _shard_lines(args: argparse.Namespace, on_gpus: bool) -> int:
 def _source(args: argparse.Namespace, on_gpus: bool) -> VoiceSource:
     """Where workers find the voice, in absolute paths: they run in other folders. Exports the demo voice if need be."""
     work, threads = _work(args, on_gpus), None if on_gpus else args.threads
-    if args.tacotron2 or args.waveglow or (on_gpus and args.models is None):
-        checkpoints = (args.tacotron2 or DEMO_TACOTRON2).resolve(), (args.waveglow or DEMO_WAVEGLOW).resolve()
+    precision: Precision | None = "fp16" if args.fp16 else None
+    if args.checkpoints is not None or (on_gpus and args.models is None):
+        tacotron2, waveglow = (path.resolve() for path in args.checkpoints or (DEMO_TACOTRON2, DEMO_WAVEGLOW))
         device = "cuda" if on_gpus else "cpu"
-        return VoiceSource(None, *checkpoints, device=device, precision=args.precision, threads=threads, work=work)
+        return VoiceSource(None, tacotron2, waveglow, device, precision or "fp32", threads, work)
     if args.models is None and not DEMO_FOLDER.exists():
         Voice.load(None, on_message=print).close()
     folder = (args.models or DEMO_FOLDER).resolve()
-    return VoiceSource(folder, precision=args.precision, threads=threads, work=work)
+    return VoiceSource(folder, precision=precision, threads=threads, work=work)
 
 
 @contextmanager
@@ -210,6 +216,11 @@ def _progress() -> Iterator[tqdm]:
     form = "{l_bar}{bar}| {n_fmt}/{total_fmt} lines [{elapsed}<{remaining}{postfix}]"
     with tqdm(unit="line", disable=None, bar_format=form, smoothing=0.05) as bar:
         yield bar
+
+
+def _start(bar: tqdm, done: int, lines: int) -> None:
+    bar.total, bar.initial, bar.n = lines, done, done
+    bar.refresh()
 
 
 def _advance(bar: tqdm, totals: RunTotals, report: ShardReport) -> None:

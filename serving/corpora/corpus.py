@@ -68,6 +68,7 @@ class Corpus:
             return last
         entries = [entry for entry in self._final_entries() if "reason" in entry]
         if not entries:
+            self.finish()  # the last round may have been killed before it did
             raise UserError(f"{self.job.folder}: nothing to try again, every line has its audio")
         path = self.layout.round_file(last + 1)
         with written_whole(path) as temporary, open(temporary, "w", encoding="utf-8") as file:

@@ -34,7 +34,7 @@ class VoiceSource:
     Attributes:
         folder: of .engine or .onnx files; None takes the checkpoints.
         device: for the checkpoints.
-        precision: of the engines or for the checkpoints; None takes what the folder has.
+        precision: None takes what the folder has, and FP32 for checkpoints.
         threads: of a worker on a CPU.
     """
 
@@ -52,9 +52,8 @@ class VoiceSource:
             torch.set_num_threads(self.threads)
         if self.folder is not None:
             return Voice.load(self.folder, precision=self.precision, work=self.work, threads=self.threads)
-        precision = self.precision or ("fp16" if self.device.startswith("cuda") else "fp32")
         return Voice.from_checkpoints(
-            self.tacotron2, self.waveglow, device=self.device, precision=precision, work=self.work
+            self.tacotron2, self.waveglow, device=self.device, precision=self.precision or "fp32", work=self.work
         )
 
 

@@ -10,10 +10,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from common.errors import UserError
+from serving.corpora.corpus import Corpus
 from serving.corpora.crew import Crew, Member, WorkerDied
-from serving.corpora.job import Identity, Job
+from serving.corpora.job import Identity, Job, claim
 from serving.corpora.layout import Shard
 from serving.corpora.worker import SHARDS_AT_ONCE, ShardReport
 
@@ -22,6 +24,43 @@ PATIENCE = 600.0  # seconds without any worker: longer than a machine of a clust
 TICK = 5.0  # seconds
 
 _log = logging.getLogger(__name__)
+
+
+def make_corpus(
+    source: Path,
+    job_of: Callable[[Identity], Job],
+    shards: int,
+    crew: Crew,
+    *,
+    retry: bool = False,
+    on_start: Callable[[int, int], None] = lambda done, lines: None,
+    on_report: Callable[[ShardReport], None] = lambda report: None,
+) -> Corpus:
+    """Has a crew do what is missing of a corpus. Its manifest is the caller's to write, with `Corpus.finish`.
+
+    Args:
+        source: the file of lines.
+        job_of: what to make, given the voice that the workers have opened.
+        shards: how many there are, so that no more workers are hired.
+        retry: do the lines without audio again instead, with other seeds.
+        on_start: told how many lines were done before, of how many.
+        on_report: told of every shard that is done.
+
+    Raises:
+        UserError: another configuration's folder, a voice that can't be opened, or shards that end their workers.
+        OSError: a file can't be written.
+    """
+    driver = Driver(crew, on_report)
+    identity = driver.open(shards)
+    job = job_of(identity)
+    claim(job)
+    corpus = Corpus(job, source)
+    number = corpus.next_round() if retry else 0
+    missing = corpus.missing(number)
+    lines = corpus.count(number)
+    on_start(lines - corpus.lines_of(number, missing), lines)
+    driver.speak(job, identity, corpus.shards(number, missing))
+    return corpus
 
 
 @dataclass
@@ -79,6 +118,10 @@ class Driver:
             OSError: a file can't be written. What was under way elsewhere may or may not be recorded.
         """
         self._job, self._identity = job, identity
+        for hired in self._hired:
+            if hired.is_ready:  # from an earlier job
+                hired.is_ready = False
+                self._beginning[hired.member.begin(job)] = hired
         waiting = _Peekable(shards)
         while waiting or self._suspects or any(hired.shards for hired in self._hired):
             self._hand_out(waiting)

@@ -1,0 +1,368 @@
+"""A corpus: the layouts that consumers read, the same bytes whatever happens on the way, and lines that fail."""
+
+import csv
+import errno
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common.errors import UserError
+from common.files import sha256_of
+from pipeline import SpeakSettings, Voice, WorkSettings
+from serving.corpora.corpus import Corpus
+from serving.corpora.crew import WorkerDied
+from serving.corpora.estimate import estimate
+from serving.corpora.job import Identity, Job, VoiceSource
+from serving.corpora.layout import Layout, Shard
+from serving.corpora.lines import survey
+from serving.corpora.report import CorpusTotals, RunTotals
+from serving.corpora.run import make_corpus
+from tests.corpora import MOST_STEPS, ThreadCrew, export_quick_voice, tree, write_lines
+
+SHARD = 8
+WORK = WorkSettings(batch_size=4, max_symbols=128)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> VoiceSource:
+    return VoiceSource(export_quick_voice(tmp_path_factory.mktemp("voice")), threads=1, work=WORK)
+
+
+def make(
+    source: VoiceSource,
+    lines: Path,
+    folder: Path,
+    crew: ThreadCrew | None = None,
+    retry: bool = False,
+    settings: SpeakSettings | None = None,
+    on_report: Callable[[Any], None] = lambda report: None,
+    **options: Any,
+) -> Corpus:
+    """Makes a corpus, or what is missing of it, and its manifest."""
+    found = survey(lines)
+    folder.mkdir(exist_ok=True)
+    chosen = {"format": "ljspeech", "audio": "wav", "shard_lines": SHARD, "sampling_rate": 22050, **options}
+
+    def job_of(identity: Identity) -> Job:
+        speak = settings or SpeakSettings(max_decoder_steps=MOST_STEPS)
+        return Job(folder, found.sha256, found.lines, speak, WORK, identity=identity, **chosen)
+
+    crew = crew or ThreadCrew(source)
+    try:
+        shards = -(-found.lines // SHARD)
+        corpus = make_corpus(lines, job_of, shards, crew, retry=retry, on_report=on_report)
+    finally:
+        crew.close()
+    corpus.finish()
+    return corpus
+
+
+def read_entries(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_lines(tmp_path_factory.mktemp("lines") / "lines.txt", 40)
+
+
+@pytest.fixture(scope="module")
+def plain(source: VoiceSource, lines: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The corpus of an undisturbed run."""
+    folder = tmp_path_factory.mktemp("plain")
+    make(source, lines, folder)
+    return folder
+
+
+def test_the_manifest_has_every_line_that_was_spoken_and_retry_every_other(plain: Path, lines: Path) -> None:
+    spoken, others = read_entries(plain / "manifest.jsonl"), read_entries(plain / "retry.jsonl")
+    assert spoken
+    assert others  # cut: this voice doesn't always stop
+    assert sorted(entry["line"] for entry in (*spoken, *others)) == list(range(1, 41))
+    first, text = spoken[0], lines.read_text().splitlines()
+    assert first["text"] == text[first["line"] - 1]
+    assert first["stop_reason"] == "gate"
+    assert first["frames"] * 256 / 22050 == pytest.approx(first["seconds"], abs=1e-6)
+    assert first["seed"] == 0
+    assert set(first["models"]) == {"tacotron2", "waveglow"}
+    assert {"project", "torch", "onnxruntime"} <= set(first["versions"])
+    assert first["configuration"] == json.loads((plain / "corpus.json").read_text())["hash"]
+    assert all("cut by the limit of frames" in entry["reason"] for entry in others)
+    assert not any((plain / "wavs" / f"{entry['id']}.wav").exists() for entry in others)
+
+
+def test_lhotse_reads_the_ljspeech_layout(plain: Path) -> None:
+    lhotse = pytest.importorskip("lhotse.recipes.ljspeech")
+    read = lhotse.prepare_ljspeech(plain)
+    entries = read_entries(plain / "manifest.jsonl")
+    assert [one.id for one in read["recordings"]] == [entry["id"] for entry in entries]
+    assert [one.duration for one in read["recordings"]] == pytest.approx([e["seconds"] for e in entries], abs=1e-6)
+    assert [one.custom["normalized_text"] for one in read["supervisions"]] == [entry["reading"] for entry in entries]
+    assert next(iter(read["recordings"])).load_audio().shape == (1, entries[0]["frames"] * 256)
+
+
+def test_csv_and_soundfile_read_the_ljspeech_layout_whatever_the_text(source: VoiceSource, tmp_path: Path) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    texts = ['"Quoted, he said', "A bar | in the text.", "Two\nlines", "A long one, " * 1700]
+    rows = [{"id": f"../{n}", "text": text, "seed": n} for n, text in enumerate(texts)]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    make(source, tmp_path / "in.jsonl", tmp_path / "out", settings=SpeakSettings(max_decoder_steps=200))
+    with open(tmp_path / "out" / "metadata.csv", newline="") as file:
+        read = list(csv.reader(file, delimiter="|", quoting=csv.QUOTE_NONE))
+    assert [len(columns) for columns in read] == [3, 3, 3, 3]
+    assert [columns[1] for columns in read[:3]] == ['"Quoted, he said', "A bar in the text.", "Two lines"]
+    entries = read_entries(tmp_path / "out" / "manifest.jsonl")
+    assert [entry["text"] for entry in entries] == [text.strip() for text in texts]
+    assert [entry["source_id"] for entry in entries] == ["../0", "../1", "../2", "../3"]
+    assert entries[3]["pieces"] > 100
+    for (name, _, _), entry in zip(read, entries, strict=True):
+        samples, rate = soundfile.read(tmp_path / "out" / "wavs" / f"{name}.wav", dtype="int16")
+        assert (rate, len(samples)) == (22050, entry["frames"] * 256)
+    assert {path.parent for path in tmp_path.rglob("*.wav")} == {tmp_path / "out" / "wavs"}
+
+
+def test_nemo_manifests_name_flac_files_beside_them(
+    source: VoiceSource, lines: Path, plain: Path, tmp_path: Path
+) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    make(source, lines, tmp_path, format="nemo", audio="flac")
+    read = read_entries(tmp_path / "nemo_manifest.jsonl")
+    wavs = read_entries(plain / "manifest.jsonl")
+    assert [entry["text"] for entry in read] == [entry["reading"] for entry in wavs]
+    for entry, wav in zip(read, wavs, strict=True):
+        flac, rate = soundfile.read(tmp_path / entry["audio_filepath"], dtype="int16")
+        assert entry["duration"] == pytest.approx(len(flac) / rate, abs=1e-6)
+        assert np.array_equal(flac, soundfile.read(plain / wav["audio"], dtype="int16")[0])
+
+
+def test_webdataset_reads_the_tars(source: VoiceSource, lines: Path, plain: Path, tmp_path: Path) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    make(source, lines, tmp_path, format="webdataset", audio="wav")
+    tars = sorted(str(path) for path in (tmp_path / "shards").glob("*.tar"))
+    read = list(webdataset.WebDataset(tars, shardshuffle=False))
+    wavs = read_entries(plain / "manifest.jsonl")
+    assert [sample["__key__"] for sample in read] == [entry["id"] for entry in wavs]
+    assert [sample["wav"] for sample in read] == [(plain / entry["audio"]).read_bytes() for entry in wavs]
+    told = json.loads(read[0]["json"])
+    assert told["sampling_rate"] == 22050
+    assert told["reading"] == wavs[0]["reading"]
+
+
+def test_another_sampling_rate_changes_the_files_and_nothing_else(
+    source: VoiceSource, lines: Path, plain: Path, tmp_path: Path
+) -> None:
+    soundfile = pytest.importorskip("soundfile")
+    make(source, lines, tmp_path, sampling_rate=16000)
+    for entry, wav in zip(*(read_entries(f / "manifest.jsonl") for f in (tmp_path, plain)), strict=True):
+        assert entry["frames"] == wav["frames"]
+        assert soundfile.info(tmp_path / entry["audio"]).samplerate == 16000
+        assert entry["seconds"] == pytest.approx(wav["seconds"], abs=1 / 16000)
+
+
+def test_two_workers_give_the_bytes_of_one(source: VoiceSource, lines: Path, plain: Path, tmp_path: Path) -> None:
+    make(source, lines, tmp_path, ThreadCrew(source, 2))
+    assert tree(tmp_path) == tree(plain)
+
+
+@pytest.mark.parametrize("format_name", ["ljspeech", "webdataset"])
+def test_a_run_that_ended_anywhere_is_finished_by_the_next_to_the_same_bytes(
+    source: VoiceSource, lines: Path, tmp_path: Path, format_name: str
+) -> None:
+    make(source, lines, tmp_path / "whole", format=format_name)
+    broken = tmp_path / "broken"
+    with pytest.raises(KeyboardInterrupt):
+        make(source, lines, broken, format=format_name, on_report=_interrupt_at(2))
+    assert not (broken / "manifest.jsonl").exists()
+    done: list[int] = []
+    # What a crash of the machine may leave: a record whose file is lost or cut, and a half-written file.
+    record = next(iter(sorted((broken / "parts").iterdir())))
+    files = json.loads(record.read_text().splitlines()[0])["files"]
+    (broken / next(iter(files))).write_bytes(b"cut")
+    (broken / "parts" / ".00-0000004.jsonl.0123abcd.part").write_text("half")
+    make(source, lines, broken, format=format_name, on_report=lambda report: done.append(report.lines))
+    assert 0 < sum(done) < 40
+    assert tree(broken) == tree(tmp_path / "whole")
+
+
+def _interrupt_at(shards: int) -> Callable[[Any], None]:
+    seen: list[Any] = []
+
+    def on_report(report: Any) -> None:
+        seen.append(report)
+        if len(seen) == shards:
+            raise KeyboardInterrupt
+
+    return on_report
+
+
+def test_nothing_is_done_twice(source: VoiceSource, lines: Path, plain: Path) -> None:
+    before = tree(plain)
+    make(source, lines, plain, on_report=lambda report: pytest.fail("a shard was spoken again"))
+    assert tree(plain) == before
+
+
+def test_another_configuration_in_the_same_folder_is_refused(source: VoiceSource, lines: Path, plain: Path) -> None:
+    with pytest.raises(UserError, match=r"another configuration \(settings.seed was 0, is 1\); use the same"):
+        make(source, lines, plain, settings=SpeakSettings(seed=1, max_decoder_steps=MOST_STEPS))
+    with pytest.raises(UserError, match="shard_lines was 8, is 9"):
+        make(source, lines, plain, shard_lines=9)
+
+
+def test_a_folder_that_holds_something_else_is_refused(source: VoiceSource, lines: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.doc").touch()
+    with pytest.raises(UserError, match=r"holds thesis.doc and is no corpus"):
+        make(source, lines, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.doc"]
+
+
+def test_a_full_disk_ends_the_run_and_nothing_is_lost(
+    source: VoiceSource, lines: Path, plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    write_audio = Layout.write_audio
+
+    def fill(layout: Layout, path: str, audio: bytes) -> None:
+        if len(written) > 11:
+            raise OSError(errno.ENOSPC, "No space left on device", path)
+        written.append(path)
+        write_audio(layout, path, audio)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Layout, "write_audio", fill)
+        with pytest.raises(OSError, match="No space left"):
+            make(source, lines, tmp_path)
+    make(source, lines, tmp_path)
+    assert tree(tmp_path) == tree(plain)
+
+
+def test_a_dead_worker_is_replaced_and_its_shards_are_done_by_another(
+    source: VoiceSource, lines: Path, plain: Path, tmp_path: Path
+) -> None:
+    deaths = iter([True, True, False])
+    lock = threading.Lock()
+
+    def die_twice(shard: Shard) -> None:
+        with lock:
+            if shard.number == 2 and next(deaths, False):
+                raise WorkerDied("killed")
+
+    crew = ThreadCrew(source, 2, die_twice)
+    make(source, lines, tmp_path, crew)
+    assert len(crew.members) == 4
+    assert tree(tmp_path) == tree(plain)
+
+
+def test_a_shard_that_ends_every_worker_is_named_and_all_others_are_done(
+    source: VoiceSource, lines: Path, plain: Path, tmp_path: Path
+) -> None:
+    def die(shard: Shard) -> None:
+        if shard.number == 2:
+            raise WorkerDied("RuntimeError: CUDA error")
+
+    with pytest.raises(UserError, match=r"1 shards ended their worker .*00-0000002 \(line 17 .*CUDA error"):
+        make(source, lines, tmp_path, ThreadCrew(source, 1, die))
+    assert len(list((tmp_path / "parts").iterdir())) == 4
+    make(source, lines, tmp_path)
+    assert tree(tmp_path) == tree(plain)
+
+
+def test_lines_that_cannot_be_spoken_are_kept_with_their_reason_and_the_run_goes_on(
+    source: VoiceSource, tmp_path: Path
+) -> None:
+    (tmp_path / "in.csv").write_text("id,text\na,Good.\nb,...\nc,\nd,\u2603\ne,Good.\n")
+    make(source, tmp_path / "in.csv", tmp_path / "out", settings=SpeakSettings(max_decoder_steps=200))
+    assert [entry["id"] for entry in read_entries(tmp_path / "out" / "manifest.jsonl")] == ["a", "e"]
+    others = read_entries(tmp_path / "out" / "retry.jsonl")
+    assert [(entry["id"], entry["line"]) for entry in others] == [("b", 3), ("c", 4), ("d", 5)]
+    assert all(entry["reason"] and "\n" not in entry["reason"] for entry in others)
+
+
+def test_retry_speaks_what_failed_with_other_seeds_and_leaves_the_rest_alone(
+    source: VoiceSource, lines: Path, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {"settings": SpeakSettings(max_decoder_steps=4), "shard_lines": 4}
+    make(source, lines, tmp_path, **options)
+    before = read_entries(tmp_path / "retry.jsonl")
+    kept = read_entries(tmp_path / "manifest.jsonl")
+    with pytest.raises(KeyboardInterrupt):
+        make(source, lines, tmp_path, retry=True, on_report=_interrupt_at(1), **options)
+    make(source, lines, tmp_path, retry=True, **options)
+    after, spoken = read_entries(tmp_path / "retry.jsonl"), read_entries(tmp_path / "manifest.jsonl")
+    assert len(after) < len(before)
+    assert len(after) + len(spoken) == 40
+    assert [entry["line"] for entry in spoken] == sorted(entry["line"] for entry in spoken)
+    assert all(entry in spoken for entry in kept)
+    new = [entry for entry in spoken if entry not in kept]
+    assert all(entry["round"] == 1 and entry["seed"] != 0 for entry in new)
+    assert all((tmp_path / entry["audio"]).exists() for entry in spoken)
+    again = tmp_path / "again"
+    make(source, lines, again, **options)
+    make(source, lines, again, retry=True, **options)
+    assert {n: d for n, d in tree(tmp_path).items() if not n.startswith("again/")} == tree(again)
+
+
+def test_retry_waits_for_the_corpus_and_ends_when_nothing_is_left(source: VoiceSource, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "in.txt", 48)
+    enough = SpeakSettings(max_decoder_steps=200)
+    with pytest.raises(KeyboardInterrupt):
+        make(source, path, tmp_path / "out", settings=enough, on_report=_interrupt_at(1))
+    with pytest.raises(UserError, match="finish it without --retry first"):
+        make(source, path, tmp_path / "out", settings=enough, retry=True)
+    make(source, path, tmp_path / "out", settings=enough)
+    with pytest.raises(UserError, match="every line has its audio"):
+        make(source, path, tmp_path / "out", settings=enough, retry=True)
+
+
+def test_a_line_speaks_with_its_own_seed_and_speed_whatever_its_neighbours(source: VoiceSource, tmp_path: Path) -> None:
+    rows = [{"text": "The same text.", "seed": n % 3, "speed": (1.0, 0.5)[n % 2]} for n in range(12)]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    make(source, tmp_path / "in.jsonl", tmp_path / "out", settings=SpeakSettings(max_decoder_steps=200))
+    entries = read_entries(tmp_path / "out" / "manifest.jsonl")
+    assert [(entry["seed"], entry["speed"]) for entry in entries] == [(row["seed"], row["speed"]) for row in rows]
+    with source.open() as voice:
+        for entry in entries[:6]:
+            settings = {"max_decoder_steps": 200, "seed": entry["seed"], "speed": entry["speed"]}
+            alone = voice.speak("The same text.", **settings)
+            data = (tmp_path / "out" / entry["audio"]).read_bytes()[44:]
+            written = np.frombuffer(data, "<i2") / 32767
+            # Other batches round otherwise, and integers have 16 bits.
+            assert len(written) == len(alone.samples)
+            assert np.abs(written - alone.samples).max() < 1e-3 * max(1.0, float(np.abs(alone.samples).max()))
+
+
+def test_the_report_counts_hours_reasons_and_names_outliers(plain: Path, tmp_path: Path) -> None:
+    totals = CorpusTotals()
+    entries = read_entries(plain / "manifest.jsonl")
+    for entry in (*entries, *read_entries(plain / "retry.jsonl")):
+        totals.add(entry)
+    totals.add({**entries[0], "id": "strange", "frames": 100_000, "line": 99})
+    assert totals.lines == len(entries) + 1
+    assert totals.hours == pytest.approx(sum(entry["seconds"] for entry in (*entries, entries[0])) / 3600, rel=1e-4)
+    assert totals.outliers()[0][1].startswith("strange|")
+    text = totals.save(tmp_path, RunTotals()).read_text()
+    assert "strange" in text
+    assert "cut by the limit of frames" in text
+    assert (tmp_path / "report" / "frames_per_symbol.png").stat().st_size > 1000
+
+
+def test_an_estimate_scales_a_sample_up(source: VoiceSource, lines: Path, plain: Path) -> None:
+    settings = SpeakSettings(max_decoder_steps=MOST_STEPS)
+    with source.open() as voice:
+        seen = estimate(lines, survey(lines), voice, settings, sample=10)
+    # Every line of this voice has some frames, and no more than the limit.
+    assert 40 * 1 * 256 / 22050 < seen.hours * 3600 < 40 * 2 * MOST_STEPS * 256 / 22050
+    assert seen.working_hours(2) == pytest.approx(seen.hours / seen.rate / 2)
+
+
+def test_the_models_in_the_manifest_are_those_that_spoke(plain: Path, source: VoiceSource) -> None:
+    assert source.folder is not None
+    (first, *_) = read_entries(plain / "manifest.jsonl")
+    for name in ("tacotron2", "waveglow"):
+        assert first["models"][name] == sha256_of(source.folder / f"{name}.pt")
+    with Voice.load(source.folder) as voice:
+        assert voice.sampling_rate == 22050
