@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from common.errors import UserError
-from common.files import sha256_of
+from common.files import locked_folder, sha256_of
 from pipeline import SpeakSettings, Voice, WorkSettings
 from serving.corpora.corpus import Corpus
 from serving.corpora.crew import WorkerDied
@@ -22,6 +22,7 @@ from serving.corpora.layout import Layout, Shard
 from serving.corpora.lines import survey
 from serving.corpora.report import CorpusTotals, RunTotals
 from serving.corpora.run import make_corpus
+from serving.corpus import main, make_parser
 from tests.corpora import MOST_STEPS, ThreadCrew, export_quick_voice, tree, write_lines
 
 SHARD = 8
@@ -366,3 +367,25 @@ def test_the_models_in_the_manifest_are_those_that_spoke(plain: Path, source: Vo
         assert first["models"][name] == sha256_of(source.folder / f"{name}.pt")
     with Voice.load(source.folder) as voice:
         assert voice.sampling_rate == 22050
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--gpus", "1", "--workers", "1"], "--workers are for CPUs"),
+        (["--address", "127.0.0.1:1", "--no-ray"], "leave --no-ray out"),
+        (["--models", ".", "--checkpoints"], "--models or --checkpoints"),
+        (["--checkpoints", "one.pt"], "takes two files"),
+        (["--no-ray", "--gpus", "99"], "--gpus 99: this machine has"),
+    ],
+)
+def test_flags_that_contradict_one_another_are_refused(
+    lines: Path, tmp_path: Path, more: list[str], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        main(make_parser().parse_args(["-i", str(lines), "-o", str(tmp_path / "new"), *more]))
+
+
+def test_a_folder_has_one_run_at_a_time(lines: Path, tmp_path: Path) -> None:
+    with locked_folder(tmp_path), pytest.raises(UserError, match="another run is writing here"):
+        main(make_parser().parse_args(["-i", str(lines), "-o", str(tmp_path), "--no-ray"]))

@@ -198,7 +198,7 @@ def test_a_full_disk_is_told_in_a_line_and_the_rest_is_done_when_there_is_room(
 
 def test_the_demo_voice_speaks_a_corpus_whose_lines_all_end(demo_folder: Path, tmp_path: Path) -> None:
     lines = tmp_path / "lines.csv"
-    lines.write_text("id,text\n" + "".join(f'a{n},"{n}, please."\n' for n in range(20)))
+    lines.write_text("id,text\n" + "".join(f"a{n},{n}.\n" for n in range(20)))
     words = [
         "-i",
         lines,
@@ -217,7 +217,7 @@ def test_the_demo_voice_speaks_a_corpus_whose_lines_all_end(demo_folder: Path, t
     assert "20 lines" in result.stdout
     entries = [json.loads(line) for line in (tmp_path / "corpus" / "manifest.jsonl").read_text().splitlines()]
     assert [entry["id"] for entry in entries] == [f"a{n}" for n in range(20)]
-    assert all(0.5 < entry["seconds"] < 5 for entry in entries)
+    assert all(0.3 < entry["seconds"] < 5 for entry in entries)
 
 
 def test_a_dry_run_says_how_much_and_how_long_and_writes_nothing(voice: Path, lines: Path, tmp_path: Path) -> None:
@@ -225,20 +225,4 @@ def test_a_dry_run_says_how_much_and_how_long_and_writes_nothing(voice: Path, li
     assert result.returncode == 0, result.stderr
     assert "200 lines" in result.stdout
     assert "hours of audio" in result.stdout
-    assert not (tmp_path / "new").exists()
-
-
-@pytest.mark.parametrize(
-    ("more", "words"),
-    [
-        (["--gpus", "1", "--workers", "1"], ["--workers are for CPUs"]),
-        (["--address", "127.0.0.1:1", "--no-ray"], ["leave --no-ray out"]),
-        (["--checkpoints"], ["--models or --checkpoints"]),
-    ],
-)
-def test_flags_that_contradict_one_another_are_told_in_a_line(
-    voice: Path, lines: Path, tmp_path: Path, more: list[str], words: list[str]
-) -> None:
-    result = run_script("serving/corpus.py", *flags(voice, lines, tmp_path / "new", *more), env=environment())
-    assert_one_line_error(result, *words)
     assert not (tmp_path / "new").exists()
