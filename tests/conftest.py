@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,10 @@ from waveglow.loading import DEMO_WAVEGLOW, load_waveglow
 
 # PyTorch's threads wait for one another by spinning: on a busy machine two take many times as long as one.
 torch.set_num_threads(1)
+
+# A runner in the background is started with Ctrl-C ignored, and so would be all that it starts; tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # They compare numbers: rounding differs with the instruction set of the processor, and must not matter.
