@@ -35,6 +35,7 @@ from common.metadata import PARTS, Part, Precision
 from common.onnx_engine import OnnxEngine
 from exports.onnx_file import example_inputs
 from pipeline import Voice
+from pipeline.console import EXIT_CUT
 from pipeline.engine_set import EngineSet
 from pipeline.model_files import default_paths
 from pipeline.settings import SpeakSettings
@@ -671,7 +672,7 @@ def test_phrases_become_the_same_wavs_on_engines_as_on_onnx_files(
         flags = [word for flag, part in (*named, ("--waveglow", "waveglow")) for word in (flag, paths[part])]
         limits = ("--max-decoder-steps", 60, "--gate-threshold", 0.999, "--max-symbols", 64, "--seed", 3)
         result = run_script("trt/inference_trt.py", "-i", phrases, "-o", folder, *flags, *limits)
-        assert result.returncode == 0, result.stderr
+        assert result.returncode == EXIT_CUT, result.stderr  # untrained gates never fire: the frame limit cuts all
         wavs.append([(folder / f"audio_{i}_trt.wav").read_bytes() for i in range(3)])
     assert len(wavs[0][0]) > 10_000
     assert wavs[0] == wavs[1] == wavs[2]
