@@ -17,9 +17,10 @@ from typing import Any, Protocol
 import torch
 
 from common.errors import UserError
+from pipeline.scheduler import SWITCH_INTERVAL
 from serving.corpora.job import Identity, Job, VoiceSource
 from serving.corpora.layout import Shard
-from serving.corpora.worker import SHARDS_AT_ONCE, SWITCH_INTERVAL, ShardReport, Worker
+from serving.corpora.worker import SHARDS_AT_ONCE, ShardReport, Worker
 
 
 class WorkerDied(Exception):

@@ -9,10 +9,11 @@ from typing import Any
 
 from common.errors import UserError
 from common.files import REPOSITORY
+from pipeline.scheduler import SWITCH_INTERVAL
 from serving.corpora.crew import Member, WorkerDied
 from serving.corpora.job import Identity, Job, VoiceSource
 from serving.corpora.layout import Shard
-from serving.corpora.worker import SHARDS_AT_ONCE, SWITCH_INTERVAL, ShardReport, Worker
+from serving.corpora.worker import SHARDS_AT_ONCE, ShardReport, Worker
 
 OBJECT_STORE_BYTES = 100 << 20  # of a local Ray: shards of text and short reports pass through it, and no audio
 _QUIET = {  # before Ray is imported: it asks nobody, tells nobody and warns of nothing that concerns us

@@ -24,9 +24,6 @@ from serving.corpora.lines import Line
 # Of the shards that a worker has, one is read, one is spoken and one is written.
 SHARDS_AT_ONCE = 3
 ENCODERS = 4  # threads
-# Seconds for which a thread that computes in Python may keep the others waiting; with Python's 5 ms, the thread that
-# feeds the GPU would lose more time than the others take.
-SWITCH_INTERVAL = 2e-4
 
 Result = SpokenPiece | FailedPiece
 
