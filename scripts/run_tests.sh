@@ -21,13 +21,22 @@ failed=()
 if (($#)); then
     "$PYTHON" -m pytest "$@" || failed+=(pytest)
 else
-    "$PYTHON" -m pytest --numprocesses auto --dist loadfile -m "not slow" || failed+=(pytest)
-    # The slow ones load TensorRT-RTX, OpenVINO, Triton's compiler, Ray and the recogniser, which were not made to live
-    # together: each file has a process of its own.
-    grep -lZ 'mark\.slow' tests/test_*.py | xargs -0 -n 1 -P "$(nproc)" "$PYTHON" -m pytest -m slow ||
-        failed+=("pytest -m slow")
-    ATEN_CPU_CAPABILITY=default "$PYTHON" -m pytest --numprocesses auto --dist loadfile -m "numerical and not slow" ||
+    TESTS_SHARED_FOLDER=$(mktemp -d) # models that are exported once for all of the processes below
+    export TESTS_SHARED_FOLDER
+    trap 'rm -rf -- "$TESTS_SHARED_FOLDER"' EXIT
+    quick=("$PYTHON" -m pytest --numprocesses auto --dist loadfile --max-worker-restart 0)
+    "${quick[@]}" -m "not slow" || failed+=(pytest)
+    env --unset TESTS_SHARED_FOLDER ATEN_CPU_CAPABILITY=default "${quick[@]}" -m "numerical and not slow" ||
         failed+=("pytest with ATEN_CPU_CAPABILITY=default")
+    # Some slow ones load TensorRT-RTX, OpenVINO, Triton's compiler or the recogniser, which were not made to live
+    # together: their files have a process each, and the others one for six. They also wait for servers: one at a time
+    # more than there are cores.
+    mapfile -t alone < <(grep -l 'mark\.alone' tests/test_*.py)
+    mapfile -t others < <(grep -L 'mark\.alone' tests/test_*.py | xargs grep -l 'mark\.slow')
+    {
+        printf '%s\n' "${alone[@]}"
+        printf '%s %s %s %s %s %s\n' "${others[@]}"
+    } | xargs -L 1 -P "$(($(nproc) + 1))" "$PYTHON" -m pytest --no-header -m slow || failed+=("pytest -m slow")
 fi
 if ((${#failed[@]})); then
     fail "failed: ${failed[*]}"

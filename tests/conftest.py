@@ -42,9 +42,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """A folder that one of the test processes fills (pytest-xdist starts several) and all of them use."""
+    """A folder that one process fills and all use: those of pytest-xdist, and where `scripts/run_tests.sh` says where
+    such folders are, every pytest that it starts."""
     base = factory.getbasetemp()
-    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    if "TESTS_SHARED_FOLDER" in os.environ:
+        base = Path(os.environ["TESTS_SHARED_FOLDER"])
+    elif "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
     with open(base / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (base / name).exists():
@@ -92,23 +96,28 @@ def torch_demo_engines(demo_tacotron2: LoadedModel, demo_waveglow: LoadedModel) 
 @pytest.fixture(scope="session")
 def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Checkpoints of tiny random models: files by model name."""
-    folder = tmp_path_factory.mktemp("tiny")
-    paths = {"tacotron2": folder / "tacotron2.pt", "waveglow": folder / "waveglow.pt"}
-    torch.save({"state_dict": tiny_tacotron2().state_dict(), "config": vars(TINY_TACOTRON2)}, paths["tacotron2"])
-    waveglow = {"state_dict": tiny_waveglow().state_dict(), "config": nested_waveglow_config(TINY_WAVEGLOW)}
-    torch.save(waveglow, paths["waveglow"])
-    return paths
+    folder = made_once(tmp_path_factory, "tiny_checkpoints", save_tiny_checkpoints)
+    return {model: folder / f"{model}.pt" for model in ("tacotron2", "waveglow")}
+
+
+def save_tiny_checkpoints(folder: Path) -> None:
+    torch.save({"state_dict": tiny_tacotron2().state_dict(), "config": vars(TINY_TACOTRON2)}, folder / "tacotron2.pt")
+    config = nested_waveglow_config(TINY_WAVEGLOW)
+    torch.save({"state_dict": tiny_waveglow().state_dict(), "config": config}, folder / "waveglow.pt")
 
 
 @pytest.fixture(scope="session")
 def tiny_folders(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoints: dict[str, Path]) -> dict[Precision, Path]:
     """The four ONNX files of the tiny models: folders by precision."""
-    folders: dict[Precision, Path] = {}
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
-    for precision in precisions:
-        folders[precision] = tmp_path_factory.mktemp(f"tiny_{precision}")
-        export_voice(folders[precision], precision, **tiny_checkpoints)
-    return folders
+    return {
+        precision: made_once(
+            tmp_path_factory,
+            f"tiny_{precision}",
+            lambda folder, precision=precision: export_voice(folder, precision, **tiny_checkpoints),
+        )
+        for precision in precisions
+    }
 
 
 @pytest.fixture(scope="session")

@@ -144,6 +144,7 @@ def test_the_text_is_the_phrase_twice() -> None:
     assert len(benchmark_text()) == 333
 
 
+@pytest.mark.slow
 def test_every_backend_speaks_the_frames_it_was_asked_for(
     tmp_path: Path, tiny_folder: Path, tiny_checkpoints: dict[str, Path]
 ) -> None:
@@ -164,6 +165,7 @@ def test_every_backend_speaks_the_frames_it_was_asked_for(
         assert result.latency_mean >= sum(result.stages.values()) > 0
 
 
+@pytest.mark.slow
 def test_streams_are_benchmarked(tmp_path: Path, tiny_folder: Path) -> None:
     size = ["-bs", 2, "-il", 32, "--num-iters", 1, "--frames", 80, "-o", tmp_path]
     result = run_here(TRT, *model_flags(tiny_folder), "--cpu-backend", "onnxruntime", "--stream", *size)

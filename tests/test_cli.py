@@ -3,10 +3,8 @@
 import argparse
 import errno
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -116,22 +114,6 @@ def test_an_interrupt_says_what_was_done(
     assert outcome(raising(interrupt("3 of 10 phrases are done")), capsys) == told
 
 
-def test_sigterm_cleans_up_as_ctrl_c_does(capsys: pytest.CaptureFixture[str]) -> None:
-    cleaned = []
-    before = signal.getsignal(signal.SIGTERM)
-
-    def main(args: argparse.Namespace) -> None:
-        try:
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(10)
-        finally:
-            cleaned.append(True)
-
-    assert outcome(main, capsys)[0] == 143
-    assert cleaned
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
 def test_settings_are_taken_from_the_flags_of_their_names() -> None:
     @dataclass(frozen=True)
     class Size:
@@ -143,7 +125,7 @@ def test_settings_are_taken_from_the_flags_of_their_names() -> None:
     assert settings_from(args, Size, length=5, batch=1) == Size(1, 5)
 
 
-# In processes of their own: what is tested is the process's standard output.
+# In processes of their own: what is tested is the process's standard output, or a signal to it.
 
 PRINTS = """
 from common.cli import ArgumentParser, run
@@ -153,6 +135,32 @@ def main(args):
     open("done", "w").close()
 run(main, ArgumentParser(prog="script"), [])
 """
+
+
+TERMINATES = """
+import os, signal, time
+from common.cli import ArgumentParser, run
+def main(args):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+    finally:
+        print("cleaned")
+before = signal.getsignal(signal.SIGTERM)
+try:
+    run(main, ArgumentParser(prog="script"), [])
+finally:
+    print(signal.getsignal(signal.SIGTERM) is before)
+"""
+
+
+def test_sigterm_cleans_up_as_ctrl_c_does() -> None:
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "-c", TERMINATES], env=environment, capture_output=True, text=True, check=False
+    )
+    whole = "script: interrupted; every file that was finished is whole\n"
+    assert (done.returncode, done.stdout, done.stderr) == (143, "cleaned\nTrue\n", whole)
 
 
 def test_an_ascii_terminal_takes_every_character(tmp_path) -> None:

@@ -14,6 +14,8 @@ from tests.scripts import assert_one_line_error, run_here
 pytest.importorskip("librosa", reason="the extra `analysis` is not installed")
 SCRIPT = "scripts/copy_synthesis.py"
 
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
+
 
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
@@ -23,7 +25,6 @@ def recording(tmp_path: Path) -> Path:
     return Audio(samples.astype(np.float32), 16000).save(tmp_path / "glide.wav", sample_format="pcm16")
 
 
-@pytest.mark.slow
 def test_the_copy_lies_beside_the_original_with_a_picture(
     tmp_path: Path, recording: Path, tiny_checkpoints: dict[str, Path]
 ) -> None:
@@ -64,7 +65,6 @@ def test_the_distance_is_that_of_the_frames_both_have() -> None:
     assert log_mel_distance(np.zeros((80, 10)), np.ones((80, 12))) == 1.0
 
 
-@pytest.mark.slow
 def test_the_demo_voice_copies_its_own_speech_closely(tmp_path: Path, recording: Path) -> None:
     result = run_here(SCRIPT, recording, "-o", tmp_path, "--seed", "1")
     assert result.returncode == 0, result.stderr

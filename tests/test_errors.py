@@ -44,8 +44,7 @@ def test_bad_phrase_file(tmp_path: Path, tiny_folder: Path, name: str) -> None:
 
 def test_missing_phrase_file_or_folder(tmp_path: Path, tiny_folder: Path) -> None:
     models = model_flags(tiny_folder)
-    # Once as a process of its own: whatever ends a process is in it.
-    assert_one_line_error(run_script(SPEAK, "-i", tmp_path / "no.txt", *models, cwd=tmp_path), "no.txt")
+    assert_one_line_error(run_here(SPEAK, "-i", tmp_path / "no.txt", *models, cwd=tmp_path), "no.txt")
     assert_one_line_error(run_here(SPEAK, "-i", tmp_path, *models, cwd=tmp_path), "folder")
 
 
@@ -136,7 +135,10 @@ class UnsafeObject:
         return (os.system, ("true",))
 
 
+@pytest.mark.slow
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    # In a process of its own: whatever ends a process is in it.
+    assert_one_line_error(run_script(SPEAK, "-i", tmp_path / "no.txt", cwd=tmp_path), "no.txt")
     result = run_script(SPEAK, "-i", tmp_path / "no.txt", "--debug", cwd=tmp_path)
     assert result.returncode != 0
     assert "Traceback" in result.stderr

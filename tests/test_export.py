@@ -36,6 +36,7 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found.float() - expected.float()).abs().max() / expected.float().abs().max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", SIZES, ids=["shortest", "single", "batch"])
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
@@ -61,6 +62,7 @@ def test_onnx_runtime_gives_what_pytorch_gives(
         assert relative(found[spec.name], tensor) <= TOLERANCE[precision][part], spec.name
 
 
+@pytest.mark.slow
 def test_decoder_step_in_a_batch_is_the_step_alone(demo_folder: Path) -> None:
     engine = OnnxEngine(demo_folder / "decoder_iter.onnx", "decoder_iter")
     together_inputs = example_inputs(engine.metadata, {"batch": 3, "text": 50})
@@ -80,6 +82,7 @@ def _row(name: str, tensor: torch.Tensor, row: int, length: int) -> torch.Tensor
     return (item[:, :length] if has_text_axis else item).contiguous()
 
 
+@pytest.mark.slow
 def test_files_describe_themselves(demo_folder: Path, demo_folder_fp16: Path) -> None:
     for folder, precision in ((demo_folder, "fp32"), (demo_folder_fp16, "fp16")):
         for part in PARTS:
@@ -97,12 +100,14 @@ def test_files_describe_themselves(demo_folder: Path, demo_folder_fp16: Path) ->
             assert (metadata.bias is None) == (part != "waveglow")
 
 
+@pytest.mark.slow
 def test_graphs_draw_no_random_numbers(demo_folder: Path) -> None:
     for part in PARTS:
         operators = {node.op_type for node in onnx.load(demo_folder / f"{part}.onnx").graph.node}
         assert not {op for op in operators if "Random" in op or op in ("Dropout", "Bernoulli", "Multinomial")}
 
 
+@pytest.mark.slow
 def test_sigma_flag_becomes_the_files_default(tmp_path: Path, tiny_checkpoints: dict[str, Path]) -> None:
     def exported_sigma(*flags: str) -> float | None:
         argv = ["--waveglow", str(tiny_checkpoints["waveglow"]), "-o", str(tmp_path), *flags]

@@ -115,6 +115,7 @@ def test_the_folded_weights_compute_the_same_function(config: WaveGlowConfig) ->
     assert relative_error(run_folded(part, mel, z), part(mel, z)) < 1e-5
 
 
+@pytest.mark.slow
 def test_trained_weights_lose_no_more_by_folding_than_by_rounding_alone(demo_waveglow: LoadedModel) -> None:
     assert isinstance(demo_waveglow.model, WaveGlow)
     part = WaveGlowPart(demo_waveglow.model).eval().requires_grad_(False)

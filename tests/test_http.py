@@ -18,9 +18,10 @@ from pipeline import Audio, Voice
 from tests.engine_doubles import tiny_engines
 from tests.http_servers import NEVER, ServerProcess, eventually, request, running_server
 
-openai = pytest.importorskip("openai")
 av = pytest.importorskip("av")
 pytest.importorskip("uvicorn")
+
+pytestmark = pytest.mark.slow
 
 HOP = 256
 LONG = "word " * 40
@@ -37,6 +38,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
 
 @pytest.fixture(scope="module")
 def client(server: ServerProcess) -> Iterator:
+    openai = pytest.importorskip("openai")
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as client:
         yield client
 

@@ -94,6 +94,7 @@ def test_the_library_can_be_measured() -> None:
     assert result.audio_seconds > 0
 
 
+@pytest.mark.slow
 def test_http_can_be_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("uvicorn")
     from tests.http_servers import running_server

@@ -74,6 +74,7 @@ def test_missing_keys_are_named() -> None:
         ModelMetadata.from_json(json.dumps(fields))
 
 
+@pytest.mark.slow
 def test_the_bias_belongs_to_the_checkpoint_and_needs_no_file_beside(
     tmp_path: Path, tiny_checkpoints: dict[str, Path]
 ) -> None:

@@ -64,6 +64,7 @@ def test_decoder_loop_and_postnet_are_the_plain_model(demo_tacotron2: LoadedMode
     assert torch.allclose(refined, plain.mel, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frames", [1, 3, 40])
 def test_waveglow_part_is_the_plain_model(demo_waveglow: LoadedModel, torch_demo_engines: Engines, frames: int) -> None:
     torch.manual_seed(frames)

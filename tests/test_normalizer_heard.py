@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import Voice
+from pipeline import Audio, Voice
 from tacotron2.text.cleaners import english_cleaners
 from tacotron2.text.normalizer import get_normalizer
+
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 PHRASES = [
     *("It rose by 20% in 1984.", "We paid $5.99 for 3 kg of it.", "Tom & Jerry ran 5 km.", "It was -5°C outside."),
@@ -29,16 +31,14 @@ def letters(text: str) -> str:
     return re.sub("[^a-z]", "", english_cleaners(get_normalizer()(text)))
 
 
-@pytest.mark.slow
 def test_the_meaning_of_thirty_phrases_is_heard(demo_folder: Path, tmp_path: Path) -> None:
     from tests.recogniser import transcribe
 
     heard = {}
     with Voice.load(demo_folder) as voice:
-        for place, phrase in enumerate(PHRASES):
-            path = tmp_path / f"{place}.wav"
-            voice.speak(phrase).save(path)
-            heard[phrase] = transcribe(path)
+        for place, audio in voice.speak_many(PHRASES):
+            assert isinstance(audio, Audio)
+            heard[PHRASES[place]] = transcribe(audio.save(tmp_path / "phrase.wav"))
     shares = {
         phrase: difflib.SequenceMatcher(None, letters(phrase), letters(text), autojunk=False).ratio()
         for phrase, text in heard.items()

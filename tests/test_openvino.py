@@ -19,6 +19,8 @@ from pipeline.model_files import open_engine
 from pipeline.settings import SpeakSettings
 from pipeline.voice import Voice
 
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
+
 # FP32 sums in another order, through four models and some hundred decoder steps: 1e-5 in practice.
 SAME_AUDIO = 1e-3
 TEXTS = ["Hello there.", "A second, longer phrase in the same batch."]
@@ -143,7 +145,6 @@ def test_tiny_models_speak_the_same_audio(tiny_folder: Path) -> None:
     _assert_same_audio(tiny_folder, SpeakSettings(gate_threshold=1 - 1e-6, max_decoder_steps=40))
 
 
-@pytest.mark.slow
 def test_the_demo_voice_speaks_the_same_audio(demo_folder: Path) -> None:
     _assert_same_audio(demo_folder, SpeakSettings())
 

@@ -61,6 +61,7 @@ def test_speaking_examples_speak(tmp_path: Path, demo_folder: Path) -> None:
         assert (tmp_path / "spoken" / "audio_0_trt.wav").stat().st_size > 40_000
 
 
+@pytest.mark.slow
 def test_benchmark_scripts_refuse_what_they_do_not_know() -> None:
     script = ["bash", REPOSITORY / "scripts" / "inference_benchmark.sh"]
     result = subprocess.run([*script, "--batch", "3"], capture_output=True, text=True, check=False)

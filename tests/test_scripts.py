@@ -3,6 +3,7 @@
 pip is a double here that writes down what it is asked for; a whole installation is what started these tests.
 """
 
+import ast
 import hashlib
 import json
 import os
@@ -24,6 +25,8 @@ from common.errors import UserError
 from common.files import REPOSITORY
 from scripts import install
 from tests.scripts import assert_one_line_error
+
+pytestmark = pytest.mark.slow
 
 NO_NETWORK = "WARNING: Retrying after connection broken by 'NewConnectionError'\nERROR: No matching distribution found"
 
@@ -85,6 +88,11 @@ class Project:
             self.copy(name)
         (self.root / "trt").mkdir()
         (self.root / "trt/inference_trt.py").write_text(SPEAK_DOUBLE)
+        (self.root / "tests").mkdir()
+        (self.root / "tests/test_quick.py").touch()
+        (self.root / "tests/test_lengthy.py").write_text("pytestmark = pytest.mark.slow")
+        (self.root / "tests/test_lengthy_too.py").write_text("pytestmark = pytest.mark.slow")
+        (self.root / "tests/test_lonely.py").write_text("pytestmark = [pytest.mark.slow, pytest.mark.alone]")
         (self.doubles / "pip").mkdir(parents=True)
         (self.doubles / "pip/__init__.py").touch()
         (self.doubles / "pip/__main__.py").write_text(PIP_DOUBLE)
@@ -259,8 +267,13 @@ def test_tests_add_to_the_environment_and_leave_it_whole_if_that_fails(project: 
     calls = len(project.pip_calls())
     assert project.run("run_demo.sh").returncode == 0
     assert len(project.pip_calls()) == calls
-    assert project.run("run_tests.sh").returncode == 0
+    result = project.run("run_tests.sh")
+    assert result.returncode == 0, result.stderr
     assert planted.exists()
+    ran = [line for line in result.stdout.splitlines() if line.startswith("ran pytest")]
+    assert ["not slow" in line for line in ran] == [True, True, False, False]
+    files = sorted(ast.literal_eval(line.removeprefix("ran pytest "))[3:] for line in ran[2:])
+    assert files == [["tests/test_lengthy.py", "tests/test_lengthy_too.py"], ["tests/test_lonely.py"]]
     assert any("checker>=8" in call for call in project.pip_calls()[calls:])
 
 

@@ -188,6 +188,7 @@ def test_an_engine_that_fails_on_one_phrase_fails_it_alone(
     assert sorted(path.name for path in tmp_path.glob("*.wav")) == ["audio_0_trt.wav", "audio_3_trt.wav"]
 
 
+@pytest.mark.slow
 def test_the_page_shows_every_piece(tmp_path: Path, tiny_folder: Path) -> None:
     flags = ("--page", "--max-symbols", "24", *SHORT)
     result = run_here(TRT, "--text", LONG, "--text", "It costs $5.", "-o", tmp_path, *flags, *model_flags(tiny_folder))
@@ -248,6 +249,7 @@ def test_flags_reach_the_stop_rule_through_the_checkpoint(tmp_path: Path, tiny_c
     assert_one_line_error(contradicting, "--p-attention-dropout", "leave the flag out")
 
 
+@pytest.mark.slow
 def test_a_strength_turns_the_denoiser_on(tmp_path: Path, tiny_folder: Path) -> None:
     def spoken(*flags: str) -> bytes:
         run_here(TRT, "--text", "Hello.", "-o", tmp_path, *SHORT, *flags, *model_flags(tiny_folder))
@@ -259,6 +261,7 @@ def test_a_strength_turns_the_denoiser_on(tmp_path: Path, tiny_folder: Path) -> 
     assert spoken("--denoise") == spoken("--waveglow-ckpt", "anything") == spoken("-d", "0.01") != plain
 
 
+@pytest.mark.slow
 def test_audio_streams_to_standard_output_and_all_else_does_not(tmp_path: Path, tiny_folder: Path) -> None:
     command = [sys.executable, str(REPOSITORY / TRT), *SHORT, *model_flags(tiny_folder)]
     texts = ["--text", "Hello.", "--text", "...", "--text", "Good bye, and so on."]
@@ -272,6 +275,7 @@ def test_audio_streams_to_standard_output_and_all_else_does_not(tmp_path: Path, 
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_listener_that_leaves_ends_the_stream_quietly(tmp_path: Path, tiny_folder: Path) -> None:
     words = " ".join([sys.executable, str(REPOSITORY / TRT), *SHORT, *model_flags(tiny_folder)])
     texts = " ".join(["--text 'Hello there.'"] * 50)

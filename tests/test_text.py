@@ -3,7 +3,6 @@
 import random
 import time
 
-import inflect
 import numpy as np
 import pytest
 
@@ -179,7 +178,10 @@ class TestWords:
         untouched = encode("Café  5 Dr.", cleaner="basic_cleaners", final_period=False)
         assert (untouched.text, untouched.dropped) == ("caf  dr.", ("é", "5"))
 
+    @pytest.mark.slow
     def test_cardinals_and_ordinals_are_worded_like_inflects(self) -> None:
+        import inflect  # takes seconds
+
         engine, draw = inflect.engine(), random.Random(1)
         sizes = [draw.randint(1, 35) for _ in range(300)]
         round_numbers = [10**size + draw.choice([0, 1, 15, 100, 101]) for size in range(36)]
@@ -187,7 +189,10 @@ class TestWords:
             assert cardinal(str(number)) == engine.number_to_words(number, andword="").replace("  ", " ")
             assert ordinal(str(number)) == engine.number_to_words(f"{number}th")
 
+    @pytest.mark.slow
     def test_years_are_worded_like_inflects_pairs(self) -> None:
+        import inflect
+
         engine = inflect.engine()
         for number in [*range(1001, 1100), *range(1901, 2000), *range(2010, 2100)]:
             pairs = engine.number_to_words(number, andword="", zero="oh", group=2)

@@ -106,7 +106,7 @@ def test_whole_audio_over_http_is_the_streams(server: dict[str, str]) -> None:
 
 def test_many_requests_one_after_another_and_eight_at_once(server: dict[str, str]) -> None:
     first = speak(server["http"], "Yes.")
-    for _ in range(20):
+    for _ in range(8):
         assert_same(Audio.join(list(stream(server["grpc"], "Yes."))), first)
     with ThreadPoolExecutor(8) as pool:
         for audio in pool.map(lambda _: speak(server["http"], "Yes."), range(8)):

@@ -477,6 +477,7 @@ def build_and_read_back(path: Path, part: Part, folder: Path, monkeypatch: pytes
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.usefixtures("only_rtx")
 @pytest.mark.parametrize("part", PARTS)
 def test_rtx_builds_the_demo_voice_in_fp16(
@@ -486,6 +487,7 @@ def test_rtx_builds_the_demo_voice_in_fp16(
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.usefixtures("only_rtx")
 def test_rtx_builds_waveglow_of_ngc_size_in_fp16(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Of NVIDIA's published checkpoints only WaveGlow differs from the demo voice in size.
@@ -499,6 +501,8 @@ def test_rtx_builds_waveglow_of_ngc_size_in_fp16(tmp_path: Path, folder: Path, m
     build_and_read_back(tmp_path / "waveglow.onnx", "waveglow", folder, monkeypatch)
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.usefixtures("only_rtx")
 @pytest.mark.parametrize("part", PARTS)
 def test_rtx_builds_the_tiny_models_in_fp16(part: Part, tiny_folders: dict[Precision, Path], folder: Path) -> None:
@@ -511,6 +515,8 @@ def test_rtx_builds_the_tiny_models_in_fp16(part: Part, tiny_folders: dict[Preci
     assert build_engine(path, part, folder, options).seconds is None
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.usefixtures("only_rtx")
 def test_rtx_refuses_fp32_for_t4_and_says_what_to_do(tiny_folder: Path, folder: Path) -> None:
     options = BuildOptions(compute_capabilities=(75,))
@@ -525,6 +531,8 @@ def test_rtx_refuses_fp32_for_t4_and_says_what_to_do(tiny_folder: Path, folder: 
     )
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.usefixtures("only_rtx")
 def test_rtx_names_the_gpus_it_knows(tiny_folder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tiny_folder / "postnet.onnx"
@@ -535,6 +543,8 @@ def test_rtx_names_the_gpus_it_knows(tiny_folder: Path, folder: Path, monkeypatc
         build_engine(path, "postnet", folder)
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.usefixtures("only_rtx")
 def test_rtx_refusals_come_out_in_its_own_words(encoder: Path, folder: Path) -> None:
     with_unknown_operator(encoder)
@@ -543,6 +553,8 @@ def test_rtx_refusals_come_out_in_its_own_words(encoder: Path, folder: Path) -> 
     assert files_in(folder) == set()
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.usefixtures("only_rtx")
 def test_an_engine_for_another_machine_says_so(
     tiny_folder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -557,6 +569,8 @@ def test_an_engine_for_another_machine_says_so(
         TensorRTEngine(path, "postnet")
 
 
+@pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.usefixtures("only_rtx")
 def test_a_timing_cache_is_of_no_use_to_rtx_and_it_says_so(
     tiny_folder: Path, folder: Path, capsys: pytest.CaptureFixture

@@ -72,6 +72,7 @@ def utterance(frames: int, seed: int, smallest: int = GRAIN) -> tuple[torch.Tens
     return mel, 0.7 * torch.randn(8, padded_frames(frames, smallest) * 32, generator=generator)
 
 
+@pytest.mark.slow
 def test_windows_join_to_the_unchunked_audio(demo_engines: dict[Part, Engine]) -> None:
     engine = demo_engines["waveglow"]
     mel, z = utterance(300, 0)
@@ -85,6 +86,7 @@ def test_windows_join_to_the_unchunked_audio(demo_engines: dict[Part, Engine]) -
     assert (abrupt - whole).abs().max() > 1e-3
 
 
+@pytest.mark.slow
 def test_how_much_silence_follows_the_end_is_not_heard(demo_engines: dict[Part, Engine]) -> None:
     engine, frames = demo_engines["waveglow"], 60
     mel, z = utterance(frames, 0)[0], 0.7 * torch.randn(8, 128 * 32, generator=torch.Generator().manual_seed(1))
@@ -98,6 +100,7 @@ def test_how_much_silence_follows_the_end_is_not_heard(demo_engines: dict[Part, 
     assert (short[0, :heard] - long[0, :heard]).abs().max() < 5e-4
 
 
+@pytest.mark.slow
 def test_an_utterance_does_not_depend_on_the_others(demo_engines: dict[Part, Engine]) -> None:
     engine = demo_engines["waveglow"]
     given = [utterance(frames, seed) for seed, frames in enumerate((70, 5, 150, 96))]
@@ -107,6 +110,7 @@ def test_an_utterance_does_not_depend_on_the_others(demo_engines: dict[Part, Eng
         assert torch.equal(audio, vocode(engine, [mel], [z], window=96)[0])
 
 
+@pytest.mark.slow
 def test_progress_reaches_the_last_frame(demo_engines: dict[Part, Engine]) -> None:
     seen: list[int] = []
     mel, z = utterance(130, 0)

@@ -125,6 +125,7 @@ def test_a_gpu_that_is_not_there_is_said(tiny_checkpoints: dict[str, Path]) -> N
         Voice.from_checkpoints(**tiny_checkpoints, precision="fp16")
 
 
+@pytest.mark.slow
 def test_the_readmes_program_runs_from_another_folder(tmp_path: Path, tiny_folder: Path) -> None:
     readme = (REPOSITORY / "README.md").read_text()
     program = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[0]
