@@ -43,8 +43,11 @@ QUEUE_LENGTH = 64  # waiting requests, unless the caller says otherwise
 ENCODED_TOGETHER = 8  # texts at most, on a GPU
 WARM_BATCHES = (1, 2, 4, 8, 16)  # texts and windows at a time that `warm_up` makes ready
 MAX_UNREAD_SECONDS = 30.0  # of audio that a slow reader may leave before no further piece of his is begun
+# Blocks of decoder steps in one round on a GPU, at most: enough for a first window. What follows them (texts encoded,
+# frames refined, windows vocoded) costs hardly more for many requests than for one.
+GPU_BLOCKS = 6
 # Frames of later windows in one round on a GPU: few while somebody waits for his first sound, who must not wait long.
-LATER_FRAMES, LATER_FRAMES_WHILE_WAITING = 8192, 1024
+LATER_FRAMES, LATER_FRAMES_WHILE_WAITING = 8192, 2048
 # For sys.setswitchinterval, in programs that speak to many: seconds for which a thread that computes in Python may keep
 # the others waiting. With Python's 5 ms, the worker would lose more time than the others take.
 SWITCH_INTERVAL = 2e-4
@@ -218,6 +221,7 @@ class Scheduler:
         self._decoder = make_decoder(engines.engines["decoder_iter"], engines.work.cuda_graph)
         self.max_slots, self._slot_counts = _slots(engines, max_slots)
         self.max_waiting = max_waiting
+        self._blocks = GPU_BLOCKS if engines.on_gpu else 1
         self._lock = lock or threading.Lock()
         self._changed = threading.Condition()
         self._waiting: deque[_Active] = deque()
@@ -340,20 +344,17 @@ class Scheduler:
         return any(active.streams or active.speech._may_begin_piece for active in self._active)
 
     def _round(self) -> None:
-        """One block of decoder steps for all who have a slot, and the windows that can be computed by then."""
+        """Decoder steps for all who have a slot, and the windows that can be computed by then."""
         self._drop_cancelled()
         self._admit()
-        session, decoding = self._session, False
-        if session is not None and (session.utterances or self._block is not None):
-            self._decode_block(session)
-            decoding = True
+        decoding = self._decode()
         windows = self._next_windows()
         for batch in self._batches(windows):
             self._vocode(batch)
-        # A first sound is waited for, and anything where there is no other work; the rest comes when it comes.
-        hurry = any(window.first for window in windows) or not (decoding or windows)
-        while self._vocoding and (hurry or self._vocoding[0].arrived()):
-            self._hand_over(self._vocoding.popleft())
+        # Who speaks alone gets his first sound at once, and audio is waited for where there is no other work; otherwise
+        # it is handed over when it has come, which is seen after the next block.
+        alone = len(self._active) == 1 and any(window.first for window in windows)
+        self._hand_over(wait=alone or not (decoding or windows))
         self._drop_finished()
 
     def _drop_cancelled(self) -> None:
@@ -414,6 +415,21 @@ class Scheduler:
         active.streams.append(_ActivePiece(piece, stream))
         self._owners[id(utterance)] = active.streams[-1]
         return utterance
+
+    def _decode(self) -> bool:
+        """Decodes until all requests under way have a window that can be computed, or one is cancelled, or for some
+        blocks. Returns whether there was anything to decode.
+        """
+        session, blocks = self._session, 0
+        while session is not None and (session.utterances or self._block is not None) and blocks < self._blocks:
+            self._decode_block(session)
+            blocks += 1
+            self._hand_over(wait=False)
+            if session is not self._session or any(active.speech.cancelled for active in self._active):
+                break
+            if all(active.streams[0].stream.ready for active in self._active if active.streams):
+                break
+        return blocks > 0
 
     def _decode_block(self, session: DecoderSession) -> None:
         """Starts the next block and, while a GPU is busy with it, looks at the one before."""
@@ -520,9 +536,12 @@ class Scheduler:
             if active is not None:
                 self._end(active, _explained(error, active.streams[0].piece))
 
-    def _hand_over(self, batch: "_VocodedBatch") -> None:
-        for window, samples in zip(batch.windows, batch.chunks(), strict=True):
-            self._deliver(window, samples)
+    def _hand_over(self, wait: bool) -> None:
+        """Delivers the audio that has come to the host, or waits for all that is on its way."""
+        while self._vocoding and (wait or self._vocoding[0].arrived()):
+            batch = self._vocoding.popleft()
+            for window, samples in zip(batch.windows, batch.chunks(), strict=True):
+                self._deliver(window, samples)
 
     def _deliver(self, window: Window, samples: np.ndarray) -> None:
         active = self._active_of(window.stream)

@@ -143,13 +143,20 @@ class PieceStream:
         elif end > self._decoded.stop:
             self._decoded.append(frames[: end - self._decoded.stop])
 
+    @property
+    def ready(self) -> bool:
+        """Whether all is there that the next window needs."""
+        if self.finished or self.utterance.ended:
+            return not self.finished
+        _, stop = self._planned()
+        return self._plan.overlap and self._decoded.stop >= frames_needed(stop, self._speed) + POSTNET_CONTEXT
+
     def next_range(self) -> WindowRange | None:
-        """Where the next window lies, if all that it needs is there. `window` makes it."""
-        if self.finished:
+        """Where the next window lies, if `ready`. `window` makes it."""
+        if not self.ready:
             return None
-        start = max(0, self.kept_frames - CONTEXT)
-        planned = self._plan.planned(self._windows)
-        stop, total = start + planned, self.utterance.frames
+        start, stop = self._planned()
+        planned, total = stop - start, self.utterance.frames
         if total is not None:
             heard_total = frames_at_speed(total, self._speed)
             rest = heard_total + END_SILENCE - start
@@ -157,8 +164,6 @@ class PieceStream:
                 size = self._plan.fitting(rest) or self._plan.sizes[-1]
                 return self._range(start, heard_total, size, heard_total, last=True)
             return self._range(start, min(stop, heard_total), planned, stop - CONTEXT, last=False)
-        if not self._plan.overlap or self._decoded.stop < frames_needed(stop, self._speed) + POSTNET_CONTEXT:
-            return None
         return self._range(start, stop, planned, stop - CONTEXT, last=False)
 
     def window(self, place: WindowRange, refined: Tensor | None) -> Window:
@@ -194,6 +199,11 @@ class PieceStream:
         if not self.finished and planned >= DRAWN_AHEAD:
             self._noise.draw_ahead((next_start + planned) * per_frame)
         return window
+
+    def _planned(self) -> tuple[int, int]:
+        """Where the next window begins, and where it ends if the utterance goes on."""
+        start = max(0, self.kept_frames - CONTEXT)
+        return start, start + self._plan.planned(self._windows)
 
     def _range(self, start: int, stop: int, size: int, kept_stop: int, last: bool) -> WindowRange:
         """A window's range, with the frames that the postnet has to see for it, context on both sides."""

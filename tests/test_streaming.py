@@ -16,7 +16,7 @@ from torch import Tensor
 from common.errors import UserError
 from common.metadata import Part
 from pipeline import Audio, SpeakSettings, Voice
-from pipeline.scheduler import BusyError, CancelledError
+from pipeline.scheduler import GPU_BLOCKS, BusyError, CancelledError
 from tests.engine_doubles import Watched, tiny_engines
 
 NEVER = 1 - 1e-6  # a gate threshold that no gate of these models passes: utterances end at their caps
@@ -111,7 +111,9 @@ def requests(count: int) -> list[tuple[str, dict]]:
 
 
 @pytest.mark.slow
-def test_neighbours_change_nobodys_audio(voice: Voice) -> None:
+@pytest.mark.parametrize("blocks", [1, GPU_BLOCKS])
+def test_neighbours_change_nobodys_audio(voice: Voice, monkeypatch: pytest.MonkeyPatch, blocks: int) -> None:
+    monkeypatch.setattr(voice.scheduler(), "_blocks", blocks)
     given = requests(110)
     speeches = []
     for number, (text, settings) in enumerate(given):
