@@ -30,9 +30,8 @@ from serving.corpora.ray_crew import RayCrew
 from serving.corpora.report import CorpusTotals, RunTotals
 from serving.corpora.run import make_corpus
 from serving.corpora.worker import ShardReport
-from tacotron2.loading import DEMO_TACOTRON2
+from serving.flags import add_source_flags, checkpoints_of
 from tacotron2.text.lexicon import Lexicon
-from waveglow.loading import DEMO_WAVEGLOW
 
 GPU_BATCH, CPU_BATCH = 64, 8
 BATCHES_A_SHARD = {True: 8, False: 4}  # on GPUs, on CPUs: what a worker that dies has done in vain is at most 3 shards
@@ -75,15 +74,7 @@ def _add_crew_flags(group: argparse._ArgumentGroup) -> None:
 
 
 def _add_voice_flags(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--models", type=Path, metavar="FOLDER", help="four .engine or .onnx files [on CPUs ./output]")
-    group.add_argument(
-        "--checkpoints",
-        type=Path,
-        nargs="*",
-        metavar="FILE",
-        help="PyTorch checkpoints, Tacotron 2's and WaveGlow's, on this project's GPU kernels [the demo voice's]",
-    )
-    group.add_argument("--fp16", action="store_true", help="half precision: .engine files of it, or --checkpoints")
+    add_source_flags(group)
     group.add_argument("--batch-size", type=bounded_int(1, 1024), help=f"[GPU: {GPU_BATCH}; CPU: {CPU_BATCH}]")
     group.add_argument("--shard-lines", type=bounded_int(1, 100_000), help="recorded together [8 or 4 batches of them]")
     group.add_argument("--max-symbols", type=bounded_int(16, 2048), default=256, help="longest piece of a line")
@@ -124,8 +115,7 @@ def _check(args: argparse.Namespace) -> None:
             raise UserError(f"this needs {name}: bash scripts/run_corpus.sh installs it, or pip install {name}")
     if args.models and args.checkpoints is not None:
         raise UserError("give --models or --checkpoints, not both")
-    if len(args.checkpoints or ()) not in (0, 2):
-        raise UserError("--checkpoints takes two files, Tacotron 2's and WaveGlow's, or none for the demo voice")
+    checkpoints_of(args)
     if args.address and args.no_ray:
         raise UserError("--address is a Ray cluster's: leave --no-ray out")
     if args.gpus and args.workers:
@@ -160,7 +150,7 @@ def _source(args: argparse.Namespace, on_gpus: bool) -> VoiceSource:
     work, threads = _work(args, on_gpus), None if on_gpus else args.threads
     precision: Precision | None = "fp16" if args.fp16 else None
     if args.checkpoints is not None or (on_gpus and args.models is None):
-        tacotron2, waveglow = (path.resolve() for path in args.checkpoints or (DEMO_TACOTRON2, DEMO_WAVEGLOW))
+        tacotron2, waveglow = (path.resolve() for path in checkpoints_of(args))
         device = "cuda" if on_gpus else "cpu"
         return VoiceSource(None, tacotron2, waveglow, device, precision or "fp32", threads, work)
     if args.models is None and not DEMO_FOLDER.exists():

@@ -1,4 +1,4 @@
-"""Which voice a server or a load test speaks with, as command line flags."""
+"""Which voice a server, a load test or a corpus speaks with, as command line flags."""
 
 import argparse
 from collections.abc import Callable
@@ -12,27 +12,39 @@ from pipeline import Voice
 from tacotron2.loading import DEMO_TACOTRON2
 from waveglow.loading import DEMO_WAVEGLOW
 
-CHECKPOINTS = 2  # Tacotron 2's and WaveGlow's
-
 
 def add_voice_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags that `open_voice` reads."""
     group = parser.add_argument_group(
         "voice", "Four model files, a folder of them, or checkpoints; without any of these the demo voice."
     )
-    group.add_argument("--models", type=Path, metavar="FOLDER", help="folder with the four .engine or .onnx files")
     for part in PARTS:
         group.add_argument(part_flag(part), type=Path, dest=part, help=f"{part} .engine, .plan or .onnx file")
+    add_source_flags(group)
+    group.add_argument("--device", help="of --checkpoints: cpu, cuda, cuda:1... [cpu]")
+    group.add_argument("--threads", type=bounded_int(1, 256), help="CPU threads for .onnx files [all cores]")
+
+
+def add_source_flags(group: argparse._ArgumentGroup) -> None:
+    """Adds --models, --checkpoints and --fp16."""
+    group.add_argument("--models", type=Path, metavar="FOLDER", help="folder with the four .engine or .onnx files")
     group.add_argument(
         "--checkpoints",
         type=Path,
         nargs="*",
         metavar="FILE",
-        help="run PyTorch checkpoints, Tacotron 2's and WaveGlow's [the demo voice's]",
+        help="PyTorch checkpoints, Tacotron 2's and WaveGlow's, on this project's GPU kernels [the demo voice's]",
     )
-    group.add_argument("--device", help="of --checkpoints: cpu, cuda, cuda:1... [cpu]")
     group.add_argument("--fp16", action="store_true", help="half precision: .engine files of it, or --checkpoints")
-    group.add_argument("--threads", type=bounded_int(1, 1024), help="CPU threads for .onnx files [all cores]")
+
+
+def checkpoints_of(args: argparse.Namespace) -> tuple[Path, Path]:
+    """Tacotron 2's and WaveGlow's checkpoint: what --checkpoints names, or the demo voice's. Raises UserError."""
+    if not args.checkpoints:
+        return DEMO_TACOTRON2, DEMO_WAVEGLOW
+    if len(args.checkpoints) != 2:
+        raise UserError("--checkpoints takes two files, Tacotron 2's and WaveGlow's, or none for the demo voice")
+    return tuple(args.checkpoints)
 
 
 def open_voice(args: argparse.Namespace, on_message: Callable[[str], None] = lambda message: None) -> Voice:
@@ -50,7 +62,7 @@ def open_voice(args: argparse.Namespace, on_message: Callable[[str], None] = lam
         raise UserError("give four model files, or --models, or --checkpoints: one of the three")
     precision: Precision = "fp16" if args.fp16 else "fp32"
     if args.checkpoints is not None:
-        return _from_checkpoints(args, precision)
+        return Voice.from_checkpoints(*checkpoints_of(args), device=args.device or "cpu", precision=precision)
     if args.device is not None:
         raise UserError("--device is for --checkpoints; model files run where they were made for")
     if not given:
@@ -65,10 +77,3 @@ def open_voice(args: argparse.Namespace, on_message: Callable[[str], None] = lam
         voice.close()
         raise UserError(f"the models are {voice.engines.precision}, but --fp16 was given; export them with --fp16")
     return voice
-
-
-def _from_checkpoints(args: argparse.Namespace, precision: Precision) -> Voice:
-    if len(args.checkpoints) not in (0, CHECKPOINTS):
-        raise UserError("--checkpoints takes two files, Tacotron 2's and WaveGlow's, or none for the demo voice")
-    tacotron2, waveglow = args.checkpoints or (DEMO_TACOTRON2, DEMO_WAVEGLOW)
-    return Voice.from_checkpoints(tacotron2, waveglow, device=args.device or "cpu", precision=precision)
