@@ -102,13 +102,13 @@ def test_two_actors_of_which_one_is_killed_give_the_bytes_of_one_worker(
     assert tree(folder) == tree(plain)
 
 
-def test_a_driver_killed_at_three_moments_loses_nothing_and_does_nothing_twice(
+def test_a_driver_killed_at_five_moments_loses_nothing_and_does_nothing_twice(
     voice: Path, lines: Path, plain: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "corpus"
     words = flags(voice, lines, folder, "--no-ray", "--workers", "2")
     chance = random.Random(1)
-    for kill in range(3):
+    for kill in range(5):
         process = start(*words)
         wait_for_records(folder, records(folder) + 1 + chance.randrange(3), process)
         time.sleep(chance.random() * 0.1)
@@ -198,7 +198,7 @@ def test_a_full_disk_is_told_in_a_line_and_the_rest_is_done_when_there_is_room(
 
 def test_the_demo_voice_speaks_a_corpus_whose_lines_all_end(demo_folder: Path, tmp_path: Path) -> None:
     lines = tmp_path / "lines.csv"
-    lines.write_text("id,text\n" + "".join(f"a{n},{n}.\n" for n in range(8)))
+    lines.write_text("id,text\n" + "".join(f"a{n},{n}.\n" for n in range(20)))
     words = [
         "-i",
         lines,
@@ -214,9 +214,9 @@ def test_the_demo_voice_speaks_a_corpus_whose_lines_all_end(demo_folder: Path, t
     ]
     result = run_script("serving/corpus.py", *words, env=environment())
     assert result.returncode == 0, result.stderr
-    assert "8 lines" in result.stdout
+    assert "20 lines" in result.stdout
     entries = [json.loads(line) for line in (tmp_path / "corpus" / "manifest.jsonl").read_text().splitlines()]
-    assert [entry["id"] for entry in entries] == [f"a{n}" for n in range(8)]
+    assert [entry["id"] for entry in entries] == [f"a{n}" for n in range(20)]
     assert all(0.3 < entry["seconds"] < 5 for entry in entries)
 
 
