@@ -36,6 +36,21 @@ def run_here(script: str, *args: object, cwd: Path | None = None) -> subprocess.
     return subprocess.CompletedProcess([script, *map(str, args)], status, out.getvalue(), err.getvalue())
 
 
+def run_interpreted(call: str) -> None:
+    """Runs an expression of a test module, as `test_gpu_encoder.interpret()`, with Triton's interpreter in place of its
+    compiler: in a process of its own, because Triton decides when it is imported."""
+    module = call.partition(".")[0]
+    done = subprocess.run(
+        [sys.executable, "-c", f"from tests import {module}; {call}"],
+        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        cwd=REPOSITORY,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def model_flags(folder: Path) -> list[str]:
     """The four model flags of `inference_trt.py` for the ONNX files of a folder."""
     return [word for part in PARTS for word in (part_flag(part), str(folder / f"{part}.onnx"))]

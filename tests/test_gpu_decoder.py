@@ -2,12 +2,8 @@
 
 import copy
 import importlib.util
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -26,6 +22,7 @@ from tacotron2.model import Tacotron2
 from tacotron2.parts import DecoderIterPart
 from tacotron2.triton_engine import FusedDecoderEngine, FusedStep, Tuning, default_tuning, tuning_for
 from tests.models import TINY_TACOTRON2
+from tests.scripts import run_interpreted
 
 CONFIG = Tacotron2Config()  # the published checkpoints' size
 METADATA = ModelMetadata("decoder_iter", "fp16", CONFIG, AudioConfig(), "0" * 64, None, "")
@@ -103,16 +100,7 @@ def interpret(batch: int) -> None:
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 @pytest.mark.parametrize("batch", [1, 3])
 def test_the_kernels_compute_what_the_module_computes_in_the_interpreter(batch: int) -> None:
-    # In a process of its own: Triton decides when it is imported.
-    done = subprocess.run(
-        [sys.executable, "-c", f"from tests.test_gpu_decoder import interpret; interpret({batch})"],
-        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        cwd=Path(__file__).resolve().parent.parent,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    run_interpreted(f"test_gpu_decoder.interpret({batch})")
 
 
 def request(lengths: Sequence[int], text: int, rule: StopRule) -> tuple[Tensor, Tensor, list[Utterance]]:

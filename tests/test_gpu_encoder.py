@@ -3,10 +3,6 @@
 import copy
 import dataclasses
 import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +17,7 @@ from tacotron2.model import Tacotron2
 from tacotron2.parts import EncoderPart
 from tacotron2.triton_engine import FusedEncoder, FusedEncoderEngine
 from tests.models import TINY_TACOTRON2
+from tests.scripts import run_interpreted
 
 
 def metadata_of(config: Tacotron2Config) -> ModelMetadata:
@@ -65,16 +62,7 @@ def interpret() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 def test_the_kernel_computes_both_lstms_in_the_interpreter() -> None:
-    # In a process of its own: Triton decides when it is imported.
-    done = subprocess.run(
-        [sys.executable, "-c", "from tests.test_gpu_encoder import interpret; interpret()"],
-        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        cwd=Path(__file__).resolve().parent.parent,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    run_interpreted("test_gpu_encoder.interpret()")
 
 
 def test_what_is_not_supported_is_said_and_runs_on_pytorch() -> None:

@@ -7,10 +7,6 @@ is installed, and the engine on NVIDIA GPUs.
 import copy
 import dataclasses
 import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +20,7 @@ from common.errors import UserError
 from common.metadata import ModelMetadata, Precision
 from common.triton_engine import best_engine
 from tests.models import TINY_TACOTRON2
+from tests.scripts import run_interpreted
 from waveglow import triton_engine
 from waveglow.model import WaveGlow
 from waveglow.parts import WaveGlowPart
@@ -171,16 +168,7 @@ def interpret(descriptors: bool) -> None:
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 @pytest.mark.parametrize("descriptors", [False, True])
 def test_the_kernels_compute_the_same_function_in_the_interpreter(descriptors: bool) -> None:
-    # In a process of its own: Triton decides when it is imported.
-    done = subprocess.run(
-        [sys.executable, "-c", f"from tests.test_gpu_waveglow import interpret; interpret({descriptors})"],
-        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        cwd=Path(__file__).resolve().parent.parent,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    run_interpreted(f"test_gpu_waveglow.interpret({descriptors})")
 
 
 @pytest.fixture(scope="module", params=[64, 256], ids=["64 channels", "256 channels"])
