@@ -1,8 +1,8 @@
 """One piece of text as a stream: decoded frames in, windows for WaveGlow out, each as early as it can be computed.
 
-The decoder is causal; the postnet looks `POSTNET_CONTEXT` frames ahead and back; WaveGlow sees `CONTEXT` frames on both
-sides; noise belongs to absolute positions. So a window computes what the whole utterance would have given there, and
-chunks join without cross-fading. Windows grow: small ones first for an early sound, large ones later for less overlap.
+The decoder is causal; the postnet looks `POSTNET_CONTEXT` frames ahead and back; WaveGlow sees some on both sides;
+noise belongs to absolute positions. So a window computes what the whole utterance would have given there, and chunks
+join without cross-fading. Windows grow: small ones first for an early sound, large ones later for less overlap.
 """
 
 from collections import deque
@@ -28,7 +28,11 @@ POSTNET_CONTEXT = 10  # frames on either side: five convolutions of five
 POSTNET_GRAIN = 32
 DRAWN_AHEAD = 256  # frames of a window from which its noise is worth another thread
 GPU_WINDOWS = (64, 128, 256, 512)  # frames of a stream's first, second... window; the last one goes on
-CPU_WINDOWS = (64, 96, 128, 160, 192, 256, 320, 384)
+# On a CPU context costs as much as audio, so there is less of it: without the farther half of it, the demo voice's
+# samples change by less than 1e-4. A first window of 96 frames is heard for as long as the second one takes on a
+# processor that speaks 1.3 times as fast as one listens; after a first one of 64 it would have to be 1.7 times as fast.
+CPU_CONTEXT = 12
+CPU_WINDOWS = (96, 96, 128, 128, 160, 192, 256, 320)
 # Window sizes that there may be. Few on a GPU, where each is a CUDA graph; on a CPU a window is as short as it can be.
 GPU_SIZES = GPU_WINDOWS
 CPU_SIZES = tuple(range(32, 417, 32))
@@ -40,15 +44,17 @@ class WindowPlan:
 
     schedule: Sequence[int]  # of the first, second... window; the last one goes on
     sizes: Sequence[int]  # that there may be, ascending
+    context: int  # of a window, on either side of what is kept of it
     overlap: bool  # whether windows are long enough to overlap; if not, an utterance is one window
 
     @classmethod
     def of(cls, engines: EngineSet) -> "WindowPlan":
         smallest, largest = engines.window_sizes
-        schedule, sizes = (GPU_WINDOWS, GPU_SIZES) if engines.on_gpu else (CPU_WINDOWS, CPU_SIZES)
+        on_cpu = (CPU_WINDOWS, CPU_SIZES, CPU_CONTEXT)
+        schedule, sizes, context = (GPU_WINDOWS, GPU_SIZES, CONTEXT) if engines.on_gpu else on_cpu
         fitting = [size for size in sizes if smallest <= size <= largest]
-        within = tuple(dict.fromkeys(min(max(size, smallest), largest) for size in schedule))
-        return cls(within, tuple(sorted({*fitting, smallest, within[-1]})), within[0] > 2 * CONTEXT)
+        within = tuple(min(max(size, smallest), largest) for size in schedule)
+        return cls(within, tuple(sorted({*fitting, smallest, within[-1]})), context, within[0] > 2 * context)
 
     def planned(self, number: int) -> int:
         return self.schedule[min(number, len(self.schedule) - 1)]
@@ -163,8 +169,8 @@ class PieceStream:
             if rest <= planned or not self._plan.overlap:
                 size = self._plan.fitting(rest) or self._plan.sizes[-1]
                 return self._range(start, heard_total, size, heard_total, last=True)
-            return self._range(start, min(stop, heard_total), planned, stop - CONTEXT, last=False)
-        return self._range(start, stop, planned, stop - CONTEXT, last=False)
+            return self._range(start, min(stop, heard_total), planned, stop - self._plan.context, last=False)
+        return self._range(start, stop, planned, stop - self._plan.context, last=False)
 
     def window(self, place: WindowRange, refined: Tensor | None) -> Window:
         """The window of a range, and moves on.
@@ -193,7 +199,7 @@ class PieceStream:
         self._windows += 1
         self.kept_frames = place.kept_stop
         self.finished = place.last
-        next_start = max(0, place.kept_stop - CONTEXT)
+        next_start = max(0, place.kept_stop - self._plan.context)
         self._refined.drop(max(0, frames_needed(next_start, self._speed) - 3))
         planned = self._plan.planned(self._windows)
         if not self.finished and planned >= DRAWN_AHEAD:
@@ -202,7 +208,7 @@ class PieceStream:
 
     def _planned(self) -> tuple[int, int]:
         """Where the next window begins, and where it ends if the utterance goes on."""
-        start = max(0, self.kept_frames - CONTEXT)
+        start = max(0, self.kept_frames - self._plan.context)
         return start, start + self._plan.planned(self._windows)
 
     def _range(self, start: int, stop: int, size: int, kept_stop: int, last: bool) -> WindowRange:

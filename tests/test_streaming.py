@@ -17,6 +17,7 @@ from common.errors import UserError
 from common.metadata import Part
 from pipeline import Audio, SpeakSettings, Voice
 from pipeline.scheduler import GPU_BLOCKS, BusyError, CancelledError
+from pipeline.streaming import CPU_CONTEXT, CPU_WINDOWS
 from tests.engine_doubles import Watched, tiny_engines
 
 NEVER = 1 - 1e-6  # a gate threshold that no gate of these models passes: utterances end at their caps
@@ -78,6 +79,15 @@ def test_onnx_runtime_streams_what_it_speaks(tiny_folder: Path) -> None:
         assert_same(list(voice.stream("On ONNX Runtime.", **settings)), voice.speak("On ONNX Runtime.", **settings))
 
 
+@pytest.mark.slow
+def test_the_demo_voice_streams_what_it_speaks(demo_folder: Path) -> None:
+    text = "The forms of printed letters should be beautiful."
+    with Voice.load(demo_folder, cpu_backend="onnxruntime") as voice:
+        chunks = list(voice.stream(text))
+        assert len(chunks) > 1
+        assert_same(chunks, voice.speak(text))
+
+
 def test_the_first_chunk_comes_long_before_the_last() -> None:
     steps: list[int] = []
     engines = tiny_engines()
@@ -88,7 +98,7 @@ def test_the_first_chunk_comes_long_before_the_last() -> None:
         decoded = len(steps)
         rest = list(stream)
     # The first window is decoded with the context that the postnet wants; the worker may be some blocks ahead by now.
-    assert len(first.samples) == 40 * 256
+    assert len(first.samples) == (CPU_WINDOWS[0] - CPU_CONTEXT) * 256
     assert decoded < 220
     assert len(rest) >= 2
 
