@@ -9,6 +9,7 @@
 #                               there already, no installer is started
 #   ensure_triton_server        sets TRITON_SERVER to a folder in .venv with NVIDIA's Triton Inference Server, installing
 #                               it on the first run
+#   ensure_chromium             installs Debian's Chromium, which the tests of the page drive; fails where it can't
 #   flag_value "$@"             prints the second argument; fails if the flag $1 has no value
 #   fail MESSAGE [STATUS]       prints "SCRIPT: error: MESSAGE" and exits [with 1]
 #
@@ -189,4 +190,13 @@ ensure_triton_server() {
     "$PYTHON" -m pip install --quiet --no-deps --only-binary :all: --target "$TRITON_SERVER.part" \
         nvidia-pytriton==0.7.0 'numpy<2' || return
     mv -- "$TRITON_SERVER.part" "$TRITON_SERVER"
+}
+
+ensure_chromium() {
+    if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then
+        return 0
+    fi
+    { ((EUID == 0)) && command -v apt-get >/dev/null; } || return
+    echo "Installing Chromium"
+    { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install --yes chromium chromium-driver; } >/dev/null 2>&1
 }

@@ -13,6 +13,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 show_help_if_asked "$@"
 ensure_environment test
 ensure_triton_server 2>/dev/null || echo "Note: Triton Inference Server could not be installed; its tests are skipped"
+ensure_chromium || echo "Note: Chromium could not be installed; the tests of the page are skipped"
 cd -- "$ROOT"
 failed=()
 "$PYTHON" -m ruff check . || failed+=(ruff)

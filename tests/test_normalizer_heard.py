@@ -13,14 +13,13 @@ from tacotron2.text.normalizer import get_normalizer
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 PHRASES = [
-    *("It rose by 20% in 1984.", "We paid $5.99 for 3 kg of it.", "Tom & Jerry ran 5 km.", "It was -5°C outside."),
-    *("They met on 12/25/2024.", "The train leaves at 3:30.", "Come back at 9am.", "We sold 1/2 of the land."),
-    *("Send it to john@doe.com.", "Henry VIII had six wives.", "Chapter IV is about the war.", "The GPU is very fast."),
-    *("See No. 5 on page 12.", "Dr. Smith lives on Main St.", "The 1990s were good years.", "It takes 10-20 minutes."),
-    *("The price is €50 or £40.", "He drove at 60 mph.", "She came 2nd of 300 people.", "It has 16 GB of memory."),
-    *("“Hello” — he said…", "It is 3x faster.", "NASA went to the moon.", "I HAVE THREE CATS AT HOME."),
-    *("Over 5M people live there.", "The score was 3-2.", "World War II ended in 1945.", "He ran 3.14 miles."),
-    *("Cats vs. dogs, etc.", "The 21st of May, 2020."),
+    *("It rose by 20%.", "We paid $5.99 for it.", "Tom & Jerry ran 5 km.", "It was -5°C outside.", "See No. 5."),
+    *("They met on 12/25/2024.", "The train leaves at 3:30.", "Come back at 9am.", "We sold 1/2 of it."),
+    *("Send it to john@doe.com.", "Henry VIII had six wives.", "Chapter IV is short.", "The GPU is fast."),
+    *("Dr. Smith lives on Main St.", "The 1990s were good.", "It takes 10-20 minutes.", "It costs €50."),
+    *("He drove at 60 mph.", "She came 2nd of 300.", "It has 16 GB.", "“Hello” — he said…", "It is 3x faster."),
+    *("NASA went to the moon.", "I HAVE THREE CATS.", "Over 5M people.", "The score was 3-2."),
+    *("World War II ended in 1945.", "He ran 3.14 miles.", "Cats vs. dogs, etc.", "The 21st of May."),
 ]
 UNDERSTOOD = 0.8  # the share of the letters of a phrase that is heard, in order
 PHRASES_UNDERSTOOD = 0.75  # the rest is left to the voice, which is a small one, and to the recogniser's spelling

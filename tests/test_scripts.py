@@ -80,7 +80,8 @@ class Project:
     def __init__(self, folder: Path) -> None:
         self.root = folder / "pro ject"
         self.doubles = folder / "doubles"
-        self.environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": str(self.doubles)}
+        path = f"{self.doubles / 'bin'}:{os.environ['PATH']}"
+        self.environment = {"PATH": path, "HOME": str(folder), "PYTHONPATH": str(self.doubles)}
         shutil.copytree(REPOSITORY / "scripts", self.root / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("__init__", "cli", "errors", "files"):
             self.copy(f"common/{name}.py")
@@ -103,6 +104,8 @@ class Project:
             (self.doubles / f"{name}.py").write_text(TOOL_DOUBLE)
         self.python = self.executable("python", f'case "$*" in "-m venv "*) set -- "$@" --without-pip;; esac\n{EXEC}')
         self.environment["PYTHON"] = str(self.python)
+        for name in ("chromium", "chromedriver"):  # there, so that nothing of the system's is installed
+            self.executable(name, "exit 1")
 
     def copy(self, name: str) -> None:
         (self.root / name).parent.mkdir(exist_ok=True)
