@@ -69,9 +69,12 @@ def usable_cores() -> int:
 
 
 def thread_count(threads: int | None) -> int:
-    """The threads to run with: those asked for, or one for each usable core. Raises UserError."""
+    """The threads to run with: those asked for, or OMP_NUM_THREADS of the environment (as PyTorch has it), or one for
+    each usable core. Raises UserError.
+    """
     if threads is None:
-        return usable_cores()
+        given = os.environ.get("OMP_NUM_THREADS", "")
+        return int(given) if given.isdecimal() and int(given) > 0 else usable_cores()
     if not 1 <= threads <= MOST_THREADS:
         raise UserError(f"--threads {threads}: must be between 1 and {MOST_THREADS}")
     return threads

@@ -165,7 +165,7 @@ def add_engine_flags(parser: argparse.ArgumentParser, note: str | None = None, r
         )
     group.add_argument("--waveglow-ckpt", default="", help="classic flag: anything given turns the denoiser on")
     group.add_argument("--fp16", action="store_true", help="the models are in half precision")
-    group.add_argument("--threads", type=bounded_int(1, 1024), help="CPU threads for .onnx files [all cores]")
+    group.add_argument("--threads", type=bounded_int(1, 256), help="on a CPU, of .onnx files [OMP_NUM_THREADS, or all]")
     group.add_argument(
         "--cpu-backend",
         choices=get_args(CpuBackend),

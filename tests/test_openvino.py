@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from common import cpu_backend
-from common.cpu_backend import AMX_BF16, AVX512, CpuBackend, choose_backend, cpu_flags, faster_backend, thread_count
+from common.cpu_backend import (
+    AMX_BF16,
+    AVX512,
+    CpuBackend,
+    choose_backend,
+    cpu_flags,
+    faster_backend,
+    thread_count,
+    usable_cores,
+)
 from common.engine import infer
 from common.errors import UserError
 from common.metadata import PARTS, Part, Precision
@@ -191,6 +200,15 @@ def test_bf16_wants_amx_and_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
     _pretend(monkeypatch, AVX512 | AMX_BF16, installed=False)
     with pytest.raises(UserError, match="not installed"):
         choose_backend("waveglow", "auto", "bf16")
+
+
+@pytest.mark.parametrize(
+    ("given", "threads"), [("3", 3), ("", usable_cores()), ("0", usable_cores()), ("x", usable_cores())]
+)
+def test_the_environment_may_say_how_many_threads(monkeypatch: pytest.MonkeyPatch, given: str, threads: int) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert thread_count(None) == threads
+    assert thread_count(2) == 2
 
 
 @pytest.mark.parametrize("threads", [0, -3, 100_000])
