@@ -32,6 +32,7 @@ import onnxruntime as ort
 import torch
 
 from common.contract import parse_dim
+from common.cpu_backend import thread_count
 from trt import bindings
 
 __version__ = "10.3.0"
@@ -226,6 +227,7 @@ class ITensor:
 
 def _session(model: bytes) -> ort.InferenceSession:
     options = ort.SessionOptions()
+    options.intra_op_num_threads = thread_count(None)  # as `OnnxEngine` has it: other numbers would round otherwise
     options.log_severity_level = 4
     options.enable_cpu_mem_arena = False
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
