@@ -17,7 +17,7 @@ from tests.models import synthesizer_on
 from waveglow.denoiser import Denoiser
 
 Engines = dict[Part, Engine]
-TEXTS = ["The page.", "Printed letters should be beautiful.", "Good morning!", "She sells seashells by the seashore."]
+TEXTS = ["The forms of letters.", "Good morning!", "Thank you very much.", "She sells seashells by the sea."]
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +53,9 @@ def test_a_phrase_is_the_same_alone_in_any_batch_at_any_place(tiny_engines: Engi
 
 @pytest.mark.slow
 def test_a_phrase_sounds_the_same_alone_in_any_batch_and_in_any_order(demo_engines: Engines) -> None:
-    texts = dict(enumerate(TEXTS))
+    texts = dict(enumerate(TEXTS[1:]))
     together = speak(demo_engines, texts)
-    backwards = speak(demo_engines, dict(reversed(texts.items())), batch_size=3)
+    backwards = speak(demo_engines, dict(reversed(texts.items())), batch_size=2)
     for index, text in texts.items():
         alone = speak(demo_engines, {index: text}, batch_size=1)[index]
         for other in (together[index], backwards[index]):
@@ -132,7 +132,7 @@ def test_the_voices_own_stop_rule_is_the_default(tiny_engines: Engines) -> None:
 
 @pytest.mark.slow
 def test_long_text_is_spoken_piece_by_piece(demo_engines: Engines) -> None:
-    text = "The forms of printed letters should be beautiful. " * 3 + "And that is all, as far as letters go."
+    text = "The forms of printed letters should be beautiful. " * 2 + "And that is all, as far as letters go."
     spoken = spoken_by(synthesizer_on(demo_engines, max_symbols=64), {0: text})
     assert len(spoken) > 2
     assert all(s.stop_reason == "gate" for s in spoken)

@@ -1,5 +1,7 @@
 """Vocoding in windows gives the audio of the whole, in memory that does not grow."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -8,6 +10,7 @@ from common.config import AudioConfig
 from common.engine import Engine, TorchEngine, infer
 from common.errors import UserError
 from common.metadata import Part
+from common.onnx_engine import OnnxEngine
 from tests.models import parts_of, tiny_waveglow
 from waveglow.vocoder import END_SILENCE, GRAIN, Window, padded_frames, plan_windows, vocode, window_sizes, with_silence
 
@@ -75,14 +78,14 @@ def utterance(frames: int, seed: int, smallest: int = GRAIN) -> tuple[torch.Tens
 @pytest.mark.slow
 def test_windows_join_to_the_unchunked_audio(demo_engines: dict[Part, Engine]) -> None:
     engine = demo_engines["waveglow"]
-    mel, z = utterance(300, 0)
-    (whole,) = vocode(engine, [mel], [z], window=320)
+    mel, z = utterance(240, 3)
+    (whole,) = vocode(engine, [mel], [z], window=256)
     (windowed,) = vocode(engine, [mel], [z], window=128)
-    assert whole.shape == (300 * 256,)
-    assert whole.abs().max() > 0.01
+    assert whole.shape == (240 * 256,)
+    assert whole.abs().max() > 0.005
     # With context on both sides what is left is rounding; with none the joins could be heard.
     assert (windowed - whole).abs().max() < 1e-5
-    (abrupt,) = vocode(engine, [mel], [z], window=160, context=0)
+    (abrupt,) = vocode(engine, [mel], [z], window=128, context=0)
     assert (abrupt - whole).abs().max() > 1e-3
 
 
@@ -100,9 +103,8 @@ def test_how_much_silence_follows_the_end_is_not_heard(demo_engines: dict[Part, 
     assert (short[0, :heard] - long[0, :heard]).abs().max() < 5e-4
 
 
-@pytest.mark.slow
-def test_an_utterance_does_not_depend_on_the_others(demo_engines: dict[Part, Engine]) -> None:
-    engine = demo_engines["waveglow"]
+def test_an_utterance_does_not_depend_on_the_others(tiny_folder: Path) -> None:
+    engine = OnnxEngine(tiny_folder / "waveglow.onnx", "waveglow")
     given = [utterance(frames, seed) for seed, frames in enumerate((70, 5, 150, 96))]
     together = vocode(engine, [mel for mel, _ in given], [z for _, z in given], window=96)
     for (mel, z), audio in zip(given, together, strict=True):
@@ -110,11 +112,10 @@ def test_an_utterance_does_not_depend_on_the_others(demo_engines: dict[Part, Eng
         assert torch.equal(audio, vocode(engine, [mel], [z], window=96)[0])
 
 
-@pytest.mark.slow
-def test_progress_reaches_the_last_frame(demo_engines: dict[Part, Engine]) -> None:
+def test_progress_reaches_the_last_frame(tiny_waveglow_engine: TorchEngine) -> None:
     seen: list[int] = []
     mel, z = utterance(130, 0)
-    vocode(demo_engines["waveglow"], [mel], [z], 96, on_frames=seen.append)
+    vocode(tiny_waveglow_engine, [mel], [z], 96, on_frames=seen.append)
     assert len(seen) > 1
     assert seen == sorted(seen)
     assert seen[-1] == padded_frames(130)
