@@ -82,7 +82,7 @@ def test_windows_join_to_the_unchunked_audio(demo_engines: dict[Part, Engine]) -
     (whole,) = vocode(engine, [mel], [z], window=256)
     (windowed,) = vocode(engine, [mel], [z], window=128)
     assert whole.shape == (240 * 256,)
-    assert whole.abs().max() > 0.005
+    assert whole.abs().max() > 0.01
     # With context on both sides what is left is rounding; with none the joins could be heard.
     assert (windowed - whole).abs().max() < 1e-5
     (abrupt,) = vocode(engine, [mel], [z], window=128, context=0)
