@@ -110,8 +110,6 @@ def _is_plainly_a_word(word: str) -> bool:
 def _capitals(match: re.Match[str], all_capitals: bool) -> str:
     word, ending = match[1], match[2] or ""
     spelt = word in SPELT_AMONG_CAPITALS or not _has_vowel(word) if all_capitals else not is_word(word)
-    if not spelt and not all_capitals and _stands_among_words(match):
-        spelt = False
     if spelt and not all_capitals and word not in SPELT_AMONG_CAPITALS and _stands_among_words(match):
         spelt = not _has_vowel(word)
     if not spelt:
