@@ -3,6 +3,7 @@
 A dimension is a number, a symbol ("batch", "text", "mel") or a multiple of one ("32*mel").
 """
 
+import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -17,6 +18,7 @@ Dim = int | str
 PRECISION_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 
+@functools.cache
 def parse_dim(dim: Dim) -> tuple[int, str]:
     """A dimension as its factor and its symbol: "32*mel" -> (32, "mel"), "mel" -> (1, "mel"), 80 -> (80, "")."""
     if isinstance(dim, int):
@@ -62,7 +64,7 @@ class Contract:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
-    @property
+    @functools.cached_property
     def tensors(self) -> dict[str, TensorSpec]:
         return {spec.name: spec for spec in (*self.inputs, *self.outputs)}
 

@@ -95,22 +95,22 @@ class ShapeCache(Generic[Key, Value]):
 
     Args:
         bound: on the sum of all sizes. One value alone may exceed it.
+        size: what the value of a key takes of the bound: bytes, or 1 where values are counted.
     """
 
-    def __init__(self, bound: int) -> None:
+    def __init__(self, bound: int, size: Callable[[Key], int] = lambda key: 1) -> None:
         self._bound = bound
+        self._size = size
         self._entries: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
 
-    def get(self, key: Key, make: Callable[[], Value], size: int = 1) -> Value:
+    def get(self, key: Key, make: Callable[[], Value]) -> Value:
         """The value for `key`; a new one where there is none, made after others have given way.
-
-        Args:
-            size: what a new value takes of the bound: bytes, or 1 where values are counted.
 
         Raises:
             Exception: what `make` raises; the key then has no value, and the next call makes one.
         """
         if key not in self._entries:
+            size = self._size(key)
             while self._entries and size + sum(taken for _, taken in self._entries.values()) > self._bound:
                 self._entries.popitem(last=False)
             self._entries[key] = make(), size

@@ -94,5 +94,6 @@ class NoiseWindows:
         missing = stop - start - sum(map(len, drawn))
         if missing > 0:
             drawn.append(self._stream.noise(missing, self._channels))
-        self._kept, self._start = np.concatenate(drawn), start
+        drawn = [part for part in drawn if len(part)]
+        self._kept, self._start = drawn[0] if len(drawn) == 1 else np.concatenate(drawn), start
         return self._kept[: stop - start]

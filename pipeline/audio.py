@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from common.errors import UserError
 from common.wav import wav_file
@@ -65,21 +67,19 @@ def pcm16(samples: np.ndarray) -> bytes:
     return np.rint(samples * 32767.0).astype("<i2").tobytes()
 
 
-def limit(samples: np.ndarray, gain: float) -> np.ndarray:
+def limit(samples: Tensor, gain: float) -> Tensor:
     """Samples times a gain, bent softly where they would pass LIMITER_THRESHOLD so that none passes full scale.
 
     Each sample alone decides what becomes of it, so chunks of a stream come out as the whole would.
 
     Args:
-        samples: float32 [n].
+        samples: float32 (n,), on any device; finite.
     """
-    louder = samples * np.float32(gain)
-    magnitude = np.abs(louder)
-    if magnitude.max(initial=0.0) <= LIMITER_THRESHOLD:
-        return louder
+    louder = samples * gain
+    magnitude = louder.abs()
     room = 1.0 - LIMITER_THRESHOLD
-    bent = LIMITER_THRESHOLD + room * np.tanh((magnitude - LIMITER_THRESHOLD) / room)
-    return np.where(magnitude > LIMITER_THRESHOLD, np.sign(louder) * bent, louder).astype(np.float32)
+    bent = LIMITER_THRESHOLD + room * torch.tanh((magnitude - LIMITER_THRESHOLD) / room)
+    return torch.where(magnitude > LIMITER_THRESHOLD, torch.copysign(bent, louder), louder)
 
 
 class Resampler:

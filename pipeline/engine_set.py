@@ -140,13 +140,15 @@ class EngineSet:
         width = max(*lengths, self.limits.text[0])
         if self.on_gpu:
             width = bucket_of(width, self.limits.text)
-        sequences = np.zeros((len(texts), width), np.int32)
-        for row, ids in zip(sequences, texts, strict=True):
+        pinned = engine.device.type == "cuda"  # copies from other memory would wait for all that the GPU has to do
+        sequences = torch.zeros(len(texts), width, dtype=torch.int32, pin_memory=pinned)
+        for row, ids in zip(sequences.numpy(), texts, strict=True):
             row[: len(ids)] = ids
+        sequence_lengths = torch.tensor(lengths, dtype=torch.int32, pin_memory=pinned)
         outputs = infer(
             engine,
-            sequences=torch.from_numpy(sequences).to(engine.device),
-            sequence_lengths=torch.tensor(lengths, dtype=torch.int32, device=engine.device),
+            sequences=sequences.to(engine.device, non_blocking=True),
+            sequence_lengths=sequence_lengths.to(engine.device, non_blocking=True),
         )
         return outputs["memory"].to(decoder.device), outputs["processed_memory"].to(decoder.device)
 

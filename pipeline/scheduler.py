@@ -50,7 +50,7 @@ GPU_BLOCKS = 6
 LATER_FRAMES, LATER_FRAMES_WHILE_WAITING = 8192, 2048
 # For sys.setswitchinterval, in programs that speak to many: seconds for which a thread that computes in Python may keep
 # the others waiting. With Python's 5 ms, the worker would lose more time than the others take.
-SWITCH_INTERVAL = 2e-4
+SWITCH_INTERVAL = 5e-5
 
 _log = logging.getLogger(__name__)
 
@@ -548,7 +548,7 @@ class Scheduler:
         if active is None:
             return
         piece = active.streams[0]
-        if not np.isfinite(samples).all():
+        if np.isnan(samples.max()):
             self._end(active, self.engines.nan_error("waveglow", describe(piece.piece)))
             return
         speech = active.speech
@@ -567,7 +567,7 @@ class Scheduler:
             active.first_audio = time.perf_counter()
         active.delivered_seconds += len(samples) / self.engines.audio.sampling_rate
         self._audio_seconds += len(samples) / self.engines.audio.sampling_rate
-        speech._deliver(limit(samples, self.engines.gain), last=done)
+        speech._deliver(samples, last=done)
 
     def _active_of(self, stream: PieceStream) -> _Active | None:
         return next((a for a in self._active if a.streams and a.streams[0].stream is stream), None)
@@ -595,7 +595,7 @@ class _VocodedBatch:
     """Windows of one size whose audio is being computed and brought to the host."""
 
     windows: Sequence[Window]
-    samples: Tensor  # float32 (all chunks' samples,), on the host once `event` has come
+    samples: Tensor  # float32 (all chunks' samples,) at the voice's level, on the host once `event` has come
     lengths: list[int]  # samples of each chunk
     event: torch.cuda.Event | None  # None on a CPU
 
@@ -618,8 +618,10 @@ class _VocodedBatch:
             kept_audio(window, row, window.stream.denoiser, hop) for window, row in zip(windows, audio, strict=True)
         ]
         joined = torch.cat(chunks)
+        # Here rather than on the host, where it would keep every other request waiting.
+        leveled = limit(joined, engines.gain).masked_fill_(~joined.isfinite(), torch.nan)
         samples = torch.empty(joined.shape, pin_memory=pinned)
-        samples.copy_(joined, non_blocking=True)
+        samples.copy_(leveled, non_blocking=True)
         event = torch.cuda.current_stream(waveglow.device).record_event() if pinned else None
         return cls(windows, samples, [chunk.numel() for chunk in chunks], event)
 
@@ -627,10 +629,11 @@ class _VocodedBatch:
         return self.event is None or self.event.query()
 
     def chunks(self) -> list[np.ndarray]:
-        """Each window's chunk, float32 [kept frames * hop_length]; waits for them."""
+        """Each window's chunk, float32 [kept frames * hop_length], NaN where it isn't finite; waits for them."""
         if self.event is not None:
             self.event.synchronize()
-        return np.split(self.samples.numpy(), np.cumsum(self.lengths)[:-1])
+        parts = np.split(self.samples.numpy(), np.cumsum(self.lengths)[:-1])
+        return [part.copy() for part in parts]  # a view would keep the whole batch, in memory that can't be swapped
 
 
 def _urgency(active: _Active) -> tuple[int, float]:

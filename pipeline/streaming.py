@@ -26,7 +26,6 @@ POSTNET_CONTEXT = 10  # frames on either side: five convolutions of five
 # Frames that an utterance's last run of the postnet is lengthened to a multiple of, by more context on its left: few
 # lengths, because cuDNN takes longer to choose a convolution than to run it.
 POSTNET_GRAIN = 32
-DRAWN_AHEAD = 256  # frames of a window from which its noise is worth another thread
 GPU_WINDOWS = (64, 128, 256, 512)  # frames of a stream's first, second... window; the last one goes on
 # On a CPU context costs as much as audio, so there is less of it: without the farther half of it, the demo voice's
 # samples change by less than 1e-4. A first window of 96 frames is heard for as long as the second one takes on a
@@ -137,6 +136,7 @@ class PieceStream:
         self._decoded = _Frames()
         self._refined = _Frames()
         self._noise = NoiseWindows(streams, engines.noise_channels, pool)
+        self._noise.draw_ahead(plan.planned(0) * engines.noise_per_frame)
         self._windows = 0
         self.kept_frames = 0  # frames (at the speed asked for) whose audio has been planned
         self.finished = False  # whether the last window has been planned
@@ -202,7 +202,7 @@ class PieceStream:
         next_start = max(0, place.kept_stop - self._plan.context)
         self._refined.drop(max(0, frames_needed(next_start, self._speed) - 3))
         planned = self._plan.planned(self._windows)
-        if not self.finished and planned >= DRAWN_AHEAD:
+        if not self.finished:
             self._noise.draw_ahead((next_start + planned) * per_frame)
         return window
 

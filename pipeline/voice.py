@@ -226,7 +226,7 @@ class Voice:
 
     def leveled(self, piece: SpokenPiece) -> Audio:
         """A piece's audio at the voice's level, limited to full scale."""
-        return Audio(limit(piece.audio, self.engines.gain), self.sampling_rate)
+        return Audio(limit(torch.from_numpy(piece.audio), self.engines.gain).numpy(), self.sampling_rate)
 
     def close(self, drain: bool = False) -> None:
         """Gives everything back; may be called again. `drain` lets streams under way come to their end."""

@@ -4,6 +4,7 @@ The plain loop takes one `decoder_iter` step per mel frame, driven by the host. 
 reference for `tacotron2.decoder_graph`, which does the same in blocks of steps.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
@@ -195,4 +196,6 @@ def dropout_masks(utterances: Sequence[Utterance], steps: int, prenet_dim: int, 
 
 def logit(probability: float) -> float:
     """The gate value whose sigmoid is `probability`: comparing logits spares a sigmoid at every step."""
-    return float(torch.logit(torch.tensor(probability, dtype=torch.float64)))
+    if probability <= 0.0 or probability >= 1.0:
+        return math.copysign(math.inf, probability - 0.5)
+    return math.log(probability / (1.0 - probability))

@@ -83,7 +83,9 @@ class BlockDecoder:
         self.runners = runners
         self._cuda_graph = cuda_graph and engine.device.type == "cuda"
         self._ahead = 1 if engine.device.type == "cuda" else 0  # blocks started before the last one is looked at
-        self._blocks: ShapeCache[tuple[int, int, bool], _Block] = ShapeCache(max_bytes)
+        self._blocks: ShapeCache[tuple[int, int, bool], _Block] = ShapeCache(
+            max_bytes, lambda key: _Block.bytes_for(self, *key)
+        )
 
     def decode(
         self,
@@ -139,7 +141,7 @@ class BlockDecoder:
                 block.replay = capture(block.run, self.engine.device)
             return block
 
-        return self._blocks.get(key, make, _Block.bytes_for(self, *key))
+        return self._blocks.get(key, make)
 
 
 def bucket_of(text: int, limits: Range | None) -> int:

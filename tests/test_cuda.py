@@ -28,13 +28,14 @@ def test_a_shape_that_is_there_is_not_made_again() -> None:
 
 
 def test_room_is_made_by_size_and_before_the_new_value() -> None:
-    cache = ShapeCache[str, int](100)
-    cache.get("a", lambda: 1, size=60)
-    cache.get("b", lambda: 2, size=30)
-    cache.get("c", lambda: len(cache.keys()), size=50)
+    sizes = {"a": 60, "b": 30, "c": 50, "larger than all": 1000}
+    cache = ShapeCache[str, int](100, sizes.__getitem__)
+    cache.get("a", lambda: 1)
+    cache.get("b", lambda: 2)
+    cache.get("c", lambda: len(cache.keys()))
     assert cache.keys() == ["b", "c"]
     assert cache.get("c", lambda: -1) == 1  # `b` alone was there when it was made
-    cache.get("larger than all", lambda: 4, size=1000)
+    cache.get("larger than all", lambda: 4)
     assert cache.keys() == ["larger than all"]
 
 

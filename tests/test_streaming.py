@@ -196,8 +196,8 @@ def test_whatever_fails_in_the_worker_the_next_request_is_spoken(monkeypatch: py
     with Voice(tiny_engines()) as voice:
         whole = voice.speak("Hello.", **settings)
         with monkeypatch.context() as broken:
-            broken.setattr("pipeline.scheduler.limit", lambda samples, gain: samples.no_such_attribute)
-            with pytest.raises(UserError, match="speaking failed: AttributeError"):
+            broken.setattr("pipeline.scheduler.PieceReport", None)
+            with pytest.raises(UserError, match="speaking failed: TypeError"):
                 list(voice.stream("Hello.", **settings))
         assert_same(list(voice.stream("Hello.", **settings)), whole)
 
