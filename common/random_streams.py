@@ -8,6 +8,8 @@ import hashlib
 from concurrent.futures import Executor, Future
 
 import numpy as np
+import torch
+from torch import Tensor
 
 PRENET_KEEP = 0.5  # Tacotron 2's prenet dropout stays on at inference: its variety is what the decoder learnt with
 STEPS_PER_DRAW = 128  # decoder steps whose masks are drawn at once: each draw costs more than its bits
@@ -41,27 +43,43 @@ class RandomStreams:
         taken, self._masks = self._masks[:steps], self._masks[steps:]
         return taken
 
-    def noise(self, positions: int, channels: int) -> np.ndarray:
-        """Standard normal noise for the next `positions` of WaveGlow's time axis: float32 [positions, channels]."""
-        return self._noise.standard_normal((positions, channels), np.float32)
+    def noise(self, positions: int, channels: int, out: np.ndarray | None = None) -> np.ndarray:
+        """Standard normal noise for the next `positions` of WaveGlow's time axis: float32 [positions, channels].
+
+        Args:
+            out: where it is written to, if it is to be nowhere else.
+        """
+        return self._noise.standard_normal((positions, channels), np.float32, out)
 
 
 class NoiseAhead:
-    """A stream's noise, of which a likely amount is drawn by another thread before it is known how much is needed."""
+    """A stream's noise, of which a likely amount is drawn by another thread before it is known how much is needed.
 
-    def __init__(self, stream: RandomStreams, channels: int, likely: int, pool: Executor | None) -> None:
+    Args:
+        pool: where it is drawn; None draws it when it is taken.
+        pinned: whether it lies in memory that a GPU copies from while the host goes on.
+    """
+
+    def __init__(
+        self, stream: RandomStreams, channels: int, likely: int, pool: Executor | None, pinned: bool = False
+    ) -> None:
         self._stream = stream
         self._channels = channels
-        self._drawn = pool.submit(stream.noise, likely, channels) if pool is not None else None
+        self._pinned = pinned
+        self._drawn = pool.submit(self._draw, likely) if pool is not None else None
 
-    def take(self, positions: int) -> np.ndarray:
-        """The stream's first `positions` of noise: float32 [positions, channels]. To be called once."""
+    def take(self, positions: int) -> Tensor:
+        """The stream's first `positions` of noise: float32 (positions, channels). To be called once."""
         if self._drawn is None:
-            return self._stream.noise(positions, self._channels)
+            return self._draw(positions)
         drawn = self._drawn.result()
-        if len(drawn) >= positions:
-            return drawn[:positions]
-        return np.concatenate([drawn, self._stream.noise(positions - len(drawn), self._channels)])
+        missing = positions - len(drawn)
+        return torch.cat([drawn, self._draw(missing)]) if missing > 0 else drawn[:positions]
+
+    def _draw(self, positions: int) -> Tensor:
+        noise = torch.empty(positions, self._channels, pin_memory=self._pinned)
+        self._stream.noise(positions, self._channels, noise.numpy())
+        return noise
 
 
 class NoiseWindows:

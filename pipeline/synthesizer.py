@@ -86,8 +86,8 @@ class Synthesizer:
         self.stop = engines.stop_rule(self.settings)
         self.sigma = self.settings.sigma if self.settings.sigma is not None else engines.sigma
         self.denoiser = engines.denoiser(self.settings.denoise)
-        # While a GPU decodes, the host is free to draw; on a CPU drawing ahead would only take from the engines.
-        self._noise_pool = ThreadPoolExecutor(thread_name_prefix="noise") if engines.on_gpu else None
+        # While a GPU works, the host is free to draw noise; on a CPU drawing ahead would only take from the engines.
+        self._pool = ThreadPoolExecutor(thread_name_prefix="synthesizer") if engines.on_gpu else None
         self._symbols_done = 0.0
 
     def prepare(self, phrases: Sequence[Phrase]) -> list[PreparedPhrase]:
@@ -116,9 +116,9 @@ class Synthesizer:
                     next_out += 1
 
     def close(self) -> None:
-        """Ends the thread that draws noise; may be called again."""
-        if self._noise_pool is not None:
-            self._noise_pool.shutdown()
+        """Ends the threads that help the GPU; may be called again."""
+        if self._pool is not None:
+            self._pool.shutdown()
 
     def __enter__(self) -> "Synthesizer":
         return self
@@ -152,7 +152,7 @@ class Synthesizer:
         streams = [RandomStreams(seed, piece.encoded.text) for seed, piece in zip(seeds, pieces, strict=True)]
         memory = self._encode(pieces)
         noises = [
-            NoiseAhead(stream, self.engines.noise_channels, self._noise_size(piece), self._noise_pool)
+            NoiseAhead(stream, self.engines.noise_channels, self._noise_size(piece), self._pool, self.engines.on_gpu)
             for stream, piece in zip(streams, pieces, strict=True)
         ]
         decoded = self._decode(pieces, memory, streams)
@@ -234,7 +234,7 @@ class Synthesizer:
         done, share = self._symbols_done, (1 - DECODER_SHARE) * sum(len(piece.encoded.ids) for piece in pieces)
         with self.stages("waveglow"):
             scaled = [
-                torch.from_numpy(noise.take(count * engines.noise_per_frame)).to(waveglow.device).mul_(self.sigma)
+                noise.take(count * engines.noise_per_frame).to(waveglow.device, non_blocking=True).mul_(self.sigma)
                 for noise, count in zip(noises, frames, strict=True)
             ]
             audios = vocode(
@@ -248,8 +248,14 @@ class Synthesizer:
             with self.stages("denoiser"):
                 audios = [self.denoiser(audio.float()) for audio in audios]
         ends = np.cumsum([audio.numel() for audio in audios])
-        samples = np.split(torch.cat(audios).float().cpu().numpy(), ends[:-1])
-        return [part.copy() for part in samples] if len(samples) > 1 else samples  # a view would keep the whole batch
+        parts = np.split(self._on_host(torch.cat(audios).float()), ends[:-1])
+        # A view would keep the whole batch. Memory that is new is slow to write to, unless many threads do.
+        return [part.copy() for part in parts] if self._pool is None else list(self._pool.map(np.copy, parts))
+
+    def _on_host(self, audio: Tensor) -> np.ndarray:
+        host = torch.empty(audio.shape, pin_memory=self.engines.on_gpu)
+        host.copy_(audio)
+        return host.numpy()
 
     def _noise_size(self, piece: Piece) -> int:
         # Positions of noise that a piece will probably need.

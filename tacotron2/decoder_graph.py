@@ -104,10 +104,13 @@ class BlockDecoder:
         session = DecoderSession(self, keep_alignments)
         session.join(memory, processed_memory, utterances)
         blocks: list[StartedBlock] = []
-        looked_at = 0
+        looked_at, longest = 0, max(utterance.cap for utterance in utterances)
         while not all(utterance.ended for utterance in utterances):
-            blocks.append(session.start())
-            if len(blocks) > self._ahead:  # the host looks at a block while the GPU is busy with the next one
+            more = len(blocks) * self.steps < longest
+            if more:
+                blocks.append(session.start())
+            # The host looks at a block while the GPU is busy with the next one.
+            if not more or len(blocks) - looked_at > self._ahead:
                 blocks[looked_at].finish()
                 looked_at += 1
                 if on_step is not None:
