@@ -24,6 +24,9 @@ from waveglow.denoiser import Denoiser
 from waveglow.vocoder import CONTEXT, END_SILENCE, SILENCE, window_sizes
 
 NEVER = 1.0  # a gate threshold that no gate passes
+POSTNET_CONTEXT = 10  # frames that a frame depends on, on either side: five convolutions of five
+# On a GPU, whose graphs are of one size each, the postnet sees utterances of all lengths in windows of one length.
+POSTNET_WINDOW, POSTNET_WINDOWS = 96, 64  # frames of a window, and windows at a time
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,56 @@ class EngineSet:
         refined = infer(engine, mel_outputs=mels)["mel_outputs_postnet"][:, :, :frames]
         return refined.to(self.engines["waveglow"].device)
 
+    def refine_each(self, mels: Tensor, frames: Sequence[int]) -> list[Tensor]:
+        """The postnet on utterances of any lengths.
+
+        Args:
+            mels: (B, n_mel_channels, M) as decoded.
+            frames: of each utterance; what lies beyond them is ignored.
+
+        Returns:
+            of each utterance (n_mel_channels, frames), on WaveGlow's device.
+        """
+        low, high = self.limits.mel
+        windowed = self.on_gpu and low <= POSTNET_WINDOW <= high
+        items = [item for item, length in enumerate(frames) if windowed and length > POSTNET_WINDOW]
+        refined: dict[int, Tensor] = {}
+        if items:
+            whole = self._refine_in_windows(mels, items, frames)
+            refined = {item: whole[item, :, : frames[item]] for item in items}
+        for length in dict.fromkeys(length for item, length in enumerate(frames) if item not in refined):
+            equal = [item for item, other in enumerate(frames) if other == length]
+            refined.update(zip(equal, self.refine(mels[equal, :, :length]), strict=True))
+        return [refined[item] for item in range(len(frames))]
+
+    def _refine_in_windows(self, mels: Tensor, items: Sequence[int], frames: Sequence[int]) -> Tensor:
+        """As `refine_each` for some of the utterances, all longer than a window: (B, n_mel_channels, M).
+
+        The first window begins where its utterance does and the last one ends with it, so that the edges see what they
+        should; each frame between has its context.
+        """
+        windows: list[tuple[int, int, int, int]] = []  # whose, where it begins, and where what is kept begins and ends
+        for item in items:
+            last = frames[item] - POSTNET_WINDOW
+            starts = [*range(0, last, POSTNET_WINDOW - 2 * POSTNET_CONTEXT), last]
+            edges = [0, *(start + POSTNET_CONTEXT for start in starts[1:]), frames[item]]
+            windows += zip([item] * len(starts), starts, edges, edges[1:], strict=False)
+        at_once = min(1 << (len(windows) - 1).bit_length(), POSTNET_WINDOWS, self.limits.batch[1])
+        at_once = max(at_once, self.limits.batch[0])
+        windows += [(items[0], 0, 0, 0)] * (-len(windows) % at_once)  # of which nothing is kept
+        owner, start, kept_start, kept_stop = np.array(windows).T[:, :, None]
+        frame = start + np.arange(POSTNET_WINDOW)  # (windows, POSTNET_WINDOW)
+        window, place = ((frame >= kept_start) & (frame < kept_stop)).nonzero()
+
+        rows = mels.transpose(1, 2)  # (B, M, n_mel_channels)
+        seen = rows[_on_device(owner, rows.device), _on_device(frame, rows.device)].transpose(1, 2)
+        done = torch.cat([self.refine(part) for part in seen.split(at_once)]).transpose(1, 2)
+        result = torch.empty_like(rows, device=done.device)
+        target = tuple(_on_device(index, done.device) for index in (owner[window, 0], frame[window, place]))
+        source = tuple(_on_device(index, done.device) for index in (window, place))
+        result[target] = done[source]
+        return result.transpose(1, 2)
+
     def nan_error(self, part: Part, which: str) -> UserError:
         """The error of a part that gave what isn't a number."""
         return UserError(
@@ -185,6 +238,12 @@ class EngineSet:
         self.decoder.close()
         for engine in reversed(list(self.engines.values())):
             engine.close()
+
+
+def _on_device(index: np.ndarray, device: torch.device) -> Tensor:
+    """An index as a tensor, copied without waiting for what a GPU has to do before."""
+    tensor = torch.from_numpy(index)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def check_together(engines: Mapping[Part, Engine]) -> None:

@@ -15,14 +15,13 @@ import torch
 from torch import Tensor
 
 from common.random_streams import NoiseWindows, RandomStreams
-from pipeline.engine_set import EngineSet
+from pipeline.engine_set import POSTNET_CONTEXT, EngineSet
 from pipeline.mel import at_speed, frames_at_speed, frames_needed
 from pipeline.settings import SpeakSettings
 from tacotron2.decoder import Utterance
 from waveglow.denoiser import Denoiser
 from waveglow.vocoder import CONTEXT, END_SILENCE, with_silence
 
-POSTNET_CONTEXT = 10  # frames on either side: five convolutions of five
 # Frames that an utterance's last run of the postnet is lengthened to a multiple of, by more context on its left: few
 # lengths, because cuDNN takes longer to choose a convolution than to run it.
 POSTNET_GRAIN = 32

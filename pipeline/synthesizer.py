@@ -210,14 +210,9 @@ class Synthesizer:
         return decoded
 
     def _refine(self, decoded: DecodedBatch) -> list[Tensor]:
-        # One run for each length: padding would be heard across an utterance's end.
         self.on_message("Running Tacotron2 Postnet")
-        mels: dict[int, Tensor] = {}
         with self.stages("postnet"):
-            for frames in dict.fromkeys(decoded.frames):
-                items = [item for item, length in enumerate(decoded.frames) if length == frames]
-                refined = self.engines.refine(decoded.mels[items, :, :frames])
-                mels.update(zip(items, refined, strict=True))
+            mels = self.engines.refine_each(decoded.mels, decoded.frames)
         speed = self.settings.speed
         return [
             at_speed(mels[item], speed, 0, frames_at_speed(frames, speed)) for item, frames in enumerate(decoded.frames)

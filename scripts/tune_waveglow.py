@@ -53,12 +53,16 @@ def milliseconds(work: Callable[[], None], repeats: int = 10) -> float:
     return statistics.median(times[3:])
 
 
-def run_once(network: Network, mel: Tensor, z: Tensor, samples: int) -> tuple[Tensor, float]:
-    """The audio (B, samples) that a network gives, and its milliseconds as one CUDA graph."""
-    batch, frames = mel.size(0), mel.size(2)
-    memory = torch.zeros(network.bytes_for(batch, frames), dtype=torch.uint8, device=mel.device)
-    audio = torch.full((batch, samples), torch.nan, dtype=torch.float16, device=mel.device)
-    launches = network.launches(network.buffers(memory, batch, frames), mel, z, audio)
+def run_once(network: Network, frames: Sequence[int], mel: Tensor, z: Tensor) -> tuple[Tensor, float]:
+    """The audio (samples,) that a network gives of utterances of these lengths, and its milliseconds as one CUDA graph.
+
+    mel (n_mel_channels, frames of all), z (n_group, positions of all).
+    """
+    rows = network.rows_of(frames)
+    memory = torch.zeros(network.bytes_for(rows), dtype=torch.uint8, device=mel.device)
+    places = torch.from_numpy(network.places(frames, rows)).to(mel.device)
+    audio = torch.full((z.numel(),), torch.nan, dtype=torch.float16, device=mel.device)
+    launches = network.launches(network.buffers(memory, rows), places, mel, z, audio)
 
     def work() -> None:
         for launch in launches:
@@ -81,13 +85,13 @@ def tune(channels: int, batch: int, frames: int) -> list[Sequence[str]]:
     base = default_tuning(device, batch)
     network = Network(part, device, base)
     groups, phases = network.config.n_group, network.phases
-    mel = torch.randn(batch, network.config.n_mel_channels, frames, device=device).half()
-    z = (0.6 * torch.randn(batch, groups, frames * phases, device=device)).half()
+    mel = torch.randn(network.config.n_mel_channels, batch * frames, device=device).half()
+    z = (0.6 * torch.randn(groups, batch * frames * phases, device=device)).half()
     rows: list[Sequence[str]] = []
     expected: Tensor | None = None
     for name, tuning in tunings(base):
         try:
-            audio, elapsed = run_once(network.retuned(tuning), mel, z, frames * phases * groups)
+            audio, elapsed = run_once(network.retuned(tuning), [frames] * batch, mel, z)
         except Exception as error:  # too much shared memory, say: Triton has no one kind of error for it
             rows.append((name, "-", str(error).splitlines()[0][:60]))
             continue

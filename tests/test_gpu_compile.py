@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
 from common.contract import contract_of
@@ -121,13 +120,12 @@ def encoder_launch() -> Launch:
 def waveglow_launches(capability: tuple[int, int], batch: int, channels: int) -> list[Launch]:
     network = folded(channels).retuned(waveglow_tuning(capability, batch))
     frames = 64
-    memory = torch.zeros(network.bytes_for(batch, frames), dtype=torch.uint8)
-
-    def half(*shape: int) -> Tensor:
-        return torch.zeros(batch, *shape, dtype=torch.float16)
-
-    mel, z, audio = half(80, frames), half(8, frames * 32), half(frames * 256)
-    return network.launches(network.buffers(memory, batch, frames), mel, z, audio)
+    rows, total = network.rows_of([frames] * batch), batch * frames
+    memory = torch.zeros(network.bytes_for(rows), dtype=torch.uint8)
+    shapes = (80, total), (8, total * 32), (total * 256,)
+    mel, z, audio = (torch.zeros(shape, dtype=torch.float16) for shape in shapes)
+    places = torch.from_numpy(network.places([frames] * batch, rows))
+    return network.launches(network.buffers(memory, rows), places, mel, z, audio)
 
 
 @functools.cache

@@ -152,16 +152,19 @@ INTERPRETED = Tuning(Tiles(128, 128, 4, 2), Tiles(64, 64, 4, 2), False, False, p
 def interpret(descriptors: bool) -> None:
     """Runs the kernels in Triton's interpreter, on memory full of NaN but for the zeros that they rely on."""
     config = WaveGlowConfig(n_group=16, n_flows=2, n_early_every=1, wn_layers=3, wn_channels=64)
-    part, (mel, z) = random_part(config), random_inputs(config, batch=2, frames=3)
+    part, frames = random_part(config), [3, 1, 5]
+    inputs = [random_inputs(config, 1, count) for count in frames]
     network = Network(part, torch.device("cpu"), dataclasses.replace(INTERPRETED, descriptors=descriptors))
-    memory = torch.full((network.bytes_for(2, 3),), 255, dtype=torch.uint8)
+    rows = network.rows_of(frames) + 2  # more than they take
+    memory = torch.full((network.bytes_for(rows),), 255, dtype=torch.uint8)
     memory[: 2 * network.gap * WIDTH] = 0
-    buffers = network.buffers(memory, 2, 3)
+    buffers = network.buffers(memory, rows)
     assert buffers.table[network.gap :].isnan().all()
-    audio = torch.full((2, 3 * 256), float("nan"), dtype=torch.float16)
-    for launch in network.launches(buffers, mel.half(), z.half(), audio):
+    mel, z = (torch.cat([pair[i][0].half() for pair in inputs], 1) for i in (0, 1))
+    audio = torch.full((sum(frames) * 256,), float("nan"), dtype=torch.float16)
+    for launch in network.launches(buffers, torch.from_numpy(network.places(frames, rows)), mel, z, audio):
         launch()
-    assert relative_error(audio, part(mel, z)) < 2e-3
+    assert relative_error(audio, torch.cat([part(*pair)[0] for pair in inputs])) < 2e-3
 
 
 @pytest.mark.slow
@@ -216,6 +219,18 @@ def test_an_utterance_does_not_depend_on_its_batch(engine: FastWaveGlowEngine, p
     for i in range(5):
         alone = infer(engine, **{name: tensor[i : i + 1].contiguous() for name, tensor in inputs.items()})["audio"]
         assert torch.equal(alone[0], together[i])
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("frames", [[61], [5, 300, 1, 61, 61, 128], list(range(20, 84))])
+def test_utterances_of_different_lengths_in_one_run_are_what_they_are_alone(
+    engine: FastWaveGlowEngine, part: WaveGlowPart, frames: list[int]
+) -> None:
+    for _ in range(3):  # launched, captured, replayed
+        inputs = [half_inputs(part.config, 1, count) for count in frames]
+        together = engine.run_packed([one["mel"][0] for one in inputs], [one["z"][0] for one in inputs])
+        for one, audio in zip(inputs, together, strict=True):
+            assert torch.equal(infer(engine, **one)["audio"][0], audio)
 
 
 @pytest.mark.cuda

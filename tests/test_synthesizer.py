@@ -11,6 +11,7 @@ from common.engine import Engine, TorchEngine
 from common.errors import UserError
 from common.metadata import PARTS, ModelMetadata, Part
 from common.phrases import Phrase
+from pipeline.engine_set import POSTNET_WINDOW, EngineSet
 from pipeline.model_files import open_engines
 from pipeline.synthesizer import FailedPiece, SpokenPiece, Synthesizer
 from tests.models import synthesizer_on
@@ -62,6 +63,18 @@ def test_a_phrase_sounds_the_same_alone_in_any_batch_and_in_any_order(demo_engin
             assert other.frames == alone.frames
             assert other.stop_reason == alone.stop_reason == "gate"
             assert np.abs(other.audio - alone.audio).max() < 1e-3 * np.abs(alone.audio).max(), text
+
+
+def test_the_postnet_in_windows_is_the_postnet_on_each_utterance(tiny_engines: Engines) -> None:
+    # As on a GPU. What is left is the rounding of convolutions of other lengths.
+    engines = EngineSet(tiny_engines)
+    frames = [300, POSTNET_WINDOW + 1, POSTNET_WINDOW, 50, 401, 50, 3 * POSTNET_WINDOW]
+    mels = torch.randn(len(frames), 80, max(frames), generator=torch.Generator().manual_seed(0))
+    one_by_one = [engines.refine(mels[item : item + 1, :, :length])[0] for item, length in enumerate(frames)]
+    for on_gpu in (False, True):
+        engines.on_gpu = on_gpu
+        for found, expected in zip(engines.refine_each(mels, frames), one_by_one, strict=True):
+            torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 def test_the_seed_decides_the_audio(tiny_engines: Engines) -> None:

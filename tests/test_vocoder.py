@@ -112,6 +112,31 @@ def test_an_utterance_does_not_depend_on_the_others(tiny_folder: Path) -> None:
         assert torch.equal(audio, vocode(engine, [mel], [z], window=96)[0])
 
 
+def test_an_engine_that_packs_gets_windows_of_all_sizes_in_even_runs(
+    tiny_waveglow_engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    utterances = [utterance(frames, seed) for seed, frames in enumerate((300, 40, 900, 180, 64))]
+    expected = vocode(tiny_waveglow_engine, *zip(*utterances, strict=True))
+    runs: list[list[int]] = []
+
+    def run_packed(mels: list[torch.Tensor], noises: list[torch.Tensor]) -> list[torch.Tensor]:
+        runs.append([mel.size(1) for mel in mels])
+        pairs = zip(mels, noises, strict=True)
+        return [
+            infer(tiny_waveglow_engine, mel=mel[None].contiguous(), z=z[None].contiguous())["audio"][0]
+            for mel, z in pairs
+        ]
+
+    monkeypatch.setattr(tiny_waveglow_engine, "run_packed", run_packed, raising=False)
+    monkeypatch.setattr("waveglow.vocoder.GPU_BATCH_FRAMES", 600)
+    for found, audio in zip(vocode(tiny_waveglow_engine, *zip(*utterances, strict=True)), expected, strict=True):
+        torch.testing.assert_close(found, audio, rtol=0, atol=1e-5)
+    sums = [sum(run) for run in runs]
+    assert len(runs) == -(-sum(sums) // 600)
+    assert max(sums) - min(sums) <= 384  # a window
+    assert len({size for run in runs for size in run}) > 2
+
+
 def test_progress_reaches_the_last_frame(tiny_waveglow_engine: TorchEngine) -> None:
     seen: list[int] = []
     mel, z = utterance(130, 0)

@@ -5,10 +5,11 @@ It computes the function of `waveglow.parts.WaveGlowPart` with the weights that 
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +24,7 @@ from waveglow.model import WaveGlow
 from waveglow.parts import WaveGlowPart
 
 ROW_TILE = 128  # rows of a tile of the kernels that multiply nothing
-CACHED_SHAPES = 32  # shapes (batch, frames) that keep their graph
+CACHED_SHAPES = 32  # shapes that keep their graph
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,6 @@ class Buffers:
     table: Tensor  # (rows of all sections, WIDTH), FP16
     outputs: Tensor  # (positions, OUTPUTS), FP32
     states: tuple[Tensor, Tensor]  # (positions, n_group) each, FP32
-    frames: int
     rows: int
     used_rows: int
 
@@ -104,25 +104,37 @@ class Network:
         network.tuning = tuning
         return network
 
-    def sizes(self, batch: int, frames: int) -> tuple[int, int, int]:
-        """(used rows, rows of a plane, rows of the table); a plane is a multiple of the largest tile long."""
-        used_rows = batch * (frames + self.gap)
+    def rows_of(self, frames: Sequence[int]) -> int:
+        """The rows of a plane that utterances of so many frames take."""
+        return sum(frames) + self.gap * len(frames)
+
+    def places(self, frames: Sequence[int], used_rows: int) -> np.ndarray:
+        """Of each row of a plane, which of all utterances' frames it is, or -1: int32 [rows]."""
+        places = np.full(self.sizes(used_rows)[0], -1, np.int32)
+        row = frame = 0
+        for count in frames:
+            places[row : row + count] = np.arange(frame, frame + count)
+            row, frame = row + count + self.gap, frame + count
+        return places
+
+    def sizes(self, used_rows: int) -> tuple[int, int]:
+        """(rows of a plane, rows of the table); a plane is a multiple of the largest tile long."""
         tile = max(ROW_TILE, self.tuning.gate.rows, self.tuning.residual.rows)
         rows = math.ceil(used_rows / tile) * tile
         blocks = self.config.wn_channels // WIDTH
-        return used_rows, rows, self.gap + ((1 + 2 * blocks) * self.phases + self.mel_blocks) * rows
+        return rows, self.gap + ((1 + 2 * blocks) * self.phases + self.mel_blocks) * rows
 
-    def bytes_for(self, batch: int, frames: int) -> int:
-        """The size of the working memory for a batch of mels of `frames` frames."""
-        _, rows, table_rows = self.sizes(batch, frames)
+    def bytes_for(self, used_rows: int) -> int:
+        """The size of the working memory for planes of so many rows."""
+        rows, table_rows = self.sizes(used_rows)
         return 2 * table_rows * WIDTH + 4 * self.phases * rows * (OUTPUTS + 2 * self.config.n_group)
 
-    def buffers(self, memory: Tensor, batch: int, frames: int) -> Buffers:
-        """Cuts working memory, a byte tensor of at least `bytes_for(batch, frames)`.
+    def buffers(self, memory: Tensor, used_rows: int) -> Buffers:
+        """Cuts working memory, a byte tensor of at least `bytes_for(used_rows)`.
 
         The table comes first, so that its leading rows, which have to be zeros, are the same memory for every shape.
         """
-        used_rows, rows, table_rows = self.sizes(batch, frames)
+        rows, table_rows = self.sizes(used_rows)
         positions, group = self.phases * rows, self.config.n_group
         sizes = [2 * table_rows * WIDTH, *(4 * positions * columns for columns in (OUTPUTS, group, group))]
         table, outputs, state, next_state = memory[: sum(sizes)].split(sizes)
@@ -133,25 +145,32 @@ class Network:
                 state.view(torch.float32).view(positions, group),
                 next_state.view(torch.float32).view(positions, group),
             ),
-            frames,
             rows,
             used_rows,
         )
 
-    def launches(self, buffers: Buffers, mel: Tensor, z: Tensor, audio: Tensor) -> list[Launch]:
-        """The whole network's kernels in order. mel (B, n_mel_channels, M), z (B, n_group, G) -> audio (B, samples)."""
+    def launches(self, buffers: Buffers, places: Tensor, mel: Tensor, z: Tensor, audio: Tensor) -> list[Launch]:
+        """The whole network's kernels in order.
+
+        Args:
+            places: see the method; on the device.
+            mel, z, audio: of all utterances one after another, FP16 (n_mel_channels, frames),
+                (n_group, frames * hop_length / n_group) and (frames * hop_length,).
+        """
         states = list(buffers.states)
         early = self.remaining
         launches = [
-            self._spread_mel(buffers, mel),
-            self._couple(buffers, None, states, z, audio, early=0, count=early, last=False),
+            self._spread_mel(buffers, places, mel),
+            self._couple(buffers, places, None, states, z, audio, early=0, count=early, last=False),
         ]
         for number, flow in enumerate(self.flows):
             states.reverse()
             for i in range(len(flow.layers)):
-                launches += self._layer(buffers, flow, i)
+                launches += self._layer(buffers, places, flow, i)
             last = number == len(self.flows) - 1
-            launches.append(self._couple(buffers, flow, states, z, audio, early=early, count=flow.early, last=last))
+            launches.append(
+                self._couple(buffers, places, flow, states, z, audio, early=early, count=flow.early, last=last)
+            )
             early += flow.early
         return launches
 
@@ -161,13 +180,13 @@ class Network:
         shape = {"CHANNELS": self.config.wn_channels, "PHASES": self.phases}
         return {**shape, **overlapping(self.tuning.overlap)}
 
-    def _spread_mel(self, buffers: Buffers, mel: Tensor) -> Launch:
+    def _spread_mel(self, buffers: Buffers, places: Tensor, mel: Tensor) -> Launch:
         from waveglow.triton_kernels import spread_mel
 
         return Launch(
             spread_mel,
             (buffers.rows // ROW_TILE, self.mel_blocks),
-            (buffers.table, mel, buffers.rows, self.gap, buffers.frames, buffers.used_rows),
+            (buffers.table, mel, places, buffers.rows, self.gap, mel.size(1)),
             dict(
                 MEL_CHANNELS=self.config.n_mel_channels,
                 MEL_TAPS=self.mel_taps,
@@ -179,6 +198,7 @@ class Network:
     def _couple(
         self,
         buffers: Buffers,
+        places: Tensor,
         flow: FoldedFlow | None,
         states: list[Tensor],
         z: Tensor,
@@ -192,11 +212,11 @@ class Network:
         from waveglow.triton_kernels import couple
 
         mixer = states[0] if flow is None else flow.mixer
-        sizes = (buffers.rows, self.gap, buffers.frames, buffers.used_rows)
+        sizes = (buffers.rows, self.gap, z.size(1) // self.phases)
         return Launch(
             couple,
             (self.phases * (buffers.rows // ROW_TILE),),
-            (buffers.table, buffers.outputs, *states, mixer, z, audio, *sizes, early),
+            (buffers.table, buffers.outputs, *states, mixer, z, audio, places, *sizes, early),
             dict(
                 FLOW_CHANNELS=flow.channels if flow else 0,
                 EARLY=count,
@@ -208,7 +228,7 @@ class Network:
             ),
         )
 
-    def _layer(self, buffers: Buffers, flow: FoldedFlow, number: int) -> Iterator[Launch]:
+    def _layer(self, buffers: Buffers, places: Tensor, flow: FoldedFlow, number: int) -> Iterator[Launch]:
         from waveglow.triton_kernels import gate, residual
 
         layer, channels = flow.layers[number], self.config.wn_channels
@@ -251,10 +271,9 @@ class Network:
                 layer.residual_bias,
                 flow.output_bias,
                 buffers.outputs,
+                places,
                 buffers.rows,
                 self.gap,
-                buffers.frames,
-                buffers.used_rows,
             ),
             dict(LAST=last, **self._cut(tiles, columns), **shared),
         )
@@ -281,6 +300,7 @@ class Network:
 class _Plan:
     """The memory that a shape's launches read and write, and what runs them."""
 
+    places: Tensor
     mel: Tensor
     z: Tensor
     audio: Tensor
@@ -290,9 +310,10 @@ class _Plan:
 class FastWaveGlowEngine(TritonEngine):
     """WaveGlow in FP16 on CUDA: an `Engine` as `TorchEngine` is, several times as fast.
 
-    A shape (batch, frames) that runs a second time is captured into a CUDA graph; the last CACHED_SHAPES shapes keep
-    theirs. All shapes work in the same memory, which grows to the largest: runs must follow one another, on one stream
-    at a time. A bound run may itself be captured into a graph; its launches are then recorded there.
+    A shape that runs a second time is captured into a CUDA graph; the last CACHED_SHAPES shapes keep theirs. Utterances
+    of different lengths go through in one run (`run_packed`), whose shape is their sum, rounded up. All shapes work in
+    the same memory, which grows to the largest: runs must follow one another, on one stream at a time. A bound run may
+    itself be captured into a graph; its launches are then recorded there.
 
     Args:
         module: the part or the model it is made from; in FP32, so that weights are rounded once, or in FP16.
@@ -315,7 +336,7 @@ class FastWaveGlowEngine(TritonEngine):
             self._network = Network(part, self.device, tuning or default_tuning(self.device, 1))
         self._graphs = graphs
         self._memory = torch.empty(0, dtype=torch.uint8, device=self.device)
-        self._plans = ShapeCache[tuple[int, int], _Plan](CACHED_SHAPES)
+        self._plans = ShapeCache[tuple[int, int], _Plan](CACHED_SHAPES)  # by rows of a plane, and frames
         self._compiled = False
 
     @staticmethod
@@ -333,32 +354,63 @@ class FastWaveGlowEngine(TritonEngine):
         check_bound(self, tensors)
         mel, z, audio = (tensors[name] for name in ("mel", "z", "audio"))
         batch, frames = mel.size(0), mel.size(2)
-        plan = self._plans.get((batch, frames), lambda: self._plan(batch, frames))
+        used_rows = self._network.rows_of([frames] * batch)
+
+        def make() -> _Plan:
+            plan = self._plan(used_rows, batch * frames)
+            plan.places.copy_(torch.from_numpy(self._network.places([frames] * batch, used_rows)))
+            return plan
+
+        plan = self._plans.get((used_rows, batch * frames), make)
 
         @torch.inference_mode()
         def run() -> None:
             with on_device(self.device):
-                plan.mel.copy_(mel)
-                plan.z.copy_(z)
+                plan.mel.unflatten(1, (batch, -1)).copy_(mel.transpose(0, 1))
+                plan.z.unflatten(1, (batch, -1)).copy_(z.transpose(0, 1))
                 plan.run()
-                audio.copy_(plan.audio)
+                audio.view(-1).copy_(plan.audio)
 
         return run
 
     @torch.inference_mode()
-    def _plan(self, batch: int, frames: int) -> _Plan:
-        needed = self._network.bytes_for(batch, frames)
+    def run_packed(self, mels: Sequence[Tensor], noises: Sequence[Tensor]) -> list[Tensor]:
+        """Vocodes utterances of any lengths, each as it would be alone, in the time that their sum takes.
+
+        Args:
+            mels: of each (n_mel_channels, M).
+            noises: of each (n_group, M * hop_length / n_group), likewise on the device and in FP16.
+
+        Returns:
+            of each its audio (M * hop_length,).
+        """
+        frames = [mel.size(1) for mel in mels]
+        total, rows = sum(frames), _rounded_up(self._network.rows_of(frames))
+        plan = self._plans.get((rows, rows), lambda: self._plan(rows, rows))
+        places = torch.from_numpy(self._network.places(frames, rows)).pin_memory()
+        with on_device(self.device):
+            plan.places.copy_(places, non_blocking=True)
+            plan.mel[:, :total].copy_(torch.cat(list(mels), 1))
+            plan.z[:, : total * self._network.phases].copy_(torch.cat(list(noises), 1))
+            plan.run()
+            hop = self._network.phases * self._network.config.n_group
+            return list(plan.audio[: total * hop].clone().split([count * hop for count in frames]))
+
+    @torch.inference_mode()
+    def _plan(self, used_rows: int, frames: int) -> _Plan:
+        """For planes of so many rows, with room for so many frames."""
+        needed = self._network.bytes_for(used_rows)
         if needed > self._memory.numel():
             # Graphs work at fixed addresses: those of the smaller memory go with it.
             self._plans.clear()
             self._memory = torch.empty(0, dtype=torch.uint8, device=self.device)
             self._memory = torch.zeros(needed, dtype=torch.uint8, device=self.device)
-        sizes = {"batch": batch, "mel": frames}
-        mel, z, audio = (
-            torch.zeros(self.contract.tensors[name].resolve(sizes), dtype=torch.float16, device=self.device)
-            for name in ("mel", "z", "audio")
-        )
-        launches = self._network.launches(self._network.buffers(self._memory, batch, frames), mel, z, audio)
+        buffers, config = self._network.buffers(self._memory, used_rows), self._network.config
+        positions = frames * self._network.phases
+        sizes = (config.n_mel_channels, frames), (config.n_group, positions), (config.n_group * positions,)
+        mel, z, audio = (torch.zeros(size, dtype=torch.float16, device=self.device) for size in sizes)
+        places = torch.full((buffers.rows,), -1, dtype=torch.int32, device=self.device)
+        launches = self._network.launches(buffers, places, mel, z, audio)
 
         def run() -> None:
             for launch in launches:
@@ -368,9 +420,16 @@ class FastWaveGlowEngine(TritonEngine):
             if not self._compiled:  # Triton compiles at the first launch, which must not happen during a capture
                 run()
                 self._compiled = True
-            return _Plan(mel, z, audio, GraphRun(run, self.device, warm_up=False) if self._graphs else run)
+            replay = GraphRun(run, self.device, warm_up=False) if self._graphs else run
+            return _Plan(places, mel, z, audio, replay)
 
     def close(self) -> None:
         self._plans.clear()
         for name in ("_network", "_memory"):  # gone already where it is closed again
             vars(self).pop(name, None)
+
+
+def _rounded_up(rows: int) -> int:
+    """Rows rounded up by at most a sixteenth, so that few shapes serve all sums of lengths."""
+    step = max(ROW_TILE, 1 << max(0, rows.bit_length() - 5))
+    return -(-rows // step) * step

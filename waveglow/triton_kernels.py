@@ -4,9 +4,10 @@ Everything is a table of rows of `WIDTH` FP16 values, so that every tile that a 
 
 A *position* is a group of neighbouring samples; frame f of the mel covers positions f * PHASES to f * PHASES + PHASES
 - 1. Positions are kept phase by phase: one *plane* holds the positions of one phase, one row a frame, the utterances
-of a batch after one another with `gap` empty frames behind each. So a shift by any dilation is a shift by whole rows
-in another plane, the empty rows are the convolution's zero padding, and all positions of a tile share the weights of
-their phase. The table's sections, each a list of planes of `rows` rows:
+after one another, of whatever lengths, with at least `gap` empty frames behind each. So a shift by any dilation is a
+shift by whole rows in another plane, the empty rows are the convolution's zero padding, and all positions of a tile
+share the weights of their phase. `places` says of each row which frame of all utterances it is, -1 for an empty one;
+mels, noise and audio hold these frames without gaps. The table's sections, each a list of planes of `rows` rows:
 
     lead        `gap` rows of zeros: what lies before the first plane
     input       the flow's audio channels as FP16, a one in column GROUP (it carries the bias of `start`), zeros
@@ -121,7 +122,7 @@ def gate(
         tl.store(table + first.to(tl.int64) * _WIDTH + offsets, gated.to(tl.float16))
 
 
-@triton.jit(do_not_specialize=["frames", "used_rows"])
+@triton.jit
 def residual(
     table,  # FP16 (rows of all sections, WIDTH)
     table_tiles,  # the table in tiles of (TILE, WIDTH): a tensor descriptor, or the table itself
@@ -130,10 +131,9 @@ def residual(
     bias,  # FP32 (CHANNELS)
     output_bias,  # FP32 (OUTPUTS)
     outputs,  # FP32 (PHASES * rows, OUTPUTS)
+    places,  # int32 (rows)
     rows,
     gap,
-    frames,
-    used_rows,
     FIRST: tl.constexpr,
     LAST: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -185,24 +185,23 @@ def residual(
         place = table + first.to(tl.int64) * _WIDTH + offsets
         if not FIRST:
             acc += tl.load(place).to(tl.float32)
-        item_row = row + tile_row
-        used = (item_row < used_rows) & (item_row % (frames + gap) < frames)
+        used = tl.load(places + row + tile_row) >= 0
         tl.store(place, tl.where(used[:, None], acc, 0.0).to(tl.float16))
 
 
-@triton.jit(do_not_specialize=["frames", "used_rows", "early"])
+@triton.jit(do_not_specialize=["frames", "early"])
 def couple(
     table,  # FP16 (rows of all sections, WIDTH)
     outputs,  # FP32 (PHASES * rows, OUTPUTS)
     state,  # FP32 (PHASES * rows, GROUP)
     next_state,  # FP32 (PHASES * rows, GROUP)
     mixer,  # FP32 (GROUP, GROUP)
-    z,  # FP16 (B, GROUP, frames * PHASES)
-    audio,  # FP16 (B, frames * PHASES * GROUP)
+    z,  # FP16 (GROUP, frames * PHASES)
+    audio,  # FP16 (frames * PHASES * GROUP)
+    places,  # int32 (rows)
     rows,
     gap,
     frames,
-    used_rows,
     early,
     FLOW_CHANNELS: tl.constexpr,
     EARLY: tl.constexpr,
@@ -221,10 +220,9 @@ def couple(
     _start(OVERLAP)
     position = tl.program_id(0) * TILE + tl.arange(0, TILE)
     phase = position // rows
-    item_row = position % rows
-    used = (item_row < used_rows) & (item_row % (frames + gap) < frames)
-    item = item_row // (frames + gap)
-    group = item_row % (frames + gap) * PHASES + phase
+    frame = tl.load(places + position % rows)
+    used = frame >= 0
+    group = frame.to(tl.int64) * PHASES + phase
     channel = tl.arange(0, GROUP)
 
     place = position[:, None] * GROUP + channel[None, :]
@@ -239,11 +237,10 @@ def couple(
     else:
         y = tl.zeros((TILE, GROUP), tl.float32)
     if EARLY > 0:
-        noise = z + (item.to(tl.int64) * GROUP + early)[:, None] * (frames * PHASES) + group[:, None]
-        noise += channel[None, :].to(tl.int64) * (frames * PHASES)
+        noise = z + group[:, None] + (early + channel)[None, :].to(tl.int64) * (frames * PHASES)
         y += tl.load(noise, mask=used[:, None] & (channel < EARLY)[None, :], other=0.0).to(tl.float32)
     if LAST:
-        samples = audio + (item.to(tl.int64) * (frames * PHASES) + group)[:, None] * GROUP + channel[None, :]
+        samples = audio + group[:, None] * GROUP + channel[None, :]
         tl.store(samples, y.to(tl.float16), mask=used[:, None])
     else:
         y = tl.where(used[:, None], y, 0.0)
@@ -256,14 +253,14 @@ def couple(
             tl.store(line + column, one.to(tl.float16), mask=column >= GROUP)
 
 
-@triton.jit(do_not_specialize=["frames", "used_rows"])
+@triton.jit(do_not_specialize=["frames"])
 def spread_mel(
     table,  # FP16 (rows of all sections, WIDTH)
-    mel,  # FP16 (B, MEL_CHANNELS, frames)
+    mel,  # FP16 (MEL_CHANNELS, frames)
+    places,  # int32 (rows)
     rows,
     gap,
     frames,
-    used_rows,
     MEL_CHANNELS: tl.constexpr,
     MEL_TAPS: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -274,13 +271,13 @@ def spread_mel(
     """Writes the mel section: column tap * MEL_CHANNELS + c of a frame's row is channel c of the frame `tap` before."""
     _start(OVERLAP)
     block = tl.program_id(1)
-    item_row = tl.program_id(0) * TILE + tl.arange(0, TILE)
-    item = item_row // (frames + gap)
+    row = tl.program_id(0) * TILE + tl.arange(0, TILE)
     column = block * _WIDTH + tl.arange(0, _WIDTH)
-    frame = (item_row % (frames + gap))[:, None] - (column // MEL_CHANNELS)[None, :]
-    used = (item_row < used_rows)[:, None] & (column < MEL_TAPS * MEL_CHANNELS)[None, :]
-    used = used & (frame >= 0) & (frame < frames)
-    source = (item.to(tl.int64) * MEL_CHANNELS)[:, None] + (column % MEL_CHANNELS)[None, :]
-    values = tl.load(mel + source * frames + frame, mask=used, other=0.0)
-    line = gap + (1 + CHANNELS // _WIDTH) * PHASES * rows + block * rows + item_row
+    tap = (column // MEL_CHANNELS)[None, :]
+    inside = (row[:, None] >= tap) & (column < MEL_TAPS * MEL_CHANNELS)[None, :]
+    frame = tl.load(places + row[:, None] - tap, mask=inside, other=-1)
+    # What lies `tap` rows before is of the same utterance if it is `tap` frames before.
+    used = (frame >= 0) & (frame == tl.load(places + row)[:, None] - tap)
+    values = tl.load(mel + (column % MEL_CHANNELS)[None, :].to(tl.int64) * frames + frame, mask=used, other=0.0)
+    line = gap + (1 + CHANNELS // _WIDTH) * PHASES * rows + block * rows + row
     tl.store(table + line.to(tl.int64)[:, None] * _WIDTH + tl.arange(0, _WIDTH)[None, :], values)

@@ -11,7 +11,7 @@ its own length alone.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -38,6 +38,10 @@ class Window:
     stop: int
     keep_start: int
     keep_stop: int
+
+    @property
+    def size(self) -> int:
+        return self.stop - self.start
 
 
 def padded_frames(frames: int, smallest: int = GRAIN) -> int:
@@ -106,7 +110,7 @@ def vocode(
     """Vocodes utterances of any lengths.
 
     Args:
-        engine: a `waveglow` engine.
+        engine: a `waveglow` engine; one with a method `run_packed` takes windows of different sizes in one run.
         mels: of each utterance (n_mel_channels, M), on the engine's device and in its dtype.
         noises: of each utterance (n_group, padded_frames(M, smallest) * hop_length / n_group), scaled by sigma,
             likewise; a window takes the noise of its own positions.
@@ -121,27 +125,53 @@ def vocode(
     per_frame = noises[0].size(1) // padded[0].size(1)
     hop = per_frame * noises[0].size(0)
     audios = [mel.new_empty(mel.size(1) * hop) for mel in padded]
-    by_size: dict[int, list[tuple[int, Window]]] = {}
-    for index, mel in enumerate(padded):
-        for part in plan_windows(mel.size(1), largest, context, smallest):
-            by_size.setdefault(part.stop - part.start, []).append((index, part))
+    parts = [
+        (index, part)
+        for index, mel in enumerate(padded)
+        for part in plan_windows(mel.size(1), largest, context, smallest)
+    ]
+    packed = getattr(engine, "run_packed", None) is not None and len({part.size for _, part in parts}) > 1
     done = 0
-    for size, parts in by_size.items():
-        batch = batch_of_windows(engine, size)
-        for first in range(0, len(parts), batch):
-            group = parts[first : first + batch]
-            pieces = infer(
-                engine,
-                mel=torch.stack([padded[i][:, part.start : part.stop] for i, part in group]),
-                z=torch.stack([noises[i][:, part.start * per_frame : part.stop * per_frame] for i, part in group]),
-            )["audio"]
-            for (index, part), piece in zip(group, pieces, strict=True):
-                kept = slice((part.keep_start - part.start) * hop, (part.keep_stop - part.start) * hop)
-                audios[index][part.keep_start * hop : part.keep_stop * hop] = piece[kept]
-                done += part.keep_stop - part.keep_start
-            if on_frames is not None:
-                on_frames(done)
+    for group in _packs(parts) if packed else _batches(engine, parts):
+        chosen = [padded[i][:, part.start : part.stop] for i, part in group]
+        noise = [noises[i][:, part.start * per_frame : part.stop * per_frame] for i, part in group]
+        if packed:
+            pieces = engine.run_packed(chosen, noise)  # type: ignore[attr-defined]
+        else:
+            pieces = infer(engine, mel=torch.stack(chosen), z=torch.stack(noise))["audio"]
+        for (index, part), piece in zip(group, pieces, strict=True):
+            kept = slice((part.keep_start - part.start) * hop, (part.keep_stop - part.start) * hop)
+            audios[index][part.keep_start * hop : part.keep_stop * hop] = piece[kept]
+            done += part.keep_stop - part.keep_start
+        if on_frames is not None:
+            on_frames(done)
     return [audio[: mel.size(1) * hop] for audio, mel in zip(audios, mels, strict=True)]
+
+
+def _batches(engine: Engine, parts: Sequence[tuple[int, Window]]) -> Iterator[Sequence[tuple[int, Window]]]:
+    """Windows of one size together, as many as go through at once."""
+    by_size: dict[int, list[tuple[int, Window]]] = {}
+    for index, part in parts:
+        by_size.setdefault(part.size, []).append((index, part))
+    for size, equal in by_size.items():
+        batch = batch_of_windows(engine, size)
+        for first in range(0, len(equal), batch):
+            yield equal[first : first + batch]
+
+
+def _packs(parts: Sequence[tuple[int, Window]]) -> Iterator[Sequence[tuple[int, Window]]]:
+    """Windows of any sizes together, for an engine that takes them: runs of about the same number of frames."""
+    total = sum(part.size for _, part in parts)
+    share = total / -(-total // GPU_BATCH_FRAMES)
+    pack: list[tuple[int, Window]] = []
+    frames = packs = 0
+    for index, part in parts:
+        if pack and frames + part.size / 2 > share * (packs + 1):
+            yield pack
+            pack, packs = [], packs + 1
+        pack.append((index, part))
+        frames += part.size
+    yield pack
 
 
 def with_silence(mel: Tensor, frames: int) -> Tensor:
