@@ -228,14 +228,13 @@ class Synthesizer:
         frames = [padded_frames(mel.size(1), engines.window_sizes[0]) for mel in mels]
         done, share = self._symbols_done, (1 - DECODER_SHARE) * sum(len(piece.encoded.ids) for piece in pieces)
         with self.stages("waveglow"):
-            scaled = [
-                noise.take(count * engines.noise_per_frame).to(waveglow.device, non_blocking=True).mul_(self.sigma)
-                for noise, count in zip(noises, frames, strict=True)
-            ]
+            positions = [count * engines.noise_per_frame for count in frames]
+            drawn = [noise.take(count) for noise, count in zip(noises, positions, strict=True)]
+            z = torch.cat([noise.to(waveglow.device, non_blocking=True) for noise in drawn]).mul_(self.sigma).to(dtype)
             audios = vocode(
                 waveglow,
                 mels,
-                [noise.T.to(dtype) for noise in scaled],
+                [part.T for part in z.split(positions)],
                 window=engines.work.window,
                 on_frames=lambda finished: self._advance_to(done + share * finished / sum(frames)),
             )

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from common.cuda import ShapeCache, capture
 from common.engine import Engine, Range
-from common.random_streams import PRENET_KEEP
+from common.random_streams import PRENET_KEEP, STEPS_PER_DRAW
 from tacotron2.decoder import DecodedBatch, DecoderState, Utterance, check_decoded
 
 TEXT_BUCKETS = (32, 64, 96, 128, 192, 256)  # text lengths that graphs are made for, then multiples of LONG_BUCKET
@@ -181,6 +181,7 @@ class DecoderSession:
         self._block: _Block | None = None
         device = decoder.engine.device
         self._stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
+        self._masks = _Masks(decoder.steps, int(decoder.engine.contract.tensors["prenet_dropout"].shape[2]))
         self._started = 0  # blocks
         self._unfinished = 0
 
@@ -221,7 +222,8 @@ class DecoderSession:
         assert self._block is not None, "nobody has joined"
         assert self._unfinished < STAGING_BUFFERS - 1, "finish a block before starting another"
         block, slot = self._block, self._started % STAGING_BUFFERS
-        block.draw_masks(slot, self.slots)
+        self._masks.draw(self.slots, block.bits_arrays[slot])
+        block.bits.copy_(block.bits_host[slot], non_blocking=True)
         block.replay()
         frames, gates = block.copy_results()
         alignments = block.alignments.clone() if self.keep_alignments else None
@@ -295,6 +297,59 @@ class StartedBlock:
             self.arrived.synchronize()
 
 
+class _Masks:
+    """The dropout masks of the utterances in slots: drawn for many steps at a time, handed out for a block.
+
+    They are handed out by one copy for all slots: with one for each, the thread would let go of Python's lock as often,
+    and wait for other threads each time.
+
+    Args:
+        steps: of a block.
+    """
+
+    def __init__(self, steps: int, prenet_dim: int) -> None:
+        self._steps = np.arange(steps)
+        self._length = steps * max(1, STEPS_PER_DRAW // steps)
+        self._prenet_dim = prenet_dim
+        self._owners: list[Utterance | None] = []
+        self._drawn = np.empty((0, self._length, 2, prenet_dim), np.uint8)
+        self._taken = np.empty(0, np.int64)  # steps of what is drawn
+
+    def draw(self, slots: Sequence[Utterance | None], out: np.ndarray) -> None:
+        """Writes every utterance's masks of the next block to `out`, uint8 [slots, steps, 2, prenet_dim]."""
+        if self._owners != list(slots):
+            self._follow(slots)
+        active = np.array([utterance is not None for utterance in slots])
+        for slot in (active & (self._taken == self._length)).nonzero()[0]:
+            utterance = slots[slot]
+            assert utterance is not None
+            self._drawn[slot] = utterance.streams.dropout(self._length, self._prenet_dim)
+            self._taken[slot] = 0
+        first = int(self._taken[active].min(initial=self._length - len(self._steps)))
+        if (self._taken[active] == first).all():
+            np.copyto(out, self._drawn[:, first : first + len(self._steps)])
+        else:
+            begin = np.minimum(self._taken, self._length - len(self._steps))  # an idle slot's masks don't matter
+            out[:] = self._drawn[np.arange(len(slots))[:, None], begin[:, None] + self._steps]
+        self._taken[active] += len(self._steps)
+
+    def _follow(self, slots: Sequence[Utterance | None]) -> None:
+        """Takes note of who has which slot now."""
+        before = {id(owner): slot for slot, owner in enumerate(self._owners) if owner is not None}
+        origins = [before.get(id(utterance), -1) for utterance in slots]
+        if len(slots) != len(self._owners) or any(origin not in (-1, slot) for slot, origin in enumerate(origins)):
+            moved = np.array(origins) >= 0
+            drawn = np.empty((len(slots), *self._drawn.shape[1:]), np.uint8)
+            drawn[moved] = self._drawn[np.array(origins)[moved]]
+            taken = np.full(len(slots), self._length)
+            taken[moved] = self._taken[np.array(origins)[moved]]
+            self._drawn, self._taken = drawn, taken
+        for slot, origin in enumerate(origins):
+            if origin < 0:
+                self._taken[slot] = self._length  # nothing of the new owner is drawn yet
+        self._owners = list(slots)
+
+
 class _Block:
     """The memory of one (slots, text length), what is bound to it, and what runs all its steps.
 
@@ -329,7 +384,7 @@ class _Block:
         bits = (self.batch, steps, *self.masks.shape[2:])
         self.bits = torch.zeros(bits, dtype=torch.uint8, device=engine.device)
         self.bits_host = torch.zeros(STAGING_BUFFERS, *bits, dtype=torch.uint8, pin_memory=pinned)
-        self._bits_arrays = self.bits_host.numpy()
+        self.bits_arrays = self.bits_host.numpy()
         gates = (STAGING_BUFFERS, *self.gates.shape)
         self.gates_host = torch.zeros(gates, dtype=self.gates.dtype, pin_memory=pinned)
         self.memory, self.processed_memory = self._zeros("memory"), self._zeros("processed_memory")
@@ -407,17 +462,6 @@ class _Block:
                 own[: len(slots), : rows.size(1)] = rows
         self.padding[: len(slots)] = True
         self.padding[: len(slots), : old.text] = old.padding.index_select(0, index)
-
-    def draw_masks(self, buffer: int, slots: Sequence[Utterance | None]) -> None:
-        """Draws every utterance's next dropout masks and enqueues what brings them to the device.
-
-        The staging buffer may be used again: the block that used it before has been finished.
-        """
-        array = self._bits_arrays[buffer]
-        for slot, utterance in enumerate(slots):
-            if utterance is not None:
-                array[slot] = utterance.streams.dropout(self._owner.steps, array.shape[-1])
-        self.bits.copy_(self.bits_host[buffer], non_blocking=True)
 
     def _zeros(self, name: str, *leading: int) -> Tensor:
         engine = self._owner.engine

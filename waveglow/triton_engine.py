@@ -354,14 +354,9 @@ class FastWaveGlowEngine(TritonEngine):
         check_bound(self, tensors)
         mel, z, audio = (tensors[name] for name in ("mel", "z", "audio"))
         batch, frames = mel.size(0), mel.size(2)
-        used_rows = self._network.rows_of([frames] * batch)
-
-        def make() -> _Plan:
-            plan = self._plan(used_rows, batch * frames)
-            plan.places.copy_(torch.from_numpy(self._network.places([frames] * batch, used_rows)))
-            return plan
-
-        plan = self._plans.get((used_rows, batch * frames), make)
+        lengths = [frames] * batch
+        used_rows = self._network.rows_of(lengths)
+        plan = self._plans.get((used_rows, batch * frames), lambda: self._plan(used_rows, batch * frames, lengths))
 
         @torch.inference_mode()
         def run() -> None:
@@ -397,8 +392,8 @@ class FastWaveGlowEngine(TritonEngine):
             return list(plan.audio[: total * hop].clone().split([count * hop for count in frames]))
 
     @torch.inference_mode()
-    def _plan(self, used_rows: int, frames: int) -> _Plan:
-        """For planes of so many rows, with room for so many frames."""
+    def _plan(self, used_rows: int, frames: int, lengths: Sequence[int] = ()) -> _Plan:
+        """For planes of so many rows and so many frames, at first those of utterances of the given lengths."""
         needed = self._network.bytes_for(used_rows)
         if needed > self._memory.numel():
             # Graphs work at fixed addresses: those of the smaller memory go with it.
@@ -409,7 +404,7 @@ class FastWaveGlowEngine(TritonEngine):
         positions = frames * self._network.phases
         sizes = (config.n_mel_channels, frames), (config.n_group, positions), (config.n_group * positions,)
         mel, z, audio = (torch.zeros(size, dtype=torch.float16, device=self.device) for size in sizes)
-        places = torch.full((buffers.rows,), -1, dtype=torch.int32, device=self.device)
+        places = torch.from_numpy(self._network.places(lengths, used_rows)).to(self.device)
         launches = self._network.launches(buffers, places, mel, z, audio)
 
         def run() -> None:

@@ -124,7 +124,7 @@ def vocode(
     padded = [with_silence(mel, padded_frames(mel.size(1), smallest)) for mel in mels]
     per_frame = noises[0].size(1) // padded[0].size(1)
     hop = per_frame * noises[0].size(0)
-    audios = [mel.new_empty(mel.size(1) * hop) for mel in padded]
+    audios: list[Tensor | None] = [None] * len(padded)
     parts = [
         (index, part)
         for index, mel in enumerate(padded)
@@ -140,12 +140,17 @@ def vocode(
         else:
             pieces = infer(engine, mel=torch.stack(chosen), z=torch.stack(noise))["audio"]
         for (index, part), piece in zip(group, pieces, strict=True):
-            kept = slice((part.keep_start - part.start) * hop, (part.keep_stop - part.start) * hop)
-            audios[index][part.keep_start * hop : part.keep_stop * hop] = piece[kept]
+            audio = audios[index]
+            if audio is None:
+                frames = padded[index].size(1)
+                audio = audios[index] = piece if part.size == frames else piece.new_empty(frames * hop)
+            if audio is not piece:
+                kept = slice((part.keep_start - part.start) * hop, (part.keep_stop - part.start) * hop)
+                audio[part.keep_start * hop : part.keep_stop * hop] = piece[kept]
             done += part.keep_stop - part.keep_start
         if on_frames is not None:
             on_frames(done)
-    return [audio[: mel.size(1) * hop] for audio, mel in zip(audios, mels, strict=True)]
+    return [audio[: mel.size(1) * hop] for audio, mel in zip(audios, mels, strict=True) if audio is not None]
 
 
 def _batches(engine: Engine, parts: Sequence[tuple[int, Window]]) -> Iterator[Sequence[tuple[int, Window]]]:
