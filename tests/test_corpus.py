@@ -4,7 +4,8 @@ import csv
 import errno
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ import pytest
 
 from common.errors import UserError
 from common.files import locked_folder, sha256_of
+from common.phrases import Phrase
 from pipeline import SpeakSettings, Voice, WorkSettings
+from pipeline.pieces import PreparedPhrase, prepare
 from serving.corpora.corpus import Corpus
 from serving.corpora.crew import WorkerDied
 from serving.corpora.estimate import estimate
 from serving.corpora.job import Identity, Job, VoiceSource
 from serving.corpora.layout import Layout, Shard
 from serving.corpora.lines import survey
+from serving.corpora.reader import ReadingProcess
 from serving.corpora.report import CorpusTotals, RunTotals
 from serving.corpora.run import make_corpus
 from serving.corpus import main, make_parser
@@ -389,3 +393,27 @@ def test_flags_that_contradict_one_another_are_refused(
 def test_a_folder_has_one_run_at_a_time(lines: Path, tmp_path: Path) -> None:
     with locked_folder(tmp_path), pytest.raises(UserError, match="another run is writing here"):
         main(make_parser().parse_args(["-i", str(lines), "-o", str(tmp_path), "--no-ray"]))
+
+
+@pytest.mark.slow
+def test_a_process_that_reads_gives_what_the_worker_would_read_itself_and_may_die() -> None:
+    texts = ["The forms of printed letters.", "", "$1.50 " * 60, "\U0001f600", "One more."]
+    phrases = [Phrase(index, text) for index, text in enumerate(texts)]
+    settings = SpeakSettings()
+
+    def contents(prepared: Sequence[PreparedPhrase]) -> list[Any]:
+        pieces = [[(piece.number, piece.last, list(piece.encoded.ids)) for piece in one.pieces] for one in prepared]
+        return [(one.phrase, one.reading, str(one.error), piece) for one, piece in zip(prepared, pieces, strict=True)]
+
+    expected = contents(prepare(phrases, settings, 100))
+    reader = ReadingProcess()
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            for found in pool.map(lambda _: reader.prepare(phrases, settings, 100), range(6)):
+                assert contents(found) == expected
+        reader.process.kill()
+        reader.process.wait()
+        assert contents(reader.prepare(phrases, settings, 100)) == expected
+    finally:
+        reader.close()
+    assert len(expected[2][3]) > 1

@@ -279,7 +279,7 @@ def test_bound_runs_outlive_larger_shapes_and_a_full_cache(small_engine: FastWav
     run()
     run()
     expected = audio.clone()
-    infer(small_engine, **half_inputs(SMALL, 4, 300))
+    infer(small_engine, **half_inputs(SMALL, 4, 30 + 10 * triton_engine.CACHED_SHAPES))
     for frames in range(30, 30 + 10 * triton_engine.CACHED_SHAPES, 10):
         for _ in range(2):
             infer(small_engine, **half_inputs(SMALL, 4, frames))

@@ -10,16 +10,18 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
+import torch
 
 from common.errors import UserError
 from common.phrases import Phrase
 from pipeline import SpeakSettings, Voice
 from pipeline.audio import Resampler
-from pipeline.pieces import Piece, PreparedPhrase
+from pipeline.pieces import Piece, PreparedPhrase, prepare
 from pipeline.synthesizer import FailedPiece, SpokenPiece
 from serving.corpora.job import CONFIGURATION, Identity, Job, VoiceSource, identity_of
 from serving.corpora.layout import Layout, Shard, SpokenLine, encode
 from serving.corpora.lines import Line
+from serving.corpora.reader import ReadingProcess
 
 # Of the shards that a worker has, one is read, one is spoken and one is written.
 SHARDS_AT_ONCE = 3
@@ -65,6 +67,10 @@ class Worker:
         self.name = f"{socket.gethostname()}:{os.getpid()}"
         self._speaking = threading.Lock()
         self._encoders = ThreadPoolExecutor(ENCODERS, thread_name_prefix="encoder")
+        # What else computes in Python here keeps the thread waiting that feeds the GPU.
+        self._reader = ReadingProcess() if self.voice.engines.on_gpu else None
+        if self.voice.engines.on_gpu:
+            torch.set_num_threads(1)  # of each encoder: what they do on tensors is little
         self._layout: Layout | None = None
 
     def begin(self, job: Job) -> None:
@@ -81,7 +87,7 @@ class Worker:
         """Speaks, writes and records a shard."""
         assert self._layout is not None, "begin first"
         began = time.time()
-        reading = _Reading(self.voice, self._layout, shard)
+        reading = _Reading(self.voice, self._layout, shard, self._reader)
         try:
             with self._speaking:
                 speaking = time.perf_counter()
@@ -97,6 +103,8 @@ class Worker:
 
     def close(self) -> None:
         self._encoders.shutdown()
+        if self._reader is not None:
+            self._reader.close()
         self.voice.close()
 
     def _spoken(self, reading: "_Reading") -> Iterator[Future[SpokenLine]]:
@@ -123,12 +131,13 @@ class Worker:
 class _Reading:
     """A shard's lines as they will be read, and what becomes of each."""
 
-    def __init__(self, voice: Voice, layout: Layout, shard: Shard) -> None:
+    def __init__(self, voice: Voice, layout: Layout, shard: Shard, reader: ReadingProcess | None) -> None:
         self.voice, self.layout, self.shard = voice, layout, shard
         self.settings = replace(layout.job.settings, keep_pictures=False, sampling_rate=None)
         phrases = [Phrase(line.number - 1, line.text) for line in shard.lines]
         self.positions = {phrase.index: position for position, phrase in enumerate(phrases)}
-        self.phrases: list[PreparedPhrase] = voice.prepare(phrases, self.settings)
+        read = prepare if reader is None else reader.prepare
+        self.phrases: list[PreparedPhrase] = read(phrases, self.settings, voice.engines.max_symbols)
 
     def batches(self) -> Iterator[tuple[SpeakSettings, list[list[Piece]]]]:
         """The shard's pieces in batches of nearly one length, by speed. They depend on the shard's lines alone."""
