@@ -1,4 +1,4 @@
-"""Tries ways to cut WaveGlow's two matrix kernels on the GPU at hand: checks each and prints how fast it is.
+"""Tries ways to cut WaveGlow's matrix kernels on the GPU at hand: checks each and prints how fast it is.
 
 The weights are random, of the published checkpoint's size unless --wn-channels says otherwise. What comes out best is
 entered by hand into `waveglow.triton_engine`.
@@ -31,13 +31,18 @@ MAX_DIFFERENCE = 1e-3  # relative, between two ways to cut: sums differ in their
 
 
 def tunings(base: Tuning) -> Iterator[tuple[str, Tuning]]:
-    """What is tried, the default first; each kernel alone."""
+    """What is tried, the default first; each kernel alone, and both in one."""
     yield "default", base
+    base = replace(base, fused=None)
     for tiles in TILES:
         for persistent in (False, True):
             yield f"gate {tiles}, persistent: {persistent}", replace(base, gate=tiles, persistent=persistent)
     for tiles in TILES:
         yield f"residual {tiles}", replace(base, residual=tiles)
+    if base.descriptors:
+        for stages in (3, 4):
+            tiles = Tiles(128, 256, 8, stages)
+            yield f"both in one {tiles}", replace(base, fused=tiles, fused_from=0.0)
 
 
 def milliseconds(work: Callable[[], None], repeats: int = 10) -> float:

@@ -8,7 +8,7 @@ import functools
 import re
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from tacotron2.triton_engine import FusedEncoder, FusedStep
 from tacotron2.triton_engine import tuning_for as decoder_tuning
 from waveglow.model import WaveGlow
 from waveglow.parts import WaveGlowPart
-from waveglow.triton_engine import Network
+from waveglow.triton_engine import HOPPER, Network, Tuning
 from waveglow.triton_engine import tuning_for as waveglow_tuning
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
@@ -117,8 +117,8 @@ def encoder_launch() -> Launch:
     return part.launch(x, lengths, torch.zeros_like(x))
 
 
-def waveglow_launches(capability: tuple[int, int], batch: int, channels: int) -> list[Launch]:
-    network = folded(channels).retuned(waveglow_tuning(capability, batch))
+def waveglow_launches(tuning: Tuning, batch: int, channels: int) -> list[Launch]:
+    network = folded(channels).retuned(tuning)
     frames = 64
     rows, total = network.rows_of([frames] * batch), batch * frames
     memory = torch.zeros(network.bytes_for(rows), dtype=torch.uint8)
@@ -155,4 +155,12 @@ def test_the_decoder_step_compiles(capability: tuple[int, int], tmp_path: Path) 
 @pytest.mark.parametrize("channels", [64, 256])
 @pytest.mark.parametrize("batch", [1, 16])
 def test_waveglow_compiles(capability: tuple[int, int], batch: int, channels: int, tmp_path: Path) -> None:
-    check(compiled(waveglow_launches(capability, batch, channels), tmp_path), capability)
+    check(compiled(waveglow_launches(waveglow_tuning(capability, batch), batch, channels), tmp_path), capability)
+
+
+@pytest.mark.parametrize("capability", [(9, 0)], ids=["SM 90"], indirect=True)
+def test_waveglows_layer_in_one_kernel_compiles(capability: tuple[int, int], tmp_path: Path) -> None:
+    launches = waveglow_launches(replace(HOPPER, fused_from=0.0), 16, 256)
+    usages = list(compiled(launches, tmp_path))
+    assert "layer" in {usage.kernel for usage in usages}
+    check(iter(usages), capability)

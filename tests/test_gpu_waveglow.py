@@ -26,6 +26,7 @@ from waveglow.model import WaveGlow
 from waveglow.parts import WaveGlowPart
 from waveglow.triton_engine import (
     GENERAL,
+    HOPPER,
     OUTPUTS,
     WIDTH,
     FastWaveGlowEngine,
@@ -35,6 +36,8 @@ from waveglow.triton_engine import (
     fold,
 )
 
+ONE_KERNEL = dataclasses.replace(HOPPER, fused_from=0.0)
+TWO_KERNELS = dataclasses.replace(HOPPER, fused=None)
 SMALL = WaveGlowConfig(n_flows=4, n_early_every=2, wn_layers=3, wn_channels=64)
 
 
@@ -80,7 +83,8 @@ def run_folded(part: WaveGlowPart, mel: Tensor, z: Tensor, dtype: torch.dtype = 
             gate = F.conv1d(hidden, weight, layer.gate_bias, dilation=2**i, padding=padding)
             by_phase = condition.unflatten(0, (phases, -1)).transpose(1, 2).flatten(2)[:, :, : mel_taps.size(1)]
             gate = gate + torch.einsum("pnk,bkf->bnfp", by_phase, mel_taps).flatten(2)
-            gated = torch.tanh(gate[:, 0::2]) * (0.5 * torch.tanh(gate[:, 1::2]) + 0.5)
+            a, b = (half.flatten(1, 2) for half in gate.unflatten(1, (-1, 2, WIDTH)).unbind(2))
+            gated = torch.tanh(a) * (0.5 * torch.tanh(b) + 0.5)
             residual = layer.residual.float().view(-1, channels + OUTPUTS, WIDTH).transpose(0, 1).flatten(1)
             both = torch.einsum("nk,bkg->bng", residual, torch.cat((gated, inputs), 1) if i == 0 else gated)
             update = both[:, :channels] + layer.residual_bias[:, None]
@@ -179,8 +183,14 @@ def part(request: pytest.FixtureRequest) -> WaveGlowPart:
     return random_part(WaveGlowConfig(wn_channels=request.param))
 
 
-@pytest.fixture(scope="module", params=[None, GENERAL], ids=["this GPU's tuning", "general tuning"])
+@pytest.fixture(
+    scope="module",
+    params=[None, GENERAL, ONE_KERNEL, TWO_KERNELS],
+    ids=["this GPU's tuning", "general tuning", "one kernel a layer", "two kernels a layer"],
+)
 def engine(request: pytest.FixtureRequest, part: WaveGlowPart):
+    if request.param in (ONE_KERNEL, TWO_KERNELS) and torch.cuda.get_device_capability()[0] != 9:
+        pytest.skip("for Hopper alone")
     engine = FastWaveGlowEngine(part, metadata_of(part.config), "cuda", request.param)
     yield engine
     engine.close()
@@ -230,7 +240,8 @@ def test_utterances_of_different_lengths_in_one_run_are_what_they_are_alone(
         inputs = [half_inputs(part.config, 1, count) for count in frames]
         together = engine.run_packed([one["mel"][0] for one in inputs], [one["z"][0] for one in inputs])
         for one, audio in zip(inputs, together, strict=True):
-            assert torch.equal(infer(engine, **one)["audio"][0], audio)
+            # A layer may be one kernel for many utterances and two for few: their sums are rounded otherwise.
+            assert relative_error(audio, infer(engine, **one)["audio"][0]) < 1e-3
 
 
 @pytest.mark.cuda

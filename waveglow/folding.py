@@ -29,8 +29,8 @@ OUTPUTS = 16  # columns for a flow's shifts and log scales: the least that a mat
 class FoldedLayer:
     """One layer's weights as tables of (rows, WIDTH), each block of rows one step of a kernel's inner dimension.
 
-    gate: taps x input blocks, then phases x mel blocks, of 2 * channels rows: tanh's and sigmoid's of a channel side by
-        side, sigmoid's halved; gate_bias (2 * channels).
+    gate: taps x input blocks, then phases x mel blocks, of 2 * channels rows: tanh's of WIDTH channels, then sigmoid's
+        of the same, halved, and so on; gate_bias (2 * channels).
     residual: input blocks (in the first layer `start` follows as one more) of channels + OUTPUTS rows: the residual's,
         then the outputs'; residual_bias (channels). All zeros for the residual of the last layer.
     """
@@ -122,10 +122,10 @@ def _fold_gate(
     table = torch.cat([blocks.reshape(-1, condition.size(0), WIDTH) for blocks in rows])
     assert in_layer.bias is not None
     bias = in_layer.bias + condition @ upsample_bias
-    # Row 2c is tanh's of channel c, row 2c + 1 sigmoid's, halved: sigmoid(b) = (1 + tanh(b / 2)) / 2.
-    channels = condition.size(0) // 2
-    order = torch.arange(2 * channels, device=bias.device).view(2, channels).T.flatten()
-    scale = torch.tensor([1.0, 0.5], device=bias.device).repeat(channels)
+    # WIDTH rows of tanh's, then those of the same channels' sigmoid's, halved: sigmoid(b) = (1 + tanh(b / 2)) / 2. So
+    # the kernels find both of a channel in the same thread, and the gated channels in the order of a matrix operand.
+    order = torch.arange(bias.numel(), device=bias.device).view(2, -1, WIDTH).transpose(0, 1).flatten()
+    scale = torch.tensor([1.0, 0.5], device=bias.device).repeat_interleave(WIDTH).repeat(bias.numel() // (2 * WIDTH))
     return (table[:, order] * scale[:, None]).reshape(-1, WIDTH), bias[order] * scale
 
 

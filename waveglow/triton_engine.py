@@ -4,9 +4,11 @@ It computes the function of `waveglow.parts.WaveGlowPart` with the weights that 
 """
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from waveglow.model import WaveGlow
 from waveglow.parts import WaveGlowPart
 
 ROW_TILE = 128  # rows of a tile of the kernels that multiply nothing
+FUSED_CHANNELS = 256  # of a layer that one kernel computes: what is gated stays in registers
 CACHED_SHAPES = 32  # shapes that keep their graph
 
 
@@ -42,7 +45,9 @@ class Tiles:
 class Tuning:
     """`descriptors`: tiles come through TMA, the bulk copy engine; `overlap`: a kernel starts while its predecessor
     drains (PDL); both need compute capability 9.0. `persistent`: the gate kernel has one program for each
-    multiprocessor, which takes tiles in turn. `approximate`: the hardware's tanh, which Triton's interpreter lacks."""
+    multiprocessor, which takes tiles in turn. `approximate`: the hardware's tanh, which Triton's interpreter lacks.
+    `fused`: one kernel for both, for Hopper alone and for FUSED_CHANNELS channels, where there are at least
+    `fused_from` of its tiles for each multiprocessor; its columns are the gate's."""
 
     gate: Tiles
     residual: Tiles
@@ -50,10 +55,20 @@ class Tuning:
     overlap: bool
     persistent: bool = False
     approximate: bool = True
+    fused: Tiles | None = None
+    fused_from: float = 0.0
 
 
 # The fastest on an H100; docs/speed.md has what else was tried.
-HOPPER = Tuning(Tiles(128, 256, 8, 4), Tiles(128, 128, 4, 3), descriptors=True, overlap=True, persistent=True)
+HOPPER = Tuning(
+    Tiles(128, 256, 8, 4),
+    Tiles(128, 128, 4, 3),
+    descriptors=True,
+    overlap=True,
+    persistent=True,
+    fused=Tiles(128, 256, 8, 4),
+    fused_from=2.0,
+)
 # For GPUs without those engines: within the 99 KB of shared memory that the smallest of them gives a program.
 GENERAL = Tuning(Tiles(128, 128, 8, 3), Tiles(128, 128, 8, 2), descriptors=False, overlap=False)
 
@@ -119,7 +134,8 @@ class Network:
 
     def sizes(self, used_rows: int) -> tuple[int, int]:
         """(rows of a plane, rows of the table); a plane is a multiple of the largest tile long."""
-        tile = max(ROW_TILE, self.tuning.gate.rows, self.tuning.residual.rows)
+        kernels = (self.tuning.gate, self.tuning.residual, self.tuning.fused)
+        tile = max(ROW_TILE, *(tiles.rows for tiles in kernels if tiles))
         rows = math.ceil(used_rows / tile) * tile
         blocks = self.config.wn_channels // WIDTH
         return rows, self.gap + ((1 + 2 * blocks) * self.phases + self.mel_blocks) * rows
@@ -229,6 +245,55 @@ class Network:
         )
 
     def _layer(self, buffers: Buffers, places: Tensor, flow: FoldedFlow, number: int) -> Iterator[Launch]:
+        tiles = self.tuning.fused
+        if tiles is not None and self.config.wn_channels == FUSED_CHANNELS and _gluon_kernels() is not None:
+            count = self.phases * (buffers.rows // tiles.rows)
+            if count >= self.tuning.fused_from * self.processors:
+                return iter([self._layer_in_one(buffers, places, flow, number, tiles, count)])
+        return self._layer_in_two(buffers, places, flow, number)
+
+    def _layer_in_one(
+        self, buffers: Buffers, places: Tensor, flow: FoldedFlow, number: int, tiles: Tiles, count: int
+    ) -> Launch:
+        kernels = _gluon_kernels()
+        assert kernels is not None
+        tiles_of = kernels.tiles_of
+        layer, channels = flow.layers[number], self.config.wn_channels
+        first, last = number == 0, number == len(flow.layers) - 1
+        return Launch(
+            kernels.layer,
+            (min(count, self.processors),),
+            (
+                tiles_of(buffers.table, tiles.rows),
+                tiles_of(layer.gate, channels),
+                tiles_of(layer.residual, WIDTH),
+                tiles_of(layer.residual, OUTPUTS),
+                layer.gate_bias,
+                layer.residual_bias,
+                flow.output_bias,
+                buffers.table,
+                buffers.outputs,
+                places,
+                buffers.rows,
+                self.gap,
+                2**number,
+                count,
+                (number + 1) % 2,  # the first layer writes `hidden`
+            ),
+            dict(
+                FIRST=first,
+                LAST=last,
+                TAPS=self.config.wn_kernel_size,
+                MEL_BLOCKS=self.mel_blocks,
+                TILE=tiles.rows,
+                # In the first layer the weights of `start` take the place of a stage.
+                STAGES=min(tiles.stages, 3) if first and not last else tiles.stages,
+                num_warps=tiles.warps,
+                **self._constants,
+            ),
+        )
+
+    def _layer_in_two(self, buffers: Buffers, places: Tensor, flow: FoldedFlow, number: int) -> Iterator[Launch]:
         from waveglow.triton_kernels import gate, residual
 
         layer, channels = flow.layers[number], self.config.wn_channels
@@ -422,6 +487,16 @@ class FastWaveGlowEngine(TritonEngine):
         self._plans.clear()
         for name in ("_network", "_memory"):  # gone already where it is closed again
             vars(self).pop(name, None)
+
+
+@functools.cache
+def _gluon_kernels() -> ModuleType | None:
+    """None where Triton has no Gluon, or another one (it is experimental): two kernels then do a layer's work."""
+    try:
+        from waveglow import gluon_kernels
+    except (ImportError, AttributeError):
+        return None
+    return gluon_kernels
 
 
 def _rounded_up(rows: int) -> int:

@@ -12,8 +12,12 @@ mels, noise and audio hold these frames without gaps. The table's sections, each
     lead        `gap` rows of zeros: what lies before the first plane
     input       the flow's audio channels as FP16, a one in column GROUP (it carries the bias of `start`), zeros
     hidden      CHANNELS / WIDTH blocks of PHASES planes: the network's residual stream
+    second      as hidden. `gate` writes it (tanh times sigmoid of the current layer) and `residual` reads it; the
+                kernel that does the work of both (`waveglow.gluon_kernels`) takes the two sections in turn, one to
+                read and one to write
     mel         the taps of the upsampling side by side, MEL_BLOCKS planes (the same for all phases)
-    gated       as hidden: tanh times sigmoid of the current layer
+
+`second` stands before `mel` because what lies before a section's first plane is read, and has to end in zeros.
 """
 
 import triton
@@ -83,20 +87,23 @@ def gate(
     APPROXIMATE: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
-    """gated = tanh(a) * sigmoid(b), [a, b] = dilated convolution of the hidden (FIRST: of the input) + conditioning.
+    """second = tanh(a) * sigmoid(b), [a, b] = dilated convolution of the hidden (FIRST: of the input) + conditioning.
 
     One matrix product whose inner dimension runs over the taps of the convolution and then over the taps of the mel.
-    Output columns hold a and b of a channel side by side; b's weights are halved (sigmoid(b) = (1 + tanh(b / 2)) / 2).
-    A tile is TILE rows x COLUMNS columns of one phase. PERSISTENT: there are as many programs as run at a time, and the
-    loads of a program's next tile go on while it finishes one.
+    Output columns are WIDTH channels' a, then the same channels' b, and so on; b's weights are halved (sigmoid(b) =
+    (1 + tanh(b / 2)) / 2). A tile is TILE rows x COLUMNS columns of one phase. PERSISTENT: there are as many programs
+    as run at a time, and the loads of a program's next tile go on while it finishes one.
     """
     _start(OVERLAP)
     BLOCKS: tl.constexpr = CHANNELS // _WIDTH
     IN_BLOCKS: tl.constexpr = 1 if FIRST else BLOCKS
     AUDIO_STEPS: tl.constexpr = TAPS * IN_BLOCKS
     PARTS: tl.constexpr = 2 * CHANNELS // COLUMNS
-    source = gap if FIRST else gap + PHASES * rows
-    mel = gap + (1 + BLOCKS) * PHASES * rows
+    PART_BLOCKS: tl.constexpr = COLUMNS // (2 * _WIDTH)
+    hidden = gap + PHASES * rows
+    second = hidden + BLOCKS * PHASES * rows
+    mel = second + BLOCKS * PHASES * rows
+    source = gap if FIRST else hidden
     for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=PERSISTENT):
         part = tile % PARTS
         phase = (tile // PARTS) % PHASES
@@ -114,10 +121,10 @@ def gate(
             acc = tl.dot(x, w.T, acc)
 
         acc += tl.load(bias + part * COLUMNS + tl.arange(0, COLUMNS))[None, :]
-        a, b = tl.split(tl.reshape(acc, (TILE, COLUMNS // 2, 2)))
-        gated = _tanh(a, APPROXIMATE) * (0.5 * _tanh(b, APPROXIMATE) + 0.5)
+        a, b = tl.split(tl.permute(tl.reshape(acc, (TILE, PART_BLOCKS, 2, _WIDTH)), (0, 1, 3, 2)))
+        gated = tl.reshape(_tanh(a, APPROXIMATE) * (0.5 * _tanh(b, APPROXIMATE) + 0.5), (TILE, COLUMNS // 2))
         channel = part * (COLUMNS // 2) + tl.arange(0, COLUMNS // 2)
-        first = mel + MEL_BLOCKS * rows + phase * rows + row
+        first = second + phase * rows + row
         offsets = tl.arange(0, TILE)[:, None] * _WIDTH + _columns(channel, rows, PHASES)[None, :]
         tl.store(table + first.to(tl.int64) * _WIDTH + offsets, gated.to(tl.float16))
 
@@ -144,7 +151,7 @@ def residual(
     DESCRIPTOR: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
-    """hidden += residual half of res_skip(gated); outputs += end(skip half of res_skip(gated)).
+    """hidden += residual half of res_skip(second); outputs += end(skip half of res_skip(second)).
 
     FIRST: the hidden comes from `start` of the input and the outputs' sums begin. LAST: only the outputs. A program
     computes TILE rows x COLUMNS columns of one phase. Empty rows of the hidden are written as zeros.
@@ -158,7 +165,7 @@ def residual(
     phase = (program // PARTS) % PHASES
     row = program // (PARTS * PHASES) * TILE
 
-    gated = gap + (1 + BLOCKS) * PHASES * rows + MEL_BLOCKS * rows
+    gated = gap + (1 + BLOCKS) * PHASES * rows
     acc = tl.zeros((TILE, COLUMNS), tl.float32)
     out = tl.zeros((TILE, _OUTPUTS), tl.float32)
     for step in range(STEPS):
@@ -279,5 +286,5 @@ def spread_mel(
     # What lies `tap` rows before is of the same utterance if it is `tap` frames before.
     used = (frame >= 0) & (frame == tl.load(places + row)[:, None] - tap)
     values = tl.load(mel + (column % MEL_CHANNELS)[None, :].to(tl.int64) * frames + frame, mask=used, other=0.0)
-    line = gap + (1 + CHANNELS // _WIDTH) * PHASES * rows + block * rows + row
+    line = gap + (1 + 2 * (CHANNELS // _WIDTH)) * PHASES * rows + block * rows + row
     tl.store(table + line.to(tl.int64)[:, None] * _WIDTH + tl.arange(0, _WIDTH)[None, :], values)
