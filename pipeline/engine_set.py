@@ -25,7 +25,7 @@ from waveglow.vocoder import CONTEXT, END_SILENCE, SILENCE, window_sizes
 
 NEVER = 1.0  # a gate threshold that no gate passes
 POSTNET_CONTEXT = 10  # frames that a frame depends on, on either side: five convolutions of five
-# On a GPU, whose graphs are of one size each, the postnet sees utterances of all lengths in windows of one length.
+# On a GPU, whose graphs are of one size each, the postnet sees utterances of different lengths in windows of one.
 POSTNET_WINDOW, POSTNET_WINDOWS = 96, 64  # frames of a window, and windows at a time
 
 
@@ -184,7 +184,7 @@ class EngineSet:
             of each utterance (n_mel_channels, frames), on WaveGlow's device.
         """
         low, high = self.limits.mel
-        windowed = self.on_gpu and low <= POSTNET_WINDOW <= high
+        windowed = self.on_gpu and len(set(frames)) > 1 and low <= POSTNET_WINDOW <= high
         items = [item for item, length in enumerate(frames) if windowed and length > POSTNET_WINDOW]
         refined: dict[int, Tensor] = {}
         if items:
