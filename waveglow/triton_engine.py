@@ -47,7 +47,7 @@ class Tuning:
     drains (PDL); both need compute capability 9.0. `persistent`: the gate kernel has one program for each
     multiprocessor, which takes tiles in turn. `approximate`: the hardware's tanh, which Triton's interpreter lacks.
     `fused`: one kernel for both, for Hopper alone and for FUSED_CHANNELS channels, where there are at least
-    `fused_from` of its tiles for each multiprocessor; its columns are the gate's."""
+    `fused_from` of its tiles, which have all columns, for each multiprocessor."""
 
     gate: Tiles
     residual: Tiles
@@ -402,7 +402,7 @@ class FastWaveGlowEngine(TritonEngine):
         self._graphs = graphs
         self._memory = torch.empty(0, dtype=torch.uint8, device=self.device)
         self._plans = ShapeCache[tuple[int, int], _Plan](CACHED_SHAPES)  # by rows of a plane, and frames
-        self._compiled = False
+        self._compiled: set[int] = set()  # ids of kernels
 
     @staticmethod
     def model_obstacle(metadata: ModelMetadata) -> str | None:
@@ -477,9 +477,10 @@ class FastWaveGlowEngine(TritonEngine):
                 launch()
 
         with on_device(self.device):
-            if not self._compiled:  # Triton compiles at the first launch, which must not happen during a capture
-                run()
-                self._compiled = True
+            kernels = {id(launch.kernel) for launch in launches}
+            if not kernels <= self._compiled:
+                run()  # Triton compiles at the first launch, which must not happen during a capture
+                self._compiled |= kernels
             replay = GraphRun(run, self.device, warm_up=False) if self._graphs else run
             return _Plan(places, mel, z, audio, replay)
 
