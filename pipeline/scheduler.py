@@ -548,7 +548,7 @@ class Scheduler:
         if active is None:
             return
         piece = active.streams[0]
-        if np.isnan(samples.max()):
+        if np.isnan(samples.max(initial=0.0)):
             self._end(active, self.engines.nan_error("waveglow", describe(piece.piece)))
             return
         speech = active.speech

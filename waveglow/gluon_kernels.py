@@ -201,7 +201,7 @@ def layer(
             _copy(residual_tiles, [BLOCKS * STEP + i * _WIDTH, 0], kept, start_weights.index(i))
     _start(OVERLAP)
     load_tile = gl.program_id(0)
-    load_step = load_tile * 0
+    load_step = load_tile * 0  # a value of the program, not a constant: loops carry it
     for i in gl.static_range(STAGES - 1):
         _load(
             table_tiles, gate_tiles, residual_tiles, x_ring, w_ring, ready, i, load_tile, load_step, tiles,

@@ -32,6 +32,7 @@ class ReadingProcess:
         self._lock = threading.Lock()
 
     def prepare(self, phrases: Sequence[Phrase], settings: SpeakSettings, max_symbols: int) -> list[PreparedPhrase]:
+        """See `pipeline.pieces.prepare`."""
         with self._lock, suppress(OSError, EOFError, pickle.UnpicklingError):
             assert self.process.stdin is not None
             assert self.process.stdout is not None
@@ -51,10 +52,8 @@ def serve() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     answers = sys.stdout.buffer
     sys.stdout = sys.stderr  # whatever prints must not come between
-    while True:
-        try:
+    with suppress(EOFError, pickle.UnpicklingError, BrokenPipeError):
+        while True:
             request = pickle.load(sys.stdin.buffer)
-        except EOFError:
-            return
-        pickle.dump(prepare(*request), answers)
-        answers.flush()
+            pickle.dump(prepare(*request), answers)
+            answers.flush()
