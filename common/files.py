@@ -36,6 +36,40 @@ def written_whole(path: Path) -> Iterator[Path]:
             raise
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file in whole or not at all, as `written_whole` does, with half the system calls: for many files.
+
+    Raises:
+        OSError: names `path`.
+    """
+    with _errors_naming(path):
+        while True:
+            temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}{_PART}"
+            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+            if _lock(handle):
+                break
+        try:
+            left = memoryview(content)
+            while left:
+                left = left[os.write(handle, left) :]
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Locks a temporary file; if it was taken for a leftover before that, closes it and returns False."""
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    if os.fstat(handle).st_nlink:
+        return True
+    os.close(handle)
+    return False
+
+
 @contextmanager
 def _held(folder: Path, prefix: str, suffix: str, make: Callable[[Path], None]) -> Iterator[Path]:
     """Makes a new temporary file or folder and locks it: who can lock it knows that its maker is dead."""
@@ -44,11 +78,8 @@ def _held(folder: Path, prefix: str, suffix: str, make: Callable[[Path], None]) 
         make(temporary)
         with suppress(FileNotFoundError):  # taken for a leftover before it was locked: once more
             handle = os.open(temporary, os.O_RDONLY)
-            with suppress(OSError):  # a file system without locks
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            if os.fstat(handle).st_nlink:
+            if _lock(handle):
                 break
-            os.close(handle)
     try:
         yield temporary
     finally:

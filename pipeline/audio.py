@@ -59,12 +59,13 @@ class Audio:
 
     def pcm16(self) -> bytes:
         """The samples as signed 16-bit little-endian integers."""
-        return pcm16(self.samples)
+        return pcm16(self.samples).tobytes()
 
 
-def pcm16(samples: np.ndarray) -> bytes:
-    """float32 [n] within -1 and 1 as signed 16-bit little-endian integers."""
-    return np.rint(samples * 32767.0).astype("<i2").tobytes()
+def pcm16(samples: np.ndarray) -> np.ndarray:
+    """float32 [n] within -1 and 1 as signed 16-bit little-endian integers, int16 [n]."""
+    scaled = samples * np.float32(32767)
+    return np.rint(scaled, out=scaled).astype("<i2")
 
 
 def limit(samples: Tensor, gain: float) -> Tensor:

@@ -102,7 +102,7 @@ class _IntegerEncoder(Encoder):
 
     def encode(self, samples: np.ndarray) -> bytes:
         header, self._header = self._header, b""
-        return header + pcm16(samples)
+        return b"".join((header, pcm16(samples).data))
 
     def finish(self) -> bytes:
         header, self._header = self._header, b""
@@ -124,8 +124,7 @@ class _AvEncoder(Encoder):
         self._samples = 0
 
     def encode(self, samples: np.ndarray) -> bytes:
-        integers = np.frombuffer(pcm16(samples), "<i2")[None]
-        frame = self._av.AudioFrame.from_ndarray(integers, format="s16", layout="mono")
+        frame = self._av.AudioFrame.from_ndarray(pcm16(samples)[None], format="s16", layout="mono")
         frame.sample_rate = self._sampling_rate
         frame.time_base = Fraction(1, self._sampling_rate)
         frame.pts = self._samples

@@ -17,6 +17,7 @@ from common.files import (
     finish_appearing,
     locked_folder,
     output_folder,
+    write_whole,
     written_whole,
 )
 
@@ -194,3 +195,29 @@ def test_a_second_process_completes_the_set_of_the_first_before_its_own(tmp_path
 def test_a_folder_that_is_not_there_has_nothing_to_finish(tmp_path: Path) -> None:
     finish_appearing(tmp_path / "missing")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_content_written_whole_replaces_a_file_or_leaves_it_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "audio.wav"
+    write_whole(path, b"old")
+    write, written = os.write, []
+
+    def two_bytes_then_full(handle: int, content: bytes) -> int:
+        if written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(write(handle, bytes(content)[:2]))
+        return 2
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "write", two_bytes_then_full)
+        with pytest.raises(OSError, match=r"No space left on device: .*audio\.wav"):
+            write_whole(path, b"newer")
+    assert [file.name for file in tmp_path.iterdir()] == ["audio.wav"]
+    assert path.read_bytes() == b"old"
+    monkeypatch.setattr(os, "write", lambda handle, content: write(handle, bytes(content)[:2]))  # as a pipe may
+    write_whole(path, b"newer")
+    assert path.read_bytes() == b"newer"
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        write_whole(tmp_path / "nowhere" / "audio.wav", b"")

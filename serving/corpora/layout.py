@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from common.errors import UserError
-from common.files import written_whole
+from common.files import write_whole, written_whole
 from common.wav import wav_header
 from pipeline.audio import pcm16
 from serving.corpora.job import AudioName, Job
@@ -65,14 +65,13 @@ def encode(samples: np.ndarray, sampling_rate: int, audio: AudioName) -> bytes:
         UserError: FLAC, and soundfile isn't installed.
     """
     if audio == "wav":
-        return wav_header(sampling_rate, "pcm16", len(samples)) + pcm16(samples)
+        return b"".join((wav_header(sampling_rate, "pcm16", len(samples)), pcm16(samples).data))
     try:
         import soundfile
     except ImportError as error:
         raise UserError("--audio flac needs soundfile: pip install soundfile") from error
     file = io.BytesIO()
-    integers = np.frombuffer(pcm16(samples), "<i2")
-    soundfile.write(file, integers, sampling_rate, format="FLAC", subtype="PCM_16")
+    soundfile.write(file, pcm16(samples), sampling_rate, format="FLAC", subtype="PCM_16")
     return file.getvalue()
 
 
@@ -113,9 +112,11 @@ class Layout:
     def write_audio(self, path: str, audio: bytes) -> None:
         """Writes an audio file, in whole or not at all. Raises OSError."""
         target = self.folder / path
-        target.parent.mkdir(exist_ok=True)
-        with written_whole(target) as temporary:
-            temporary.write_bytes(audio)
+        try:
+            write_whole(target, audio)
+        except FileNotFoundError:  # the first file of a shard that has a folder of its own
+            target.parent.mkdir(exist_ok=True)
+            write_whole(target, audio)
 
     def commit(self, shard: Shard, lines: Sequence[SpokenLine]) -> None:
         """Writes what is left of a shard, and last its record, which makes it done. Raises OSError."""

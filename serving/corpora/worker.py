@@ -25,7 +25,7 @@ from serving.corpora.reader import ReadingProcess
 
 # Of the shards that a worker has, one is read, one is spoken and one is written.
 SHARDS_AT_ONCE = 3
-ENCODERS = 4  # threads
+ENCODERS = 3  # threads: more would only compete for Python's lock
 
 Result = SpokenPiece | FailedPiece
 
@@ -161,7 +161,8 @@ class _Reading:
             return SpokenLine({**entry, "reason": reason, "round": self.shard.round})
         spoken = [result for result in results if isinstance(result, SpokenPiece)]
         job = self.layout.job
-        samples = np.concatenate([self.voice.leveled(piece).samples for piece in spoken])
+        parts = [self.voice.leveled(piece).samples for piece in spoken]
+        samples = parts[0] if len(parts) == 1 else np.concatenate(parts)
         if job.sampling_rate != self.voice.sampling_rate:
             samples = Resampler(self.voice.sampling_rate, job.sampling_rate)(samples, last=True)
         audio = encode(samples, job.sampling_rate, job.audio)
