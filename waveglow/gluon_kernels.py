@@ -124,6 +124,47 @@ def _next(tile, step, programs, TOTAL: gl.constexpr):
     return gl.where(over, tile + programs, tile), gl.where(over, 0, step)
 
 
+@gluon.jit
+def _move_on(
+    table_tiles,
+    gate_tiles,
+    residual_tiles,
+    x_ring,
+    w_ring,
+    ready,
+    slot,
+    parity,
+    load_tile,
+    load_step,
+    tiles,
+    programs,
+    source,
+    mel,
+    rows,
+    gap,
+    dilation,
+    FIRST: gl.constexpr,
+    CHANNELS: gl.constexpr,
+    PHASES: gl.constexpr,
+    TAPS: gl.constexpr,
+    MEL_BLOCKS: gl.constexpr,
+    TILE: gl.constexpr,
+    COLUMNS: gl.constexpr,
+    STAGES: gl.constexpr,
+    TOTAL: gl.constexpr,
+):
+    # Behind a step's products: starts loads into the slot that the step before has read, and goes to the next slot.
+    _load(
+        table_tiles, gate_tiles, residual_tiles, x_ring, w_ring, ready,
+        gl.where(slot == 0, STAGES - 1, slot - 1), load_tile, load_step, tiles,
+        source, mel, rows, gap, dilation, FIRST, CHANNELS, PHASES, TAPS, MEL_BLOCKS, TILE, COLUMNS,
+    )  # fmt: skip
+    load_tile, load_step = _next(load_tile, load_step, programs, TOTAL)
+    parity = gl.where(slot == STAGES - 1, parity ^ 1, parity)
+    slot = gl.where(slot == STAGES - 1, 0, slot + 1)
+    return load_tile, load_step, slot, parity
+
+
 @gluon.jit(do_not_specialize=["dilation", "tiles", "turned"])
 def layer(
     table_tiles,  # FP16 (rows of all sections, WIDTH), in tiles of (TILE, WIDTH)
@@ -238,14 +279,11 @@ def layer(
                 mbarrier.wait(ready.index(slot), parity)
                 acc = warpgroup_mma(x_ring.index(slot), gate_weights.index(slot).permute((1, 0)), acc, is_async=True)
                 acc = warpgroup_mma_wait(1, deps=[acc])
-                _load(
-                    table_tiles, gate_tiles, residual_tiles, x_ring, w_ring, ready,
-                    gl.where(slot == 0, STAGES - 1, slot - 1), load_tile, load_step, tiles,
-                    source, mel, rows, gap, dilation, FIRST, CHANNELS, PHASES, TAPS, MEL_BLOCKS, TILE, COLUMNS,
+                load_tile, load_step, slot, parity = _move_on(
+                    table_tiles, gate_tiles, residual_tiles, x_ring, w_ring, ready, slot, parity, load_tile, load_step,
+                    tiles, programs, source, mel, rows, gap, dilation,
+                    FIRST, CHANNELS, PHASES, TAPS, MEL_BLOCKS, TILE, COLUMNS, STAGES, TOTAL,
                 )  # fmt: skip
-                load_tile, load_step = _next(load_tile, load_step, programs, TOTAL)
-                parity = gl.where(slot == STAGES - 1, parity ^ 1, parity)
-                slot = gl.where(slot == STAGES - 1, 0, slot + 1)
             acc = warpgroup_mma_wait(0, deps=[acc])
             a, b = gl.split(gl.permute(gl.reshape(acc, (TILE, 2, 2, _WIDTH)), (0, 3, 1, 2)))
             both = _pin((_tanh(a) * (0.5 * _tanh(b) + 0.5)).to(gl.float16))
@@ -272,14 +310,11 @@ def layer(
                 for i in gl.static_range(BLOCKS):
                     x = gl.convert_layout(gated[i], gl.DotOperandLayout(0, BLOCK, 2))
                     new = warpgroup_mma(x, w_ring.index(slot * BLOCKS + i).permute((1, 0)), new, is_async=True)
-                _load(
-                    table_tiles, gate_tiles, residual_tiles, x_ring, w_ring, ready,
-                    gl.where(slot == 0, STAGES - 1, slot - 1), load_tile, load_step, tiles,
-                    source, mel, rows, gap, dilation, FIRST, CHANNELS, PHASES, TAPS, MEL_BLOCKS, TILE, COLUMNS,
+                load_tile, load_step, slot, parity = _move_on(
+                    table_tiles, gate_tiles, residual_tiles, x_ring, w_ring, ready, slot, parity, load_tile, load_step,
+                    tiles, programs, source, mel, rows, gap, dilation,
+                    FIRST, CHANNELS, PHASES, TAPS, MEL_BLOCKS, TILE, COLUMNS, STAGES, TOTAL,
                 )  # fmt: skip
-                load_tile, load_step = _next(load_tile, load_step, programs, TOTAL)
-                parity = gl.where(slot == STAGES - 1, parity ^ 1, parity)
-                slot = gl.where(slot == STAGES - 1, 0, slot + 1)
                 new = warpgroup_mma_wait(0, deps=[new])
                 new = gl.where(used, new, 0.0).to(gl.float16)
                 first = target + (block * PHASES + phase) * rows + row
