@@ -27,67 +27,66 @@ def written_whole(path: Path) -> Iterator[Path]:
     Readers of `path` see the old file or the new one, never a part of it. An `OSError` on the way names `path`. What a
     killed process leaves is removed by `output_folder` of the next run. Thread-safe.
     """
-    with _errors_naming(path), _held(path.parent, f".{path.name}.", _PART, _make_file) as temporary:
-        try:
-            yield temporary
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    with _replacing(path) as (temporary, _):
+        yield temporary
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file in whole or not at all, as `written_whole` does, with half the system calls: for many files.
+    """Writes a file in whole or not at all, as `written_whole` does, without opening it again: for many files.
 
     Raises:
         OSError: names `path`.
     """
-    with _errors_naming(path):
-        while True:
-            temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}{_PART}"
-            handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-            if _lock(handle):
-                break
+    with _replacing(path) as (_, handle):
+        left = memoryview(content)
+        while left:
+            left = left[os.write(handle, left) :]
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[tuple[Path, int]]:
+    """See `written_whole`; yields the temporary path and a handle for writing there."""
+    with _errors_naming(path), _held(path.parent, f".{path.name}.", _PART, _make_file) as (temporary, handle):
         try:
-            left = memoryview(content)
-            while left:
-                left = left[os.write(handle, left) :]
+            yield temporary, handle
             os.replace(temporary, path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        finally:
-            os.close(handle)
-
-
-def _lock(handle: int) -> bool:
-    """Locks a temporary file; if it was taken for a leftover before that, closes it and returns False."""
-    with suppress(OSError):  # a file system without locks
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    if os.fstat(handle).st_nlink:
-        return True
-    os.close(handle)
-    return False
 
 
 @contextmanager
-def _held(folder: Path, prefix: str, suffix: str, make: Callable[[Path], None]) -> Iterator[Path]:
-    """Makes a new temporary file or folder and locks it: who can lock it knows that its maker is dead."""
+def _held(folder: Path, prefix: str, suffix: str, make: Callable[[Path], int | None]) -> Iterator[tuple[Path, int]]:
+    """Makes a new temporary file or folder and locks it: who can lock it knows that its maker is dead.
+
+    Args:
+        make: opens what it makes; None if that was taken for a leftover and is gone.
+    """
     while True:
         temporary = folder / f"{prefix}{secrets.token_hex(4)}{suffix}"
-        make(temporary)
-        with suppress(FileNotFoundError):  # taken for a leftover before it was locked: once more
-            handle = os.open(temporary, os.O_RDONLY)
-            if _lock(handle):
-                break
+        handle = make(temporary)
+        if handle is None:
+            continue
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            break
+        os.close(handle)  # taken for a leftover before it was locked: once more
     try:
-        yield temporary
+        yield temporary, handle
     finally:
         os.close(handle)
 
 
-def _make_file(path: Path) -> None:
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))  # less the umask, as for any result
+def _make_file(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)  # less the umask, as for any result
+
+
+def _make_folder(path: Path) -> int | None:
+    os.mkdir(path)
+    with suppress(FileNotFoundError):
+        return os.open(path, os.O_RDONLY)
+    return None
 
 
 @contextmanager
@@ -153,7 +152,7 @@ def appearing_together(folder: Path) -> Iterator[Path]:
     All of them or none, even if the process is killed: first the whole set takes its name by a single rename, then its
     files are moved, which `finish_appearing`, or the next export to `folder`, completes. On failure nothing is left.
     """
-    with _held(folder, _UNFINISHED, "", os.mkdir) as temporary:
+    with _held(folder, _UNFINISHED, "", _make_folder) as (temporary, _):
         try:
             yield temporary
             finish_appearing(folder)  # of an earlier set: this one must not meet a part of it

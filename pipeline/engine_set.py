@@ -143,15 +143,13 @@ class EngineSet:
         width = max(*lengths, self.limits.text[0])
         if self.on_gpu:
             width = bucket_of(width, self.limits.text)
-        pinned = engine.device.type == "cuda"  # copies from other memory would wait for all that the GPU has to do
-        sequences = torch.zeros(len(texts), width, dtype=torch.int32, pin_memory=pinned)
-        for row, ids in zip(sequences.numpy(), texts, strict=True):
+        sequences = np.zeros((len(texts), width), np.int32)
+        for row, ids in zip(sequences, texts, strict=True):
             row[: len(ids)] = ids
-        sequence_lengths = torch.tensor(lengths, dtype=torch.int32, pin_memory=pinned)
         outputs = infer(
             engine,
-            sequences=sequences.to(engine.device, non_blocking=True),
-            sequence_lengths=sequence_lengths.to(engine.device, non_blocking=True),
+            sequences=_on_device(sequences, engine.device),
+            sequence_lengths=_on_device(np.array(lengths, np.int32), engine.device),
         )
         return outputs["memory"].to(decoder.device), outputs["processed_memory"].to(decoder.device)
 
@@ -240,9 +238,9 @@ class EngineSet:
             engine.close()
 
 
-def _on_device(index: np.ndarray, device: torch.device) -> Tensor:
-    """An index as a tensor, copied without waiting for what a GPU has to do before."""
-    tensor = torch.from_numpy(index)
+def _on_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """An array as a tensor, copied without waiting for what a GPU has to do before."""
+    tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
