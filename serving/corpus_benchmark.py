@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -78,13 +78,16 @@ def main(args: argparse.Namespace) -> None:
     print(format_table(["Batch", "Equal texts", "These lines"], rows, "rrr"))
     results, first = [], 0.0
     for gpus in args.gpus:
-        rate, busy, digest = corpus_rate(args, _source(args, batch), settings, texts, gpus)
-        first = first or rate
-        share = f"{rate / best / max(gpus, 1):.1%}"
-        results.append((str(gpus), f"{rate:,.1f}", share, f"{rate / first:.2f}", f"{busy:.0%}", digest[:16]))
+        made = corpus_run(args, _source(args, batch), settings, texts, gpus)
+        first = first or made.rate
+        share = f"{made.rate / best / max(gpus, 1):.1%}"
+        shares = (f"{one:.1%}" for one in (made.busy, made.waiting, made.reading, made.writing))
+        results.append((str(gpus), f"{made.rate:,.1f}", share, f"{made.rate / first:.2f}", *shares, made.digest[:16]))
     print(f"Corpora, writing included: {args.repeats} x {args.lines} lines, batch {batch}, {args.format}, {args.audio}")
-    heads = ["GPUs", "Audio s per s", "Of equal texts", "Of the first row", "Voice busy", "SHA-256 of the audio"]
-    print(format_table(heads, results, "rrrrrl"))
+    heads = ["GPUs", "Audio s per s", "Of equal texts", "Of the first row"]
+    heads += ["Voice busy", "Of it waiting", "Reading", "Writing", "SHA-256 of the audio"]
+    print(format_table(heads, results, "rrrrrrrrl"))
+    print("Shares of a worker's time. Shards are read and written beside the voice, some at once: up to 300%.")
 
 
 def benchmark_texts(count: int) -> list[str]:
@@ -125,10 +128,31 @@ def _rate(synthesizer: Synthesizer, pieces: Sequence[Piece], sampling_rate: int)
     return samples / sampling_rate / (time.perf_counter() - started)
 
 
-def corpus_rate(
+@dataclass(frozen=True)
+class CorpusRun:
+    """How fast a corpus was made, and for what share of the time a worker did what.
+
+    Attributes:
+        rate: seconds of audio a second.
+        busy: speaking.
+        waiting: of it for earlier audio to be taken over by whoever writes.
+        reading: lines, beside the voice.
+        writing: audio and records, beside the voice.
+        digest: SHA-256 of the audio files.
+    """
+
+    rate: float
+    busy: float
+    waiting: float
+    reading: float
+    writing: float
+    digest: str
+
+
+def corpus_run(
     args: argparse.Namespace, source: VoiceSource, settings: SpeakSettings, texts: Sequence[str], gpus: int
-) -> tuple[float, float, str]:
-    """Seconds of audio a second, the share of the time in which the voices are busy, and the sum of the audio."""
+) -> CorpusRun:
+    """Makes a corpus, and one to warm up before it; both are deleted."""
     totals = RunTotals()
     crew = ProcessCrew(source, max(1, gpus), on_gpus=gpus > 0)
     parent = output_folder(args.output) if args.output else None
@@ -158,8 +182,16 @@ def corpus_rate(
                 started = time.perf_counter()
                 driver.speak(job, identity, corpus.shards(0, corpus.missing(0)))
                 taken = time.perf_counter() - started
-            busy = sum(worker.speaking_seconds for worker in totals.workers.values()) / taken / crew.size
-            return totals.audio_seconds / taken, busy, _digest(job.folder)
+
+            workers = totals.workers.values()
+            return CorpusRun(
+                rate=totals.audio_seconds / taken,
+                busy=sum(worker.speaking_seconds for worker in workers) / taken / crew.size,
+                waiting=sum(worker.waiting_seconds for worker in workers) / taken / crew.size,
+                reading=sum(worker.reading_seconds for worker in workers) / taken / crew.size,
+                writing=sum(worker.writing_seconds for worker in workers) / taken / crew.size,
+                digest=_digest(job.folder),
+            )
     finally:
         crew.close()
 
@@ -258,7 +290,7 @@ class _SilentCrew:
             entry = {**line.to_dict(), **told, "symbols": 100, "pieces": 1, "seed": 0, "speed": 1.0, "round": 0}
             spoken.append(SpokenLine(entry, audio))
         self._layout.commit(shard, spoken)
-        return ShardReport(len(spoken), 0, 6.6 * len(spoken), 0.0, 0.0, 1.0, "silent")
+        return ShardReport("silent", 0.0, 1.0, len(spoken), audio_seconds=6.6 * len(spoken))
 
 
 class _Sum:

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -123,3 +124,17 @@ def tiny_folders(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoints: dic
 @pytest.fixture(scope="session")
 def tiny_folder(tiny_folders: dict[Precision, Path]) -> Path:
     return tiny_folders["fp32"]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A disk of 300 KB; needs the right to mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode != 0:
+        pytest.skip("no right to mount a small disk")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)

@@ -1,20 +1,28 @@
-"""A voice for tests of corpora, quick enough for hundreds of lines, and a crew of threads."""
+"""A voice for tests of corpora, quick enough for hundreds of lines, a crew of threads, and what they make together."""
 
 import dataclasses
 import hashlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from common.config import WaveGlowConfig
 from exports.voice import export_voice
+from pipeline import SpeakSettings, WorkSettings
+from serving.corpora.corpus import Corpus
+from serving.corpora.crew import Crew
 from serving.corpora.job import Identity, Job, VoiceSource
 from serving.corpora.layout import Shard
+from serving.corpora.lines import survey
+from serving.corpora.run import make_corpus
 from serving.corpora.worker import ShardReport, Worker
 from tests.models import TINY_TACOTRON2, nested_waveglow_config, tiny_tacotron2, tiny_waveglow
 
+SHARD = 8
+WORK = WorkSettings(batch_size=4, max_symbols=128)
 MOST_STEPS = 7  # with so many frames at most, some lines of the voice below come to their end and some are cut
 
 
@@ -94,6 +102,8 @@ class ThreadMember:
 
     def dismiss(self) -> None:
         self._pool.shutdown(cancel_futures=True)
+        if hasattr(self, "_worker"):  # else its voice could not be opened
+            self._worker.close()
 
     def _open(self, source: VoiceSource) -> Identity:
         self._worker = Worker(source)
@@ -102,3 +112,32 @@ class ThreadMember:
     def _do(self, shard: Shard) -> ShardReport:
         self._before(shard)
         return self._worker.do(shard)
+
+
+def make(
+    source: VoiceSource,
+    lines: Path,
+    folder: Path,
+    crew: Crew | None = None,
+    retry: bool = False,
+    settings: SpeakSettings | None = None,
+    on_report: Callable[[Any], None] = lambda report: None,
+    **options: Any,
+) -> Corpus:
+    """Makes a corpus, or what is missing of it, and its manifest."""
+    found = survey(lines)
+    folder.mkdir(exist_ok=True)
+    chosen = {"format": "ljspeech", "audio": "wav", "shard_lines": SHARD, "sampling_rate": 22050, **options}
+
+    def job_of(identity: Identity) -> Job:
+        speak = settings or SpeakSettings(max_decoder_steps=MOST_STEPS)
+        return Job(folder, found.sha256, found.lines, speak, WORK, identity=identity, **chosen)
+
+    crew = crew or ThreadCrew(source)
+    try:
+        shards = -(-found.lines // SHARD)
+        corpus = make_corpus(lines, job_of, shards, crew, retry=retry, on_report=on_report)
+    finally:
+        crew.close()
+    corpus.finish()
+    return corpus

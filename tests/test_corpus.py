@@ -4,8 +4,7 @@ import csv
 import errno
 import json
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,57 +13,20 @@ import pytest
 
 from common.errors import UserError
 from common.files import locked_folder, sha256_of
-from common.phrases import Phrase
-from pipeline import SpeakSettings, Voice, WorkSettings
-from pipeline.pieces import PreparedPhrase, prepare
-from serving.corpora.corpus import Corpus
+from pipeline import SpeakSettings, Voice
 from serving.corpora.crew import WorkerDied
 from serving.corpora.estimate import estimate
-from serving.corpora.job import Identity, Job, VoiceSource
+from serving.corpora.job import VoiceSource
 from serving.corpora.layout import Layout, Shard
 from serving.corpora.lines import survey
-from serving.corpora.reader import ReadingProcess
 from serving.corpora.report import CorpusTotals, RunTotals
-from serving.corpora.run import make_corpus
 from serving.corpus import main, make_parser
-from tests.corpora import MOST_STEPS, ThreadCrew, export_quick_voice, tree, write_lines
-
-SHARD = 8
-WORK = WorkSettings(batch_size=4, max_symbols=128)
+from tests.corpora import MOST_STEPS, WORK, ThreadCrew, export_quick_voice, make, tree, write_lines
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> VoiceSource:
     return VoiceSource(export_quick_voice(tmp_path_factory.mktemp("voice")), threads=1, work=WORK)
-
-
-def make(
-    source: VoiceSource,
-    lines: Path,
-    folder: Path,
-    crew: ThreadCrew | None = None,
-    retry: bool = False,
-    settings: SpeakSettings | None = None,
-    on_report: Callable[[Any], None] = lambda report: None,
-    **options: Any,
-) -> Corpus:
-    """Makes a corpus, or what is missing of it, and its manifest."""
-    found = survey(lines)
-    folder.mkdir(exist_ok=True)
-    chosen = {"format": "ljspeech", "audio": "wav", "shard_lines": SHARD, "sampling_rate": 22050, **options}
-
-    def job_of(identity: Identity) -> Job:
-        speak = settings or SpeakSettings(max_decoder_steps=MOST_STEPS)
-        return Job(folder, found.sha256, found.lines, speak, WORK, identity=identity, **chosen)
-
-    crew = crew or ThreadCrew(source)
-    try:
-        shards = -(-found.lines // SHARD)
-        corpus = make_corpus(lines, job_of, shards, crew, retry=retry, on_report=on_report)
-    finally:
-        crew.close()
-    corpus.finish()
-    return corpus
 
 
 def read_entries(path: Path) -> list[dict[str, Any]]:
@@ -393,27 +355,3 @@ def test_flags_that_contradict_one_another_are_refused(
 def test_a_folder_has_one_run_at_a_time(lines: Path, tmp_path: Path) -> None:
     with locked_folder(tmp_path), pytest.raises(UserError, match="another run is writing here"):
         main(make_parser().parse_args(["-i", str(lines), "-o", str(tmp_path), "--no-ray"]))
-
-
-@pytest.mark.slow
-def test_a_process_that_reads_gives_what_the_worker_would_read_itself_and_may_die() -> None:
-    texts = ["The forms of printed letters.", "", "$1.50 " * 60, "\U0001f600", "One more."]
-    phrases = [Phrase(index, text) for index, text in enumerate(texts)]
-    settings = SpeakSettings()
-
-    def contents(prepared: Sequence[PreparedPhrase]) -> list[Any]:
-        pieces = [[(piece.number, piece.last, list(piece.encoded.ids)) for piece in one.pieces] for one in prepared]
-        return [(one.phrase, one.reading, str(one.error), piece) for one, piece in zip(prepared, pieces, strict=True)]
-
-    expected = contents(prepare(phrases, settings, 100))
-    reader = ReadingProcess()
-    try:
-        with ThreadPoolExecutor(3) as pool:
-            for found in pool.map(lambda _: reader.prepare(phrases, settings, 100), range(6)):
-                assert contents(found) == expected
-        reader.process.kill()
-        reader.process.wait()
-        assert contents(reader.prepare(phrases, settings, 100)) == expected
-    finally:
-        reader.close()
-    assert len(expected[2][3]) > 1

@@ -167,20 +167,6 @@ cluster.shutdown()
 """
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path):
-    """A disk of 300 KB; needs the right to mount one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", str(disk)], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip("no right to mount a small disk")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
 def test_a_full_disk_is_told_in_a_line_and_the_rest_is_done_when_there_is_room(
     voice: Path, lines: Path, plain: Path, small_disk: Path
 ) -> None:

@@ -36,6 +36,7 @@ class VoiceSource:
         device: for the checkpoints.
         precision: None takes what the folder has, and FP32 for checkpoints.
         threads: of a worker on a CPU.
+        beside: whether lines are read and audio is written by processes beside the worker's; None: on a GPU they are.
     """
 
     folder: Path | None
@@ -45,6 +46,7 @@ class VoiceSource:
     precision: Precision | None = None
     threads: int | None = None
     work: WorkSettings = field(default_factory=WorkSettings)
+    beside: bool | None = None
 
     def open(self) -> Voice:
         """Loads the voice. Raises UserError."""

@@ -26,6 +26,9 @@ class _WorkerTotals:
     lines: int = 0
     audio_seconds: float = 0.0
     speaking_seconds: float = 0.0
+    waiting_seconds: float = 0.0
+    reading_seconds: float = 0.0
+    writing_seconds: float = 0.0
     began: float = float("inf")
     ended: float = 0.0
 
@@ -41,6 +44,9 @@ class RunTotals:
         totals.lines += report.lines
         totals.audio_seconds += report.audio_seconds
         totals.speaking_seconds += report.speaking_seconds
+        totals.waiting_seconds += report.waiting_seconds
+        totals.reading_seconds += report.reading_seconds
+        totals.writing_seconds += report.writing_seconds
         totals.began = min(totals.began, report.began)
         totals.ended = max(totals.ended, report.ended)
 
