@@ -6,15 +6,20 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from pipeline.pieces import Piece
 from serving.corpora.corpus import Corpus
 from serving.corpora.crew import ProcessCrew
 from serving.corpora.job import VoiceSource, claim
+from serving.corpora.shard_process import SLOTS, ProcessEnded, ShardProcess
+from serving.corpora.shard_work import Outcome, VoiceTraits
 from serving.corpora.worker import ShardReport, Worker
 from tests.corpora import WORK, export_quick_voice, make, tree, write_lines
 
@@ -45,6 +50,7 @@ def plain(source: VoiceSource, lines: Path, tmp_path_factory: pytest.TempPathFac
 
 
 def children_of(parent: int) -> list[int]:
+    """Its processes that have not ended."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():
@@ -79,11 +85,11 @@ def test_the_bytes_are_those_of_a_worker_that_does_everything_itself(
     with open(lines, "a") as file:  # more batches of one line than are on their way at once
         file.write("A long one, " * 400 + "\n\n...\nThe last.\n")
     make(source, lines, tmp_path / "itself", shard_lines=100, **options)
-    before = set(os.listdir("/dev/shm"))
+    before, children = set(os.listdir("/dev/shm")), children_of(os.getpid())
     make(beside, lines, tmp_path / "beside", shard_lines=100, **options)
     assert tree(tmp_path / "beside") == tree(tmp_path / "itself")
     assert set(os.listdir("/dev/shm")) <= before
-    assert eventually(lambda: not children_of(os.getpid()))
+    assert eventually(lambda: set(children_of(os.getpid())) <= set(children))
 
 
 @pytest.mark.parametrize("victim", ["the worker", "the processes beside it"])
@@ -150,3 +156,42 @@ def test_a_worker_goes_on_after_a_shard_that_could_not_be_written(
     assert sum(report.lines for report in reports) == 40
     corpus.finish()
     assert tree(tmp_path) == tree(plain.job.folder)
+
+
+def test_writing_waits_for_a_process_that_is_behind_and_ends_with_one_that_is_killed(
+    lines: Path, plain: Corpus, tmp_path: Path
+) -> None:
+    job = replace(plain.job, folder=tmp_path, shard_lines=40)
+    claim(job)
+    (shard,) = Corpus(job, lines).shards(0, {0})
+    process = ShardProcess()
+    written: list[int] = []
+
+    def write(batches: list[list[Piece]]) -> None:
+        written.clear()
+        for batch in batches:
+            samples = [np.zeros(256 * len(piece.encoded.ids), np.float32) for piece in batch]
+            process.write([Outcome(len(one), len(one) // 256, "gate") for one in samples], samples)
+            written.append(len(batch))
+
+    try:
+        process.begin(job, VoiceTraits(batch_size=4, max_symbols=128, gain=1.0))
+        for ending in (signal.SIGCONT, signal.SIGKILL):
+            ((_, batches),) = process.read(shard)
+            assert len(batches) > SLOTS
+            process.process.send_signal(signal.SIGSTOP)
+            with ThreadPoolExecutor(1) as pool:
+                writing = pool.submit(write, batches)
+                assert eventually(lambda: len(written) == SLOTS)
+                time.sleep(0.2)
+                assert len(written) == SLOTS
+                process.process.send_signal(ending)
+                if ending == signal.SIGCONT:
+                    writing.result()
+                    recorded = process.record()
+                    assert (recorded.lines, recorded.unspoken) == (40, 0)
+                else:
+                    with pytest.raises(ProcessEnded):
+                        writing.result()
+    finally:
+        process.close()

@@ -51,12 +51,11 @@ class ShardProcess:
         theirs.close()  # so that the connection ends with the process
 
     def begin(self, job: Job, traits: VoiceTraits) -> None:
+        self._give_up()
         self._call("begin", job, traits)
 
     def read(self, shard: Shard) -> Batches:
-        while self._writing:  # a shard before this one was given up
-            with suppress(OSError, UserError):
-                self._written()
+        self._give_up()
         return self._call("read", shard)
 
     def write(self, outcomes: Sequence[Outcome], audio: Sequence[np.ndarray]) -> None:
@@ -83,6 +82,12 @@ class ShardProcess:
     def _call(self, method: str, *arguments: object) -> Any:
         self._send(method, *arguments)
         return self._answer()
+
+    def _give_up(self) -> None:
+        """Takes the answers that are still to come if the last shard was not recorded."""
+        while self._writing:
+            with suppress(OSError, UserError):
+                self._written()
 
     def _written(self) -> None:
         """Takes the answer to the first `write` that has none yet. Raises what that raised."""
