@@ -37,8 +37,9 @@ def make_decoder(engine: Engine, cuda_graph: bool = True) -> "BlockDecoder":
     """The decoder loop for a `decoder_iter` engine: captured on a GPU, unless `cuda_graph` is false.
 
     An engine whose bound runs cost nothing but their tensors says so by an attribute `free_bindings` that is true:
-    each step of a block then works in its own memory and nothing is copied between steps. One whose runs can't be
-    captured says so by an attribute `capturable` that is false.
+    each step of a block then works in its own memory and nothing is copied between steps. Such an engine may also run
+    many steps at once: a method `steps_at_once(batch, text)` says how many (0: none), `run_steps` enqueues them (see
+    `tacotron2.triton_engine`). One whose runs can't be captured says so by an attribute `capturable` that is false.
     """
     if engine.device.type != "cuda":
         return BlockDecoder(engine, steps=CPU_STEPS_PER_BLOCK)
@@ -56,7 +57,7 @@ class BlockDecoder:
 
     Args:
         engine: a `decoder_iter` engine.
-        steps: frames of a block: even.
+        steps: frames of a block, unless the engine runs more at once: even.
         runners: bound runs that take turns: 2 (one per direction), or any divisor of `steps`.
         cuda_graph: whether blocks become CUDA graphs; only on a GPU.
         max_bytes: bound on the memory of cached blocks, scratch memory of the engine excluded; the one that was used
@@ -106,7 +107,7 @@ class BlockDecoder:
         blocks: list[StartedBlock] = []
         looked_at, longest = 0, max(utterance.cap for utterance in utterances)
         while not all(utterance.ended for utterance in utterances):
-            more = len(blocks) * self.steps < longest
+            more = sum(len(block.frames) for block in blocks) < longest
             if more:
                 blocks.append(session.start())
             # The host looks at a block while the GPU is busy with the next one.
@@ -114,7 +115,7 @@ class BlockDecoder:
                 blocks[looked_at].finish()
                 looked_at += 1
                 if on_step is not None:
-                    on_step(looked_at * self.steps)
+                    on_step(sum(len(block.frames) for block in blocks[:looked_at]))
         for block in blocks[looked_at:]:
             block.abandon()
         check_decoded(self.engine, utterances)
@@ -139,12 +140,19 @@ class BlockDecoder:
         key = (batch, text, keep_alignments and self.runners != self.steps)
 
         def make() -> _Block:
+            if self.steps_at_once(batch, text):
+                return _LongBlock(self, *key)
             block = _Block(self, *key)
             if self._cuda_graph:
                 block.replay = capture(block.run, self.engine.device)
             return block
 
         return self._blocks.get(key, make)
+
+    def steps_at_once(self, batch: int, text: int) -> int:
+        """The steps that the engine runs at once for so many slots and symbols; 0 where it runs step by step."""
+        at_once = getattr(self.engine, "steps_at_once", None)
+        return at_once(batch, text) if at_once is not None and self.runners == self.steps else 0
 
 
 def bucket_of(text: int, limits: Range | None) -> int:
@@ -181,7 +189,7 @@ class DecoderSession:
         self._block: _Block | None = None
         device = decoder.engine.device
         self._stream = torch.cuda.current_stream(device) if device.type == "cuda" else None
-        self._masks = _Masks(decoder.steps, int(decoder.engine.contract.tensors["prenet_dropout"].shape[2]))
+        self._masks = _Masks(int(decoder.engine.contract.tensors["prenet_dropout"].shape[2]))
         self._started = 0  # blocks
         self._unfinished = 0
 
@@ -223,11 +231,7 @@ class DecoderSession:
         assert self._unfinished < STAGING_BUFFERS - 1, "finish a block before starting another"
         block, slot = self._block, self._started % STAGING_BUFFERS
         self._masks.draw(self.slots, block.bits_arrays[slot])
-        block.bits.copy_(block.bits_host[slot], non_blocking=True)
-        block.replay()
-        frames, gates = block.copy_results()
-        alignments = block.alignments.clone() if self.keep_alignments else None
-        block.gates_host[slot].copy_(gates, non_blocking=True)
+        frames, alignments = block.advance(slot, self.keep_alignments)
         arrived = None
         if self._stream is not None:
             arrived = torch.cuda.Event()
@@ -302,36 +306,34 @@ class _Masks:
 
     They are handed out by one copy for all slots: with one for each, the thread would let go of Python's lock as often,
     and wait for other threads each time.
-
-    Args:
-        steps: of a block.
     """
 
-    def __init__(self, steps: int, prenet_dim: int) -> None:
-        self._steps = np.arange(steps)
-        self._length = steps * max(1, STEPS_PER_DRAW // steps)
+    def __init__(self, prenet_dim: int) -> None:
         self._prenet_dim = prenet_dim
         self._owners: list[Utterance | None] = []
-        self._drawn = np.empty((0, self._length, 2, prenet_dim), np.uint8)
+        self._drawn = np.empty((0, STEPS_PER_DRAW, 2, prenet_dim), np.uint8)
         self._taken = np.empty(0, np.int64)  # steps of what is drawn
 
     def draw(self, slots: Sequence[Utterance | None], out: np.ndarray) -> None:
         """Writes every utterance's masks of the next block to `out`, uint8 [slots, steps, 2, prenet_dim]."""
         if self._owners != list(slots):
             self._follow(slots)
+        steps = out.shape[1]
+        last = STEPS_PER_DRAW - steps
         active = np.array([utterance is not None for utterance in slots])
-        for slot in (active & (self._taken == self._length)).nonzero()[0]:
-            utterance = slots[slot]
+        for slot in (active & (self._taken > last)).nonzero()[0]:
+            utterance, drawn, taken = slots[slot], self._drawn[slot], self._taken[slot]
             assert utterance is not None
-            self._drawn[slot] = utterance.streams.dropout(self._length, self._prenet_dim)
+            drawn[: len(drawn) - taken] = drawn[taken:]
+            drawn[len(drawn) - taken :] = utterance.streams.dropout(taken, self._prenet_dim)
             self._taken[slot] = 0
-        first = int(self._taken[active].min(initial=self._length - len(self._steps)))
+        first = int(self._taken[active].min(initial=last))
         if (self._taken[active] == first).all():
-            np.copyto(out, self._drawn[:, first : first + len(self._steps)])
+            np.copyto(out, self._drawn[:, first : first + steps])
         else:
-            begin = np.minimum(self._taken, self._length - len(self._steps))  # an idle slot's masks don't matter
-            out[:] = self._drawn[np.arange(len(slots))[:, None], begin[:, None] + self._steps]
-        self._taken[active] += len(self._steps)
+            begin = np.minimum(self._taken, last)  # an idle slot's masks don't matter
+            out[:] = self._drawn[np.arange(len(slots))[:, None], begin[:, None] + np.arange(steps)]
+        self._taken[active] += steps
 
     def _follow(self, slots: Sequence[Utterance | None]) -> None:
         """Takes note of who has which slot now."""
@@ -341,12 +343,12 @@ class _Masks:
             moved = np.array(origins) >= 0
             drawn = np.empty((len(slots), *self._drawn.shape[1:]), np.uint8)
             drawn[moved] = self._drawn[np.array(origins)[moved]]
-            taken = np.full(len(slots), self._length)
+            taken = np.full(len(slots), STEPS_PER_DRAW)
             taken[moved] = self._taken[np.array(origins)[moved]]
             self._drawn, self._taken = drawn, taken
         for slot, origin in enumerate(origins):
             if origin < 0:
-                self._taken[slot] = self._length  # nothing of the new owner is drawn yet
+                self._taken[slot] = STEPS_PER_DRAW  # nothing of the new owner is drawn yet
         self._owners = list(slots)
 
 
@@ -360,7 +362,7 @@ class _Block:
 
     def __init__(self, owner: BlockDecoder, batch: int, text: int, keep_alignments: bool) -> None:
         self.batch, self.text = batch, text
-        self.bytes = self.bytes_for(owner, batch, text, keep_alignments)
+        self.steps = owner.steps_at_once(batch, text) or owner.steps
         self._owner = owner
         self._keep_alignments = keep_alignments
         self._in_place = owner.runners == owner.steps
@@ -369,24 +371,15 @@ class _Block:
         self.replay: Callable[[], None] = self.run
 
     def _allocate(self) -> None:
-        engine, steps = self._owner.engine, self._owner.steps
+        engine, steps = self._owner.engine, self.steps
         specs = engine.contract.tensors
         pinned = engine.device.type == "cuda"
-        self._mels = int(specs["decoder_input"].shape[1])
-        frames = steps * self.batch * self._mels
-        # What a block gives, in one piece of memory: its frames, then its gates.
-        self.results = torch.zeros(
-            frames + steps * self.batch, dtype=specs["decoder_input"].dtype, device=engine.device
-        )
-        self.frames, self.gates = self._split_results(self.results)
-        self.masks = self._zeros("prenet_dropout", steps)  # (steps, B, 2, prenet_dim)
-        self.alignments = self._zeros("attention_weights", steps)  # (steps, B, text)
-        bits = (self.batch, steps, *self.masks.shape[2:])
+        bits = (self.batch, steps, *self._zeros("prenet_dropout").shape[1:])
         self.bits = torch.zeros(bits, dtype=torch.uint8, device=engine.device)
         self.bits_host = torch.zeros(STAGING_BUFFERS, *bits, dtype=torch.uint8, pin_memory=pinned)
         self.bits_arrays = self.bits_host.numpy()
-        gates = (STAGING_BUFFERS, *self.gates.shape)
-        self.gates_host = torch.zeros(gates, dtype=self.gates.dtype, pin_memory=pinned)
+        gates = (STAGING_BUFFERS, steps, self.batch, 1)
+        self.gates_host = torch.zeros(gates, dtype=specs["gate_prediction"].dtype, pin_memory=pinned)
         self.memory, self.processed_memory = self._zeros("memory"), self._zeros("processed_memory")
         self.padding = self._zeros("mask").fill_(True)  # true where padding
         self.padding[:, 0] = False  # an idle slot attends to its first symbol: no softmax over nothing
@@ -394,6 +387,13 @@ class _Block:
 
     def _bind(self) -> None:
         engine, runners = self._owner.engine, self._owner.runners
+        self._mels = int(engine.contract.tensors["decoder_input"].shape[1])
+        frames = self.steps * self.batch * self._mels
+        # What a block gives, in one piece of memory: its frames, then its gates.
+        self.results = torch.zeros(frames + self.steps * self.batch, dtype=self.gates_host.dtype, device=engine.device)
+        self.frames, self.gates = self._split_results(self.results)
+        self.masks = self._zeros("prenet_dropout", self.steps)  # (steps, B, 2, prenet_dim)
+        self.alignments = self._zeros("attention_weights", self.steps)  # (steps, B, text)
         self._states = [DecoderState.zeros(engine, self.batch, self.text) for _ in range(runners)]
         gates = [self._zeros("gate_prediction") for _ in range(runners)]
         masks = [self._zeros("prenet_dropout") for _ in range(runners)]
@@ -426,14 +426,27 @@ class _Block:
         def size(*names: str) -> int:
             return sum(int(np.prod(specs[name].resolve(sizes))) * specs[name].dtype.itemsize for name in names)
 
-        bits = owner.steps * int(np.prod(specs["prenet_dropout"].resolve(sizes)))
+        at_once = owner.steps_at_once(batch, text)
+        steps = at_once or owner.steps
+        bits = steps * int(np.prod(specs["prenet_dropout"].resolve(sizes)))
+        shared = bits + size("memory", "processed_memory", "mask")
+        if at_once:
+            return shared + size(*DecoderState.__dataclass_fields__)
         rows = size("decoder_input", "gate_prediction", "prenet_dropout", "attention_weights")
         turns = size(*DecoderState.__dataclass_fields__, "gate_prediction", "prenet_dropout")
-        return owner.steps * rows + owner.runners * turns + bits + size("memory", "processed_memory", "mask")
+        return shared + steps * rows + owner.runners * turns
 
-    def copy_results(self) -> tuple[Tensor, Tensor]:
-        """Frames (steps, B, n_mel_channels) and gates (steps, B, 1) of the block that was run last, to keep."""
-        return self._split_results(self.results.clone())
+    def advance(self, staging: int, keep_alignments: bool) -> tuple[Tensor, Tensor | None]:
+        """Enqueues all steps on the masks in `bits_arrays[staging]`; their gates come to `gates_host[staging]`.
+
+        Returns:
+            frames (steps, B, n_mel_channels) and, if asked for, alignments (steps, B, text), both to keep.
+        """
+        self.bits.copy_(self.bits_host[staging], non_blocking=True)
+        self.replay()
+        frames, gates = self._split_results(self.results.clone())  # the next block writes to the same memory
+        self.gates_host[staging].copy_(gates, non_blocking=True)
+        return frames, self.alignments.clone() if keep_alignments else None
 
     def fill(self, slots: Sequence[int], memory: Tensor, processed_memory: Tensor, symbols: Sequence[int]) -> None:
         """Sets slots to the beginning of new utterances."""
@@ -470,15 +483,14 @@ class _Block:
         return torch.zeros(*leading, *shape, dtype=spec.dtype, device=engine.device)
 
     def _split_results(self, results: Tensor) -> tuple[Tensor, Tensor]:
-        steps = self._owner.steps
-        frames = steps * self.batch * self._mels
+        steps, frames = self.steps, self.steps * self.batch * self._mels
         return results[:frames].view(steps, self.batch, self._mels), results[frames:].view(steps, self.batch, 1)
 
     def run(self) -> None:
         """Enqueues all steps of the block."""
         torch.mul(self.bits.transpose(0, 1), 1 / PRENET_KEEP, out=self.masks)
         runners = len(self._runs)
-        for step in range(len(self.gates)):
+        for step in range(self.steps):
             if self._in_place:
                 self._runs[step]()
                 continue
@@ -489,3 +501,31 @@ class _Block:
             self.gates[step].copy_(gate)
             if self._keep_alignments:
                 self.alignments[step].copy_(state.attention_weights)
+
+
+class _LongBlock(_Block):
+    """A block of many steps that the engine runs at once, straight to where results are kept: nothing is copied."""
+
+    def _bind(self) -> None:
+        self._states = [DecoderState.zeros(self._owner.engine, self.batch, self.text)]
+        self._tensors = {
+            **self._states[0].as_inputs(),
+            "memory": self.memory,
+            "processed_memory": self.processed_memory,
+            "mask": self.padding,
+            "prenet_dropout": self.bits[0],
+        }
+
+    def advance(self, staging: int, keep_alignments: bool) -> tuple[Tensor, Tensor | None]:
+        self.bits.copy_(self.bits_host[staging], non_blocking=True)
+        frames = self._empty("decoder_input")
+        alignments = self._empty("attention_weights") if keep_alignments else None
+        results = {"decoder_output": frames, "gate_prediction": self.gates_host[staging]}
+        if alignments is not None:
+            results["out_attention_weights"] = alignments
+        self._owner.engine.run_steps({**self._tensors, **results})  # type: ignore[attr-defined]
+        return frames, alignments
+
+    def _empty(self, name: str) -> Tensor:
+        state = getattr(self._states[0], name)
+        return state.new_empty(self.steps, *state.shape)

@@ -1,10 +1,14 @@
-"""The decoder step on an NVIDIA GPU in FP16, as seven Triton kernels that overlap one another.
+"""The decoder step on an NVIDIA GPU in FP16, as seven Triton kernels that overlap one another; for one utterance on a
+Hopper GPU, many steps as one kernel.
 
-It computes the function of `tacotron2.parts.DecoderIterPart` with FP16 weights and tensors and FP32 sums between them.
-The kernels, and why they may overlap, are in `tacotron2.triton_kernels`. Launched one by one they are no faster than
-PyTorch; their speed shows in a CUDA graph (`tacotron2.decoder_graph`).
+They compute the function of `tacotron2.parts.DecoderIterPart` with FP16 weights and tensors and FP32 sums between them.
+The seven kernels, and why they may overlap, are in `tacotron2.triton_kernels`, the one in
+`tacotron2.persistent_decoder`. Launched one by one the seven are no faster than PyTorch; their speed shows in a CUDA
+graph (`tacotron2.decoder_graph`).
 """
 
+import functools
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +23,14 @@ from common.graph_engine import GraphEngine
 from common.metadata import ModelMetadata
 from common.triton_engine import Launch, TritonEngine, overlapping, power_of_2
 from tacotron2.parts import DecoderIterPart, EncoderPart, MergedLSTMCell
+from tacotron2.persistent_decoder import MAX_TEXT, PersistentDecoder
 
 MAX_TAGGED_STEPS = 32767  # the encoder's LSTM numbers its steps in 16 bits
 LARGEST_BATCH = 64  # beyond it, and beyond LONGEST_TEXT, the plain module runs
 LONGEST_TEXT = 1024
+STEPS_AT_ONCE = 32  # of the kernel for many steps: a launch takes as long as two of them, what is thrown away too
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -157,12 +165,13 @@ class FusedDecoderEngine(TritonEngine):
     """The `decoder_iter` part through fused kernels: an engine as in `common.engine`.
 
     A bound run may be captured into a CUDA graph once it has run outside of a capture. Beyond a batch of LARGEST_BATCH
-    or LONGEST_TEXT symbols it runs the plain module.
+    or LONGEST_TEXT symbols it runs the plain module. For a batch of one it may run many steps as one kernel.
 
     Args:
         module: the part, in FP16.
         metadata: its metadata.
         tuning: how the kernels are cut; by default `default_tuning` for each batch size.
+        persistent: whether many steps may be one kernel.
     """
 
     free_bindings = True  # a bound run owns nothing but a little scratch memory
@@ -173,11 +182,14 @@ class FusedDecoderEngine(TritonEngine):
         metadata: ModelMetadata,
         device: torch.device | str = "cuda",
         tuning: Tuning | None = None,
+        persistent: bool = True,
     ) -> None:
         super().__init__(metadata, device)
         self._plain = TorchEngine(module, metadata, self.device)
         self._step = FusedStep(module, metadata)
+        self._module = module
         self._tuning = tuning
+        self._may_persist = persistent
 
     @staticmethod
     def model_obstacle(metadata: ModelMetadata) -> str | None:
@@ -207,9 +219,32 @@ class FusedDecoderEngine(TritonEngine):
 
         return run
 
+    @functools.cached_property
+    def _persistent(self) -> PersistentDecoder | None:
+        assert isinstance(self.metadata.model, Tacotron2Config)
+        reason = PersistentDecoder.obstacle(self.metadata.model, self.device)
+        try:
+            if reason is None:
+                return PersistentDecoder(self._module)
+        except (RuntimeError, ImportError) as error:
+            reason = str(error)
+        _log.info("%s: one kernel for many steps can't run here: %s", self.name, reason)
+        return None
+
+    def steps_at_once(self, batch: int, text: int) -> int:
+        """How many steps `run_steps` best runs as one kernel for such a batch; 0 where it can't."""
+        fits = batch == 1 and text <= MAX_TEXT and self._may_persist
+        return STEPS_AT_ONCE if fits and self._persistent is not None else 0
+
+    def run_steps(self, tensors: Mapping[str, Tensor]) -> None:
+        """Enqueues many steps as one kernel; see `PersistentDecoder.run`."""
+        assert self._persistent is not None
+        self._persistent.run(tensors)
+
     def close(self) -> None:
         self._plain.close()
-        vars(self).pop("_step", None)  # gone already where it is closed again
+        for name in ("_step", "_module", "_persistent"):  # gone already where it is closed again
+            vars(self).pop(name, None)
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,25 @@ import torch
 from torch import Tensor
 
 from common.config import AudioConfig, Tacotron2Config
-from common.contract import contract_of
+from common.contract import DECODER_STATE, contract_of
 from common.engine import Engine, TorchEngine
 from common.errors import UserError
 from common.metadata import ModelMetadata
-from common.random_streams import RandomStreams
+from common.random_streams import PRENET_KEEP, RandomStreams
 from common.triton_engine import best_engine
 from tacotron2.decoder import DecodedBatch, StopRule, Utterance, decode
-from tacotron2.decoder_graph import BlockDecoder, make_decoder
+from tacotron2.decoder_graph import BlockDecoder, DecoderSession, make_decoder
 from tacotron2.model import Tacotron2
 from tacotron2.parts import DecoderIterPart
-from tacotron2.triton_engine import FusedDecoderEngine, FusedStep, Tuning, default_tuning, tuning_for
+from tacotron2.persistent_decoder import PersistentDecoder
+from tacotron2.triton_engine import (
+    STEPS_AT_ONCE,
+    FusedDecoderEngine,
+    FusedStep,
+    Tuning,
+    default_tuning,
+    tuning_for,
+)
 from tests.models import TINY_TACOTRON2
 from tests.scripts import run_interpreted
 
@@ -50,7 +58,17 @@ def plain(part: DecoderIterPart) -> TorchEngine:
 
 @pytest.fixture(scope="module")
 def fused(part: DecoderIterPart) -> FusedDecoderEngine:
-    return FusedDecoderEngine(part, METADATA)
+    return FusedDecoderEngine(part, METADATA, persistent=False)
+
+
+@pytest.fixture(scope="module")
+def persistent(part: DecoderIterPart) -> FusedDecoderEngine:
+    reason = PersistentDecoder.obstacle(CONFIG, torch.device("cuda"))
+    if reason is not None:
+        pytest.skip(reason)
+    engine = FusedDecoderEngine(part, METADATA)
+    assert engine.steps_at_once(1, 128) == STEPS_AT_ONCE
+    return engine
 
 
 @pytest.fixture(params=["plain", "fused"])
@@ -181,10 +199,11 @@ def test_overlapping_kernels_give_the_same_bits(part: DecoderIterPart, batch: in
     lengths = [128 - item for item in range(batch)]
     chosen = default_tuning(torch.device("cuda"), batch)
     results = [
-        BlockDecoder(FusedDecoderEngine(part, METADATA, tuning=tuning), steps=32, runners=runners).decode(
+        BlockDecoder(engine, steps=32, runners=runners).decode(
             *request(lengths, 128, StopRule(NEVER, 320)), keep_alignments=True
         )
         for tuning, runners in ((replace(chosen, overlap=False), 2), (chosen, 2), (chosen, 32))
+        for engine in [FusedDecoderEngine(part, METADATA, tuning=tuning, persistent=False)]
     ]
     assert_identical(results[1], results[0])
     assert_identical(results[2], results[0])
@@ -210,6 +229,101 @@ def test_what_it_does_not_support_is_refused_and_runs_on_pytorch() -> None:
     with pytest.raises(UserError, match=r"prenet_dim is 16; it takes powers of two.*use the PyTorch engine"):
         FusedDecoderEngine(part, small)
     assert isinstance(best_engine(FusedDecoderEngine, part, small, "cuda"), TorchEngine)
+
+
+# Many steps as one kernel
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("text", [1, 32, 101, 128, 192, 256])
+def test_many_steps_at_once_are_what_the_module_gives(
+    part: DecoderIterPart, persistent: FusedDecoderEngine, text: int
+) -> None:
+    torch.manual_seed(text)
+    contract, steps = contract_of(METADATA), STEPS_AT_ONCE
+    tensors = step_tensors(1, text)
+    sizes = {"decoder_output": CONFIG.n_mel_channels, "gate_prediction": 1, "out_attention_weights": text}
+    for name, size in sizes.items():
+        tensors[name] = torch.full((steps, 1, size), torch.nan, device="cuda").half()
+    tensors["prenet_dropout"] = torch.empty(steps, 2, CONFIG.prenet_dim, dtype=torch.uint8, device="cuda")
+    exact = copy.deepcopy(part).double()
+    state = {name: tensors[name].double() for name in DECODER_STATE}
+    fixed = [tensors["memory"].double(), tensors["processed_memory"].double(), tensors["mask"]]
+    for _ in range(3):  # launches that go on where the last one ended
+        tensors["prenet_dropout"].random_(0, 2)
+        persistent.run_steps(tensors)
+        expected: dict[str, list[Tensor]] = {name: [] for name in sizes}
+        for kept in tensors["prenet_dropout"]:
+            outputs = exact(*state.values(), *fixed, kept[None].double() / PRENET_KEEP)
+            values = dict(zip((spec.name for spec in contract.outputs), outputs, strict=True))
+            state = {name: values[result] for name, result in DECODER_STATE.items()}
+            for name in sizes:
+                expected[name].append(values[name])
+        for name, steps_values in expected.items():
+            error = relative_error(tensors[name], torch.stack(steps_values))
+            assert error < (3e-2 if name == "gate_prediction" else 2e-3), f"{name}: {error:.1e}"
+        for name, value in state.items():
+            assert relative_error(tensors[name], value) < 2e-3, name
+
+
+@pytest.mark.cuda
+def test_an_utterance_alone_and_beside_another_that_comes_and_goes(
+    plain: TorchEngine, persistent: FusedDecoderEngine
+) -> None:
+    # Blocks of many steps at once, then of two slots and as many steps as usual, then of one slot again.
+    rule = StopRule(NEVER, 200)
+    memory, processed_memory, (first, second) = request([128, 60], 128, rule)
+    expected = decode(plain, *request([128, 60], 128, rule))
+    decoder = make_decoder(persistent)
+    session = DecoderSession(decoder)
+    frames: list[Tensor] = []
+
+    def advance(blocks: int) -> None:
+        for _ in range(blocks):
+            block = session.start()
+            frames.append(block.frames[:, session.slots.index(first)])
+            block.finish()
+
+    session.join(memory[:1], processed_memory[:1], [first])
+    advance(2)
+    session.join(memory[1:], processed_memory[1:], [second])
+    advance(3)
+    session.leave([second])
+    session.compact()
+    advance(3)
+    assert [key[:2] for key in decoder.cached] == [(2, 128), (1, 128)]
+    assert [len(part) for part in frames] == [STEPS_AT_ONCE] * 2 + [decoder.steps] * 3 + [STEPS_AT_ONCE] * 3
+    found = torch.cat(frames)[:200].t()
+    assert relative_error(found, expected.mels[0]) < 5e-2
+
+
+@pytest.mark.cuda
+def test_many_steps_at_once_say_the_same_each_time_and_without_graphs(persistent: FusedDecoderEngine) -> None:
+    rule = StopRule(NEVER, 100)
+    expected = make_decoder(persistent).decode(*request([128], 128, rule), keep_alignments=True)
+    decoder = BlockDecoder(persistent, runners=16, cuda_graph=False)
+    for _ in range(3):
+        assert_identical(decoder.decode(*request([128], 128, rule), keep_alignments=True), expected)
+
+
+@pytest.mark.cuda
+def test_many_steps_at_once_with_a_nan_gate(persistent: FusedDecoderEngine) -> None:
+    decoder, rule = make_decoder(persistent), StopRule(NEVER, 40)
+    memory, processed_memory, spoken = request([32], 32, rule)
+    expected = decoder.decode(*request([32], 32, rule))
+    with pytest.raises(UserError, match="the stop gate is NaN at step 1;"):
+        decoder.decode(torch.full_like(memory, torch.nan), processed_memory, spoken)
+    assert_identical(decoder.decode(*request([32], 32, rule)), expected)
+
+
+@pytest.mark.cuda
+def test_many_steps_at_once_and_the_plain_loop_agree_over_an_utterance(
+    plain: TorchEngine, persistent: FusedDecoderEngine
+) -> None:
+    rule = StopRule(NEVER, 200)
+    expected = decode(plain, *request([128], 128, rule))
+    found = make_decoder(persistent).decode(*request([128], 128, rule))
+    assert relative_error(found.mels, expected.mels) < 5e-2
 
 
 # The captured loop
