@@ -30,15 +30,21 @@ class RandomStreams:
         # Philox is a keyed counter: any two keys give independent streams, and a hash gives each stream its own.
         digest = hashlib.sha256(f"{seed}\n{text}".encode("utf-8", "surrogatepass")).digest()
         keys = np.frombuffer(digest, "<u8").astype(np.uint64)
-        self._dropout = np.random.Generator(np.random.Philox(key=keys[:2]))
+        self._dropout = np.random.Philox(key=keys[:2])
         self._noise = np.random.Generator(np.random.Philox(key=keys[2:]))
         self._masks = np.empty((0, 2, 0), np.uint8)  # drawn and not yet taken
 
     def dropout(self, steps: int, prenet_dim: int) -> np.ndarray:
-        """The prenet's masks for the next `steps` decoder steps: uint8 [steps, 2, prenet_dim], 1 where kept."""
+        """The prenet's masks for the next `steps` decoder steps, a bit for each value that is 1 where it is kept.
+
+        Returns:
+            uint8 [steps, 2, prenet_dim / 8, rounded up], as `np.packbits` packs the last axis.
+        """
         while len(self._masks) < steps:
-            bits = np.frombuffer(self._dropout.bytes(STEPS_PER_DRAW * 2 * prenet_dim // 8), np.uint8)
-            drawn = np.unpackbits(bits).reshape(STEPS_PER_DRAW, 2, prenet_dim)
+            drawn = self._dropout.random_raw(STEPS_PER_DRAW * 2 * prenet_dim // 64).astype("<u8").view(np.uint8)
+            if prenet_dim % 8:  # then masks don't begin with a byte
+                drawn = np.packbits(np.unpackbits(drawn).reshape(-1, prenet_dim), axis=1)
+            drawn = drawn.reshape(STEPS_PER_DRAW, 2, -1)
             self._masks = np.concatenate((self._masks, drawn)) if len(self._masks) else drawn
         taken, self._masks = self._masks[:steps], self._masks[steps:]
         return taken

@@ -190,7 +190,8 @@ class EngineSet:
             refined = {item: whole[item, :, : frames[item]] for item in items}
         for length in dict.fromkeys(length for item, length in enumerate(frames) if item not in refined):
             equal = [item for item, other in enumerate(frames) if other == length]
-            refined.update(zip(equal, self.refine(mels[equal, :, :length]), strict=True))
+            chosen = mels if len(equal) == len(frames) else mels[equal]
+            refined.update(zip(equal, self.refine(chosen[:, :, :length]), strict=True))
         return [refined[item] for item in range(len(frames))]
 
     def _refine_in_windows(self, mels: Tensor, items: Sequence[int], frames: Sequence[int]) -> Tensor:

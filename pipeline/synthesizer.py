@@ -6,7 +6,7 @@ Library code: it prints nothing and owns no files. For audio that comes as it is
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -61,6 +61,27 @@ class FailedPiece:
     error: UserError
 
 
+@dataclass(frozen=True)
+class _Vocoding:
+    """A batch whose audio is being computed and brought to the host."""
+
+    pieces: Sequence[Piece]
+    started: float
+    memory: Tensor
+    decoded: DecodedBatch
+    mels: Sequence[Tensor]  # of each piece, refined and at its speed
+    audio: Tensor  # float32 (all pieces' samples,), on the host once `arrived` has come
+    samples: Sequence[int]  # of each piece
+    arrived: torch.cuda.Event | None  # None on a CPU
+
+
+@dataclass(frozen=True)
+class _Failed:
+    pieces: Sequence[Piece]
+    symbols_done: float  # before it
+    error: UserError
+
+
 class Synthesizer:
     """Speaks phrases in batches. Not thread-safe; owns neither the engines nor the denoiser.
 
@@ -88,7 +109,9 @@ class Synthesizer:
         self.denoiser = engines.denoiser(self.settings.denoise)
         # While a GPU works, the host is free to draw noise; on a CPU drawing ahead would only take from the engines.
         self._pool = ThreadPoolExecutor(thread_name_prefix="synthesizer") if engines.on_gpu else None
+        self._one_ahead = engines.on_gpu
         self._symbols_done = 0.0
+        self._finished = 0.0  # when the last batch was
 
     def prepare(self, phrases: Sequence[Phrase]) -> list[PreparedPhrase]:
         """The phrases as pieces that these engines can speak."""
@@ -104,16 +127,37 @@ class Synthesizer:
     def speak_pieces(self, pieces: Sequence[Piece]) -> Iterator[SpokenPiece | FailedPiece]:
         """As `speak`, on prepared pieces."""
         self._symbols_done = 0.0
-        ahead = BATCHES_AHEAD * self.engines.batch_size
-        for start in range(0, len(pieces), ahead):
-            window = pieces[start : start + ahead]
-            spoken: dict[int, SpokenPiece | FailedPiece] = {}
-            next_out = 0
-            for batch in _batches_by_length(window, self.engines.batch_size):
-                spoken.update(zip(batch, self._speak_batch([window[i] for i in batch]), strict=True))
-                while next_out in spoken:
-                    yield spoken.pop(next_out)
-                    next_out += 1
+        size = self.engines.batch_size
+        batches = [
+            [start + item for item in batch]
+            for start in range(0, len(pieces), BATCHES_AHEAD * size)
+            for batch in _batches_by_length(pieces[start : start + BATCHES_AHEAD * size], size)
+        ]
+        spoken: dict[int, SpokenPiece | FailedPiece] = {}
+        next_out = 0
+        results = self.speak_batches([pieces[item] for item in batch] for batch in batches)
+        for batch, done in zip(batches, results, strict=True):
+            spoken.update(zip(batch, done, strict=True))
+            while next_out in spoken:
+                yield spoken.pop(next_out)
+                next_out += 1
+
+    def speak_batches(self, batches: Iterable[Sequence[Piece]]) -> Iterator[list[SpokenPiece | FailedPiece]]:
+        """Speaks batches of at most `batch_size` pieces, and yields the results of each.
+
+        On a GPU a batch is yielded when the next one has been decoded: the GPU is never without work while the host
+        takes the audio over.
+        """
+        before: _Vocoding | _Failed | None = None
+        for batch in batches:
+            started = self._start(batch)
+            if before is not None:
+                yield self._finish(before)
+            before = started if self._one_ahead else None
+            if before is None:
+                yield self._finish(started)
+        if before is not None:
+            yield self._finish(before)
 
     def close(self) -> None:
         """Ends the threads that help the GPU; may be called again."""
@@ -126,12 +170,12 @@ class Synthesizer:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _speak_batch(self, pieces: Sequence[Piece]) -> list[SpokenPiece | FailedPiece]:
-        """Speaks a batch; where that fails, its halves, until the piece that is to blame is alone."""
-        symbols_done = self._symbols_done
+    def _start(self, pieces: Sequence[Piece]) -> "_Vocoding | _Failed":
+        """Everything up to WaveGlow, which on a GPU is under way then."""
+        before = self._symbols_done
         try:
             with self.engines.running():
-                return list(self._speak_together(pieces))
+                return self._start_together(pieces)
         except torch.OutOfMemoryError as error:
             torch.cuda.empty_cache()
             problem = UserError(
@@ -140,43 +184,66 @@ class Synthesizer:
             problem.__cause__ = error
         except UserError as error:
             problem = error
-        if len(pieces) == 1:
-            return [FailedPiece(pieces[0], problem)]
-        self._symbols_done = symbols_done
-        middle = len(pieces) // 2  # random numbers belong to the text, so that halves say what the whole would have
-        return self._speak_batch(pieces[:middle]) + self._speak_batch(pieces[middle:])
+        return _Failed(pieces, before, problem)
 
-    def _speak_together(self, pieces: Sequence[Piece]) -> list[SpokenPiece]:
+    def _finish(self, started: "_Vocoding | _Failed") -> list[SpokenPiece | FailedPiece]:
+        """The results of a batch; where it failed, of its halves, until the piece that is to blame is alone."""
+        if isinstance(started, _Vocoding):
+            try:
+                with self.engines.running():
+                    return list(self._taken_over(started))
+            except UserError as error:
+                started = _Failed(started.pieces, self._symbols_done, error)
+        pieces = started.pieces
+        if len(pieces) == 1:
+            return [FailedPiece(pieces[0], started.error)]
+        # Random numbers belong to the text, so that halves say what the whole would have.
+        halves = pieces[: len(pieces) // 2], pieces[len(pieces) // 2 :]
+        done, self._symbols_done = self._symbols_done, started.symbols_done
+        results = [result for half in halves for result in self._finish(self._start(half))]
+        self._symbols_done = max(done, self._symbols_done)
+        return results
+
+    def _start_together(self, pieces: Sequence[Piece]) -> "_Vocoding":
         started = time.perf_counter()
+        memory = self._encode(pieces)
         seeds = [self.settings.seed if piece.seed is None else piece.seed for piece in pieces]
         streams = [RandomStreams(seed, piece.encoded.text) for seed, piece in zip(seeds, pieces, strict=True)]
-        memory = self._encode(pieces)
         noises = [
             NoiseAhead(stream, self.engines.noise_channels, self._noise_size(piece), self._pool, self.engines.on_gpu)
             for stream, piece in zip(streams, pieces, strict=True)
         ]
         decoded = self._decode(pieces, memory, streams)
         mels = self._refine(decoded)
-        audios = self._vocode(pieces, mels, noises)
-        for item, (piece, audio) in enumerate(zip(pieces, audios, strict=True)):
-            if not np.isfinite(audio).all():
-                raise self._nan_error(piece, memory[0][item], decoded.mels[item, :, : decoded.frames[item]], mels[item])
-        seconds_per_frame = (time.perf_counter() - started) / sum(decoded.frames)
-        keep = self.settings.keep_pictures
-        return [
-            SpokenPiece(
+        audio, samples = self._vocode(pieces, mels, noises)
+        arrived = torch.cuda.current_stream().record_event() if self.engines.on_gpu else None
+        return _Vocoding(pieces, started, memory[0], decoded, mels, audio, samples, arrived)
+
+    def _taken_over(self, batch: "_Vocoding") -> Iterator[SpokenPiece]:
+        if batch.arrived is not None:
+            batch.arrived.synchronize()
+        parts = np.split(batch.audio.numpy(), np.cumsum(batch.samples)[:-1])
+        # Memory that is new is slow to write to, unless many threads do.
+        many = self._pool is not None and len(parts) > 1
+        audios = list(self._pool.map(_copied, parts) if many and self._pool is not None else map(_copied, parts))
+        for item, (piece, audio) in enumerate(zip(batch.pieces, audios, strict=True)):
+            if audio is None:
+                decoded = batch.decoded.mels[item, :, : batch.decoded.frames[item]]
+                raise self._nan_error(piece, batch.memory[item], decoded, batch.mels[item])
+        now = time.perf_counter()
+        seconds, self._finished = now - max(batch.started, self._finished), now
+        keep, frames = self.settings.keep_pictures, batch.decoded.frames
+        for item, (piece, audio, mel) in enumerate(zip(batch.pieces, audios, batch.mels, strict=True)):
+            assert audio is not None
+            yield SpokenPiece(
                 piece=piece,
                 audio=audio,
                 frames=mel.size(1),
-                stop_reason=reason,
-                seconds=frames * seconds_per_frame,
+                stop_reason=batch.decoded.stop_reasons[item],
+                seconds=seconds * frames[item] / sum(frames),
                 mel=mel.float().cpu().numpy() if keep else None,
-                alignment=self._alignment(decoded, item, len(piece.encoded.ids)),
+                alignment=self._alignment(batch.decoded, item, len(piece.encoded.ids)),
             )
-            for item, (piece, audio, frames, reason, mel) in enumerate(
-                zip(pieces, audios, decoded.frames, decoded.stop_reasons, mels, strict=True)
-            )
-        ]
 
     def _encode(self, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
         self.on_message("Running Tacotron2 Encoder")
@@ -220,7 +287,10 @@ class Synthesizer:
 
     def _vocode(
         self, pieces: Sequence[Piece], mels: Sequence[Tensor], noises: Sequence[NoiseAhead]
-    ) -> list[np.ndarray]:
+    ) -> tuple[Tensor, list[int]]:
+        """Starts WaveGlow: audio of all pieces one after another, float32 on the host once it is there, and the samples
+        of each.
+        """
         self.on_message("Running WaveGlow")
         engines = self.engines
         waveglow = engines.engines["waveglow"]
@@ -241,15 +311,10 @@ class Synthesizer:
         if self.denoiser is not None:
             with self.stages("denoiser"):
                 audios = [self.denoiser(audio.float()) for audio in audios]
-        ends = np.cumsum([audio.numel() for audio in audios])
-        parts = np.split(self._on_host(torch.cat(audios).float()), ends[:-1])
-        # A view would keep the whole batch. Memory that is new is slow to write to, unless many threads do.
-        return [part.copy() for part in parts] if self._pool is None else list(self._pool.map(np.copy, parts))
-
-    def _on_host(self, audio: Tensor) -> np.ndarray:
+        audio = torch.cat(audios).float()
         host = torch.empty(audio.shape, pin_memory=self.engines.on_gpu)
-        host.copy_(audio)
-        return host.numpy()
+        host.copy_(audio, non_blocking=True)
+        return host, [audio.numel() for audio in audios]
 
     def _noise_size(self, piece: Piece) -> int:
         # Positions of noise that a piece will probably need.
@@ -276,3 +341,8 @@ def _batches_by_length(pieces: Sequence[Piece], batch_size: int) -> list[list[in
     order = sorted(range(len(pieces)), key=lambda i: len(pieces[i].encoded.ids))
     batches = [sorted(order[i : i + batch_size]) for i in range(0, len(order), batch_size)]
     return sorted(batches)  # the batch with the earliest phrase first, so that results come out early
+
+
+def _copied(audio: np.ndarray) -> np.ndarray | None:
+    """A copy, because a view would keep the whole batch; None where the audio isn't finite."""
+    return audio.copy() if np.isfinite(audio.sum()) else None  # a sum needs no memory

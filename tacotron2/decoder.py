@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -88,16 +89,23 @@ class Utterance:
     def ended(self) -> bool:
         return self.frames is not None or self.error is not None
 
+    def goes_on(self, steps: int, largest_gate: float) -> bool:
+        """Takes the gates of so many steps at once, if nothing ends among them; else they are left to `look`.
+
+        Args:
+            largest_gate: of them; NaN if one is.
+        """
+        if self.ended or self._looked + steps >= self.cap or not largest_gate <= self._gate_logit:
+            return False
+        self._looked += steps
+        return True
+
     def look(self, gates: Sequence[float]) -> None:
         """Takes the gates of the next steps, in order: the one stop rule of the project.
 
         A gate that is not a number (NaN), which would never end the utterance, is its `error`. What follows the end is
         ignored.
         """
-        numbers = sum(gates) == sum(gates)  # no NaN among them
-        if numbers and not self.ended and self._looked + len(gates) < self.cap and max(gates) <= self._gate_logit:
-            self._looked += len(gates)  # the common case: nothing ends here
-            return
         for gate in gates:
             if self.ended:
                 return
@@ -190,8 +198,8 @@ def check_decoded(engine: Engine, utterances: Sequence[Utterance]) -> None:
 
 def dropout_masks(utterances: Sequence[Utterance], steps: int, prenet_dim: int, dtype: torch.dtype) -> Tensor:
     """The batch's next dropout masks (steps, B, 2, prenet_dim), values 0 or 1 / keep probability, on the CPU."""
-    bits = torch.stack([torch.from_numpy(one.streams.dropout(steps, prenet_dim)) for one in utterances], 1)
-    return bits.to(dtype) / PRENET_KEEP
+    bits = np.stack([one.streams.dropout(steps, prenet_dim) for one in utterances], 1)
+    return torch.from_numpy(np.unpackbits(bits, axis=-1, count=prenet_dim)).to(dtype) / PRENET_KEEP
 
 
 def logit(probability: float) -> float:

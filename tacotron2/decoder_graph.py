@@ -57,7 +57,7 @@ class BlockDecoder:
 
     Args:
         engine: a `decoder_iter` engine.
-        steps: frames of a block, unless the engine runs more at once: even.
+        steps: frames of a block, unless the engine runs more at once: even, at most STEPS_PER_DRAW.
         runners: bound runs that take turns: 2 (one per direction), or any divisor of `steps`.
         cuda_graph: whether blocks become CUDA graphs; only on a GPU.
         max_bytes: bound on the memory of cached blocks, scratch memory of the engine excluded; the one that was used
@@ -75,8 +75,8 @@ class BlockDecoder:
         cuda_graph: bool = True,
         max_bytes: int = CACHED_BYTES,
     ) -> None:
-        if steps < 2 or steps % 2:
-            raise ValueError(f"steps is {steps}: it must be even")
+        if not 2 <= steps <= STEPS_PER_DRAW or steps % 2:
+            raise ValueError(f"steps is {steps}: it must be even and at most {STEPS_PER_DRAW}")
         if runners < 2 or steps % runners:
             raise ValueError(f"runners is {runners}: it must be at least 2 and divide the {steps} steps of a block")
         self.engine = engine
@@ -107,7 +107,7 @@ class BlockDecoder:
         blocks: list[StartedBlock] = []
         looked_at, longest = 0, max(utterance.cap for utterance in utterances)
         while not all(utterance.ended for utterance in utterances):
-            more = sum(len(block.frames) for block in blocks) < longest
+            more = not blocks or len(blocks) * blocks[0].steps < longest
             if more:
                 blocks.append(session.start())
             # The host looks at a block while the GPU is busy with the next one.
@@ -115,7 +115,7 @@ class BlockDecoder:
                 blocks[looked_at].finish()
                 looked_at += 1
                 if on_step is not None:
-                    on_step(sum(len(block.frames) for block in blocks[:looked_at]))
+                    on_step(looked_at * blocks[0].steps)
         for block in blocks[looked_at:]:
             block.abandon()
         check_decoded(self.engine, utterances)
@@ -282,13 +282,18 @@ class StartedBlock:
     gates: Tensor  # (steps, slots, 1), on the host once they have arrived
     arrived: torch.cuda.Event | None  # when they have; None on a CPU
 
+    @property
+    def steps(self) -> int:
+        return self.gates.size(0)
+
     def finish(self) -> None:
         """Waits for the block and lets every utterance look at its gates."""
         self._wait()
-        for slot, gates in enumerate(self.gates.squeeze(2).t().tolist()):
+        gates, steps = self.gates.squeeze(2), self.steps
+        for slot, largest in enumerate(gates.amax(0).tolist()):
             utterance = self.slots[slot]
-            if utterance is not None:
-                utterance.look(gates)
+            if utterance is not None and not utterance.goes_on(steps, largest):
+                utterance.look(gates[:, slot].tolist())
         self.session._finished()
 
     def abandon(self) -> None:
@@ -311,11 +316,11 @@ class _Masks:
     def __init__(self, prenet_dim: int) -> None:
         self._prenet_dim = prenet_dim
         self._owners: list[Utterance | None] = []
-        self._drawn = np.empty((0, STEPS_PER_DRAW, 2, prenet_dim), np.uint8)
+        self._drawn = np.empty((0, STEPS_PER_DRAW, 2, -(-prenet_dim // 8)), np.uint8)
         self._taken = np.empty(0, np.int64)  # steps of what is drawn
 
     def draw(self, slots: Sequence[Utterance | None], out: np.ndarray) -> None:
-        """Writes every utterance's masks of the next block to `out`, uint8 [slots, steps, 2, prenet_dim]."""
+        """Writes every utterance's masks of the next block to `out`, uint8 [slots, steps, 2, prenet_dim / 8]."""
         if self._owners != list(slots):
             self._follow(slots)
         steps = out.shape[1]
@@ -343,12 +348,14 @@ class _Masks:
             moved = np.array(origins) >= 0
             drawn = np.empty((len(slots), *self._drawn.shape[1:]), np.uint8)
             drawn[moved] = self._drawn[np.array(origins)[moved]]
-            taken = np.full(len(slots), STEPS_PER_DRAW)
+            taken = np.zeros(len(slots), np.int64)
             taken[moved] = self._taken[np.array(origins)[moved]]
             self._drawn, self._taken = drawn, taken
-        for slot, origin in enumerate(origins):
-            if origin < 0:
-                self._taken[slot] = STEPS_PER_DRAW  # nothing of the new owner is drawn yet
+        for slot, (utterance, origin) in enumerate(zip(slots, origins, strict=True)):
+            if utterance is not None and origin < 0:
+                first = slot * STEPS_PER_BLOCK % STEPS_PER_DRAW  # or all would have to be drawn again at the same time
+                self._drawn[slot, first:] = utterance.streams.dropout(STEPS_PER_DRAW - first, self._prenet_dim)
+                self._taken[slot] = first
         self._owners = list(slots)
 
 
@@ -374,8 +381,8 @@ class _Block:
         engine, steps = self._owner.engine, self.steps
         specs = engine.contract.tensors
         pinned = engine.device.type == "cuda"
-        bits = (self.batch, steps, *self._zeros("prenet_dropout").shape[1:])
-        self.bits = torch.zeros(bits, dtype=torch.uint8, device=engine.device)
+        _, layers, values = self._zeros("prenet_dropout").shape
+        bits = self.batch, steps, layers, -(-values // 8)
         self.bits_host = torch.zeros(STAGING_BUFFERS, *bits, dtype=torch.uint8, pin_memory=pinned)
         self.bits_arrays = self.bits_host.numpy()
         gates = (STAGING_BUFFERS, steps, self.batch, 1)
@@ -392,7 +399,14 @@ class _Block:
         # What a block gives, in one piece of memory: its frames, then its gates.
         self.results = torch.zeros(frames + self.steps * self.batch, dtype=self.gates_host.dtype, device=engine.device)
         self.frames, self.gates = self._split_results(self.results)
-        self.masks = self._zeros("prenet_dropout", self.steps)  # (steps, B, 2, prenet_dim)
+        self.bits = torch.zeros(self.bits_host.shape[1:], dtype=torch.uint8, device=engine.device)
+        _, _, layers, whole_bytes = self.bits.shape
+        unpacked = self.steps, self.batch, layers, whole_bytes, 8
+        self.unpacked = torch.zeros(unpacked, dtype=self.gates_host.dtype, device=engine.device)
+        values = engine.contract.tensors["prenet_dropout"].shape[2]
+        self.masks = self.unpacked.flatten(3)[:, :, :, :values]  # (steps, B, 2, prenet_dim)
+        self._places = 1 << torch.arange(7, -1, -1, dtype=torch.uint8, device=engine.device)  # of a byte's bits
+        self._of_place = (1 / PRENET_KEEP / self._places).to(self.unpacked.dtype)
         self.alignments = self._zeros("attention_weights", self.steps)  # (steps, B, text)
         self._states = [DecoderState.zeros(engine, self.batch, self.text) for _ in range(runners)]
         gates = [self._zeros("gate_prediction") for _ in range(runners)]
@@ -426,15 +440,14 @@ class _Block:
         def size(*names: str) -> int:
             return sum(int(np.prod(specs[name].resolve(sizes))) * specs[name].dtype.itemsize for name in names)
 
-        at_once = owner.steps_at_once(batch, text)
-        steps = at_once or owner.steps
-        bits = steps * int(np.prod(specs["prenet_dropout"].resolve(sizes)))
-        shared = bits + size("memory", "processed_memory", "mask")
-        if at_once:
+        shared = size("memory", "processed_memory", "mask")
+        if owner.steps_at_once(batch, text):
             return shared + size(*DecoderState.__dataclass_fields__)
+        steps = owner.steps
+        bits = steps * int(np.prod(specs["prenet_dropout"].resolve(sizes))) // 8
         rows = size("decoder_input", "gate_prediction", "prenet_dropout", "attention_weights")
         turns = size(*DecoderState.__dataclass_fields__, "gate_prediction", "prenet_dropout")
-        return shared + steps * rows + owner.runners * turns
+        return shared + bits + steps * rows + owner.runners * turns
 
     def advance(self, staging: int, keep_alignments: bool) -> tuple[Tensor, Tensor | None]:
         """Enqueues all steps on the masks in `bits_arrays[staging]`; their gates come to `gates_host[staging]`.
@@ -452,8 +465,15 @@ class _Block:
         """Sets slots to the beginning of new utterances."""
         device, text = memory.device, memory.size(1)
         pinned = device.type == "cuda"
-        index = torch.tensor(slots, pin_memory=pinned).to(device, non_blocking=True)
         ends = torch.tensor(symbols, pin_memory=pinned).to(device, non_blocking=True)
+        if len(slots) == self.batch:  # the same in fewer kernels, which matters to one utterance
+            for own, given in ((self.memory, memory), (self.processed_memory, processed_memory)):
+                own[:, :text] = given
+                own[:, text:] = 0
+            torch.ge(self._positions, ends.unsqueeze(1), out=self.padding)
+            torch._foreach_zero_(list(self._states[-1].as_inputs().values()))
+            return
+        index = torch.tensor(slots, pin_memory=pinned).to(device, non_blocking=True)
         for own, given in ((self.memory, memory), (self.processed_memory, processed_memory)):
             own.index_copy_(0, index, torch.nn.functional.pad(given, (0, 0, 0, self.text - text)))
         self.padding.index_copy_(0, index, self._positions >= ends.unsqueeze(1))
@@ -488,7 +508,8 @@ class _Block:
 
     def run(self) -> None:
         """Enqueues all steps of the block."""
-        torch.mul(self.bits.transpose(0, 1), 1 / PRENET_KEEP, out=self.masks)
+        bits = torch.bitwise_and(self.bits.transpose(0, 1).unsqueeze(4), self._places)
+        torch.mul(bits, self._of_place, out=self.unpacked)
         runners = len(self._runs)
         for step in range(self.steps):
             if self._in_place:
@@ -513,14 +534,13 @@ class _LongBlock(_Block):
             "memory": self.memory,
             "processed_memory": self.processed_memory,
             "mask": self.padding,
-            "prenet_dropout": self.bits[0],
         }
 
     def advance(self, staging: int, keep_alignments: bool) -> tuple[Tensor, Tensor | None]:
-        self.bits.copy_(self.bits_host[staging], non_blocking=True)
         frames = self._empty("decoder_input")
         alignments = self._empty("attention_weights") if keep_alignments else None
         results = {"decoder_output": frames, "gate_prediction": self.gates_host[staging]}
+        results["prenet_dropout"] = self.bits_host[staging, 0]
         if alignments is not None:
             results["out_attention_weights"] = alignments
         self._owner.engine.run_steps({**self._tensors, **results})  # type: ignore[attr-defined]

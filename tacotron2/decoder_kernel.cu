@@ -26,7 +26,7 @@ const int BLOCKS = 128, THREADS = 256, WARPS = 8;
 const int MELS = 80, PRENET = 256, MEMORY = 512, HIDDEN = 1024, DIM = 128, TAPS = 31;
 const int UNITS = HIDDEN / BLOCKS;      // of each LSTM in a block
 const int ROWS = 4 * UNITS;             // of an LSTM's gates: input, forget, candidate, output
-const int MAX_TEXT = 256, MAX_STEPS = 64;
+const int MAX_TEXT = 256, MAX_STEPS = 32;
 const int SYMBOLS = MAX_TEXT / BLOCKS;  // of a block, at most
 const int COPIES = 4;                  // of each exchanged value, or all would read the same few lines
 const int ATTENTION_TILES = 14, DECODER_TILES = 20;  // 16 columns wide, of a warp
@@ -58,10 +58,10 @@ struct Launch {
     u16 *attention_hidden, *attention_cell, *decoder_hidden, *decoder_cell, *sums, *context, *frame, *alignment;
     const u16 *memory, *processed_memory;  // (text, MEMORY), (text, DIM)
     const unsigned char *padding;          // (text), 1 where padding
-    const unsigned char *kept;             // (steps, 2, PRENET), 0 where the prenet drops a value
     u16 *frames, *gates, *alignments;      // (steps, MELS), (steps), (steps, text); the last may be null
     Exchange *exchange;
     int text, steps;
+    unsigned char kept[MAX_STEPS][2][PRENET / 8];  // a bit for each value, 0 where the prenet drops it
 };
 
 #define INLINE static __device__ __forceinline__
@@ -161,6 +161,7 @@ INLINE void get(float (*values)[2], const Tagged *place, int count, u32 tag) {
     }
 }
 
+INLINE float mask(const unsigned char *bits, int i) { return bits[i / 8] >> (7 - i % 8) & 1 ? 1 / PRENET_KEEP : 0.f; }
 INLINE u32 pair(u32 first, u32 second) { return __byte_perm(first, second, 0x5410); }  // two lower halves as one word
 
 // Adds a tile's product to sums: 16 rows by 16 columns of weights, and a vector that all eight columns of B hold.
@@ -291,7 +292,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode(const __grid_con
     }
     if (thread < DIM) shared.v[thread] = weights.v[thread];
     for (int i = thread; i < 4 * launch.steps; i += THREADS)
-        ((float *)shared.masks)[i] = launch.kept[i / 2 * PRENET + 2 * block + i % 2] ? 1 / PRENET_KEEP : 0.f;
+        ((float *)shared.masks)[i] = mask(launch.kept[i / 4][i / 2 % 2], 2 * block + i % 2);
     u32 tag = exchange.step;
 
     // The first step's first prenet layer, from the frame before
@@ -299,7 +300,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode(const __grid_con
         float x = 0.f;
         for (int i = lane; i < MELS; i += 32)
             x += to_float(weights.prenet[(2 * block + warp) * MELS + i]) * to_float(launch.frame[i]);
-        x = fmaxf(warp_sum(x), 0.f) * (launch.kept[2 * block + warp] ? 1 / PRENET_KEEP : 0.f);
+        x = fmaxf(warp_sum(x), 0.f) * mask(launch.kept[0][0], 2 * block + warp);
         if (lane < COPIES) put(&exchange.prenet1[lane][2 * block + warp], (tag & 0xffff) << 16 | to_half(x));
     }
     const float small_bias = thread < 3 * COPIES ? weights.small_bias[block * 3 + thread / COPIES] : 0.f;

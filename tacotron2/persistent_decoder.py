@@ -26,8 +26,8 @@ from tacotron2.parts import DecoderIterPart, MergedLSTMCell
 SOURCE = Path(__file__).with_name("decoder_kernel.cu")
 # What the source's constants of these names are
 BLOCKS, THREADS, WARPS, COPIES = 128, 256, 8, 4
-MAX_TEXT, MAX_STEPS = 256, 64
-SHARED_BYTES = 195_952
+MAX_TEXT, MAX_STEPS = 256, 32
+SHARED_BYTES = 195_440
 SIZES = {
     "n_mel_channels": 80,
     "prenet_dim": 256,
@@ -63,7 +63,6 @@ _TENSORS = (
     "memory",
     "processed_memory",
     "mask",
-    "prenet_dropout",
     "decoder_output",
     "gate_prediction",
     "out_attention_weights",
@@ -79,6 +78,7 @@ class _Launch(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in (*_TENSORS, "exchange")),
         ("text", ctypes.c_int),
         ("steps", ctypes.c_int),
+        ("kept", ctypes.c_ubyte * (MAX_STEPS * 2 * SIZES["prenet_dim"] // 8)),
     ]
 
 
@@ -124,15 +124,19 @@ class PersistentDecoder:
             tensors: named as for one step (`common.contract`) with a batch of one and at most MAX_TEXT symbols, in
                 FP16. The state's inputs hold the state after the step before, and then after the last one. What belongs
                 to each step has one more dimension before the others: decoder_output, gate_prediction (which may be on
-                the host, pinned) and, where it is wanted, out_attention_weights; prenet_dropout is uint8
-                (steps, 2, prenet_dim), 1 where values are kept.
+                the host, pinned) and, where it is wanted, out_attention_weights. prenet_dropout is on the host and
+                read at once: uint8 (steps, 2, prenet_dim / 8), a bit for each value that is 1 where it is kept, as
+                `np.packbits` packs them.
         """
         steps, text = tensors["gate_prediction"].size(0), tensors["mask"].size(1)
         assert steps <= MAX_STEPS
         assert text <= MAX_TEXT
         pointers = [tensors[name].data_ptr() if name in tensors else None for name in _TENSORS]
+        launch = _Launch(*pointers, self._exchange.data_ptr(), text, steps)
+        kept = tensors["prenet_dropout"]
+        ctypes.memmove(launch.kept, kept.data_ptr(), kept.nbytes)
         with on_device(self._device):
-            self._kernel(self._weights, _Launch(*pointers, self._exchange.data_ptr(), text, steps))
+            self._kernel(self._weights, launch)
 
 
 def _packed(module: DecoderIterPart) -> dict[str, Tensor]:

@@ -128,8 +128,8 @@ class Worker:
         waiting = 0.0
         for speed, some in batches:
             with self.voice.synthesizer(replace(settings, speed=speed)) as synthesizer:
-                for batch in some:
-                    outcomes, audio = _taken_apart(list(synthesizer.speak_pieces(batch)))
+                for results in synthesizer.speak_batches(some):
+                    outcomes, audio = _taken_apart(results)
                     waiting -= time.perf_counter()
                     last.result()
                     waiting += time.perf_counter()
