@@ -23,6 +23,7 @@ from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
 from common.errors import UserError
 from common.files import sha256_of
 from common.metadata import MAX_GAIN, MAX_SIGMA, check_number, config_from
+from common.modules import NoRandomWeights
 
 ModelName = Literal["Tacotron 2", "WaveGlow"]
 Model = TypeVar("Model", bound=nn.Module, covariant=True)
@@ -83,7 +84,7 @@ def load_model(
         config.validate()
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
-    with torch.device("meta"):  # no time spent on random weights that would be overwritten
+    with torch.device("meta"), NoRandomWeights():  # they would be overwritten
         model = make_model(config)
     state = adapt_state(state, config)
     check_state(path, model, state, has_config=bool(stored))

@@ -1,5 +1,7 @@
 """The four parts as PyTorch engines, from loaded checkpoints."""
 
+from dataclasses import replace
+
 import torch
 
 from common.checkpoint import LoadedModel
@@ -27,16 +29,17 @@ def torch_engines(
     Args:
         fast: take this project's GPU kernels and CUDA graphs, where the device supports them.
     """
-    parts = {**tacotron2_parts(tacotron2, precision), **waveglow_parts(waveglow, precision)}
+    parts = tacotron2_parts(tacotron2, precision)
     if not fast:
+        parts |= waveglow_parts(waveglow, precision)
         return {part: TorchEngine(module, metadata, device) for part, (module, metadata) in parts.items()}
-    unrounded, _ = waveglow_parts(waveglow, "fp32")["waveglow"]  # it is folded further before it is rounded
+    unrounded, metadata = waveglow_parts(waveglow, "fp32")["waveglow"]  # it is folded further before it is rounded
     encoder = best_engine(FusedEncoderEngine, *parts["encoder"], device)
     return {
         "encoder": _captured(encoder) if isinstance(encoder, TorchEngine) else encoder,
         "decoder_iter": best_engine(FusedDecoderEngine, *parts["decoder_iter"], device),
         "postnet": _captured(TorchEngine(*parts["postnet"], device)),
-        "waveglow": best_engine(FastWaveGlowEngine, unrounded, parts["waveglow"][1], device),
+        "waveglow": best_engine(FastWaveGlowEngine, unrounded, replace(metadata, precision=precision), device),
     }
 
 

@@ -5,8 +5,8 @@
 #                               script that PASSES_FLAGS_TO names, if it is set; starts nothing else, and exits
 #   use_project_python          sets PYTHON to a Python that has the project's packages, or fails; installs nothing
 #   ensure_environment EXTRA    sets PYTHON to .venv's, having installed what speaking takes (EXTRA is `run`) and one
-#                               extra of pyproject.toml (serve, corpus, analysis, openvino, test); where all of it is
-#                               there already, no installer is started
+#                               extra of pyproject.toml (serve, corpus, analysis, openvino, hopper, test); where all of
+#                               it is there already, no installer is started
 #   ensure_triton_server        sets TRITON_SERVER to a folder in .venv with NVIDIA's Triton Inference Server, installing
 #                               it on the first run
 #   ensure_chromium             installs Debian's Chromium, which the tests of the page drive; fails where it can't

@@ -1,4 +1,5 @@
-// The decoder loop of one utterance as one kernel, for Hopper: what `tacotron2.persistent_decoder` compiles and launches.
+// The decoder loop of one utterance as one kernel, for Hopper: what `tacotron2.persistent_decoder` compiles and
+// launches.
 //
 // Every multiprocessor keeps its share of the weights on chip for all steps: of both LSTMs eight units (the attention
 // LSTM's 112 KB in registers, the decoder LSTM's 160 KB in shared memory) and a row or two of the small layers. What a
@@ -7,14 +8,17 @@
 // They meet seven times a step, and never at a barrier: a value is written with the number of its step beside it (its
 // tag), and who needs it reads until it finds that number.
 //
-//   first prenet layer -> second -> attention LSTM -> query -> energies -> context -> decoder LSTM -> (frame, next step)
+//   prenet (1) -> prenet (2) -> attention LSTM -> query -> energies -> context -> decoder LSTM -> (frame, next step)
 //
 // Each place holds the value of one step at a time. That is safe: whoever writes the next step's value has seen values
 // of all others that they computed from what they had read in that place.
 //
-// The first prenet layer is folded into the projection, W1 (P x + b), so that no frame needs to be known for the next
+// The prenet's first layer is folded into the projection, W1 (P x + b), so that no frame needs to be known for the next
 // step, except for the first step of a launch. While a value is on its way, the products of what is known already are
 // computed; each warp multiplies its own columns of all rows, so that it waits for its own share of a vector alone.
+//
+// Behind each value that is written stands a barrier of the block: who waits for others' values reads again and again,
+// and products read shared memory at full rate, both of which would hold up the few threads that all others wait for.
 //
 // No header is included: the machine that this is compiled on may have none.
 
@@ -28,7 +32,7 @@ const int UNITS = HIDDEN / BLOCKS;      // of each LSTM in a block
 const int ROWS = 4 * UNITS;             // of an LSTM's gates: input, forget, candidate, output
 const int MAX_TEXT = 256, MAX_STEPS = 32;
 const int SYMBOLS = MAX_TEXT / BLOCKS;  // of a block, at most
-const int COPIES = 4;                  // of each exchanged value, or all would read the same few lines
+const int COPIES = 4;                   // of each exchanged value, or all would read the same few lines
 const int ATTENTION_TILES = 14, DECODER_TILES = 20;  // 16 columns wide, of a warp
 const int SMALL = 12;                   // words of a thread's share of the small layers
 
@@ -43,14 +47,14 @@ struct Exchange {
 };
 
 struct Weights {
-    const uint4 *attention;  // (BLOCKS, WARPS, ATTENTION_TILES, 2, 32): fragments of 16 x 16 weights
-    const uint4 *decoder;    // (BLOCKS, WARPS, DECODER_TILES, 2, 32)
+    const uint4 *attention;   // (BLOCKS, WARPS, ATTENTION_TILES, 2, 32): fragments of 16 x 16 weights
+    const uint4 *decoder;     // (BLOCKS, WARPS, DECODER_TILES, 2, 32)
     const float *attention_bias, *decoder_bias;  // (BLOCKS, ROWS)
-    const uint4 *small;      // (BLOCKS, THREADS, SMALL / 4)
-    const float *small_bias; // (BLOCKS, 3): of the first prenet layer's two rows and of the projection's
-    const u16 *location;     // (2, TAPS, DIM)
-    const float *v;          // (DIM)
-    const u16 *prenet;       // (PRENET, MELS): the first layer as it is, for a launch's first step
+    const uint4 *small;       // (BLOCKS, THREADS, SMALL / 4)
+    const float *small_bias;  // (BLOCKS, 3): of the first prenet layer's two rows and of the projection's
+    const u16 *location;      // (2, TAPS, DIM)
+    const float *v;           // (DIM)
+    const u16 *prenet;        // (PRENET, MELS): the first layer as it is, for a launch's first step
 };
 
 struct Launch {
@@ -137,8 +141,8 @@ INLINE uint4 get4(const u32 *place, u32 tag) {
     while (w.x >> 16 != tag || w.y >> 16 != tag || w.z >> 16 != tag || w.w >> 16 != tag);
     return w;
 }
-// N pairs, from `place` on and STRIDE pairs apart, of which the first `count` are there. All are on their way before the
-// first is looked at.
+// N pairs, from `place` on and STRIDE pairs apart, of which the first `count` are there. All are on their way before
+// the first is looked at.
 template <int N, int STRIDE>
 INLINE void get(float (*values)[2], const Tagged *place, int count, u32 tag) {
     uint4 w[N];
@@ -164,9 +168,16 @@ INLINE void get(float (*values)[2], const Tagged *place, int count, u32 tag) {
 INLINE float mask(const unsigned char *bits, int i) { return bits[i / 8] >> (7 - i % 8) & 1 ? 1 / PRENET_KEEP : 0.f; }
 INLINE u32 pair(u32 first, u32 second) { return __byte_perm(first, second, 0x5410); }  // two lower halves as one word
 
+// Four values that were read, times the four weights in two words.
+INLINE float dot(uint4 w, const u32 *weights) {
+    return low(w.x) * low(weights[0]) + low(w.y) * high(weights[0]) + low(w.z) * low(weights[1]) +
+           low(w.w) * high(weights[1]);
+}
+
 // Adds a tile's product to sums: 16 rows by 16 columns of weights, and a vector that all eight columns of B hold.
 INLINE void multiply(float *sums, uint4 a, u32 b0, u32 b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
         : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
         : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
 }
@@ -184,7 +195,7 @@ INLINE void product(float (*sums)[4], const uint4 *weights, const u32 *x) {  // 
         for (int m = 0; m < 2; m++) multiply(sums[m], weights[(2 * i + m) * 32], x[2 * i], x[2 * i + 1]);
 }
 
-// A warp's columns of a vector as `multiply` wants them: lane l has the quarter l % 4. `columns` in all, 32 to 128.
+// A warp's columns of a vector as `multiply` wants them: lane l has the quarter l % 4 of 32, 64 or 128.
 template <int COLUMNS>
 INLINE void fragments(u32 *x, const u32 *halves, int lane) {
     const uint4 *from = (const uint4 *)halves + (lane & 3) * (COLUMNS / 32);
@@ -205,6 +216,7 @@ struct Shared {
     float keys[SYMBOLS][DIM], v[DIM];
     float bias[2][ROWS];
 };
+static_assert(sizeof(Shared) == SHARED_BYTES);
 
 INLINE int symbol_of(int lane, int i) { return 2 * lane + 64 * (i / 2) + i % 2; }  // of a lane's i-th weight
 
@@ -212,8 +224,6 @@ INLINE float sum(const float4 *of_warps) {
     float4 a = of_warps[0], b = of_warps[1];
     return ((a.x + a.y) + (a.z + a.w)) + ((b.x + b.y) + (b.z + b.w));
 }
-
-static_assert(sizeof(Shared) == SHARED_BYTES);
 
 // The gates of all warps' sums, then the LSTM: lane l has row l, and gives the new hidden value of unit l % UNITS.
 INLINE float lstm(const float (*sums)[ROWS], float bias, float &cell, int lane) {
@@ -230,7 +240,7 @@ INLINE float lstm(const float (*sums)[ROWS], float bias, float &cell, int lane) 
     return o * tanh_(cell);
 }
 INLINE void keep_sums(float (*out)[ROWS], const float (*sums)[4], int warp, int lane) {
-    // All columns are the same, so that each lane has one of the rows to hand over.
+    // All columns are the same: of the four lanes that have two rows of each half, each hands over one.
     int q = lane & 3;
     float a = q & 1 ? sums[0][2] : sums[0][0], b = q & 1 ? sums[1][2] : sums[1][0];
     out[warp][(lane >> 2) + 8 * (q & 1) + 16 * (q >> 1)] = q >> 1 ? b : a;
@@ -282,7 +292,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode(const __grid_con
         shared.history[1][t] = inside ? to_float(launch.sums[s]) : 0.f;
     }
     for (int i = thread; i < 4 * MAX_TEXT; i += THREADS)
-        ((float *)shared.memory)[i] = i >> 2 < text ? to_float(launch.memory[(i >> 2) * MEMORY + block * 4 + (i & 3)]) : 0.f;
+        ((float *)shared.memory)[i] =
+            i >> 2 < text ? to_float(launch.memory[(i >> 2) * MEMORY + block * 4 + (i & 3)]) : 0.f;
     bool padded = true;  // the warp's symbol, if it has one
     if (warp < symbols) {
         int symbol = block + warp * BLOCKS;
@@ -295,7 +306,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode(const __grid_con
         ((float *)shared.masks)[i] = mask(launch.kept[i / 4][i / 2 % 2], 2 * block + i % 2);
     u32 tag = exchange.step;
 
-    // The first step's first prenet layer, from the frame before
+    // The first step's first layer of the prenet, from the frame before
     if (warp < 2) {
         float x = 0.f;
         for (int i = lane; i < MELS; i += 32)
@@ -314,9 +325,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode(const __grid_con
         float decoder_sums[2][4] = {};
         product<8>(decoder_sums, decoder + 12 * 64, old_hidden);
 
-        // Second prenet layer
+        // The prenet's second layer
         {
-            float x = to_float(get(&exchange.prenet1[copy][thread], short_tag) & 0xffff);
+            float x = low(get(&exchange.prenet1[copy][thread], short_tag));
             x = warp_sum(x * low(small[9]), x * high(small[9]), lane);
             if (lane % 16 == 0) ((float *)shared.dots[0][lane / 16])[warp] = x;
         }
@@ -327,6 +338,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode(const __grid_con
             put(&exchange.prenet2[thread % COPIES][2 * block + row], upper | to_half(x));
         }
         __syncthreads();
+
         float attention_sums[2][4] = {};
         product<4>(attention_sums, attention + 2, context);
         product<8>(attention_sums, attention + 6, hidden);
@@ -347,22 +359,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode(const __grid_con
             put(&exchange.attention[lane / UNITS][unit], upper | to_half(h));
         }
         __syncthreads();
+
         // The location layer needs what the last step left alone.
         for (int s = 0; s < symbols; s++) {
             const float *past = shared.history[which] + block + s * BLOCKS;
             float x = 0.f;
 #pragma unroll
-            for (int i = 0; i < TAPS; i++) x += past[i] * (i & 1 ? high(shared.taps[i / 2][thread]) : low(shared.taps[i / 2][thread]));
+            for (int i = 0; i < TAPS; i++) {
+                u32 two = shared.taps[i / 2][thread];
+                x += past[i] * (i & 1 ? high(two) : low(two));
+            }
             shared.location[s][which][dim] = x;
         }
 
         // Query
         {
             uint4 w = get4(&exchange.attention[copy][thread * 4], short_tag);
-            float x = to_float(w.x & 0xffff) * low(small[10]) + to_float(w.y & 0xffff) * high(small[10]) +
-                      to_float(w.z & 0xffff) * low(small[11]) + to_float(w.w & 0xffff) * high(small[11]);
             *(uint2 *)(stage + lane * 2) = make_uint2(pair(w.x, w.y), pair(w.z, w.w));
-            x = warp_sum(x);
+            float x = warp_sum(dot(w, small + 10));
             if (lane == 0) ((float *)shared.dots[1][0])[warp] = x;
         }
         __syncthreads();
@@ -406,7 +420,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode(const __grid_con
             }
             float scale = __fdividef(1.f, warp_sum(total));
             float column = warp_sum(x[0], x[1], x[2], x[3], lane);  // lane l has column l / 8
-            if (lane % 8 < COPIES) put(&exchange.context[lane % 8][block * 4 + lane / 8], upper | to_half(column * scale));
+            if (lane % 8 < COPIES)
+                put(&exchange.context[lane % 8][block * 4 + lane / 8], upper | to_half(column * scale));
 #pragma unroll
             for (int i = 0; i < 2 * N; i++) {
                 int t = symbol_of(lane, i);
@@ -418,6 +433,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode(const __grid_con
             }
         }
         __syncthreads();
+
         // Decoder LSTM
         uint2 own_context = get2(&exchange.context[copy][thread * 2], short_tag);
         stage[lane] = pair(own_context.x, own_context.y);
@@ -431,16 +447,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode(const __grid_con
             put(&exchange.decoder[lane / UNITS][unit], upper | to_half(h));
         }
 
-        // The frame, and the next step's first prenet layer
+        // The frame, and the prenet's first layer of the next step
         {
-            float y[3], a = to_float(own_context.x & 0xffff), b = to_float(own_context.y & 0xffff);
-            for (int i = 0; i < 3; i++) y[i] = a * low(small[3 * i + 2]) + b * high(small[3 * i + 2]);
+            float y[3];
+            for (int i = 0; i < 3; i++)
+                y[i] = low(own_context.x) * low(small[3 * i + 2]) + low(own_context.y) * high(small[3 * i + 2]);
             uint4 w = get4(&exchange.decoder[copy][thread * 4], short_tag);
             *(uint2 *)(stage + lane * 2) = make_uint2(pair(w.x, w.y), pair(w.z, w.w));
-            float h[4] = {to_float(w.x & 0xffff), to_float(w.y & 0xffff), to_float(w.z & 0xffff), to_float(w.w & 0xffff)};
-            for (int i = 0; i < 3; i++)
-                y[i] += h[0] * low(small[3 * i]) + h[1] * high(small[3 * i]) + h[2] * low(small[3 * i + 1]) +
-                        h[3] * high(small[3 * i + 1]);
+            for (int i = 0; i < 3; i++) y[i] += dot(w, small + 3 * i);
             float x = warp_sum(y[0], y[1], y[2], 0.f, lane);
             if (lane % 8 == 0) ((float *)shared.dots[2][lane / 8])[warp] = x;
         }

@@ -17,6 +17,7 @@ from common.checkpoint import LoadedModel
 from common.config import Tacotron2Config
 from common.contract import PRECISION_DTYPES
 from common.metadata import ModelMetadata, Part, Precision
+from common.modules import NoRandomWeights
 from tacotron2 import model
 
 Parts = dict[Part, tuple[nn.Module, ModelMetadata]]
@@ -28,11 +29,12 @@ def tacotron2_parts(loaded: LoadedModel[model.Tacotron2], precision: Precision) 
     Constants are folded in FP32 and only then rounded to FP16.
     """
     tacotron2 = copy.deepcopy(loaded.model)
-    modules: dict[Part, nn.Module] = {
-        "encoder": EncoderPart(tacotron2),
-        "decoder_iter": DecoderIterPart(tacotron2),
-        "postnet": PostnetPart(tacotron2),
-    }
+    with NoRandomWeights():
+        modules: dict[Part, nn.Module] = {
+            "encoder": EncoderPart(tacotron2),
+            "decoder_iter": DecoderIterPart(tacotron2),
+            "postnet": PostnetPart(tacotron2),
+        }
     return {
         part: (
             module.eval().requires_grad_(False).to(PRECISION_DTYPES[precision]),

@@ -26,7 +26,8 @@ from tacotron2.parts import DecoderIterPart, MergedLSTMCell
 SOURCE = Path(__file__).with_name("decoder_kernel.cu")
 # What the source's constants of these names are
 BLOCKS, THREADS, WARPS, COPIES = 128, 256, 8, 4
-MAX_TEXT, MAX_STEPS = 256, 32
+MAX_TEXT = 256
+MAX_STEPS = 32  # of a launch: more would waste more where an utterance ends, fewer load the weights more often
 SHARED_BYTES = 195_440
 SIZES = {
     "n_mel_channels": 80,
@@ -93,7 +94,7 @@ class PersistentDecoder:
     """
 
     def __init__(self, module: DecoderIterPart) -> None:
-        self._tensors = _packed(module)
+        self._tensors = packed_weights(module)
         self._device = module.v.weight.device
         self._weights = _Weights(*(self._tensors[name].data_ptr() for name in _WEIGHTS))
         # What the blocks tell one another; the last word is the number of the next step, and 0 is nobody's.
@@ -139,7 +140,7 @@ class PersistentDecoder:
             self._kernel(self._weights, launch)
 
 
-def _packed(module: DecoderIterPart) -> dict[str, Tensor]:
+def packed_weights(module: DecoderIterPart) -> dict[str, Tensor]:
     """The kernel's `Weights`, which says their shapes."""
     first, second = (weight.detach().float() for weight in module.prenet.parameters())
     projection, bias = module.projection.weight.detach().float(), module.projection.bias.detach().float()
@@ -194,11 +195,11 @@ def _kernel(device: torch.device) -> Callable[[_Weights, _Launch], None]:
     """What launches the kernel on a device, which has to be the current one, on the current stream."""
     from cuda.bindings import driver
 
-    function = _check(driver.cuModuleGetFunction(_check(driver.cuModuleLoadData(_compiled())), b"decode"))
+    function = _check(driver.cuModuleGetFunction(_check(driver.cuModuleLoadData(compiled())), b"decode"))
     shared_memory = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     _check(driver.cuFuncSetAttribute(function, shared_memory, SHARED_BYTES))
 
-    def launch(weights: _Weights, launch: _Launch) -> None:
+    def start(weights: _Weights, launch: _Launch) -> None:
         arguments = (ctypes.c_void_p * 2)(ctypes.addressof(weights), ctypes.addressof(launch))
         stream = torch.cuda.current_stream(device).cuda_stream
         # Cooperative: all blocks run at once, or none.
@@ -208,12 +209,12 @@ def _kernel(device: torch.device) -> Callable[[_Weights, _Launch], None]:
             )
         )
 
-    return launch
+    return start
 
 
 @functools.cache
-def _compiled() -> bytes:
-    """The source as machine code."""
+def compiled() -> bytes:
+    """The source as machine code of compute capability 9.0; needs no GPU. Raises RuntimeError where it is wrong."""
     from cuda.bindings import nvrtc
 
     options = [b"--gpu-architecture=sm_90", b"--std=c++17", b"--use_fast_math"]

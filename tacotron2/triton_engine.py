@@ -23,12 +23,11 @@ from common.graph_engine import GraphEngine
 from common.metadata import ModelMetadata
 from common.triton_engine import Launch, TritonEngine, overlapping, power_of_2
 from tacotron2.parts import DecoderIterPart, EncoderPart, MergedLSTMCell
-from tacotron2.persistent_decoder import MAX_TEXT, PersistentDecoder
+from tacotron2.persistent_decoder import MAX_STEPS, MAX_TEXT, PersistentDecoder
 
 MAX_TAGGED_STEPS = 32767  # the encoder's LSTM numbers its steps in 16 bits
 LARGEST_BATCH = 64  # beyond it, and beyond LONGEST_TEXT, the plain module runs
 LONGEST_TEXT = 1024
-STEPS_AT_ONCE = 32  # of the kernel for many steps: a launch takes as long as two of them, what is thrown away too
 
 _log = logging.getLogger(__name__)
 
@@ -234,7 +233,7 @@ class FusedDecoderEngine(TritonEngine):
     def steps_at_once(self, batch: int, text: int) -> int:
         """How many steps `run_steps` best runs as one kernel for such a batch; 0 where it can't."""
         fits = batch == 1 and text <= MAX_TEXT and self._may_persist
-        return STEPS_AT_ONCE if fits and self._persistent is not None else 0
+        return MAX_STEPS if fits and self._persistent is not None else 0
 
     def run_steps(self, tensors: Mapping[str, Tensor]) -> None:
         """Enqueues many steps as one kernel; see `PersistentDecoder.run`."""

@@ -1,16 +1,20 @@
 """The decoder loop in blocks gives what the plain loop gives; here without a GPU, where blocks run directly."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from common.checkpoint import LoadedModel
 from common.config import AudioConfig
+from common.contract import DECODER_STATE
 from common.engine import Engine, TorchEngine, infer
 from common.errors import UserError
-from common.random_streams import RandomStreams
+from common.random_streams import PRENET_KEEP, RandomStreams
 from tacotron2.decoder import DecodedBatch, StopRule, Utterance, decode
 from tacotron2.decoder_graph import BlockDecoder, DecoderSession, bucket_of, make_decoder
 from tests.engine_doubles import Watched
@@ -254,16 +258,72 @@ def step(session: DecoderSession, speakers: Sequence[Speaker]) -> None:
     session.leave([utterance for utterance in session.utterances if utterance.ended])
 
 
+class ManyStepsAtOnce:
+    """An engine that runs 24 steps of a single utterance at once; step by step underneath."""
+
+    free_bindings = True
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.runs = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+    def steps_at_once(self, batch: int, text: int) -> int:
+        return 24 if batch == 1 else 0
+
+    def run_steps(self, tensors: Mapping[str, Tensor]) -> None:
+        self.runs += 1
+        kept = torch.from_numpy(np.unpackbits(tensors["prenet_dropout"].numpy(), axis=2)) / PRENET_KEEP
+        fixed = {name: tensors[name] for name in ("memory", "processed_memory", "mask")}
+        for step, mask in enumerate(kept):
+            state = {name: tensors[name] for name in DECODER_STATE}
+            found = infer(self.engine, **state, **fixed, prenet_dropout=mask[None])
+            for name, result in DECODER_STATE.items():
+                tensors[name].copy_(found[result])
+            for name in ("decoder_output", "gate_prediction", "out_attention_weights"):
+                if name in tensors:
+                    tensors[name][step] = found[name]
+
+
+def test_many_steps_at_once_give_what_single_steps_give(engines: tuple[Engine, Engine]) -> None:
+    engine, rule = ManyStepsAtOnce(engines[1]), StopRule(NEVER, 50)
+    memory = memory_of(engines[0], [9], 9)
+    expected = decode(engines[1], *memory, utterances_of([9], rule), keep_alignments=True)
+    decoder = BlockDecoder(engine, steps=8, runners=8)
+    assert_same(decoder.decode(*memory, utterances_of([9], rule), keep_alignments=True), expected)
+    assert engine.runs == 3
+    again = decoder.decode(*memory, utterances_of([9], rule))
+    assert torch.equal(again.mels, expected.mels)
+    assert again.alignments is None
+
+
+@pytest.mark.parametrize("gates", [[-1.0] * 40, [-1.0] * 30 + [1.0] * 10, [1.0] * 40, [-1.0] * 17 + [math.nan] * 23])
+@pytest.mark.parametrize("cap", [16, 32, 33, 100])
+def test_gates_looked_at_together_end_an_utterance_where_single_ones_do(gates: list[float], cap: int) -> None:
+    single, together = (Utterance(100, RandomStreams(0, "a"), StopRule(0.5, cap)) for _ in range(2))
+    for gate in gates:
+        single.look([gate])
+    for first in range(0, len(gates), 8):
+        part = gates[first : first + 8]
+        if not together.goes_on(len(part), float(np.max(part))):
+            together.look(part)
+    assert (single.frames, single.stop_reason, single.error) == (together.frames, together.stop_reason, together.error)
+
+
+@pytest.mark.parametrize("at_once", [False, True])
 @pytest.mark.parametrize("runners", [2, 8])
 @pytest.mark.parametrize("slot_counts", [None, (1, 2, 4), (4,)])
 def test_joining_and_leaving_changes_nobodys_frames(
-    engines: tuple[Engine, Engine], slot_counts: tuple[int, ...] | None, runners: int
+    engines: tuple[Engine, Engine], slot_counts: tuple[int, ...] | None, runners: int, at_once: bool
 ) -> None:
     # Lengths and ends of all kinds: a longer text joins later, slots are filled again, one is given up half-way.
+    engine = ManyStepsAtOnce(engines[1]) if at_once else engines[1]
     speakers = [
         Speaker(engines, length, str(length), cap) for length, cap in ((5, 60), (12, 20), (30, 70), (3, 9), (8, 33))
     ]
-    decoder = BlockDecoder(engines[1], steps=8, runners=runners)
+    decoder = BlockDecoder(engine, steps=8, runners=runners)
     session = DecoderSession(decoder, slot_counts=slot_counts)
     given_up = Speaker(engines, 9, "given up", 80)
     arrivals = {0: [speakers[0], speakers[1]], 1: [given_up], 2: [speakers[2]], 4: [speakers[3]], 5: [speakers[4]]}

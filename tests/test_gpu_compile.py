@@ -19,6 +19,7 @@ from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
 from common.contract import contract_of
 from common.metadata import ModelMetadata
 from common.triton_engine import Launch
+from tacotron2 import persistent_decoder
 from tacotron2.model import Tacotron2
 from tacotron2.parts import DecoderIterPart, EncoderPart
 from tacotron2.triton_engine import FusedEncoder, FusedStep
@@ -164,3 +165,11 @@ def test_waveglows_layer_in_one_kernel_compiles(capability: tuple[int, int], tmp
     usages = list(compiled(launches, tmp_path))
     assert "layer" in {usage.kernel for usage in usages}
     check(iter(usages), capability)
+
+
+def test_the_decoder_kernel_for_many_steps_compiles(tmp_path: Path) -> None:
+    pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-bindings is not installed")
+    registers, local = resources(persistent_decoder.compiled(), tmp_path)
+    usage = Usage("decode", persistent_decoder.SHARED_BYTES, registers, local)
+    check(iter([usage]), (9, 0))
+    assert usage.registers * persistent_decoder.THREADS <= 64 << 10  # of a multiprocessor

@@ -21,9 +21,8 @@ from tacotron2.decoder import DecodedBatch, StopRule, Utterance, decode
 from tacotron2.decoder_graph import BlockDecoder, DecoderSession, make_decoder
 from tacotron2.model import Tacotron2
 from tacotron2.parts import DecoderIterPart
-from tacotron2.persistent_decoder import PersistentDecoder
+from tacotron2.persistent_decoder import MAX_STEPS, PersistentDecoder, packed_weights
 from tacotron2.triton_engine import (
-    STEPS_AT_ONCE,
     FusedDecoderEngine,
     FusedStep,
     Tuning,
@@ -68,7 +67,7 @@ def persistent(part: DecoderIterPart) -> FusedDecoderEngine:
     if reason is not None:
         pytest.skip(reason)
     engine = FusedDecoderEngine(part, METADATA)
-    assert engine.steps_at_once(1, 128) == STEPS_AT_ONCE
+    assert engine.steps_at_once(1, 128) == MAX_STEPS
     return engine
 
 
@@ -235,13 +234,49 @@ def test_what_it_does_not_support_is_refused_and_runs_on_pytorch() -> None:
 # Many steps as one kernel
 
 
+def test_the_kernels_weights_are_the_modules() -> None:
+    torch.manual_seed(0)
+    part = DecoderIterPart(Tacotron2(CONFIG)).half().requires_grad_(False)
+    packed = packed_weights(part)
+    # Operand A of mma.m16n8k16 (PTX ISA): of each lane's four registers of two numbers, the row and the column.
+    block, warp, tile, half, lane, register, number = np.ix_(*map(range, (128, 8, 20, 2, 32, 4, 2)))
+    row = 16 * half + lane // 4 + 8 * (register % 2)  # of a block's 32: eight units of each gate
+    row = row // 8 * 1024 + 8 * block + row % 8
+    for name, cell, widths in (
+        ("attention", part.attention_rnn, (256, 512, 1024)),
+        ("decoder", part.decoder_rnn, (1024, 512, 1024)),
+    ):
+        first_tile = first_column = 0
+        for width in widths:
+            tiles = packed[name][:, :, first_tile : first_tile + width // 128]
+            j = tile[:, :, : width // 128]
+            # A warp has an eighth of the columns, a lane a quarter of those, a tile four of them in a lane.
+            column = first_column + width // 8 * warp + width // 32 * (lane % 4) + 4 * j + 2 * (register // 2) + number
+            assert torch.equal(tiles.reshape(128, 8, -1, 2, 32, 4, 2), cell.gates.weight[row, column])
+            first_tile, first_column = first_tile + width // 128, first_column + width
+        assert first_tile == packed[name].size(2)
+    # The small layers: what all threads' shares of a vector's products sum up to.
+    hidden, context, prenet = (torch.randn(size) for size in (1024, 512, 256))
+    small = packed["small"].float()  # (block, thread, 24)
+    shares = torch.cat([hidden.view(256, 4), context.view(256, 2)], 1)
+    rows = (small[:, :, :18].unflatten(2, (3, 6)) * shares[:, None]).sum((1, 3)) + packed["small_bias"]
+    frame = part.projection.float()(torch.cat([hidden, context]))
+    first, second = (weight.float() for weight in part.prenet.parameters())
+    torch.testing.assert_close(rows[:, :2].flatten(), first @ frame[:80], rtol=0, atol=2e-3)
+    torch.testing.assert_close(rows[:81, 2], frame, rtol=0, atol=2e-3)
+    of_prenet = (small[:, :, 18:20] * prenet[:, None]).sum(1)
+    torch.testing.assert_close(of_prenet.flatten(), second @ prenet, rtol=0, atol=1e-4)
+    query = (small[:, :, 20:] * hidden.view(256, 4)).sum((1, 2))
+    torch.testing.assert_close(query, part.query_layer.weight.float() @ hidden, rtol=0, atol=1e-4)
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize("text", [1, 32, 101, 128, 192, 256])
 def test_many_steps_at_once_are_what_the_module_gives(
     part: DecoderIterPart, persistent: FusedDecoderEngine, text: int
 ) -> None:
     torch.manual_seed(text)
-    contract, steps = contract_of(METADATA), STEPS_AT_ONCE
+    contract, steps = contract_of(METADATA), MAX_STEPS
     tensors = step_tensors(1, text)
     sizes = {"decoder_output": CONFIG.n_mel_channels, "gate_prediction": 1, "out_attention_weights": text}
     for name, size in sizes.items():
@@ -294,7 +329,7 @@ def test_an_utterance_alone_and_beside_another_that_comes_and_goes(
     session.compact()
     advance(3)
     assert [key[:2] for key in decoder.cached] == [(2, 128), (1, 128)]
-    assert [len(part) for part in frames] == [STEPS_AT_ONCE] * 2 + [decoder.steps] * 3 + [STEPS_AT_ONCE] * 3
+    assert [len(part) for part in frames] == [MAX_STEPS] * 2 + [decoder.steps] * 3 + [MAX_STEPS] * 3
     found = torch.cat(frames)[:200].t()
     assert relative_error(found, expected.mels[0]) < 5e-2
 

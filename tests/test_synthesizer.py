@@ -208,6 +208,46 @@ def test_a_piece_that_fails_does_not_harm_the_others_of_its_batch(tiny_engines: 
             assert np.abs(piece.audio - expected[index].audio).max() < 1e-4
 
 
+def test_a_batch_is_taken_over_while_the_next_is_decoded(tiny_engines: Engines) -> None:
+    class Choosy(LimitedEngine):
+        """Gives NaN for texts of seven symbols, and refuses those of nine."""
+
+        limits = {}  # noqa: RUF012  a constant of the test
+
+        def bind(self, tensors):
+            lengths, run = tensors["sequence_lengths"], self.engine.bind(tensors)
+            if 9 in lengths.tolist():
+                raise UserError("nine are too many")
+
+            def choose() -> None:
+                run()
+                tensors["memory"][lengths == 7] = torch.nan
+
+            return choose
+
+    texts = {0: "One.", 1: "Three?", 2: "Fours!!", 3: "Five.", 4: "Sixes?", 5: "Sevens?!!", 6: "Eight.", 7: "Nine."}
+    choosy: Engines = {**tiny_engines, "encoder": Choosy(tiny_engines["encoder"])}
+    expected = speak(tiny_engines, texts, max_decoder_steps=30, final_period=False)
+    for ahead in (False, True):
+        synthesizer = synthesizer_on(choosy, batch_size=2, max_decoder_steps=30, final_period=False)
+        synthesizer._one_ahead = ahead  # as on a GPU
+        encoded: list[str] = []
+        synthesizer.on_message = lambda message, seen=encoded: seen.append(message) if "Encoder" in message else None
+        results = synthesizer.speak([Phrase(*item) for item in texts.items()])
+        found = [next(results)]
+        assert len(encoded) == (2 if ahead else 1)
+        found += results
+        assert [piece.piece.phrase.index for piece in found] == list(texts)
+        for index, piece in enumerate(found):
+            if index in (2, 5):
+                assert isinstance(piece, FailedPiece)
+                assert ("nine are too many" if index == 5 else "NaN") in str(piece.error)
+            else:
+                assert isinstance(piece, SpokenPiece)
+                assert np.abs(piece.audio - expected[index].audio).max() < 1e-4
+                assert piece.seconds > 0
+
+
 class BrokenEngine:
     """An engine that gives NaN in its first output."""
 

@@ -25,8 +25,11 @@ class WeightNormConv1d(nn.Module):
         super().__init__()
         initial = nn.Conv1d(in_channels, out_channels, kernel_size)
         assert initial.bias is not None
-        self.weight_v = nn.Parameter(initial.weight.detach())
-        self.weight_g = nn.Parameter(initial.weight.detach().norm(dim=(1, 2), keepdim=True))
+        direction = initial.weight.detach()
+        self.weight_v = nn.Parameter(direction)
+        self.weight_g = nn.Parameter(direction.new_empty(out_channels, 1, 1))
+        if not direction.is_meta:  # to compute anything there imports PyTorch's compiler, which takes seconds
+            torch.norm(direction, dim=(1, 2), keepdim=True, out=self.weight_g.data)
         self.bias = nn.Parameter(initial.bias.detach())
         self.dilation = dilation
         self.padding = (kernel_size - 1) * dilation // 2
@@ -87,8 +90,8 @@ class Invertible1x1Conv(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv1d(channels, channels, 1, bias=False)
-        self.conv.weight = nn.Parameter(torch.linalg.qr(torch.randn(channels, channels))[0].unsqueeze(2))
-
+        if not self.conv.weight.is_meta:
+            self.conv.weight = nn.Parameter(torch.linalg.qr(torch.randn(channels, channels))[0].unsqueeze(2))
         self.inverse: Tensor | None = None
 
     def inverse_weight(self) -> Tensor:

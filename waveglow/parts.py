@@ -5,7 +5,6 @@ tensors of `common.contract`, and is what the exporter traces and the PyTorch en
 input, already scaled by sigma, so that every backend computes the same.
 """
 
-import copy
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from common.checkpoint import LoadedModel
 from common.contract import PRECISION_DTYPES
 from common.metadata import DEFAULT_SIGMA, ModelMetadata, Part, Precision
+from common.modules import NoRandomWeights
 from waveglow import model
 
 
@@ -27,7 +27,8 @@ def waveglow_parts(
     Args:
         sigma: the default standard deviation of the noise; None takes the checkpoint's own, else the classic's.
     """
-    module = WaveGlowPart(copy.deepcopy(loaded.model)).eval().requires_grad_(False).to(PRECISION_DTYPES[precision])
+    with NoRandomWeights():
+        module = WaveGlowPart(loaded.model).eval().requires_grad_(False).to(PRECISION_DTYPES[precision])
     sigma = sigma if sigma is not None else loaded.sigma if loaded.sigma is not None else DEFAULT_SIGMA
     metadata = ModelMetadata(
         "waveglow", precision, loaded.config, loaded.audio, loaded.sha256, sigma, loaded.voice, gain=loaded.gain
@@ -69,7 +70,7 @@ class FlowPart(nn.Module):
         inputs, conditions = list[Any](wn.in_layers), list[Any](wn.cond_layers)
         res_skips = list[Any](wn.res_skip_layers)
         self.start = _conv1d(wn.start.weight, wn.start.bias)
-        self.end = wn.end
+        self.end = _conv1d(wn.end.weight, wn.end.bias)
         self.in_layers = nn.ModuleList(
             _conv1d(layer.weight, layer.bias + condition.bias, layer.dilation)  # one bias serves the sum of both
             for layer, condition in zip(inputs, conditions, strict=True)
