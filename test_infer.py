@@ -48,8 +48,8 @@ def main(args: argparse.Namespace) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
     if args.fp16 and device.type == "cpu":
         raise UserError("--fp16 needs an NVIDIA GPU, and PyTorch finds none; leave it out to run in FP32 on the CPU")
-    if not args.loop and (benchmark.denoise or args.stream):
-        flag = "--stream" if args.stream else "--denoise"
+    if not args.loop and (benchmark.denoise or args.stream or benchmark.batches > 1):
+        flag = "--stream" if args.stream else "--denoise" if benchmark.denoise else "--batches"
         raise UserError(f"{flag} goes with --loop: the classic's loop has none; add --loop or leave {flag} out")
     precision: Precision = "fp16" if args.fp16 else "fp32"
     flags = given_flags(args, Tacotron2Config, WaveGlowConfig)

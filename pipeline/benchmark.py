@@ -42,6 +42,8 @@ class Benchmark:
         frames: fixed number of mel frames of each utterance; None lets the stop gate decide.
         sigma: of WaveGlow's noise; None is the model's.
         denoise: strength of the denoiser; 0 is off.
+        batches: spoken in a row in each iteration, as a corpus is: on a GPU the next is decoded before the one before
+            is taken over. What is reported is then a batch's share.
     """
 
     batch: int = 1
@@ -50,6 +52,7 @@ class Benchmark:
     frames: int | None = None
     sigma: float | None = None
     denoise: float = 0.0
+    batches: int = 1
 
     def __post_init__(self) -> None:
         """Raises UserError for sizes that make no sense."""
@@ -59,6 +62,7 @@ class Benchmark:
             ("-il", self.length, longest),
             ("-bs", self.batch, 1024),
             ("--frames", self.frames, 100_000),
+            ("--batches", self.batches, 1024),
         ):
             if value is not None and not 1 <= value <= most:
                 text = f"; the benchmark's text has {longest} characters" if flag == "-il" else ""
@@ -98,7 +102,7 @@ Speak = Callable[[Sequence[Piece]], SpokenBatch]
 
 @dataclass(frozen=True)
 class Run:
-    """One timed pass over the region, and what lay outside of it."""
+    """One timed pass over the region, and what lay outside of it; of several batches in a row one's share."""
 
     latency: float  # seconds in the region
     stages: dict[str, float]  # seconds of it by stage; the rest is the host's
@@ -116,11 +120,11 @@ def benchmark_text() -> str:
 
 
 def utterances(benchmark: Benchmark) -> tuple[list[Piece], float]:
-    """The batch to speak, and the seconds that text to ids took."""
+    """The batches to speak, one after another, and the seconds that text to ids took."""
     started = time.perf_counter()
     text = benchmark_text()
     pieces = []
-    for index in range(benchmark.batch):
+    for index in range(benchmark.batch * benchmark.batches):
         encoded = encode(text, final_period=False)
         cut = EncodedText(encoded.text[: benchmark.length], encoded.ids[: benchmark.length], ())
         pieces.append(Piece(Phrase(index, cut.text), 0, True, cut))
@@ -200,9 +204,17 @@ def measure(
         latency = time.perf_counter() - started
         postprocessing = _save(folder, spoken.audios, sampling_rate)
         if iteration >= WARMUPS:
-            samples = sum(len(audio) for audio in spoken.audios)
+            share = 1 / benchmark.batches
             runs.append(
-                Run(latency, spoken.stages, spoken.frames, samples, preprocessing, postprocessing, spoken.first_audio)
+                Run(
+                    share * latency,
+                    {stage: share * seconds for stage, seconds in spoken.stages.items()},
+                    spoken.frames,
+                    sum(len(audio) for audio in spoken.audios) // benchmark.batches,
+                    share * preprocessing,
+                    share * postprocessing,
+                    spoken.first_audio,
+                )
             )
     return runs
 

@@ -139,6 +139,7 @@ def add_benchmark_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num-iters", type=int, default=10, help=f"timed iterations; {WARMUPS} warm-ups come before")
     parser.add_argument("-il", "--input-length", type=int, default=64, help="symbols of each utterance")
     parser.add_argument("-bs", "--batch-size", type=int, default=1, help="utterances at once")
+    parser.add_argument("--batches", type=int, default=1, help="batches in a row, to report a batch's share of")
     parser.add_argument("--frames", type=int, help="fixed number of mel frames [the stop gate decides]")
     parser.add_argument("--stream", action="store_true", help="speak as streams, and tell the time to first audio too")
     parser.add_argument("-o", "--output", type=Path, default=Path("results"), help="folder for logs and results")
@@ -284,6 +285,8 @@ def benchmark_settings(args: argparse.Namespace, frames: int | None = None) -> B
     Raises:
         UserError: sizes that make no sense.
     """
+    if args.stream and args.batches > 1:
+        raise UserError("--batches and --stream don't go together: streams begin at the same time; leave one out")
     return Benchmark(
         batch=args.batch_size,
         length=args.input_length,
@@ -291,6 +294,7 @@ def benchmark_settings(args: argparse.Namespace, frames: int | None = None) -> B
         frames=args.frames or frames,
         sigma=args.sigma,
         denoise=denoise_strength(args),
+        batches=args.batches,
     )
 
 

@@ -84,11 +84,12 @@ class Result:
     first_audio_percentiles: dict[int, float] = dataclasses.field(default_factory=dict)
     latencies: tuple[float, ...] = ()  # of each iteration
     machine: Machine | None = None
+    batches: int = 1  # in a row
 
     @property
     def setting(self) -> tuple[object, ...]:
         """What results must share for one to be the other's baseline."""
-        return (self.batch_size, self.input_length, self.precision, self.device, self.wn_channels)
+        return (self.batch_size, self.batches, self.input_length, self.precision, self.device, self.wn_channels)
 
 
 def summarize(
@@ -128,6 +129,7 @@ def summarize(
         first_audio_percentiles=_percentiles(first) if len(first) else {},
         latencies=tuple(run.latency for run in runs),
         machine=Machine.this(device),
+        batches=benchmark.batches,
     )
 
 
@@ -144,7 +146,8 @@ def store(
         log.log("PARAMETER", parameters)
         for iteration, run in enumerate(runs):
             log.log([iteration], _log_entry(run, result))
-    size = f"bs{result.batch_size}_il{result.input_length}_{result.precision}_wn{result.wn_channels}"
+    in_a_row = f"x{result.batches}" if result.batches > 1 else ""
+    size = f"bs{result.batch_size}{in_a_row}_il{result.input_length}_{result.precision}_wn{result.wn_channels}"
     name = re.sub(r"[^\w+]+", "-", f"{result.framework}_{size}_{'cpu' if result.device == 'CPU' else 'gpu'}")
     with written_whole(folder / f"{name}.json") as temporary:
         temporary.write_text(json.dumps(dataclasses.asdict(result), indent=2) + "\n")
@@ -219,7 +222,8 @@ def results_table(results: Sequence[Result], baseline: str = "PyTorch") -> str:
         base = baselines.get(r.setting)
         speedup = r.samples_per_second / base.samples_per_second if base else math.nan
         intervals = [f"{r.latency_percentiles[p]:.4f}" for p in (90, 95, 99)]
-        sizes = (str(r.batch_size), str(r.input_length), r.precision)
+        batch = f"{r.batch_size}, {r.batches} in a row" if r.batches > 1 else str(r.batch_size)
+        sizes = (batch, str(r.input_length), r.precision)
         rates = (f"{r.samples_per_second:,.0f}", f"{speedup:.2f}" if base else "-", f"{r.frames:.0f}")
         tail = (f"{r.frames * r.hop_seconds:.2f}", f"{r.audio_per_second:.1f}")
         rows.append((r.framework, *sizes, f"{r.latency_mean:.4f}", f"{r.latency_std:.4f}", *intervals, *rates, *tail))

@@ -154,13 +154,17 @@ def test_every_backend_speaks_the_frames_it_was_asked_for(
     for script, flags in (
         (PYTORCH, tiny),
         (PYTORCH, [*tiny, "--loop", "--denoise"]),
+        (PYTORCH, [*tiny, "--loop", "--batches", 3]),
         (TRT, onnx),
     ):
         result = run_here(script, *flags, *size)
         assert result.returncode == 0, result.stderr
     results = read_results(tmp_path)
     assert {r.framework for r in results} == {"PyTorch", "PyTorch, this project's loop", "ONNX Runtime"}
+    assert sorted(r.batches for r in results if "loop" in r.framework) == [1, 3]
+    assert "| 2, 3 in a row |" in results_table(results)
     for result in results:
+        assert result.samples_per_second * result.latency_mean == pytest.approx(2 * 20 * 256)
         assert result.frames == 20
         assert result.latency_mean >= sum(result.stages.values()) > 0
 
@@ -177,8 +181,10 @@ def test_streams_are_benchmarked(tmp_path: Path, tiny_folder: Path) -> None:
 
 
 def test_flags_that_would_do_nothing_are_refused(tmp_path: Path) -> None:
-    for flag in ("--denoise", "--stream"):
-        assert_one_line_error(run_here(PYTORCH, "--cpu", flag, "-o", tmp_path), flag, "--loop")
+    for flag in (("--denoise",), ("--stream",), ("--batches", 2)):
+        assert_one_line_error(run_here(PYTORCH, "--cpu", *flag, "-o", tmp_path), flag[0], "--loop")
+    both = ("--cpu", "--loop", "--stream", "--batches", 2)
+    assert_one_line_error(run_here(PYTORCH, *both, "-o", tmp_path), "--batches", "--stream")
     odd = ("--cpu", "--random-weights", "--prenet-dim", 16)
     assert_one_line_error(run_here(PYTORCH, *odd, "-o", tmp_path), "--prenet-dim", "random weights")
 
