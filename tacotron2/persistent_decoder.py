@@ -9,8 +9,11 @@ kernels do the work.
 
 import ctypes
 import functools
+import hashlib
 import importlib.util
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,7 @@ from torch import Tensor
 
 from common.config import Tacotron2Config
 from common.cuda import on_device
+from common.files import user_cache_folder, write_whole
 from common.random_streams import PRENET_KEEP
 from tacotron2.parts import DecoderIterPart, MergedLSTMCell
 
@@ -39,6 +43,14 @@ SIZES = {
     "attention_location_kernel_size": 31,
 }
 EXCHANGE_WORDS = COPIES * (2 * 256 + 512 + 2 * 1024 + 2 * (128 + MAX_TEXT)) + 1
+
+_OPTIONS = [
+    b"--gpu-architecture=sm_90",
+    b"--std=c++17",
+    b"--use_fast_math",
+    b"-DSHARED_BYTES=%d" % SHARED_BYTES,
+    b"-DPRENET_KEEP=%rf" % PRENET_KEEP,
+]
 
 # The fields of the kernel's arguments, in order; those of Launch are named as in `common.contract`.
 _WEIGHTS = (
@@ -195,7 +207,7 @@ def _kernel(device: torch.device) -> Callable[[_Weights, _Launch], None]:
     """What launches the kernel on a device, which has to be the current one, on the current stream."""
     from cuda.bindings import driver
 
-    function = _check(driver.cuModuleGetFunction(_check(driver.cuModuleLoadData(compiled())), b"decode"))
+    function = _check(driver.cuModuleGetFunction(_check(driver.cuModuleLoadData(machine_code())), b"decode"))
     shared_memory = driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     _check(driver.cuFuncSetAttribute(function, shared_memory, SHARED_BYTES))
 
@@ -212,15 +224,27 @@ def _kernel(device: torch.device) -> Callable[[_Weights, _Launch], None]:
     return start
 
 
-@functools.cache
-def compiled() -> bytes:
-    """The source as machine code of compute capability 9.0; needs no GPU. Raises RuntimeError where it is wrong."""
+def machine_code() -> bytes:
+    """The source as machine code of compute capability 9.0; compiled once and then kept among the user's caches."""
+    source = SOURCE.read_bytes()
+    folder = user_cache_folder("nvrtc")
+    key = hashlib.sha256(b"\n".join([source, *_OPTIONS, metadata.version("cuda-bindings").encode()])).hexdigest()
+    file = folder / f"{key}.cubin" if folder is not None else None
+    if file is not None and file.is_file():
+        return file.read_bytes()
+    code = compiled(source)
+    if file is not None:
+        with suppress(OSError):  # a full disk: it is compiled each time then
+            write_whole(file, code)
+    return code
+
+
+def compiled(source: bytes) -> bytes:
+    """Compiles the source by NVRTC; needs no GPU. Raises RuntimeError where it is wrong."""
     from cuda.bindings import nvrtc
 
-    options = [b"--gpu-architecture=sm_90", b"--std=c++17", b"--use_fast_math"]
-    options += [b"-DSHARED_BYTES=%d" % SHARED_BYTES, b"-DPRENET_KEEP=%rf" % PRENET_KEEP]
-    program = _check(nvrtc.nvrtcCreateProgram(SOURCE.read_bytes(), SOURCE.name.encode(), 0, [], []))
-    (result,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
+    program = _check(nvrtc.nvrtcCreateProgram(source, SOURCE.name.encode(), 0, [], []))
+    (result,) = nvrtc.nvrtcCompileProgram(program, len(_OPTIONS), _OPTIONS)
     if int(result) != 0:
         log = b" " * _check(nvrtc.nvrtcGetProgramLogSize(program))
         nvrtc.nvrtcGetProgramLog(program, log)

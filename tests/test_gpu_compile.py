@@ -167,9 +167,21 @@ def test_waveglows_layer_in_one_kernel_compiles(capability: tuple[int, int], tmp
     check(iter(usages), capability)
 
 
-def test_the_decoder_kernel_for_many_steps_compiles(tmp_path: Path) -> None:
+def test_the_decoder_kernel_for_many_steps_compiles_and_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-bindings is not installed")
-    registers, local = resources(persistent_decoder.compiled(), tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    code = persistent_decoder.machine_code()
+    registers, local = resources(code, tmp_path)
     usage = Usage("decode", persistent_decoder.SHARED_BYTES, registers, local)
     check(iter([usage]), (9, 0))
     assert usage.registers * persistent_decoder.THREADS <= 64 << 10  # of a multiprocessor
+    monkeypatch.setattr(persistent_decoder, "compiled", lambda source: pytest.fail("compiled again"))
+    assert persistent_decoder.machine_code() == code
+
+
+def test_a_decoder_kernel_that_is_wrong_says_where() -> None:
+    pytest.importorskip("cuda.bindings.nvrtc", reason="cuda-bindings is not installed")
+    with pytest.raises(RuntimeError, match=r"decoder_kernel.cu\(1\): error"):
+        persistent_decoder.compiled(b"int x = y;")
