@@ -10,7 +10,9 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+import numpy as np
 import torch
+from torch import Tensor
 
 OLDEST_CAPABILITY = (8, 0)  # Ampere
 MEASURED_CAPABILITY = (9, 0)  # Hopper: the kernels' sizes were chosen on H100 and H200, and have run nowhere else
@@ -33,6 +35,12 @@ def with_index(device: torch.device | str) -> torch.device:
 def on_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Makes a GPU the current one for a `with` block, so that streams, graphs and kernels are its own."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def upload(array: np.ndarray, device: torch.device) -> Tensor:
+    """An array as a tensor on the device, copied without waiting for what a GPU has to do before."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def capture(run: Callable[[], None], device: torch.device, warm_up: bool = True) -> Callable[[], None]:

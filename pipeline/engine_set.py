@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.config import Tacotron2Config, WaveGlowConfig
+from common.cuda import upload
 from common.engine import Engine, Range, infer
 from common.errors import UserError
 from common.metadata import DEFAULT_SIGMA, PARTS, Part
@@ -148,8 +149,8 @@ class EngineSet:
             row[: len(ids)] = ids
         outputs = infer(
             engine,
-            sequences=_on_device(sequences, engine.device),
-            sequence_lengths=_on_device(np.array(lengths, np.int32), engine.device),
+            sequences=upload(sequences, engine.device),
+            sequence_lengths=upload(np.array(lengths, np.int32), engine.device),
         )
         return outputs["memory"].to(decoder.device), outputs["processed_memory"].to(decoder.device)
 
@@ -214,11 +215,11 @@ class EngineSet:
         window, place = ((frame >= kept_start) & (frame < kept_stop)).nonzero()
 
         rows = mels.transpose(1, 2)  # (B, M, n_mel_channels)
-        seen = rows[_on_device(owner, rows.device), _on_device(frame, rows.device)].transpose(1, 2)
+        seen = rows[upload(owner, rows.device), upload(frame, rows.device)].transpose(1, 2)
         done = torch.cat([self.refine(part) for part in seen.split(at_once)]).transpose(1, 2)
         result = torch.empty_like(rows, device=done.device)
-        target = tuple(_on_device(index, done.device) for index in (owner[window, 0], frame[window, place]))
-        source = tuple(_on_device(index, done.device) for index in (window, place))
+        target = tuple(upload(index, done.device) for index in (owner[window, 0], frame[window, place]))
+        source = tuple(upload(index, done.device) for index in (window, place))
         result[target] = done[source]
         return result.transpose(1, 2)
 
@@ -237,12 +238,6 @@ class EngineSet:
         self.decoder.close()
         for engine in reversed(list(self.engines.values())):
             engine.close()
-
-
-def _on_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """An array as a tensor, copied without waiting for what a GPU has to do before."""
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def check_together(engines: Mapping[Part, Engine]) -> None:

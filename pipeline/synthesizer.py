@@ -77,6 +77,8 @@ class _Vocoding:
 
 @dataclass(frozen=True)
 class _Failed:
+    """A batch of which nothing is computed any more, because of one of its pieces or its size."""
+
     pieces: Sequence[Piece]
     symbols_done: float  # before it
     error: UserError
@@ -224,8 +226,8 @@ class Synthesizer:
             batch.arrived.synchronize()
         parts = np.split(batch.audio.numpy(), np.cumsum(batch.samples)[:-1])
         # Memory that is new is slow to write to, unless many threads do.
-        many = self._pool is not None and len(parts) > 1
-        audios = list(self._pool.map(_copied, parts) if many and self._pool is not None else map(_copied, parts))
+        over_all = self._pool.map if self._pool is not None and len(parts) > 1 else map
+        audios = list(over_all(_copied, parts))
         for item, (piece, audio) in enumerate(zip(batch.pieces, audios, strict=True)):
             if audio is None:
                 decoded = batch.decoded.mels[item, :, : batch.decoded.frames[item]]

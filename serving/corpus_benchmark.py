@@ -182,16 +182,11 @@ def corpus_run(
                 started = time.perf_counter()
                 driver.speak(job, identity, corpus.shards(0, corpus.missing(0)))
                 taken = time.perf_counter() - started
-
-            workers = totals.workers.values()
-            return CorpusRun(
-                rate=totals.audio_seconds / taken,
-                busy=sum(worker.speaking_seconds for worker in workers) / taken / crew.size,
-                waiting=sum(worker.waiting_seconds for worker in workers) / taken / crew.size,
-                reading=sum(worker.reading_seconds for worker in workers) / taken / crew.size,
-                writing=sum(worker.writing_seconds for worker in workers) / taken / crew.size,
-                digest=_digest(job.folder),
-            )
+            kinds = ("speaking", "waiting", "reading", "writing")
+            seconds = (sum(getattr(worker, f"{kind}_seconds") for worker in totals.workers.values()) for kind in kinds)
+            busy, waiting, reading, writing = (one / taken / crew.size for one in seconds)
+            rate, digest = totals.audio_seconds / taken, _digest(job.folder)
+            return CorpusRun(rate, busy, waiting, reading, writing, digest)
     finally:
         crew.close()
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.cuda import ShapeCache, capture
+from common.cuda import ShapeCache, capture, upload
 from common.engine import Engine, Range
 from common.random_streams import PRENET_KEEP, STEPS_PER_DRAW
 from tacotron2.decoder import DecodedBatch, DecoderState, Utterance, check_decoded
@@ -381,7 +381,7 @@ class _Block:
         engine, steps = self._owner.engine, self.steps
         specs = engine.contract.tensors
         pinned = engine.device.type == "cuda"
-        _, layers, values = self._zeros("prenet_dropout").shape
+        layers, values = map(int, specs["prenet_dropout"].shape[1:])
         bits = self.batch, steps, layers, -(-values // 8)
         self.bits_host = torch.zeros(STAGING_BUFFERS, *bits, dtype=torch.uint8, pin_memory=pinned)
         self.bits_arrays = self.bits_host.numpy()
@@ -464,8 +464,7 @@ class _Block:
     def fill(self, slots: Sequence[int], memory: Tensor, processed_memory: Tensor, symbols: Sequence[int]) -> None:
         """Sets slots to the beginning of new utterances."""
         device, text = memory.device, memory.size(1)
-        pinned = device.type == "cuda"
-        ends = torch.tensor(symbols, pin_memory=pinned).to(device, non_blocking=True)
+        ends = upload(np.array(symbols), device)
         if len(slots) == self.batch:  # the same in fewer kernels, which matters to one utterance
             for own, given in ((self.memory, memory), (self.processed_memory, processed_memory)):
                 own[:, :text] = given
@@ -473,7 +472,7 @@ class _Block:
             torch.ge(self._positions, ends.unsqueeze(1), out=self.padding)
             torch._foreach_zero_(list(self._states[-1].as_inputs().values()))
             return
-        index = torch.tensor(slots, pin_memory=pinned).to(device, non_blocking=True)
+        index = upload(np.array(slots), device)
         for own, given in ((self.memory, memory), (self.processed_memory, processed_memory)):
             own.index_copy_(0, index, torch.nn.functional.pad(given, (0, 0, 0, self.text - text)))
         self.padding.index_copy_(0, index, self._positions >= ends.unsqueeze(1))
@@ -482,7 +481,7 @@ class _Block:
 
     def take_over(self, old: "_Block", slots: Sequence[int]) -> None:
         """Takes the utterances in `slots` of another block, wherever they are, into its own first slots."""
-        index = torch.tensor(slots, device=self.memory.device)
+        index = upload(np.array(slots), self.memory.device)
         pairs = [(self.memory, old.memory), (self.processed_memory, old.processed_memory)]
         ours, theirs = self._states[-1].as_inputs(), old._states[-1].as_inputs()
         pairs += [(ours[name], theirs[name]) for name in ours]
