@@ -10,7 +10,7 @@ graph (`tacotron2.decoder_graph`).
 import functools
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from tacotron2.parts import DecoderIterPart, EncoderPart, MergedLSTMCell
 from tacotron2.persistent_decoder import MAX_STEPS, MAX_TEXT, PersistentDecoder
 
 MAX_TAGGED_STEPS = 32767  # the encoder's LSTM numbers its steps in 16 bits
-LARGEST_BATCH = 64  # beyond it, and beyond LONGEST_TEXT, the plain module runs
+LARGEST_BATCH = 128  # beyond it, and beyond LONGEST_TEXT, the plain module runs
 LONGEST_TEXT = 1024
 
 _log = logging.getLogger(__name__)
@@ -52,6 +52,7 @@ class Tuning:
     projection_rows: int = 4
     text_tile: int = 16
     context_columns: int = 32
+    items: int = 1  # of the batch in a program of prenet, query and projection; from 16 on on the matrix units
 
 
 def default_tuning(device: torch.device, batch: int) -> Tuning:
@@ -67,16 +68,10 @@ def tuning_for(capability: tuple[int, int], batch: int) -> Tuning:
         return Tuning(overlap, units=4, warps=2)
     if batch <= 16:
         return Tuning(overlap, units=4, warps=2, step=256, stages=6, prenet_rows=32)
-    return Tuning(
-        overlap,
-        units=8,
-        warps=4,
-        step=256,
-        stages=6 if batch <= 32 else 4,
-        query_rows=16,
-        prenet_rows=64,
-        projection_rows=16,
-    )
+    wide = Tuning(overlap, units=8, warps=4, step=256, stages=6, query_rows=16, prenet_rows=64, projection_rows=16)
+    if batch <= 32:
+        return wide
+    return replace(wide, step=128, stages=6 if batch <= 64 else 4, prenet_rows=32, items=16)
 
 
 class FusedEncoderEngine(TritonEngine):
@@ -297,29 +292,31 @@ class FusedStep:
         ]
 
     def _prenet(self, tensors: Mapping[str, Tensor], scratch: "_Scratch", tuning: Tuning) -> Launch:
-        from tacotron2.triton_kernels import prenet_kernel
+        from tacotron2.triton_kernels import prenet_kernel, prenet_matrix_kernel
 
         mels, dim = self.config.n_mel_channels, self.config.prenet_dim
         rows = min(tuning.prenet_rows, dim)
-        return Launch(
-            prenet_kernel,
-            (dim // rows, len(scratch.prenet)),
+        return _by_items(
+            (prenet_kernel, prenet_matrix_kernel),
+            dim // rows,
+            len(scratch.prenet),
             (tensors["decoder_input"], tensors["prenet_dropout"], *self.prenet, scratch.prenet),
-            dict(
-                MELS=mels, MELS_PADDED=power_of_2(mels), DIM=dim, ROWS=rows, num_warps=8, **overlapping(tuning.overlap)
-            ),
+            {"MELS": mels, "MELS_PADDED": power_of_2(mels), "DIM": dim, "ROWS": rows, "num_warps": 8},
+            tuning,
         )
 
     def _query(self, tensors: Mapping[str, Tensor], scratch: "_Scratch", tuning: Tuning) -> Launch:
-        from tacotron2.triton_kernels import query_kernel
+        from tacotron2.triton_kernels import query_kernel, query_matrix_kernel
 
         hidden, dim = self.config.attention_rnn_dim, self.config.attention_dim
         rows = min(tuning.query_rows, dim)
-        return Launch(
-            query_kernel,
-            (dim // rows, len(scratch.query)),
+        return _by_items(
+            (query_kernel, query_matrix_kernel),
+            dim // rows,
+            len(scratch.query),
             (tensors["out_attention_hidden"], self.query, scratch.query),
-            dict(HIDDEN=hidden, DIM=dim, ROWS=rows, num_warps=4, **overlapping(tuning.overlap)),
+            {"HIDDEN": hidden, "DIM": dim, "ROWS": rows, "num_warps": 4},
+            tuning,
         )
 
     def _energies(self, tensors: Mapping[str, Tensor], scratch: "_Scratch", tuning: Tuning) -> Launch:
@@ -364,13 +361,14 @@ class FusedStep:
         )
 
     def _projection(self, tensors: Mapping[str, Tensor], tuning: Tuning) -> Launch:
-        from tacotron2.triton_kernels import projection_kernel
+        from tacotron2.triton_kernels import projection_kernel, projection_matrix_kernel
 
         config, rows = self.config, tuning.projection_rows
         frame, gate = tensors["decoder_output"], tensors["gate_prediction"]
-        return Launch(
-            projection_kernel,
-            (-(-(config.n_mel_channels + 1) // rows), len(frame)),
+        return _by_items(
+            (projection_kernel, projection_matrix_kernel),
+            -(-(config.n_mel_channels + 1) // rows),
+            len(frame),
             (
                 tensors["out_decoder_hidden"],
                 tensors["out_attention_context"],
@@ -379,15 +377,15 @@ class FusedStep:
                 frame,
                 gate,
             ),
-            dict(
-                MELS=config.n_mel_channels,
-                HIDDEN=config.decoder_rnn_dim,
-                CONTEXT=config.encoder_embedding_dim,
-                ROWS=rows,
-                num_warps=4,
-                GUARD=tuning.matrix,
-                **overlapping(tuning.overlap),
-            ),
+            {
+                "MELS": config.n_mel_channels,
+                "HIDDEN": config.decoder_rnn_dim,
+                "CONTEXT": config.encoder_embedding_dim,
+                "ROWS": rows,
+                "num_warps": 4,
+                "GUARD": tuning.matrix,
+            },
+            tuning,
         )
 
     def _lstms(self, units: int) -> "tuple[_PackedLSTM, _PackedLSTM]":
@@ -403,6 +401,22 @@ class FusedStep:
                 ),
             )
         return self._packed[units]
+
+
+def _by_items(
+    kernels: tuple[Any, Any],
+    parts: int,
+    batch: int,
+    arguments: tuple[Any, ...],
+    constants: dict[str, Any],
+    tuning: Tuning,
+) -> Launch:
+    """The first of two kernels, whose programs take one item of the batch, or the second, whose take several."""
+    constants.update(overlapping(tuning.overlap))
+    if tuning.items == 1:
+        return Launch(kernels[0], (parts, batch), arguments, constants)
+    grid = parts, -(-batch // tuning.items)
+    return Launch(kernels[1], grid, (*arguments, batch), {"ITEMS": tuning.items, **constants})
 
 
 _PackedLSTM = tuple[Tensor, Tensor]  # weights FP16 (programs, 4 * units, columns), bias FP32 (programs, 4 * units)

@@ -51,6 +51,13 @@ def _dot_rows(weights, x):
 
 
 @triton.jit
+def _items(x, item, batch, N: tl.constexpr, WIDTH: tl.constexpr):
+    # (items, N) of x (B, N), zeros up to WIDTH columns and beyond the batch
+    column = tl.arange(0, WIDTH)[None, :]
+    return tl.load(x + item[:, None] * N + column, mask=(item[:, None] < batch) & (column < N), other=0.0)
+
+
+@triton.jit
 def _lstm(gates, cell):
     # gates: (4, units, items), in the order input, forget, candidate, output; cell: (units, items) -> hidden, cell
     gate = tl.arange(0, 4)[:, None, None]
@@ -87,6 +94,37 @@ def prenet_kernel(
     y = tl.maximum(_dot_rows(first_weights, x), 0.0) * tl.load(keep + hidden).to(tl.float32)
     z = tl.maximum(_dot_rows(second_weights, y), 0.0) * tl.load(keep + DIM + rows).to(tl.float32)
     tl.store(out + item * DIM + rows, z.to(tl.float16))
+
+
+@triton.jit
+def prenet_matrix_kernel(
+    frame,  # (B, MELS)
+    dropout,  # (B, 2, DIM)
+    first,  # (DIM, MELS)
+    second,  # (DIM, DIM)
+    out,  # (B, DIM)
+    batch,
+    MELS: tl.constexpr,
+    MELS_PADDED: tl.constexpr,
+    DIM: tl.constexpr,
+    ROWS: tl.constexpr,  # of the second layer in one program; each program computes all of the first
+    ITEMS: tl.constexpr,  # in one program
+    OVERLAP: tl.constexpr,
+):
+    _release(OVERLAP)
+    item = tl.program_id(1) * ITEMS + tl.arange(0, ITEMS)
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    hidden, mel = tl.arange(0, DIM), tl.arange(0, MELS_PADDED)
+    first_weights = tl.load(first + hidden[:, None] * MELS + mel[None, :], mask=mel[None, :] < MELS, other=0.0)
+    second_weights = tl.load(second + rows[:, None] * DIM + hidden[None, :])
+    _wait(OVERLAP)
+    present = item[None, :] < batch
+    keep = dropout + item[None, :] * 2 * DIM
+    y = tl.dot(first_weights, tl.trans(_items(frame, item, batch, MELS, MELS_PADDED)))
+    y = tl.maximum(y, 0.0) * tl.load(keep + hidden[:, None], mask=present, other=0.0).to(tl.float32)
+    z = tl.dot(second_weights, y.to(tl.float16))
+    z = tl.maximum(z, 0.0) * tl.load(keep + DIM + rows[:, None], mask=present, other=0.0).to(tl.float32)
+    tl.store(out + item[None, :] * DIM + rows[:, None], z.to(tl.float16), mask=present)
 
 
 @triton.jit
@@ -201,6 +239,27 @@ def query_kernel(
 
 
 @triton.jit
+def query_matrix_kernel(
+    hidden,  # (B, HIDDEN)
+    weights,  # (DIM, HIDDEN)
+    out,  # FP32 (B, DIM)
+    batch,
+    HIDDEN: tl.constexpr,
+    DIM: tl.constexpr,
+    ROWS: tl.constexpr,
+    ITEMS: tl.constexpr,  # in one program
+    OVERLAP: tl.constexpr,
+):
+    item = tl.program_id(1) * ITEMS + tl.arange(0, ITEMS)
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    w = tl.load(weights + rows[:, None] * HIDDEN + tl.arange(0, HIDDEN)[None, :])
+    _wait(OVERLAP)
+    _release(OVERLAP)
+    y = tl.dot(w, tl.trans(_items(hidden, item, batch, HIDDEN, HIDDEN)))
+    tl.store(out + item[None, :] * DIM + rows[:, None], y, mask=item[None, :] < batch)
+
+
+@triton.jit
 def energies_kernel(
     weights,  # (B, text), of the previous step; known ahead, as is `sums`
     sums,  # (B, text)
@@ -308,6 +367,39 @@ def projection_kernel(
     y += _dot_rows(context_weights, tl.load(context + item * CONTEXT + b))
     tl.store(frame + item * MELS + rows, y.to(tl.float16), mask=rows < MELS)
     tl.store(gate + item + tl.zeros_like(rows), y.to(tl.float16), mask=rows == MELS)
+
+
+@triton.jit
+def projection_matrix_kernel(
+    hidden,  # (B, HIDDEN)
+    context,  # (B, CONTEXT)
+    weights,  # (MELS + 1, HIDDEN + CONTEXT)
+    bias,  # FP32 (MELS + 1)
+    frame,  # (B, MELS)
+    gate,  # (B, 1)
+    batch,
+    MELS: tl.constexpr,
+    HIDDEN: tl.constexpr,
+    CONTEXT: tl.constexpr,
+    ROWS: tl.constexpr,
+    ITEMS: tl.constexpr,  # in one program
+    GUARD: tl.constexpr,  # whether to release behind the wait
+    OVERLAP: tl.constexpr,
+):
+    _release(OVERLAP and not GUARD)
+    item = tl.program_id(1) * ITEMS + tl.arange(0, ITEMS)
+    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    row = weights + tl.minimum(rows, MELS)[:, None] * (HIDDEN + CONTEXT)
+    hidden_weights = tl.load(row + tl.arange(0, HIDDEN)[None, :])
+    y = tl.load(bias + tl.minimum(rows, MELS))[:, None] + tl.zeros((ROWS, ITEMS), tl.float32)
+    _wait(OVERLAP)
+    _release(OVERLAP and GUARD)
+    y = tl.dot(hidden_weights, tl.trans(_items(hidden, item, batch, HIDDEN, HIDDEN)), y)
+    # The weights of both would not fit into the registers at once.
+    y = _product(y, row + HIDDEN, context, item, batch, CONTEXT, CONTEXT // 2).to(tl.float16)
+    present = item[None, :] < batch
+    tl.store(frame + item[None, :] * MELS + rows[:, None], y, mask=present & (rows[:, None] < MELS))
+    tl.store(gate + item[None, :] + tl.zeros_like(rows)[:, None], y, mask=present & (rows[:, None] == MELS))
 
 
 @triton.jit

@@ -101,24 +101,25 @@ def assert_computed(tensors: dict[str, Tensor], part: DecoderIterPart, metadata:
         assert error < (3e-2 if spec.name == "gate_prediction" else 2e-3), f"{spec.name}: {error:.1e}"
 
 
-def interpret(batch: int) -> None:
-    """The kernels in Triton's interpreter, on the CPU."""
+def interpret(batch: int, items: int) -> None:
+    """The kernels, so many items of the batch in a program, in Triton's interpreter, on the CPU."""
     torch.manual_seed(batch)
     metadata = replace(METADATA, model=SMALL)
     part = DecoderIterPart(Tacotron2(SMALL)).eval().requires_grad_(False)
     for parameter in part.parameters():
         parameter.mul_(1.5)
     tensors = step_tensors(batch, 11, metadata, "cpu")
-    for launch in FusedStep(part.half(), metadata).launches(tensors, tuning_for((8, 0), batch)):
+    tuning = replace(tuning_for((8, 0), batch), items=items)
+    for launch in FusedStep(part.half(), metadata).launches(tensors, tuning):
         launch()
     assert_computed(tensors, part, metadata)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
-@pytest.mark.parametrize("batch", [1, 3])
-def test_the_kernels_compute_what_the_module_computes_in_the_interpreter(batch: int) -> None:
-    run_interpreted(f"test_gpu_decoder.interpret({batch})")
+@pytest.mark.parametrize(("batch", "items"), [(1, 1), (3, 1), (18, 16)])
+def test_the_kernels_compute_what_the_module_computes_in_the_interpreter(batch: int, items: int) -> None:
+    run_interpreted(f"test_gpu_decoder.interpret({batch}, {items})")
 
 
 def request(lengths: Sequence[int], text: int, rule: StopRule) -> tuple[Tensor, Tensor, list[Utterance]]:
@@ -181,7 +182,7 @@ def threshold(plain: TorchEngine) -> Callable[[Engine, Sequence[int], int], floa
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("text", [1, 31, 128, 200, 1024])
-@pytest.mark.parametrize("batch", [1, 2, 3, 8, 17, 64])
+@pytest.mark.parametrize("batch", [1, 2, 3, 8, 17, 64, 128])
 def test_the_fused_step_computes_what_the_module_computes(part: DecoderIterPart, batch: int, text: int) -> None:
     torch.manual_seed(1000 * batch + text)
     # As the engine chooses for this GPU and this batch, and as it would on a GPU without overlapping kernels.
@@ -212,7 +213,7 @@ def test_overlapping_kernels_give_the_same_bits(part: DecoderIterPart, batch: in
 @pytest.mark.cuda
 def test_beyond_its_largest_sizes_the_plain_module_runs(part: DecoderIterPart, plain: TorchEngine) -> None:
     fused = FusedDecoderEngine(part, METADATA)
-    for batch, text in ((65, 32), (1, 1030)):
+    for batch, text in ((129, 32), (1, 1030)):
         tensors = step_tensors(batch, text)
         again = {name: tensor.clone() for name, tensor in tensors.items()}
         fused.bind(tensors)()
