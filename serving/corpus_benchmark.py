@@ -182,6 +182,10 @@ def corpus_run(
                 started = time.perf_counter()
                 driver.speak(job, identity, corpus.shards(0, corpus.missing(0)))
                 taken = time.perf_counter() - started
+            if not totals.audio_seconds:
+                raise UserError(
+                    f"all {args.repeats * len(texts)} lines failed, as cut ones do; raise --max-decoder-steps"
+                )
             kinds = ("speaking", "waiting", "reading", "writing")
             seconds = (sum(getattr(worker, f"{kind}_seconds") for worker in totals.workers.values()) for kind in kinds)
             busy, waiting, reading, writing = (one / taken / crew.size for one in seconds)
