@@ -38,7 +38,7 @@ class Tuning:
 
     The LSTMs' weights pass through shared memory, `step` columns at a time, `stages` of them at once. Where kernels
     overlap, a program has to need more than a third of it, or programs crowd on the multiprocessors that come free
-    first.
+    first; and it must leave some for the small kernels that it starts beside, which with `items` need more.
     """
 
     overlap: bool
@@ -412,11 +412,11 @@ def _by_items(
     tuning: Tuning,
 ) -> Launch:
     """The first of two kernels, whose programs take one item of the batch, or the second, whose take several."""
-    constants.update(overlapping(tuning.overlap))
+    constants = {**constants, **overlapping(tuning.overlap)}
     if tuning.items == 1:
         return Launch(kernels[0], (parts, batch), arguments, constants)
     grid = parts, -(-batch // tuning.items)
-    return Launch(kernels[1], grid, (*arguments, batch), {"ITEMS": tuning.items, **constants})
+    return Launch(kernels[1], grid, (*arguments, batch), {**constants, "ITEMS": tuning.items})
 
 
 _PackedLSTM = tuple[Tensor, Tensor]  # weights FP16 (programs, 4 * units, columns), bias FP32 (programs, 4 * units)

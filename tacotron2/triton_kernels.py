@@ -389,9 +389,10 @@ def projection_matrix_kernel(
     _release(OVERLAP and not GUARD)
     item = tl.program_id(1) * ITEMS + tl.arange(0, ITEMS)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    row = weights + tl.minimum(rows, MELS)[:, None] * (HIDDEN + CONTEXT)
+    real = tl.minimum(rows, MELS)  # beyond the last row it is computed again, and not stored
+    row = weights + real[:, None] * (HIDDEN + CONTEXT)
     hidden_weights = tl.load(row + tl.arange(0, HIDDEN)[None, :])
-    y = tl.load(bias + tl.minimum(rows, MELS))[:, None] + tl.zeros((ROWS, ITEMS), tl.float32)
+    y = tl.load(bias + real)[:, None] + tl.zeros((ROWS, ITEMS), tl.float32)
     _wait(OVERLAP)
     _release(OVERLAP and GUARD)
     y = tl.dot(hidden_weights, tl.trans(_items(hidden, item, batch, HIDDEN, HIDDEN)), y)

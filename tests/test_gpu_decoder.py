@@ -193,7 +193,7 @@ def test_the_fused_step_computes_what_the_module_computes(part: DecoderIterPart,
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("batch", [1, 3, 32])
+@pytest.mark.parametrize("batch", [1, 3, 32, 64])
 def test_overlapping_kernels_give_the_same_bits(part: DecoderIterPart, batch: int) -> None:
     if torch.cuda.get_device_capability() < (9, 0):
         pytest.skip("kernels overlap on compute capability 9.0 and above")
