@@ -16,7 +16,7 @@ Precision = Literal["fp32", "fp16"]
 ModelConfig = Tacotron2Config | WaveGlowConfig
 
 PARTS: tuple[Part, ...] = ("encoder", "decoder_iter", "postnet", "waveglow")
-METADATA_FORMAT = 2  # raised when the metadata or the tensors' contract changes
+METADATA_FORMAT = 3  # raised when the metadata or the tensors' contract changes
 METADATA_KEY = "tacotron2_waveglow_tensorrt"
 DEFAULT_SIGMA = 0.6  # the classic's; a checkpoint may carry its own
 MAX_SIGMA = 10.0
@@ -39,6 +39,8 @@ class ModelMetadata:
         bias: WaveGlow's bias spectrum for the denoiser, filter_length // 2 + 1 float32 magnitudes measured in FP32;
             None for Tacotron 2's parts and where it was not measured.
         gain: what the voice's audio is multiplied by, above 0 and up to MAX_GAIN.
+        conditioning_rank: of WaveGlow's conditioning at the frames' rate; None where it is exact.
+        conditioning_snr: how far the error of a lossy rank lies below the audio, in dB; None where nothing is lost.
         arpabet: whether Tacotron 2 was trained on ARPAbet; None where the checkpoint doesn't say.
     """
 
@@ -52,6 +54,8 @@ class ModelMetadata:
     int8_lstms: bool = False
     bias: tuple[float, ...] | None = field(default=None, repr=False)
     gain: float = 1.0
+    conditioning_rank: int | None = None
+    conditioning_snr: float | None = None
     arpabet: bool | None = None
 
     def to_json(self) -> str:

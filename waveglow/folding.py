@@ -1,14 +1,7 @@
-"""WaveGlow's weights folded for the Triton kernels: the same function for fewer operations.
+"""WaveGlow's weights as tables for the Triton kernels: the folded part's (`waveglow.parts`), in the kernels' order.
 
-What is linear is folded on the weights, in FP32, before they are rounded:
-
-- the upsampling into the conditioning: one position sees 4 frames of 80 channels (320 values) instead of the 640 that
-  the upsampling makes of them, with weights of its own for each of the 32 positions of a frame;
-- `start` into the first layer of each flow, which then convolves at most 4 channels and a one instead of 256;
-- `end` into the skip halves of the 1x1 convolutions: each layer adds 8 sums per position instead of 256 values.
-
-That leaves 2.1 of 3.1 TFLOP for 600 frames at 256 channels, at the price of memory: 1.09 GB of weights instead of
-0.18 GB.
+The exact conditioning is folded once more: one position sees 4 frames of 80 channels (320 values) instead of the 640
+that the upsampling makes of them, with weights of its own for each position of a frame.
 """
 
 import copy
@@ -19,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from common.config import WaveGlowConfig
-from waveglow.parts import FlowPart, WaveGlowPart
+from waveglow.parts import FlowPart, PositionCondition, WaveGlowPart
 
 WIDTH = 64  # FP16 values in a row of the kernels' tables: 128 bytes, the widest swizzle of the matrix units
 OUTPUTS = 16  # columns for a flow's shifts and log scales: the least that a matrix product may have
@@ -60,8 +53,6 @@ def fold(part: WaveGlowPart, device: torch.device, dtype: torch.dtype = torch.fl
     phases = upsample.stride[0]
     # (taps, phases, spectrum channels, mel channels): position f * phases + p sees tap t of frame f - t
     taps = upsample.weight.detach().to(device, torch.float32).unflatten(2, (-1, phases)).permute(2, 3, 1, 0)
-    assert upsample.bias is not None
-    bias = upsample.bias.detach().to(device, torch.float32)
     mixers = list[Any](part.mixers)
     flows = []
     for number in reversed(range(config.n_flows)):
@@ -69,7 +60,7 @@ def fold(part: WaveGlowPart, device: torch.device, dtype: torch.dtype = torch.fl
         assert isinstance(flow, FlowPart)
         mixer = mixers[number].weight.detach().to(device, torch.float32).squeeze(2)
         early = config.n_early_size if number > 0 and number % config.n_early_every == 0 else 0
-        flows.append(_fold_flow(flow, taps, bias, mixer, early, config, dtype))
+        flows.append(_fold_flow(flow, taps, mixer, early, config, dtype))
     return flows
 
 
@@ -77,27 +68,31 @@ def fold(part: WaveGlowPart, device: torch.device, dtype: torch.dtype = torch.fl
 def _fold_flow(
     flow: FlowPart,
     upsample_taps: Tensor,  # (taps, phases, spectrum channels, mel channels)
-    upsample_bias: Tensor,  # (spectrum channels)
     mixer: Tensor,  # (to channel, from channel)
     early: int,
     config: WaveGlowConfig,
     dtype: torch.dtype,
 ) -> FoldedFlow:
     channels, half = config.wn_channels, flow.start.in_channels
-    end, end_bias = flow.end.weight.squeeze(2), flow.end.bias  # (2 * half, channels)
     assert flow.start.bias is not None
-    assert end_bias is not None
-    start = end.new_zeros(channels, WIDTH)
-    start[:, :half] = flow.start.weight.squeeze(2)
-    start[:, config.n_group] = flow.start.bias
+    # The first layer and `start` see the audio's channels, and a one in column n_group that carries a bias.
+    columns = [*range(half), config.n_group]
+    start = mixer.new_zeros(channels, WIDTH)
+    start[:, columns] = torch.cat((flow.start.weight.squeeze(2), flow.start.bias[:, None]), 1)
 
-    layers, output_bias = [], end_bias.clone()
-    modules = (list[Any](modules) for modules in (flow.in_layers, flow.cond_layers, flow.res_skip_layers))
+    layers, output_bias = [], mixer.new_zeros(2 * half)
+    condition = flow.condition
+    assert isinstance(condition, PositionCondition)
+    modules = (list[Any](modules) for modules in (flow.in_layers, condition.layers, flow.res_skip_layers))
     for i, (in_layer, cond_layer, res_skip) in enumerate(zip(*modules, strict=True)):
-        first, last = i == 0, i == len(flow.in_layers) - 1
-        gate, gate_bias = _fold_gate(in_layer, cond_layer, start if first else None, upsample_taps, upsample_bias)
-        residual, residual_bias = _fold_residual(res_skip, end, start if first else None, last)
-        output_bias += end @ res_skip.bias[-channels:]
+        audio = in_layer.weight.permute(2, 0, 1)  # (taps, 2 * channels, channels, or half + 1)
+        if i == 0:
+            wide = mixer.new_zeros(*audio.shape[:2], WIDTH)
+            wide[:, :, columns] = audio
+            audio = wide
+        gate, gate_bias = _fold_gate(audio, in_layer.bias, cond_layer.weight.squeeze(2) @ upsample_taps)
+        residual, residual_bias = _fold_residual(res_skip, 2 * half, start if i == 0 else None)
+        output_bias += res_skip.bias[-2 * half :]
         layers.append(FoldedLayer(gate.to(dtype), gate_bias, residual.to(dtype), residual_bias))
     wide_mixer = mixer.new_zeros(config.n_group, config.n_group)
     wide_mixer[: 2 * half, early : early + 2 * half] = mixer.T
@@ -106,22 +101,13 @@ def _fold_flow(
 
 
 def _fold_gate(
-    in_layer: nn.Conv1d,
-    cond_layer: nn.Conv1d,
-    start: Tensor | None,  # (channels, WIDTH), in the first layer
-    upsample_taps: Tensor,  # (taps, phases, spectrum channels, mel channels)
-    upsample_bias: Tensor,  # (spectrum channels)
+    audio: Tensor,  # (taps, 2 * channels, channels)
+    bias: Tensor,  # (2 * channels)
+    condition: Tensor,  # (mel taps, phases, 2 * channels, mel channels)
 ) -> tuple[Tensor, Tensor]:
     # FoldedLayer's gate and gate_bias.
-    condition = cond_layer.weight.squeeze(2)  # (2 * channels, spectrum channels)
-    audio = in_layer.weight.permute(2, 0, 1)  # (taps, 2 * channels, channels)
-    rows = [
-        _blocks(audio if start is None else audio @ start),
-        _blocks((condition @ upsample_taps).permute(1, 2, 0, 3).flatten(2)),
-    ]
-    table = torch.cat([blocks.reshape(-1, condition.size(0), WIDTH) for blocks in rows])
-    assert in_layer.bias is not None
-    bias = in_layer.bias + condition @ upsample_bias
+    rows = [_blocks(audio), _blocks(condition.permute(1, 2, 0, 3).flatten(2))]
+    table = torch.cat([blocks.reshape(-1, bias.numel(), WIDTH) for blocks in rows])
     # WIDTH rows of tanh's, then those of the same channels' sigmoid's, halved: sigmoid(b) = (1 + tanh(b / 2)) / 2. So
     # the kernels find both of a channel in the same thread, and the gated channels in the order of a matrix operand.
     order = torch.arange(bias.numel(), device=bias.device).view(2, -1, WIDTH).transpose(0, 1).flatten()
@@ -130,23 +116,18 @@ def _fold_gate(
 
 
 def _fold_residual(
-    res_skip: nn.Conv1d,
-    end: Tensor,  # (outputs, channels)
+    res_skip: nn.Conv1d,  # channels -> (but in the last layer, channels of the residual) + outputs
+    outputs: int,
     start: Tensor | None,  # (channels, WIDTH), in the first layer
-    last: bool,
 ) -> tuple[Tensor, Tensor]:
     # FoldedLayer's residual and residual_bias.
     assert res_skip.bias is not None
-    weight, channels = (
-        res_skip.weight.squeeze(2),
-        end.size(1),
-    )  # (channels, and but for the last as many more, channels)
-    both = end.new_zeros(channels + OUTPUTS, channels + (0 if start is None else WIDTH))
-    both[channels : channels + end.size(0), :channels] = end @ weight[-channels:]
-    bias = torch.zeros_like(res_skip.bias[-channels:])
-    if not last:
-        both[:channels, :channels] = weight[:channels]
-        bias = res_skip.bias[:channels].clone()
+    weight, channels = res_skip.weight.squeeze(2), res_skip.in_channels
+    both = weight.new_zeros(channels + OUTPUTS, channels + (0 if start is None else WIDTH))
+    bias = weight.new_zeros(channels)
+    residuals = weight.size(0) - outputs  # rows of the residual: none in the last layer
+    both[:residuals, :channels], bias[:residuals] = weight[:residuals], res_skip.bias[:residuals]
+    both[channels : channels + outputs, :channels] = weight[residuals:]
     if start is not None:
         both[:channels, channels:] = start
     return _blocks(both).reshape(-1, WIDTH), bias
