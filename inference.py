@@ -45,6 +45,7 @@ def main(args: argparse.Namespace) -> None:
         device=device,
         precision="fp16" if args.fp16 else "fp32",
         fast=args.fast,
+        conditioning=args.conditioning,
         work=request.work,
         dimensions=given_flags(args, Tacotron2Config, WaveGlowConfig),
     ) as voice:

@@ -48,8 +48,14 @@ def main(args: argparse.Namespace) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
     if args.fp16 and device.type == "cpu":
         raise UserError("--fp16 needs an NVIDIA GPU, and PyTorch finds none; leave it out to run in FP32 on the CPU")
-    if not args.loop and (benchmark.denoise or args.stream or benchmark.batches > 1):
-        flag = "--stream" if args.stream else "--denoise" if benchmark.denoise else "--batches"
+    of_loop = {
+        "--stream": args.stream,
+        "--denoise": benchmark.denoise,
+        "--batches": benchmark.batches > 1,
+        "--conditioning": args.conditioning != "auto",
+    }
+    if not args.loop and any(of_loop.values()):
+        flag = next(name for name, given in of_loop.items() if given)
         raise UserError(f"{flag} goes with --loop: the classic's loop has none; add --loop or leave {flag} out")
     precision: Precision = "fp16" if args.fp16 else "fp32"
     flags = given_flags(args, Tacotron2Config, WaveGlowConfig)
@@ -62,12 +68,17 @@ def main(args: argparse.Namespace) -> None:
     report = report_settings(args, output_folder(args.output))
     with ExitStack() as stack:
         if args.loop:
-            work = benchmark.work_settings
-            voice = stack.enter_context(Voice.from_models(tacotron2, waveglow, device, precision, work=work))
+            voice = stack.enter_context(
+                Voice.from_models(
+                    tacotron2, waveglow, device, precision, conditioning=args.conditioning, work=benchmark.work_settings
+                )
+            )
             speak = stack.enter_context(voice_speaker(voice, benchmark, args.stream))
         else:
             speak = classic_speaker(tacotron2, waveglow, precision, device, benchmark.speak_settings)
         name = LOOP if args.loop else CLASSIC
+        if args.conditioning not in ("auto", "exact"):
+            name += f", conditioning of rank {args.conditioning}"
         width = waveglow.config.wn_channels
         report_benchmark(name, benchmark, speak, precision, width, device, waveglow.audio, report)
 

@@ -9,13 +9,21 @@ from common.metadata import Precision
 from exports.flags import add_export_flags, files_bar
 from exports.voice import check_choices, export_parts, waveglow_voice_parts
 from pipeline.flags import add_model_flags, given_flags
+from tacotron2.loading import DEMO_TACOTRON2
 from waveglow.loading import DEMO_WAVEGLOW
 
 
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="export_waveglow_onnx.py", description=__doc__)
     parser.add_argument("--waveglow", type=Path, default=DEMO_WAVEGLOW, help="WaveGlow checkpoint")
-    add_export_flags(parser, "sigma-infer")
+    add_export_flags(parser, "sigma-infer", "conditioning")
+    parser.add_argument(
+        "--measure-on",
+        type=Path,
+        metavar="FILE",
+        help="a Tacotron 2 checkpoint or a recording (.wav) of the voice, to measure what a rank loses [the demo "
+        "voice's Tacotron 2, for its WaveGlow]",
+    )
     add_model_flags(parser, WaveGlowConfig)
     return parser
 
@@ -23,7 +31,16 @@ def make_parser() -> ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     precision: Precision = "fp16" if args.fp16 else "fp32"
     check_choices(precision, sigma=args.sigma_infer)
-    parts = waveglow_voice_parts(args.waveglow, precision, given_flags(args, WaveGlowConfig), args.sigma_infer)
+    measure_on = args.measure_on or (DEMO_TACOTRON2 if args.waveglow == DEMO_WAVEGLOW else None)
+    parts = waveglow_voice_parts(
+        args.waveglow,
+        precision,
+        given_flags(args, WaveGlowConfig),
+        args.sigma_infer,
+        args.conditioning,
+        measure_on,
+        args.force,
+    )
     with files_bar(len(parts)) as on_file:
         export_parts(parts, args.output, on_file)
 

@@ -8,10 +8,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from exports.voice import ExportedFile, OnFile
+from pipeline.flags import add_conditioning_flag
 
 
 def add_export_flags(parser: argparse.ArgumentParser, *optional: str) -> None:
-    """Adds -o and --fp16, and of the optional flags ("int8-decoder", "sigma-infer") those named."""
+    """Adds -o and --fp16, and of the optional flags ("int8-decoder", "sigma-infer", "conditioning") those named."""
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the ONNX files")
     parser.add_argument("--fp16", action="store_true", help="store weights and compute in half precision")
     if "int8-decoder" in optional:
@@ -27,6 +28,9 @@ def add_export_flags(parser: argparse.ArgumentParser, *optional: str) -> None:
             type=float,
             help="standard deviation of the noise that the file stores as its default [the checkpoint's own, else 0.6]",
         )
+    if "conditioning" in optional:
+        add_conditioning_flag(parser)
+        parser.add_argument("--force", action="store_true", help="accept a rank that loses more than is good")
 
 
 @contextmanager

@@ -10,9 +10,11 @@ from torch import nn
 from common.errors import UserError
 from common.files import appearing_together, output_folder
 from common.metadata import MAX_SIGMA, ModelMetadata, Part, Precision, check_number
+from exports.conditioning import measured_snr
 from exports.onnx_file import export_part
 from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
 from tacotron2.parts import tacotron2_parts
+from waveglow.conditioning import Conditioning
 from waveglow.denoiser import bias_of
 from waveglow.loading import DEMO_WAVEGLOW, load_waveglow
 from waveglow.parts import waveglow_parts
@@ -35,9 +37,12 @@ class ExportedFile:
     difference: float
 
     def __str__(self) -> str:
+        rank, snr = self.metadata.conditioning_rank, self.metadata.conditioning_snr
+        conditioning = "" if rank is None else f", conditioning of rank {rank}"
+        loss = "" if snr is None else f" (its error {snr:.1f} dB below the audio)"
         return (
-            f"{self.path.name}: {self.metadata.precision}, {self.size / 1e6:.1f} MB, within {self.difference:.1e} of "
-            "PyTorch"
+            f"{self.path.name}: {self.metadata.precision}{conditioning}{loss}, {self.size / 1e6:.1f} MB, within "
+            f"{self.difference:.1e} of PyTorch"
         )
 
 
@@ -52,6 +57,8 @@ def export_voice(
     waveglow: Path = DEMO_WAVEGLOW,
     int8_decoder: bool = False,
     sigma: float | None = None,
+    conditioning: Conditioning = "auto",
+    force: bool = False,
     on_file: OnFile = lambda file: None,
 ) -> dict[Part, Path]:
     """Exports a voice's four ONNX files to `folder`: all of them appear, or none, even if the process is killed.
@@ -62,6 +69,8 @@ def export_voice(
         tacotron2, waveglow: checkpoints [the demo voice's].
         int8_decoder: store the decoder's LSTMs in 8 bits; for FP32 files on CPUs.
         sigma: the noise's standard deviation that the WaveGlow file stores as its default [the checkpoint's, else 0.6].
+        conditioning: of WaveGlow; a rank that loses something is measured on what Tacotron 2 says, and its loss stored.
+        force: accept a rank that loses more than is good.
         on_file: told of each file as soon as it is proved.
 
     Returns:
@@ -75,7 +84,9 @@ def export_voice(
     # Both are loaded before the first is exported: what is wrong with the second is told at once.
     parts = {
         **tacotron2_voice_parts(tacotron2, precision, int8_decoder=int8_decoder),
-        **waveglow_voice_parts(waveglow, precision, sigma=sigma),
+        **waveglow_voice_parts(
+            waveglow, precision, sigma=sigma, conditioning=conditioning, measure_on=tacotron2, force=force
+        ),
     }
     return export_parts(parts, folder, on_file)
 
@@ -100,12 +111,25 @@ def tacotron2_voice_parts(
 
 
 def waveglow_voice_parts(
-    checkpoint: Path, precision: Precision, flags: Mapping[str, Any] | None = None, sigma: float | None = None
+    checkpoint: Path,
+    precision: Precision,
+    flags: Mapping[str, Any] | None = None,
+    sigma: float | None = None,
+    conditioning: Conditioning = "auto",
+    measure_on: Path | None = None,
+    force: bool = False,
 ) -> Parts:
-    """WaveGlow as it is exported, with the denoiser's bias. See `tacotron2_voice_parts` for `flags` and errors."""
+    """WaveGlow as it is exported, with the denoiser's bias and what a lossy conditioning loses.
+
+    See `tacotron2_voice_parts` for `flags` and errors, and `exports.conditioning.measured_snr` for the last two.
+    """
     loaded = load_waveglow(checkpoint, flags)
-    module, metadata = waveglow_parts(loaded, precision, sigma)["waveglow"]
-    return {"waveglow": (module, replace(metadata, bias=bias_of(loaded)))}
+    module, metadata = waveglow_parts(loaded, precision, sigma, conditioning)["waveglow"]
+    assert metadata.sigma is not None
+    snr = None
+    if isinstance(conditioning, int):
+        snr = measured_snr(loaded, conditioning, metadata.sigma, measure_on, force)
+    return {"waveglow": (module, replace(metadata, bias=bias_of(loaded), conditioning_snr=snr))}
 
 
 def export_parts(parts: Parts, folder: Path, on_file: OnFile = lambda file: None) -> dict[Part, Path]:

@@ -27,6 +27,7 @@ from pipeline.speak import OutputSettings
 from tacotron2.loading import DEMO_TACOTRON2
 from tacotron2.text.lexicon import Lexicon
 from tacotron2.text.normalizer import NORMALIZERS
+from waveglow.conditioning import Conditioning, parse_conditioning
 from waveglow.denoiser import DEFAULT_STRENGTH
 from waveglow.loading import DEMO_WAVEGLOW
 
@@ -193,10 +194,30 @@ def add_checkpoint_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentG
     group = parser.add_argument_group("models")
     group.add_argument("--tacotron2", type=Path, default=DEMO_TACOTRON2, help="Tacotron 2 checkpoint")
     group.add_argument("--waveglow", type=Path, default=DEMO_WAVEGLOW, help="WaveGlow checkpoint")
+    add_conditioning_flag(group)
     where = group.add_mutually_exclusive_group()
     where.add_argument("--fp16", action="store_true", help="half precision, on a GPU")
     where.add_argument("--cpu", action="store_true", help="run on the CPU even where there is a GPU")
     return group
+
+
+def add_conditioning_flag(parser: argparse._ActionsContainer) -> None:
+    """Adds --conditioning: how the mel reaches WaveGlow's layers."""
+
+    def parse(text: str) -> Conditioning:
+        try:
+            return parse_conditioning(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    parser.add_argument(
+        "--conditioning",
+        type=parse,
+        default="auto",
+        metavar="{auto,exact,RANK}",
+        help="of WaveGlow: at the frames' rate where that loses nothing (auto), at the positions' rate (exact), or at "
+        "the frames' rate with this rank, which may lose something [auto]",
+    )
 
 
 def add_model_flags(parser: argparse.ArgumentParser, *configs: type, leave_out: tuple[str, ...] = ()) -> None:

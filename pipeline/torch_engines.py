@@ -12,6 +12,7 @@ from common.triton_engine import best_engine
 from tacotron2.model import Tacotron2
 from tacotron2.parts import tacotron2_parts
 from tacotron2.triton_engine import FusedDecoderEngine, FusedEncoderEngine
+from waveglow.conditioning import Conditioning
 from waveglow.model import WaveGlow
 from waveglow.parts import waveglow_parts
 from waveglow.triton_engine import FastWaveGlowEngine
@@ -23,17 +24,23 @@ def torch_engines(
     precision: Precision,
     device: torch.device | str = "cpu",
     fast: bool = False,
+    conditioning: Conditioning = "auto",
 ) -> dict[Part, Engine]:
     """The four parts as PyTorch engines: the baseline, and what GPU machines without TensorRT run.
 
     Args:
         fast: take this project's GPU kernels and CUDA graphs, where the device supports them.
+        conditioning: of WaveGlow.
+
+    Raises:
+        UserError: WaveGlow's upsampling has no such rank, or holds NaN.
     """
     parts = tacotron2_parts(tacotron2, precision)
     if not fast:
-        parts |= waveglow_parts(waveglow, precision)
+        parts |= waveglow_parts(waveglow, precision, conditioning=conditioning)
         return {part: TorchEngine(module, metadata, device) for part, (module, metadata) in parts.items()}
-    unrounded, metadata = waveglow_parts(waveglow, "fp32")["waveglow"]  # it is folded further before it is rounded
+    # It is folded further before it is rounded.
+    unrounded, metadata = waveglow_parts(waveglow, "fp32", conditioning=conditioning)["waveglow"]
     encoder = best_engine(FusedEncoderEngine, *parts["encoder"], device)
     return {
         "encoder": _captured(encoder) if isinstance(encoder, TorchEngine) else encoder,

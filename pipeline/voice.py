@@ -29,6 +29,7 @@ from pipeline.synthesizer import FailedPiece, SpokenPiece, Synthesizer
 from pipeline.torch_engines import torch_engines
 from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
 from tacotron2.model import Tacotron2
+from waveglow.conditioning import Conditioning
 from waveglow.denoiser import bias_of
 from waveglow.loading import DEMO_WAVEGLOW, load_waveglow
 from waveglow.model import WaveGlow
@@ -101,6 +102,7 @@ class Voice:
         device: str | torch.device = "cpu",
         precision: Precision = "fp32",
         fast: bool = True,
+        conditioning: Conditioning = "auto",
         work: WorkSettings | None = None,
         dimensions: Mapping[str, Any] | None = None,
     ) -> "Voice":
@@ -110,6 +112,8 @@ class Voice:
             device: where they run.
             precision: "fp16" needs a GPU.
             fast: take this project's GPU kernels, where the device supports them.
+            conditioning: "auto" computes WaveGlow's conditioning at the frames' rate where that loses nothing, "exact"
+                at the positions', a number at the frames' with that rank, which may be lossy.
             dimensions: what the checkpoints' configurations lack, by name.
 
         Raises:
@@ -121,9 +125,8 @@ class Voice:
         if precision == "fp16" and device.type == "cpu":
             raise UserError("FP16 needs an NVIDIA GPU; run in FP32 on the CPU")
         given = dict(dimensions or {})
-        return cls.from_models(
-            load_tacotron2(Path(tacotron2), given), load_waveglow(Path(waveglow), given), device, precision, fast, work
-        )
+        models = load_tacotron2(Path(tacotron2), given), load_waveglow(Path(waveglow), given)
+        return cls.from_models(*models, device, precision, fast, conditioning, work)
 
     @classmethod
     def from_models(
@@ -133,10 +136,11 @@ class Voice:
         device: str | torch.device = "cpu",
         precision: Precision = "fp32",
         fast: bool = True,
+        conditioning: Conditioning = "auto",
         work: WorkSettings | None = None,
     ) -> "Voice":
         """As `from_checkpoints`, of models that are loaded. Raises UserError for models that don't fit together."""
-        engines = torch_engines(tacotron2, waveglow, precision, device, fast)
+        engines = torch_engines(tacotron2, waveglow, precision, device, fast, conditioning)
         return cls(_closed_on_error(engines, work, lambda: bias_of(waveglow, device)))
 
     @property

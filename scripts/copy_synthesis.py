@@ -15,7 +15,6 @@ import torch
 from common.cli import ArgumentParser, bounded_float, bounded_int, run
 from common.config import AudioConfig, WaveGlowConfig
 from common.engine import TorchEngine
-from common.errors import UserError
 from common.files import output_folder, written_whole
 from common.metadata import MAX_SIGMA
 from common.random_streams import RandomStreams
@@ -23,9 +22,8 @@ from pipeline.audio import Audio
 from waveglow.denoiser import DEFAULT_STRENGTH, Denoiser, bias_of
 from waveglow.loading import DEMO_WAVEGLOW, load_waveglow
 from waveglow.parts import waveglow_parts
+from waveglow.recording import log_mel, read_recording
 from waveglow.vocoder import padded_frames, vocode, window_sizes
-
-LOWEST_AMPLITUDE = 1e-5  # TacotronSTFT's floor, before the logarithm
 
 
 def make_parser() -> ArgumentParser:
@@ -67,50 +65,6 @@ def main(args: argparse.Namespace) -> None:
     print(f"Log-mel distance: {log_mel_distance(*mels.values()):.3f} (natural logarithms, mean absolute difference)")
 
 
-def read_recording(path: Path, audio: AudioConfig) -> np.ndarray:
-    """The samples of a recording, mono, at the model's rate: float32 [n], -1 to 1. Raises UserError."""
-    librosa = import_librosa()
-    import soundfile  # comes with librosa
-
-    if not path.is_file():
-        raise UserError(f"{path}: no such recording; check the path")
-    try:
-        recorded, rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError) as error:
-        raise UserError(f"{path}: can't be read as audio ({error})") from error
-    samples = librosa.resample(recorded.mean(axis=1), orig_sr=rate, target_sr=audio.sampling_rate)
-    if len(samples) < audio.filter_length:
-        raise UserError(f"{path}: {len(samples)} samples are too few; give a longer recording")
-    return samples.astype(np.float32)
-
-
-def log_mel(samples: np.ndarray, audio: AudioConfig, config: WaveGlowConfig) -> np.ndarray:
-    """The mel spectrogram as NVIDIA's TacotronSTFT computes it.
-
-    Magnitudes of a Hann-windowed STFT with reflected ends, through a mel filter bank of unit area (Slaney's), their
-    natural logarithm from LOWEST_AMPLITUDE up.
-
-    Args:
-        samples: float32 [n], -1 to 1.
-
-    Returns:
-        float32 [n_mel_channels, n // hop_length].
-    """
-    librosa = import_librosa()
-    window = torch.hann_window(audio.win_length)
-    sizes = (audio.filter_length, audio.hop_length, audio.win_length)
-    spectrum = torch.stft(torch.from_numpy(samples), *sizes, window, pad_mode="reflect", return_complex=True)
-    filters = librosa.filters.mel(
-        sr=audio.sampling_rate,
-        n_fft=audio.filter_length,
-        n_mels=config.n_mel_channels,
-        fmin=audio.mel_fmin,
-        fmax=audio.mel_fmax,
-    )
-    mel = np.log(np.maximum(filters @ spectrum.abs().numpy(), LOWEST_AMPLITUDE)).astype(np.float32)
-    return mel[:, : len(samples) // audio.hop_length]
-
-
 def vocoded(engine: TorchEngine, mel: np.ndarray, sigma: float, seed: int) -> torch.Tensor:
     """WaveGlow's audio of a mel [n_mel_channels, frames]: float32 [frames * hop_length]."""
     config, hop = engine.metadata.model, engine.metadata.audio.hop_length
@@ -147,14 +101,6 @@ def draw(path: Path, waves: dict[str, np.ndarray], mels: dict[str, np.ndarray], 
     rows[-1].set(xlabel="Time (s)", xlim=(0, seconds))
     with written_whole(path) as temporary:
         figure.savefig(temporary, format="png", dpi=100)
-
-
-def import_librosa():
-    try:
-        import librosa
-    except ImportError as error:
-        raise UserError("librosa is missing: bash scripts/install_prerequisites.sh analysis") from error
-    return librosa
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ import pytest
 
 from common.config import AudioConfig, WaveGlowConfig
 from pipeline.audio import Audio
-from scripts.copy_synthesis import log_mel, log_mel_distance
+from scripts.copy_synthesis import log_mel_distance
 from tests.scripts import assert_one_line_error, run_here
+from waveglow.recording import log_mel
 
 pytest.importorskip("librosa", reason="the extra `analysis` is not installed")
 SCRIPT = "scripts/copy_synthesis.py"
