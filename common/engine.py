@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from common.contract import Contract, TensorSpec, contract_of
 from common.cuda import with_index
-from common.errors import UserError
+from common.errors import Closed, UserError
 from common.metadata import METADATA_KEY, ModelMetadata, Part
 
 Range = tuple[int, int]
@@ -106,9 +106,9 @@ def check_bound(engine: Engine, tensors: Mapping[str, Tensor]) -> dict[str, int]
     return sizes
 
 
-def closed(engine: Engine) -> UserError:
+def closed(engine: Engine) -> Closed:
     """The error for using an engine after its `close`."""
-    return UserError(f"{engine.name}: the engine was closed; open it again")
+    return Closed(f"{engine.name}: the engine was closed; open it again")
 
 
 class TorchEngine:
