@@ -26,6 +26,7 @@ class Engine(Protocol):
     """Runs one part. `limits` gives the sizes it accepts by symbol ("batch", "text", "mel"); none means any."""
 
     name: str  # what messages call it: the file's path, or "PyTorch encoder"
+    backend: str  # what computes, and in which precision if not in the model's: "onnxruntime", "openvino bf16"
     metadata: ModelMetadata
     contract: Contract
     device: torch.device
@@ -113,6 +114,8 @@ def closed(engine: Engine) -> Closed:
 
 class TorchEngine:
     """A part's PyTorch module (`tacotron2.parts`, `waveglow.parts`), on any device."""
+
+    backend = "pytorch"
 
     def __init__(self, module: nn.Module, metadata: ModelMetadata, device: torch.device | str = "cpu") -> None:
         self.name = f"PyTorch {metadata.part}"

@@ -5,6 +5,8 @@ with Voice.load("output") as voice:
     audio.save("hello.wav")
 """
 
+import dataclasses
+import hashlib
 import importlib
 import logging
 import threading
@@ -18,7 +20,7 @@ from common.checkpoint import LoadedModel
 from common.engine import Engine
 from common.errors import Closed, UserError
 from common.files import REPOSITORY
-from common.metadata import Part, Precision
+from common.metadata import ModelMetadata, Part, Precision
 from common.phrases import Phrase
 from pipeline.audio import Audio, Resampler, limit
 from pipeline.engine_set import EngineSet
@@ -152,6 +154,36 @@ class Voice:
         """What the checkpoint says of the voice; may be empty."""
         return self.engines.voice
 
+    def identity(self, settings: SpeakSettings | None = None) -> dict[str, Any]:
+        """What decides the bytes of speech beside its text: the models, what runs them, and how they speak.
+
+        Equal identities give equal audio, but for the rounding of batches of other sizes.
+
+        Args:
+            settings: None takes the voice's own.
+
+        Returns:
+            what JSON has: strings, numbers, None, lists and dictionaries of them.
+        """
+        chosen, engines = settings or SpeakSettings(), self.engines
+        rule = engines.stop_rule(chosen)
+        speaking = {one.name: getattr(chosen, one.name) for one in dataclasses.fields(chosen)}
+        del speaking["keep_pictures"]
+        return {
+            "models": {part: _identity_of(engine.metadata) for part, engine in engines.engines.items()},
+            "backends": {part: engine.backend for part, engine in engines.engines.items()},
+            "device": engines.device.type,
+            "max_symbols": engines.max_symbols,
+            "settings": speaking
+            | {
+                "sigma": chosen.sigma if chosen.sigma is not None else engines.sigma,
+                "gate_threshold": rule.gate_threshold,
+                "max_decoder_steps": rule.max_decoder_steps,
+                "sampling_rate": chosen.sampling_rate or self.sampling_rate,
+                "lexicon": None if chosen.lexicon is None else chosen.lexicon.sha256(),
+            },
+        }
+
     def speak(self, text: str, **settings: Any) -> Audio:
         """Speaks a text of any length.
 
@@ -277,6 +309,14 @@ class Voice:
             return whole
         resampler = Resampler(self.sampling_rate, settings.sampling_rate)
         return Audio(resampler(whole.samples, last=True), settings.sampling_rate)
+
+
+def _identity_of(metadata: ModelMetadata) -> dict[str, Any]:
+    """All that a model file says of itself but how it describes its voice; the denoiser's bias as a hash."""
+    fields = dataclasses.asdict(metadata)
+    del fields["voice"], fields["arpabet"]
+    bias = metadata.bias
+    return fields | {"bias": None if bias is None else hashlib.sha256(repr(bias).encode()).hexdigest()}
 
 
 def _closed_on_error(

@@ -87,6 +87,8 @@ class TensorRTEngine:
             TensorRT or the NVIDIA driver is missing; or the engine's tensors are not those of its part.
     """
 
+    backend = "tensorrt"
+
     def __init__(
         self,
         path: Path,
