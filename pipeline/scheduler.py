@@ -7,6 +7,7 @@ audio: every random number, every window and every shape of a window is the requ
     submit -> waiting -> encoder -> decoder slots -> PieceStream -> windows -> WaveGlow -> Speech (a queue of Audio)
 """
 
+import atexit
 import logging
 import queue
 import threading
@@ -253,6 +254,8 @@ class Scheduler:
         self._failed_rounds = 0  # in a row
         self._thread = threading.Thread(target=self._work, name="speech", daemon=True)
         self._thread.start()
+        # A daemon thread that is inside PyTorch when the interpreter ends would abort the process.
+        atexit.register(self.close)
 
     def submit(
         self, pieces: Sequence[Piece], settings: SpeakSettings, on_event: Callable[[], object] = lambda: None
@@ -334,6 +337,7 @@ class Scheduler:
             self._closing = True
             self._cut = self._cut or not drain
             self._changed.notify()
+        atexit.unregister(self.close)
         if threading.current_thread() is self._thread:
             return
         if drain:

@@ -15,6 +15,7 @@ import pytest
 from torch import Tensor
 
 from common.errors import Closed, EngineFailure
+from common.files import REPOSITORY
 from common.metadata import PARTS
 from common.phrases import Phrase
 from common.wav import WavWriter
@@ -24,6 +25,7 @@ from pipeline.scheduler import FAILED_ROUNDS
 from pipeline.speak import OutputSettings, speak, stream_pcm
 from tacotron2.text.front_end import TextFrontEnd
 from tests.engine_doubles import Watched, tiny_engines
+from tests.scripts import run_script
 
 SETTINGS = {"gate_threshold": 1.0, "max_decoder_steps": 20}
 
@@ -243,6 +245,20 @@ def test_closing_waits_for_an_engine_no_longer_than_it_is_told() -> None:
         list(speech)
     leave.set()
     voice.close()
+
+
+def test_a_program_that_streams_and_forgets_to_close_ends_cleanly(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "from pipeline import SpeakSettings, Voice\n"
+        "from tests.engine_doubles import tiny_engines\n"
+        "voice = Voice(tiny_engines())\n"
+        "settings = SpeakSettings(gate_threshold=1.0, max_decoder_steps=600)\n"
+        "speech = voice.submit('A long text. ' * 40, settings)\n"
+        "print(speech.next_chunk(60).seconds > 0)\n"
+    )
+    done = run_script(str(program), env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+    assert (done.stdout, done.stderr, done.returncode) == ("True\n", "", 0)
 
 
 def test_draining_does_not_wait_for_a_reader_that_has_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
