@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import gc
 import io
 import os
 import threading
@@ -14,18 +15,21 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from common.errors import Closed, EngineFailure
+from common.engine import Engine
+from common.errors import Busy, Closed, EngineFailure
 from common.files import REPOSITORY
-from common.metadata import PARTS
+from common.metadata import PARTS, Part
 from common.phrases import Phrase
 from common.wav import WavWriter
 from pipeline import SpeakSettings, Voice, WorkSettings
 from pipeline.audio import Audio
-from pipeline.scheduler import FAILED_ROUNDS
+from pipeline.engine_set import EngineSet
+from pipeline.scheduler import FAILED_ROUNDS, CancelledError
 from pipeline.speak import OutputSettings, speak, stream_pcm
 from tacotron2.text.front_end import TextFrontEnd
 from tests.engine_doubles import Watched, tiny_engines
 from tests.scripts import run_script
+from waveglow.denoiser import Denoiser
 
 SETTINGS = {"gate_threshold": 1.0, "max_decoder_steps": 20}
 
@@ -54,6 +58,18 @@ class Fault:
             return function(*arguments, **named)
 
         return faulty
+
+
+def standing(engines: dict[Part, Engine], part: Part) -> tuple[threading.Event, threading.Event]:
+    """Makes an engine stand in its first run: events for when it does, and to let it go."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def stand(tensors: Mapping[str, Tensor]) -> None:
+        entered.set()
+        assert leave.wait(60)
+
+    engines[part] = Watched(engines[part], stand)
+    return entered, leave
 
 
 @pytest.fixture
@@ -206,14 +222,8 @@ def test_failures_with_speech_between_them_do_not_add_up() -> None:
 
 
 def test_an_error_outside_of_a_round_ends_every_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    entered, leave = threading.Event(), threading.Event()
-
-    def stand(tensors: Mapping[str, Tensor]) -> None:
-        entered.set()
-        assert leave.wait(60)
-
     engines = tiny_engines()
-    engines["encoder"] = Watched(engines["encoder"], stand)
+    entered, leave = standing(engines, "encoder")
     with Voice(engines) as voice:
         speeches = [voice.submit("Hello.", SpeakSettings(**SETTINGS))]
         assert entered.wait(60)
@@ -229,14 +239,8 @@ def test_an_error_outside_of_a_round_ends_every_request(monkeypatch: pytest.Monk
 
 
 def test_closing_waits_for_an_engine_no_longer_than_it_is_told() -> None:
-    entered, leave = threading.Event(), threading.Event()
-
-    def stand(tensors: Mapping[str, Tensor]) -> None:
-        entered.set()
-        assert leave.wait(60)
-
     engines = tiny_engines()
-    engines["encoder"] = Watched(engines["encoder"], stand)
+    entered, leave = standing(engines, "encoder")
     voice = Voice(engines)
     speech = voice.submit("Hello.", SpeakSettings(**SETTINGS))
     assert entered.wait(60)
@@ -271,3 +275,53 @@ def test_draining_does_not_wait_for_a_reader_that_has_stopped(monkeypatch: pytes
     voice.close(drain=True)
     assert time.monotonic() - began < 50
     assert list(speech)
+
+
+def test_requests_under_way_are_bounded_whoever_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.scheduler.MAX_UNREAD_SECONDS", 0.1)
+    settings = SpeakSettings(**SETTINGS)
+    with Voice(tiny_engines()) as voice:
+        scheduler = voice.scheduler(max_slots=2, max_waiting=3)
+        accepted = []
+        for _ in range(2 + 3):
+            accepted.append(voice.submit("A sentence. " * 200, settings))
+            accepted[-1].next_chunk(60)  # so that it is under way, and waits for its reader
+        with pytest.raises(Busy, match="5 requests are under way"):
+            voice.submit("Hello.", settings)
+        accepted[0].cancel()
+        with pytest.raises(CancelledError):
+            list(accepted[0])
+        assert list(voice.submit("Hello.", settings))
+        assert scheduler.status().active <= 5
+
+
+def test_who_waits_for_a_first_sound_goes_before_a_listener_who_is_ahead() -> None:
+    encoded: list[int] = []
+    engines = tiny_engines()
+    entered, leave = standing(engines, "encoder")
+    engines["encoder"] = Watched(engines["encoder"], lambda tensors: encoded.append(tensors["sequences"].size(1)))
+    with Voice(engines, WorkSettings(max_symbols=30)) as voice:
+        voice.scheduler(max_slots=1)
+        long = voice.submit("A sentence of thirty symbols. " * 6, SpeakSettings(**SETTINGS))
+        assert entered.wait(60)
+        short = voice.submit("Hi.", SpeakSettings(**SETTINGS))
+        leave.set()
+        assert list(short)
+        assert list(long)
+    assert encoded.index(len("hi.")) == 1
+    assert len(encoded) == 7
+
+
+def test_a_request_measures_no_denoiser_and_strengths_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[str] = []
+
+    def measure() -> tuple[float, ...]:
+        measured.append(threading.current_thread().name)
+        return (0.0,) * 513
+
+    with Voice(EngineSet(tiny_engines(), None, measure)) as voice:
+        for strength in range(1, 40):
+            list(voice.stream("Hi.", denoise=strength / 1000, gate_threshold=1.0, max_decoder_steps=2))
+        gc.collect()
+        assert sum(isinstance(one, Denoiser) for one in gc.get_objects()) <= 20
+    assert measured == ["speech"]
