@@ -75,7 +75,7 @@ class Voice:
         Args:
             folder: None takes ./output if models are there, else the demo voice, which it exports once to DEMO_FOLDER.
             precision: of the engines; None takes FP16 engines if they are there, else FP32.
-            on_message: told what takes long.
+            on_message: told which files are taken, and what takes long.
             options: of `pipeline.model_files.open_engines`: threads, device, ...
 
         Raises:
@@ -86,10 +86,16 @@ class Voice:
         if paths is None:
             if folder is not None:
                 raise UserError(f"{folder}: no model files; export or build them there, or name another folder")
+            if not DEMO_TACOTRON2.is_file():
+                raise UserError(
+                    f"{DEMO_TACOTRON2}: the demo voice isn't installed; name a folder of model files, or install the "
+                    "project from its clone with pip install -e"
+                )
             on_message(f"Exporting the demo voice to {DEMO_FOLDER} (once)")
             # The exporters stand above this layer, and are needed once.
             export_voice = importlib.import_module("exports.voice").export_voice
             paths = export_voice(DEMO_FOLDER, precision or "fp32", on_file=lambda file: on_message(str(file)))
+        on_message(f"Models: {', '.join(str(path) for path in paths.values())}")
         return cls.from_files(paths, work=work, **options)
 
     @classmethod
