@@ -150,6 +150,10 @@ class Voice:
         engines = torch_engines(tacotron2, waveglow, precision, device, fast)
         return cls(_closed_on_error(engines, work, lambda: bias_of(waveglow, device)))
 
+    def __repr__(self) -> str:
+        engines = ", ".join(engine.name for engine in self.engines.engines.values())
+        return f"<Voice {self.name!r}, {self.sampling_rate} Hz, {self.engines.precision}: {engines}>"
+
     @property
     def sampling_rate(self) -> int:
         """In Hz, of audio that isn't resampled."""
