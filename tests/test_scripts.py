@@ -245,7 +245,7 @@ def test_second_run_asks_pip_for_nothing(project: Project) -> None:
 def test_changed_requirements_are_installed_into_what_is_there(project: Project) -> None:
     assert project.run("run_demo.sh").returncode == 0
     planted, calls = project.plant(), len(project.pip_calls())
-    with open(project.root / "requirements.txt", "a") as file:
+    with open(project.root / "requirements.txt", "a", encoding="utf-8") as file:
         file.write("more>=1\n")
     assert project.run("run_demo.sh").returncode == 0
     assert planted.exists()
@@ -300,9 +300,7 @@ def test_demo_speaks_the_phrase_file_of_the_project(project: Project, tmp_path: 
 @pytest.mark.parametrize(
     "flags", [["-i", "my file", "--output=out", "--lexicon", "words.txt"], ["--text", "Hello.", "-oout"]], ids=str
 )
-def test_paths_of_the_user_are_relative_to_the_users_folder(
-    project: Project, tmp_path: Path, flags: list[str]
-) -> None:
+def test_paths_of_the_user_are_relative_to_the_users_folder(project: Project, tmp_path: Path, flags: list[str]) -> None:
     assert spoken(project.run("run_demo.sh", *flags, cwd=tmp_path)) == [str(tmp_path), *flags]
 
 
