@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import difflib
-import errno
 import io
 import math
 import os
@@ -13,18 +12,15 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from common.errors import UserError
-from common.files import dangling_link
+from common.errors import UserError, is_out_of_memory
+from common.files import describe_os_error
 
 EXIT_USER_ERROR = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 EXIT_TERMINATED = 143  # 128 + SIGTERM
-# What the allocators of PyTorch, ONNX Runtime, CUDA and C++ say; only PyTorch's for GPUs has an exception of its own.
-_OUT_OF_MEMORY = re.compile(r"out of memory|(can't|cannot|failed to) allocate|bad[ _]alloc", re.IGNORECASE)
 _MEMORY_FLAGS = ("--batch-size", "--window", "--frames")  # less of it takes less memory
 
 Settings = TypeVar("Settings")
@@ -132,13 +128,6 @@ def run(
     sys.exit(0)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """The host's or a GPU's memory was not enough, by whatever library tells so."""
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        return True
-    return not isinstance(error, (UserError, OSError)) and _OUT_OF_MEMORY.search(str(error)) is not None
-
-
 @contextmanager
 def _patient_output() -> Iterator[None]:
     """Standard output and error that take every character, on an ASCII terminal too, and outlive their readers."""
@@ -147,8 +136,9 @@ def _patient_output() -> Iterator[None]:
         if stream is not None and stream is getattr(sys, f"__{name}__"):  # not what a test has put there
             stream.flush()
             raw = io.BufferedWriter(_PatientFile(stream.fileno(), "w", closefd=False))
-            options = {"line_buffering": stream.line_buffering, "write_through": name == "stderr"}
-            setattr(sys, name, io.TextIOWrapper(raw, stream.encoding, "backslashreplace", **options))
+            # A stream that Python leaves unbuffered (PYTHONUNBUFFERED) is told by its `write_through`.
+            at_once = stream.line_buffering or stream.write_through
+            setattr(sys, name, io.TextIOWrapper(raw, stream.encoding, "backslashreplace", line_buffering=at_once))
     try:
         yield
         if sys.stdout is not None:
@@ -193,24 +183,9 @@ def _describe(error: Exception, parser: argparse.ArgumentParser) -> str:
         less = f"a smaller {' or '.join(flags)}" if flags else "a machine with more"
         return f"out of memory ({first_line[:120]}): use {less}"
     if isinstance(error, OSError):
-        return _describe_os_error(error)
+        return describe_os_error(error)
     # The last line of defence: users never meet a raw traceback.
     return f"internal error: {type(error).__name__}: {first_line} (run again with --debug for the traceback)"
-
-
-def _describe_os_error(error: OSError) -> str:
-    reason = error.strerror or str(error)
-    if isinstance(error, FileNotFoundError) and isinstance(error.filename, str):
-        reason = dangling_link(Path(error.filename)) or reason
-    where = f"{error.filename}: " if error.filename else ""
-    advice = {
-        errno.ENOSPC: "; free some space or choose another output folder",
-        errno.EDQUOT: "; free some space or choose another output folder",
-        errno.EACCES: "; check the permissions or choose another folder",
-        errno.EPERM: "; check the permissions or choose another folder",
-        errno.EROFS: "; choose a folder that can be written",
-    }.get(error.errno or 0, "")
-    return f"{where}{reason}{advice}"
 
 
 def _fail(parser: argparse.ArgumentParser, message: str, status: int, debug: bool) -> NoReturn:

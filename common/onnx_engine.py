@@ -1,6 +1,5 @@
 """The ONNX Runtime kind of engine: a `.onnx` file behind the interface of `common.engine`, on a CPU or a GPU."""
 
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -32,8 +31,6 @@ _NUMPY_DTYPES = {
     torch.bool: np.bool_,
 }
 _PROVIDERS: dict[GpuProvider, str] = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
-
-logger = logging.getLogger(__name__)
 
 
 class OnnxEngine:
@@ -72,6 +69,7 @@ class OnnxEngine:
         options.intra_op_num_threads = thread_count(threads)
         options.log_severity_level = 3
         self.device = checked_device(device)
+        self.backend = f"onnxruntime {gpu_provider if self.device.type == 'cuda' else 'cpu'}"
         self._stream: torch.cuda.Stream | None = None
         self._run_options = ort.RunOptions()
         providers: list[Any] = ["CPUExecutionProvider"]

@@ -5,7 +5,7 @@ The stages of speaking that the offline synthesizer and the scheduler share are 
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.config import Tacotron2Config, WaveGlowConfig
-from common.cuda import upload
+from common.cuda import ShapeCache, upload
 from common.engine import Engine, Range, infer
-from common.errors import UserError
+from common.errors import Closed, EngineFailure, InvalidInput, UserError
 from common.metadata import DEFAULT_SIGMA, PARTS, Part
 from pipeline.settings import SpeakSettings, WorkSettings
 from tacotron2.decoder import LONGEST_DECODING, StopRule
@@ -24,6 +24,7 @@ from tacotron2.decoder_graph import bucket_of, make_decoder
 from waveglow.denoiser import Denoiser
 from waveglow.vocoder import CONTEXT, END_SILENCE, SILENCE, window_sizes
 
+DENOISERS = 16  # strengths that are kept
 NEVER = 1.0  # a gate threshold that no gate passes
 POSTNET_CONTEXT = 10  # frames that a frame depends on, on either side: five convolutions of five
 # On a GPU, whose graphs are of one size each, the postnet sees utterances of different lengths in windows of one.
@@ -88,7 +89,7 @@ class EngineSet:
         self.on_gpu = bool(devices)
         self.decoder = make_decoder(engines["decoder_iter"], self.work.cuda_graph)
         self._stream = torch.cuda.Stream(self.device) if devices else None
-        self._denoisers: dict[float, Denoiser] = {}
+        self._denoisers = ShapeCache[float, Denoiser](DENOISERS)
         self._waveglow_metadata = waveglow
         self._measure_bias = measure_bias
         self._closed = False
@@ -117,22 +118,30 @@ class EngineSet:
             steps = min(config.max_decoder_steps, LONGEST_DECODING)
         longest = self.limits.mel[1]
         if self.window_sizes[1] <= 2 * CONTEXT:  # too little for windows that overlap: all in one, or not at all
-            longest = min(longest, self.window_sizes[1] - END_SILENCE)
+            longest = min(longest, int((self.window_sizes[1] - END_SILENCE) * settings.speed))
         return StopRule(threshold, min(steps, longest))
 
     def denoiser(self, strength: float) -> Denoiser | None:
         """The denoiser of this strength, from the bias that the WaveGlow file carries; None for strength 0.
 
         Raises:
-            UserError: the file carries none.
+            InvalidInput: the file carries none.
         """
+        self.check_denoiser(strength)
         if strength == 0:
             return None
-        if strength not in self._denoisers:
-            if self._waveglow_metadata.bias is None and self._measure_bias is not None:
-                self._waveglow_metadata = replace(self._waveglow_metadata, bias=self._measure_bias())
-            self._denoisers[strength] = Denoiser.of(self._waveglow_metadata, strength)
-        return self._denoisers[strength]
+        if self._waveglow_metadata.bias is None and self._measure_bias is not None:
+            self._waveglow_metadata = replace(self._waveglow_metadata, bias=self._measure_bias())
+        return self._denoisers.get(strength, lambda: Denoiser.of(self._waveglow_metadata, strength))
+
+    def check_denoiser(self, strength: float) -> None:
+        """Raises InvalidInput for a strength above 0 where the WaveGlow file carries no bias. Thread-safe."""
+        if strength and self._waveglow_metadata.bias is None and self._measure_bias is None:
+            raise InvalidInput(
+                "denoise: the WaveGlow file carries no bias for it; export the file with "
+                "exports/export_waveglow_onnx.py, or leave the denoiser off",
+                "denoise",
+            )
 
     def encode(self, texts: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Symbol ids, int32 [symbols] each -> memory (B, T, .) and processed memory (B, T, .) on the decoder's device.
@@ -223,12 +232,29 @@ class EngineSet:
         result[target] = done[source]
         return result.transpose(1, 2)
 
-    def nan_error(self, part: Part, which: str) -> UserError:
+    def nan_error(self, part: Part, which: str) -> EngineFailure:
         """The error of a part that gave what isn't a number."""
-        return UserError(
+        return EngineFailure(
             f"{self.engines[part].name}: NaN or infinity in the {part}'s output for {which}; "
             "try FP32, or export and build the file again"
         )
+
+    def recover(self) -> None:
+        """Makes the device usable after an engine's exception: cached memory is released.
+
+        Raises:
+            Closed: the device has failed for good. CUDA calls an error sticky that every later call of the process
+                returns.
+        """
+        if not self.on_gpu:
+            return
+        with suppress(Exception):  # an earlier kernel's error, returned once
+            torch.cuda.synchronize(self.device)
+        try:
+            torch.cuda.synchronize(self.device)
+            torch.cuda.empty_cache()
+        except Exception as error:
+            raise Closed(f"{self.device} has failed ({type(error).__name__}); start the program again") from error
 
     def close(self) -> None:
         """Closes the engines; may be called again."""

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from common.errors import UserError
+from common.errors import Busy, UserError
 from pipeline import Voice
-from pipeline.scheduler import BusyError, Speech
+from pipeline.scheduler import Speech
 from serving.api import SERVER_ERROR, ApiError, SpeechOrder, setting_error
 from serving.metrics import Metrics
 from serving.speech_events import SpeechEvents
@@ -126,7 +126,7 @@ class SpeechService:
             raise busy("the server is shutting down", "shutting_down")
         try:
             return await asyncio.to_thread(self.voice.submit, order.text, order.settings, events.notify)
-        except BusyError as error:
+        except Busy as error:
             raise busy(str(error), "queue_full") from error
         except UserError as error:
             raise setting_error(error) from error

@@ -1,5 +1,7 @@
 """The front door, as another program uses it."""
 
+import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -11,10 +13,12 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from common.errors import UserError
+from common.errors import InvalidInput, UserError
 from common.files import REPOSITORY
 from common.metadata import PARTS, Precision
 from pipeline import Audio, SpeakSettings, Voice, WorkSettings
+from tacotron2.text.lexicon import Lexicon
+from tests.engine_doubles import tiny_engines
 
 SHORT = {"max_decoder_steps": 90, "gate_threshold": 1.0}
 
@@ -61,12 +65,36 @@ def test_what_can_not_be_spoken_or_set_is_one_line(voice: Voice) -> None:
         ("...", {}, "nothing to speak"),
         ("Hi.", {"speed": 3}, "speed 3: must be between 0.5 and 2"),
         ("Hi.", {"sigma": float("nan")}, "sigma nan"),
+        ("Hi.", {"speed": "2"}, "speed '2': must be a number"),
+        ("Hi.", {"seed": 1.5}, "seed 1.5: must be a whole number"),
+        ("Hi.", {"seed": None}, "seed None: must be a whole number"),
         ("Hi.", {"text_normalizer": "klingon"}, "klingon"),
         ("Hi.", {"sampling_rate": 12345}, "16000"),
+        ("Hi.", {"lexicon": "words.txt"}, "lexicon: must be a Lexicon"),
+        ("Hi.", {"lexicon": {"Hi": "hello"}}, "not a dict"),
+        (None, {}, "the text to speak must be a str, not NoneType"),
+        (b"Hi.", {}, "not bytes"),
+        (["Hi."], {}, "not list"),
     ):
-        with pytest.raises(UserError, match=re.escape(message)) as error:
-            voice.speak(text, **settings)
-        assert "\n" not in str(error.value)
+        for speak in (voice.speak, lambda *text, **given: list(voice.stream(*text, **given))):
+            with pytest.raises(InvalidInput, match=re.escape(message)) as error:
+                speak(text, **settings)
+            assert "\n" not in str(error.value)
+            assert error.value.setting == next(iter(settings), None)
+
+
+def test_audio_is_an_array_that_knows_when_it_is_equal(voice: Voice, tmp_path: Path) -> None:
+    audio = Audio(np.array([0.5, -0.5, 0.25], np.float32), 22050)
+    assert len(audio) == 3
+    assert np.asarray(audio).tolist() == [0.5, -0.5, 0.25]
+    assert audio == Audio(audio.samples.copy(), 22050)
+    assert audio != Audio(audio.samples, 16000)
+    assert audio != Audio(audio.samples[:2], 22050)
+    for name, sample_format, setting in (("a.mp3", "float32", "path"), ("a.wav", "int24", "sample_format")):
+        with pytest.raises(InvalidInput) as error:
+            audio.save(tmp_path / name, sample_format=sample_format)
+        assert error.value.setting == setting
+    assert "22050 Hz" in repr(voice)
 
 
 def test_speed_and_rate_change_the_length_as_they_say(voice: Voice) -> None:
@@ -100,6 +128,34 @@ def test_a_closed_voice_says_so_and_may_be_closed_again(tiny_folder: Path) -> No
     for use in (lambda: voice.speak("Hello."), lambda: next(voice.stream("Hello."))):
         with pytest.raises(UserError, match="closed"):
             use()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"sigma": 0.5}, {"gain": 2.0}, {"bias": (0.0,) * 513}, {"checkpoint_sha256": "2" * 64}, {"precision": "fp16"}],
+    ids=lambda change: next(iter(change)),
+)
+def test_an_identity_tells_voices_apart_that_sound_different(change: dict) -> None:
+    engines = tiny_engines()
+    before = Voice(engines).identity()
+    assert json.loads(json.dumps(before)) == before
+    for part, engine in engines.items():
+        if part == "waveglow" or "precision" in change:
+            engine.metadata = dataclasses.replace(engine.metadata, **change)
+    assert Voice(engines).identity() != before
+
+
+def test_an_identity_holds_what_is_in_force(voice: Voice) -> None:
+    def identity(**settings: object) -> dict:
+        return voice.identity(SpeakSettings(**settings))
+
+    plain = voice.identity()
+    values = plain["settings"]
+    assert identity(sigma=values["sigma"], gate_threshold=values["gate_threshold"], sampling_rate=22050) == plain
+    assert identity(keep_pictures=True) == plain
+    others = [{"seed": 1}, {"sigma": 0.1}, {"gate_threshold": 0.9}, {"max_decoder_steps": 9}, {"denoise": 0.1}]
+    others += [{"lexicon": Lexicon({"a": "b"})}, {"lexicon": Lexicon({"a": "c"})}, {"text_normalizer": "none"}]
+    assert len({json.dumps(identity(**one)) for one in ({}, *others)}) == len(others) + 1
 
 
 def test_a_folder_without_models_says_what_to_do(tmp_path: Path) -> None:
