@@ -2,9 +2,8 @@
 
 import re
 
-from tacotron2.text.normalizer import HELD
 from tacotron2.text.normalizer.quantities import house_number
-from tacotron2.text.normalizer.say import cardinal, digits, ordinal
+from tacotron2.text.normalizer.say import HELD, cardinal, digits, ordinal
 from tacotron2.text.normalizer.tables import (
     ABBREVIATIONS,
     BEFORE_NUMBERS,
@@ -44,7 +43,7 @@ _STREET_AFTER_NAME = re.compile(
     rf"(?<=[a-z]) (St)(?=,|\s*$)|(?<=[a-z]) (St|Dr)\.(?= +(?!{_CAPITAL})|[,;:!?)]|\s*$)"
     r"|(?<=[a-z]) (Ave|Blvd|Rd|Ln|Pkwy|Hwy|Sq)\b\.?(?! ?[0-9])"
 )
-_BEFORE_NAME = re.compile(rf"\b(St|Ste|Dr|Drs|Ft|Mt)\.? (?={_CAPITAL}[a-z{HELD}]|{HELD})")
+_BEFORE_NAME = re.compile(rf"\b(St|Ste|Dr|Drs|Ft|Mt)\.? (?={_CAPITAL}[a-z{HELD}]|[{HELD}])")
 _SAINT_DOCTOR = {"St": "Saint", "Ste": "Saint", "Dr": "Doctor", "Drs": "Doctors", "Ft": "Fort", "Mt": "Mount"}
 _TITLE = re.compile(rf"\b({'|'.join(ABBREVIATIONS)})\.(?=(\s|$|[,;:!?)]))", re.IGNORECASE)
 _MISTER = re.compile(r"\b(Mr|Mrs|Ms|Dr|Prof)(?= [A-Z])")

@@ -6,7 +6,7 @@ from tacotron2.text.normalizer.say import code, digits, letters
 from tacotron2.text.normalizer.tables import FILE_ENDINGS, SPELT_ENDINGS, TOP_DOMAINS
 
 _CHUNK = re.compile(r"\S+")
-_ENDS = re.compile(r"""([("'\[<]*)(.*?)((?:'s)?[.,;:!?)"'\]>]*)""", re.DOTALL)
+_OPENING, _CLOSING = "([\"'<", ".,;:!?)\"']>"
 _EMAIL = re.compile(r"(?:mailto:)?[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _SCHEME = re.compile(r"(?:https?|ftp|file|ssh|git)://", re.IGNORECASE)
 _DOMAIN = re.compile(
@@ -33,11 +33,10 @@ def read_addresses(text: str) -> str:
 
 
 def _chunk(chunk: str) -> str:
-    ends = _ENDS.fullmatch(chunk)
-    assert ends is not None  # every part of the pattern may be empty
-    before, core, after = ends.groups()
+    begun = chunk.lstrip(_OPENING)
+    core = begun.rstrip(_CLOSING).removesuffix("'s")
     words = _address(core)
-    return chunk if words is None else f"{before}{words}{after}"
+    return chunk if words is None else chunk[: len(chunk) - len(begun)] + words + begun[len(core) :]
 
 
 def _address(core: str) -> str | None:

@@ -79,11 +79,9 @@ _VERSION = re.compile(
     r"(?<![\w.])([vV](?:\. ?)?)?([0-9]{1,6}(?:\.[0-9]{1,6}){1,5})(?=([A-Za-z]{0,5}[0-9]*)(?![\w.]*[0-9]))"
 )
 _SHORT_VERSION = re.compile(r"(?<![\w.])[vV]\.? ?([0-9]{1,4})(?![\w.]*[0-9])")
-_SPECIAL = re.compile(
-    r"(?<![\w./,-])(24/7|9/11|50/50|20/20|401\(?k\)?|4[kK]|8[kK]|5[kK]|2[kK]|7/11|360)(?![\w/]|[.,][0-9])"
-)
+_SPECIAL = re.compile(r"(?<![\w./,-])(24/7|9/11|20/20|401(?:k|\(k\))|[2458][kK]|7/11|360)(?![\w/]|[.,][0-9])")
 _SPECIAL_WORDS = {
-    **{"24/7": "twenty-four seven", "9/11": "nine eleven", "50/50": "fifty-fifty", "20/20": "twenty twenty"},
+    **{"24/7": "twenty-four seven", "9/11": "nine eleven", "20/20": "twenty twenty"},
     **{"401k": "four oh one kay", "401(k)": "four oh one kay", "7/11": "seven eleven"},
     **{"4k": "four kay", "8k": "eight kay", "5k": "five kay", "2k": "two kay", "360": "three hundred sixty"},
 }
