@@ -12,6 +12,7 @@ _SCHEME = re.compile(r"(?:https?|ftp|file|ssh|git)://", re.IGNORECASE)
 _DOMAIN = re.compile(
     r"([A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+){0,8})\.([A-Za-z]{2,6})(?::[0-9]{1,5})?((?:[/?#].*)?)", re.DOTALL
 )
+_DOTNET = re.compile(r"([A-Za-z]*)\.NET")
 _IP = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3}){3})(?::([0-9]{1,5})|/([0-9]{1,2}))?")
 _FILE = re.compile(r"[\w./~\\-]*[\w-]\.([A-Za-z0-9]{1,6})")
 _PATH = re.compile(r"(?:~|\.{1,2})?(?:/[\w.-]+){2,40}/?|(?:~|\.{1,2})(?:/[\w.-]+){1,40}/?|[A-Za-z]:\\\S*")
@@ -49,6 +50,8 @@ def _address(core: str) -> str | None:
         return _spoken(core.removeprefix("www.").rstrip("/"))
     if address := _IP.fullmatch(core):
         return _ip(address)
+    if dotnet := _DOTNET.fullmatch(core):
+        return f"{letters(dotnet[1])} dot net".strip()
     if tag := _HASHTAG.fullmatch(core):
         return f"hashtag {_spoken(tag[1].replace('_', ' '))}"
     if handle := _HANDLE.fullmatch(core):

@@ -2,7 +2,7 @@
 
 import re
 
-from tacotron2.text.normalizer.say import cardinal, count, decade, letters, ordinal_of, two_digits, years
+from tacotron2.text.normalizer.say import cardinal, count, letters, ordinal_of, plural, two_digits, years
 from tacotron2.text.normalizer.tables import MONTH_NAMES, MONTHS, WEEKDAYS
 
 # In any case: "Jan", "JAN", "jan"; what else "may" and the like may be is decided by what stands beside them.
@@ -224,19 +224,21 @@ def _years(match: re.Match[str]) -> str:
 
 def _decade(match: re.Match[str]) -> str:
     apostrophe, figures = match.groups()
-    if len(figures) == 2 and (
-        (int(figures) < 20 and not (apostrophe and figures == "00"))
-        or (not apostrophe and _BEFORE_SECONDS.search(match.string, max(0, match.start() - 16), match.start()))
-        or _AFTER_SECONDS.match(match.string, match.end())
-    ):
-        return match[0]  # seconds
+    short = len(figures) == 2 and not apostrophe
+    if short and (int(figures) < 20 or is_seconds(match.string, match.start(), match.end())):
+        return match[0]
     return _decade_words(apostrophe, figures)
+
+
+def is_seconds(text: str, start: int, stop: int) -> bool:
+    """Whether what stands beside figures with an s, like "30s", shows that they are seconds."""
+    return bool(_BEFORE_SECONDS.search(text, max(0, start - 16), start) or _AFTER_SECONDS.match(text, stop))
 
 
 def _decade_words(apostrophe: str, figures: str) -> str:
     if figures == "00" and apostrophe:
         return "two thousands"
-    return decade(cardinal(figures) if len(figures) == 2 else count(figures))
+    return plural(cardinal(figures) if len(figures) == 2 else count(figures))
 
 
 def _season(match: re.Match[str]) -> str:

@@ -122,11 +122,6 @@ def plural(words: str) -> str:
     return words + "s"
 
 
-def decade(words: str) -> str:
-    """ "nineteen ninety" becomes "nineteen nineties"."""
-    return words[:-1] + "ies" if words.endswith("y") else words + "s"
-
-
 def join(*parts: str) -> str:
     """The parts that are not empty, with a space between them."""
     return " ".join(part for part in parts if part)

@@ -30,7 +30,7 @@ SPELT_INITIALISMS = _words("""
     MVP NAACP NBA NBC NCAA NFL NGO NHL NHS NLP NPR NSA NSFW NVMe NYC NYPD NYU OCD OCR OEM OK ONNX OS PBS PC PCI PCR PDF
     PDT PHD PHP PMS POW PR PST PTO PTSD QA RBC RGB RIP RNA RNN ROI RPG RSS RSVP SAT SDK SEO SLA SMS SOS SPF SQL SSD SSH
     SSL SSN STD SUV TBA TBD TCP TLC TLS TNT TSA TV UAE UAV UCLA UFO UI UK UN UPS URL US USA USB USC USD USDA USPS USSR
-    UTC UV UX VAT VIP VOIP VPN VR WHO WWE WWF XML YMCA YTD
+    USAF UTC UV UX VAT VIP VOIP VPN VR WHO WWE WWF XML YMCA YTD
 """)
 # Of those, the ones that are common words: in a text that is all capitals they are words.
 _ALSO_WORDS = _words("IT US WHO OK LED POW RIP SAT PR STD LA COO ID IRA MP ABS AI")
@@ -66,6 +66,12 @@ COMMON_SHORT_WORDS = _words("""
     TEACH TEETH THANK THANKS THICK THIN THINK THIRD THREE TIRED TITLE TOUCH TOUGH TRACK TRADE TRAIN TREAT TRIP TRUST
     TRUTH TWICE UNCLE UNION UPON USUAL VALUE VIEW VISIT VOTE WAKE WASTE WEAK WEAR WEST WHOLE WHOSE WILD WISE WISH WOMAN
     WOMEN WORRY WORSE WORST WORTH WRITE WROTE YELLOW EAST SOLID WASH HANDS FIX CATS DOGS BUG
+    ACE ACT ADD AID AIM ALE APE ARC ARK ASH AXE BAG BAN BAR BAT BEE BET BID BIN BIT BOW BUD BUN BUS CAP COW CRY CUB CUP
+    DAM DEN DEW DIM DIP DOT DUE DUG DYE EAR EGG ERA EVE FAN FAT FEE FIT FOG FOX FUR GAP GEM GUM GUT HAM HAT HAY HEN HID
+    HIP HOG HOP HUG HUT ICE ILL INK INN JAM JAR JAW JET JOG JUG KIT LAB LAP LAY LEG LID LIP LOG MAP MAT MIX MOB MOP MUD
+    MUG NAP NET NIL NUT OAK OAR OAT ODD OWE OWL PAD PAN PAW PEA PEN PET PIE PIG PIT POP POT PUB RAG RAT RAW RIB RID ROB
+    ROD ROT ROW RUB RUG RUM SEA SEW SIP SKI SOB SPY SUM TAB TAN TAP TAR TIE TIN TOE TON TOY TUB TUG VAN VET VOW WAX WEB
+    WIG WIT ZOO UGH ARGH AAH OOH AHH EEK HUH NAH YAY OOPS OUCH PHEW WHOA YUM
 """)
 
 MONTHS = {
@@ -84,7 +90,7 @@ UNITS = {
     **{"nm": "nanometer", "µm": "micrometer", "μm": "micrometer", "um": "micrometer", "mm": "millimeter"},
     **{"cm": "centimeter", "dm": "decimeter", "m": "meter", "km": "kilometer", "mi": "mile", "yd": "yard"},
     **{"yds": "yard", "ft": "foot", "in": "inch", "nmi": "nautical mile", "ly": "light year"},
-    **{"ha": "hectare", "sq ft": "square foot", "sqft": "square foot", "sq m": "square meter"},
+    **{"ha": "hectare", "sq yd": "square yard", "sq ft": "square foot", "sqft": "square foot", "sq m": "square meter"},
     **{"sq km": "square kilometer", "sq mi": "square mile", "sq in": "square inch", "cu ft": "cubic foot"},
     **{"m2": "square meter", "km2": "square kilometer", "cm2": "square centimeter", "ft2": "square foot"},
     **{"m3": "cubic meter", "cm3": "cubic centimeter", "cc": "cubic centimeter"},
@@ -151,7 +157,7 @@ _IRREGULAR = {
     **{"horsepower": "horsepower", "inch": "inches", "kelvin": "kelvin", "B T U": "B T U's"},
     **{unit: unit for unit in ("kilohertz", "megahertz", "gigahertz", "terahertz")},
 }
-ATTACHED_ONLY = frozenset({"in", "us", "pt", "mo", "cc", "atm"})  # as words of their own they mean something else
+ATTACHED_ONLY = frozenset({"in", "us", "pt", "mo", "cc", "atm"})  # as words they mean something else, but for "in."
 SPACED_ONLY = frozenset({"K"})  # "300 K" is kelvin, "300K" thousands
 
 
@@ -172,8 +178,18 @@ SCALES = {
     **{"k": "thousand", "K": "thousand", "m": "million", "M": "million", "mn": "million", "mm": "million"},
     **{"MM": "million", "mil": "million", "b": "billion", "B": "billion", "bn": "billion", "t": "trillion"},
     **{"T": "trillion", "tn": "trillion", "trn": "trillion"},
+    **{"lakh": "lakh", "crore": "crore"},
     **{scale: scale for scale in ("hundred", "thousand", "million", "billion", "trillion", "quadrillion")},
 }
+
+# What a letter that stands for a scale counts: "50m people".
+COUNTED_NOUNS = _words("""
+    people users followers views viewers visitors downloads subscribers customers clients members fans players readers
+    listeners voters residents inhabitants citizens households homes jobs workers employees students children patients
+    deaths cases copies records sales units shares streams plays posts tweets likes votes years barrels tons tonnes
+    dollars euros pounds yen rupees tokens parameters rows requests queries lines words pages images videos vehicles
+    cars trees acres hectares tests doses accounts devices phones passengers tourists refugees
+""")
 
 # Currencies by sign or code: one, many, one of the hundredth part, many of them ("" where nobody counts them).
 _DOLLARS = ("dollar", "dollars", "cent", "cents")
@@ -214,7 +230,7 @@ CURRENCIES = {
     "CAD": ("Canadian dollar", "Canadian dollars", "cent", "cents"),
     "AUD": ("Australian dollar", "Australian dollars", "cent", "cents"),
     "CNY": ("yuan", "yuan", "", ""),
-    "INR": ("rupee", "rupees", "paisa", "paise"),
+    **dict.fromkeys(("INR", "Rs", "Rs."), ("rupee", "rupees", "paisa", "paise")),
     "SEK": ("Swedish krona", "Swedish kronor", "", ""),
 }
 
@@ -235,24 +251,42 @@ ENDING_ABBREVIATIONS = {  # these may end a sentence, and keep its period then
     **{"govt": "government", "avg": "average", "temp": "temperature", "tel": "telephone", "ext": "extension"},
     **{"lb": "pound", "lbs": "pounds", "oz": "ounces", "hrs": "hours", "mins": "minutes", "secs": "seconds"},
     **{"jan": "January", "feb": "February", "mar": "March", "apr": "April", "aug": "August", "sept": "September"},
-    **{"oct": "October", "nov": "November", "dec": "December"},
+    **{"oct": "October", "nov": "November", "dec": "December", "pp": "pages", "hosp": "hospital", "bldg": "building"},
 }
+# Short and followed by a name as often as by nothing: a capital after them begins a sentence only in one of `OPENERS`.
+BEFORE_NAMES = _words("vs inc corp co ltd approx dept univ est bros assoc incl excl")
+OPENERS = _words("""
+    The He She It We They I But And This That In On When If What There You My His Her Our A An Then After Before So As
+    At For By With From These Those Some Many Most All However Since Later Now Today Here No Not Yes While Once Both
+    Each Its Their One Two How Why Where Who Did Do Does Is Are Was Were Can Could Would Will Let Please Also Although
+    Because During Despite Until Next Finally Soon Still Even Only Such Your Another Perhaps Maybe
+""")
 BEFORE_NUMBERS = {
     **{"no": "number", "nos": "numbers", "fig": "figure", "figs": "figures", "p": "page", "pp": "pages"},
     **{"vol": "volume", "vols": "volumes", "ch": "chapter", "chap": "chapter", "sec": "section", "eq": "equation"},
     **{"ed": "edition", "art": "article", "op": "opus", "ver": "version", "ste": "suite", "apt": "apartment"},
-    **{"ext": "extension", "pt": "part", "bk": "book", "ep": "episode", "para": "paragraph", "tab": "table"},
+    **{
+        "v": "volume",
+        "rte": "route",
+        "hwy": "highway",
+        "ext": "extension",
+        "pt": "part",
+        "bk": "book",
+        "ep": "episode",
+        "para": "paragraph",
+        "tab": "table",
+    },
 }
 STREETS = {
     **{"st": "street", "dr": "drive", "ave": "avenue", "av": "avenue", "blvd": "boulevard", "rd": "road", "ln": "lane"},
     **{"ct": "court", "pl": "place", "sq": "square", "hwy": "highway", "pkwy": "parkway", "ter": "terrace"},
-    **{"cir": "circle"},
+    **{"cir": "circle", "expy": "expressway", "fwy": "freeway", "tpke": "turnpike", "trl": "trail", "plz": "plaza"},
 }
 LATIN = {
     **{"e.g.": "for example", "i.e.": "that is", "a.k.a.": "also known as", "ph.d.": "pee aitch dee"},
     **{"et al.": "and others", "p.s.": "pee ess", "c.f.": "compare", "cf.": "compare", "w/o": "without"},
     **{"w/": "with", "b/c": "because", "c/o": "care of", "n/a": "not applicable", "a/c": "air conditioning"},
-    **{"ca.": "circa", "i/o": "eye oh"},
+    **{"ca.": "circa", "i/o": "eye oh", "&c.": "et cetera", "&c": "et cetera"},
 }
 STATES = {
     **{"AL": "Alabama", "AK": "Alaska", "AZ": "Arizona", "AR": "Arkansas", "CA": "California", "CO": "Colorado"},
@@ -273,7 +307,20 @@ RULERS = _words("""
     Richard Robert Rudolf Stephen Sixtus Theodore Urban Victor Wilhelm William Xerxes Carlos Felipe Philippe Umberto
     Cleopatra Ptolemy Selim Mehmed Suleiman Thutmose Amenhotep Baldwin Malcolm Kenneth David Edmund Alfred
 """)
+GIVEN_NAMES = RULERS | _words("""
+    Michael Thomas Daniel Mark Steven Andrew Joshua Kevin Brian Ronald Timothy Jason Jeffrey Ryan Jacob Gary Eric
+    Jonathan Larry Justin Scott Brandon Benjamin Samuel Jack Dennis Jerry Tyler Aaron Adam Nathan Douglas Zachary Kyle
+    Walter Ethan Harold Keith Roger Gerald Terry Sean Austin Arthur Lawrence Jesse Dylan Bryan Joe Billy Bruce Albert
+    Willie Gabriel Logan Alan Wayne Roy Ralph Randy Eugene Vincent Russell Bobby Johnny Davis Harry Howard Anthony
+    Donald Matthew Patrick Frank Raymond Gregory Dwight Jim Tom Bob Bill Sam Ben Dan Will Luke Max Oscar Hugh Martin
+""")
 RULER_TITLES = _words("King Queen Pope Emperor Empress Tsar Tsarina Czar Prince Princess Kaiser Sultan Pharaoh Saint")
+
+# Behind a slash, further than units: "500/day".
+PER_WORDS = _words("""
+    second minute hour day week month year night person people capita head student user unit item page word line mile
+    gallon acre seat call game share pound
+""")
 
 TOP_DOMAINS = _words("""
     com org net edu gov io ai co uk de fr eu ca au jp nl ch dev app info biz tv xyz int mil cn ru br se es pl tech
