@@ -52,13 +52,12 @@ _STREET_AFTER_NAME = re.compile(
 _BEFORE_NAME = re.compile(rf"\b(St|Ste|Dr|Drs|Ft|Mt)\.? (?={_CAPITAL}[a-z{HELD}]|[{HELD}])")
 _SAINT_DOCTOR = {"St": "Saint", "Ste": "Saint", "Dr": "Doctor", "Drs": "Doctors", "Ft": "Fort", "Mt": "Mount"}
 _NO_SPACE = re.compile(r"\b(Mr|Mrs|Ms|Dr|St|Prof)\.(?=[A-Z][a-z])")
-_TITLE = re.compile(rf"\b((?i:{'|'.join(ABBREVIATIONS)}))\.(?=(\s|$|[,;:!?)]))")
+_TITLE = re.compile(r"\b([A-Za-z]{2,6})\.(?=\s|$|[,;:!?)])")
 _UNPOINTED_TITLE = re.compile(
-    r"\b(Mr|Mrs|Ms|Dr|Prof)(?= [A-Z])|\b(mr|mrs|dr|prof)\b\.?(?= [A-Za-z])"
-    r"|(?:(?<=^)|(?<=\band )|(?<=[:,] )|(?<=\b(?:hi|by|to) )|(?<=\b(?:dear|with|from) ))(ms)\b\.?(?= [a-z])"
+    r"\b(?:(Mr|Mrs|Ms|Dr|Prof)(?= [A-Z])|(mr|mrs|dr|prof)\b\.?(?= [A-Za-z])|(ms|st)\b\.?(?= [a-z]{2}))"
 )
-_SMALL_SAINT = re.compile(r"(?:(?<=^)|(?<=\b(?:in|at|to|of) )|(?<=\b(?:from|near) ))st\b\.? (?=[a-z]{3})")
-_ENDING = re.compile(rf"\b((?i:{'|'.join(ENDING_ABBREVIATIONS)}))\.(?![A-Za-z0-9])(\s*(?:[A-Z{HELD}\"(]|$))?")
+_BEFORE_SMALL = re.compile(r"(?:^|[:,] |\b(?:and|hi|by|to|dear|with|from|in|at|of|near) )$")  # "ms smith", "st louis"
+_ENDING = re.compile(rf"\b([A-Za-z]{{2,6}})\.(?![A-Za-z0-9])(\s*(?:[A-Z{HELD}\"(]|$))?")
 _EDITION = re.compile(r"(?<=[0-9](?:st|nd|rd|th) )ed\.(?=(\s*$)?)")
 _VERSUS = re.compile(r"(?<![\w.'-])vs(?=\s)|(?<=\s)v\.(?=\s[A-Z])")
 _BEFORE_NUMBER = re.compile(
@@ -89,6 +88,7 @@ _AFTER_PERSON = re.compile(
     rf"\b(?:(?:{'|'.join(sorted(GIVEN_NAMES))}) (?:[A-Z]\. )?[A-Z][a-z]+|[A-Z][a-z]+ [A-Z][a-z]+,) (I{{2,3}}|IV)\b"
     r"(?!['-]?\w)"
 )
+_ANY_ROMAN = re.compile(r"\b[MDCLXVI]{1,15}(?:th|st|nd|rd|TH)?\b")
 _NTH = re.compile(r"\b([IVXL]{2,8}|[VX])(?:th|st|nd|rd|TH)\b")
 _CENTURY = re.compile(r"\b([XVI]{1,6})(?:th|st|nd|rd)?(?= [Cc]entur)")
 _ALONE = re.compile(r"(?<![A-Za-z.'&])(?<![a-z0-9]-)([XVI]{2,8}|[MDCLXVI]{4,12})(?![A-Za-z.'&-]?[A-Za-z])")
@@ -106,7 +106,7 @@ def read_abbreviations(text: str) -> str:
     text = _ZIP.sub(lambda match: f"{STATES[match[1]]} {_zip(match[2], match[3])}", text)
     text = _STREET_AFTER_NAME.sub(_street, text)
     text = _BEFORE_NAME.sub(lambda match: f"{_SAINT_DOCTOR[match[1]]} ", text)
-    text = _UNPOINTED_TITLE.sub(_unpointed_title, _SMALL_SAINT.sub("saint ", text))
+    text = _UNPOINTED_TITLE.sub(_unpointed_title, text)
     if "." in text:
         text = _EDITION.sub(lambda match: "edition" + ("." if match[1] is not None else ""), text)
         text = _ENDING.sub(_ending, _TITLE.sub(_title, text))
@@ -125,7 +125,9 @@ def _latin(match: re.Match[str]) -> str:
 
 def _unpointed_title(match: re.Match[str]) -> str:
     short = (match[1] or match[2] or match[3]).lower()
-    return "Doctor" if short == "dr" else ABBREVIATIONS[short]
+    if match[3] and not _BEFORE_SMALL.search(match.string, max(0, match.start() - 8), match.start()):
+        return match[0]
+    return {"dr": "Doctor", "st": "saint"}.get(short) or ABBREVIATIONS[short]
 
 
 def _roman_pages(match: re.Match[str]) -> str:
@@ -185,7 +187,9 @@ def _before_number(match: re.Match[str]) -> str:
 
 def _title(match: re.Match[str]) -> str:
     short = match[1].lower()
-    words = ABBREVIATIONS[short]
+    words = ABBREVIATIONS.get(short)
+    if words is None:
+        return match[0]
     if match[1][0].islower() and short not in ("mr", "mrs", "ms", "prof", "jr", "sr", "esq"):
         return match[0]
     if short in ("jr", "sr", "esq"):
@@ -195,6 +199,8 @@ def _title(match: re.Match[str]) -> str:
 
 def _ending(match: re.Match[str]) -> str:
     short, follows = match[1].lower(), match[2]
+    if short not in ENDING_ABBREVIATIONS:
+        return match[0]
     words = _as_typed(match[1], ENDING_ABBREVIATIONS[short])
     alone = follows is not None and not follows.strip()  # at the end
     if alone and match[1].islower() and short in ("min", "max", "temp", "ext", "mar", "dec", "co", "apt"):
@@ -228,6 +234,8 @@ def _as_roman(number: int) -> str:
 
 
 def _roman_numerals(text: str) -> str:
+    if not _ANY_ROMAN.search(text):
+        return text
     text = _CENTURY.sub(_nth, text)
     text = _NTH.sub(_nth, text)
     text = _AFTER_NOUN.sub(_counted, text)

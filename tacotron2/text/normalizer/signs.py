@@ -4,6 +4,7 @@ import re
 
 from tacotron2.text.normalizer.say import count
 
+_PLAIN = re.compile(r"[A-Za-z\s.,;:!?'()-]*")
 _FIGURES = re.compile("[0-9]+")
 _AND = re.compile(r"&+")
 _SAID = {
@@ -42,6 +43,12 @@ _UNDERSCORE = re.compile(r"(?<=\w)_+(?=\w)")
 
 def read_signs(text: str) -> str:
     """Reads mathematical and commercial signs; drops quotation marks and what else has no sound."""
+    if not _PLAIN.fullmatch(text):
+        text = _every_sign(text)
+    return _REPEATED.sub(lambda match: match[1] or ("..." if match[0][0] == "." else "--"), text)
+
+
+def _every_sign(text: str) -> str:
     text = _FIGURES.sub(lambda match: f" {count(match[0])} ", text)  # of what no rule knows
     text = _AND.sub(" and ", text)
     text = _COMPARED.sub(lambda match: f" {_COMPARISONS[match[0]]} ", text)
@@ -51,9 +58,7 @@ def read_signs(text: str) -> str:
     text = _TIMES.sub(" times ", _SLASH.sub(" slash ", text))
     text = _BRACE.sub(" ", _UNDERSCORE.sub(" ", text))
     text = _BAR.sub(", ", text)
-    text = _SIGN.sub(_said, text)
-    text = _SILENT.sub("", text)
-    return _REPEATED.sub(lambda match: match[1] or ("..." if match[0][0] == "." else "--"), text)
+    return _SILENT.sub("", _SIGN.sub(_said, text))
 
 
 def _said(match: re.Match[str]) -> str:
