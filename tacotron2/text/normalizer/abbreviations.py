@@ -49,7 +49,7 @@ _STREET_AFTER_NAME = re.compile(
     rf"(?<=[a-z]) (St)(?=,|\s*$)|(?<=[a-z]) (St|Dr)\.(?= +(?!{_CAPITAL})|[,;:!?)]|\s*$| {_OPENER})"
     rf"|(?<=[a-z]) ({_PLAIN_STREETS}|{_PLAIN_STREETS.title()})\b\.?(?! ?[0-9])"
 )
-_BEFORE_NAME = re.compile(rf"\b(St|Ste|Dr|Drs|Ft|Mt)\.? (?={_CAPITAL}[a-z{HELD}]|[{HELD}])")
+_BEFORE_NAME = re.compile(rf"\b(St|Ste|Dr|Drs|Ft|Mt)\.? (?={_CAPITAL}[a-z.{HELD}]|[{HELD}])")
 _SAINT_DOCTOR = {"St": "Saint", "Ste": "Saint", "Dr": "Doctor", "Drs": "Doctors", "Ft": "Fort", "Mt": "Mount"}
 _NO_SPACE = re.compile(r"\b(Mr|Mrs|Ms|Dr|St|Prof)\.(?=[A-Z][a-z])")
 _TITLE = re.compile(r"\b([A-Za-z]{2,6})\.(?=\s|$|[,;:!?)])")

@@ -13,6 +13,7 @@ from tacotron2.text.normalizer.tables import (
     UNITS,
     units,
 )
+from tacotron2.text.numbers import NUMBER_WORDS
 
 _OPENER = rf"(?:{'|'.join(sorted(OPENERS))})\b"
 _DOTTED = re.compile(rf"(?<![\w.])((?:[A-Za-z]\.){{2,8}}(?:[A-Z](?![A-Za-z]))?)('?s\b)?(\s*$|\s+(?={_OPENER}))?")
@@ -114,7 +115,7 @@ def _sentence(match: re.Match[str]) -> str:
         return sentence
     words = _WORD.findall(sentence)
     shouted = [word for word in words if word.isupper() and len(word) > 1]
-    small = sum(not word.isupper() for word in words)
+    small = sum(not word.isupper() and word not in NUMBER_WORDS for word in words)
     known = sum(_is_plainly_a_word(word) for word in shouted)
     all_capitals = len(shouted) > 1 and small == 0 and known > 0
     return _CAPITALS.sub(lambda found: _capitals(found, all_capitals), sentence)
@@ -122,7 +123,7 @@ def _sentence(match: re.Match[str]) -> str:
 
 def _is_plainly_a_word(word: str) -> bool:
     return word not in SPELT_AMONG_CAPITALS and (
-        word in COMMON_SHORT_WORDS or (len(word) > 5 and word not in SPOKEN_ACRONYMS and _is_pronounceable(word))
+        word in COMMON_SHORT_WORDS or (len(word) > 3 and word not in SPOKEN_ACRONYMS and _is_pronounceable(word))
     )
 
 

@@ -75,7 +75,7 @@ _QUANTITY = rf"(?:{_MIXED}|{NUMBER})"
 _UNIT = "|".join(re.escape(unit) for unit in sorted(UNITS, key=len, reverse=True))
 _WITH_UNIT = re.compile(
     rf"(?<![\w.,/^])(?<!\^-)({_MINUS}?)({_QUANTITY})(?:( ?- ?| to | or |/-)({_MINUS}?{_QUANTITY}))?( ?|-)({_UNIT})"
-    r"(?:\^([23]))?((?: ?/ ?(?:[A-Za-zµμΩ]{1,5}|100 ?km)(?:\^[23])?)?)(?![A-Za-z0-9^])(\.(?![\w.]))?"
+    r"(?:\^([23]))?((?: ?/ ?(?:[A-Za-zµμΩ]{1,5}|100 ?km)(?:\^?[23])?)?)(?![A-Za-z0-9^])(\.(?![\w.]))?"
 )
 _SHORT_MEASURE = re.compile(r"\b(sq|cu|fl)\. (?=(?:mi|ft|in|yd|m|km|cm|oz)\b)")
 _RATE = re.compile(
@@ -84,7 +84,7 @@ _RATE = re.compile(
     rf"|{'|'.join(sorted(PER_WORDS))})(?![\w/^])"
 )
 _SQUARED = re.compile(r"(?<![\w/=])(km|m|cm|mm|ft|mi|in|yd)\^([23])(?![\w^])")
-_PER_UNIT = re.compile(r" ?/ ?([A-Za-zµμΩ]{1,5}|100 ?km)(?:\^([23]))?")
+_PER_UNIT = re.compile(r" ?/ ?([A-Za-zµμΩ]{1,5}|100 ?km)(?:\^?([23]))?")
 _POWERS = {"2": "square", "3": "cubic"}
 _FEET_INCHES = re.compile(r"(?<![\w.,])([0-9]{1,3})['′] ?([0-9]{1,2}(?:\.[0-9]+)?)(?:[\"″]|'')?(?![\w'])")
 _FEET = re.compile(r"(?<![\w.,'])([0-9]{1,5}(?:\.[0-9]+)?)(['′])(?!\w)")
@@ -152,7 +152,7 @@ _PAIRED = re.compile(
 # Models: "737-800", "C-130"; and more than one of a kind: "F-16s", "747s", "three 9s".
 _MODEL = re.compile(r"(?<![\w.,-])(7[0-9]7)-([0-9]{1,4})(?![\w-])|\b([A-Z]{1,3})-([0-9]{3,4})(?![\w-]|\.[0-9])")
 _PLURAL = re.compile(
-    r"((?<=[A-Za-z])-|\b(?:[A-Za-z]*[A-Z][A-Za-z]+|[Tt]wo|[Tt]hree|[Ff]our|[Ff]ive|six|seven|eight|nine|ten|several|some|many|few"
+    r"((?<=[A-Za-z])-|\b(?:(?=[a-z]{0,3}[A-Z])[A-Za-z]{2,}|[Tt]wo|[Tt]hree|[Ff]our|[Ff]ive|six|seven|eight|nine|ten|several|some|many|few"
     r"|all|the|these|those|of|both) )([0-9]{1,4})'?s(?!\w)|(?<![\w.,-])(7[0-9]7)s(?!\w)"
 )
 _LETTER_POINT = re.compile(r"(?<![\w.])([A-Z])\.(?=[0-9]{2})")  # "H.264"
@@ -357,7 +357,8 @@ def _is_one(written: str) -> bool:
 def _with_unit(match: re.Match[str]) -> str:
     minus, first, joint, last, gap, unit, power, per, point = match.groups()
     after = match.string[match.end() : match.end() + 2]
-    if unit in ATTACHED_ONLY and gap == " " and not (point and unit in ("in", "mo", "pt")):
+    joined = gap == "-" and after[:1] == "-"  # "3-in-1"
+    if joined or (unit in ATTACHED_ONLY and gap == " " and not (point and unit in ("in", "mo", "pt"))):
         return match[0]
     if (unit in SPACED_ONLY and gap != " ") or not _is_a_unit(match, unit, gap, after):
         return match[0]
