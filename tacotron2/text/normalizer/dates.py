@@ -21,9 +21,9 @@ _DAY_MONTH_CODE = re.compile(rf"{_START}({_DAY})[-/]({_MONTH})[-/]({_YEAR}|[0-9]
 _DAYS = rf"({_DAY}){_NTH}(?:( ?- ?| to | and )({_DAY}){_NTH})?"
 _MONTH_DAY = re.compile(rf"\b({_MONTH})\.? {_DAYS}(?:,? ({_YEAR}))?{_END}")
 _DAY_MONTH = re.compile(
-    rf"(?:\b({_WEEKDAY}|{_WEEKDAY}day)\.?(, ?| ))?\b([Tt]he )?(?<![\w.,:/$£€-]){_DAYS}( of| OF)? ({_MONTH})\.?"
-    rf"(?:,? ({_YEAR}))?(?![\w%°]|[.:/-][0-9]| [0-9]{{1,2}}(?![0-9]))"
+    rf"(?<![\w.,:/$£€-]){_DAYS}( of| OF)? ({_MONTH})\.?(?:,? ({_YEAR}))?(?![\w%°]|[.:/-][0-9]| [0-9]{{1,2}}(?![0-9]))"
 )
+_AFTER_WEEKDAY = re.compile(rf"\b{_WEEKDAY}(?:day|nesday|rsday|urday)?\.?, ?$")  # with a comma: as mail writes it
 _MONTH_YEAR = re.compile(rf"\b({_MONTH})\.?,? ({_YEAR}){_END}")
 _MONTHS = re.compile(rf"\b({_MONTH})\.? ?- ?({_MONTH})")
 # After "may 6" or "march 15" in lower case: what shows that it is no verb's ("march 15 miles").
@@ -37,7 +37,8 @@ _ON_DATE = re.compile(
 )
 _WEEKDAYS = re.compile(rf"\b({_WEEKDAY})\.? ?(-|/|&|and|or|to|through) ?({_WEEKDAY})\b\.?(?![A-Za-z])")
 _WEEKDAY_BEFORE = re.compile(
-    rf"\b({_WEEKDAY})\b(?:\.,?|,)? (?={_MONTH}\.? [0-9]"
+    rf"\b({_WEEKDAY})\b(?:\.,?|,)? (?={_MONTH}\.? (?:[0-9]|[a-z-]+(?:st|nd|rd|th)\b)"
+    rf"|the [a-z-]+ (?:to [a-z-]+ )?of {_MONTH}"
     r"|[0-9]{1,2}(?:[:/]|st|nd|rd|th| ?[ap]\.?m|-[0-9]{1,2} ?[ap]\.?m))"
 )
 _WEEKDAY_ALONE = re.compile(
@@ -54,7 +55,7 @@ _DECADE = re.compile(r"(?<![\w.,:$£€])(?<![0-9]-)('?)((?:1[0-9]|20)?[0-9]0)'?
 # Beside these "30s" is seconds.
 _AFTER_SECONDS = re.compile(r" (?:timeout|delay|wait|limit|interval|pause|countdown|timer|clip|ago|later|each|apart)\b")
 _BEFORE_SECONDS = re.compile(
-    r"(?:[:=~<>]|\b(?:after|within|for|in|every|than|about|around|wait|waits|waited|least|most|takes?|took|last(?:s|ed)?"
+    r"(?:[:=~<>]|\b(?i:after|within|for|in|every|than|about|around|wait|waits|waited|least|most|takes?|took|last(?:s|ed)?"
     r"|(?:timeout|delay|interval|duration|period|limit|time|pause) of|exactly|only|another|extra|to|by|under|over)) ?$"
 )
 _SEASON = re.compile(
@@ -202,14 +203,15 @@ def _month_day(match: re.Match[str]) -> str:
 
 
 def _day_month(match: re.Match[str]) -> str:
-    weekday, comma, article, first, joint, last, of, month, year = match.groups()
+    first, joint, last, of, month, year = match.groups()
     if not (_is_name(month) or year or of or _AFTER_A_DATE.match(match.string, match.end())):
         return match[0]
-    if weekday and "," in comma:  # as mail and calendars write it
+    before = match.string[max(0, match.start() - 12) : match.start()]
+    if _AFTER_WEEKDAY.search(before):
         words = f"{_month(month)} {_days(first, joint, last)}"
     else:
-        words = f"{article or 'the '}{_days(first, joint, last)} of {_month(month)}"
-    words = f"{_weekday(weekday)}, {words}" if weekday else words
+        the = "" if before.lower().endswith("the ") else "the "
+        words = f"{the}{_days(first, joint, last)} of {_month(month)}"
     return f"{words}, {years(year)}" if year else words
 
 

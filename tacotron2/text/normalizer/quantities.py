@@ -151,10 +151,12 @@ _PAIRED = re.compile(
 )
 # Models: "737-800", "C-130"; and more than one of a kind: "F-16s", "747s", "three 9s".
 _MODEL = re.compile(r"(?<![\w.,-])(7[0-9]7)-([0-9]{1,4})(?![\w-])|\b([A-Z]{1,3})-([0-9]{3,4})(?![\w-]|\.[0-9])")
-_PLURAL = re.compile(
-    r"((?<=[A-Za-z])-|\b(?:(?=[a-z]{0,3}[A-Z])[A-Za-z]{2,}|[Tt]wo|[Tt]hree|[Ff]our|[Ff]ive|six|seven|eight|nine|ten|several|some|many|few"
-    r"|all|the|these|those|of|both) )([0-9]{1,4})'?s(?!\w)|(?<![\w.,-])(7[0-9]7)s(?!\w)"
+_PLURAL = re.compile(r"((?<=[A-Za-z])-|(?<![\w.,$£€-]))([0-9]{1,4})'?s(?!\w)")
+_BEFORE_PLURAL = re.compile(
+    r"(?<![A-Za-z])(?:(?=[a-z]{0,3}[A-Z])[A-Za-z]{2,}|[Tt]wo|[Tt]hree|[Ff]our|[Ff]ive|six|seven|eight|nine|ten"
+    r"|several|some|many|few|all|the|these|those|of|both) $"
 )
+_BOEING = re.compile("7[0-9]7")
 _LETTER_POINT = re.compile(r"(?<![\w.])([A-Z])\.(?=[0-9]{2})")  # "H.264"
 _DECIMAL_CODE = re.compile(r"(?<![\w.])([0-9]+\.[0-9]+)(?=[A-Za-z]{1,3}\b)")  # "802.11ac"
 _WORD_NUMBER = re.compile(r"(?<=[A-Za-z])-(?=[0-9])")
@@ -256,12 +258,12 @@ def _is_numbered(before: str) -> bool:
 
 
 def _plural(match: re.Match[str]) -> str:
-    before, figures, boeing = match.groups()
-    if boeing:
-        return plural(pairs(boeing))
-    if before != "-" and is_seconds(match.string, match.start(2), match.end()):
-        return match[0]
-    return (" " if before == "-" else before) + plural(code(figures))
+    """ "Boeing 747s" and "three 9s"; "15s" alone are seconds."""
+    before = match.string[max(0, match.start() - 16) : match.start()]
+    several = _BEFORE_PLURAL.search(before) and not is_seconds(match.string, match.start(), match.end())
+    if match[1]:
+        return f" {plural(code(match[2]))}"
+    return plural(code(match[2])) if several or _BOEING.fullmatch(match[2]) else match[0]
 
 
 def _model(match: re.Match[str]) -> str:
