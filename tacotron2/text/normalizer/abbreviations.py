@@ -150,9 +150,9 @@ def _numbered_street(match: re.Match[str]) -> str:
     if not street[0].isupper():
         return match[0]
     towards = f" {_DIRECTIONS[direction.strip(' .').upper()]}" if direction else ""
-    rest = match.string[match.end() : match.end() + 1]
     words = f"{house_number(house)}{towards}{name} {STREETS.get(street.lower(), street)}"
-    return words + point if point and street.lower() in STREETS and not rest else words
+    ends = point and street.lower() in STREETS and _ENDS_HERE.match(match.string, match.end())
+    return f"{words}." if ends else words
 
 
 def _state(match: re.Match[str]) -> str:

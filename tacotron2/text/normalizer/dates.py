@@ -19,7 +19,7 @@ _ISO = re.compile(rf"{_START}({_YEAR})([-/])(1[0-2]|0?[1-9])\2({_DAY})(?:[T ](?=
 _SLASHED = re.compile(rf"{_START}([0-3]?[0-9])([/.-])([0-3]?[0-9])\2({_YEAR}|[0-9]{{2}})(?![\w/-]|\.[0-9])")
 _DAY_MONTH_CODE = re.compile(rf"{_START}({_DAY})[-/]({_MONTH})[-/]({_YEAR}|[0-9]{{2}})(?![\w/-])")
 _DAYS = rf"({_DAY}){_NTH}(?:( ?- ?| to | and )({_DAY}){_NTH})?"
-_MONTH_DAY = re.compile(rf"\b({_MONTH})\.? {_DAYS}(?:,? ({_YEAR}))?{_END}")
+_MONTH_DAY = re.compile(rf"\b({_MONTH})(?:\.? |-){_DAYS}(?:(?:,? |-)({_YEAR}))?{_END}")
 _DAY_MONTH = re.compile(
     rf"(?<![\w.,:/$£€-]){_DAYS}( of| OF)? ({_MONTH})\.?(?:,? ({_YEAR}))?(?![\w%°]|[.:/-][0-9]| [0-9]{{1,2}}(?![0-9]))"
 )
@@ -46,7 +46,7 @@ _WEEKDAY_ALONE = re.compile(
     r"|\b(Mon|Tues|Wed|Thurs?|Fri)\.(?=(?: [a-z0-9(]|[,;:)]))"
 )
 _ERA = re.compile(
-    r"(?<![\w.,-])([0-9]{1,3}(?:,[0-9]{3})?|[0-9]{4,6}) ?(BCE|BC|CE|AD|B\.C\.(?:E\.)?|A\.D\.|C\.E\.)(?![A-Za-z0-9])"
+    r"(?<![\w.,-])([0-9]{1,3}(?:,[0-9]{3})?|[0-9]{4,6}) ?(BCE|BC|CE|AD|B\.C\.(?:E\.)?|A\.D\.?|C\.E\.)(?![A-Za-z0-9])"
 )
 _ERA_BEFORE = re.compile(r"\b(AD|A\.D\.) ([0-9]{1,4})\b")
 _YEARS = re.compile(rf"{_START}({_YEAR})(?: ?- ?|/)({_YEAR}|[0-9]{{2}})(?![\w-]|[.,:/][0-9])")

@@ -109,11 +109,10 @@ _TIMES_TEN = re.compile(
 )
 # Before a figure and a letter: what is numbered so ("Bus 5B"), and after them: what has a house number.
 _NUMBERED = re.compile(
-    r"\b(?:apartment|apt|room|suite|unit|gate|flat|seat|row|class|exhibit|figure|table|building|section|step|part"
+    r"\b(?i:apartment|apt|room|suite|unit|gate|flat|seat|row|class|exhibit|figure|table|building|section|step|part"
     r"|question|appendix|platform|grade|bus|flight|route|highway|form|studio|line|train|terminal|door|floor|locker|bay"
     r"|track|exit|zone|model|no|number|chapter|version|type|level|page|road|house|block|lane|dock|hall)\.? $"
-    r"|(?<![.!?] )(?<!^)\b[A-Z][A-Za-z]*\.? $",
-    re.IGNORECASE,
+    r"|(?<![.!?] )(?<!^)\b[A-Z][A-Za-z]*\.? $"
 )
 _HOUSE = re.compile(r" [A-Z][a-z]")
 _QUANTIFIED = re.compile(
@@ -292,6 +291,8 @@ def _amount(currency: str, written: str, scale: str | None) -> str:
     whole, _, part = written.replace(",", "").partition(".")
     if not one_part and not part.strip("0"):
         part = ""
+    if len(part) > 2:
+        part = part[:2] + part[2:].rstrip("0")
     if len(part) > 2 or (part and not one_part):
         return f"{number(written)} {many}"
     whole, part = whole.lstrip("0"), part.ljust(2, "0").lstrip("0") if part else ""

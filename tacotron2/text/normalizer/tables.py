@@ -96,7 +96,12 @@ UNITS = {
     },
     **{"PB": "petabyte", "EB": "exabyte", "KiB": "kibibyte", "MiB": "mebibyte", "GiB": "gibibyte", "TiB": "tebibyte"},
     **{"kb": "kilobit", "Kb": "kilobit", "Mb": "megabit", "Gb": "gigabit", "Tb": "terabit"},
-    **{"kbps": "kilobit per second", "Kbps": "kilobit per second", "Mbps": "megabit per second"},
+    **{
+        "kbps": "kilobit per second",
+        "Kbps": "kilobit per second",
+        "Mbps": "megabit per second",
+        "mbps": "megabit per second",
+    },
     **{"Gbps": "gigabit per second", "Tbps": "terabit per second", "MBps": "megabyte per second"},
     **{"GBps": "gigabyte per second", "px": "pixel", "MP": "megapixel", "Mpx": "megapixel", "dpi": "dot per inch"},
     **{"ppi": "pixel per inch", "fps": "frame per second", "FPS": "frame per second"},

@@ -50,6 +50,7 @@ _FOOTNOTE = re.compile(r"(?<=[\w.,;!?)])\[(?:\^?[0-9]{1,3}|citation needed)\]")
 _STARS = re.compile(r"(?<![0-9 ])\*+|\*+(?![0-9 *])|(?<![0-9]) \*+(?= )")
 _UNDERLINES = re.compile(r"(?<![A-Za-z0-9_])_+(?=[A-Za-z0-9*'\"])|(?<=[A-Za-z0-9*.,!?'\")])_+(?![A-Za-z0-9_])")
 _PLUS_MINUS = re.compile(r"\+/[-\N{MINUS SIGN}]")
+_OPTIONAL_PLURAL = re.compile(r"(?<=[a-z])\(s\)")
 _GLUED = re.compile(r"(?<=[0-9 ][ap]\.m\.)(?=[A-Z][a-z])")  # "5 p.m.Then"
 _STRUCK = re.compile(r"~~|`+")
 _DOTS = re.compile(r"(?<![.])\. \. \.")
@@ -115,6 +116,7 @@ def _without_markup(text: str) -> str:
     text = _EMOTICON.sub(" ", text)
     text = _STRUCK.sub("", _UNDERLINES.sub("", _STARS.sub("", text)))
     text = _OPTION.sub(lambda match: "dash " * len(match[1]), text)
+    text = _OPTIONAL_PLURAL.sub("s", text)
     text = _GLUED.sub(" ", _PLUS_MINUS.sub("±", text))
     return _TYPED_DASH.sub(" -- ", _DOTS.sub("...", text))
 
