@@ -24,6 +24,7 @@ from pipeline.pieces import PreparedPhrase, describe
 from pipeline.settings import SpeakSettings
 from pipeline.synthesizer import STAGES, FailedPiece, SpokenPiece
 from pipeline.voice import Voice
+from tacotron2.text.cleaners import other_scripts
 
 STOP_WORDS = {"gate": "end of speech", "cap": "frame limit"}
 
@@ -325,13 +326,17 @@ def _resampled(wav: WavWriter, from_rate: int, to_rate: int) -> Callable[[np.nda
 
 
 def reading_notes(voice: Voice, prepared: Sequence[PreparedPhrase]) -> list[str]:
-    """What the user should know of how phrases will be read: characters left out, ARPAbet that the voice can't say."""
+    """What the user should know of how phrases will be read: characters left out or spelled, ARPAbet not learned."""
     arpabet = voice.engines.engines["encoder"].metadata.arpabet
     notes = []
     for phrase in prepared:
         if phrase.dropped:
             listed = " ".join(f"{char!r}" for char in phrase.dropped)
-            notes.append(f"{describe(phrase.pieces[0])}: left out {listed}, which can't be spoken")
+            braces = "; braces hold ARPAbet, as in {HH AW1 S}" if {"{", "}"} & set(phrase.dropped) else ""
+            notes.append(f"{describe(phrase.pieces[0])}: left out {listed}, which can't be spoken{braces}")
+        if phrase.pieces and (scripts := other_scripts(phrase.reading)):
+            listed = " and ".join(f"{count} {script}" for script, count in scripts.items())
+            notes.append(f"{describe(phrase.pieces[0])}: {listed} letters are spelled in Latin: the voice is English")
         if not arpabet and any("{" in piece.encoded.text for piece in phrase.pieces):
             why = "was not trained on ARPAbet" if arpabet is False else "doesn't say that it was trained on ARPAbet"
             notes.append(f"{describe(phrase.pieces[0])}: the voice {why}; what stands in braces may be garbled")

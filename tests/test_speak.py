@@ -45,7 +45,7 @@ def table_lines(out: str) -> list[str]:
 
 def test_a_bad_line_fails_alone_and_is_named_as_editors_count(tmp_path: Path, tiny_folder: Path) -> None:
     lines = tmp_path / "lines.txt"
-    lines.write_text("Hello.\n\n...\nSay {XX1}.\nGood bye.\n")
+    lines.write_text("Hello.\n\n...\n{}\nGood bye.\n")
     result = run_here(TRT, "-i", lines, "-o", tmp_path / "out", *SHORT, *model_flags(tiny_folder))
     assert result.returncode == 1
     error = result.stderr.splitlines()[-1]
@@ -152,6 +152,17 @@ def test_without_a_terminal_a_line_of_progress_comes_now_and_then(
     told = capsys.readouterr().err.splitlines()
     assert told
     assert all(re.fullmatch(r"\d+ phrases done, \d+ % of the text, about \d+ s left", line) for line in told)
+
+
+def test_what_is_left_out_or_spelled_is_named_once_a_phrase(tmp_path: Path, voice: Voice) -> None:
+    notes: list[str] = []
+    texts = phrases("Fine.", "Hi {name}, 日本語.")
+    speak(voice, texts, SpeakSettings(**SETTINGS), OutputSettings(tmp_path), Listener(on_note=notes.append))
+    beginning = 'line 2 ("hi name, ri ben yu ."): '
+    assert notes == [
+        beginning + "left out '{' '}', which can't be spoken; braces hold ARPAbet, as in {HH AW1 S}",
+        beginning + "3 Chinese letters are spelled in Latin: the voice is English",
+    ]
 
 
 def test_arpabet_that_the_voice_may_not_know_is_named(tmp_path: Path, voice: Voice) -> None:

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from common.errors import UserError
+from common.errors import InvalidInput, UserError
 from tacotron2.text import encode, split
 from tacotron2.text.cleaners import english_cleaners
 from tacotron2.text.numbers import cardinal, ordinal, year
@@ -216,6 +216,26 @@ class TestDropped:
         assert encode("caf\udce9").dropped == ("\ufffd",)
 
 
+class TestBraces:
+    """Braces hold ARPAbet, or they are text."""
+
+    @pytest.mark.parametrize(
+        ("text", "said", "dropped"),
+        [
+            ("Hello {name}, welcome", "hello name, welcome", "{}"),
+            ("{HH QX}", "hh qx", "{}"),
+            ("say {HH S", "say hh s", "{"),
+            ("say HH}", "say hh", "}"),
+            ("{HH {AW1} S}", "hh {AW1} s", "{}"),
+            ("{ HH\nAW1 S }", "{HH AW1 S}", ""),
+            (r"{R} \mathbb{R}", "{R} mathbbr", "\\{}"),
+        ],
+    )
+    def test_what_is_no_arpabet_is_text_and_its_braces_are_named(self, text: str, said: str, dropped: str) -> None:
+        encoded = encode(text, final_period=False)
+        assert (encoded.text, encoded.dropped) == (said, tuple(dropped))
+
+
 class TestErrors:
     @pytest.mark.parametrize(
         ("text", "words"),
@@ -224,21 +244,13 @@ class TestErrors:
             ("\n \t", "nothing to speak"),
             ("...", 'nothing to speak in "..."'),
             ("& %", 'once "&%" is left out'),
-            ("{HH QX}", 'unknown ARPAbet symbol "QX" in "{HH QX}"'),
-            ("{hello}", 'unknown ARPAbet symbol "hello"'),
-            ("{hh}", 'unknown ARPAbet symbol "hh"'),
-            ("a {} b", "nothing between the braces"),
-            ("a { } b", "nothing between the braces"),
-            ("say {HH AW1 S", 'no } after { in "say {HH AW1 S"'),
-            ("say HH}", 'no { before } in "say HH}"'),
-            ("{HH {AW1} S}", "no } after {"),
-            ("a\n{b", "no } after {"),
+            ("{ }", 'once "{}" is left out'),
             ("\udcff", "nothing to speak"),
         ],
     )
     def test_each_is_one_printable_line_that_names_the_problem(self, text: str, words: str) -> None:
         for call in (lambda: encode(text), lambda: split(text, 64)):
-            with pytest.raises(UserError) as caught:
+            with pytest.raises(InvalidInput) as caught:
                 call()
             message = str(caught.value)
             assert words in message
@@ -262,10 +274,6 @@ class TestErrors:
     def test_pieces_too_short_to_speak(self, max_symbols: int) -> None:
         with pytest.raises(ValueError, match="at least 4"):
             split("hello", max_symbols)
-
-    def test_an_arpabet_group_longer_than_a_piece(self) -> None:
-        with pytest.raises(UserError, match="5 ARPAbet symbols, more than the 4"):
-            split("well, {HH AW1 S S S}", 4)
 
 
 def texts(pieces) -> list[str]:
@@ -291,12 +299,26 @@ class TestSplit:
         assert texts(split(text, 30)) == ["the forms of letters,", "and that of the page;", "should be a help."]
 
     def test_then_words(self) -> None:
-        assert texts(split("the forms of printed letters on it", 14)) == ["the forms of", "printed", "letters on it."]
+        assert texts(split("the forms of printed letters on it", 14)) == ["the forms", "of printed", "letters on it."]
 
     def test_and_inside_words_only_if_need_be(self) -> None:
         assert texts(split("a pneumonoultramicroscopic word", 12)) == ["a pneumonoul", "tramicroscop", "ic word."]
 
-    def test_never_inside_arpabet(self) -> None:
+    @pytest.mark.parametrize(
+        ("max_symbols", "pieces"),
+        [
+            (40, ["the water rose not quickly enough", "to prevent a swirl of gritty dust."]),
+            (24, ["the water rose", "not quickly enough", "to prevent a swirl", "of gritty dust."]),
+            (12, ["the water", "rose", "not quickly", "enough", "to prevent", "a swirl", "of gritty", "dust."]),
+        ],
+    )
+    def test_where_a_reader_would_breathe(self, max_symbols: int, pieces: list[str]) -> None:
+        assert (
+            texts(split("The water rose not quickly enough to prevent a swirl of gritty dust", max_symbols)) == pieces
+        )
+
+    def test_inside_arpabet_only_if_need_be(self) -> None:
+        assert texts(split("so, {HH AW1 S S S}", 4)) == ["so,", "{HH AW1 S S}", "{S}."]
         pieces = split("ab{HH AW1 S}{M AW1 S}cd", 4)
         assert texts(pieces) == ["ab", "{HH AW1 S}", "{M AW1 S}c", "d."]
         assert [len(piece.ids) for piece in pieces] == [2, 3, 4, 2]

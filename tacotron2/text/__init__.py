@@ -7,7 +7,7 @@ What people write beyond that (units, dates, addresses, initialisms) is read as 
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
@@ -15,17 +15,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.errors import UserError
+from common.errors import InvalidInput, UserError
 from tacotron2.text.cleaners import CLEANERS
 from tacotron2.text.front_end import TextFrontEnd
-from tacotron2.text.pieces import GROUP, LETTER, SILENT, cut
-from tacotron2.text.symbols import ARPABET_MARK, LETTERS, PAD, SPACE, SYMBOL_IDS
+from tacotron2.text.pieces import GROUP, SILENT, cut
+from tacotron2.text.symbols import ARPABET_GROUP, ARPABET_MARK, LETTERS, PAD, SPACE, SYMBOL_IDS
 
 __all__ = ["MIN_PIECE", "EncodedText", "TextFrontEnd", "describe_reading", "encode", "split"]
 
 MIN_PIECE = 4  # symbols: less is no word and its punctuation
 
-_BRACES = re.compile(r"\{([^{}]*)\}|[{}]")
 _SURROGATES = re.compile(r"[\ud800-\udfff]")  # what Python makes of arguments that are not UTF-8
 _ENDINGS = set(".!?,;:")  # voices are trained on clauses as well as sentences: each of these ends a text well
 _CLOSING = set(")'")
@@ -39,7 +38,8 @@ class EncodedText:
     Attributes:
         text: the cleaned text, as far as it has symbols: what the ids say.
         ids: int32 [symbols].
-        dropped: the characters that are not among the symbols, in order of first appearance.
+        dropped: the characters that are not among the symbols, in order of first appearance. Braces are among them,
+            unless they hold ARPAbet.
     """
 
     text: str
@@ -56,7 +56,7 @@ class _Unit(NamedTuple):
 
 
 def encode(text: str, cleaner: str = "english_cleaners", final_period: bool = True) -> EncodedText:
-    """Turns a text into ids. `{HH AW1 S}` within it gives a pronunciation in ARPAbet.
+    """Turns a text into ids. `{HH AW1 S}` within it gives a pronunciation in ARPAbet; other braces are dropped.
 
     Args:
         text: one line or many; any run of white space is one space.
@@ -64,9 +64,10 @@ def encode(text: str, cleaner: str = "english_cleaners", final_period: bool = Tr
         final_period: end a text that has no end punctuation with a period, after which voices stop more surely.
 
     Raises:
-        UserError: nothing is left to speak, malformed or unknown ARPAbet, or an unknown cleaner.
+        InvalidInput: nothing is left to speak.
+        UserError: an unknown cleaner.
     """
-    units = _units(text, cleaner, final_period)
+    units = _units(text, len(text) + 1, cleaner, final_period)
     return _encoded(units, dropped=_dropped(units))
 
 
@@ -76,27 +77,21 @@ def split(
     """Turns a text of any length into pieces of at most `max_symbols` ids, in linear time.
 
     It is cut at the ends of sentences, of clauses where a sentence doesn't fit, between words where a clause doesn't
-    fit, inside words only where a word doesn't fit, and never inside `{...}`. The pieces' texts, in order, make up the
-    text, and each has something to speak. A piece that ends inside a sentence gets no period: it would sound like an
-    end.
+    fit (before a conjunction or a preposition where there is one, and not after it), inside words and `{ARPAbet}` only
+    where one doesn't fit. The pieces' texts, in order, make up the text, and each has something to speak. A piece that
+    ends inside a sentence gets no period: it would sound like an end.
 
     Args:
         max_symbols: at least 4.
         text, cleaner, final_period: as for `encode`.
 
     Raises:
-        UserError: as `encode`, or an ARPAbet group that is longer than `max_symbols`.
+        InvalidInput, UserError: as `encode`.
         ValueError: `max_symbols` is below 4.
     """
     if max_symbols < MIN_PIECE:
         raise ValueError(f"max_symbols is {max_symbols}: pieces of text need at least {MIN_PIECE} symbols")
-    units = _units(text, cleaner, final_period)
-    for unit in units:
-        if len(unit.ids) > max_symbols:
-            raise UserError(
-                f"{_shown(unit.text)} holds {len(unit.ids)} ARPAbet symbols, more than the {max_symbols} that can be "
-                "spoken at once: write it as several groups"
-            )
+    units = _units(text, max_symbols, cleaner, final_period)
     marks = "".join(unit.mark for unit in units)
     sizes = [len(unit.ids) for unit in units]
     pieces = cut(marks, sizes, max_symbols)
@@ -112,23 +107,29 @@ def describe_reading(text: str, front_end: TextFrontEnd) -> str:
     """The text in the letters that the voice will get: read by the front end, then cleaned.
 
     Raises:
-        UserError: as `encode`.
+        InvalidInput: nothing is left to speak.
     """
     return encode(front_end.read(text), final_period=front_end.final_period).text
 
 
-def _units(text: str, cleaner: str, final_period: bool) -> list[_Unit]:
-    """The units of the cleaned text, dropped characters among them. Raises UserError as `encode` does."""
+def _units(text: str, longest_group: int, cleaner: str, final_period: bool) -> list[_Unit]:
+    """The units of the cleaned text, dropped characters among them. Raises as `encode` does."""
     if cleaner not in CLEANERS:
         raise UserError(f"unknown cleaner {_shown(cleaner)}: choose {', '.join(CLEANERS)}")
     text = _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
     units: list[_Unit] = []
-    for part, is_group in _parts(text):
-        units.extend([_group(part)] if is_group else map(_character, CLEANERS[cleaner](part)))
-    if not any(unit.mark in (LETTER, GROUP) for unit in units):
+    done = 0
+    for match in ARPABET_GROUP.finditer(text):
+        if match[1] is not None:
+            units.extend(map(_character, CLEANERS[cleaner](text[done : match.start()])))
+            sounds = match[1].split()
+            units.extend(_group(sounds[at : at + longest_group]) for at in range(0, len(sounds), longest_group))
+            done = match.end()
+    units.extend(map(_character, CLEANERS[cleaner](text[done:])))
+    if not any(unit.mark.isalpha() for unit in units):
         dropped = _dropped(units)
         without = f" once {_shown(''.join(dropped))} is left out, which the voice has no sound for" if dropped else ""
-        raise UserError(f"nothing to speak in {_shown(text)}{without}: write at least one word")
+        raise InvalidInput(f"nothing to speak in {_shown(text)}{without}: write at least one word")
     if final_period:
         heard = (place for place in range(len(units) - 1, -1, -1) if _is_heard(units[place]))
         last = ending = next(heard)
@@ -139,32 +140,7 @@ def _units(text: str, cleaner: str, final_period: bool) -> list[_Unit]:
     return units
 
 
-def _parts(text: str) -> Iterator[tuple[str, bool]]:
-    """The text taken apart into plain text (False) and what stands between braces (True)."""
-    done = 0
-    for match in _BRACES.finditer(text):
-        if match[1] is None:
-            what = "no } after {" if match[0] == "{" else "no { before }"
-            raise UserError(
-                f"{what} in {_shown(text[max(0, match.start() - 20) : match.start() + 20])}: "
-                "braces enclose ARPAbet, as in {HH AW1 S}; take them out or complete them"
-            )
-        yield text[done : match.start()], False
-        yield match[1], True
-        done = match.end()
-    yield text[done:], False
-
-
-def _group(content: str) -> _Unit:
-    sounds = content.split()
-    if not sounds:
-        raise UserError("nothing between the braces {}: write ARPAbet there, as in {HH AW1 S}, or take them out")
-    for sound in sounds:
-        if ARPABET_MARK + sound not in SYMBOL_IDS:
-            raise UserError(
-                f"unknown ARPAbet symbol {_shown(sound)} in {_shown('{' + content + '}')}: between braces stand the "
-                "CMU dictionary's symbols in capitals, as in {HH AW1 S}"
-            )
+def _group(sounds: Sequence[str]) -> _Unit:
     return _Unit("{" + " ".join(sounds) + "}", tuple(SYMBOL_IDS[ARPABET_MARK + sound] for sound in sounds), GROUP)
 
 
@@ -173,7 +149,7 @@ def _character(character: str) -> _Unit:
     index = _CHARACTER_IDS.get(character)
     if index is None:
         return _Unit(character, (), SILENT)
-    return _Unit(character, (index,), LETTER if character in LETTERS else character)
+    return _Unit(character, (index,), character.lower() if character in LETTERS else character)
 
 
 def _encoded(units: Sequence[_Unit], dropped: tuple[str, ...]) -> EncodedText:

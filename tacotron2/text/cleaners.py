@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -32,6 +33,9 @@ _ABBREVIATIONS = {
 _ABBREVIATION = re.compile(rf"\b({'|'.join(_ABBREVIATIONS)})\.")
 _WHITESPACE = re.compile(r"\s+")
 _TO_TRANSLITERATE = re.compile(r"[^\x00-\x7f£]")  # unidecode would make "ps" of £, and no rule for pounds would see it
+_SCRIPT = re.compile(
+    r"(?!LATIN|MODIFIER|FULLWIDTH|MATHEMATICAL|COMBINING)([A-Z]+)\b.*\b(?:LETTER|SYLLABLE|IDEOGRAPH)\b"
+)
 _SILENT = {"Mn", "Me", "Cf"}  # Unicode categories of accents and of marks that nobody sees
 
 
@@ -54,6 +58,18 @@ def basic_cleaners(text: str) -> str:
 CLEANERS: dict[str, Callable[[str], str]] = {
     cleaner.__name__: cleaner for cleaner in (english_cleaners, transliteration_cleaners, basic_cleaners)
 }
+
+
+def other_scripts(text: str) -> dict[str, int]:
+    """How many letters of each script but Latin a text holds: {"Chinese": 2}. The cleaners spell them in Latin."""
+    names = (_script(character) for character in _TO_TRANSLITERATE.findall(text))
+    return dict(Counter(name for name in names if name))
+
+
+@lru_cache(maxsize=4096)
+def _script(character: str) -> str | None:
+    match = _SCRIPT.match(unicodedata.name(character, ""))
+    return match and ("Chinese" if match[1] == "CJK" else match[1].capitalize())
 
 
 def _transliterated(text: str) -> str:

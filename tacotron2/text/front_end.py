@@ -4,13 +4,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from common.errors import UserError
+from common.errors import InvalidInput
 from tacotron2.text.normalizer import get_normalizer
 
 if TYPE_CHECKING:
     from tacotron2.text.lexicon import Lexicon
 
-_SPEAKABLE = re.compile(r"[^\W_]|\{")
+_SPEAKABLE = re.compile(r"[^\W_]")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class TextFrontEnd:
         """The words that will be read for a text: what `tacotron2.text.split` takes.
 
         Raises:
-            UserError: nothing is left to speak.
+            InvalidInput: nothing is left to speak.
         """
         marked = self.lexicon.mark(text) if self.lexicon and self.normalizer != "none" else text
         words = get_normalizer(self.normalizer)(marked)
@@ -43,7 +43,7 @@ class TextFrontEnd:
             words = self.lexicon(words)
         if not _SPEAKABLE.search(words):
             line = " ".join(text.split())
-            raise UserError(
+            raise InvalidInput(
                 f'nothing to speak in "{line[:40]}{"..." if len(line) > 40 else ""}": write at least one word'
             )
         return words

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from common.errors import UserError
 from tacotron2.text import encode
-from tacotron2.text.normalizer import KEEP_END, KEEP_START
+from tacotron2.text.symbols import ARPABET_GROUP, KEEP_END, KEEP_START
 
-_CHUNK = re.compile(r"\{[^{}]*\}|[^\s{}]+")
+_CHUNK = re.compile(rf"{ARPABET_GROUP.pattern}|[^\s{{}}]+")
 _PART = re.compile(r"[\w'\u2019]+")
 _OUTER = "\"'.,;:!?()[]<>*_~`\u2018\u2019\u201c\u201d\u2026"  # punctuation that is not part of a word at its ends
 _POSSESSIVE = re.compile(r"['\u2019][sS]?$")
@@ -81,7 +81,7 @@ class Lexicon:
 
     def _replaced(self, text: str, replace) -> str:
         def chunk(match: re.Match[str]) -> str:
-            if match[0].startswith("{"):
+            if match[0].endswith("}"):
                 return match[0]
             done, pieces = 0, []
             for start, stop, respelling in self._found(match[0]):
@@ -140,6 +140,10 @@ def _entry(raw: bytes, where: str) -> tuple[str, str] | None:
         dropped = encode(respelling).dropped
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
+    if {"{", "}"} & set(dropped):
+        raise UserError(
+            f'{where}: "{respelling}": braces hold ARPAbet alone, the CMU dictionary\'s, as in {{HH AW1 S}}'
+        )
     if dropped:
         raise UserError(f'{where}: the voice has no sound for "{"".join(dropped)}": respell "{word}" in plain letters')
     return word, respelling

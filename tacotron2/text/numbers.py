@@ -18,6 +18,7 @@ _SCALES = (
     *("", " thousand", " million", " billion", " trillion", " quadrillion", " quintillion", " sextillion"),
     *(" septillion", " octillion", " nonillion", " decillion"),
 )
+NUMBER_WORDS = frozenset(word for words in (*_SMALL, *_TENS, *_SCALES, "hundred", "point") for word in words.split())
 _MOST_DIGITS = 3 * len(_SCALES)  # longer numbers have no name and are read digit by digit
 _ORDINALS = {
     **{"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth"},

@@ -9,16 +9,29 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-# How units stand in `marks`; spaces and punctuation stand for themselves.
-LETTER, GROUP, SILENT = "a", "A", "\0"  # SILENT: a character without a symbol
+# How units stand in `marks`; letters, in lower case, spaces and punctuation stand for themselves.
+GROUP, SILENT = "A", "\0"  # SILENT: a character without a symbol
 
-# Where a piece may end, best first: after a sentence, after a clause, at a space. What closes (a bracket, a quotation
-# mark, which has no symbol) stays with what it closes. A point after a single letter is an abbreviation's or an
-# initial's ("e.g.", "J. Smith") more often than a sentence's.
+# A long stretch of words is cut before one of these, and not after a word that leads to the next one.
+_CONJUNCTIONS = "and|but|or|nor|because|although|though|while|when|where|which|who|whose|that|if|unless|until|so|than"
+_PREPOSITIONS = (
+    "of|to|in|on|at|by|for|from|with|into|onto|over|under|after|before|between|through|during|against|about|without"
+    "|within|toward|towards|across|along|among|around|behind|beyond|near|since|upon|as"
+)
+_DETERMINERS = "a|an|the|my|your|his|her|its|our|their|this|these|those|every|each|no|not|very"
+_LEADING = re.compile(rf"(?<![a-z'])({_CONJUNCTIONS}|{_PREPOSITIONS}|{_DETERMINERS}) ")
+_TIE = "~"  # a space after a leading word
+
+# Where a piece may end, best first: after a sentence, after a clause, before a conjunction, before a preposition, at a
+# space, at a tie. What closes (a bracket, a quotation mark, which has no symbol) stays with what it closes. A point
+# after a single letter is an abbreviation's or an initial's ("e.g.", "J. Smith") more often than a sentence's.
 _ENDS = (
-    re.compile(rf"(?<![.!?])(?:[!?]|\.(?=[.!?])|(?<!^a)(?<![ .('\-{SILENT}]a)\.)[.!?]*[)'{SILENT}]*(?= )"),
+    re.compile(rf"(?<![.!?])(?:[!?]|\.(?=[.!?])|(?<!^[a-z])(?<![ .('\-{SILENT}][a-z])\.)[.!?]*[)'{SILENT}]*(?= )"),
     re.compile(rf"[,;:][)'{SILENT}]*(?= )"),
+    re.compile(rf"(?<! )(?= (?:{_CONJUNCTIONS})[ {_TIE}])"),
+    re.compile(rf"(?<! )(?= (?:{_PREPOSITIONS})[ {_TIE}])"),
     re.compile(r"(?<! )(?= )"),
+    re.compile(_TIE),
 )
 _INSIDE_A_WORD = len(_ENDS)
 
@@ -28,7 +41,7 @@ class _Atom(NamedTuple):
 
     start: int
     stop: int
-    cut: int  # how good an end it is: 0 a sentence's, 1 a clause's, 2 a word's, 3 inside a word
+    cut: int  # how good an end it is: an index in `_ENDS`, or `_INSIDE_A_WORD`
 
 
 class _Row:
@@ -37,7 +50,7 @@ class _Row:
     def __init__(self, marks: str, sizes: Sequence[int]) -> None:
         self.marks = marks
         self._symbols = [0, *accumulate(sizes)]
-        self._spoken = [0, *accumulate(mark in (LETTER, GROUP) for mark in marks)]
+        self._spoken = [0, *accumulate(map(str.isalpha, marks))]
         heard = [mark not in (" ", SILENT) for mark in marks]
         self._end = [0] * (len(marks) + 1)  # of what is left when spaces before a place are taken off
         for place, is_heard in enumerate(heard, start=1):
@@ -57,11 +70,11 @@ class _Row:
 def cut(marks: str, sizes: Sequence[int], max_symbols: int) -> list[tuple[int, int]]:
     """Cuts a row of units into pieces of at most `max_symbols` symbols, in linear time.
 
-    A sentence that fits is never cut; of one that doesn't, no clause that fits; of such a clause, no word that fits.
+    A sentence that fits is never cut; of one that doesn't, no clause that fits; and so on to words.
     Every piece has something to speak. Only more punctuation in a row than fits beside a letter is left out.
 
     Args:
-        marks: one character a unit: LETTER, GROUP, SILENT, or itself if it is a space or punctuation.
+        marks: one character a unit: itself in lower case, or GROUP or SILENT.
         sizes: each unit's number of symbols, none above `max_symbols`.
 
     Returns:
@@ -76,14 +89,14 @@ def cut(marks: str, sizes: Sequence[int], max_symbols: int) -> list[tuple[int, i
 
 def _atoms(row: _Row, max_symbols: int) -> list[_Atom]:
     """The text cut only as finely as it has to be so that each part fits."""
-    atoms = [_Atom(0, len(row.marks), 0)]
+    atoms, marks = [_Atom(0, len(row.marks), 0)], _LEADING.sub(rf"\1{_TIE}", row.marks)
     for level, pattern in enumerate(_ENDS):
         finer: list[_Atom] = []
         for atom in atoms:
             if row.size(atom.start, atom.stop) <= max_symbols:
                 finer.append(atom)
             else:
-                ends = (match.end() for match in pattern.finditer(row.marks, atom.start, atom.stop))
+                ends = (match.end() for match in pattern.finditer(marks, atom.start, atom.stop))
                 finer.extend(_cut_at(atom, ends, level))
         atoms = finer
     finest: list[_Atom] = []

@@ -1,5 +1,6 @@
 """The 148 symbols that NVIDIA's Tacotron 2 was trained on; a symbol's id is its place in `SYMBOLS`."""
 
+import re
 import string
 
 PAD = "_"  # fills up shorter texts of a batch; never comes from a text
@@ -12,7 +13,14 @@ _VOWELS = ("AA", "AE", "AH", "AO", "AW", "AY", "EH", "ER", "EY", "IH", "IY", "OW
 _CONSONANTS = "B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split()  # noqa: SIM905
 
 ARPABET = tuple(sorted([vowel + stress for vowel in _VOWELS for stress in _STRESSES] + _CONSONANTS))
+_SOUND = "(?:" + "|".join(sorted(ARPABET, key=len, reverse=True)) + ")"
+# Group 1: ARPAbet symbols between braces. Braces around anything else are text, and so are those of a TeX command,
+# which the first alternative passes over.
+ARPABET_GROUP = re.compile(rf"\\[A-Za-z]+(?:\{{[^{{}}]*\}})+|\{{\s*({_SOUND}(?:\s+{_SOUND})*)\s*\}}")
 ARPABET_MARK = "@"  # before each ARPAbet symbol, so that "B" the sound is not "B" the letter
+
+# Private use characters that mark words which the normaliser leaves as they are.
+KEEP_START, KEEP_END = "\ue000", "\ue001"
 
 SYMBOLS = (PAD, "-", *PUNCTUATION, SPACE, *LETTERS, *(ARPABET_MARK + sound for sound in ARPABET))
 SYMBOL_IDS = {symbol: index for index, symbol in enumerate(SYMBOLS)}

@@ -2,14 +2,16 @@
 
 import re
 
-from tacotron2.text.normalizer import HELD
 from tacotron2.text.normalizer.quantities import house_number
-from tacotron2.text.normalizer.say import cardinal, digits, ordinal
+from tacotron2.text.normalizer.say import HELD, cardinal, digits, ordinal
 from tacotron2.text.normalizer.tables import (
     ABBREVIATIONS,
+    BEFORE_NAMES,
     BEFORE_NUMBERS,
     ENDING_ABBREVIATIONS,
+    GIVEN_NAMES,
     LATIN,
+    OPENERS,
     RULER_TITLES,
     RULERS,
     STATES,
@@ -17,10 +19,13 @@ from tacotron2.text.normalizer.tables import (
 )
 
 _CAPITAL = f"[A-Z{HELD}]"
+_OPENER = rf"(?:{'|'.join(sorted(OPENERS))})\b"
+_ENDS_HERE = re.compile(rf"\s*$|\s+{_OPENER}")  # after an abbreviation whose point ends a sentence, too
 _LATIN = re.compile(
     rf"(?<![\w/.])({'|'.join(re.escape(short) for short in sorted(LATIN, key=len, reverse=True))})(?![A-Za-z])",
     re.IGNORECASE,
 )
+_PLAIN_STREETS = "|".join(sorted(set(STREETS) - {"st", "dr", "ct", "pl", "ter", "cir"}))  # those are other words, too
 _STREET = "|".join(sorted(STREETS, key=len, reverse=True))
 _DIRECTIONS = {
     "N": "North",
@@ -41,16 +46,24 @@ _NUMBERED_STREET = re.compile(
 )
 # Saint or street, doctor or drive: a street after a name and before what isn't one.
 _STREET_AFTER_NAME = re.compile(
-    rf"(?<=[a-z]) (St)(?=,|\s*$)|(?<=[a-z]) (St|Dr)\.(?= +(?!{_CAPITAL})|[,;:!?)]|\s*$)"
-    r"|(?<=[a-z]) (Ave|Blvd|Rd|Ln|Pkwy|Hwy|Sq)\b\.?(?! ?[0-9])"
+    rf"(?<=[a-z]) (St)(?=,|\s*$)|(?<=[a-z]) (St|Dr)\.(?= +(?!{_CAPITAL})|[,;:!?)]|\s*$| {_OPENER})"
+    rf"|(?<=[a-z]) ({_PLAIN_STREETS}|{_PLAIN_STREETS.title()})\b\.?(?! ?[0-9])"
 )
-_BEFORE_NAME = re.compile(rf"\b(St|Ste|Dr|Drs|Ft|Mt)\.? (?={_CAPITAL}[a-z{HELD}]|{HELD})")
+_BEFORE_NAME = re.compile(rf"\b(St|Ste|Dr|Drs|Ft|Mt)\.? (?={_CAPITAL}[a-z.{HELD}]|[{HELD}])")
 _SAINT_DOCTOR = {"St": "Saint", "Ste": "Saint", "Dr": "Doctor", "Drs": "Doctors", "Ft": "Fort", "Mt": "Mount"}
-_TITLE = re.compile(rf"\b({'|'.join(ABBREVIATIONS)})\.(?=(\s|$|[,;:!?)]))", re.IGNORECASE)
-_MISTER = re.compile(r"\b(Mr|Mrs|Ms|Dr|Prof)(?= [A-Z])")
-_ENDING = re.compile(rf"\b({'|'.join(ENDING_ABBREVIATIONS)})\.(?![A-Za-z0-9])(\s*(?:[A-Z{HELD}\"(]|$))?", re.IGNORECASE)
-_VERSUS = re.compile(r"(?<=\s)(?:vs|v\.(?=\s[A-Z]))(?=\s[A-Z0-9a-z])")
-_BEFORE_NUMBER = re.compile(rf"\b({'|'.join(BEFORE_NUMBERS)})\.? ?(?=[#(]?[0-9]|(?<!\bNo\. )[IVX]+\b)", re.IGNORECASE)
+_NO_SPACE = re.compile(r"\b(Mr|Mrs|Ms|Dr|St|Prof)\.(?=[A-Z][a-z])")
+_TITLE = re.compile(r"\b([A-Za-z]{2,6})\.(?=\s|$|[,;:!?)])")
+_UNPOINTED_TITLE = re.compile(
+    r"\b(?:(Mr|Mrs|Ms|Dr|Prof)(?= [A-Z])|(mr|mrs|dr|prof)\b\.?(?= [A-Za-z])|(ms|st)\b\.?(?= [a-z]{2}))"
+)
+_BEFORE_SMALL = re.compile(r"(?:^|[:,] |\b(?:and|hi|by|to|dear|with|from|in|at|of|near) )$")  # "ms smith", "st louis"
+_ENDING = re.compile(rf"\b([A-Za-z]{{2,6}})\.(?![A-Za-z0-9])(\s*(?:[A-Z{HELD}\"(]|$))?")
+_EDITION = re.compile(r"(?<=[0-9](?:st|nd|rd|th) )ed\.(?=(\s*$)?)")
+_VERSUS = re.compile(r"(?<![\w.'-])vs(?=\s)|(?<=\s)v\.(?=\s[A-Z])")
+_BEFORE_NUMBER = re.compile(
+    rf"\b((?i:{'|'.join(BEFORE_NUMBERS)}))(?:\.? ?(?=[#(]?[0-9])|(?<!\bNo)(?:\. ?| )(?=[IVX]+\b(?!')))"
+)
+_ROMAN_PAGES = re.compile(r"\b([Pp]p?)\. ?([ivxl]{1,8})(?: ?- ?([ivxl]{1,8}))?\b(?!\.\w)")
 _STATE = re.compile(rf"(?<=[a-z.]), ({'|'.join(STATES)})\b(?:,? ([0-9]{{5}})(?:-([0-9]{{4}}))?(?![0-9]))?")
 _ZIP = re.compile(rf"\b({'|'.join(STATES)}) ([0-9]{{5}})(?:-([0-9]{{4}}))?(?![\w,.-]*[0-9])")
 
@@ -59,33 +72,70 @@ _VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
 _COUNTED = (
     "Chapter|Part|Act|Scene|Volume|Vol\\.|Book|Section|Article|Appendix|Phase|Stage|Type|Title|Class|Level|Grade|Table"
     "|Figure|War|Bowl|Episode|Season|Apollo|Rocky|Fantasy|Unit|Lesson|Mark|Canto|Psalm|Olympiad|Group|Category|Tier"
-    "|chapter|part|act|scene|volume|book|section|article|appendix|phase|stage|type|level|grade|table|figure|unit|tier"
+    "|Division|Corps|Fleet|Block|Schedule|Annex|Exhibit|Round|Race|Mission|Gemini|Saturn|Model|Series|Option|Zone|Region"
+    r"|District|Ward|Dynasty|Factor|Army"
 )
-_AFTER_NOUN = re.compile(rf"\b({_COUNTED}) ({_ROMAN})(?![A-Za-z'.]?[A-Za-z])")
+_COUNTED += f"|{_COUNTED.lower()}|{_COUNTED.upper()}"
+_AFTER_NOUN = re.compile(rf"\b({_COUNTED}) ({_ROMAN})(?!'[a-rt-z]|\.?[A-Za-z])")
+# After "volume I" and the like in lower case: what shows that it is no pronoun.
+_NO_PRONOUN_AFTER = re.compile(r"\s*(?:$|[,.;:)\]-]|(?:of|is|and|to|was|or)\b)")
 _AFTER_RULER = re.compile(
     rf"\b(?:({'|'.join(sorted(RULER_TITLES))}) )?([A-Z][a-z]{{1,15}}) ({_ROMAN})(?![A-Za-z])"
-    r"(?=('s|[,.;:)]|\s(?:of|and|or)\b|\s*$)?)"
+    r"(?=('s|[,.;:)]|\s(?:of|and|or)\b|\s*$|\s(?!(?:missed|loved|wanted|needed|liked|asked|called|tried|hoped|need)\b)"
+    r"(?:[a-z]{2,}ed|[a-z]{3,}s|built|won|became|fell|took|made|gave|led|lost|fought|began|rose|sought|wrote|held)\b)?)"
 )
+_AFTER_PERSON = re.compile(
+    rf"\b(?:(?:{'|'.join(sorted(GIVEN_NAMES))}) (?:[A-Z]\. )?[A-Z][a-z]+|[A-Z][a-z]+ [A-Z][a-z]+,) (I{{2,3}}|IV)\b"
+    r"(?!['-]?\w)"
+)
+_ANY_ROMAN = re.compile(r"\b[MDCLXVI]{1,15}(?:th|st|nd|rd|TH)?\b")
+_NTH = re.compile(r"\b([IVXL]{2,8}|[VX])(?:th|st|nd|rd|TH)\b")
 _CENTURY = re.compile(r"\b([XVI]{1,6})(?:th|st|nd|rd)?(?= [Cc]entur)")
-_ALONE = re.compile(r"(?<![A-Za-z.'&-])([XVI]{2,8}|[MDCLXVI]{4,12})(?![A-Za-z.'&-]?[A-Za-z])")
+_ALONE = re.compile(r"(?<![A-Za-z.'&])(?<![a-z0-9]-)([XVI]{2,8}|[MDCLXVI]{4,12})(?![A-Za-z.'&-]?[A-Za-z])")
 _INITIALISMS = frozenset({"IV", "VI", "DC", "CD"})  # numerals only after a name or another numeral
 _NO_NUMERALS = frozenset({"XI", "MIX", "DIM", "MILD", "CIVIL", "VIVID", "LIVID", "CIVIC", "MIMIC", "MDI", "XXX"})
 
 
 def read_abbreviations(text: str) -> str:
     """Writes abbreviations out, by what stands beside them where they have two meanings."""
-    text = _LATIN.sub(lambda match: _as_typed(match[1], LATIN[match[1].lower()]), text)
+    text = _LATIN.sub(_latin, _NO_SPACE.sub(r"\1. ", text))
+    text = _ROMAN_PAGES.sub(_roman_pages, text)
+    text = _BEFORE_NUMBER.sub(_before_number, text)
     text = _NUMBERED_STREET.sub(_numbered_street, text)
     text = _STATE.sub(_state, text)
     text = _ZIP.sub(lambda match: f"{STATES[match[1]]} {_zip(match[2], match[3])}", text)
     text = _STREET_AFTER_NAME.sub(_street, text)
     text = _BEFORE_NAME.sub(lambda match: f"{_SAINT_DOCTOR[match[1]]} ", text)
-    text = _BEFORE_NUMBER.sub(_before_number, text)
+    text = _UNPOINTED_TITLE.sub(_unpointed_title, text)
     if "." in text:
+        text = _EDITION.sub(lambda match: "edition" + ("." if match[1] is not None else ""), text)
         text = _ENDING.sub(_ending, _TITLE.sub(_title, text))
-    text = _MISTER.sub(lambda match: {"Dr": "Doctor"}.get(match[1]) or ABBREVIATIONS[match[1].lower()], text)
     text = _VERSUS.sub("versus", text)
     return _roman_numerals(text)
+
+
+def _latin(match: re.Match[str]) -> str:
+    """ "e.g." and the like; capitals before a name are initials: "C.F. Gauss"."""
+    short = match[1]
+    if short.isupper() and short.count(".") > 1 and match.string[match.end() : match.end() + 2].strip().isupper():
+        return match[0]
+    words = _as_typed(short, LATIN[short.lower()])
+    return f"{words}." if short.lower() == "ph.d." and _ENDS_HERE.match(match.string, match.end()) else words
+
+
+def _unpointed_title(match: re.Match[str]) -> str:
+    short = (match[1] or match[2] or match[3]).lower()
+    if match[3] and not _BEFORE_SMALL.search(match.string, max(0, match.start() - 8), match.start()):
+        return match[0]
+    return {"dr": "Doctor", "st": "saint"}.get(short) or ABBREVIATIONS[short]
+
+
+def _roman_pages(match: re.Match[str]) -> str:
+    short, first, last = match.groups()
+    values = [roman(numeral.upper()) for numeral in (first, last) if numeral]
+    if not all(values):
+        return match[0]
+    return f"{BEFORE_NUMBERS[short.lower()]} {' to '.join(cardinal(str(value)) for value in values)}"
 
 
 def _as_typed(short: str, words: str) -> str:
@@ -100,9 +150,9 @@ def _numbered_street(match: re.Match[str]) -> str:
     if not street[0].isupper():
         return match[0]
     towards = f" {_DIRECTIONS[direction.strip(' .').upper()]}" if direction else ""
-    rest = match.string[match.end() : match.end() + 1]
     words = f"{house_number(house)}{towards}{name} {STREETS.get(street.lower(), street)}"
-    return words + point if point and street.lower() in STREETS and not rest else words
+    ends = point and street.lower() in STREETS and _ENDS_HERE.match(match.string, match.end())
+    return f"{words}." if ends else words
 
 
 def _state(match: re.Match[str]) -> str:
@@ -116,7 +166,7 @@ def _zip(code: str, more: str | None) -> str:
 
 def _street(match: re.Match[str]) -> str:
     short = match[1] or match[2] or match[3]
-    ends = match[0].endswith(".") and not match.string[match.end() :].strip()[:1]
+    ends = match[0].endswith(".") and _ENDS_HERE.match(match.string, match.end())
     return f" {STREETS[short.lower()].capitalize()}{'.' if ends else ''}"
 
 
@@ -124,54 +174,42 @@ def _before_number(match: re.Match[str]) -> str:
     short = match[1].lower()
     pointed = "." in match[0]
     if not pointed and (
-        short not in ("fig", "vol", "pp", "eq", "chap", "nos", "figs")
+        short not in ("fig", "vol", "pp", "eq", "chap", "nos", "figs", "rte", "hwy")
         and match[1] not in ("No", "Ch", "Sec", "Ste", "Apt")
     ):
         return match[0]
-    if not pointed and match[1] == "No" and not match[0].endswith(" "):
+    if not pointed and not match[0].endswith(" "):
         return match[0]
+    if short == "v" and re.search("[A-Z][a-z]* $", match.string[max(0, match.start() - 16) : match.start()]):
+        return "versus "
     return f"{_as_typed(match[1], BEFORE_NUMBERS[short])} "
 
 
 def _title(match: re.Match[str]) -> str:
     short = match[1].lower()
-    if short in ("lt", "col") and match[1][0].islower():
+    words = ABBREVIATIONS.get(short)
+    if words is None:
         return match[0]
-    if short in ("gen", "rep", "pres", "adm", "ft", "mt", "rev", "hon") and match[1][0].islower():
+    if match[1][0].islower() and short not in ("mr", "mrs", "ms", "prof", "jr", "sr", "esq"):
         return match[0]
-    words = ABBREVIATIONS[short]
-    ends = not match.string[match.end() :].strip() if match.end() > len(match.string) - 3 else False
-    return f"{words}." if ends else words
+    if short in ("jr", "sr", "esq"):
+        return f"{words}." if _ENDS_HERE.match(match.string, match.end()) else words
+    return words if match.string[match.end() :].strip() else f"{words}."
 
 
 def _ending(match: re.Match[str]) -> str:
     short, follows = match[1].lower(), match[2]
-    words = _as_typed(match[1], ENDING_ABBREVIATIONS[short])
-    if (
-        short in ("min", "max", "temp", "ext", "est", "mar", "dec", "co", "apt")
-        and follows is not None
-        and not match[1][0].isupper()
-        and not follows.strip()
-    ):
+    if short not in ENDING_ABBREVIATIONS:
         return match[0]
+    words = _as_typed(match[1], ENDING_ABBREVIATIONS[short])
+    alone = follows is not None and not follows.strip()  # at the end
+    if alone and match[1].islower() and short in ("min", "max", "temp", "ext", "mar", "dec", "co", "apt"):
+        return match[0]
+    if short == "est" and not re.match(" ?[0-9]", match.string[match.end(1) + 1 :][:2]):
+        return match[0]  # a time zone
     if follows is None:
         return words
-    # A capital after it begins a sentence, but for what is followed by names.
-    goes_on = follows.strip() and short in (
-        "vs",
-        "inc",
-        "corp",
-        "co",
-        "ltd",
-        "approx",
-        "dept",
-        "univ",
-        "est",
-        "bros",
-        "assoc",
-        "incl",
-        "excl",
-    )
+    goes_on = short in BEFORE_NAMES and not _ENDS_HERE.match(match.string, match.end(1) + 1)
     return words + ("" if goes_on else ".") + follows
 
 
@@ -196,17 +234,30 @@ def _as_roman(number: int) -> str:
 
 
 def _roman_numerals(text: str) -> str:
-    text = _CENTURY.sub(lambda match: ordinal(str(roman(match[1]))) if roman(match[1]) else match[0], text)
+    if not _ANY_ROMAN.search(text):
+        return text
+    text = _CENTURY.sub(_nth, text)
+    text = _NTH.sub(_nth, text)
     text = _AFTER_NOUN.sub(_counted, text)
+    text = _AFTER_PERSON.sub(_person, text)
     text = _AFTER_RULER.sub(_ruler, text)
     return _ALONE.sub(_alone, text)
 
 
+def _nth(match: re.Match[str]) -> str:
+    return ordinal(str(roman(match[1]))) if roman(match[1]) else match[0]
+
+
 def _counted(match: re.Match[str]) -> str:
-    value = roman(match[2])
-    if match[2] == "I" and match[1][0].islower() and match[1] not in ("part", "chapter", "phase", "act", "type"):
-        return match[0]
-    return f"{match[1]} {cardinal(str(value))}" if value else match[0]
+    noun, numeral = match[1], match[2]
+    value = roman(numeral)
+    pronoun = numeral == "I" and noun[0].islower() and not _NO_PRONOUN_AFTER.match(match.string, match.end())
+    return f"{noun} {cardinal(str(value))}" if value and not pronoun else match[0]
+
+
+def _person(match: re.Match[str]) -> str:
+    """The third of a family: "John Smith III"."""
+    return f"{match[0].removesuffix(match[1])}the {ordinal(str(roman(match[1])))}"
 
 
 def _ruler(match: re.Match[str]) -> str:
@@ -216,7 +267,7 @@ def _ruler(match: re.Match[str]) -> str:
         return match[0]
     if numeral == "I" and after is None:
         return match[0]  # the pronoun
-    if not title and len(numeral) == 1 and numeral != "I" and numeral not in "VX":
+    if not title and len(numeral) == 1 and numeral not in "IVX":
         return match[0]
     return f"{f'{title} ' if title else ''}{name} the {ordinal(str(value))}"
 

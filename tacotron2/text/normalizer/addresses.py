@@ -2,17 +2,18 @@
 
 import re
 
-from tacotron2.text.normalizer.say import code, digits, letters
+from tacotron2.text.normalizer.say import cardinal, code, digits, letters
 from tacotron2.text.normalizer.tables import FILE_ENDINGS, SPELT_ENDINGS, TOP_DOMAINS
 
 _CHUNK = re.compile(r"\S+")
-_ENDS = re.compile(r"""([("'\[<]*)(.*?)((?:'s)?[.,;:!?)"'\]>]*)""", re.DOTALL)
+_OPENING, _CLOSING = "([\"'<", ".,;:!?)\"']>"
 _EMAIL = re.compile(r"(?:mailto:)?[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _SCHEME = re.compile(r"(?:https?|ftp|file|ssh|git)://", re.IGNORECASE)
 _DOMAIN = re.compile(
     r"([A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+){0,8})\.([A-Za-z]{2,6})(?::[0-9]{1,5})?((?:[/?#].*)?)", re.DOTALL
 )
-_IP = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3}){3})(?::([0-9]{1,5})|/([0-9]{1,2}))?")
+_DOTNET = re.compile(r"([A-Za-z]*)\.NET")
+_IP = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3}){3}|localhost)(?::([0-9]{1,5})|/([0-9]{1,2}))?((?:/\S*)?)")
 _FILE = re.compile(r"[\w./~\\-]*[\w-]\.([A-Za-z0-9]{1,6})")
 _PATH = re.compile(r"(?:~|\.{1,2})?(?:/[\w.-]+){2,40}/?|(?:~|\.{1,2})(?:/[\w.-]+){1,40}/?|[A-Za-z]:\\\S*")
 _HANDLE = re.compile(r"@(\w{1,40})")
@@ -33,11 +34,10 @@ def read_addresses(text: str) -> str:
 
 
 def _chunk(chunk: str) -> str:
-    ends = _ENDS.fullmatch(chunk)
-    assert ends is not None  # every part of the pattern may be empty
-    before, core, after = ends.groups()
+    begun = chunk.lstrip(_OPENING)
+    core = begun.rstrip(_CLOSING).removesuffix("'s")
     words = _address(core)
-    return chunk if words is None else f"{before}{words}{after}"
+    return chunk if words is None else chunk[: len(chunk) - len(begun)] + words + begun[len(core) :]
 
 
 def _address(core: str) -> str | None:
@@ -48,8 +48,10 @@ def _address(core: str) -> str | None:
         return _spoken(core[scheme.end() :].removeprefix("www.").rstrip("/")) or None
     if core.startswith("www.") and len(core) > 4:
         return _spoken(core.removeprefix("www.").rstrip("/"))
-    if address := _IP.fullmatch(core):
+    if (address := _IP.fullmatch(core)) and core != "localhost":
         return _ip(address)
+    if dotnet := _DOTNET.fullmatch(core):
+        return f"{letters(dotnet[1])} dot net".strip()
     if tag := _HASHTAG.fullmatch(core):
         return f"hashtag {_spoken(tag[1].replace('_', ' '))}"
     if handle := _HANDLE.fullmatch(core):
@@ -71,10 +73,12 @@ def _is_name(core: str, ending: str) -> bool:
 
 
 def _ip(address: re.Match[str]) -> str:
-    words = " dot ".join(digits(part) for part in address[1].split("."))
+    words = " dot ".join(digits(part) or part for part in address[1].split("."))
     if address[2]:
-        words += f" port {digits(address[2])}"
-    return f"{words} slash {code(address[3])}" if address[3] else words
+        words += f" {cardinal(address[2])}" if words == "localhost" else f" port {digits(address[2])}"
+    if address[3]:
+        words += f" slash {code(address[3])}"
+    return f"{words} {_spoken(address[4])}".strip()
 
 
 def _spoken(core: str) -> str:

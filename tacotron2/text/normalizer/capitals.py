@@ -5,22 +5,30 @@ import re
 from tacotron2.text.normalizer.say import LETTERS, characters, code, letters
 from tacotron2.text.normalizer.tables import (
     COMMON_SHORT_WORDS,
+    OPENERS,
     SPELT_AMONG_CAPITALS,
     SPELT_INITIALISMS,
     SPOKEN_ACRONYMS,
+    STREETS,
     UNITS,
     units,
 )
+from tacotron2.text.numbers import NUMBER_WORDS
 
-_DOTTED = re.compile(
-    r"(?<![\w.])((?:[A-Za-z]\.){2,8}(?:[A-Z](?![A-Za-z]))?)('?s\b)?"
-    r"(\s*$|\s+(?=(?:The|He|She|It|We|They|I|But|And|This|That|In|On|When|If|What|There|You|My|His|Her|Our|A)\b))?"
+_OPENER = rf"(?:{'|'.join(sorted(OPENERS))})\b"
+_DOTTED = re.compile(rf"(?<![\w.])((?:[A-Za-z]\.){{2,8}}(?:[A-Z](?![A-Za-z]))?)('?s\b)?(\s*$|\s+(?={_OPENER}))?")
+# Initials before a name, or several in a row; not what is called by a letter ("plan B. Then").
+_INITIALS = re.compile(
+    rf"(?<![\w.'-])([A-HJ-Z]\. ?(?:[A-Z]\. ?){{0,4}})(?=[A-Z][a-z'])(?!{_OPENER})"
+    r"|(?<![\w.'-])([A-HJ-Z]\. (?:[A-Z]\. ?){1,4})(?=([a-z,;:!?)])?)"
 )
-_INITIAL = re.compile(r"((?:^|[.!?]\s|\b[A-Z][a-z]+ |(?<=\s)[a-z]+ )(?<!\b[Ii] ))([A-HJ-Z])\. ?(?=[A-Z](?:[a-z]|\.))")
-_INITIALS_ON = re.compile(r"(?<=\s)([A-HJ-Z])\. ?(?=[A-Z][a-z])")
+_LETTERED = re.compile(
+    r"\b(?:[Pp]lan|[Vv]itamin|[Gg]rade|[Tt]ype|[Gg]roup|[Cc]lass|[Oo]ption|[Pp]art|[Ss]ection|[Ll]evel) $"
+)
 _OKAY = re.compile(r"\b(?:OK|Ok|ok)\b(?!\.[a-z])")
 _LONE_RATE = re.compile(r"(?<![\w/.])([A-Za-zµ]{1,3})/(s|h|hr|min|sec|L|dL|kg)(?![\w/])")
 _BETWEEN_CAPITALS = re.compile(r"(?<=[A-Z])/(?=[A-Z])")
+_A_SLASH = re.compile(r"\bA/(?=[A-Z]\b)")
 _AMPERSAND = re.compile(r"(?<![\w&])([A-Z]{1,3})&([A-Z]{1,3})(?![\w&])")
 _PLUS_PLUS = re.compile(r"(?<!\w)([A-Za-z])\+\+(?!\w)")
 _SHARP = re.compile(r"(?<!\w)([A-Z])#(?!\w)")
@@ -28,7 +36,11 @@ _GRADE = re.compile(r"(?<![\w])([A-F])([+-])(?=[\s.,;:!?)]|$)")
 _CODE = re.compile(r"(?<![A-Za-z0-9'])(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])([A-Za-z0-9]+)(?![A-Za-z0-9])")
 _CODE_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _LONG_CODE = 8  # characters: hashes and serial numbers, where each one counts
-_CAPITALS = re.compile(r"(?<![A-Za-z0-9])([A-Z]{2,})('?s)?(?![A-Za-z0-9])")
+_CAPITALS = re.compile(r"(?<![A-Za-z0-9'])([A-Z]{2,})('?s|'S)?(?![A-Za-z0-9])")
+_CONTRACTION = re.compile(
+    r"(?<![A-Za-z0-9'])(?:[A-Z]+'(?:T|LL|RE|VE|D|M)|(?:IT|HE|SHE|THAT|WHAT|WHO|WHERE|THERE|HERE|LET|HOW)'S)(?![A-Za-z0-9'])"
+)
+_DRAWN_OUT = re.compile(r"([AEIOUYHMRSZ])\1\1")
 _SENTENCE = re.compile(r"[^.!?\n]*(?:[.!?\n]+|$)")
 _WORD = re.compile(r"[A-Za-z]+")
 _MIXED = re.compile(
@@ -48,6 +60,10 @@ _A_TO_B = re.compile(r"\bA(?= {1,3}(?:to|and|or|plus|minus|versus) {1,3}[B-Z]\b)
 _NO_VOWELS = re.compile(r"(?<![\w'.-])([bcdfghj-np-tv-xz]{2,5})(?![\w'])")
 _INTERJECTIONS = frozenset("hm hmm hmmm mm mmm mhm shh sh shhh brr grr psst pst pfft tsk zzz nth th ths".split())  # noqa: SIM905
 _VOWELS = frozenset("AEIOUY")
+_GOOD_END = re.compile(
+    r"(?:^|[AEIOUY])(?:[BCDFGHJKLMNPQRSTVWXZ]?|C[HKT]|F[FT]|GH|L[DFKLMPST]|MP|N[CDGKST]|P[ST]|R[BCDEFGKLMNPST]|S[HKPST]"
+    r"|T[HSZ]|X[T]|Z{2}|NCH|RCH|RST|TCH)$"
+)
 _BAD_BEGINNING = re.compile(
     r"[BCDFGHJKLMNPQRSTVWXZ]{4}|(?!SCH|SCR|SHR|SPH|SPL|SPR|STR|THR|CHR|PHR)[BCDFGHJKLMNPQRSTVWXZ]{3}"
     r"|(?!BL|BR|CH|CL|CR|DR|DW|FL|FR|GH|GL|GN|GR|KN|KL|KR|PH|PL|PR|PS|QU|RH|SC|SH|SK|SL|SM|SN|SP|ST|SW|TH|TR|TW|WH|WR)"
@@ -58,8 +74,9 @@ _BAD_BEGINNING = re.compile(
 def read_capitals(text: str) -> str:
     """Spells out what is spelt when spoken, and writes the other words in capitals as words."""
     text = _DOTTED.sub(_dotted, text)
-    text = _INITIALS_ON.sub(lambda match: f"{letters(match[1])} ", _INITIAL.sub(_initial, text))
+    text = _INITIALS.sub(_initials, text)
     text = _OKAY.sub(lambda match: "Okay" if match[0] == "Ok" else "okay", text)
+    text = _A_SLASH.sub(f"{LETTERS['a']} ", text)
     text = _BETWEEN_CAPITALS.sub(" ", _LONE_RATE.sub(_lone_rate, text))
     text = _AMPERSAND.sub(lambda match: f"{letters(match[1])} and {letters(match[2])}", text)
     text = _PLUS_PLUS.sub(lambda match: f"{letters(match[1])} plus plus", text)
@@ -68,6 +85,7 @@ def read_capitals(text: str) -> str:
     text = _CODE.sub(lambda match: _code(match[1]), text)
     text = _MIXED.sub(_mixed, text)
     text = _A_TO_B.sub(LETTERS["a"], _NO_VOWELS.sub(_no_vowels, text))
+    text = _CONTRACTION.sub(lambda match: match[0].capitalize(), text)
     text = _SENTENCE.sub(_sentence, text)
     text = _LETTER_A.sub(rf"\1{LETTERS['a']}", text)
     text = _LONE_CAPITAL.sub(lambda match: letters(match[0]), text)
@@ -80,12 +98,14 @@ def is_word(capitals: str) -> bool:
         return True
     if capitals in SPELT_INITIALISMS or len(capitals) < 4:
         return False
-    return len(capitals) > 4 and _is_pronounceable(capitals)
+    return _is_pronounceable(capitals)
 
 
 def _is_pronounceable(capitals: str) -> bool:
     vowels = sum(letter in _VOWELS for letter in capitals)
-    return vowels * 5 >= len(capitals) and not _BAD_BEGINNING.match(capitals) and vowels < len(capitals) - 1
+    if vowels * 5 < len(capitals) or vowels >= len(capitals) - 1 or _BAD_BEGINNING.match(capitals):
+        return False
+    return bool(_GOOD_END.search(capitals))
 
 
 def _sentence(match: re.Match[str]) -> str:
@@ -95,7 +115,7 @@ def _sentence(match: re.Match[str]) -> str:
         return sentence
     words = _WORD.findall(sentence)
     shouted = [word for word in words if word.isupper() and len(word) > 1]
-    small = sum(not word.isupper() for word in words)
+    small = sum(not word.isupper() and word not in NUMBER_WORDS for word in words)
     known = sum(_is_plainly_a_word(word) for word in shouted)
     all_capitals = len(shouted) > 1 and small == 0 and known > 0
     return _CAPITALS.sub(lambda found: _capitals(found, all_capitals), sentence)
@@ -103,20 +123,22 @@ def _sentence(match: re.Match[str]) -> str:
 
 def _is_plainly_a_word(word: str) -> bool:
     return word not in SPELT_AMONG_CAPITALS and (
-        word in COMMON_SHORT_WORDS or (len(word) > 5 and word not in SPOKEN_ACRONYMS and _is_pronounceable(word))
+        word in COMMON_SHORT_WORDS or (len(word) > 3 and word not in SPOKEN_ACRONYMS and _is_pronounceable(word))
     )
 
 
 def _capitals(match: re.Match[str], all_capitals: bool) -> str:
     word, ending = match[1], match[2] or ""
+    if len(word) > 3 and _DRAWN_OUT.search(word):
+        return word.lower() + ending.lower()
     spelt = word in SPELT_AMONG_CAPITALS or not _has_vowel(word) if all_capitals else not is_word(word)
     if spelt and not all_capitals and word not in SPELT_AMONG_CAPITALS and _stands_among_words(match):
         spelt = not _has_vowel(word)
     if not spelt:
-        return word.lower() + ending
+        return word.lower() + ending.lower()
     if len(word) > 8 and not all_capitals:
-        return word.lower() + ending
-    return letters(word) + ("" if not ending else "'s" if ending == "'s" else "s")
+        return word.lower() + ending.lower()
+    return letters(word) + ending.lower()
 
 
 def _lone_rate(match: re.Match[str]) -> str:
@@ -129,6 +151,8 @@ def _no_vowels(match: re.Match[str]) -> str:
     word = match[1]
     if word in _INTERJECTIONS:
         return word
+    if word in STREETS:
+        return STREETS[word]
     return units(UNITS[word]) if word in UNITS else letters(word)
 
 
@@ -149,11 +173,13 @@ def _dotted(match: re.Match[str]) -> str:
     return words + ("." if match[3] is not None and match[1].endswith(".") and not match[2] else "") + (match[3] or "")
 
 
-def _initial(match: re.Match[str]) -> str:
-    before = match[1].strip()
-    if before and before[0].islower():
+def _initials(match: re.Match[str]) -> str:
+    """ "J. R. R. Lee"; where the points don't lead on to a name, the last may end a sentence."""
+    written = match[1] or match[2]
+    if written.count(".") == 1 and _LETTERED.search(match.string, max(0, match.start() - 10), match.start()):
         return match[0]
-    return f"{match[1]}{letters(match[2])} "
+    ends = match[2] is not None and match[3] is None
+    return f"{letters(written)}{'.' if ends else ''}{'' if match[3] and match[3] in ',;:!?)' else ' '}"
 
 
 def _code(written: str) -> str:

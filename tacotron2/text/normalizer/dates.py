@@ -2,56 +2,82 @@
 
 import re
 
-from tacotron2.text.normalizer.say import cardinal, count, decade, letters, ordinal_of, two_digits, years
+from tacotron2.text.normalizer.say import cardinal, count, letters, ordinal_of, plural, two_digits, years
 from tacotron2.text.normalizer.tables import MONTH_NAMES, MONTHS, WEEKDAYS
 
+# In any case: "Jan", "JAN", "jan"; what else "may" and the like may be is decided by what stands beside them.
 _MONTH = (
-    r"(?:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?"
-    r"|Nov(?:ember)?|Dec(?:ember)?|JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC)\b"
+    r"(?i:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?"
+    r"|Nov(?:ember)?|Dec(?:ember)?)\b"
 )
-_WEEKDAY = r"(?:Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)"
+_WEEKDAY = r"(?i:Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)"
 _DAY = r"(?:3[01]|[12][0-9]|0?[1-9])"
+_NTH = r"(?:st|nd|rd|th|ST|ND|RD|TH)?"
 _YEAR = r"[12][0-9]{3}"
 _START, _END = r"(?<![\w.,:/'-])", r"(?![\w%°]|[.,:/-][0-9])"
 _ISO = re.compile(rf"{_START}({_YEAR})([-/])(1[0-2]|0?[1-9])\2({_DAY})(?:[T ](?=[0-9]{{2}}:[0-9]{{2}})|(?![\w/-]))")
 _SLASHED = re.compile(rf"{_START}([0-3]?[0-9])([/.-])([0-3]?[0-9])\2({_YEAR}|[0-9]{{2}})(?![\w/-]|\.[0-9])")
 _DAY_MONTH_CODE = re.compile(rf"{_START}({_DAY})[-/]({_MONTH})[-/]({_YEAR}|[0-9]{{2}})(?![\w/-])")
-_MONTH_DAY = re.compile(
-    rf"\b({_MONTH})\.? ({_DAY})(?:st|nd|rd|th)?(?:( ?- ?| to | and )({_DAY})(?:st|nd|rd|th)?)?(?:,? ({_YEAR}))?{_END}"
-)
+_DAYS = rf"({_DAY}){_NTH}(?:( ?- ?| to | and )({_DAY}){_NTH})?"
+_MONTH_DAY = re.compile(rf"\b({_MONTH})(?:\.? |-){_DAYS}(?:(?:,? |-)({_YEAR}))?{_END}")
 _DAY_MONTH = re.compile(
-    rf"\b(the )?(?<![\w.,:/$£€-])({_DAY})(?:st|nd|rd|th)?(?:( ?- ?| to | and )({_DAY})(?:st|nd|rd|th)?)?( of)? "
-    rf"({_MONTH})\.?(?:,? ({_YEAR}))?(?![\w%°]|[.:/-][0-9]| [0-9]{{1,2}}(?![0-9]))",
-    re.IGNORECASE,
+    rf"(?<![\w.,:/$£€-]){_DAYS}( of| OF)? ({_MONTH})\.?(?:,? ({_YEAR}))?(?![\w%°]|[.:/-][0-9]| [0-9]{{1,2}}(?![0-9]))"
 )
+_AFTER_WEEKDAY = re.compile(rf"\b{_WEEKDAY}(?:day|nesday|rsday|urday)?\.?, ?$")  # with a comma: as mail writes it
 _MONTH_YEAR = re.compile(rf"\b({_MONTH})\.?,? ({_YEAR}){_END}")
-_MONTHS = re.compile(rf"\b({_MONTH}) ?- ?({_MONTH})")
+_MONTHS = re.compile(rf"\b({_MONTH})\.? ?- ?({_MONTH})")
+# After "may 6" or "march 15" in lower case: what shows that it is no verb's ("march 15 miles").
+_AFTER_A_DATE = re.compile(
+    r" *(?:$|[^\w\s]|(?:at|in|on|to|and|or|is|was|for|from|of|the|we|i|he|she|they|it|you|until|till|by|with|as|a|an"
+    r"|through|after|before|so|but|if|this|next|are|were|will|has|had|our|my|his|her)\b)"
+)
 _ON_DATE = re.compile(
     r"\b((?:[Oo]n|[Bb]y|[Uu]ntil|[Ss]ince|[Bb]efore|[Aa]fter|[Dd]ue|[Dd]ated|[Tt]ill) (?:the )?)"
     r"(1[0-2]|0?[1-9])/(3[01]|[12][0-9]|0?[1-9])(?![\w/]|[.,][0-9])"
 )
-_WEEKDAYS = re.compile(rf"\b({_WEEKDAY})\.?(?: ?- ?|/| & )({_WEEKDAY})\b(?!\.?[a-z])\.?")
+_WEEKDAYS = re.compile(rf"\b({_WEEKDAY})\.? ?(-|/|&|and|or|to|through) ?({_WEEKDAY})\b\.?(?![A-Za-z])")
 _WEEKDAY_BEFORE = re.compile(
-    rf"\b({_WEEKDAY})\b(?:\.,?|,)? (?={_MONTH}|[0-9]{{1,2}}(?:[:/]|st|nd|rd|th| ?[ap]\.?m| {_MONTH}))"
+    rf"\b({_WEEKDAY})\b(?:\.,?|,)? (?={_MONTH}\.? (?:[0-9]|[a-z-]+(?:st|nd|rd|th)\b)"
+    rf"|the [a-z-]+ (?:to [a-z-]+ )?of {_MONTH}"
+    r"|[0-9]{1,2}(?:[:/]|st|nd|rd|th| ?[ap]\.?m|-[0-9]{1,2} ?[ap]\.?m))"
+)
+_WEEKDAY_ALONE = re.compile(
+    r"\b(Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b\.? (?=(?:night|morning|afternoon|evening|noon)s?\b)"
+    r"|\b(Mon|Tues|Wed|Thurs?|Fri)\.(?=(?: [a-z0-9(]|[,;:)]))"
 )
 _ERA = re.compile(
-    r"(?<![\w.,-])([0-9]{1,3}(?:,[0-9]{3})?|[0-9]{4,6}) ?(BCE|BC|CE|AD|B\.C\.(?:E\.)?|A\.D\.|C\.E\.)(?![A-Za-z0-9])"
+    r"(?<![\w.,-])([0-9]{1,3}(?:,[0-9]{3})?|[0-9]{4,6}) ?(BCE|BC|CE|AD|B\.C\.(?:E\.)?|A\.D\.?|C\.E\.)(?![A-Za-z0-9])"
 )
 _ERA_BEFORE = re.compile(r"\b(AD|A\.D\.) ([0-9]{1,4})\b")
 _YEARS = re.compile(rf"{_START}({_YEAR})(?: ?- ?|/)({_YEAR}|[0-9]{{2}})(?![\w-]|[.,:/][0-9])")
+_DECADES = re.compile(r"(?<![\w.,:$£€])('?)((?:1[0-9]|20)?[0-9]0)'?s ?- ?'?((?:1[0-9]|20)?[0-9]0)'?s\b")
 _DECADE = re.compile(r"(?<![\w.,:$£€])(?<![0-9]-)('?)((?:1[0-9]|20)?[0-9]0)'?s\b(?!\.?[0-9])")
+# Beside these "30s" is seconds.
+_AFTER_SECONDS = re.compile(r" (?:timeout|delay|wait|limit|interval|pause|countdown|timer|clip|ago|later|each|apart)\b")
+_BEFORE_SECONDS = re.compile(
+    r"(?:[:=~<>]|\b(?i:after|within|for|in|every|than|about|around|wait|waits|waited|least|most|takes?|took|last(?:s|ed)?"
+    r"|(?:timeout|delay|interval|duration|period|limit|time|pause) of|exactly|only|another|extra|to|by|under|over)) ?$"
+)
+_SEASON = re.compile(
+    r"(?<![\w/.-])([0-9]{2})/([0-9]{2})(?= (?:season|campaign|school|academic|financial|fiscal|tax|winter))"
+)
 _ROUND = re.compile(r"(?<![\w.,$-])(10{1,3})'?s(?= of\b)")
 _SHORT_YEAR = re.compile(r"(?<![\w'])'([0-9]{2})(?![\w'\"])")
 
 _MERIDIEM = r"([AaPp])(?:\. ?[Mm]\.|\.?[Mm]\b)"
 _TIME = re.compile(
-    rf"(?<![\w:.$-])([01]?[0-9]|2[0-4])(?::([0-5][0-9])(?::([0-5][0-9])(?:[.,][0-9]+)?)?)? ?{_MERIDIEM}(?![A-Za-z0-9])"
+    rf"(?<![\w:.$-])([01]?[0-9]|2[0-4])(?:[:.]([0-5][0-9])(?::([0-5][0-9])(?:[.,][0-9]+)?)?)? ?{_MERIDIEM}"
+    r"(?![A-Za-z0-9])"
     r"|(?<![\w:.$-])([01]?[0-9]|2[0-4]):([0-5][0-9])(?::([0-5][0-9])(?:\.[0-9]{1,6})?)?(Z\b)?(?![\w:]|\.[0-9])"
 )
+_CLOCK = r"[0-9]{1,2}(?:[:.][0-5][0-9])?"
+_HALF = r"(?: ?[AaPp](?:\. ?[Mm]\.|\.?[Mm]\b))"
 _TIMES = re.compile(
-    r"(?<![\w:.$-])([0-9]{1,2}(?::[0-5][0-9])?(?: ?[AaPp]\.?[Mm]\b\.?)?) ?- ?"
-    r"(?=[0-9]{1,2}(?::[0-5][0-9]| ?[AaPp]\.?[Mm]\b)(?![0-9]))"
+    rf"(?<![\w:.$-])({_CLOCK}{_HALF}?) ?- ?"
+    rf"(?={_CLOCK}{_HALF}(?![0-9])|[0-9]{{1,2}}:[0-5][0-9](?![0-9])|(?:noon|midnight)\b)"
+    r"|\b(noon|midnight) ?- ?(?=[0-9])"
 )
+_LONG = re.compile(r"(?<![\w:.-])([0-9]):([0-5][0-9]):([0-5][0-9])(?:\.[0-9]+)?(?![\w:]| ?[AaPp]\.?[Mm]\b)")
 _OFFSET = re.compile(r"\b(UTC|GMT)([+-])([0-9]{1,2})(?::?([0-9]{2}))?\b")
 _SCREENS = re.compile(r"(?<![\w:.])(16|21|32|4|3|5):(9|10|3|2|4)(?![\w:])")
 _DURATION = re.compile(
@@ -66,21 +92,23 @@ _SENTENCE_GOES_ON = re.compile(
 def read_dates(text: str) -> str:
     """Reads dates, years and decades. Needs figures: a month or a weekday alone is left as it is."""
     if not any(digit in text for digit in "0123456789"):
-        return _MONTHS.sub(_months, _WEEKDAYS.sub(_weekdays, text))
-    text = _WEEKDAYS.sub(_weekdays, text)
+        return _MONTHS.sub(_months, _WEEKDAY_ALONE.sub(_weekday_alone, _WEEKDAYS.sub(_weekdays, text)))
+    text = _WEEKDAY_ALONE.sub(_weekday_alone, _WEEKDAYS.sub(_weekdays, text))
+    text = _DAY_MONTH.sub(_day_month, text)
     text = _WEEKDAY_BEFORE.sub(lambda match: f"{_weekday(match[1])}, ", text)
     text = _ISO.sub(_iso, text)
     text = _SLASHED.sub(_slashed, text)
     text = _DAY_MONTH_CODE.sub(lambda match: _written(match[2], match[1], _full_year(match[3])), text)
     text = _MONTH_DAY.sub(_month_day, text)
-    text = _DAY_MONTH.sub(_day_month, text)
     text = _MONTH_YEAR.sub(lambda match: f"{_month(match[1])} {years(match[2])}", text)
     text = _MONTHS.sub(_months, text)
     text = _ON_DATE.sub(lambda match: match[1] + _date("", match[2], match[3]), text)
     text = _ERA.sub(lambda match: f"{_era_year(match[1])} {letters(match[2])}", text)
     text = _ERA_BEFORE.sub(lambda match: f"{letters(match[1])} {years(match[2])}", text)
     text = _YEARS.sub(_years, text)
+    text = _SEASON.sub(_season, text)
     text = _ROUND.sub(lambda match: {"10": "tens", "100": "hundreds", "1000": "thousands"}[match[1]], text)
+    text = _DECADES.sub(lambda match: f"{_decade_words(match[1], match[2])} to {_decade_words('', match[3])}", text)
     text = _DECADE.sub(_decade, text)
     return _SHORT_YEAR.sub(lambda match: two_digits(match[1]), text)
 
@@ -93,7 +121,8 @@ def read_times(text: str) -> str:
     text = _MINUTES.sub(lambda match: _duration("", match[1], match[2]), text)
     text = _OFFSET.sub(_offset, text)
     text = _SCREENS.sub(lambda match: f"{cardinal(match[1])} to {cardinal(match[2])}", text)
-    text = _TIMES.sub(lambda match: f"{match[1]} to ", text)
+    text = _LONG.sub(lambda match: _duration(*(figures.lstrip("0") for figures in match.groups())) or match[0], text)
+    text = _TIMES.sub(lambda match: f"{match[1] or match[2]} to ", text)
     return _TIME.sub(_time, text)
 
 
@@ -106,12 +135,23 @@ def _weekday(written: str) -> str:
 
 
 def _months(match: re.Match[str]) -> str:
-    return f"{_month(match[1])} to {_month(match[2])}"
+    return f"{_month(match[1])} to {_month(match[2])}" if _is_name(match[1]) and _is_name(match[2]) else match[0]
+
+
+def _is_name(written: str) -> bool:
+    """Whether letters are a month or a weekday and not a word: "mar", "sat" and the like need a capital."""
+    return written[0].isupper() or written not in ("may", "mar", "march", "dec", "sat", "sun", "wed")
 
 
 def _weekdays(match: re.Match[str]) -> str:
-    word = "and" if "&" in match[0] else "to"
-    return f"{_weekday(match[1])} {word} {_weekday(match[2])}"
+    first, joint, last = match.groups()
+    if not (_is_name(first) and _is_name(last)):
+        return match[0]
+    return f"{_weekday(first)} {({'-': 'to', '/': 'to', '&': 'and'}).get(joint, joint)} {_weekday(last)}"
+
+
+def _weekday_alone(match: re.Match[str]) -> str:
+    return _weekday(match[1] or match[2]) + (" " if match[1] else "")
 
 
 def _full_year(written: str) -> str:
@@ -156,15 +196,22 @@ def _days(first: str, joint: str | None, last: str | None) -> str:
 
 def _month_day(match: re.Match[str]) -> str:
     month, first, joint, last, year = match.groups()
+    if not _is_name(month) and not year and not _AFTER_A_DATE.match(match.string, match.end()):
+        return match[0]
     words = f"{_month(month)} {_days(first, joint, last)}"
     return f"{words}, {years(year)}" if year else words
 
 
 def _day_month(match: re.Match[str]) -> str:
-    _, first, joint, last, _, month, year = match.groups()
-    if not month[0].isupper():
+    first, joint, last, of, month, year = match.groups()
+    if not (_is_name(month) or year or of or _AFTER_A_DATE.match(match.string, match.end())):
         return match[0]
-    words = f"the {_days(first, joint, last)} of {_month(month)}"
+    before = match.string[max(0, match.start() - 12) : match.start()]
+    if _AFTER_WEEKDAY.search(before):
+        words = f"{_month(month)} {_days(first, joint, last)}"
+    else:
+        the = "" if before.lower().endswith("the ") else "the "
+        words = f"{the}{_days(first, joint, last)} of {_month(month)}"
     return f"{words}, {years(year)}" if year else words
 
 
@@ -179,13 +226,28 @@ def _years(match: re.Match[str]) -> str:
 
 def _decade(match: re.Match[str]) -> str:
     apostrophe, figures = match.groups()
-    if len(figures) == 2:
-        if figures == "00" and apostrophe:
-            return "two thousands"
-        if int(figures) < 20:
-            return match[0]  # seconds
-        return decade(cardinal(figures))
-    return decade(count(figures))
+    short = len(figures) == 2 and not apostrophe
+    if short and (int(figures) < 20 or is_seconds(match.string, match.start(), match.end())):
+        return match[0]
+    return _decade_words(apostrophe, figures)
+
+
+def is_seconds(text: str, start: int, stop: int) -> bool:
+    """Whether what stands beside figures with an s, like "30s", shows that they are seconds."""
+    return bool(_BEFORE_SECONDS.search(text, max(0, start - 16), start) or _AFTER_SECONDS.match(text, stop))
+
+
+def _decade_words(apostrophe: str, figures: str) -> str:
+    if figures == "00" and apostrophe:
+        return "two thousands"
+    return plural(cardinal(figures) if len(figures) == 2 else count(figures))
+
+
+def _season(match: re.Match[str]) -> str:
+    first, last = match.groups()
+    if (int(first) + 1) % 100 != int(last):
+        return match[0]
+    return f"{two_digits(first)} {two_digits(last)}"
 
 
 def _time(match: re.Match[str]) -> str:
@@ -197,7 +259,7 @@ def _time(match: re.Match[str]) -> str:
     if minute and (minute != "00" or second):
         words += f" {two_digits(minute)}"
     if second:
-        words += f" and {cardinal(second)} seconds"
+        words += f" and {_duration(None, None, second)}"
     words += f" {letters(half + 'm')}"
     rest = match.string[match.end() : match.end() + 8]
     return words + "." if match[0].endswith(".") and not _SENTENCE_GOES_ON.match(rest) else words
@@ -205,7 +267,8 @@ def _time(match: re.Match[str]) -> str:
 
 def _clock(hour: str, minute: str, second: str | None) -> str:
     if second:
-        return f"{cardinal(hour)} {two_digits(minute) if minute != '00' else 'hundred'} and {cardinal(second)} seconds"
+        minutes = two_digits(minute) if minute != "00" else "hundred"
+        return f"{cardinal(hour)} {minutes} and {_duration(None, None, second)}"
     if minute != "00":
         return f"{cardinal(hour)} {two_digits(minute)}"
     if hour in ("0", "00", "24"):
@@ -221,7 +284,7 @@ def _offset(match: re.Match[str]) -> str:
     return f"{words} {two_digits(minutes)}" if minutes and minutes != "00" else words
 
 
-def _duration(hours: str, minutes: str, seconds: str | None) -> str:
+def _duration(hours: str | None, minutes: str | None, seconds: str | None) -> str:
     said = [
         f"{cardinal(figures)} {unit}{'' if int(figures) == 1 else 's'}"
         for figures, unit in ((hours, "hour"), (minutes, "minute"), (seconds, "second"))

@@ -2,10 +2,12 @@
 
 import re
 
+from tacotron2.text.normalizer.dates import is_seconds
 from tacotron2.text.normalizer.say import (
     NUMBER,
     WHOLE,
     cardinal,
+    code,
     count,
     digits,
     join,
@@ -16,7 +18,18 @@ from tacotron2.text.normalizer.say import (
     plural,
     two_digits,
 )
-from tacotron2.text.normalizer.tables import ATTACHED_ONLY, CURRENCIES, SCALES, SPACED_ONLY, UNITS, units
+from tacotron2.text.normalizer.tables import (
+    ATTACHED_ONLY,
+    COUNTED_NOUNS,
+    CURRENCIES,
+    MONTH_NAMES,
+    MONTHS,
+    PER_WORDS,
+    SCALES,
+    SPACED_ONLY,
+    UNITS,
+    units,
+)
 
 _MINUS = "[-\N{MINUS SIGN}]"
 _FREE = r"(?<![\w.,])"  # a number begins here
@@ -24,14 +37,27 @@ _FREE = r"(?<![\w.,])"  # a number begins here
 # Money
 _SIGNS = "|".join(re.escape(sign) for sign in sorted(CURRENCIES, key=len, reverse=True) if not sign.isalpha())
 _CODES = "|".join(sign for sign in CURRENCIES if sign.isalpha())
-_SCALE = r"(?: ?(hundred|thousand|million|billion|trillion|quadrillion|mn|mm|MM|mil|bn|tn|trn|[kKmMbBtT])\b)?"
+_SCALE = (
+    r"(?:[ -]?(hundred|thousand|million|billion|trillion|quadrillion|lakh|crore|mn|mm|MM|mil|bn|tn|trn|[kKmMbBtT])\b)?"
+)
 _PER = r"(?: ?/ ?([A-Za-z]{1,12})\b)?"
 # As the continent writes it: a comma before decimals is none between thousands where not three figures follow it.
 _CONTINENTAL = re.compile(r"(?<![\w.,])([0-9]{1,3}(?:\.[0-9]{3}){1,5}),([0-9]{1,2})(?![\w,]|\.[0-9])")
+_COMMA_AFTER_SIGN = re.compile(r"(?<=[$£€₹])( ?[0-9]+),([0-9]{1,2})(?![0-9]|,[0-9])")
+# Groups of three parted by spaces, apostrophes or points; and India's, the last of three and the others of two.
+_SPACED = re.compile(
+    r"(?<![\w.,'/:-])([0-9]{1,3})((?: [0-9]{3}){1,6}|(?:'[0-9]{3}){1,6})(?:,([0-9]{1,2}))?(?![\w']|[., -]?[0-9])"
+)
+_POINTED = re.compile(r"(?<![\w.,])[0-9]{1,3}(?:\.[0-9]{3}){2,6}(?![\w]|[.,]?[0-9])")
+_INDIAN = re.compile(r"(?<![\w.,])[0-9]{1,2}(?:,[0-9]{2}){1,6},[0-9]{3}(?![\w]|,[0-9])")
+_NO_FIRST_GROUP = re.compile(rf"(?:{'|'.join((*MONTHS, *MONTH_NAMES))})\.? $", re.IGNORECASE)
+_COUNTED = re.compile(
+    rf"(?<![\w.,])({NUMBER}) ?([kKmMbBtT]|bn|mn)(?= (?:[a-z]+ )?(?:{'|'.join(sorted(COUNTED_NOUNS))})\b)"
+)
 _DECIMAL_COMMA = re.compile(r"(?<=[0-9]),(?=[0-9]{1,2} ?(?:[%€°]|[kcm]?[mgl]\b|km\b))")
 _MONEY = re.compile(
-    rf"(?<![\w.])({_MINUS}?)({_SIGNS}|(?:{_CODES})\b ?)({_MINUS}?) ?({NUMBER})"
-    rf"(?: ?- ?(?:{_SIGNS})?({NUMBER}))?{_SCALE}(\+?){_PER}"
+    rf"(?<![\w./])({_MINUS}?)({_SIGNS}|(?:{_CODES})\b ?)({_MINUS}?) ?({NUMBER})"
+    rf"(?:(?: ?(million|billion|[kKmMbB]n?))? ?- ?(?:{_SIGNS})?({NUMBER}))?{_SCALE}(\+?){_PER}"
 )
 _MONEY_AFTER = re.compile(
     rf"(?<![\w.,$£€])({_MINUS}?)({WHOLE}(?:[.,][0-9]{{1,2}})?|{NUMBER}){_SCALE} ?([€£¥₹₽₺₴]|(?:{_CODES})\b){_PER}"
@@ -48,15 +74,27 @@ _MIXED = r"(?:[0-9]{1,6}[ -])?[0-9]{1,4}/[0-9]{1,4}"
 _QUANTITY = rf"(?:{_MIXED}|{NUMBER})"
 _UNIT = "|".join(re.escape(unit) for unit in sorted(UNITS, key=len, reverse=True))
 _WITH_UNIT = re.compile(
-    rf"(?<![\w.,/])({_MINUS}?)({_QUANTITY})(?:( ?- ?| to | or |/-)({_MINUS}?{_QUANTITY}))?( ?|-)({_UNIT})(?:\^([23]))?"
-    r"((?: ?/ ?(?:[A-Za-zµμΩ]{1,5}|100 ?km)(?:\^[23])?)?)(?![A-Za-z0-9^])"
+    rf"(?<![\w.,/^])(?<!\^-)({_MINUS}?)({_QUANTITY})(?:( ?- ?| to | or |/-)({_MINUS}?{_QUANTITY}))?( ?|-)({_UNIT})"
+    r"(?:\^([23]))?((?: ?/ ?(?:[A-Za-zµμΩ]{1,5}|100 ?km)(?:\^?[23])?)?)(?![A-Za-z0-9^])(\.(?![\w.]))?"
+)
+_SHORT_MEASURE = re.compile(r"\b(sq|cu|fl)\. (?=(?:mi|ft|in|yd|m|km|cm|oz)\b)")
+_RATE = re.compile(
+    r"(?:(?<=[0-9s])|(?<=people))(?<!/[0-9])(?<!/[0-9]{2})(?: ?/ ?| per )"
+    r"(sq (?:mi|km|ft|m|yd)|(?:km|mi|m|cm|ft)\^?[23]|min|sec|hr|h|s|wk|mo|yr|kg|lb|gal|mi"
+    rf"|{'|'.join(sorted(PER_WORDS))})(?![\w/^])"
 )
 _SQUARED = re.compile(r"(?<![\w/=])(km|m|cm|mm|ft|mi|in|yd)\^([23])(?![\w^])")
-_PER_UNIT = re.compile(r" ?/ ?([A-Za-zµμΩ]{1,5}|100 ?km)(?:\^([23]))?")
+_PER_UNIT = re.compile(r" ?/ ?([A-Za-zµμΩ]{1,5}|100 ?km)(?:\^?([23]))?")
 _POWERS = {"2": "square", "3": "cubic"}
 _FEET_INCHES = re.compile(r"(?<![\w.,])([0-9]{1,3})['′] ?([0-9]{1,2}(?:\.[0-9]+)?)(?:[\"″]|'')?(?![\w'])")
-_FEET = re.compile(r"(?<![\w.,'])([0-9]{1,5}(?:\.[0-9]+)?)[′](?!\w)")
-_INCHES = re.compile(r"(?<![\w.,\"])([0-9]{1,5}(?:\.[0-9]+)?)(\"|″)(?!\w)")
+_FEET = re.compile(r"(?<![\w.,'])([0-9]{1,5}(?:\.[0-9]+)?)(['′])(?!\w)")
+_OPEN_QUOTE = re.compile(r"(?<!\w)'(?=\w)")
+_INCHES = re.compile(rf"(?<![\w.,/\"])({_MIXED}|[0-9]{{1,5}}(?:\.[0-9]+)?)(\"|″)(?!\w)")
+# After a measure: what it measures, so that "12-inch pizza" takes the singular.
+_DESCRIBED = re.compile(
+    r" (?!(?:of|in|and|or|to|by|x|long|wide|tall|high|deep|thick|from|apart|away|below|above|is|was|are|were|at|on|with"
+    r"|per|each|off|for|so|but|than|as|into|out|up|down|across|under|over)\b)[a-z]{2}"
+)
 _DIMENSIONS = re.compile(rf"{_FREE}({NUMBER})((?: ?[A-Za-z]{{1,3}})?) ?([x×X]) ?(?={NUMBER}(?![0-9]* ?\^| ?= ?[0-9]))")
 _SIZE = re.compile(rf"{NUMBER} ?(?:[x×\"″′']|[mcd]?m\b|km\b|in\b|ft\b|inch|feet|meter)|[0-9]{{3}}")
 _ARTICLE = re.compile(r"\b[Aa]n? $")  # "a 5 kg bag" takes the singular
@@ -64,36 +102,44 @@ _PERCENT = re.compile(rf"(?<![\w.,])({_MINUS}?)({NUMBER}) ?%?(?: ?- ?({NUMBER}))
 _PERCENT_LEFT = re.compile(r"(?<=[0-9]) ?%")
 
 # Numbers
-_SCIENTIFIC = re.compile(rf"(?<![\w.])({_MINUS}?{NUMBER})[eE]([+-]?)([0-9]{{1,3}})(?![\w.])")
+_SCIENTIFIC = re.compile(rf"(?<![\w.])({_MINUS}?{NUMBER})[eE]([+-]?)([0-9]{{1,3}})(?!\w|\.\w)")
 _TIMES_TEN = re.compile(
-    rf"(?<![\w.])({_MINUS}?{NUMBER}) ?[x×*·] ?10\^({_MINUS}|\+)?([0-9]{{1,3}})"
+    rf"(?<![\w.])(?:({_MINUS}?{NUMBER}) ?[x×*·] ?)?10\^({_MINUS}|\+)?([0-9]{{1,3}})"
     rf"(?: ({_UNIT})((?:/[A-Za-zµμΩ]{{1,5}}(?:\^[23])?)?)(?![A-Za-z0-9]))?"
 )
-_OF_PLACES = re.compile(
-    r"\b(?:apartment|apt|room|suite|unit|gate|flat|seat|row|class|exhibit|figure|table|building|section|step|part"
-    r"|question|appendix|platform|grade) $",
+# Before a figure and a letter: what is numbered so ("Bus 5B"), and after them: what has a house number.
+_NUMBERED = re.compile(
+    r"\b(?i:apartment|apt|room|suite|unit|gate|flat|seat|row|class|exhibit|figure|table|building|section|step|part"
+    r"|question|appendix|platform|grade|bus|flight|route|highway|form|studio|line|train|terminal|door|floor|locker|bay"
+    r"|track|exit|zone|model|no|number|chapter|version|type|level|page|road|house|block|lane|dock|hall)\.? $"
+    r"|(?<![.!?] )(?<!^)\b[A-Z][A-Za-z]*\.? $"
+)
+_HOUSE = re.compile(r" [A-Z][a-z]")
+_QUANTIFIED = re.compile(
+    r"\b(?:over|about|around|nearly|almost|than|to|reached|of|has|have|had|got|at|from|worth|hit|passed|raised|cost|costs"
+    r"|exceeds?|exceeded|another|only|just|some|approximately|roughly|least|most|up|by|was|is|are|were|with|and) $",
     re.IGNORECASE,
 )
 _POWER = re.compile(r"(?<=[\w)])\^([-+\N{MINUS SIGN}]?)\(?([0-9]{1,4}|[a-z])\)?(?![\w.])")
 _VERSION = re.compile(
     r"(?<![\w.])([vV](?:\. ?)?)?([0-9]{1,6}(?:\.[0-9]{1,6}){1,5})(?=([A-Za-z]{0,5}[0-9]*)(?![\w.]*[0-9]))"
 )
-_SHORT_VERSION = re.compile(r"(?<![\w.])[vV]\.? ?([0-9]{1,4})(?![\w.]*[0-9])")
-_SPECIAL = re.compile(
-    r"(?<![\w./,-])(24/7|9/11|50/50|20/20|401\(?k\)?|4[kK]|8[kK]|5[kK]|2[kK]|7/11|360)(?![\w/]|[.,][0-9])"
-)
+_SHORT_VERSION = re.compile(r"(?<![\w.])v\.? ?([0-9]{1,4})(?![\w.]*[0-9])")
+_SPECIAL = re.compile(r"(?<![\w./,-])(24/7|9/11|20/20|401(?:k|\(k\))|[2458][kK]|7/11|360)(?![\w/]|[.,][0-9])")
 _SPECIAL_WORDS = {
-    **{"24/7": "twenty-four seven", "9/11": "nine eleven", "50/50": "fifty-fifty", "20/20": "twenty twenty"},
+    **{"24/7": "twenty-four seven", "9/11": "nine eleven", "20/20": "twenty twenty"},
     **{"401k": "four oh one kay", "401(k)": "four oh one kay", "7/11": "seven eleven"},
     **{"4k": "four kay", "8k": "eight kay", "5k": "five kay", "2k": "two kay", "360": "three hundred sixty"},
 }
-_FRACTION = re.compile(rf"(?<![\w./,])(?:({WHOLE})[ -])?([0-9]{{1,4}})/([0-9]{{1,4}})(?![\w/]|[.,][0-9])")
+_FRACTION = re.compile(
+    rf"(?<![\w./,])(?:({WHOLE})[ -])?([0-9]{{1,4}})/([0-9]{{1,4}})((?:st|nd|rd|th)s?)?(?![\w/]|[.,][0-9])"
+)
 _RATIO = re.compile(rf"(?<![\w:.])({WHOLE}):({WHOLE})(?![\w:]|\.[0-9])")
 _RANGE = re.compile(rf"(?<![\w.,-])({NUMBER}) ?- ?({NUMBER})(?![\w-]|\.[0-9])(?! ?=)")
 _SERIES = re.compile(r"(?<![\w.,-])[0-9]{1,4}(?:-[0-9]{1,4}){2,9}(?![\w-])")
 _ORDINAL = re.compile(rf"(?<![\w.,])({WHOLE})(?:st|nd|rd|th|ST|ND|RD|TH)(?![A-Za-z0-9])")
-_SCALED = re.compile(rf"(?<![\w.,])(?:({NUMBER}) ?- ?)?({NUMBER})(k|K|M|B|bn|mn|T)(\+?)(?![A-Za-z0-9])")
-_TIMES = re.compile(rf"(?<![\w.,])({NUMBER})[xX×](?![A-Za-z0-9])")
+_SCALED = re.compile(rf"(?<![\w.,:])(?<!\w-)(?:({NUMBER}) ?- ?)?({NUMBER})(k|K|M|B|bn|mn|T)(\+?)(?![A-Za-z0-9])")
+_TIMES = re.compile(rf"(?<![\w.,])({NUMBER}[x×]|[0-9]{{1,2}}X)(?![A-Za-z0-9])")
 _HASH_NUMBER = re.compile(r"(?<!\w)# ?(?=[0-9])")
 _PLUS_AFTER = re.compile(r"(?<=[0-9])\+(?=[\s,.;:!?)]|$)(?! ?[0-9])")
 _SIGNED = re.compile(rf"(^|[\s(\[=<>,;:/*×÷+|\"']|\b[a-z]\^)([-+±\N{{MINUS SIGN}}]) ?(?={NUMBER})")
@@ -102,6 +148,15 @@ _PAIRED = re.compile(
     r"\b((?:[Rr]oom|[Ff]light|[Hh]ighway|[Rr]oute|[Ii]nterstate|[Bb]oeing|[Aa]irbus|[Aa]partment|[Ss]uite|[Gg]ate|[Bb]us"
     r"|RTX|GTX|Threadripper|Ryzen|Radeon|Core) )([0-9]{3,4})\b(?![.,:/%-]?[0-9])"
 )
+# Models: "737-800", "C-130"; and more than one of a kind: "F-16s", "747s", "three 9s".
+_MODEL = re.compile(r"(?<![\w.,-])(7[0-9]7)-([0-9]{1,4})(?![\w-])|\b([A-Z]{1,3})-([0-9]{3,4})(?![\w-]|\.[0-9])")
+_PLURAL = re.compile(r"((?<=[A-Za-z])-|(?<![\w.,$£€-]))([0-9]{1,4})'?s(?!\w)")
+_BEFORE_PLURAL = re.compile(
+    r"(?<![A-Za-z])(?:(?=[a-z]{0,3}[A-Z])[A-Za-z]{2,}|[Tt]wo|[Tt]hree|[Ff]our|[Ff]ive|six|seven|eight|nine|ten"
+    r"|several|some|many|few|all|the|these|those|of|both) $"
+)
+_BOEING = re.compile("7[0-9]7")
+_LETTER_POINT = re.compile(r"(?<![\w.])([A-Z])\.(?=[0-9]{2})")  # "H.264"
 _DECIMAL_CODE = re.compile(r"(?<![\w.])([0-9]+\.[0-9]+)(?=[A-Za-z]{1,3}\b)")  # "802.11ac"
 _WORD_NUMBER = re.compile(r"(?<=[A-Za-z])-(?=[0-9])")
 _ANY_NUMBER = re.compile(rf"(?<![A-Za-z0-9])({NUMBER})(?![A-Za-z0-9])")
@@ -115,6 +170,9 @@ def read_money(text: str) -> str:
     """Reads sums in every currency of `tables.CURRENCIES`."""
     if _has_figures(text):
         text = _CONTINENTAL.sub(lambda match: f"{match[1].replace('.', ',')}.{match[2]}", text)
+        text = _INDIAN.sub(_regrouped, _POINTED.sub(_regrouped, _SPACED.sub(_spaced, text)))
+        text = _COMMA_AFTER_SIGN.sub(r"\1.\2", text)
+        text = _COUNTED.sub(lambda match: f"{number(match[1])} {SCALES[match[2]]}", text)
         text = _DECIMAL_COMMA.sub(".", text)
         text = _A_NOTE.sub(_note, text)
         text = _MONEY.sub(_money, text)
@@ -127,13 +185,16 @@ def read_units(text: str) -> str:
     """Reads numbers with units, percentages, heights in feet and inches, and dimensions."""
     if not _has_figures(text):
         return text
+    text = _PLURAL.sub(_plural, text)
+    text = _SHORT_MEASURE.sub(r"\1 ", text)
     text = _TIMES_TEN.sub(_times_ten, text)
     text = _ABOUT.sub("about ", text)
     text = _FEET_INCHES.sub(_feet_inches, text)
-    text = _FEET.sub(lambda match: f"{number(match[1])} feet", text)
+    text = _FEET.sub(_feet, text)
     text = _INCHES.sub(_inches, text)
     text = _DIMENSIONS.sub(_dimension, text)
     text = _PERCENT.sub(_percent, text)
+    text = _RATE.sub(_rate, text)
     text = _WITH_UNIT.sub(_with_unit, text)
     return _SQUARED.sub(lambda match: f"{_POWERS[match[2]]} {units(UNITS[match[1]])}", text)
 
@@ -149,13 +210,14 @@ def read_numbers(text: str) -> str:
     text = _POWER.sub(_power, text)
     text = _VERSION.sub(_version, text)
     text = _SHORT_VERSION.sub(lambda match: f"version {cardinal(match[1])}", text)
-    text = _ORDINAL.sub(lambda match: ordinal_of(match[1]), text)
     text = _FRACTION.sub(_fraction, text)
-    text = _RATIO.sub(lambda match: f"{number(match[1])} to {number(match[2])}", text)
+    text = _ORDINAL.sub(lambda match: ordinal_of(match[1]), text)
+    text = _RATIO.sub(_ratio, text)
+    text = _MODEL.sub(_model, _LETTER_POINT.sub(r"\1-", text))
     text = _SCALED.sub(_scaled, text)
     text = _SERIES.sub(lambda match: " ".join(count(part) for part in match[0].split("-")), text)
     text = _RANGE.sub(lambda match: f"{count(match[1])} to {count(match[2])}", text)
-    text = _TIMES.sub(lambda match: f"{number(match[1])} times", text)
+    text = _TIMES.sub(lambda match: f"{number(match[1][:-1])} times", text)
     text = _PAIRED.sub(lambda match: match[1] + pairs(match[2]), text)
     text = _PLUS_AFTER.sub(" plus", text)
     text = _SIGNED.sub(_sign, text)
@@ -164,13 +226,56 @@ def read_numbers(text: str) -> str:
     return _ANY_NUMBER.sub(lambda match: count(match[1]), text)
 
 
-def _scaled(match: re.Match[str]) -> str:
-    """ "5M" is five million, but for a place: "Apt. 4B"."""
-    if _OF_PLACES.search(match.string, max(0, match.start() - 12), match.start()):
+def _regrouped(match: re.Match[str]) -> str:
+    return f"{int(re.sub('[., ]', '', match[0])):,}"
+
+
+def _spaced(match: re.Match[str]) -> str:
+    """Spaces part the groups of one number, unless they seem to be numbers in a row."""
+    first, rest, decimals = match.groups()
+    before = match.string[max(0, match.start() - 12) : match.start()]
+    likely = len(first) < 3 or " 000" in rest or before.endswith(("$", "£", "€", "₹"))
+    if rest[0] == " " and (first[0] == "0" or not likely or _NO_FIRST_GROUP.search(before)):
         return match[0]
+    return first + re.sub("[ ']", ",", rest) + (f".{decimals}" if decimals else "")
+
+
+def _scaled(match: re.Match[str]) -> str:
+    """ "5M" is five million, but for a name: "Apt. 4B". Billions and trillions want a word that counts beside them."""
     first, last, scale, plus = match.groups()
+    before = match.string[max(0, match.start() - 16) : match.start()]
+    counts = first or plus or len(scale) > 1 or _QUANTIFIED.search(before)
+    if _HOUSE.match(match.string, match.end()) or not (counts or scale in "kKM") or _is_numbered(before):
+        return match[0]
     more = f"{number(first)} to" if first else ""
     return join(more, number(last), SCALES[scale], "plus" if plus else "")
+
+
+def _is_numbered(before: str) -> bool:
+    """Whether what stands before a figure is numbered by it."""
+    return bool(_NUMBERED.search(before)) and not _QUANTIFIED.search(before)
+
+
+def _plural(match: re.Match[str]) -> str:
+    """ "Boeing 747s" and "three 9s"; "15s" alone are seconds."""
+    before = match.string[max(0, match.start() - 16) : match.start()]
+    several = _BEFORE_PLURAL.search(before) and not is_seconds(match.string, match.start(), match.end())
+    if match[1]:
+        return f" {plural(code(match[2]))}"
+    return plural(code(match[2])) if several or _BOEING.fullmatch(match[2]) else match[0]
+
+
+def _model(match: re.Match[str]) -> str:
+    first, last, letters_before, figures = match.groups()
+    return f"{pairs(first)} {code(last)}" if first else f"{letters_before} {pairs(figures)}"
+
+
+def _ratio(match: re.Match[str]) -> str:
+    """ "3:1" is "three to one"; the year of a standard, "9001:2015", follows without a word."""
+    first, last = match.groups()
+    if len(first) > 3 and last[:2] in ("19", "20") and len(last) == 4:
+        return f"{number(first)} {count(last)}"
+    return f"{number(first)} to {number(last)}"
 
 
 def _sign(match: re.Match[str]) -> str:
@@ -184,6 +289,10 @@ def _amount(currency: str, written: str, scale: str | None) -> str:
     if scale:
         return f"{number(written)} {SCALES[scale]} {many}"
     whole, _, part = written.replace(",", "").partition(".")
+    if not one_part and not part.strip("0"):
+        part = ""
+    if len(part) > 2:
+        part = part[:2] + part[2:].rstrip("0")
     if len(part) > 2 or (part and not one_part):
         return f"{number(written)} {many}"
     whole, part = whole.lstrip("0"), part.ljust(2, "0").lstrip("0") if part else ""
@@ -202,13 +311,16 @@ def _per(unit: str | None) -> str:
 
 
 def _money(match: re.Match[str]) -> str:
-    minus, currency, minus_inside, first, last, scale, plus, unit = match.groups()
+    minus, currency, minus_inside, first, first_scale, last, scale, plus, unit = match.groups()
     currency = currency.strip()
     sign = "minus " if minus or minus_inside else ""
     more = " plus" if plus else ""
     if last is None:
         return sign + _amount(currency, first, scale) + more + _per(unit)
-    one = f"{number(first)} to " if scale or "." not in first else f"{_amount(currency, first, None)} to "
+    if first_scale and first_scale != scale:
+        one = f"{_amount(currency, first, first_scale)} to "
+    else:
+        one = f"{number(first)} to " if scale or "." not in first else f"{_amount(currency, first, None)} to "
     return sign + one + _amount(currency, last, scale) + more + _per(unit)
 
 
@@ -246,20 +358,40 @@ def _is_one(written: str) -> bool:
 
 
 def _with_unit(match: re.Match[str]) -> str:
-    minus, first, joint, last, gap, unit, power, per = match.groups()
-    if (unit in ATTACHED_ONLY and gap == " ") or (unit in SPACED_ONLY and gap != " "):
+    minus, first, joint, last, gap, unit, power, per, point = match.groups()
+    after = match.string[match.end() : match.end() + 2]
+    joined = gap == "-" and after[:1] == "-"  # "3-in-1"
+    if joined or (unit in ATTACHED_ONLY and gap == " " and not (point and unit in ("in", "mo", "pt"))):
         return match[0]
-    if len(unit) == 1 and unit.isalpha() and gap == " " and unit not in "mghsKLVWJN":
+    if (unit in SPACED_ONLY and gap != " ") or not _is_a_unit(match, unit, gap, after):
         return match[0]
     singular = f"{_POWERS[power]} {UNITS[unit]}" if power else UNITS[unit]
     words = _quantity(first)
     if last:
         words += f" {'to' if '-' in joint else joint.strip()} {_quantity(last)}"
-    describes = _after_article(match) and not per and match.string[match.end() : match.end() + 1] == " "
-    if gap == "-" or describes:  # "a 5-kg bag"
-        return f"{'minus ' if minus else ''}{words} {singular}"
-    named = singular if _is_one(first) and not last else units(singular)
-    return f"{'minus ' if minus else ''}{words} {named}{_per_unit(per)}"
+    describes = _after_article(match) and not per and after[:1] == " "
+    named = singular if gap == "-" or describes or (_is_one(first) and not last) else units(singular)  # "a 5-kg bag"
+    end = "." if point and (not after.strip() or after[1:].isupper()) else ""
+    return f"{'minus ' if minus else ''}{words} {named}{_per_unit(per)}{end}"
+
+
+def _is_a_unit(match: re.Match[str], unit: str, gap: str, after: str) -> bool:
+    """Whether a single letter is a unit: "5 A" in a list is an A, "708 N 1st St" goes north."""
+    if len(unit) > 1 or not unit.isalpha():
+        return True
+    if gap == " " and unit not in "mghsKlLVWJN":
+        return False
+    if unit.isupper() and after[:1] == " " and after[1:].isalnum() and not after[1:].islower():
+        return False
+    return not (unit.isupper() or gap == " ") or not _is_numbered(
+        match.string[max(0, match.start() - 16) : match.start()]
+    )
+
+
+def _rate(match: re.Match[str]) -> str:
+    """ "500/day"; the figures or the noun before it are left for others."""
+    unit = match[1].replace("^", "")
+    return f" per {UNITS.get(unit, unit)}"
 
 
 def _per_unit(written: str) -> str:
@@ -274,6 +406,13 @@ def _per_unit(written: str) -> str:
     return f" per {unit}"
 
 
+def _feet(match: re.Match[str]) -> str:
+    """An apostrophe after a number, unless it closes a quotation."""
+    if match[2] == "'" and _OPEN_QUOTE.search(match.string, max(0, match.start() - 300), match.start(2)):
+        return match[0]
+    return f"{number(match[1])} {'foot' if match[1] == '1' or _describes(match) else 'feet'}"
+
+
 def _feet_inches(match: re.Match[str]) -> str:
     feet, inches = match.groups()
     return f"{cardinal(feet)} {'foot' if feet == '1' else 'feet'} {number(inches)}"
@@ -283,11 +422,17 @@ def _after_article(match: re.Match[str]) -> bool:
     return bool(_ARTICLE.search(match.string, max(0, match.start() - 4), match.start()))
 
 
+def _describes(match: re.Match[str]) -> bool:
+    """Whether a measure stands before what it measures."""
+    return _after_article(match) or bool(_DESCRIBED.match(match.string, match.end()))
+
+
 def _inches(match: re.Match[str]) -> str:
     """A quotation mark after a number, unless it closes a quotation."""
     if match[2] == '"' and match.string.count('"', max(0, match.start() - 300), match.start(2)) % 2:
         return match[0]
-    return f"{number(match[1])} {'inch' if match[1] == '1' or _after_article(match) else 'inches'}"
+    one = match[1] in ("1", "1/2", "1/4", "1/8") or _describes(match)
+    return f"{_quantity(match[1])} {'inch' if one else 'inches'}"
 
 
 def _dimension(match: re.Match[str]) -> str:
@@ -310,7 +455,9 @@ def _to_the_power(sign: str | None, figures: str) -> str:
 
 
 def _times_ten(match: re.Match[str]) -> str:
-    words = f"{number(match[1].replace(chr(0x2212), '-'))} times ten {_to_the_power(match[2], match[3])}"
+    words = f"ten {_to_the_power(match[2], match[3])}"
+    if match[1]:
+        words = f"{number(match[1].replace(chr(0x2212), '-'))} times {words}"
     return f"{words} {units(UNITS[match[4]])}{_per_unit(match[5])}" if match[4] else words
 
 
@@ -341,8 +488,8 @@ def _version_part(figures: str) -> str:
 
 
 def _fraction(match: re.Match[str]) -> str:
-    whole, numerator, denominator = match.groups()
-    words = _fraction_words(numerator, denominator)
+    whole, numerator, denominator, suffix = match.groups()
+    words = _fraction_words(numerator, denominator, bool(suffix))
     if not whole:
         return words
     if words.startswith("one half"):
@@ -350,18 +497,20 @@ def _fraction(match: re.Match[str]) -> str:
     return f"{number(whole)} and {words}"
 
 
-def _fraction_words(numerator: str, denominator: str) -> str:
+def _fraction_words(numerator: str, denominator: str, with_suffix: bool) -> str:
     above, below = int(numerator), int(denominator)
-    if below < 2 or below > 1000 or (above >= below and below > 9):
+    if not with_suffix:
+        if above + below == 100 and above >= 10 <= below:  # shares: "70/30"
+            return f"{cardinal(numerator)} {cardinal(denominator)}"
+        if below in (10, 100) and above > 1:
+            return f"{cardinal(numerator)} out of {cardinal(denominator)}"
+        if (above >= below and below > 9) or below > 1000:
+            return f"{cardinal(numerator)} over {cardinal(denominator)}"
+    if below < 2:
         return f"{cardinal(numerator)} over {cardinal(denominator)}"
-    if below in (10, 100) and above > 1:
-        return f"{cardinal(numerator)} out of {cardinal(denominator)}"
-    if below == 2:
-        name = "half" if above == 1 else "halves"
-    elif below == 4:
-        name = "quarter" if above == 1 else "quarters"
-    else:
-        name = ordinal(denominator) if above == 1 else plural(ordinal(denominator))
+    name = {2: "half", 4: "quarter"}.get(below) or ordinal(denominator)
+    if above != 1:
+        name = "halves" if below == 2 else plural(name)
     return f"{cardinal(numerator)} {name}"
 
 

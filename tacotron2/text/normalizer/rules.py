@@ -9,10 +9,9 @@ from tacotron2.text.normalizer.dates import read_dates, read_times
 from tacotron2.text.normalizer.quantities import read_money, read_numbers, read_units
 from tacotron2.text.normalizer.signs import read_signs
 from tacotron2.text.normalizer.telephones import read_telephones
-from tacotron2.text.normalizer.typography import close_up, tidy
+from tacotron2.text.normalizer.typography import close_up
 
 RULES: tuple[Callable[[str], str], ...] = (
-    tidy,
     read_addresses,
     read_telephones,
     read_dates,

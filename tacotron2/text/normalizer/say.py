@@ -3,6 +3,7 @@
 import re
 
 from tacotron2.text.numbers import cardinal, ordinal, year
+from tacotron2.text.symbols import ARPABET_GROUP, KEEP_END, KEEP_START
 
 LETTERS = {
     **{"a": "ay", "b": "bee", "c": "see", "d": "dee", "e": "ee", "f": "eff", "g": "gee", "h": "aitch", "i": "eye"},
@@ -15,7 +16,35 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 WHOLE = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
 NUMBER = rf"(?:{WHOLE}(?:\.[0-9]+)?|\.[0-9]+)"
 
+# Private use characters, each of which stands for an untouched stretch while the rules work around it.
+_FIRST_HELD, _LAST_HELD = 0xF0000, 0x10FFFD
+HELD = f"{chr(_FIRST_HELD)}-{chr(_LAST_HELD)}"  # within a character class
+_HELD = re.compile(f"[{HELD}]")
+_UNTOUCHED = re.compile(rf"{ARPABET_GROUP.pattern}|{KEEP_START}([^{KEEP_START}{KEEP_END}]*){KEEP_END}")
+
 _DIGITS_OR_LETTERS = re.compile(r"[0-9]+|[A-Za-z]")
+
+
+class Held:
+    """The stretches of one text that pass through the rules untouched: ARPAbet, and what is marked as kept."""
+
+    def __init__(self) -> None:
+        self._marks: dict[str, str] = {}
+
+    def hold(self, text: str) -> str:
+        """The text with a character in place of each stretch."""
+        return _UNTOUCHED.sub(self._mark, _HELD.sub("", text))
+
+    def release(self, text: str) -> str:
+        """The text with the stretches in their places."""
+        stretches = {mark: stretch for stretch, mark in self._marks.items()}
+        return _HELD.sub(lambda match: stretches.get(match[0], ""), text)
+
+    def _mark(self, match: re.Match[str]) -> str:
+        stretch = match[0] if match[1] is not None else match[2]
+        if stretch is None or len(self._marks) > _LAST_HELD - _FIRST_HELD:
+            return match[0]  # TeX; or more different stretches than there are characters
+        return self._marks.setdefault(stretch, chr(_FIRST_HELD + len(self._marks)))
 
 
 def number(written: str) -> str:
@@ -91,11 +120,6 @@ def plural(words: str) -> str:
     if words.endswith("y") and words[-2] not in "aeiou":
         return words[:-1] + "ies"
     return words + "s"
-
-
-def decade(words: str) -> str:
-    """ "nineteen ninety" becomes "nineteen nineties"."""
-    return words[:-1] + "ies" if words.endswith("y") else words + "s"
 
 
 def join(*parts: str) -> str:

@@ -4,6 +4,7 @@ import re
 
 from tacotron2.text.normalizer.say import count
 
+_PLAIN = re.compile(r"[A-Za-z\s.,;:!?'()-]*")
 _FIGURES = re.compile("[0-9]+")
 _AND = re.compile(r"&+")
 _SAID = {
@@ -28,7 +29,7 @@ _SAID = {
 _COMPARISONS = {">=": "at least", "<=": "at most", "!=": "not equal to", "==": "equals"}
 _COMPARED = re.compile("(?<![<>=!-])(?:" + "|".join(_COMPARISONS) + ")(?![<>=])")
 _SIGN = re.compile(f"[{re.escape(''.join(_SAID))}]")
-_AND_OR = re.compile(r"\band/or\b", re.IGNORECASE)
+_AND_OR = re.compile(r"\b(and|either)/or\b", re.IGNORECASE)
 _ALTERNATIVES = re.compile(r"\b([Hh]e|[Ss]he|[Hh]is|[Hh]er|[Hh]im|[Yy]es|[Oo]n|[Tt]rue|[Ee]ither|[Mm]r)/(?=[A-Za-z])")
 _SLASH = re.compile(r"(?<=[\w.)]) ?/ ?(?=[\w(])")
 _TIMES = re.compile(r"(?<=[a-z)]) ?\*{1,2} ?(?=[a-z(])")
@@ -36,23 +37,28 @@ _ARROW = re.compile(r"(?<![-=<])(?:<?[-=]{1,9}>|<[-=]{1,9})")
 _BAR = re.compile(r"\|+")
 _SILENT = re.compile(r"[\"*_~^`\\/|<>=#+@%&$\[\]]")
 _REPEATED = re.compile(r"([!?,;:])\1{2,}|\.{4,}|-{3,}")
+_BRACE = re.compile(r"(?<=[\w}])(?=\{)|(?<=\})(?=\w)")
 _UNDERSCORE = re.compile(r"(?<=\w)_+(?=\w)")
 
 
 def read_signs(text: str) -> str:
     """Reads mathematical and commercial signs; drops quotation marks and what else has no sound."""
+    if not _PLAIN.fullmatch(text):
+        text = _every_sign(text)
+    return _REPEATED.sub(lambda match: match[1] or ("..." if match[0][0] == "." else "--"), text)
+
+
+def _every_sign(text: str) -> str:
     text = _FIGURES.sub(lambda match: f" {count(match[0])} ", text)  # of what no rule knows
     text = _AND.sub(" and ", text)
     text = _COMPARED.sub(lambda match: f" {_COMPARISONS[match[0]]} ", text)
     text = _ARROW.sub(" to ", text)
-    text = _AND_OR.sub("and or", text)
+    text = _AND_OR.sub(r"\1 or", text)
     text = _ALTERNATIVES.sub(r"\1 or ", text)
     text = _TIMES.sub(" times ", _SLASH.sub(" slash ", text))
-    text = _UNDERSCORE.sub(" ", text)
+    text = _BRACE.sub(" ", _UNDERSCORE.sub(" ", text))
     text = _BAR.sub(", ", text)
-    text = _SIGN.sub(_said, text)
-    text = _SILENT.sub("", text)
-    return _REPEATED.sub(lambda match: match[1] or ("..." if match[0][0] == "." else "--"), text)
+    return _SILENT.sub("", _SIGN.sub(_said, text))
 
 
 def _said(match: re.Match[str]) -> str:

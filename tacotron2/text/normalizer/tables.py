@@ -30,42 +30,26 @@ SPELT_INITIALISMS = _words("""
     MVP NAACP NBA NBC NCAA NFL NGO NHL NHS NLP NPR NSA NSFW NVMe NYC NYPD NYU OCD OCR OEM OK ONNX OS PBS PC PCI PCR PDF
     PDT PHD PHP PMS POW PR PST PTO PTSD QA RBC RGB RIP RNA RNN ROI RPG RSS RSVP SAT SDK SEO SLA SMS SOS SPF SQL SSD SSH
     SSL SSN STD SUV TBA TBD TCP TLC TLS TNT TSA TV UAE UAV UCLA UFO UI UK UN UPS URL US USA USB USC USD USDA USPS USSR
-    UTC UV UX VAT VIP VOIP VPN VR WHO WWE WWF XML YMCA YTD
+    USAF UTC UV UX VAT VIP VOIP VPN VR WHO WWE WWF XML YMCA YTD
 """)
 # Of those, the ones that are common words: in a text that is all capitals they are words.
 _ALSO_WORDS = _words("IT US WHO OK LED POW RIP SAT PR STD LA COO ID IRA MP ABS AI")
 SPELT_AMONG_CAPITALS = SPELT_INITIALISMS - _ALSO_WORDS | {"AI"}
 
-# Short words that people put in capitals to stress them; longer ones are told by their vowels.
+# Short words that people put in capitals to stress them; others, from four letters, are told by how they are spelled.
 COMMON_SHORT_WORDS = _words("""
-    AN AND ARE AS AT BAD BE BED BEST BIG BOTH BOX BOY BUT BUY BY CALL CAN CAR CAT COME COOL CUT DAD DAY DEAD DEAR DID
-    DIE DO DOES DOG DONE DONT DOWN EACH EAT END ELSE EVEN EVER EVERY EYE FACT FALL FAR FAST FEW FIND FINE FIRE FIRST
-    FIVE FOR FOUR FREE FROM FULL FUN GET GIRL GIVE GO GOD GOES GOOD GOT GREAT HA HAD HALF HARD HAS HATE HAVE HE HEAR
-    HEART HELL HELLO HELP HER HERE HERS HEY HI HIM HIS HOME HOPE HOT HOUR HOUSE HOW HUGE IF IN INTO IS ITS JOB JOY JUST
-    KEEP KEY KIDS KILL KIND KING KNEW KNOW LAST LATE LAW LEAD LEFT LESS LET LETS LIE LIFE LIKE LINE LIST LIVE LONG LOOK
-    LOSE LOST LOT LOUD LOVE LOW MAD MADE MAKE MAN MANY MAY ME MEAN MEN MET MIND MINE MOM MORE MOST MOVE MUCH MUST
-    MY NAME NEAR NEED NEVER NEW NEWS NEXT NICE NIGHT NO NONE NOR NOT NOTE NOTHING NOW OF OFF OFTEN OH OLD ON ONCE
-    ONE ONLY OPEN
-    OR OTHER OUR OUT OVER OWN PART PAY PLAY POOR PUT READ REAL RED RIGHT ROAD ROOM RULE RUN SAD SAFE SAID SALE SAME SAVE
-    SAW SAY SAYS SEE SEEN SELL SEND SET SHE SHOW SHUT SIT SIX SLOW SO SOLD SOME SON SOON STAR START STAY STILL STOP SUCH
-    SUN SURE TAKE TALK TEAM TELL TEN THAN THAT THE THEIR THEM THEN THERE THESE THEY THING THIS THOSE TIME TINY TIP TO
-    TODAY TOLD TOO TOOK TOP TOTAL TRUE TRY TURN TWO UP USE USED VERY WAIT WALK WALL WANT WAR WARM WAS WATCH WAY WE WEEK
-    WELL WENT WERE WHAT WHEN WHERE WHICH WHILE WHY WIFE WILL WIN WITH WON WORD WORK WORLD WOW WRONG YEAH YEAR YES YET
-    YOU YOUR ZERO NOPE YEP EXIT PUSH PULL STAFF AREA DOOR WET PAINT BEWARE DATA FILE SOUND TEXT VOICE EASY FEAR FOOD
-    GAME GIFT GOLD HAND HEAD HIGH JOIN LAND LOCK MEET MISS MONEY MUSIC PARK PASS PLAN PLEASE POST PRESS PRICE QUIET
-    RAIN RICE RISK ROCK SAIL SEAT SHIP SHOP SIDE SIGN SILVER SING SLEEP SMALL SNOW SONG SPEAK STEP STORE STORY TALL TAX
-    TEA TEST TOWN TREE UNDER UNTIL WATER WHITE WIDE WIND WINE WOOD YARD YOUNG ZONE ALSO AM AGO AGE AIR ALL ANY ART ASK
-    AWAY BABY BACK BALL BANK BEEN BIRD BLUE BOOK BRING BUSY CARE CASE CHECK CITY CLUB COLD CODE COPY COST CURE DARK DATE
-    DEAL DEEP DESK DRINK DROP DRY EARLY EARTH EIGHT EMPTY ENTER EVIL EXTRA FAIL FAIR FAMILY FELT FIELD FIGHT FISH FLY
-    FOOT FORCE FORM FOUND FRONT FUND GLAD GLASS GREEN GROUP GROW GUESS GUN HAIR HALL HAPPY HERO HIT HOLD HOLY HOST
-    IDEA INSIDE ISSUE ITEM KISS LADY LAKE LAUGH LEARN LEAVE LEGAL LEVEL LIGHT LIMIT LIVES LORD LUCK MAIL MAIN MARK MASK
-    MATCH MAYBE MEAL MEDIA MIGHT MILE MILK MONTH MOON MOUTH NINE NORTH OCEAN OIL OLDER ORDER PAGE PAIN PAIR PAPER PARTY
-    PAST PATH PEACE PHONE PIECE PLACE POINT POWER PROOF PROUD QUEEN QUICK RACE RADIO RARE RATE REACH READY REST RICH
-    RIDE RING RISE RIVER ROLE ROUND RUSH SAND SCENE SEVEN SHALL SHARE SHARP SHE SHORT SICK SINCE SISTER SKIN SKY SMILE
-    SOFT SOUL SOUTH SPACE SPEED SPORT STAGE STATE STEEL STOCK STONE STORM STUDY STUFF STYLE SUGAR SUPER SWEET TABLE
-    TEACH TEETH THANK THANKS THICK THIN THINK THIRD THREE TIRED TITLE TOUCH TOUGH TRACK TRADE TRAIN TREAT TRIP TRUST
-    TRUTH TWICE UNCLE UNION UPON USUAL VALUE VIEW VISIT VOTE WAKE WASTE WEAK WEAR WEST WHOLE WHOSE WILD WISE WISH WOMAN
-    WOMEN WORRY WORSE WORST WORTH WRITE WROTE YELLOW EAST SOLID WASH HANDS FIX CATS DOGS BUG
+    AAH ACE ACT ADD AGE AGO AHH AID AIM AIR ALE ALL AM AN AND ANY APE ARC ARE AREA ARGH ARK ART AS ASH ASK AT AWAY AXE
+    BAD BAG BAN BAR BAT BE BED BEE BET BID BIG BIN BIT BOW BOX BOY BUD BUG BUN BUS BUT BUY BY CAN CAP CAR CAT COW CRY
+    CUB CUP CUT DAD DAM DAY DEN DEW DID DIE DIM DIP DO DOG DOGS DOT DOWN DRY DUE DUG DYE EAR EARTH EASY EAT EEK EGG
+    EIGHT END ERA EVE EYE FAN FAR FAT FEE FEW FIGHT FIT FIX FLY FOG FOR FOX FUN FUR GAP GEM GET GO GOD GOT GUM GUN GUT
+    HA HAD HAM HANDS HAS HAT HAY HE HEN HER HEY HI HID HIM HIP HIS HIT HOG HOP HOT HOW HUG HUH HUT ICE IDEA IF ILL IN
+    INK INN IS ITS JAM JAR JAW JET JOB JOG JOY JUG KEY KIDS KIT LAB LAP LAW LAY LEG LET LID LIE LIGHT LIP LOG LOT LOW
+    MAD MAN MAP MAT MAY ME MEN MET MIGHT MIX MOB MOM MONTH MOP MUD MUG MY NAH NAP NET NEW NEWS NIGHT NIL NO NOR NORTH
+    NOT NOW NUT OAK OAR OAT ODD OF OFF OH OIL OLD ON ONE OOH OR OUR OUT OWE OWL OWN PAD PAN PAW PAY PEA PEN PET PIE PIG
+    PIT POP POT PUB PUT RAG RAT RAW RED RIB RID RIGHT ROB ROD ROT ROW RUB RUG RUM RUN SAD SAW SAY SEA SEE SET SEW SHE
+    SIGN SIP SIT SIX SKI SKY SO SOB SON SPY SUM SUN TAB TAN TAP TAR TAX TEA TEN THANKS THE TIE TIN TIP TO TOE TON TOO
+    TOP TOWN TOY TRY TUB TUG TWO UGH UP USE VAN VET VOW WAR WAS WAX WAY WE WEB WET WHY WIG WIN WIT WON WORLD WORTH WOW
+    YAY YEAH YEAR YEP YES YET YOU YOUR YUM ZOO
 """)
 
 MONTHS = {
@@ -84,7 +68,7 @@ UNITS = {
     **{"nm": "nanometer", "µm": "micrometer", "μm": "micrometer", "um": "micrometer", "mm": "millimeter"},
     **{"cm": "centimeter", "dm": "decimeter", "m": "meter", "km": "kilometer", "mi": "mile", "yd": "yard"},
     **{"yds": "yard", "ft": "foot", "in": "inch", "nmi": "nautical mile", "ly": "light year"},
-    **{"ha": "hectare", "sq ft": "square foot", "sqft": "square foot", "sq m": "square meter"},
+    **{"ha": "hectare", "sq yd": "square yard", "sq ft": "square foot", "sqft": "square foot", "sq m": "square meter"},
     **{"sq km": "square kilometer", "sq mi": "square mile", "sq in": "square inch", "cu ft": "cubic foot"},
     **{"m2": "square meter", "km2": "square kilometer", "cm2": "square centimeter", "ft2": "square foot"},
     **{"m3": "cubic meter", "cm3": "cubic centimeter", "cc": "cubic centimeter"},
@@ -99,10 +83,25 @@ UNITS = {
     **{"mph": "mile per hour", "MPH": "mile per hour", "kph": "kilometer per hour", "KPH": "kilometer per hour"},
     **{"kmh": "kilometer per hour", "kn": "knot", "kt": "knot", "kts": "knot", "mpg": "mile per gallon"},
     # data
-    **{"bit": "bit", "kB": "kilobyte", "KB": "kilobyte", "MB": "megabyte", "GB": "gigabyte", "TB": "terabyte"},
+    **{
+        "bit": "bit",
+        "kbit": "kilobit",
+        "Mbit": "megabit",
+        "Gbit": "gigabit",
+        "kB": "kilobyte",
+        "KB": "kilobyte",
+        "MB": "megabyte",
+        "GB": "gigabyte",
+        "TB": "terabyte",
+    },
     **{"PB": "petabyte", "EB": "exabyte", "KiB": "kibibyte", "MiB": "mebibyte", "GiB": "gibibyte", "TiB": "tebibyte"},
     **{"kb": "kilobit", "Kb": "kilobit", "Mb": "megabit", "Gb": "gigabit", "Tb": "terabit"},
-    **{"kbps": "kilobit per second", "Kbps": "kilobit per second", "Mbps": "megabit per second"},
+    **{
+        "kbps": "kilobit per second",
+        "Kbps": "kilobit per second",
+        "Mbps": "megabit per second",
+        "mbps": "megabit per second",
+    },
     **{"Gbps": "gigabit per second", "Tbps": "terabit per second", "MBps": "megabyte per second"},
     **{"GBps": "gigabyte per second", "px": "pixel", "MP": "megapixel", "Mpx": "megapixel", "dpi": "dot per inch"},
     **{"ppi": "pixel per inch", "fps": "frame per second", "FPS": "frame per second"},
@@ -151,7 +150,7 @@ _IRREGULAR = {
     **{"horsepower": "horsepower", "inch": "inches", "kelvin": "kelvin", "B T U": "B T U's"},
     **{unit: unit for unit in ("kilohertz", "megahertz", "gigahertz", "terahertz")},
 }
-ATTACHED_ONLY = frozenset({"in", "us", "pt", "mo", "cc", "atm"})  # as words of their own they mean something else
+ATTACHED_ONLY = frozenset({"in", "us", "pt", "mo", "cc", "atm"})  # as words they mean something else, but for "in."
 SPACED_ONLY = frozenset({"K"})  # "300 K" is kelvin, "300K" thousands
 
 
@@ -172,8 +171,18 @@ SCALES = {
     **{"k": "thousand", "K": "thousand", "m": "million", "M": "million", "mn": "million", "mm": "million"},
     **{"MM": "million", "mil": "million", "b": "billion", "B": "billion", "bn": "billion", "t": "trillion"},
     **{"T": "trillion", "tn": "trillion", "trn": "trillion"},
+    **{"lakh": "lakh", "crore": "crore"},
     **{scale: scale for scale in ("hundred", "thousand", "million", "billion", "trillion", "quadrillion")},
 }
+
+# What a letter that stands for a scale counts: "50m people".
+COUNTED_NOUNS = _words("""
+    people users followers views viewers visitors downloads subscribers customers clients members fans players readers
+    listeners voters residents inhabitants citizens households homes jobs workers employees students children patients
+    deaths cases copies records sales units shares streams plays posts tweets likes votes years barrels tons tonnes
+    dollars euros pounds yen rupees tokens parameters rows requests queries lines words pages images videos vehicles
+    cars trees acres hectares tests doses accounts devices phones passengers tourists refugees
+""")
 
 # Currencies by sign or code: one, many, one of the hundredth part, many of them ("" where nobody counts them).
 _DOLLARS = ("dollar", "dollars", "cent", "cents")
@@ -214,7 +223,7 @@ CURRENCIES = {
     "CAD": ("Canadian dollar", "Canadian dollars", "cent", "cents"),
     "AUD": ("Australian dollar", "Australian dollars", "cent", "cents"),
     "CNY": ("yuan", "yuan", "", ""),
-    "INR": ("rupee", "rupees", "paisa", "paise"),
+    **dict.fromkeys(("INR", "Rs", "Rs."), ("rupee", "rupees", "paisa", "paise")),
     "SEK": ("Swedish krona", "Swedish kronor", "", ""),
 }
 
@@ -235,24 +244,42 @@ ENDING_ABBREVIATIONS = {  # these may end a sentence, and keep its period then
     **{"govt": "government", "avg": "average", "temp": "temperature", "tel": "telephone", "ext": "extension"},
     **{"lb": "pound", "lbs": "pounds", "oz": "ounces", "hrs": "hours", "mins": "minutes", "secs": "seconds"},
     **{"jan": "January", "feb": "February", "mar": "March", "apr": "April", "aug": "August", "sept": "September"},
-    **{"oct": "October", "nov": "November", "dec": "December"},
+    **{"oct": "October", "nov": "November", "dec": "December", "pp": "pages", "hosp": "hospital", "bldg": "building"},
 }
+# Short and followed by a name as often as by nothing: a capital after them begins a sentence only in one of `OPENERS`.
+BEFORE_NAMES = _words("vs inc corp co ltd approx dept univ est bros assoc incl excl")
+OPENERS = _words("""
+    The He She It We They I But And This That In On When If What There You My His Her Our A An Then After Before So As
+    At For By With From These Those Some Many Most All However Since Later Now Today Here No Not Yes While Once Both
+    Each Its Their One Two How Why Where Who Did Do Does Is Are Was Were Can Could Would Will Let Please Also Although
+    Because During Despite Until Next Finally Soon Still Even Only Such Your Another Perhaps Maybe
+""")
 BEFORE_NUMBERS = {
     **{"no": "number", "nos": "numbers", "fig": "figure", "figs": "figures", "p": "page", "pp": "pages"},
     **{"vol": "volume", "vols": "volumes", "ch": "chapter", "chap": "chapter", "sec": "section", "eq": "equation"},
     **{"ed": "edition", "art": "article", "op": "opus", "ver": "version", "ste": "suite", "apt": "apartment"},
-    **{"ext": "extension", "pt": "part", "bk": "book", "ep": "episode", "para": "paragraph", "tab": "table"},
+    **{
+        "v": "volume",
+        "rte": "route",
+        "hwy": "highway",
+        "ext": "extension",
+        "pt": "part",
+        "bk": "book",
+        "ep": "episode",
+        "para": "paragraph",
+        "tab": "table",
+    },
 }
 STREETS = {
     **{"st": "street", "dr": "drive", "ave": "avenue", "av": "avenue", "blvd": "boulevard", "rd": "road", "ln": "lane"},
     **{"ct": "court", "pl": "place", "sq": "square", "hwy": "highway", "pkwy": "parkway", "ter": "terrace"},
-    **{"cir": "circle"},
+    **{"cir": "circle", "expy": "expressway", "fwy": "freeway", "tpke": "turnpike", "trl": "trail", "plz": "plaza"},
 }
 LATIN = {
     **{"e.g.": "for example", "i.e.": "that is", "a.k.a.": "also known as", "ph.d.": "pee aitch dee"},
     **{"et al.": "and others", "p.s.": "pee ess", "c.f.": "compare", "cf.": "compare", "w/o": "without"},
     **{"w/": "with", "b/c": "because", "c/o": "care of", "n/a": "not applicable", "a/c": "air conditioning"},
-    **{"ca.": "circa", "i/o": "eye oh"},
+    **{"ca.": "circa", "i/o": "eye oh", "&c.": "et cetera", "&c": "et cetera"},
 }
 STATES = {
     **{"AL": "Alabama", "AK": "Alaska", "AZ": "Arizona", "AR": "Arkansas", "CA": "California", "CO": "Colorado"},
@@ -273,7 +300,20 @@ RULERS = _words("""
     Richard Robert Rudolf Stephen Sixtus Theodore Urban Victor Wilhelm William Xerxes Carlos Felipe Philippe Umberto
     Cleopatra Ptolemy Selim Mehmed Suleiman Thutmose Amenhotep Baldwin Malcolm Kenneth David Edmund Alfred
 """)
+GIVEN_NAMES = RULERS | _words("""
+    Michael Thomas Daniel Mark Steven Andrew Joshua Kevin Brian Ronald Timothy Jason Jeffrey Ryan Jacob Gary Eric
+    Jonathan Larry Justin Scott Brandon Benjamin Samuel Jack Dennis Jerry Tyler Aaron Adam Nathan Douglas Zachary Kyle
+    Walter Ethan Harold Keith Roger Gerald Terry Sean Austin Arthur Lawrence Jesse Dylan Bryan Joe Billy Bruce Albert
+    Willie Gabriel Logan Alan Wayne Roy Ralph Randy Eugene Vincent Russell Bobby Johnny Davis Harry Howard Anthony
+    Donald Matthew Patrick Frank Raymond Gregory Dwight Jim Tom Bob Bill Sam Ben Dan Will Luke Max Oscar Hugh Martin
+""")
 RULER_TITLES = _words("King Queen Pope Emperor Empress Tsar Tsarina Czar Prince Princess Kaiser Sultan Pharaoh Saint")
+
+# Behind a slash, further than units: "500/day".
+PER_WORDS = _words("""
+    second minute hour day week month year night person people capita head student user unit item page word line mile
+    gallon acre seat call game share pound
+""")
 
 TOP_DOMAINS = _words("""
     com org net edu gov io ai co uk de fr eu ca au jp nl ch dev app info biz tv xyz int mil cn ru br se es pl tech

@@ -6,7 +6,7 @@ from tacotron2.text.normalizer.say import characters, digits
 
 _START, _END = r"(?<![\w.+$€£/-])", r"(?![\w/]|[.-][0-9])"
 _INTERNATIONAL = re.compile(rf"{_START}\+[0-9]{{1,3}}(?:[ .-]?\(?[0-9]{{1,4}}\)?){{2,5}}{_END}")
-_AMERICAN = re.compile(rf"{_START}(?:1[ .-]?)?(?:\([0-9]{{3}}\) ?|[0-9]{{3}}[ .-])[0-9]{{3}}[ .-][0-9]{{4}}{_END}")
+_AMERICAN = re.compile(rf"{_START}(?:1[ .-]?)?(?:\([0-9]{{3}}\)[ -]?|[0-9]{{3}}[ .-])[0-9]{{3}}[ .-][0-9]{{4}}{_END}")
 _LOCAL = re.compile(rf"{_START}[2-9][0-9]{{2}}-[0-9]{{4}}{_END}")
 _BRITISH = re.compile(rf"{_START}\(?0[0-9]{{2,4}}\)? [0-9]{{3,4}} [0-9]{{3,4}}{_END}")
 _IN_LETTERS = re.compile(rf"{_START}(1)-(8[0-9]{{2}})-([A-Z]{{4,8}}){_END}")
@@ -16,6 +16,15 @@ _GROUPED = re.compile(
 _CALLED = re.compile(
     r"\b((?:[Cc]all|[Dd]ial|[Dd]ialed|[Dd]ialled|[Cc]alled|[Pp]hone|[Tt]ext)(?:ing)?) ([0-9]{3})\b(?![.,]?[0-9])"
 )
+# What is a code wherever it stands, and a ZIP code after a place's name.
+_CODE = re.compile(
+    r"\b((?:(?:code|pin|otp|passcode|password|zip|extension)(?: (?:is|was|number|no\.?))?"
+    r"|(?:ending|ends|ended) (?:in|with)|(?:last|first) (?:three|four|five|six) digits(?: are| of)?"
+    r"|(?:account|card|serial|confirmation|tracking|routing|reference|order|case|ticket|member|policy|invoice)"
+    r" (?:number|no\.?)(?: is)?)[:,]? #?)([0-9]{3,12})(?![\w%]|[.,:/-][0-9])",
+    re.IGNORECASE,
+)
+_ZIP = re.compile(r"((?:\b[A-Z][a-z]+ ){2}|[a-z], (?:[A-Z][a-z]+ ){1,2})([0-9]{5})(?= *(?:$|[,.;:!?)]))")
 _SERIAL = re.compile(rf"{_START}[0-9]{{1,12}}(?:-[0-9]{{1,12}}){{2,8}}(?:-[xX])?{_END}")
 _UUID = re.compile(r"\b[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\b")
 _FIGURES = re.compile(r"[0-9]+")
@@ -28,22 +37,27 @@ def read_telephones(text: str) -> str:
     text = _UUID.sub(lambda match: ", ".join(_one_by_one(group) for group in match[0].split("-")), text)
     for pattern in (_INTERNATIONAL, _AMERICAN, _BRITISH, _GROUPED, _LOCAL):
         text = pattern.sub(lambda match: _grouped(match[0]), text)
+    text = _CODE.sub(lambda match: match[1] + digits(match[2]), text)
+    text = _ZIP.sub(lambda match: match[0] if match[2].endswith("000") else match[1] + digits(match[2]), text)
     text = _SERIAL.sub(_serial, text)
     text = _IN_LETTERS.sub(lambda match: f"{_grouped(f'{match[1]} {match[2]}')}, {match[3].lower()}", text)
     return _CALLED.sub(lambda match: f"{match[1]} {digits(match[2])}", text)
 
 
 def _grouped(written: str) -> str:
-    if sum(map(len, _FIGURES.findall(written))) > 19:
-        return written
-    groups = [_group(group) for group in _FIGURES.findall(written)]
+    found = _FIGURES.findall(written)
+    total = sum(map(len, found))
+    if total > 19 or (written[0] == "+" and (total < 7 or (len(found) == 2 and "." in written))):
+        return written  # an amount
+    groups = [_group(group) for group in found]
     return ("plus " if written.startswith("+") else "") + ", ".join(groups)
 
 
 def _serial(match: re.Match[str]) -> str:
-    """Groups with more than four figures are no numbers to count with: an ISBN, an account."""
+    """Many figures are no numbers to count with, unless they are years: an ISBN, an account."""
     groups = match[0].split("-")
-    if max(map(len, groups)) < 5:
+    years = all(len(group) == 4 and group[0] in "12" for group in groups)
+    if max(map(len, groups)) < 5 and (years or max(map(len, groups)) < 3 or sum(map(len, groups)) < 9):
         return match[0]
     return ", ".join(map(_one_by_one, groups))
 
