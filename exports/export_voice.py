@@ -14,7 +14,7 @@ def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="export_voice.py", description=__doc__)
     parser.add_argument("--tacotron2", type=Path, default=DEMO_TACOTRON2, help="Tacotron 2 checkpoint")
     parser.add_argument("--waveglow", type=Path, default=DEMO_WAVEGLOW, help="WaveGlow checkpoint")
-    add_export_flags(parser, "int8-decoder", "sigma-infer")
+    add_export_flags(parser, "int8-decoder", "sigma-infer", "symbols")
     return parser
 
 
@@ -27,6 +27,8 @@ def main(args: argparse.Namespace) -> None:
             waveglow=args.waveglow,
             int8_decoder=args.int8_decoder,
             sigma=args.sigma_infer,
+            sampling_rate=args.sampling_rate,
+            symbols=args.symbols,
             on_file=on_file,
         )
 

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from common.cli import ArgumentParser, run
-from common.config import WaveGlowConfig
+from common.config import AudioConfig, WaveGlowConfig
 from common.metadata import Precision
 from exports.flags import add_export_flags, files_bar
 from exports.voice import check_choices, export_parts, waveglow_voice_parts
@@ -23,7 +23,8 @@ def make_parser() -> ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     precision: Precision = "fp16" if args.fp16 else "fp32"
     check_choices(precision, sigma=args.sigma_infer)
-    parts = waveglow_voice_parts(args.waveglow, precision, given_flags(args, WaveGlowConfig), args.sigma_infer)
+    flags = given_flags(args, WaveGlowConfig, AudioConfig)
+    parts = waveglow_voice_parts(args.waveglow, precision, flags, args.sigma_infer)
     with files_bar(len(parts)) as on_file:
         export_parts(parts, args.output, on_file)
 

@@ -35,10 +35,8 @@ class ExportedFile:
     difference: float
 
     def __str__(self) -> str:
-        return (
-            f"{self.path.name}: {self.metadata.precision}, {self.size / 1e6:.1f} MB, within {self.difference:.1e} of "
-            "PyTorch"
-        )
+        made = f"{self.metadata.precision}, {self.metadata.audio.sampling_rate} Hz, {self.size / 1e6:.1f} MB"
+        return f"{self.path.name}: {made}, within {self.difference:.1e} of PyTorch"
 
 
 OnFile = Callable[[ExportedFile], None]
@@ -52,6 +50,8 @@ def export_voice(
     waveglow: Path = DEMO_WAVEGLOW,
     int8_decoder: bool = False,
     sigma: float | None = None,
+    sampling_rate: int | None = None,
+    symbols: Path | None = None,
     on_file: OnFile = lambda file: None,
 ) -> dict[Part, Path]:
     """Exports a voice's four ONNX files to `folder`: all of them appear, or none, even if the process is killed.
@@ -62,6 +62,8 @@ def export_voice(
         tacotron2, waveglow: checkpoints [the demo voice's].
         int8_decoder: store the decoder's LSTMs in 8 bits; for FP32 files on CPUs.
         sigma: the noise's standard deviation that the WaveGlow file stores as its default [the checkpoint's, else 0.6].
+        sampling_rate: in Hz, of checkpoints that don't say it [22050].
+        symbols: a list of Tacotron 2's own; see `tacotron2.loading.load_tacotron2` [NVIDIA's].
         on_file: told of each file as soon as it is proved.
 
     Returns:
@@ -72,10 +74,11 @@ def export_voice(
             written.
     """
     check_choices(precision, int8_decoder, sigma)
+    flags = {} if sampling_rate is None else {"sampling_rate": sampling_rate}
     # Both are loaded before the first is exported: what is wrong with the second is told at once.
     parts = {
-        **tacotron2_voice_parts(tacotron2, precision, int8_decoder=int8_decoder),
-        **waveglow_voice_parts(waveglow, precision, sigma=sigma),
+        **tacotron2_voice_parts(tacotron2, precision, flags, int8_decoder, symbols),
+        **waveglow_voice_parts(waveglow, precision, flags, sigma),
     }
     return export_parts(parts, folder, on_file)
 
@@ -91,10 +94,15 @@ def check_choices(precision: Precision, int8_decoder: bool = False, sigma: float
 
 
 def tacotron2_voice_parts(
-    checkpoint: Path, precision: Precision, flags: Mapping[str, Any] | None = None, int8_decoder: bool = False
+    checkpoint: Path,
+    precision: Precision,
+    flags: Mapping[str, Any] | None = None,
+    int8_decoder: bool = False,
+    symbols: Path | None = None,
 ) -> Parts:
-    """Tacotron 2's three parts as they are exported. See `common.checkpoint.load_model` for `flags` and errors."""
-    parts = tacotron2_parts(load_tacotron2(checkpoint, flags), precision)
+    """Tacotron 2's three parts as they are exported. See `tacotron2.loading.load_tacotron2` for `flags`, `symbols` and
+    errors."""
+    parts = tacotron2_parts(load_tacotron2(checkpoint, flags, symbols), precision)
     module, metadata = parts["decoder_iter"]
     return {**parts, "decoder_iter": (module, replace(metadata, int8_lstms=int8_decoder))}
 

@@ -103,6 +103,8 @@ class Voice:
         fast: bool = True,
         work: WorkSettings | None = None,
         dimensions: Mapping[str, Any] | None = None,
+        sampling_rate: int | None = None,
+        symbols: str | Path | None = None,
     ) -> "Voice":
         """Loads PyTorch checkpoints of NVIDIA's layout.
 
@@ -111,6 +113,8 @@ class Voice:
             precision: "fp16" needs a GPU.
             fast: take this project's GPU kernels, where the device supports them.
             dimensions: what the checkpoints' configurations lack, by name.
+            sampling_rate: in Hz, of checkpoints that don't say it [22050].
+            symbols: a list of Tacotron 2's own; see `tacotron2.loading.load_tacotron2` [NVIDIA's].
 
         Raises:
             UserError: a checkpoint can't be used, or FP16 was asked for on a CPU.
@@ -120,10 +124,9 @@ class Voice:
             raise UserError(f"device {device}: PyTorch finds no NVIDIA GPU; use device cpu")
         if precision == "fp16" and device.type == "cpu":
             raise UserError("FP16 needs an NVIDIA GPU; run in FP32 on the CPU")
-        given = dict(dimensions or {})
-        return cls.from_models(
-            load_tacotron2(Path(tacotron2), given), load_waveglow(Path(waveglow), given), device, precision, fast, work
-        )
+        given = {**(dimensions or {}), **({} if sampling_rate is None else {"sampling_rate": sampling_rate})}
+        loaded = load_tacotron2(Path(tacotron2), given, Path(symbols) if symbols else None)
+        return cls.from_models(loaded, load_waveglow(Path(waveglow), given), device, precision, fast, work)
 
     @classmethod
     def from_models(
