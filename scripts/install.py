@@ -30,9 +30,8 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 TRIED_TORCH = "torch==2.13.0"  # the release that the project was tested with
 # NVIDIA's builds of these would be lost to an upgrade.
 KEPT = re.compile(r"(torch|torchvision|torchaudio|numpy|.*triton|tensorrt([-_].*)?|(nvidia|cuda)[-_].*)", re.IGNORECASE)
-# Their own dependencies are not wanted: TensorRT itself, which machines without a GPU can't install, and a Python
-# wrapper of the server, where only the server's binary is used.
-WITHOUT_DEPENDENCIES = {"test": ("tensorrt-stubs==10.13.0.35.1", "nvidia-pytriton==0.7.0")}
+# Its own dependencies are not wanted: only the server's binary is used, not the Python around it.
+WITHOUT_DEPENDENCIES = {"test": ("nvidia-pytriton==0.7.0",)}
 
 
 def make_parser() -> ArgumentParser:
