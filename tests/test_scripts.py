@@ -582,9 +582,10 @@ def server() -> Iterator[Server]:
         server.shutdown()
 
 
-def run_download(server: Server, folder: Path):
-    variables = {"RETRY_SECONDS": "0", "CHECKPOINTS_URL": f"http://127.0.0.1:{server.server_port}/models"}
-    script = [str(REPOSITORY / "scripts/download_checkpoints.sh"), "-o", str(folder)]
+def run_download(server: Server, folder: Path, *names: str, cache: str = "nowhere"):
+    url = f"http://127.0.0.1:{server.server_port}/models"
+    variables = {"RETRY_SECONDS": "0", "CHECKPOINTS_URL": url, "TORCH_HOME": str(cache)}
+    script = [str(REPOSITORY / "scripts/download_checkpoints.sh"), "-o", str(folder), *names]
     environment = os.environ | variables | {"no_proxy": "*"}
     return subprocess.run(script, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
@@ -603,6 +604,28 @@ def test_both_checkpoints_are_downloaded_once(server: Server, tmp_path: Path) ->
     assert_whole(again, tmp_path)
     assert "is there, and whole" in again.stdout
     assert len(server.requests) == 2
+
+
+def test_later_versions_are_downloaded_by_name(server: Server, tmp_path: Path) -> None:
+    later = dict.fromkeys(("nvidia_tacotron2pyt_fp16.pt", "nvidia_waveglow256pyt_fp16.pt"), b"later")
+    server.content |= later
+    assert_whole(run_download(server, tmp_path, *later), tmp_path, later)
+    assert_one_line_error(run_download(server, tmp_path, "nvidia_waveglow256pyt_fp16xpt"), "unknown checkpoint nvidia")
+
+
+@pytest.mark.parametrize("place", ["checkpoints", "hub/checkpoints"])
+def test_what_torch_hub_has_downloaded_is_taken_where_it_is_whole(server: Server, tmp_path: Path, place: str) -> None:
+    cache = tmp_path / "torch" / place
+    cache.mkdir(parents=True)
+    (cache / NAME).write_bytes(CONTENT[NAME])
+    (cache / OTHER).write_bytes(CONTENT[OTHER][:-1])  # torch.hub leaves what it was cut off at
+    folder = tmp_path / "checkpoints of mine"
+    result = run_download(server, folder, cache=str(tmp_path / "torch"))
+    assert result.returncode == 0, result.stderr
+    assert {name: (folder / name).read_bytes() for name in CONTENT} == CONTENT
+    assert server.requests == [(OTHER, None)]
+    assert f"copied from {cache / NAME}" in result.stdout
+    assert f"{cache / OTHER} is not whole" in result.stdout
 
 
 def test_cut_connection_is_resumed(server: Server, tmp_path: Path) -> None:
