@@ -789,8 +789,9 @@ def test_the_gpu_check_passes_where_all_is_right_and_fails_where_not(
     verify_gpu.main(verify_gpu.make_parser().parse_args(flags))
     report = (tmp_path / "report_fp16.md").read_text()
     assert report in capsys.readouterr().out
-    assert "17 passed, 0 failed" in report
+    assert "20 passed, 0 failed" in report
     assert "| captured decoder loop as the plain one | passed | identical |" in report
+    assert "| version-compatible postnet on the lean runtime 10.3.0 | passed |" in report
 
     run = trt_double.IExecutionContext._run
 
@@ -893,7 +894,7 @@ def test_on_a_gpu_all_checks_pass(
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     flags = ["-o", str(tmp_path), "--models", str(tiny_folders["fp16"]), "-bs", "1,2,8"]
     verify_gpu.main(verify_gpu.make_parser().parse_args(flags))
-    assert "17 passed, 0 failed" in (tmp_path / "report_fp16.md").read_text()
+    assert "20 passed, 0 failed" in (tmp_path / "report_fp16.md").read_text()
 
 
 # The double itself: it refuses what TensorRT's documentation says is refused.

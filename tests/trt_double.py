@@ -101,9 +101,11 @@ def install(monkeypatch: Any = None, module: ModuleType | None = None) -> None:
 
     if monkeypatch is None:
         sys.modules[name] = module
+        sys.modules["tensorrt_lean"] = lean_runtime()
         bindings.find_gpu = find_gpu
     else:
         monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.setitem(sys.modules, "tensorrt_lean", lean_runtime())
         monkeypatch.setattr(bindings, "find_gpu", find_gpu)
 
 
