@@ -75,6 +75,11 @@ def has_nvidia_driver() -> bool:
     return ctypes.util.find_library("cuda") is not None
 
 
+def is_for_gpus() -> bool:
+    """There is a driver, or TensorRT: a container is built where there is no driver, and run where there is one."""
+    return has_nvidia_driver() or importlib.util.find_spec("tensorrt") is not None
+
+
 def canonicalize_name(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
@@ -147,11 +152,11 @@ def project_requirements(purpose: str) -> "list[Requirement]":
 
 
 def install_torch(requirement: "Requirement") -> None:
-    """Installs PyTorch, the CPU build where there is no NVIDIA driver and it can be had. Raises UserError."""
+    """Installs PyTorch, the CPU build where no GPU is meant to run it and it can be had. Raises UserError."""
     if requirement.specifier.contains(installed_version("torch") or "0"):
         return
-    if has_nvidia_driver():
-        print("Installing PyTorch for the NVIDIA driver of this machine (several GB)", flush=True)
+    if is_for_gpus():
+        print("Installing PyTorch for NVIDIA GPUs (several GB)", flush=True)
         pip(str(requirement))
         return
     print("Installing PyTorch, without CUDA as there is no NVIDIA driver", flush=True)

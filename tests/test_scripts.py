@@ -495,6 +495,57 @@ def test_pytorch_without_cuda_is_preferred_where_there_is_no_driver(
     assert ("3 GB" in capsys.readouterr().out) == told
 
 
+def test_pytorch_with_cuda_goes_where_tensorrt_is_though_no_driver_is_there_yet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A container is built without a driver."""
+    machine = Torch(monkeypatch, (ANY,), driver=False, errors=NO_RELEASE)
+    monkeypatch.setattr(install.importlib.util, "find_spec", lambda name: name == "tensorrt" or None)
+    install.install_torch(Requirement("torch>=2"))
+    assert machine.asked == [ANY]
+
+
+def dockerfile() -> list[tuple[str, str]]:
+    """The Dockerfile's instructions and their arguments."""
+    lines = (REPOSITORY / "Dockerfile").read_text().splitlines()
+    return [(line.split(" ", 1)[0], line.split(" ", 1)[1]) for line in lines if line and not line.startswith("#")]
+
+
+def test_the_dockerfiles_steps_run_on_a_bare_machine(project: Project, tmp_path: Path) -> None:
+    """What it runs is run here, with doubles of pip; what it starts says its flags; what it copies is all there is."""
+    venv.create(tmp_path / "active")
+    instructions = dockerfile()
+    environment = project.environment | {"PYTHON": str(tmp_path / "active/bin/python")}
+    environment |= dict(pair.split("=", 1) for name, pair in instructions if name == "ENV")
+    steps = [command for name, command in instructions if name == "RUN"]
+    assert steps
+    for command in steps:
+        result = subprocess.run(
+            command, shell=True, cwd=project.root, env=environment, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr
+    assert any("--constraint" in call for call in project.pip_calls())
+    assert not (project.root / ".venv").exists()  # which the entry points would not look into
+    entries = [json.loads(words) for name, words in instructions if name == "ENTRYPOINT"]
+    for _, *script in entries:
+        result = subprocess.run(
+            [sys.executable, *script, "--help"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr
+        assert "--host" in result.stdout
+    assert [words for name, words in instructions if name == "COPY"] == [". ."]
+
+
+def test_the_documented_docker_commands_fit_the_dockerfile() -> None:
+    documented = (REPOSITORY / "docs/tensorrt.md").read_text()
+    instructions = dockerfile()
+    release = next(words for name, words in instructions if name == "ARG").partition("=")[0]
+    stages = {words.split(" AS ")[1] for name, words in instructions if name == "FROM"}
+    assert f"--build-arg {release}=" in documented
+    assert set(re.findall(r"--target (\w+)", documented)) == stages
+    assert "--shm-size" in documented
+
+
 def test_pytorch_is_not_asked_for_again_when_the_network_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Torch(monkeypatch, (), False, NO_NETWORK)
     with pytest.raises(UserError, match="can't be reached"):
