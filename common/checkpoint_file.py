@@ -31,6 +31,7 @@ INERT_NAMES = re.compile(
     r"glow\.\w+"
     r"|torch\.nn\.(modules|parallel|utils|backends)\.[\w.]+"
     r"|numpy\.(dtype|ndarray|_?core\.multiarray\.(scalar|_reconstruct))"
+    r"|torch\.(device|bfloat16|(float|int|uint)\d+|bool)"
     r"|argparse\.Namespace|pathlib\.\w*Path"
     r"|builtins\.(set|frozenset|list|dict|tuple|int|float|bool|str)"
 )

@@ -178,7 +178,7 @@ def test_a_row_of_zeros_stays_one_where_the_weight_norm_was_removed(tmp_path: Pa
     torch.testing.assert_close(weight, state["WN.0.in_layers.0.weight"])
 
 
-@pytest.mark.parametrize("whole", [True, False], ids=["state_dict", "bare"])
+@pytest.mark.parametrize("whole", [True, False], ids=["state_dict", "bare, as SpeechBrain's"])
 def test_without_a_config_the_weights_show_the_dimensions(whole: bool, tmp_path: Path) -> None:
     for name, model, load, config in MODELS:
         torch.save({"state_dict": model().state_dict()} if whole else model().state_dict(), tmp_path / name)
@@ -199,6 +199,7 @@ def test_what_trainers_keep_beside_the_weights_is_passed_over(zip_format: bool, 
         "args": argparse.Namespace(epochs=3, out=Path("runs"), seen={1, 2}),
         "losses": collections.defaultdict(list, train=[1.0]),
         "folder": Path("runs/1"),
+        "device": (torch.device("cpu"), torch.float16),
     }
     for name, model, load, config in MODELS:
         whole = {"state_dict": model().state_dict(), **extras}
@@ -363,9 +364,11 @@ def test_a_name_that_only_begins_like_a_harmless_one_runs_nothing(name: str, tmp
     assert not trace.exists()
 
 
-def test_functions_of_pytorch_keep_their_attributes(tmp_path: Path) -> None:
+@FORMATS
+def test_functions_of_pytorch_keep_their_attributes(zip_format: bool, tmp_path: Path) -> None:
     before = torch._utils._rebuild_tensor_v2.__defaults__
-    torch.save({"state_dict": {}, "extra": Attributes()}, tmp_path / "unsafe.pt")
+    content = {"state_dict": tiny_waveglow().state_dict(), "extra": Attributes()}
+    torch.save(content, tmp_path / "unsafe.pt", _use_new_zipfile_serialization=zip_format)
     with pytest.raises(UserError):
         load_waveglow(tmp_path / "unsafe.pt")
     assert torch._utils._rebuild_tensor_v2.__defaults__ == before
