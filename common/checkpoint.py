@@ -95,7 +95,7 @@ def load_model(
         raise UserError(f"{path}: its tensors don't have the dimensions of {name}'s ({error})") from error
     config_class = _CONFIGS[name]
     try:
-        stored = {**shown, **_typed_fields(config_class, _flat(checkpoint.get("config")))}
+        stored = _agreeing(_typed_fields(config_class, _flat(checkpoint.get("config"))), shown)
         config: Any = config_from(config_class, _merged(config_class, stored, flags))
         config.validate()
         audio = config_from(AudioConfig, _merged(AudioConfig, _audio_settings(checkpoint), flags))
@@ -176,16 +176,24 @@ def _typed_fields(config_class: type, values: Mapping[str, Any]) -> dict[str, An
 
 
 def _typed(name: str, value: Any, kind: type) -> Any:
-    if kind is bool and value in (0, 1):
+    if kind is bool and isinstance(value, int) and value in (0, 1):
         return bool(value)
     try:
         number = None if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = None
     if number is None or (kind is int and not number.is_integer()):
         wanted = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
         raise ValueError(f"{name} is {value!r}: it must be {wanted}")
     return kind(number)
+
+
+def _agreeing(stored: dict[str, Any], shown: dict[str, int]) -> dict[str, Any]:
+    """The stored dimensions with those that the weights show. Raises ValueError where they differ."""
+    for name, value in shown.items():
+        if stored.setdefault(name, value) != value:
+            raise ValueError(f"its config has {name} = {stored[name]}, but its weights have {value}")
+    return stored
 
 
 def _audio_settings(checkpoint: Mapping[str, Any]) -> dict[str, Any]:

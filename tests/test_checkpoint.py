@@ -329,7 +329,7 @@ def attacks(trace: Path) -> dict[str, Callable[[], Any]]:
 @pytest.mark.parametrize("attack", attacks(Path("trace")).keys())
 def test_code_in_a_checkpoint_is_refused_by_name(attack: str, zip_format: bool, tmp_path: Path) -> None:
     path, trace = tmp_path / "unsafe.pt", tmp_path / "trace"
-    content = {"state_dict": tiny_waveglow().state_dict(), "extra": attacks(trace)[attack]()}
+    content = {"state_dict": {"WN.0.start.bias": torch.zeros(1)}, "extra": attacks(trace)[attack]()}
     torch.save(content, path, _use_new_zipfile_serialization=zip_format)
     with pytest.raises(
         UserError, match=r"unsafe\.pt: refused: it asks to run code when loaded \([\w.]+\); use"
@@ -340,6 +340,7 @@ def test_code_in_a_checkpoint_is_refused_by_name(attack: str, zip_format: bool, 
 
 
 @FORMATS
+@pytest.mark.filterwarnings("ignore")
 def test_a_pickled_module_may_hold_no_code_either(zip_format: bool, glow: Callable[[str], Any], tmp_path: Path) -> None:
     model = pickled_waveglow(glow("glow"))
     model.hook = Calls(os.system, f"touch {tmp_path / 'trace'}")
@@ -405,7 +406,7 @@ preprocessor:
 
 
 def nemo_archive(path: Path, weights: bytes, mode: Any) -> Path:
-    with tarfile.open(path, mode) as archive:
+    with tarfile.open(path, mode, **({"compresslevel": 1} if mode == "w:gz" else {})) as archive:
         for name, content in (("./model_config.yaml", NEMO_CONFIG.encode()), ("./model_weights.ckpt", weights)):
             member = tarfile.TarInfo(name)
             member.size = len(content)
@@ -413,9 +414,8 @@ def nemo_archive(path: Path, weights: bytes, mode: Any) -> Path:
     return path
 
 
-@FORMATS
-@pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_nemos_archives_are_read(zip_format: bool, mode: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("mode", "zip_format"), [("w", True), ("w", False), ("w:gz", True)])
+def test_nemos_archives_are_read(mode: str, zip_format: bool, tmp_path: Path) -> None:
     weights = io.BytesIO()
     torch.save(of_nemo(tiny_waveglow().state_dict()), weights, _use_new_zipfile_serialization=zip_format)
     path = nemo_archive(tmp_path / "WaveGlow-22050Hz.nemo", weights.getvalue(), mode)
@@ -484,11 +484,11 @@ def test_a_sampling_rate_that_no_file_says_can_be_given(tiny_checkpoints: dict[s
         ({"sampling_rate": 22050, "config": {"sampling_rate": 16000}}, "22050 in one place and 16000 in another"),
         ({"config": [1, 2]}, "its config, .* is no dictionary"),
         ({"config": {"WN_config": 3}}, "its config, .* is no dictionary"),
-        ({"config": {"n_flows": 0}}, "n_flows is 0: it must be at least 1"),
+        ({"config": {"n_flows": 10**9}}, "its config has n_flows = 1000000000, but its weights have 6"),
+        ({"config": {"n_flows": 10**400}}, "n_flows is 10+: it must be a whole number"),
         ({"config": {"n_flows": None}}, "n_flows is None: it must be a whole number"),
         ({"config": {"n_flows": 2.5}}, r"n_flows is 2\.5: it must be a whole number"),
-        ({"config": {"n_early_every": 0}}, "n_early_every is 0: it must be at least 1"),
-        ({"config": {"n_early_size": 3}}, "leave no even number of channels"),
+        ({"config": {"n_early_every": 0}}, "its config has n_early_every = 0, but its weights have 2"),
         ({"config": {"n_mel_channels": True}}, "n_mel_channels is True: it must be a whole number"),
     ],
     ids=str,
@@ -508,6 +508,9 @@ def test_numbers_are_read_from_text_and_groups_must_divide_a_frame(tmp_path: Pat
     odd = WaveGlowConfig(n_flows=2, n_group=20, wn_layers=1, wn_channels=4)
     torch.save(tiny_waveglow(odd).state_dict(), tmp_path / "odd.pt")
     with pytest.raises(UserError, match="n_group is 20: it must divide the 256 samples of a mel frame"):
+        load_waveglow(tmp_path / "odd.pt")
+    torch.save({"state_dict": tiny_waveglow(odd).state_dict(), "config": {"n_early_every": 0}}, tmp_path / "odd.pt")
+    with pytest.raises(UserError, match="n_early_every is 0: it must be at least 1"):
         load_waveglow(tmp_path / "odd.pt")
 
 
@@ -597,7 +600,7 @@ def test_a_checkpoint_of_the_other_model_is_named(tiny_checkpoints: dict[str, Pa
 def test_other_dimensions_than_the_config_says_are_named(tmp_path: Path) -> None:
     path = tmp_path / "mismatch.pt"
     torch.save({"state_dict": tiny_waveglow().state_dict(), "config": {**vars(TINY_WAVEGLOW), "wn_channels": 16}}, path)
-    with pytest.raises(UserError, match=r"WN\.0\.start.* is \[12.*but \[16"):
+    with pytest.raises(UserError, match="its config has wn_channels = 16, but its weights have 12"):
         load_waveglow(path)
 
 
