@@ -41,9 +41,6 @@ STANDS_IN(getPluginRegistry)
 STANDS_IN(getBuilderPluginRegistry)
 STANDS_IN(initLibNvInferPlugins)
 """
-# The runtime's part of the double; the lean runtime has no builder and no parser.
-RUNTIME = ("DataType", "TensorIOMode", "ExecutionContextAllocationStrategy", "LayerInformationFormat", "ILogger")
-RUNTIME += ("IHostMemory", "Runtime", "ICudaEngine", "IExecutionContext")
 
 
 class Real(NamedTuple):
@@ -132,7 +129,7 @@ def doubled_classes(module: ModuleType) -> dict[str, type]:
 DOUBLES = [
     *[("tensorrt", trt_double, name) for name in doubled_classes(trt_double)],
     *[("tensorrt_rtx", rtx_double, name) for name in doubled_classes(rtx_double)],
-    *[("tensorrt_lean", trt_double, name) for name in RUNTIME],
+    *[("tensorrt_lean", trt_double, name) for name in trt_double.RUNTIME],
 ]
 
 

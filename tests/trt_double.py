@@ -37,6 +37,9 @@ from trt import bindings
 
 __version__ = "10.3.0"
 
+# What the lean runtime has too.
+RUNTIME = ("DataType", "TensorIOMode", "ExecutionContextAllocationStrategy", "LayerInformationFormat", "ILogger")
+RUNTIME += ("IHostMemory", "Runtime", "ICudaEngine", "IExecutionContext")
 STREAM = 0x5712EA  # the handle of the pretended streams
 CPU_ALIGNMENT = 16  # bytes; of NumPy's arrays, which on a CPU become tensors as they are
 _MAGIC = b"double-of-a-plan\n"
@@ -112,9 +115,7 @@ def install(monkeypatch: Any = None, module: ModuleType | None = None) -> None:
 def lean_runtime() -> ModuleType:
     """What `tensorrt_lean` is: the runtime without builder and parser."""
     lean = ModuleType("tensorrt_lean")
-    names = ["DataType", "TensorIOMode", "ExecutionContextAllocationStrategy", "LayerInformationFormat", "ILogger"]
-    for name in [*names, "IHostMemory", "Runtime", "ICudaEngine", "IExecutionContext", "__version__"]:
-        setattr(lean, name, globals()[name])
+    vars(lean).update({name: globals()[name] for name in (*RUNTIME, "__version__")})
     return lean
 
 

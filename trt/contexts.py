@@ -115,7 +115,7 @@ class Contexts:
     def close(self) -> None:
         """Destroys all contexts, taken ones too. The GPU must have finished with them."""
         self._save_kernels()
-        self._save_kernels = _nothing  # which holds TensorRT-RTX's cache
+        self._save_kernels = _nothing  # and TensorRT-RTX's cache is released
         self._free.clear()
         for slot in self._slots:
             slot.context = None
@@ -145,7 +145,7 @@ class Contexts:
                 raise self._refusal(f"refused the shape {list(spec.resolve(sizes))} of {spec.name}")
         try:
             missing = context.infer_shapes()
-        except RuntimeError as error:  # sizes that no kernel of the network takes together
+        except RuntimeError as error:  # its answer to sizes that don't go together
             raise self._refusal(f"can't infer its shapes ({one_line(str(error))})") from error
         if missing:
             raise self._refusal(f"has no shape for {', '.join(missing)}")
@@ -180,13 +180,13 @@ def _runtime_config(trt: TensorRT, engine: tensorrt.ICudaEngine, cache: Path) ->
     config.set_execution_context_allocation_strategy(strategy)
     eager = trt.api.DynamicShapesKernelSpecializationStrategy.EAGER
     config.dynamic_shapes_kernel_specialization_strategy = eager
-    return config, kept_kernels(config, cache)
+    return config, _kept_kernels(config, cache)
 
 
-def kept_kernels(config: Any, path: Path) -> Callable[[], None]:
+def _kept_kernels(config: Any, path: Path) -> Callable[[], None]:
     """Gives TensorRT-RTX the kernels that an earlier process compiled, if they are still good for this GPU, driver and
     version. Returns what writes them, with those that were compiled since; a failure is logged."""
-    if not hasattr(config, "create_runtime_cache"):  # before TensorRT-RTX 1.1
+    if not hasattr(config, "create_runtime_cache"):  # an older TensorRT-RTX
         return _nothing
     cache = config.create_runtime_cache()
     try:

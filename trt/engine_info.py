@@ -90,10 +90,11 @@ def describe_engine(engine: TensorRTEngine, layers: bool) -> list[str]:
         f"  Scratch      {largest_scratch_bytes(cuda_engine) / MB:.1f} MB for the largest shapes",
         f"  Layers       {cuda_engine.num_layers}{'' if layers else ' (--layers lists them)'}",
     ]
-    if layers and not hasattr(tensorrt_of(engine.name, engine.record).api, "EngineInspector"):
+    api = tensorrt_of(engine.name, engine.record).api
+    if layers and not hasattr(api, "EngineInspector"):
         lines.append("    the lean runtime can't list them")
     elif layers:
-        form = tensorrt_of(engine.name, engine.record).api.LayerInformationFormat.JSON
+        form = api.LayerInformationFormat.JSON
         with engine.gpu.current():
             inspector = cuda_engine.create_engine_inspector()
             described = [inspector.get_layer_information(i, form) for i in range(cuda_engine.num_layers)]
