@@ -39,6 +39,12 @@ INERT_NAMES = re.compile(
 WEIGHT_KEYS = ("state_dict", "model", "model_state_dict", "ema")
 # Parts of names that wrappers add: DistributedDataParallel, torch.compile, Lightning, averaged weights, NeMo.
 WRAPPERS = {"module", "_orig_mod", "model", "ema", "waveglow"}
+# What is found in the place of a checkpoint, by how it begins.
+_NO_CHECKPOINTS = {
+    b"version h": "a Git LFS pointer in the place of the file; fetch the file with git lfs pull",
+    b"<": "a web page in the place of the file; download it in a browser",
+    b"\x08": "an ONNX file, not a checkpoint; what runs it is inference_trt.py",
+}
 _NEMO_WEIGHTS, _NEMO_CONFIG = "model_weights.ckpt", "model_config.yaml"
 _SAFETENSORS_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _SAFETENSORS_DTYPES |= {"I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool}
@@ -93,9 +99,12 @@ def _read(path: Path) -> Any:
 def _read_pickled(file: Path | IO[bytes], where: str) -> Any:
     """What torch.save wrote, in either of its formats."""
     if not zipfile.is_zipfile(file):
+        for head, kind in _NO_CHECKPOINTS.items():
+            if _head(file).startswith(head):
+                raise UserError(f"{where}: {kind}")
         # PyTorch would take other files for its programs or for archives, and read them with less care.
         if _head(file)[:1] != pickle.PROTO or tarfile.is_tarfile(_rewound(file)):
-            raise pickle.UnpicklingError("no pickle")
+            raise ValueError("no pickle")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the source of a pickled class can't be found
             return torch.load(_rewound(file), map_location="cpu", weights_only=False, pickle_module=_LEGACY_PICKLE)

@@ -1,7 +1,8 @@
 """Installs the project into the Python that runs this script; scripts/lib.sh calls it. Needs only Python and pip.
 
-It is more than `pip install -e .` for two reasons. Without an NVIDIA driver it takes PyTorch's CPU build, which saves
-gigabytes of CUDA. And PyTorch, TensorRT and NumPy that NVIDIA's containers come with are kept as they are.
+It is more than `pip install -e .` for two reasons. Where there is neither an NVIDIA driver nor TensorRT it takes
+PyTorch's CPU build, which saves gigabytes of CUDA. And PyTorch, TensorRT and NumPy that NVIDIA's containers come with
+are kept as they are.
 """
 
 import argparse

@@ -91,10 +91,10 @@ def test_weights_of_half_precision_become_fp32(tmp_path: Path) -> None:
     "prefix", ["_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "model.", "ema.module.", "model._orig_mod."]
 )
 def test_what_wrappers_add_to_names_is_taken_off(prefix: str, tmp_path: Path) -> None:
-    for name, model, load, _ in MODELS:
+    for file, model, load, _ in MODELS:
         state = {prefix + name: tensor for name, tensor in model().state_dict().items()}
-        torch.save({"model": state, "step": 7}, tmp_path / name)
-        assert_same_weights(tmp_path / name, model(), load)
+        torch.save({"model": state, "step": 7}, tmp_path / file)
+        assert_same_weights(tmp_path / file, model(), load)
 
 
 def test_averaged_weights_are_taken_before_those_that_they_average(tmp_path: Path) -> None:
@@ -588,6 +588,20 @@ def test_each_broken_checkpoint_gets_one_clear_line(tmp_path: Path, tiny_checkpo
     torch.save({"epoch": 1}, tmp_path / "no_state.pt")
     with pytest.raises(UserError, match="no state_dict"):
         load_tacotron2(tmp_path / "no_state.pt")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
+        (b"<!DOCTYPE html><html></html>", "a web page"),
+        (b"\x08\x08\x12\x07pytorch", "an ONNX file"),
+    ],
+)
+def test_what_lies_in_the_place_of_a_checkpoint_is_named(content: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "x.pt").write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        load_waveglow(tmp_path / "x.pt")
 
 
 def test_a_checkpoint_of_the_other_model_is_named(tiny_checkpoints: dict[str, Path]) -> None:
