@@ -48,6 +48,7 @@ def main(args: argparse.Namespace) -> None:
         conditioning=args.conditioning,
         work=request.work,
         dimensions=given_flags(args, Tacotron2Config, WaveGlowConfig),
+        sampling_rate=args.model_sampling_rate,
     ) as voice:
         check_audio_flags(args, voice.engines.audio)
         if args.include_warmup:  # on the same engines, whose graphs the timed run finds captured

@@ -1,24 +1,21 @@
-"""PyTorch checkpoints of NVIDIA's layout as data, without running code that a file may carry.
+"""A model from a checkpoint: dimensions, audio settings and weights, each checked.
 
-A checkpoint is `{"state_dict", "config", ...}`; names may be prefixed "module." (DistributedDataParallel). Training
-state beside them (optimizer, amp, random generators) is passed over. Both of torch.save's formats are read.
-`tacotron2.loading` and `waveglow.loading` make models of it.
+What a checkpoint doesn't say of its dimensions is read from the shapes of its weights. `common.checkpoint_file` reads
+the files; `tacotron2.loading` and `waveglow.loading` say what is particular to a model.
 """
 
 import dataclasses
+import itertools
 import json
-import pickle
-import re
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
-import numpy as np
 import torch
 from torch import nn
 
+from common.checkpoint_file import read_checkpoint
 from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
 from common.errors import UserError
 from common.files import sha256_of
@@ -33,6 +30,16 @@ MODEL_FLAGS: dict[ModelName, str] = {"Tacotron 2": "--tacotron2", "WaveGlow": "-
 # What the classic calls model flags, but which are choices of a run: a flag may differ from the checkpoint's value.
 RUN_CHOICES = ("max_decoder_steps", "gate_threshold", "decoder_no_early_stopping")
 _CONFIGS: dict[ModelName, type] = {"Tacotron 2": Tacotron2Config, "WaveGlow": WaveGlowConfig}
+# Where trainers keep their settings, and what NeMo calls those of audio.
+_CONFIG_KEYS = ("config", "hparams", "hyper_parameters", "args", "data_config", "audio")
+_AUDIO_NAMES = {
+    "sample_rate": "sampling_rate",
+    "n_fft": "filter_length",
+    "n_window_size": "win_length",
+    "n_window_stride": "hop_length",
+    "lowfreq": "mel_fmin",
+    "highfreq": "mel_fmax",
+}
 _TRAINING_COUNTER = "num_batches_tracked"  # of no use at inference, and absent from old checkpoints
 
 
@@ -59,42 +66,52 @@ def load_model(
     name: ModelName,
     make_model: Callable[[Any], Model],
     flags: Mapping[str, Any],
-    adapt_state: Callable[[State, Any], State] = lambda state, config: state,
+    dimensions_of: Callable[[State], dict[str, int]],
+    adapt_state: Callable[[State], State] = lambda state: state,
 ) -> LoadedModel[Model]:
     """Reads a checkpoint and puts its weights into the model that `make_model` makes of its configuration.
 
     Args:
         name: the model that the file has to hold.
         make_model: from a Tacotron2Config or WaveGlowConfig to the empty model.
-        flags: dimensions given by the user: they fill what the checkpoint's config lacks and must agree with what it
-            has.
-        adapt_state: from the state_dict of any of NVIDIA's releases to the names of our model.
+        flags: dimensions and the sampling_rate as the user gives them: they fill what the checkpoint doesn't say, and
+            must agree with what it says.
+        dimensions_of: the dimensions that the weights show; may raise KeyError for one that is missing.
+        adapt_state: from the state_dict of any trainer to the names of our model.
 
     Raises:
         UserError: the file is missing, unreadable, truncated, unsafe, of another model or of other dimensions.
     """
     checkpoint = read_checkpoint(path)
-    state: State = {name.removeprefix("module."): tensor for name, tensor in checkpoint["state_dict"].items()}
-    found = model_name_of(state)
+    found = model_name_of(checkpoint["state_dict"])
     if found is not None and found != name:
         raise UserError(f"{path}: this is a {found} checkpoint, not {name}; give it with {MODEL_FLAGS[found]}")
-    stored = _flat(checkpoint.get("config") or {})
-    config: Any = config_from(_CONFIGS[name], _merged(path, _CONFIGS[name], stored, dict(flags)))
     try:
+        state = adapt_state(checkpoint["state_dict"])
+        shown = dimensions_of(state)
+    except KeyError as error:
+        raise UserError(f"{path}: the state_dict lacks {error.args[0]}") from error
+    except (ValueError, IndexError, RuntimeError) as error:
+        raise UserError(f"{path}: its tensors don't have the dimensions of {name}'s ({error})") from error
+    config_class = _CONFIGS[name]
+    try:
+        stored = _agreeing(_typed_fields(config_class, _flat(checkpoint.get("config"))), shown)
+        config: Any = config_from(config_class, _merged(config_class, stored, flags))
         config.validate()
+        audio = config_from(AudioConfig, _merged(AudioConfig, _audio_settings(checkpoint), flags))
+        audio.validate()
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
     with torch.device("meta"), NoRandomWeights():  # they would be overwritten
         model = make_model(config)
-    state = adapt_state(state, config)
-    check_state(path, model, state, has_config=bool(stored))
+    check_state(path, model, state)
     counters = {name: torch.tensor(0) for name in model.state_dict() if name.endswith(_TRAINING_COUNTER)}
     state = {**counters, **{name: t.float() if t.is_floating_point() else t for name, t in state.items()}}
     model.load_state_dict(state, assign=True)
     arpabet = checkpoint.get("arpabet")
     return LoadedModel(
         model=model.eval().requires_grad_(False),
-        audio=config_from(AudioConfig, {k: v for k, v in checkpoint.items() if isinstance(v, int | float)}),
+        audio=audio,
         sha256=sha256_of(path),
         sigma=_number_of(path, checkpoint, "sigma", MAX_SIGMA),
         voice=str(checkpoint.get("voice", "")),
@@ -131,48 +148,6 @@ def _gain_of(path: Path, checkpoint: Mapping[str, Any]) -> float:
     return 1.0 if gain is None else gain
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint file as data only. Raises UserError, one line, for anything that is not a checkpoint."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint; see scripts/download_checkpoints.sh or give another path")
-    try:
-        with torch.serialization.safe_globals(_numpy_globals()):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except pickle.UnpicklingError as error:
-        raise UserError(f"{path}: {_unpickling_problem(str(error))}") from error
-    except OSError:
-        raise
-    except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ValueError... for damaged files
-        raise UserError(f"{path}: not a readable PyTorch checkpoint (truncated or damaged?); get it again") from error
-    if not isinstance(checkpoint, dict):
-        raise UserError(f"{path}: holds a {type(checkpoint).__name__}, not a checkpoint with a state_dict")
-    if checkpoint and all(isinstance(value, torch.Tensor) for value in checkpoint.values()):
-        checkpoint = {"state_dict": checkpoint}  # a bare state_dict
-    state = checkpoint.get("state_dict")
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise UserError(f"{path}: holds no state_dict; give a checkpoint of Tacotron 2 or WaveGlow")
-    return checkpoint
-
-
-def _numpy_globals() -> list[Any]:
-    # Checkpoints keep the state of NumPy's random generator: an array and its dtype, which are data, not code.
-    reconstruct = np.array(0).__reduce__()[0]
-    names = ["numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct"]
-    dtypes = [type(np.dtype(kind)) for kind in ("u4", "u8", "i8", "f4", "f8")]
-    return [*((reconstruct, name) for name in names), np.ndarray, np.dtype, *dtypes]
-
-
-def _unpickling_problem(message: str) -> str:
-    named = re.findall(r"GLOBAL ([\w.]+)|Unsupported (?:global|class) ([\w.]+)", message)
-    types = sorted({name for pair in named for name in pair if name and "torch.load" not in name})
-    if types:
-        return (
-            f"refused: it asks to run code when loaded ({', '.join(types)}); use a checkpoint that holds only tensors "
-            "and plain data"
-        )
-    return "not a readable PyTorch checkpoint (damaged, or not made by torch.save); get it again"
-
-
 def model_name_of(state: Mapping[str, Any]) -> ModelName | None:
     """The model that a state_dict is of, by its names; None for neither."""
     if "embedding.weight" in state or any(name.startswith("decoder.attention_rnn.") for name in state):
@@ -182,36 +157,94 @@ def model_name_of(state: Mapping[str, Any]) -> ModelName | None:
     return None
 
 
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+def count(state: Mapping[str, Any], name: str) -> int:
+    """How many layers of a name with a {} for their number there are."""
+    return next(number for number in itertools.count() if name.format(number) not in state)
+
+
+def _flat(config: Any) -> dict[str, Any]:
     # WaveGlow's config nests the dimensions of its networks in WN_config.
-    nested = config.get("WN_config") or {}
+    config = {} if config is None else config
+    nested = config.get("WN_config") or {} if isinstance(config, dict) else None
+    if not isinstance(nested, dict):
+        raise ValueError("its config, or the WN_config in it, is no dictionary")
     return {**config, **{f"wn_{name.removeprefix('n_')}": value for name, value in nested.items()}}
 
 
-def _merged(path: Path, config_class: type, stored: dict[str, Any], flags: dict[str, Any]) -> dict[str, Any]:
+def _typed_fields(config_class: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that are fields of a config class, in the fields' types. Raises ValueError for others."""
+    kinds = {field.name: type(field.default) for field in dataclasses.fields(config_class)}
+    return {name: _typed(name, value, kinds[name]) for name, value in values.items() if name in kinds}
+
+
+def _typed(name: str, value: Any, kind: type) -> Any:
+    if kind is bool and isinstance(value, int) and value in (0, 1):
+        return bool(value)
+    try:
+        number = None if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = None
+    if number is None or (kind is int and not number.is_integer()):
+        wanted = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+        raise ValueError(f"{name} is {value!r}: it must be {wanted}")
+    return kind(number)
+
+
+def _agreeing(stored: dict[str, Any], shown: dict[str, int]) -> dict[str, Any]:
+    """The stored dimensions with those that the weights show. Raises ValueError where they differ."""
+    for name, value in shown.items():
+        if stored.setdefault(name, value) != value:
+            raise ValueError(f"its config has {name} = {stored[name]}, but its weights have {value}")
+    return stored
+
+
+def _audio_settings(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """The audio settings that a checkpoint says, at its top or in its configuration, however deep.
+
+    Raises:
+        ValueError: one of them is no number, or is said twice and differs.
+    """
+    found: dict[str, Any] = {}
+    for name, value in _settings_in(checkpoint, at_top=True):
+        said = _typed_fields(AudioConfig, {_AUDIO_NAMES.get(name, name): value})
+        for setting, number in said.items():
+            if found.setdefault(setting, number) != number:
+                raise ValueError(f"{setting} is {found[setting]} in one place and {number} in another")
+    return found
+
+
+def _settings_in(values: Mapping[str, Any], at_top: bool = False) -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            if not at_top or name in _CONFIG_KEYS:
+                yield from _settings_in(value)
+        elif value is not None:
+            yield name, value
+
+
+def _merged(config_class: type, stored: dict[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
     for field in dataclasses.fields(config_class):
         name = field.name
         if name in stored and name in flags and name not in RUN_CHOICES and stored[name] != flags[name]:
-            raise UserError(
-                f"{path}: the checkpoint has {name} = {stored[name]}, but --{name.replace('_', '-')} says "
-                f"{flags[name]}; leave the flag out"
+            raise ValueError(
+                f"the checkpoint has {name} = {stored[name]}, but --{name.replace('_', '-')} says {flags[name]}; "
+                "leave the flag out"
             )
     return {**stored, **flags}
 
 
-def check_state(path: Path, model: nn.Module, state: Mapping[str, torch.Tensor], has_config: bool) -> None:
+def check_state(path: Path, model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     expected = model.state_dict()
-    hint = "" if has_config else "; the checkpoint has no config: give its dimensions with the model flags"
     for name, tensor in expected.items():
         if name not in state:
             if name.endswith(_TRAINING_COUNTER):
                 continue
-            raise UserError(f"{path}: the state_dict lacks {name}{hint}")
+            raise UserError(f"{path}: the state_dict lacks {name}")
         if state[name].shape != tensor.shape:
             raise UserError(
                 f"{path}: {name} is {list(state[name].shape)} in the state_dict, but {list(tensor.shape)} by the "
-                f"model's dimensions{hint}"
+                "model's dimensions"
             )
     surplus = sorted(set(state) - set(expected))
     if surplus:
-        raise UserError(f"{path}: the state_dict has {surplus[0]}, for which the dimensions have no place{hint}")
+        raise UserError(f"{path}: the state_dict has {surplus[0]}, for which the dimensions have no place")

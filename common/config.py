@@ -1,6 +1,7 @@
 """The dimensions of both models and of audio: dataclasses that travel in checkpoints, ONNX files and engines."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Tacotron2Config:
 
     def validate(self) -> None:
         """Raises ValueError for what no Tacotron 2 of this project can be."""
+        _check_positive(self)
         if self.n_frames_per_step != 1:
             raise ValueError(f"n_frames_per_step is {self.n_frames_per_step}: only 1 is supported")
         if self.encoder_embedding_dim % 2:
@@ -41,8 +43,6 @@ class Tacotron2Config:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be odd")
         if not 0 <= self.gate_threshold <= 1:
             raise ValueError(f"gate_threshold is {self.gate_threshold}: it must be between 0 and 1")
-        if self.max_decoder_steps < 1:
-            raise ValueError(f"max_decoder_steps is {self.max_decoder_steps}: it must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,13 @@ class WaveGlowConfig:
 
     def validate(self) -> None:
         """Raises ValueError for what no WaveGlow can be."""
+        _check_positive(self)
         if self.wn_kernel_size % 2 == 0:
             raise ValueError(f"wn_kernel_size is {self.wn_kernel_size}: it must be odd")
         if self.wn_channels % 2 or self.n_group % 2:
             raise ValueError("wn_channels and n_group must be even")
-        if self.flow_channels()[-1] < 2:
-            raise ValueError("the early outputs leave no channel for the last flow")
+        if any(channels < 2 or channels % 2 for channels in self.flow_channels()):
+            raise ValueError("the early outputs leave no even number of channels for some flow")
 
     def flow_channels(self) -> list[int]:
         """Audio channels that each flow works on, in the order of training (first flow sees all `n_group`)."""
@@ -89,6 +90,20 @@ class AudioConfig:
     mel_fmin: float = 0.0  # Hz
     mel_fmax: float = 8000.0  # Hz
 
+    def validate(self) -> None:
+        """Raises ValueError for what no audio can be."""
+        _check_positive(self)
+        if not math.isfinite(self.mel_fmin) or not math.isfinite(self.mel_fmax):
+            raise ValueError("mel_fmin and mel_fmax must be finite")
+
     @property
     def hop_seconds(self) -> float:
         return self.hop_length / self.sampling_rate
+
+
+def _check_positive(config: "Tacotron2Config | WaveGlowConfig | AudioConfig") -> None:
+    """Raises ValueError for a whole number below 1."""
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if type(field.default) is int and value < 1:
+            raise ValueError(f"{field.name} is {value}: it must be at least 1")

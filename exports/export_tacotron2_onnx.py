@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from common.cli import ArgumentParser, run
-from common.config import Tacotron2Config
+from common.config import AudioConfig, Tacotron2Config
 from common.metadata import Precision
 from exports.flags import add_export_flags, files_bar
 from exports.voice import check_choices, export_parts, tacotron2_voice_parts
@@ -15,7 +15,7 @@ from tacotron2.loading import DEMO_TACOTRON2
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="export_tacotron2_onnx.py", description=__doc__)
     parser.add_argument("--tacotron2", type=Path, default=DEMO_TACOTRON2, help="Tacotron 2 checkpoint")
-    add_export_flags(parser, "int8-decoder")
+    add_export_flags(parser, "int8-decoder", "symbols")
     add_model_flags(parser, Tacotron2Config)
     return parser
 
@@ -23,8 +23,8 @@ def make_parser() -> ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     precision: Precision = "fp16" if args.fp16 else "fp32"
     check_choices(precision, args.int8_decoder)
-    flags = given_flags(args, Tacotron2Config)
-    parts = tacotron2_voice_parts(args.tacotron2, precision, flags, args.int8_decoder)
+    flags = given_flags(args, Tacotron2Config, AudioConfig)
+    parts = tacotron2_voice_parts(args.tacotron2, precision, flags, args.int8_decoder, args.symbols)
     with files_bar(len(parts)) as on_file:
         export_parts(parts, args.output, on_file)
 

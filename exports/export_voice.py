@@ -14,7 +14,7 @@ def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="export_voice.py", description=__doc__)
     parser.add_argument("--tacotron2", type=Path, default=DEMO_TACOTRON2, help="Tacotron 2 checkpoint")
     parser.add_argument("--waveglow", type=Path, default=DEMO_WAVEGLOW, help="WaveGlow checkpoint")
-    add_export_flags(parser, "int8-decoder", "sigma-infer", "conditioning")
+    add_export_flags(parser, "int8-decoder", "sigma-infer", "conditioning", "symbols")
     return parser
 
 
@@ -29,6 +29,8 @@ def main(args: argparse.Namespace) -> None:
             sigma=args.sigma_infer,
             conditioning=args.conditioning,
             force=args.force,
+            sampling_rate=args.sampling_rate,
+            symbols=args.symbols,
             on_file=on_file,
         )
 

@@ -12,9 +12,17 @@ from pipeline.flags import add_conditioning_flag
 
 
 def add_export_flags(parser: argparse.ArgumentParser, *optional: str) -> None:
-    """Adds -o and --fp16, and of the optional flags ("int8-decoder", "sigma-infer", "conditioning") those named."""
+    """Adds -o, --fp16 and --sampling-rate, and of the optional flags ("int8-decoder", "sigma-infer", "conditioning",
+    "symbols") those named."""
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the ONNX files")
     parser.add_argument("--fp16", action="store_true", help="store weights and compute in half precision")
+    parser.add_argument(
+        "--sampling-rate", type=int, metavar="HZ", help="of the voice, where its checkpoint doesn't say it [22050]"
+    )
+    if "symbols" in optional:
+        parser.add_argument(
+            "--symbols", type=Path, metavar="FILE", help="the checkpoint's own symbols, one a line [NVIDIA's 148]"
+        )
     if "int8-decoder" in optional:
         parser.add_argument(
             "--int8-decoder",

@@ -37,13 +37,12 @@ class ExportedFile:
     difference: float
 
     def __str__(self) -> str:
-        rank, snr = self.metadata.conditioning_rank, self.metadata.conditioning_snr
+        metadata = self.metadata
+        rank, snr = metadata.conditioning_rank, metadata.conditioning_snr
         conditioning = "" if rank is None else f", conditioning of rank {rank}"
         loss = "" if snr is None else f" (its error {snr:.1f} dB below the audio)"
-        return (
-            f"{self.path.name}: {self.metadata.precision}{conditioning}{loss}, {self.size / 1e6:.1f} MB, within "
-            f"{self.difference:.1e} of PyTorch"
-        )
+        made = f"{metadata.precision}, {metadata.audio.sampling_rate} Hz{conditioning}{loss}, {self.size / 1e6:.1f} MB"
+        return f"{self.path.name}: {made}, within {self.difference:.1e} of PyTorch"
 
 
 OnFile = Callable[[ExportedFile], None]
@@ -59,6 +58,8 @@ def export_voice(
     sigma: float | None = None,
     conditioning: Conditioning = "auto",
     force: bool = False,
+    sampling_rate: int | None = None,
+    symbols: Path | None = None,
     on_file: OnFile = lambda file: None,
 ) -> dict[Part, Path]:
     """Exports a voice's four ONNX files to `folder`: all of them appear, or none, even if the process is killed.
@@ -71,6 +72,8 @@ def export_voice(
         sigma: the noise's standard deviation that the WaveGlow file stores as its default [the checkpoint's, else 0.6].
         conditioning: of WaveGlow; a rank that loses something is measured on what Tacotron 2 says, and its loss stored.
         force: accept a rank that loses more than is good.
+        sampling_rate: in Hz, of checkpoints that don't say it [22050].
+        symbols: a list of Tacotron 2's own; see `tacotron2.loading.load_tacotron2` [NVIDIA's].
         on_file: told of each file as soon as it is proved.
 
     Returns:
@@ -81,12 +84,11 @@ def export_voice(
             written.
     """
     check_choices(precision, int8_decoder, sigma)
+    flags = {} if sampling_rate is None else {"sampling_rate": sampling_rate}
     # Both are loaded before the first is exported: what is wrong with the second is told at once.
     parts = {
-        **tacotron2_voice_parts(tacotron2, precision, int8_decoder=int8_decoder),
-        **waveglow_voice_parts(
-            waveglow, precision, sigma=sigma, conditioning=conditioning, measure_on=tacotron2, force=force
-        ),
+        **tacotron2_voice_parts(tacotron2, precision, flags, int8_decoder, symbols),
+        **waveglow_voice_parts(waveglow, precision, flags, sigma, conditioning, tacotron2, force),
     }
     return export_parts(parts, folder, on_file)
 
@@ -102,10 +104,15 @@ def check_choices(precision: Precision, int8_decoder: bool = False, sigma: float
 
 
 def tacotron2_voice_parts(
-    checkpoint: Path, precision: Precision, flags: Mapping[str, Any] | None = None, int8_decoder: bool = False
+    checkpoint: Path,
+    precision: Precision,
+    flags: Mapping[str, Any] | None = None,
+    int8_decoder: bool = False,
+    symbols: Path | None = None,
 ) -> Parts:
-    """Tacotron 2's three parts as they are exported. See `common.checkpoint.load_model` for `flags` and errors."""
-    parts = tacotron2_parts(load_tacotron2(checkpoint, flags), precision)
+    """Tacotron 2's three parts as they are exported. See `tacotron2.loading.load_tacotron2` for `flags`, `symbols` and
+    errors."""
+    parts = tacotron2_parts(load_tacotron2(checkpoint, flags, symbols), precision)
     module, metadata = parts["decoder_iter"]
     return {**parts, "decoder_iter": (module, replace(metadata, int8_lstms=int8_decoder))}
 

@@ -346,8 +346,10 @@ def runtime_choice(args: argparse.Namespace) -> dict[str, Any]:
     return {name: getattr(args, name) for name in names}
 
 
-def given_flags(args: argparse.Namespace, *configs: type[Tacotron2Config] | type[WaveGlowConfig]) -> dict[str, Any]:
-    """The dimensions of model configurations that were given on the command line."""
+def given_flags(
+    args: argparse.Namespace, *configs: type[Tacotron2Config | WaveGlowConfig | AudioConfig]
+) -> dict[str, Any]:
+    """The values of configurations that were given on the command line."""
     names = {field.name for config in configs for field in dataclasses.fields(config)}
     return {name: value for name, value in vars(args).items() if name in names and value is not None}
 

@@ -116,6 +116,8 @@ class Voice:
         conditioning: Conditioning = "auto",
         work: WorkSettings | None = None,
         dimensions: Mapping[str, Any] | None = None,
+        sampling_rate: int | None = None,
+        symbols: str | Path | None = None,
     ) -> "Voice":
         """Loads PyTorch checkpoints of NVIDIA's layout.
 
@@ -126,6 +128,8 @@ class Voice:
             conditioning: "auto" computes WaveGlow's conditioning at the frames' rate where that loses nothing, "exact"
                 at the positions', a number at the frames' with that rank, which may be lossy.
             dimensions: what the checkpoints' configurations lack, by name.
+            sampling_rate: in Hz, of checkpoints that don't say it [22050].
+            symbols: a list of Tacotron 2's own; see `tacotron2.loading.load_tacotron2` [NVIDIA's].
 
         Raises:
             UserError: a checkpoint can't be used, or FP16 was asked for on a CPU.
@@ -135,8 +139,11 @@ class Voice:
             raise UserError(f"device {device}: PyTorch finds no NVIDIA GPU; use device cpu")
         if precision == "fp16" and device.type == "cpu":
             raise UserError("FP16 needs an NVIDIA GPU; run in FP32 on the CPU")
-        given = dict(dimensions or {})
-        models = load_tacotron2(Path(tacotron2), given), load_waveglow(Path(waveglow), given)
+        given = {**(dimensions or {}), **({} if sampling_rate is None else {"sampling_rate": sampling_rate})}
+        models = (
+            load_tacotron2(Path(tacotron2), given, Path(symbols) if symbols else None),
+            load_waveglow(Path(waveglow), given),
+        )
         return cls.from_models(*models, device, precision, fast, conditioning, work)
 
     @classmethod

@@ -1,13 +1,17 @@
 #!/usr/bin/env bash
 # Downloads NVIDIA's Tacotron 2 and WaveGlow checkpoints from NGC, and goes on where it was cut off.
 #
-#   bash scripts/download_checkpoints.sh [-o FOLDER] [--base-url URL]
+#   bash scripts/download_checkpoints.sh [-o FOLDER] [--base-url URL] [NAME...]
 #
+# NAME           nvidia_tacotron2pyt_fp16_20190427 and nvidia_waveglow256pyt_fp16 [the default], or their later versions
+#                nvidia_tacotron2pyt_fp16.pt (19.12.0) and nvidia_waveglow256pyt_fp16.pt (20.01.0), or torch.hub's:
+#                nvidia_tacotron2pyt_fp32_20190427, nvidia_waveglowpyt_fp16_20190427, nvidia_waveglowpyt_fp32_20190427
 # -o, --output   folder for the checkpoints [default: checkpoints/ in the project's folder]
 # --base-url     where the models lie [default: NGC's, or the environment's CHECKPOINTS_URL]
 #
-# NGC publishes no checksums: each file's SHA-256 is written down when it is first downloaded (downloads.sha256, beside
-# the files), and every later run checks the files against it; so does `sha256sum -c downloads.sha256`. Needs curl.
+# What torch.hub has downloaded before is copied from its cache. NGC publishes no checksums: each file's SHA-256 is
+# written down when it is first downloaded (downloads.sha256, beside the files), and every later run checks the files
+# against it; so does `sha256sum -c downloads.sha256`. Needs curl.
 
 # shellcheck source=scripts/lib.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -15,18 +19,32 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 show_help_if_asked "$@"
 folder=$ROOT/checkpoints
 base=${CHECKPOINTS_URL:-https://api.ngc.nvidia.com/v2/models/nvidia}
-files=(
+known=(
     tacotron2_pyt_ckpt_amp/versions/19.09.0/files/nvidia_tacotron2pyt_fp16_20190427
     waveglow_ckpt_amp_256/versions/19.10.0/files/nvidia_waveglow256pyt_fp16
+    tacotron2_pyt_ckpt_amp/versions/19.12.0/files/nvidia_tacotron2pyt_fp16.pt
+    waveglow_ckpt_amp_256/versions/20.01.0/files/nvidia_waveglow256pyt_fp16.pt
+    tacotron2_pyt_ckpt_fp32/versions/19.09.0/files/nvidia_tacotron2pyt_fp32_20190427
+    waveglow_ckpt_amp/versions/19.09.0/files/nvidia_waveglowpyt_fp16_20190427
+    waveglow_ckpt_fp32/versions/19.09.0/files/nvidia_waveglowpyt_fp32_20190427
 )
+files=()
 while (($#)); do
     case $1 in
         -o | --output) folder=$(flag_value "$@") || exit 2 ;;
         --base-url) base=$(flag_value "$@") || exit 2 ;;
-        *) fail "unknown flag $1 (--help lists the flags)" 2 ;;
+        -*) fail "unknown flag $1 (--help lists the flags)" 2 ;;
+        *)
+            mapfile -t found < <(printf '%s\n' "${known[@]}" | grep -- "/files/${1//./\\.}\$")
+            ((${#found[@]})) || fail "unknown checkpoint $1 (--help lists the names)" 2
+            files+=("${found[@]}")
+            shift
+            continue
+            ;;
     esac
     shift 2
 done
+((${#files[@]})) || files=("${known[@]:0:2}")
 [[ $base =~ ^https?:// ]] || fail "--base-url $base: must begin with https:// or http://"
 command -v curl >/dev/null || fail "curl is missing: sudo apt-get install curl, then run this again"
 mkdir -p -- "$folder" 2>/dev/null && [[ -w $folder ]] || fail "$folder: can't be written; choose another folder with -o"
@@ -101,17 +119,40 @@ record() {
     [[ -n $known ]] || printf '%s  %s\n' "$sum" "$1" >>downloads.sha256
 }
 
+# Prints the size of the file at $1; nothing if the server doesn't say it.
+server_size() {
+    curl --fail --silent --location --head --max-time 30 -- "$1" | tr -d '\r' |
+        awk 'tolower($1) == "content-length:" { print $2 }' | tail -n 1 || true
+}
+
+# Copies the file $2, which lies at $1 on the server, from torch.hub's cache; fails where it isn't there whole.
+take_from_torch_hub() {
+    local cache=${TORCH_HOME:-${XDG_CACHE_HOME:-${HOME:-}/.cache}/torch} place size
+    for place in "$cache/checkpoints/$2" "$cache/hub/checkpoints/$2"; do
+        [[ -f $place ]] || continue
+        size=$(server_size "$1")
+        if [[ -n $size && $size != "$(stat -c %s -- "$place")" ]]; then
+            echo "Note: $place is not whole, and is passed over"
+            continue
+        fi
+        { cp -- "$place" "$2.copy" && mv -- "$2.copy" "$2"; } || fail "$folder/$2: can't be written: free some space"
+        echo "$folder/$2: copied from $place; unverified, as NGC publishes no checksums"
+        return
+    done
+    return 1
+}
+
 # Checks a file that is there against its record; of one that was put there by hand only the size can be.
 check() {
-    local known size
-    known=$(known_sum "$2")
-    if [[ -n $known ]]; then
-        [[ $(sha256sum <"$2") == "$known "* ]] ||
+    local sum size
+    sum=$(known_sum "$2")
+    if [[ -n $sum ]]; then
+        [[ $(sha256sum <"$2") == "$sum "* ]] ||
             fail "$folder/$2: $(stat -c %s -- "$2") bytes, and not those that were first downloaded; delete it and run again"
         echo "$folder/$2: is there, and whole"
         return
     fi
-    size=$(curl --fail --silent --location --head --max-time 30 -- "$1" | tr -d '\r' | awk 'tolower($1) == "content-length:" { print $2 }' | tail -n 1) || size=''
+    size=$(server_size "$1")
     if [[ -z $size ]]; then
         echo "$folder/$2: is there; unverified, as it was not downloaded by this script and the server can't be asked"
     elif [[ $size == "$(stat -c %s -- "$2")" ]]; then
@@ -126,7 +167,7 @@ for file in "${files[@]}"; do
     name=${file##*/}
     if [[ -e $name ]]; then
         check "${base%/}/$file" "$name"
-    else
+    elif ! take_from_torch_hub "${base%/}/$file" "$name"; then
         echo "Downloading $name"
         download "${base%/}/$file" "$name"
         echo "$folder/$name: $(stat -c %s -- "$name") bytes, sha256 $(known_sum "$name")"

@@ -1,7 +1,8 @@
 """Installs the project into the Python that runs this script; scripts/lib.sh calls it. Needs only Python and pip.
 
-It is more than `pip install -e .` for two reasons. Without an NVIDIA driver it takes PyTorch's CPU build, which saves
-gigabytes of CUDA. And PyTorch, TensorRT and NumPy that NVIDIA's containers come with are kept as they are.
+It is more than `pip install -e .` for two reasons. Where there is neither an NVIDIA driver nor TensorRT it takes
+PyTorch's CPU build, which saves gigabytes of CUDA. And PyTorch, TensorRT and NumPy that NVIDIA's containers come with
+are kept as they are.
 """
 
 import argparse
@@ -30,9 +31,8 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 TRIED_TORCH = "torch==2.13.0"  # the release that the project was tested with
 # NVIDIA's builds of these would be lost to an upgrade.
 KEPT = re.compile(r"(torch|torchvision|torchaudio|numpy|.*triton|tensorrt([-_].*)?|(nvidia|cuda)[-_].*)", re.IGNORECASE)
-# Their own dependencies are not wanted: TensorRT itself, which machines without a GPU can't install, and a Python
-# wrapper of the server, where only the server's binary is used.
-WITHOUT_DEPENDENCIES = {"test": ("tensorrt-stubs==10.13.0.35.1", "nvidia-pytriton==0.7.0")}
+# Its own dependencies are not wanted: only the server's binary is used, not the Python around it.
+WITHOUT_DEPENDENCIES = {"test": ("nvidia-pytriton==0.7.0",)}
 
 
 def make_parser() -> ArgumentParser:
@@ -74,6 +74,11 @@ def has_nvidia_driver() -> bool:
     if Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi"):
         return True
     return ctypes.util.find_library("cuda") is not None
+
+
+def is_for_gpus() -> bool:
+    """There is a driver, or TensorRT: a container is built where there is no driver, and run where there is one."""
+    return has_nvidia_driver() or importlib.util.find_spec("tensorrt") is not None
 
 
 def canonicalize_name(name: str) -> str:
@@ -148,11 +153,11 @@ def project_requirements(purpose: str) -> "list[Requirement]":
 
 
 def install_torch(requirement: "Requirement") -> None:
-    """Installs PyTorch, the CPU build where there is no NVIDIA driver and it can be had. Raises UserError."""
+    """Installs PyTorch, the CPU build where no GPU is meant to run it and it can be had. Raises UserError."""
     if requirement.specifier.contains(installed_version("torch") or "0"):
         return
-    if has_nvidia_driver():
-        print("Installing PyTorch for the NVIDIA driver of this machine (several GB)", flush=True)
+    if is_for_gpus():
+        print("Installing PyTorch for NVIDIA GPUs (several GB)", flush=True)
         pip(str(requirement))
         return
     print("Installing PyTorch, without CUDA as there is no NVIDIA driver", flush=True)

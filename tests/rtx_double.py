@@ -1,14 +1,17 @@
 """What TensorRT-RTX has beyond `tests.trt_double`: building for other GPUs, asking whether a run can be captured."""
 
+import json
 import sys
 from enum import Enum
 from typing import Any
 
 from tests import trt_double
 from tests.trt_double import *  # noqa: F403  the API that TensorRT and TensorRT-RTX share
-from tests.trt_double import ExecutionContextAllocationStrategy, UndefinedBehaviour
+from tests.trt_double import ExecutionContextAllocationStrategy, IHostMemory, UndefinedBehaviour
 
 __version__ = "1.7.1"
+
+compiled: list[str] = []  # kernels, by their shapes, in order
 
 
 class BuilderFlag(Enum):
@@ -34,9 +37,6 @@ class IBuilderConfig(trt_double.IBuilderConfig):
         super().__init__()
         self._flags = {BuilderFlag.TF32}
 
-    def set_flag(self, flag: Any) -> None:
-        self._flags.add(flag)
-
     def set_compute_capability(self, compute_capability: ComputeCapability, index: int) -> bool:
         return index < self.num_compute_capabilities
 
@@ -46,12 +46,42 @@ class Builder(trt_double.Builder):
     _config_type = IBuilderConfig
 
 
+class IRuntimeCache:
+    """Kernels by the shapes that they were compiled for."""
+
+    __slots__ = ("_kernels",)
+
+    def __init__(self) -> None:
+        self._kernels: set[str] = set()
+
+    def deserialize(self, blob: bytes) -> bool:
+        machine, _, kernels = bytes(blob).partition(b"\n")
+        if machine != self._machine():
+            return False
+        self._kernels = set(json.loads(kernels))
+        return True
+
+    def serialize(self) -> IHostMemory:
+        return IHostMemory(self._machine() + b"\n" + json.dumps(sorted(self._kernels)).encode())
+
+    def _machine(self) -> bytes:
+        return f"kernels of {__version__} on {trt_double.GPU.name}".encode()
+
+
 class IRuntimeConfig:
-    __slots__ = ("_allocation", "dynamic_shapes_kernel_specialization_strategy")
+    __slots__ = ("_allocation", "_cache", "dynamic_shapes_kernel_specialization_strategy")
 
     def __init__(self) -> None:
         self.dynamic_shapes_kernel_specialization_strategy = DynamicShapesKernelSpecializationStrategy.LAZY
         self._allocation = ExecutionContextAllocationStrategy.STATIC
+        self._cache = IRuntimeCache()
+
+    def create_runtime_cache(self) -> IRuntimeCache:
+        return IRuntimeCache()
+
+    def set_runtime_cache(self, cache: IRuntimeCache) -> bool:
+        self._cache = cache
+        return True
 
     def set_execution_context_allocation_strategy(self, strategy: ExecutionContextAllocationStrategy) -> None:
         self._allocation = strategy
@@ -77,9 +107,14 @@ class IExecutionContext(trt_double.IExecutionContext):
         super().__init__(engine, config._allocation is ExecutionContextAllocationStrategy.USER_MANAGED)
         self._config = config
 
+    def _run(self) -> None:
+        kernel = str(sorted(self._shapes.items()))
+        if kernel not in self._config._cache._kernels:
+            compiled.append(kernel)
+            self._config._cache._kernels.add(kernel)
+        super()._run()
+
     def is_stream_capturable(self, stream: int) -> bool:
-        if not isinstance(stream, int):
-            raise TypeError("is_stream_capturable(): incompatible function arguments")
         if stream == trt_double.bindings.DEFAULT_STREAM:
             raise UndefinedBehaviour("CUDA can't capture its default stream")
         lazy = self._config.dynamic_shapes_kernel_specialization_strategy is (

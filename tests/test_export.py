@@ -23,6 +23,7 @@ from pipeline import Voice
 from pipeline.settings import SpeakSettings
 from pipeline.synthesizer import FailedPiece, SpokenPiece
 from tacotron2.loading import DEMO_TACOTRON2
+from tacotron2.text.symbols import SYMBOLS
 from tests.models import parts_of
 
 SIZES = [
@@ -191,11 +192,13 @@ def test_a_voice_is_one_command(
     tmp_path: Path, tiny_checkpoints: dict[str, Path], capsys: pytest.CaptureFixture
 ) -> None:
     checkpoints = [word for name, path in tiny_checkpoints.items() for word in (f"--{name}", str(path))]
-    argv = ["-o", str(tmp_path / "new"), "--fp16", "-s", "0.8", *checkpoints]
+    (tmp_path / "symbols.txt").write_text("\n".join(SYMBOLS))
+    given = ["--sampling-rate", "16000", "--symbols", str(tmp_path / "symbols.txt")]
+    argv = ["-o", str(tmp_path / "new"), "--fp16", "-s", "0.8", *checkpoints, *given]
     export_voice_script.main(export_voice_script.make_parser().parse_args(argv))
     assert {file.name for file in (tmp_path / "new").iterdir()} == {f"{part}.onnx" for part in PARTS}
     metadata = OnnxEngine(tmp_path / "new" / "waveglow.onnx", "waveglow").metadata
-    assert (metadata.precision, metadata.sigma) == ("fp16", 0.8)
+    assert (metadata.precision, metadata.sigma, metadata.audio.sampling_rate) == ("fp16", 0.8, 16000)
     assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [f"{part}.onnx" for part in PARTS]
 
 

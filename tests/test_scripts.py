@@ -492,6 +492,57 @@ def test_pytorch_without_cuda_is_preferred_where_there_is_no_driver(
     assert ("3 GB" in capsys.readouterr().out) == told
 
 
+def test_pytorch_with_cuda_goes_where_tensorrt_is_though_no_driver_is_there_yet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A container is built without a driver."""
+    machine = Torch(monkeypatch, (ANY,), driver=False, errors=NO_RELEASE)
+    monkeypatch.setattr(install.importlib.util, "find_spec", lambda name: name == "tensorrt" or None)
+    install.install_torch(Requirement("torch>=2"))
+    assert machine.asked == [ANY]
+
+
+def dockerfile() -> list[tuple[str, str]]:
+    """The Dockerfile's instructions and their arguments."""
+    lines = (REPOSITORY / "Dockerfile").read_text().splitlines()
+    return [(line.split(" ", 1)[0], line.split(" ", 1)[1]) for line in lines if line and not line.startswith("#")]
+
+
+def test_the_dockerfiles_steps_run_on_a_bare_machine(project: Project, tmp_path: Path) -> None:
+    """What it runs is run here, with doubles of pip; what it starts says its flags; what it copies is all there is."""
+    venv.create(tmp_path / "active")
+    instructions = dockerfile()
+    environment = project.environment | {"PYTHON": str(tmp_path / "active/bin/python")}
+    environment |= dict(pair.split("=", 1) for name, pair in instructions if name == "ENV")
+    steps = [command for name, command in instructions if name == "RUN"]
+    assert steps
+    for command in steps:
+        result = subprocess.run(
+            command, shell=True, cwd=project.root, env=environment, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr
+    assert any("--constraint" in call for call in project.pip_calls())
+    assert not (project.root / ".venv").exists()  # which the entry points would not look into
+    entries = [json.loads(words) for name, words in instructions if name == "ENTRYPOINT"]
+    for _, *script in entries:
+        result = subprocess.run(
+            [sys.executable, *script, "--help"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+        )
+        assert result.returncode == 0, result.stderr
+        assert "--host" in result.stdout
+    assert [words for name, words in instructions if name == "COPY"] == [". ."]
+
+
+def test_the_documented_docker_commands_fit_the_dockerfile() -> None:
+    documented = (REPOSITORY / "docs/tensorrt.md").read_text()
+    instructions = dockerfile()
+    release = next(words for name, words in instructions if name == "ARG").partition("=")[0]
+    stages = {words.split(" AS ")[1] for name, words in instructions if name == "FROM"}
+    assert f"--build-arg {release}=" in documented
+    assert set(re.findall(r"--target (\w+)", documented)) == stages
+    assert "--shm-size" in documented
+
+
 def test_pytorch_is_not_asked_for_again_when_the_network_is_down(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Torch(monkeypatch, (), False, NO_NETWORK)
     with pytest.raises(UserError, match="can't be reached"):
@@ -579,9 +630,10 @@ def server() -> Iterator[Server]:
         server.shutdown()
 
 
-def run_download(server: Server, folder: Path):
-    variables = {"RETRY_SECONDS": "0", "CHECKPOINTS_URL": f"http://127.0.0.1:{server.server_port}/models"}
-    script = [str(REPOSITORY / "scripts/download_checkpoints.sh"), "-o", str(folder)]
+def run_download(server: Server, folder: Path, *names: str, cache: str = "nowhere"):
+    url = f"http://127.0.0.1:{server.server_port}/models"
+    variables = {"RETRY_SECONDS": "0", "CHECKPOINTS_URL": url, "TORCH_HOME": str(cache)}
+    script = [str(REPOSITORY / "scripts/download_checkpoints.sh"), "-o", str(folder), *names]
     environment = os.environ | variables | {"no_proxy": "*"}
     return subprocess.run(script, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
@@ -600,6 +652,28 @@ def test_both_checkpoints_are_downloaded_once(server: Server, tmp_path: Path) ->
     assert_whole(again, tmp_path)
     assert "is there, and whole" in again.stdout
     assert len(server.requests) == 2
+
+
+def test_later_versions_are_downloaded_by_name(server: Server, tmp_path: Path) -> None:
+    later = dict.fromkeys(("nvidia_tacotron2pyt_fp16.pt", "nvidia_waveglow256pyt_fp16.pt"), b"later")
+    server.content |= later
+    assert_whole(run_download(server, tmp_path, *later), tmp_path, later)
+    assert_one_line_error(run_download(server, tmp_path, "nvidia_waveglow256pyt_fp16xpt"), "unknown checkpoint nvidia")
+
+
+@pytest.mark.parametrize("place", ["checkpoints", "hub/checkpoints"])
+def test_what_torch_hub_has_downloaded_is_taken_where_it_is_whole(server: Server, tmp_path: Path, place: str) -> None:
+    cache = tmp_path / "torch" / place
+    cache.mkdir(parents=True)
+    (cache / NAME).write_bytes(CONTENT[NAME])
+    (cache / OTHER).write_bytes(CONTENT[OTHER][:-1])  # torch.hub leaves what it was cut off at
+    folder = tmp_path / "checkpoints of mine"
+    result = run_download(server, folder, cache=str(tmp_path / "torch"))
+    assert result.returncode == 0, result.stderr
+    assert {name: (folder / name).read_bytes() for name in CONTENT} == CONTENT
+    assert server.requests == [(OTHER, None)]
+    assert f"copied from {cache / NAME}" in result.stdout
+    assert f"{cache / OTHER} is not whole" in result.stdout
 
 
 def test_cut_connection_is_resumed(server: Server, tmp_path: Path) -> None:

@@ -141,12 +141,17 @@ class TestWithTheDouble:
         monkeypatch.setattr(
             trt_double.Builder, "create_builder_config", lambda self: configs.append(create(self)) or configs[-1]
         )
-        build_engine(encoder, "encoder", folder, BuildOptions(workspace_mib=64, optimization_level=5))
+        portable = {"version_compatible": True, "same_compute_capability": True}
+        options = BuildOptions(workspace_mib=64, optimization_level=5, **portable)
+        build_engine(encoder, "encoder", folder, options)
         (config,) = configs
         assert config.max_aux_streams == 0
         assert config.builder_optimization_level == 5
         assert config.get_memory_pool_limit(trt_double.MemoryPoolType.WORKSPACE) == 64 << 20
         assert not config.get_flag(trt_double.BuilderFlag.TF32)
+        assert config.hardware_compatibility_level is trt_double.HardwareCompatibilityLevel.SAME_COMPUTE_CAPABILITY
+        assert config.get_flag(trt_double.BuilderFlag.VERSION_COMPATIBLE)
+        assert config.get_flag(trt_double.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
 
     def test_the_timing_cache_is_kept_and_checked(self, encoder: Path, folder: Path) -> None:
         cache = folder / "timing.cache"
@@ -265,6 +270,10 @@ class TestWithTheDouble:
             (["--waveglow", "{waveglow}", "--mel-size", "33,40,63"], "33,40,63: must hold a multiple of 32"),
             (["--encoder", "{encoder}", "--workspace", "0"], "--workspace 0: must be at least 1 MiB"),
             (["--encoder", "{encoder}", "--optimization-level", "9"], "must be between 0 and 5"),
+            (
+                ["--encoder", "{encoder}", "--version-compatible", "--compute-capability", "86"],
+                "are TensorRT's; leave --compute-capability out",
+            ),
         ],
     )
     def test_bad_flags_and_files_are_refused_before_anything_is_written(
@@ -362,6 +371,37 @@ def test_engines_of_rtx_are_built_and_opened_so_that_they_can_be_captured(
     expected = infer(OnnxEngine(tiny_folder / "postnet.onnx", "postnet"), mel_outputs=given)
     assert torch.equal(infer(engine, mel_outputs=given)["mel_outputs_postnet"], expected["mel_outputs_postnet"])
     engine.close()
+
+
+def test_kernels_of_rtx_are_kept_beside_the_engine_for_the_next_process(
+    tiny_folder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rtx_double.install(monkeypatch)
+    path = build_engine(tiny_folder / "postnet.onnx", "postnet", folder, BuildOptions(compute_capabilities=(75,))).path
+    cache = folder / "postnet_fp32.engine.cache"
+
+    def compiled_in_a_run() -> int:
+        rtx_double.compiled.clear()
+        engine = TensorRTEngine(path, "postnet")
+        infer(engine, mel_outputs=torch.randn(1, 80, 40))
+        engine.close()
+        return len(rtx_double.compiled)
+
+    assert compiled_in_a_run() == 1
+    kept = cache.read_bytes()
+    assert compiled_in_a_run() == 0
+    assert cache.read_bytes() == kept
+    monkeypatch.setattr(rtx_double, "__version__", "1.7.2")  # whose kernels they are not
+    cache_of_another = cache.read_bytes()
+    monkeypatch.setattr(bindings, "_loaded", {})
+    record = json.loads(record_path(path).read_text())
+    record_path(path).write_text(json.dumps({**record, "version": "1.7.2"}))
+    monkeypatch.setattr(trt_double, "__version__", "1.7.2")
+    path.write_bytes(trt_double.plan_like(path.read_bytes(), version="1.7.2"))
+    record |= {"plan_sha256": sha256_of(path), "plan_bytes": path.stat().st_size, "version": "1.7.2"}
+    record_path(path).write_text(json.dumps(record))
+    assert compiled_in_a_run() == 1
+    assert cache.read_bytes() != cache_of_another
 
 
 @pytest.mark.parametrize("reason", ["TensorRT-RTX says no", "TensorRT-RTX can't tell"])

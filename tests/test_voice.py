@@ -176,6 +176,16 @@ def test_checkpoints_speak_as_their_exported_files_do(voice: Voice, tiny_checkpo
             assert np.abs(found - expected).max() < 1e-3 * np.abs(expected).max()
 
 
+def test_the_rate_of_checkpoints_that_do_not_say_it_can_be_given(
+    tiny_checkpoints: dict[str, Path], tmp_path: Path
+) -> None:
+    with Voice.from_checkpoints(**tiny_checkpoints, sampling_rate=16000) as voice:
+        assert voice.speak("Hello there.", **SHORT).sampling_rate == 16000
+    (tmp_path / "symbols.txt").write_text("a\nb\n")
+    with pytest.raises(UserError, match=r"symbols\.txt: 2 symbols, but .* knows 148"):
+        Voice.from_checkpoints(**tiny_checkpoints, symbols=tmp_path / "symbols.txt")
+
+
 def test_a_gpu_that_is_not_there_is_said(tiny_checkpoints: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="FP16 needs an NVIDIA GPU"):
         Voice.from_checkpoints(**tiny_checkpoints, precision="fp16")

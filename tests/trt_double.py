@@ -37,6 +37,9 @@ from trt import bindings
 
 __version__ = "10.3.0"
 
+# What the lean runtime has too.
+RUNTIME = ("DataType", "TensorIOMode", "ExecutionContextAllocationStrategy", "LayerInformationFormat", "ILogger")
+RUNTIME += ("IHostMemory", "Runtime", "ICudaEngine", "IExecutionContext")
 STREAM = 0x5712EA  # the handle of the pretended streams
 CPU_ALIGNMENT = 16  # bytes; of NumPy's arrays, which on a CPU become tensors as they are
 _MAGIC = b"double-of-a-plan\n"
@@ -101,10 +104,19 @@ def install(monkeypatch: Any = None, module: ModuleType | None = None) -> None:
 
     if monkeypatch is None:
         sys.modules[name] = module
+        sys.modules["tensorrt_lean"] = lean_runtime()
         bindings.find_gpu = find_gpu
     else:
         monkeypatch.setitem(sys.modules, name, module)
+        monkeypatch.setitem(sys.modules, "tensorrt_lean", lean_runtime())
         monkeypatch.setattr(bindings, "find_gpu", find_gpu)
+
+
+def lean_runtime() -> ModuleType:
+    """What `tensorrt_lean` is: the runtime without builder and parser."""
+    lean = ModuleType("tensorrt_lean")
+    vars(lean).update({name: globals()[name] for name in (*RUNTIME, "__version__")})
+    return lean
 
 
 def _require_current(number: int, function: str) -> None:
@@ -146,6 +158,13 @@ class NetworkDefinitionCreationFlag(IntEnum):
 
 class BuilderFlag(Enum):
     TF32 = 7
+    VERSION_COMPATIBLE = 11
+    EXCLUDE_LEAN_RUNTIME = 12
+
+
+class HardwareCompatibilityLevel(Enum):
+    NONE = 0
+    SAME_COMPUTE_CAPABILITY = 2
 
 
 class MemoryPoolType(Enum):
@@ -287,8 +306,6 @@ class OnnxParser:
         return self._errors[index]
 
     def parse(self, model: bytes) -> bool:
-        if not isinstance(model, bytes | bytearray | memoryview):
-            raise TypeError("parse(): incompatible function arguments")
         try:
             session = _session(bytes(model))
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
@@ -332,6 +349,7 @@ class IBuilderConfig:
         "_pools",
         "_profiles",
         "builder_optimization_level",
+        "hardware_compatibility_level",
         "max_aux_streams",
         "progress_monitor",
     )
@@ -339,11 +357,15 @@ class IBuilderConfig:
     def __init__(self) -> None:
         self.max_aux_streams = -1
         self.builder_optimization_level = 3
+        self.hardware_compatibility_level = HardwareCompatibilityLevel.NONE
         self.progress_monitor: IProgressMonitor | None = None
         self._flags = {BuilderFlag.TF32}
         self._pools: dict[MemoryPoolType, int] = {}
         self._profiles: list[IOptimizationProfile] = []
         self._cache = ITimingCache(True)
+
+    def set_flag(self, flag: Any) -> None:
+        self._flags.add(flag)
 
     def clear_flag(self, flag: BuilderFlag) -> None:
         self._flags.discard(flag)
@@ -404,6 +426,7 @@ class Builder:
         header = {
             "version": __version__,
             "compute_capability": GPU.compute_capability,
+            "gpu": "any" if config.hardware_compatibility_level.value else GPU.name,
             "onnx_bytes": len(network._onnx),
             "profiles": [profile._shapes for profile in config._profiles],
             "aux_streams": max(0, config.max_aux_streams),
@@ -467,21 +490,20 @@ class Runtime:
         destroyed.append("Runtime")
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> "ICudaEngine | None":
-        if not isinstance(serialized_engine, bytes | bytearray | memoryview):
-            raise TypeError("deserialize_cuda_engine(): incompatible function arguments")
         plan = bytes(serialized_engine)
         if not plan.startswith(_MAGIC):
             _FirstLogger.error("IRuntime::deserializeCudaEngine: Error Code 1: Serialization (wrong magic tag)")
             return None
         header_line, _, model = plan.removeprefix(_MAGIC).partition(b"\n")
         header = json.loads(header_line)
-        if header["version"] != __version__:
+        portable = {"VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"} <= set(header["flags"])
+        if header["version"] != __version__ and not (portable and header["version"] < __version__):
             _FirstLogger.error(
                 "IRuntime::deserializeCudaEngine: Error Code 6: The engine plan file is not compatible with this "
                 f"version of TensorRT, expecting library version {header['version']} got {__version__}"
             )
             return None
-        if header["compute_capability"] != GPU.compute_capability:
+        if header["compute_capability"] != GPU.compute_capability or header["gpu"] not in ("any", GPU.name):
             _FirstLogger.error(
                 "IRuntime::deserializeCudaEngine: Error Code 6: The engine plan file is generated on an incompatible "
                 "device"
@@ -607,8 +629,6 @@ class IExecutionContext:
 
     def set_input_shape(self, name: str, shape: Sequence[int]) -> bool:
         _require_current(self._engine._gpu, "setInputShape")
-        if not isinstance(shape, tuple | list):
-            raise TypeError("set_input_shape(): incompatible function arguments")
         if name not in self._engine._inputs:
             return self._refuse("setInputShape", f"{name} is not an input")
         low, _, high = self._engine.get_tensor_profile_shape(name, 0)
@@ -653,8 +673,6 @@ class IExecutionContext:
         self._scratch = (memory, size)
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
-        if not isinstance(memory, int):
-            raise TypeError("set_tensor_address(): incompatible function arguments")
         if name not in self._engine._names:
             return self._refuse("setTensorAddress", f"Given invalid tensor name: {name}")
         _require_aligned(memory, name)
@@ -662,8 +680,6 @@ class IExecutionContext:
         return True
 
     def execute_async_v3(self, stream_handle: int) -> bool:
-        if not isinstance(stream_handle, int):
-            raise TypeError("execute_async_v3(): incompatible function arguments")
         _require_current(self._engine._gpu, "enqueueV3")
         missing = self.infer_shapes()
         if missing:

@@ -23,12 +23,18 @@ from common.errors import UserError
 if TYPE_CHECKING:
     import tensorrt
 
-Flavour = Literal["tensorrt", "tensorrt_rtx"]
+Flavour = Literal["tensorrt", "tensorrt_rtx", "tensorrt_lean"]
 
-PRODUCTS: dict[Flavour, str] = {"tensorrt": "TensorRT", "tensorrt_rtx": "TensorRT-RTX"}
+BUILDERS: tuple[Flavour, ...] = ("tensorrt", "tensorrt_rtx")  # in the order in which they are taken
+PRODUCTS: dict[Flavour, str] = {
+    "tensorrt": "TensorRT",
+    "tensorrt_rtx": "TensorRT-RTX",
+    "tensorrt_lean": "TensorRT's lean runtime",
+}
 INSTALL: dict[Flavour, str] = {
     "tensorrt": "pip install tensorrt, or NVIDIA's TensorRT container",
     "tensorrt_rtx": "pip install tensorrt-rtx-cu13",
+    "tensorrt_lean": "pip install tensorrt-lean",
 }
 TORCH_DTYPES = {
     "FLOAT": torch.float32,
@@ -123,16 +129,16 @@ class Gpu:
 _loaded: dict[ModuleType, TensorRT] = {}  # the first logger of a process wins in TensorRT, so each is made once
 
 
-def load(flavour: Flavour | None = None) -> TensorRT:
-    """Imports TensorRT, or TensorRT-RTX where TensorRT isn't installed.
+def load(*flavours: Flavour) -> TensorRT:
+    """Imports TensorRT in one of its flavours, the first that is installed.
 
     Args:
-        flavour: the one that it has to be; None takes either.
+        flavours: those that will do; none for what can build engines.
 
     Raises:
-        UserError: it isn't installed, can't be loaded, or is older than version 10.
+        UserError: none is installed or can be loaded, or it is older than version 10.
     """
-    flavours: tuple[Flavour, ...] = (flavour,) if flavour else ("tensorrt", "tensorrt_rtx")
+    flavours = flavours or BUILDERS
     problems = []
     for name in flavours:
         try:
@@ -144,7 +150,7 @@ def load(flavour: Flavour | None = None) -> TensorRT:
         except (ImportError, OSError, RuntimeError) as error:  # a library that it needs is missing
             problems.append(f"{name} can't be loaded: {error}")
             continue
-        if hasattr(module, "Builder"):  # type stubs alone make a folder that imports as an empty module
+        if hasattr(module, "Runtime"):  # type stubs alone make a folder that imports as an empty module
             return _wrap(module, name)
     why = one_line("; ".join(problems)) or f"{' or '.join(PRODUCTS[name] for name in flavours)} is not installed"
     raise UserError(f"{why}; install it ({INSTALL[flavours[0]]}), or run the .onnx files instead")
@@ -154,7 +160,7 @@ def _wrap(module: ModuleType, flavour: Flavour) -> TensorRT:
     if module not in _loaded:
         api: Any = module
         version = str(api.__version__)
-        if flavour == "tensorrt" and _numbers(version) < (10,):
+        if flavour != "tensorrt_rtx" and version_numbers(version) < (10,):
             raise UserError(f"TensorRT {version} is too old; install version 10 or later ({INSTALL[flavour]})")
         errors = ErrorLog()
         _loaded[module] = TensorRT(api, flavour, version, _make_logger(api, errors), errors)
@@ -196,7 +202,7 @@ def find_gpu(device: torch.device | str | None = None) -> Gpu:
 
 def check_supported(tensorrt: TensorRT, gpu: Gpu) -> None:
     """Raises UserError for a GPU that this release of TensorRT is known to have left behind."""
-    if tensorrt.flavour == "tensorrt" and gpu.compute_capability < 75 and _numbers(tensorrt.version) >= (10, 5):
+    if tensorrt.flavour == "tensorrt" and gpu.compute_capability < 75 and version_numbers(tensorrt.version) >= (10, 5):
         raise UserError(
             f"TensorRT {tensorrt.version} no longer runs on {gpu.name} (compute capability "
             f"{dotted(gpu.compute_capability)}); install TensorRT 10.0 to 10.4"
@@ -208,7 +214,8 @@ def dotted(compute_capability: int) -> str:
     return f"{compute_capability // 10}.{compute_capability % 10}"
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def version_numbers(version: str) -> tuple[int, ...]:
+    """ "10.13.2" -> (10, 13, 2), which can be compared."""
     return tuple(int(number) for number in re.findall(r"\d+", version))
 
 

@@ -43,6 +43,8 @@ class BuildOptions:
     optimization_level: int | None = None  # 0 to 5
     compute_capabilities: tuple[int, ...] = ()  # TensorRT-RTX alone: the GPUs to build for, 75 for 7.5
     timing_cache: Path | None = None
+    version_compatible: bool = False  # TensorRT alone: later versions and the lean runtime run it too
+    same_compute_capability: bool = False  # TensorRT alone: other models of GPU of the same compute capability run it
 
     def check(self) -> None:
         """Raises UserError for values that no engine can be built with."""
@@ -54,6 +56,10 @@ class BuildOptions:
             raise UserError(f"--workspace {self.workspace_mib}: must be at least 1 MiB")
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
             raise UserError(f"--optimization-level {self.optimization_level}: must be between 0 and 5")
+        if self.compute_capabilities and (self.version_compatible or self.same_compute_capability):
+            raise UserError(
+                "--version-compatible and --same-compute-capability are TensorRT's; leave --compute-capability out"
+            )
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ def build_engine(
     if part == "waveglow" and grains_within(options.mel.min, options.mel.max) is None:
         raise UserError(f"--mel-size {options.mel}: must hold a multiple of {GRAIN}, in which WaveGlow is run")
     metadata = read_onnx_metadata(onnx_path, part)
-    trt = bindings.load("tensorrt_rtx" if options.compute_capabilities else None)
+    trt = load_builder(options)
     gpu_name, capabilities = _target(trt, options)
     record = EngineRecord(
         metadata=metadata,
@@ -106,6 +112,8 @@ def build_engine(
         profile={symbol: getattr(options, symbol) for symbol in contract_of(metadata).symbols},
         workspace_mib=options.workspace_mib,
         optimization_level=options.optimization_level,
+        version_compatible=options.version_compatible,
+        same_compute_capability=options.same_compute_capability,
         onnx_sha256=sha256_of(onnx_path),
         plan_sha256="",
         plan_bytes=0,
@@ -125,6 +133,15 @@ def build_engine(
         if cache is not None:  # after the engine, which took minutes
             timing_cache.save(config, cache)
     return Built(path, existing, seconds)
+
+
+def load_builder(options: BuildOptions) -> TensorRT:
+    """The TensorRT that builds what the options ask for. Raises UserError if it isn't installed."""
+    if options.compute_capabilities:
+        return bindings.load("tensorrt_rtx")
+    if options.version_compatible or options.same_compute_capability:
+        return bindings.load("tensorrt")
+    return bindings.load()
 
 
 def read_onnx_metadata(path: Path, part: Part) -> ModelMetadata:
@@ -235,6 +252,15 @@ def _configure(trt: TensorRT, config: tensorrt.IBuilderConfig, record: EngineRec
         config.builder_optimization_level = record.optimization_level
     if record.workspace_mib is not None:
         config.set_memory_pool_limit(trt.api.MemoryPoolType.WORKSPACE, record.workspace_mib * MIB)
+    if record.version_compatible:
+        config.set_flag(trt.api.BuilderFlag.VERSION_COMPATIBLE)
+        # The plan would carry a runtime of its own, which is code: who opens it brings one along.
+        config.set_flag(trt.api.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
+    if record.same_compute_capability:
+        level = getattr(trt.api.HardwareCompatibilityLevel, "SAME_COMPUTE_CAPABILITY", None)
+        if level is None:
+            raise UserError(f"{trt.product} {trt.version} has no --same-compute-capability; install a later one")
+        config.hardware_compatibility_level = level
     if trt.flavour == "tensorrt_rtx":
         rtx: Any = config  # what follows is TensorRT-RTX's alone
         if hasattr(trt.api.BuilderFlag, "REQUIRE_USER_ALLOCATION"):

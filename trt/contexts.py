@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,10 +14,13 @@ from torch import Tensor
 
 from common.contract import Contract
 from common.errors import UserError
-from trt.bindings import Gpu, TensorRT, shape_tuple
+from common.files import written_whole
+from trt.bindings import Gpu, TensorRT, one_line, shape_tuple
 
 if TYPE_CHECKING:
     import tensorrt
+
+_log = logging.getLogger(__name__)
 
 
 class Workspace:
@@ -62,6 +67,7 @@ class Contexts:
     Args:
         refusal: makes an error of what TensorRT refused and the reasons that it logged.
         largest_scratch: give every context the scratch memory of the profile's largest sizes, not of its own sizes.
+        runtime_cache: the file that TensorRT-RTX's compiled kernels are kept in.
     """
 
     def __init__(
@@ -72,6 +78,7 @@ class Contexts:
         contract: Contract,
         refusal: Callable[[str], UserError],
         largest_scratch: bool,
+        runtime_cache: Path,
     ) -> None:
         self._engine: tensorrt.ICudaEngine | None = engine
         self._trt = trt
@@ -79,7 +86,7 @@ class Contexts:
         self._contract = contract
         self._refusal = refusal
         self._largest_scratch = largest_scratch
-        self._config = _runtime_config(trt, engine)
+        self._config, self._save_kernels = _runtime_config(trt, engine, runtime_cache)
         self._slots: list[Slot] = []  # every slot, free or taken
         self._free: list[Slot] = []
 
@@ -107,6 +114,8 @@ class Contexts:
 
     def close(self) -> None:
         """Destroys all contexts, taken ones too. The GPU must have finished with them."""
+        self._save_kernels()
+        self._save_kernels = _nothing  # and TensorRT-RTX's cache is released
         self._free.clear()
         for slot in self._slots:
             slot.context = None
@@ -134,7 +143,10 @@ class Contexts:
         for spec in self._contract.inputs:
             if not context.set_input_shape(spec.name, spec.resolve(sizes)):
                 raise self._refusal(f"refused the shape {list(spec.resolve(sizes))} of {spec.name}")
-        missing = context.infer_shapes()
+        try:
+            missing = context.infer_shapes()
+        except RuntimeError as error:  # its answer to sizes that don't go together
+            raise self._refusal(f"can't infer its shapes ({one_line(str(error))})") from error
         if missing:
             raise self._refusal(f"has no shape for {', '.join(missing)}")
         for spec in self._contract.outputs:
@@ -153,21 +165,53 @@ class Contexts:
         return largest_scratch_bytes(self._engine) if self._largest_scratch else scratch_bytes
 
 
-def _runtime_config(trt: TensorRT, engine: tensorrt.ICudaEngine) -> Any:
-    """What contexts are created with: the caller manages their memory, and kernels are compiled at the first run.
+def _runtime_config(trt: TensorRT, engine: tensorrt.ICudaEngine, cache: Path) -> tuple[Any, Callable[[], None]]:
+    """What contexts are created with, and what keeps their kernels for the next process.
 
-    TensorRT-RTX specialises kernels to shapes in the background by default, and puts them in place between two runs: a
-    CUDA graph captured before would keep the slow ones.
+    The caller manages the contexts' memory, and kernels are compiled at the first run. TensorRT-RTX specialises kernels
+    to shapes in the background by default, and puts them in place between two runs: a CUDA graph captured before would
+    keep the slow ones.
     """
     strategy = trt.api.ExecutionContextAllocationStrategy.USER_MANAGED
     if not hasattr(trt.api, "DynamicShapesKernelSpecializationStrategy"):
-        return strategy
+        return strategy, _nothing
     rtx: Any = engine
     config = rtx.create_runtime_config()
     config.set_execution_context_allocation_strategy(strategy)
     eager = trt.api.DynamicShapesKernelSpecializationStrategy.EAGER
     config.dynamic_shapes_kernel_specialization_strategy = eager
-    return config
+    return config, _kept_kernels(config, cache)
+
+
+def _kept_kernels(config: Any, path: Path) -> Callable[[], None]:
+    """Gives TensorRT-RTX the kernels that an earlier process compiled, if they are still good for this GPU, driver and
+    version. Returns what writes them, with those that were compiled since; a failure is logged."""
+    if not hasattr(config, "create_runtime_cache"):  # an older TensorRT-RTX
+        return _nothing
+    cache = config.create_runtime_cache()
+    try:
+        before = path.read_bytes()
+    except OSError:
+        before = b""
+    if before and not cache.deserialize(before):
+        _log.info("%s: of another GPU, driver or TensorRT-RTX; kernels are compiled anew", path)
+    config.set_runtime_cache(cache)
+
+    def save() -> None:
+        content = cache.serialize()
+        if content is None or bytes(content) == before:
+            return
+        try:
+            with written_whole(path) as temporary:
+                temporary.write_bytes(content)
+        except OSError as error:
+            _log.info("%s: compiled kernels were not kept (%s)", path, error.strerror or error)
+
+    return save
+
+
+def _nothing() -> None:
+    pass
 
 
 def largest_scratch_bytes(engine: tensorrt.ICudaEngine) -> int:

@@ -16,7 +16,17 @@ from common.engine import Range, check_bound, closed
 from common.errors import EngineFailure, UserError
 from common.metadata import Part
 from trt import bindings
-from trt.bindings import DEFAULT_STREAM, PRODUCTS, Gpu, TensorRT, dotted, shape_tuple, tensor_spec
+from trt.bindings import (
+    DEFAULT_STREAM,
+    PRODUCTS,
+    Flavour,
+    Gpu,
+    TensorRT,
+    dotted,
+    shape_tuple,
+    tensor_spec,
+    version_numbers,
+)
 from trt.contexts import Contexts, Slot, described, workspace_of
 from trt.record import BUILD_AGAIN, EngineRecord, check_part, profile_shapes, read_plan, read_record
 
@@ -119,7 +129,13 @@ class TensorRTEngine:
                 raise self.error("could not be opened", BUILD_AGAIN)
             self.limits: Mapping[str, Range] = self._check_tensors(self._engine)
             self._contexts = Contexts(
-                self._engine, self._trt, self.gpu, self.contract, self.error, largest_scratch=largest_scratch
+                self._engine,
+                self._trt,
+                self.gpu,
+                self.contract,
+                self.error,
+                largest_scratch,
+                runtime_cache=path.with_name(path.name + ".cache"),
             )
 
     @property
@@ -134,7 +150,7 @@ class TensorRTEngine:
         """Whether bound runs may be captured into CUDA graphs: always with TensorRT; TensorRT-RTX is asked once, at the
         sizes that the engine is tuned for. Where the answer is no, a warning is logged. Raises UserError as `bind`."""
         if self._capturable is None:
-            self._capturable = self._trt.flavour == "tensorrt" or self._bound_to_nothing().capturable()
+            self._capturable = self._trt.flavour != "tensorrt_rtx" or self._bound_to_nothing().capturable()
             if not self._capturable:
                 _log.warning(
                     "%s: %s can't record it in a CUDA graph; the host launches it at each step, which is slower",
@@ -258,11 +274,20 @@ class TensorRTEngine:
 
 
 def tensorrt_of(name: str, record: EngineRecord) -> TensorRT:
-    """The TensorRT that an engine was built by. Raises UserError if it is another or missing."""
+    """The TensorRT that runs an engine: what it was built by, or if it may, a later version or the lean runtime.
+
+    Raises:
+        UserError: none of them is installed.
+    """
+    flavours: tuple[Flavour, ...] = (
+        (record.flavour, "tensorrt_lean") if record.version_compatible else (record.flavour,)
+    )
     try:
-        trt = bindings.load(record.flavour)
+        trt = bindings.load(*flavours)
     except UserError as error:
         raise UserError(f"{name} was built by {PRODUCTS[record.flavour]} {record.version}: {error}") from error
+    if record.version_compatible and version_numbers(trt.version) >= version_numbers(record.version):
+        return trt
     if trt.version != record.version:
         raise UserError(f"{name}: built by {trt.product} {record.version}, but this is {trt.version}; {BUILD_AGAIN}")
     return trt
@@ -278,5 +303,11 @@ def gpu_for(name: str, record: EngineRecord, device: torch.device | str | None =
         raise UserError(
             f"{name}: built by {record.built_by}, but this GPU is {gpu.name}, compute capability "
             f"{dotted(gpu.compute_capability)}; {BUILD_AGAIN} on this machine"
+        )
+    # TensorRT would try it: its kernels were chosen for the number of multiprocessors and the memory of one model.
+    if record.flavour == "tensorrt" and not record.same_compute_capability and gpu.name != record.gpu:
+        raise UserError(
+            f"{name}: built for {record.gpu}, but this GPU is {gpu.name}; {BUILD_AGAIN} on this machine, or with "
+            "--same-compute-capability for both"
         )
     return gpu

@@ -7,7 +7,6 @@ from pathlib import Path
 from common.cli import ArgumentParser, run
 from common.contract import TensorSpec, contract_of
 from common.errors import UserError
-from trt.bindings import load
 from trt.contexts import largest_scratch_bytes
 from trt.engine import TensorRTEngine, gpu_for, tensorrt_of
 from trt.record import EngineRecord, profile_shapes, read_plan, read_record
@@ -54,10 +53,13 @@ def describe_record(record: EngineRecord) -> list[str]:
     voice = f", {metadata.voice}" if metadata.voice else ""
     workspace = "no limit" if record.workspace_mib is None else f"at most {record.workspace_mib} MiB"
     level = "TensorRT's default" if record.optimization_level is None else str(record.optimization_level)
+    versions = "this version and later ones" if record.version_compatible else "this version alone"
+    gpus = "any GPU of its compute capability" if record.same_compute_capability else "the GPUs that it was built for"
     return [
         f"  Part         {metadata.part}, {metadata.precision.upper()}{voice}",
         f"  Built by     {record.built_by}",
         f"  Built with   workspace {workspace}, optimization level {level}",
+        f"  Runs on      {versions}; {gpus}",
         f"  Plan         {record.plan_bytes / MB:.1f} MB, sha256 {record.plan_sha256}",
         f"  ONNX file    sha256 {record.onnx_sha256}",
         f"  Profile      {'; '.join(f'{symbol} {sizes}' for symbol, sizes in record.profile.items())} (min,opt,max)",
@@ -88,8 +90,11 @@ def describe_engine(engine: TensorRTEngine, layers: bool) -> list[str]:
         f"  Scratch      {largest_scratch_bytes(cuda_engine) / MB:.1f} MB for the largest shapes",
         f"  Layers       {cuda_engine.num_layers}{'' if layers else ' (--layers lists them)'}",
     ]
-    if layers:
-        form = load(engine.record.flavour).api.LayerInformationFormat.JSON
+    api = tensorrt_of(engine.name, engine.record).api
+    if layers and not hasattr(api, "EngineInspector"):
+        lines.append("    the lean runtime can't list them")
+    elif layers:
+        form = api.LayerInformationFormat.JSON
         with engine.gpu.current():
             inspector = cuda_engine.create_engine_inspector()
             described = [inspector.get_layer_information(i, form) for i in range(cuda_engine.num_layers)]

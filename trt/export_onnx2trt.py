@@ -12,8 +12,7 @@ from common.engine import part_flag
 from common.errors import UserError
 from common.files import output_folder
 from common.metadata import PARTS, Part
-from trt import bindings
-from trt.build import BuildOptions, Built, build_engine, check_precision, read_onnx_metadata
+from trt.build import BuildOptions, Built, build_engine, check_precision, load_builder, read_onnx_metadata
 from trt.record import SizeRange
 
 MB = 1e6
@@ -49,6 +48,14 @@ def make_parser() -> ArgumentParser:
         help="build with TensorRT-RTX for these GPUs, none of which has to be there: 75 for T4, 86 for A10 or RTX 30, "
         "89 for L4 or RTX 40, 120 for RTX 50 (75 runs fastest when it is built alone)",
     )
+    building.add_argument(
+        "--version-compatible", action="store_true", help="for later versions of TensorRT and its lean runtime too"
+    )
+    building.add_argument(
+        "--same-compute-capability",
+        action="store_true",
+        help="for other models of GPU of the same compute capability too, such as H100 and H200",
+    )
     building.add_argument("--force", action="store_true", help="build even what is up to date")
     building.add_argument("--verbose", action="store_true", help="show what TensorRT logs")
     return parser
@@ -78,6 +85,8 @@ def main(args: argparse.Namespace) -> None:
         optimization_level=args.optimization_level,
         compute_capabilities=tuple(args.compute_capability),
         timing_cache=args.timing_cache_file,
+        version_compatible=args.version_compatible,
+        same_compute_capability=args.same_compute_capability,
     )
     options.check()
     paths: dict[Part, Path] = {part: getattr(args, part) for part in PARTS if getattr(args, part) is not None}
@@ -86,8 +95,7 @@ def main(args: argparse.Namespace) -> None:
     for part, path in paths.items():  # all files are looked at before the first is built, which may take minutes
         check_precision(path, read_onnx_metadata(path, part), args.fp16)
     folder = output_folder(args.output)
-    rtx = bindings.load("tensorrt_rtx" if options.compute_capabilities else None).flavour == "tensorrt_rtx"
-    if rtx and options.timing_cache is not None:
+    if load_builder(options).flavour == "tensorrt_rtx" and options.timing_cache is not None:
         print("Note: TensorRT-RTX measures nothing when it builds; -tcf has no effect")
     for part, path in paths.items():
         with tqdm(

@@ -20,7 +20,7 @@ from common.errors import UserError
 from common.metadata import ModelMetadata, Part, check_format, check_keys
 from trt.bindings import PRODUCTS, Flavour, dotted
 
-RECORD_FORMAT = 2  # raised when the record changes
+RECORD_FORMAT = 3  # raised when the record changes
 BUILD_AGAIN = "build it again with trt/export_onnx2trt.py"
 
 
@@ -47,6 +47,8 @@ class EngineRecord:
     profile: Mapping[str, SizeRange]  # by symbol: batch, text, mel
     workspace_mib: int | None
     optimization_level: int | None
+    version_compatible: bool  # later versions of TensorRT run it too, and the lean runtime
+    same_compute_capability: bool  # other models of GPU run it too, if they have its compute capability
     onnx_sha256: str
     plan_sha256: str
     plan_bytes: int

@@ -6,12 +6,14 @@ file, in FP16 without infinities; and that the whole pipeline on them says the s
 
 import argparse
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import onnxruntime
@@ -100,7 +102,7 @@ def main(args: argparse.Namespace) -> None:
     ]
     print("\n".join(report), flush=True)
     checks: list[Check] = []
-    for check in verify(args.models, folder, precision, args.batch_size):
+    for check in verify(args.models, folder, precision, args.batch_size, tensorrt):
         checks.append(check)
         report.append(f"| {check.name} | {'passed' if check.passed else 'FAILED'} | {check.detail} |")
         print(report[-1], flush=True)
@@ -114,7 +116,9 @@ def main(args: argparse.Namespace) -> None:
         raise UserError(f"{failed} of {len(checks)} checks failed")
 
 
-def verify(models: Path | None, folder: Path, precision: Precision, batch: SizeRange) -> Iterator[Check]:
+def verify(
+    models: Path | None, folder: Path, precision: Precision, batch: SizeRange, tensorrt: bindings.TensorRT
+) -> Iterator[Check]:
     """Yields one `Check` after another; what later ones need and earlier ones failed to give, they don't check."""
     if models is None:
         models = folder / f"onnx_{precision}"
@@ -123,9 +127,10 @@ def verify(models: Path | None, folder: Path, precision: Precision, batch: SizeR
     files = {part: models / f"{part}.onnx" for part in PARTS}
     paths: dict[Part, Path] = {}
     for part in PARTS:
-        yield _checked(f"build {part}", partial(_build, files[part], part, folder, batch, paths))
+        yield _checked(f"build {part}", partial(_build, files[part], part, folder, BuildOptions(batch=batch), paths))
     for part in paths:
         yield _checked(f"{part} as ONNX Runtime", partial(_parity, paths[part], files[part], part, batch))
+    yield from _portable(files["postnet"], folder, tensorrt, batch)
     for part in paths:
         yield _checked(f"{part} in scratch memory of its own sizes", partial(_scratch, paths[part], part))
     if len(paths) < len(PARTS):
@@ -148,8 +153,8 @@ def _checked(name: str, check: Callable[[], str]) -> Check:
         return Check(name, False, " ".join(f"{type(error).__name__}: {error}".split()))
 
 
-def _build(file: Path, part: Part, folder: Path, batch: SizeRange, paths: dict[Part, Path]) -> str:
-    built = build_engine(file, part, folder, BuildOptions(batch=batch), force=True)
+def _build(file: Path, part: Part, folder: Path, options: BuildOptions, paths: dict[Part, Path]) -> str:
+    built = build_engine(file, part, folder, options, force=True)
     paths[part] = built.path
     return f"{built.seconds:.1f} s, {built.record.plan_bytes / 1e6:.1f} MB"
 
@@ -177,6 +182,34 @@ def _parity(path: Path, file: Path, part: Part, batch: SizeRange) -> str:
                     worst <= tolerance, f"{name} differs by {worst:.1e} of its range at {sizes}, over {tolerance:.0e}"
                 )
     return f"largest difference {worst:.1e} of the output's range, tolerance {tolerance:.0e}"
+
+
+def _portable(file: Path, folder: Path, tensorrt: bindings.TensorRT, batch: SizeRange) -> Iterator[Check]:
+    """What only one of TensorRT's products offers: engines for other versions and GPUs, or kernels that are kept."""
+    if tensorrt.flavour == "tensorrt_rtx":
+        yield _checked("compiled kernels are kept", partial(_kept_kernels, folder))
+        return
+    paths: dict[Part, Path] = {}
+    options = BuildOptions(batch=batch, version_compatible=True, same_compute_capability=True)
+    portable = output_folder(folder / "portable")
+    yield _checked("build a version-compatible postnet", partial(_build, file, "postnet", portable, options, paths))
+    if not paths:
+        return
+    parity = partial(_parity, paths["postnet"], file, "postnet", batch)
+    yield _checked("version-compatible postnet as ONNX Runtime", parity)
+    with mock.patch.dict(sys.modules, {"tensorrt": None}):
+        try:
+            lean = bindings.load("tensorrt_lean")
+        except UserError:
+            return  # it isn't installed
+        yield _checked(f"version-compatible postnet on the lean runtime {lean.version}", parity)
+
+
+def _kept_kernels(folder: Path) -> str:
+    """Those that the checks before compiled."""
+    kept = {path.name: path.stat().st_size for path in folder.glob("*.engine.cache")}
+    _require(len(kept) == len(PARTS), f"kept for {len(kept)} of {len(PARTS)} engines")
+    return f"{sum(kept.values()) / 1e6:.1f} MB"
 
 
 def _scratch(path: Path, part: Part) -> str:

@@ -1,0 +1,260 @@
+"""Files of weights as data: both formats of torch.save, safetensors, and NeMo's archives. No code of a file is run.
+
+A pickle may ask for any class or function. Those of PyTorch that make tensors are given; those that checkpoints hold
+beside tensors (`INERT_NAMES`) get stand-ins, so that pickled models and training state are data too; all others are
+refused. Where PyTorch's own unpickler for weights can read a file, it does.
+"""
+
+import codecs
+import functools
+import io
+import json
+import pickle
+import pickletools
+import re
+import tarfile
+import warnings
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from typing import IO, Any
+
+import torch
+
+from common.errors import UserError
+
+# Names that are read as stand-ins: WaveGlow pickled as a module, and what training scripts keep beside the weights.
+INERT_NAMES = re.compile(
+    r"glow\.\w+"
+    r"|torch\.nn\.(modules|parallel|utils|backends)\.[\w.]+"
+    r"|numpy\.(dtype|ndarray|_?core\.multiarray\.(scalar|_reconstruct))"
+    r"|torch\.(device|bfloat16|(float|int|uint)\d+|bool)"
+    r"|argparse\.Namespace|pathlib\.\w*Path"
+    r"|builtins\.(set|frozenset|list|dict|tuple|int|float|bool|str)"
+)
+# Where the weights are in what training scripts save; the first that is there counts.
+WEIGHT_KEYS = ("state_dict", "model", "model_state_dict", "ema")
+# Parts of names that wrappers add: DistributedDataParallel, torch.compile, Lightning, averaged weights, NeMo.
+WRAPPERS = {"module", "_orig_mod", "model", "ema", "waveglow"}
+# What is found in the place of a checkpoint, by how it begins.
+_NO_CHECKPOINTS = {
+    b"version h": "a Git LFS pointer in the place of the file; fetch the file with git lfs pull",
+    b"<": "a web page in the place of the file; download it in a browser",
+    b"\x08": "an ONNX file, not a checkpoint; what runs it is inference_trt.py",
+}
+_NEMO_WEIGHTS, _NEMO_CONFIG = "model_weights.ckpt", "model_config.yaml"
+_SAFETENSORS_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_SAFETENSORS_DTYPES |= {"I64": torch.int64, "I32": torch.int32, "U8": torch.uint8, "BOOL": torch.bool}
+
+
+class Inert(dict):
+    """Stands in for an object of any class: keeps its attributes, or its items, and does nothing."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        if isinstance(state, dict):
+            self.update(state)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint as data.
+
+    Returns:
+        what the file holds, with "state_dict": tensors on the CPU by name, the names as the model has them.
+
+    Raises:
+        UserError: the file is missing, can't be read, asks to run code or holds no weights.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint; see scripts/download_checkpoints.sh or give another path")
+    try:
+        content = _read(path)
+        state = _weights_in(content)
+    except (OSError, UserError):
+        raise
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path}: {_unpickling_problem(str(error))}") from error
+    except Exception as error:  # torch raises RuntimeError, EOFError, KeyError, ValueError... for damaged files
+        raise UserError(f"{path}: not a readable PyTorch checkpoint (truncated or damaged?); get it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}, not a checkpoint with a state_dict")
+    if not state:
+        raise UserError(f"{path}: holds no state_dict; give a checkpoint of Tacotron 2 or WaveGlow")
+    return {**content, "state_dict": _unwrapped(state)}
+
+
+def _read(path: Path) -> Any:
+    if _head(path)[8:] == b"{":
+        return _read_safetensors(path)
+    if tarfile.is_tarfile(path):
+        return _read_nemo(path)
+    return _read_pickled(path, str(path))
+
+
+def _read_pickled(file: Path | IO[bytes], where: str) -> Any:
+    """What torch.save wrote, in either of its formats."""
+    if not zipfile.is_zipfile(file):
+        for head, kind in _NO_CHECKPOINTS.items():
+            if _head(file).startswith(head):
+                raise UserError(f"{where}: {kind}")
+        # PyTorch would take other files for its programs or for archives, and read them with less care.
+        if _head(file)[:1] != pickle.PROTO or tarfile.is_tarfile(_rewound(file)):
+            raise ValueError("no pickle")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the source of a pickled class can't be found
+            return torch.load(_rewound(file), map_location="cpu", weights_only=False, pickle_module=_LEGACY_PICKLE)
+    with zipfile.ZipFile(file) as archive:
+        members = archive.namelist()
+        pickled = [name for name in members if name.endswith("/data.pkl")]
+        if not pickled:
+            raise UserError(f"{where}: an archive of {', '.join(members[:3])}; unpack it and give what is inside")
+        if any(name.endswith("/constants.pkl") for name in members):
+            raise UserError(f"{where}: a TorchScript program, not weights; save its state_dict() and give that")
+        opcodes = pickletools.genops(archive.read(pickled[0]))
+        asked = {str(argument).replace(" ", ".") for code, argument, _ in opcodes if code.name == "GLOBAL"}
+    names = [name.replace("__builtin__.", "builtins.") for name in asked]
+    stand_ins: list[Any] = [(stand_in, name) for name in names if (stand_in := _stand_in(name)) is not None]
+    with torch.serialization.safe_globals(stand_ins):
+        return torch.load(_rewound(file), map_location="cpu", weights_only=True, mmap=isinstance(file, Path))
+
+
+def _head(file: Path | IO[bytes]) -> bytes:
+    with open(file, "rb") if isinstance(file, Path) else nullcontext(_rewound(file)) as stream:
+        return stream.read(9)
+
+
+def _rewound(file: Any) -> Any:
+    if not isinstance(file, Path):
+        file.seek(0)
+    return file
+
+
+@functools.cache
+def _stand_in(name: str) -> Any:
+    """What stands in for a name, which it keeps; None for a name that is refused."""
+    if name == "collections.defaultdict":
+        return _without_default  # PyTorch's unpickler puts items into plain dictionaries alone
+    return type(name, (Inert,), {}) if INERT_NAMES.fullmatch(name) else None
+
+
+def _without_default(factory: Any = None) -> dict[Any, Any]:
+    return {}
+
+
+class _Rebuild:
+    """A function of PyTorch's that makes tensors; unlike the function itself, a pickle can't change it."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
+
+    def __setstate__(self, state: Any) -> None:
+        raise pickle.UnpicklingError("a function was given attributes")
+
+
+class _LegacyUnpickler(pickle.Unpickler):
+    """Reads torch.save's older format: PyTorch's unpickler for weights refuses every module that is pickled in it."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        asked = f"{module.replace('__builtin__', 'builtins')}.{name}"
+        found = _REBUILDING.get(asked) or _stand_in(asked)
+        if found is None:
+            raise pickle.UnpicklingError(f"GLOBAL {asked}")
+        return found
+
+
+_REBUILDING: dict[str, Any] = {
+    "collections.OrderedDict": OrderedDict,
+    "torch._utils._rebuild_tensor": _Rebuild(torch._utils._rebuild_tensor),
+    "torch._utils._rebuild_tensor_v2": _Rebuild(torch._utils._rebuild_tensor_v2),
+    "torch._utils._rebuild_parameter": _Rebuild(torch._utils._rebuild_parameter),
+    "torch.Size": torch.Size,
+    "_codecs.encode": _Rebuild(codecs.encode),
+}
+# What `torch.load` takes in the place of the module pickle.
+_LEGACY_PICKLE: Any = SimpleNamespace(
+    __name__="pickle", Unpickler=_LegacyUnpickler, load=lambda file, **options: _LegacyUnpickler(file, **options).load()
+)
+
+
+def _unpickling_problem(message: str) -> str:
+    if "GLOBAL glow_old." in message:
+        return (
+            "a WaveGlow of the first release, which swaps the halves of its channels in every other flow and can't be "
+            "run here; take a later one, such as waveglow_256channels_universal_v5.pt"
+        )
+    named = re.findall(r"GLOBAL ([\w.]+)|Unsupported (?:global|class) ([\w.]+)", message)
+    types = sorted({name for pair in named for name in pair if name and "torch.load" not in name})
+    if types:
+        return (
+            f"refused: it asks to run code when loaded ({', '.join(types)}); use a checkpoint that holds only tensors "
+            "and plain data: where it was made, torch.save(model.state_dict(), FILE)"
+        )
+    return "not a readable PyTorch checkpoint (damaged, or not made by torch.save); get it again"
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    """8 bytes of length, that many of JSON, and the tensors' bytes. Raises ValueError, or KeyError, if damaged."""
+    content = memoryview(bytearray(path.read_bytes()))
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(bytes(content[8:start]))
+    metadata = header.pop("__metadata__", {})
+    state = {}
+    for name, entry in header.items():
+        first, end = (start + offset for offset in entry["data_offsets"])
+        dtype, data = _SAFETENSORS_DTYPES[entry["dtype"]], content[first:end]
+        if len(data) != end - first:
+            raise ValueError("truncated")
+        values = torch.frombuffer(data, dtype=dtype) if len(data) else torch.empty(0, dtype=dtype)
+        state[name] = values.reshape(entry["shape"])
+    return {**metadata, "state_dict": state}
+
+
+def _read_nemo(path: Path) -> dict[str, Any]:
+    with tarfile.open(path) as archive:
+        members = {name.removeprefix("./"): name for name in archive.getnames()}
+        files = {name: archive.extractfile(members[name]) for name in (_NEMO_WEIGHTS, _NEMO_CONFIG) if name in members}
+        weights, config = files.get(_NEMO_WEIGHTS), files.get(_NEMO_CONFIG)
+        if weights is None:
+            raise UserError(f"{path}: an archive without {_NEMO_WEIGHTS}; give a .nemo file, or the checkpoint inside")
+        content = io.BytesIO(weights.read())
+        text = config.read().decode() if config is not None else ""
+    # Of the YAML file only numbers are wanted, whatever they are nested in; the first of a name counts.
+    numbers = re.findall(r"^\s*(\w+):\s*([\d.]+)\s*$", text, re.MULTILINE)
+    return {"state_dict": _weights_in(_read_pickled(content, str(path))), "config": dict(reversed(numbers))}
+
+
+def _weights_in(content: Any) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint, a state_dict or a pickled module, by name; none if there are none."""
+    if not isinstance(content, dict):
+        return {}
+    if "_modules" in content:
+        return _state_of(content)
+    for key in WEIGHT_KEYS:
+        if isinstance(content.get(key), dict) and (state := _weights_in(content[key])):
+            return state
+    return {name: value for name, value in content.items() if isinstance(value, torch.Tensor)}
+
+
+def _state_of(module: dict[str, Any], prefix: str = "") -> dict[str, torch.Tensor]:
+    """What `state_dict()` would give of a module that was read as its attributes."""
+    own = {**module.get("_parameters", {}), **module.get("_buffers", {})}
+    state = {prefix + name: value for name, value in own.items() if isinstance(value, torch.Tensor)}
+    for name, child in module.get("_modules", {}).items():
+        if isinstance(child, dict):
+            state |= _state_of(child, f"{prefix}{name}.")
+    return state
+
+
+def _unwrapped(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors under the model's own names. Averaged weights replace those that they are averages of."""
+    parts = {name: name.split(".") for name in state}
+    ordered = sorted(state, key=lambda name: "ema" in parts[name])
+    return {".".join(part for part in parts[name] if part not in WRAPPERS): state[name] for name in ordered}
