@@ -50,7 +50,7 @@ def test_speaking_examples_speak(tmp_path: Path, demo_folder: Path) -> None:
     (tmp_path / "output").symlink_to(demo_folder)
     for name in ("trt", "phrases"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
-    section = README[README.index("## Speak phrase files") : README.index("## Your own checkpoint")]
+    section = README[README.index("## Speak phrase files") : README.index("## TensorRT")]
     examples = [line for line in PYTHON_COMMANDS if line in section]
     assert len(examples) == 3
     for line in examples:
