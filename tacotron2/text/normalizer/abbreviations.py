@@ -54,9 +54,9 @@ _SAINT_DOCTOR = {"St": "Saint", "Ste": "Saint", "Dr": "Doctor", "Drs": "Doctors"
 _NO_SPACE = re.compile(r"\b(Mr|Mrs|Ms|Dr|St|Prof)\.(?=[A-Z][a-z])")
 _TITLE = re.compile(r"\b([A-Za-z]{2,6})\.(?=\s|$|[,;:!?)])")
 _UNPOINTED_TITLE = re.compile(
-    r"\b(?:(Mr|Mrs|Ms|Dr|Prof)(?= [A-Z])|(mr|mrs|dr|prof)\b\.?(?= [A-Za-z])|(ms|st)\b\.?(?= [a-z]{2}))"
+    r"\b(?:(Mr|Mrs|Ms|Dr|Prof)(?= [A-Z])|(mr|mrs|dr)\b\.?(?= [A-Za-z])|(ms|st|prof)\b\.?(?= [a-z]{2}))"
 )
-_BEFORE_SMALL = re.compile(r"(?:^|[:,] |\b(?:and|hi|by|to|dear|with|from|in|at|of|near) )$")  # "ms smith", "st louis"
+_BEFORE_SMALL = re.compile(r"(?:^|[:,] |\b(?:and|hi|by|to|dear|with|from|in|at|of|near) )$")  # "ms smith"
 _ENDING = re.compile(rf"\b([A-Za-z]{{2,6}})\.(?![A-Za-z0-9])(\s*(?:[A-Z{HELD}\"(]|$))?")
 _EDITION = re.compile(r"(?<=[0-9](?:st|nd|rd|th) )ed\.(?=(\s*$)?)")
 _VERSUS = re.compile(r"(?<![\w.'-])vs(?=\s)|(?<=\s)v\.(?=\s[A-Z])")
@@ -180,6 +180,8 @@ def _before_number(match: re.Match[str]) -> str:
         return match[0]
     if not pointed and not match[0].endswith(" "):
         return match[0]
+    if short == "v" and re.match(r"[0-9]+\.[0-9]", match.string[match.end() :][:8]):
+        return match[0]  # a version
     if short == "v" and re.search("[A-Z][a-z]* $", match.string[max(0, match.start() - 16) : match.start()]):
         return "versus "
     return f"{_as_typed(match[1], BEFORE_NUMBERS[short])} "

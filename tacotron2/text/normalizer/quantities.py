@@ -371,7 +371,7 @@ def _with_unit(match: re.Match[str]) -> str:
         words += f" {'to' if '-' in joint else joint.strip()} {_quantity(last)}"
     describes = _after_article(match) and not per and after[:1] == " "
     named = singular if gap == "-" or describes or (_is_one(first) and not last) else units(singular)  # "a 5-kg bag"
-    end = "." if point and (not after.strip() or after[1:].isupper()) else ""
+    end = "." if point and (not after.strip() or after[1:].isupper() or UNITS[unit] == unit) else ""
     return f"{'minus ' if minus else ''}{words} {named}{_per_unit(per)}{end}"
 
 
