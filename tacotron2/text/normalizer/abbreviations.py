@@ -56,6 +56,7 @@ _TITLE = re.compile(r"\b([A-Za-z]{2,6})\.(?=\s|$|[,;:!?)])")
 _UNPOINTED_TITLE = re.compile(
     r"\b(?:(Mr|Mrs|Ms|Dr|Prof)(?= [A-Z])|(mr|mrs|dr)\b\.?(?= [A-Za-z])|(ms|st|prof)\b\.?(?= [a-z]{2}))"
 )
+_NOT_BEFORE_PROF = re.compile(r"\b(?:my|the|a|our|his|her|your|their|this|that|dash|dot|slash) $")
 _BEFORE_SMALL = re.compile(r"(?:^|[:,] |\b(?:and|hi|by|to|dear|with|from|in|at|of|near) )$")  # "ms smith"
 _ENDING = re.compile(rf"\b([A-Za-z]{{2,6}})\.(?![A-Za-z0-9])(\s*(?:[A-Z{HELD}\"(]|$))?")
 _EDITION = re.compile(r"(?<=[0-9](?:st|nd|rd|th) )ed\.(?=(\s*$)?)")
@@ -125,7 +126,8 @@ def _latin(match: re.Match[str]) -> str:
 
 def _unpointed_title(match: re.Match[str]) -> str:
     short = (match[1] or match[2] or match[3]).lower()
-    if match[3] and not _BEFORE_SMALL.search(match.string, max(0, match.start() - 8), match.start()):
+    before = match.string[max(0, match.start() - 8) : match.start()]
+    if match[3] and (_NOT_BEFORE_PROF.search(before) if short == "prof" else not _BEFORE_SMALL.search(before)):
         return match[0]
     return {"dr": "Doctor", "st": "saint"}.get(short) or ABBREVIATIONS[short]
 

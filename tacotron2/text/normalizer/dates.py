@@ -2,7 +2,7 @@
 
 import re
 
-from tacotron2.text.normalizer.say import cardinal, count, letters, ordinal_of, plural, two_digits, years
+from tacotron2.text.normalizer.say import cardinal, count, has_figures, letters, ordinal_of, plural, two_digits, years
 from tacotron2.text.normalizer.tables import MONTH_NAMES, MONTHS, WEEKDAYS
 
 # In any case: "Jan", "JAN", "jan"; what else "may" and the like may be is decided by what stands beside them.
@@ -91,7 +91,7 @@ _SENTENCE_GOES_ON = re.compile(
 
 def read_dates(text: str) -> str:
     """Reads dates, years and decades. Needs figures: a month or a weekday alone is left as it is."""
-    if not any(digit in text for digit in "0123456789"):
+    if not has_figures(text):
         return _MONTHS.sub(_months, _WEEKDAY_ALONE.sub(_weekday_alone, _WEEKDAYS.sub(_weekdays, text)))
     text = _WEEKDAY_ALONE.sub(_weekday_alone, _WEEKDAYS.sub(_weekdays, text))
     text = _DAY_MONTH.sub(_day_month, text)
@@ -115,7 +115,7 @@ def read_dates(text: str) -> str:
 
 def read_times(text: str) -> str:
     """Reads times of day and durations in hours and minutes."""
-    if not any(digit in text for digit in "0123456789"):
+    if not has_figures(text):
         return text
     text = _DURATION.sub(lambda match: _duration(match[1], match[2], match[3]), text)
     text = _MINUTES.sub(lambda match: _duration("", match[1], match[2]), text)

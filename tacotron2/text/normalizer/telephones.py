@@ -2,7 +2,7 @@
 
 import re
 
-from tacotron2.text.normalizer.say import characters, digits
+from tacotron2.text.normalizer.say import characters, digits, has_figures
 
 _START, _END = r"(?<![\w.+$€£/-])", r"(?![\w/]|[.-][0-9])"
 _INTERNATIONAL = re.compile(rf"{_START}\+[0-9]{{1,3}}(?:[ .-]?\(?[0-9]{{1,4}}\)?){{2,5}}{_END}")
@@ -32,7 +32,7 @@ _FIGURES = re.compile(r"[0-9]+")
 
 def read_telephones(text: str) -> str:
     """Reads telephone, card and social security numbers digit by digit, with a pause between their groups."""
-    if not any(digit in text for digit in "0123456789"):
+    if not has_figures(text):
         return text
     text = _UUID.sub(lambda match: ", ".join(_one_by_one(group) for group in match[0].split("-")), text)
     for pattern in (_INTERNATIONAL, _AMERICAN, _BRITISH, _GROUPED, _LOCAL):
