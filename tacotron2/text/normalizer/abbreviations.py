@@ -79,10 +79,10 @@ _COUNTED = (
 _COUNTED += f"|{_COUNTED.lower()}|{_COUNTED.upper()}"
 _AFTER_NOUN = re.compile(rf"\b({_COUNTED}) ({_ROMAN})(?!'[a-rt-z]|\.?[A-Za-z])")
 # After "volume I" and the like in lower case: what shows that it is no pronoun.
-_NO_PRONOUN_AFTER = re.compile(r"\s*(?:$|[,.;:)\]-]|(?:of|is|and|to|was|or)\b)")
+_NO_PRONOUN_AFTER = re.compile(r"\s*(?:$|[,.;:)\]-]|(?:of|is|and|to|was|or|in|at|on|by|for)\b)")
 _AFTER_RULER = re.compile(
     rf"\b(?:({'|'.join(sorted(RULER_TITLES))}) )?([A-Z][a-z]{{1,15}}) ({_ROMAN})(?![A-Za-z])"
-    r"(?=('s|[,.;:)]|\s(?:of|and|or)\b|\s*$|\s(?!(?:missed|loved|wanted|needed|liked|asked|called|tried|hoped|need)\b)"
+    r"(?=('s|[,.;:)]|\s(?:of|and|or|at|in|on|to|from|by|with)\b|\s*$|\s(?!(?:missed|loved|wanted|needed|liked|asked|called|tried|hoped|need)\b)"
     r"(?:[a-z]{2,}ed|[a-z]{3,}s|built|won|became|fell|took|made|gave|led|lost|fought|began|rose|sought|wrote|held)\b)?)"
 )
 _AFTER_PERSON = re.compile(
@@ -269,7 +269,7 @@ def _ruler(match: re.Match[str]) -> str:
     value = roman(numeral)
     if not value or not (title or name in RULERS):
         return match[0]
-    if numeral == "I" and after is None:
+    if numeral == "I" and after is None and not title:
         return match[0]  # the pronoun
     if not title and len(numeral) == 1 and numeral not in "IVX":
         return match[0]

@@ -43,7 +43,7 @@ _WEEKDAY_BEFORE = re.compile(
 )
 _WEEKDAY_ALONE = re.compile(
     r"\b(Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b\.? (?=(?:night|morning|afternoon|evening|noon)s?\b)"
-    r"|\b(Mon|Tues|Wed|Thurs?|Fri)\.(?=(?: [a-z0-9(]|[,;:)]))"
+    r"|\b([Mm]on|[Tt]ues|Wed|[Tt]hurs?|[Ff]ri)\.(?=(?: [a-z0-9(]|[,;:)]))"
 )
 _ERA = re.compile(
     r"(?<![\w.,-])([0-9]{1,3}(?:,[0-9]{3})?|[0-9]{4,6}) ?(BCE|BC|CE|AD|B\.C\.(?:E\.)?|A\.D\.?|C\.E\.)(?![A-Za-z0-9])"
@@ -81,7 +81,7 @@ _LONG = re.compile(r"(?<![\w:.-])([0-9]):([0-5][0-9]):([0-5][0-9])(?:\.[0-9]+)?(
 _OFFSET = re.compile(r"\b(UTC|GMT)([+-])([0-9]{1,2})(?::?([0-9]{2}))?\b")
 _SCREENS = re.compile(r"(?<![\w:.])(16|21|32|4|3|5):(9|10|3|2|4)(?![\w:])")
 _DURATION = re.compile(
-    r"(?<![\w.:])([0-9]{1,3}) ?h(?:rs?)? ?([0-5]?[0-9])(?: ?m(?:in)?s?)?(?: ?([0-5]?[0-9]) ?s(?:ec)?s?)?(?![\w.])"
+    r"(?<![\w.:])([0-9]{1,3}) ?h(?:rs?)? ?([0-5]?[0-9])(?: ?m(?:in)?s?)?(?: ?([0-5]?[0-9]) ?s(?:ec)?s?)?(?!\w|\.\w)"
 )
 _MINUTES = re.compile(r"(?<![\w.:])([0-9]{1,3}) ?m(?:in)? ?([0-5]?[0-9]) ?s(?:ec)?s?(?![\w])")
 _SENTENCE_GOES_ON = re.compile(

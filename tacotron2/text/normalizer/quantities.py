@@ -19,7 +19,6 @@ from tacotron2.text.normalizer.say import (
     ordinal_of,
     pairs,
     plural,
-    two_digits,
 )
 from tacotron2.text.normalizer.tables import ATTACHED_ONLY, PER_WORDS, SCALES, SPACED_ONLY, UNITS, units
 
@@ -74,7 +73,7 @@ _QUANTIFIED = re.compile(
     r"|exceeds?|exceeded|another|only|just|some|approximately|roughly|least|most|up|by|was|is|are|were|with|and) $",
     re.IGNORECASE,
 )
-_POWER = re.compile(r"(?<=[\w)])\^([-+\N{MINUS SIGN}]?)\(?([0-9]{1,4}|[a-z])\)?(?![\w.])")
+_POWER = re.compile(r"(?<=[\w)])\^([-+\N{MINUS SIGN}]?)\(?([0-9]{1,4}|[a-z])\)?(?!\w|\.\w)")
 _VERSION = re.compile(
     r"(?<![\w.])([vV](?:\. ?)?)?([0-9]{1,6}(?:\.[0-9]{1,6}){1,5})(?=([A-Za-z]{0,5}[0-9]*)(?![\w.]*[0-9]))"
 )
@@ -103,7 +102,9 @@ _PAIRED = re.compile(
     r"|RTX|GTX|Threadripper|Ryzen|Radeon|Core) )([0-9]{3,4})\b(?![.,:/%-]?[0-9])"
 )
 # Models: "737-800", "C-130"; and more than one of a kind: "F-16s", "747s", "three 9s".
-_MODEL = re.compile(r"(?<![\w.,-])(7[0-9]7)-([0-9]{1,4})(?![\w-])|\b([A-Z]{1,3})-([0-9]{3,4})(?![\w-]|\.[0-9])")
+_MODEL = re.compile(
+    r"(?<![\w.,-])(7[0-9]7|(?<=Airbus )[0-9]{3})-([0-9]{1,4})(?![\w-])|\b([A-Z]{1,3})-([0-9]{3,4})(?![\w-]|\.[0-9])"
+)
 _PLURAL = re.compile(r"((?<=[A-Za-z])-|(?<![\w.,$£€-]))([0-9]{1,4})'?s(?!\w)")
 _BEFORE_PLURAL = re.compile(
     r"(?<![A-Za-z])(?:(?=[a-z]{0,3}[A-Z])[A-Za-z]{2,}|[Tt]wo|[Tt]hree|[Ff]our|[Ff]ive|six|seven|eight|nine|ten"
@@ -372,4 +373,4 @@ def _fraction_words(numerator: str, denominator: str, with_suffix: bool) -> str:
 
 
 def house_number(written: str) -> str:
-    return pairs(written) if len(written) > 2 else two_digits(written.zfill(2))
+    return pairs(written) if len(written) > 2 else code(written)

@@ -261,6 +261,7 @@ BEFORE_NUMBERS = {
     **{
         "v": "volume",
         "rte": "route",
+        "rt": "route",
         "hwy": "highway",
         "ext": "extension",
         "pt": "part",
