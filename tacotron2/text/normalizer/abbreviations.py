@@ -11,7 +11,7 @@ from tacotron2.text.normalizer.tables import (
     ENDING_ABBREVIATIONS,
     GIVEN_NAMES,
     LATIN,
-    OPENERS,
+    OPENER,
     RULER_TITLES,
     RULERS,
     STATES,
@@ -19,8 +19,8 @@ from tacotron2.text.normalizer.tables import (
 )
 
 _CAPITAL = f"[A-Z{HELD}]"
-_OPENER = rf"(?:{'|'.join(sorted(OPENERS))})\b"
-_ENDS_HERE = re.compile(rf"\s*$|\s+{_OPENER}")  # after an abbreviation whose point ends a sentence, too
+_AT_END, _FIGURE, _DECIMAL = re.compile(r"\s*$"), re.compile(" ?[0-9]"), re.compile(r"[0-9]+\.[0-9]")
+_ENDS_HERE = re.compile(rf"\s*$|\s+{OPENER}")  # after an abbreviation whose point ends a sentence, too
 _LATIN = re.compile(
     rf"(?<![\w/.])({'|'.join(re.escape(short) for short in sorted(LATIN, key=len, reverse=True))})(?![A-Za-z])",
     re.IGNORECASE,
@@ -46,7 +46,7 @@ _NUMBERED_STREET = re.compile(
 )
 # Saint or street, doctor or drive: a street after a name and before what isn't one.
 _STREET_AFTER_NAME = re.compile(
-    rf"(?<=[a-z]) (St)(?=,|\s*$)|(?<=[a-z]) (St|Dr)\.(?= +(?!{_CAPITAL})|[,;:!?)]|\s*$| {_OPENER})"
+    rf"(?<=[a-z]) (St)(?=,|\s*$)|(?<=[a-z]) (St|Dr)\.(?= +(?!{_CAPITAL})|[,;:!?)]|\s*$| {OPENER})"
     rf"|(?<=[a-z]) ({_PLAIN_STREETS}|{_PLAIN_STREETS.title()})\b\.?(?! ?[0-9])"
 )
 _BEFORE_NAME = re.compile(rf"\b(St|Ste|Dr|Drs|Ft|Mt)\.? (?={_CAPITAL}[a-z.{HELD}]|[{HELD}])")
@@ -182,7 +182,7 @@ def _before_number(match: re.Match[str]) -> str:
         return match[0]
     if not pointed and not match[0].endswith(" "):
         return match[0]
-    if short == "v" and re.match(r"[0-9]+\.[0-9]", match.string[match.end() :][:8]):
+    if short == "v" and _DECIMAL.match(match.string, match.end()):
         return match[0]  # a version
     if short == "v" and re.search("[A-Z][a-z]* $", match.string[max(0, match.start() - 16) : match.start()]):
         return "versus "
@@ -198,7 +198,7 @@ def _title(match: re.Match[str]) -> str:
         return match[0]
     if short in ("jr", "sr", "esq"):
         return f"{words}." if _ENDS_HERE.match(match.string, match.end()) else words
-    return words if match.string[match.end() :].strip() else f"{words}."
+    return f"{words}." if _AT_END.match(match.string, match.end()) else words
 
 
 def _ending(match: re.Match[str]) -> str:
@@ -209,7 +209,7 @@ def _ending(match: re.Match[str]) -> str:
     alone = follows is not None and not follows.strip()  # at the end
     if alone and match[1].islower() and short in ("min", "max", "temp", "ext", "mar", "dec", "co", "apt"):
         return match[0]
-    if short == "est" and not re.match(" ?[0-9]", match.string[match.end(1) + 1 :][:2]):
+    if short == "est" and not _FIGURE.match(match.string, match.end(1) + 1):
         return match[0]  # a time zone
     if follows is None:
         return words

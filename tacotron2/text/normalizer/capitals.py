@@ -5,7 +5,7 @@ import re
 from tacotron2.text.normalizer.say import LETTERS, characters, code, letters
 from tacotron2.text.normalizer.tables import (
     COMMON_SHORT_WORDS,
-    OPENERS,
+    OPENER,
     SPELT_AMONG_CAPITALS,
     SPELT_INITIALISMS,
     SPOKEN_ACRONYMS,
@@ -15,11 +15,10 @@ from tacotron2.text.normalizer.tables import (
 )
 from tacotron2.text.numbers import NUMBER_WORDS
 
-_OPENER = rf"(?:{'|'.join(sorted(OPENERS))})\b"
-_DOTTED = re.compile(rf"(?<![\w.])((?:[A-Za-z]\.){{2,8}}(?:[A-Z](?![A-Za-z]))?)('?s\b)?(\s*$|\s+(?={_OPENER}))?")
+_DOTTED = re.compile(rf"(?<![\w.])((?:[A-Za-z]\.){{2,8}}(?:[A-Z](?![A-Za-z]))?)('?s\b)?(\s*$|\s+(?={OPENER}))?")
 # Initials before a name, or several in a row; not what is called by a letter ("plan B. Then").
 _INITIALS = re.compile(
-    rf"(?<![\w.'-])([A-HJ-Z]\. ?(?:[A-Z]\. ?){{0,4}})(?=[A-Z][a-z'])(?!{_OPENER})"
+    rf"(?<![\w.'-])([A-HJ-Z]\. ?(?:[A-Z]\. ?){{0,4}})(?=[A-Z][a-z'])(?!{OPENER})"
     r"|(?<![\w.'-])([A-HJ-Z]\. (?:[A-Z]\. ?){1,4})(?=([a-z,;:!?)])?)"
 )
 _LETTERED = re.compile(

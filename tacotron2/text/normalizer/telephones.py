@@ -26,18 +26,7 @@ _CODE = re.compile(
     re.IGNORECASE,
 )
 _ZIP = re.compile(r"(?<![A-Za-z'])([A-Z][a-z]+) ([0-9]{5})(?= *(?:$|[,.;:!?)]))")
-_BEFORE_AMOUNTS = OPENERS | {
-    "About",
-    "Nearly",
-    "Over",
-    "Under",
-    "Almost",
-    "Exactly",
-    "Around",
-    "Roughly",
-    "Total",
-    "Than",
-}
+_BEFORE_AMOUNTS = OPENERS.union(("About", "Nearly", "Over", "Under", "Almost", "Exactly", "Around", "Roughly", "Total"))
 _SERIAL = re.compile(rf"{_START}[0-9]{{1,12}}(?:-[0-9]{{1,12}}){{2,8}}(?:-[xX])?{_END}")
 _UUID = re.compile(r"\b[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\b")
 _FIGURES = re.compile(r"[0-9]+")
