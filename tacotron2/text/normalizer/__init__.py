@@ -25,7 +25,7 @@ What the text alone can't tell is decided by the commoner reading:
 Where to look; each module has one entry, which `rules` puts in order:
 
 - `typography`: characters, markup and lines; `addresses`: of the web, files; `telephones`: what is said digit by digit
-- `dates`: dates and times; `quantities`: money, units and numbers; `signs`: `&`, `=` and the like
+- `dates`: dates and times; `money`: sums and groups of figures; `quantities`: units and numbers; `signs`: `&`, `=`
 - `abbreviations`: titles, streets, Roman numerals; `capitals`: initials, initialisms and codes
 - `tables`: the words that are looked up; `say`: how figures and letters are said
 """

@@ -11,7 +11,7 @@ from tacotron2.text.normalizer.tables import (
     ENDING_ABBREVIATIONS,
     GIVEN_NAMES,
     LATIN,
-    OPENERS,
+    OPENER,
     RULER_TITLES,
     RULERS,
     STATES,
@@ -19,8 +19,8 @@ from tacotron2.text.normalizer.tables import (
 )
 
 _CAPITAL = f"[A-Z{HELD}]"
-_OPENER = rf"(?:{'|'.join(sorted(OPENERS))})\b"
-_ENDS_HERE = re.compile(rf"\s*$|\s+{_OPENER}")  # after an abbreviation whose point ends a sentence, too
+_AT_END, _FIGURE, _DECIMAL = re.compile(r"\s*$"), re.compile(" ?[0-9]"), re.compile(r"[0-9]+\.[0-9]")
+_ENDS_HERE = re.compile(rf"\s*$|\s+{OPENER}")  # after an abbreviation whose point ends a sentence, too
 _LATIN = re.compile(
     rf"(?<![\w/.])({'|'.join(re.escape(short) for short in sorted(LATIN, key=len, reverse=True))})(?![A-Za-z])",
     re.IGNORECASE,
@@ -46,7 +46,7 @@ _NUMBERED_STREET = re.compile(
 )
 # Saint or street, doctor or drive: a street after a name and before what isn't one.
 _STREET_AFTER_NAME = re.compile(
-    rf"(?<=[a-z]) (St)(?=,|\s*$)|(?<=[a-z]) (St|Dr)\.(?= +(?!{_CAPITAL})|[,;:!?)]|\s*$| {_OPENER})"
+    rf"(?<=[a-z]) (St)(?=,|\s*$)|(?<=[a-z]) (St|Dr)\.(?= +(?!{_CAPITAL})|[,;:!?)]|\s*$| {OPENER})"
     rf"|(?<=[a-z]) ({_PLAIN_STREETS}|{_PLAIN_STREETS.title()})\b\.?(?! ?[0-9])"
 )
 _BEFORE_NAME = re.compile(rf"\b(St|Ste|Dr|Drs|Ft|Mt)\.? (?={_CAPITAL}[a-z.{HELD}]|[{HELD}])")
@@ -54,9 +54,10 @@ _SAINT_DOCTOR = {"St": "Saint", "Ste": "Saint", "Dr": "Doctor", "Drs": "Doctors"
 _NO_SPACE = re.compile(r"\b(Mr|Mrs|Ms|Dr|St|Prof)\.(?=[A-Z][a-z])")
 _TITLE = re.compile(r"\b([A-Za-z]{2,6})\.(?=\s|$|[,;:!?)])")
 _UNPOINTED_TITLE = re.compile(
-    r"\b(?:(Mr|Mrs|Ms|Dr|Prof)(?= [A-Z])|(mr|mrs|dr|prof)\b\.?(?= [A-Za-z])|(ms|st)\b\.?(?= [a-z]{2}))"
+    r"\b(?:(Mr|Mrs|Ms|Dr|Prof)(?= [A-Z])|(mr|mrs|dr)\b\.?(?= [A-Za-z])|(ms|st|prof)\b\.?(?= [a-z]{2}))"
 )
-_BEFORE_SMALL = re.compile(r"(?:^|[:,] |\b(?:and|hi|by|to|dear|with|from|in|at|of|near) )$")  # "ms smith", "st louis"
+_NOT_BEFORE_PROF = re.compile(r"\b(?:my|the|a|our|his|her|your|their|this|that|dash|dot|slash) $")
+_BEFORE_SMALL = re.compile(r"(?:^|[:,] |\b(?:and|hi|by|to|dear|with|from|in|at|of|near) )$")  # "ms smith"
 _ENDING = re.compile(rf"\b([A-Za-z]{{2,6}})\.(?![A-Za-z0-9])(\s*(?:[A-Z{HELD}\"(]|$))?")
 _EDITION = re.compile(r"(?<=[0-9](?:st|nd|rd|th) )ed\.(?=(\s*$)?)")
 _VERSUS = re.compile(r"(?<![\w.'-])vs(?=\s)|(?<=\s)v\.(?=\s[A-Z])")
@@ -78,10 +79,10 @@ _COUNTED = (
 _COUNTED += f"|{_COUNTED.lower()}|{_COUNTED.upper()}"
 _AFTER_NOUN = re.compile(rf"\b({_COUNTED}) ({_ROMAN})(?!'[a-rt-z]|\.?[A-Za-z])")
 # After "volume I" and the like in lower case: what shows that it is no pronoun.
-_NO_PRONOUN_AFTER = re.compile(r"\s*(?:$|[,.;:)\]-]|(?:of|is|and|to|was|or)\b)")
+_NO_PRONOUN_AFTER = re.compile(r"\s*(?:$|[,.;:)\]-]|(?:of|is|and|to|was|or|in|at|on|by|for)\b)")
 _AFTER_RULER = re.compile(
     rf"\b(?:({'|'.join(sorted(RULER_TITLES))}) )?([A-Z][a-z]{{1,15}}) ({_ROMAN})(?![A-Za-z])"
-    r"(?=('s|[,.;:)]|\s(?:of|and|or)\b|\s*$|\s(?!(?:missed|loved|wanted|needed|liked|asked|called|tried|hoped|need)\b)"
+    r"(?=('s|[,.;:)]|\s(?:of|and|or|at|in|on|to|from|by|with)\b|\s*$|\s(?!(?:missed|loved|wanted|needed|liked|asked|called|tried|hoped|need)\b)"
     r"(?:[a-z]{2,}ed|[a-z]{3,}s|built|won|became|fell|took|made|gave|led|lost|fought|began|rose|sought|wrote|held)\b)?)"
 )
 _AFTER_PERSON = re.compile(
@@ -125,7 +126,8 @@ def _latin(match: re.Match[str]) -> str:
 
 def _unpointed_title(match: re.Match[str]) -> str:
     short = (match[1] or match[2] or match[3]).lower()
-    if match[3] and not _BEFORE_SMALL.search(match.string, max(0, match.start() - 8), match.start()):
+    before = match.string[max(0, match.start() - 8) : match.start()]
+    if match[3] and (_NOT_BEFORE_PROF.search(before) if short == "prof" else not _BEFORE_SMALL.search(before)):
         return match[0]
     return {"dr": "Doctor", "st": "saint"}.get(short) or ABBREVIATIONS[short]
 
@@ -180,6 +182,8 @@ def _before_number(match: re.Match[str]) -> str:
         return match[0]
     if not pointed and not match[0].endswith(" "):
         return match[0]
+    if short == "v" and _DECIMAL.match(match.string, match.end()):
+        return match[0]  # a version
     if short == "v" and re.search("[A-Z][a-z]* $", match.string[max(0, match.start() - 16) : match.start()]):
         return "versus "
     return f"{_as_typed(match[1], BEFORE_NUMBERS[short])} "
@@ -194,7 +198,7 @@ def _title(match: re.Match[str]) -> str:
         return match[0]
     if short in ("jr", "sr", "esq"):
         return f"{words}." if _ENDS_HERE.match(match.string, match.end()) else words
-    return words if match.string[match.end() :].strip() else f"{words}."
+    return f"{words}." if _AT_END.match(match.string, match.end()) else words
 
 
 def _ending(match: re.Match[str]) -> str:
@@ -205,7 +209,7 @@ def _ending(match: re.Match[str]) -> str:
     alone = follows is not None and not follows.strip()  # at the end
     if alone and match[1].islower() and short in ("min", "max", "temp", "ext", "mar", "dec", "co", "apt"):
         return match[0]
-    if short == "est" and not re.match(" ?[0-9]", match.string[match.end(1) + 1 :][:2]):
+    if short == "est" and not _FIGURE.match(match.string, match.end(1) + 1):
         return match[0]  # a time zone
     if follows is None:
         return words
@@ -265,7 +269,7 @@ def _ruler(match: re.Match[str]) -> str:
     value = roman(numeral)
     if not value or not (title or name in RULERS):
         return match[0]
-    if numeral == "I" and after is None:
+    if numeral == "I" and after is None and not title:
         return match[0]  # the pronoun
     if not title and len(numeral) == 1 and numeral not in "IVX":
         return match[0]

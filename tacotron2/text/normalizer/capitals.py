@@ -5,7 +5,7 @@ import re
 from tacotron2.text.normalizer.say import LETTERS, characters, code, letters
 from tacotron2.text.normalizer.tables import (
     COMMON_SHORT_WORDS,
-    OPENERS,
+    OPENER,
     SPELT_AMONG_CAPITALS,
     SPELT_INITIALISMS,
     SPOKEN_ACRONYMS,
@@ -15,11 +15,10 @@ from tacotron2.text.normalizer.tables import (
 )
 from tacotron2.text.numbers import NUMBER_WORDS
 
-_OPENER = rf"(?:{'|'.join(sorted(OPENERS))})\b"
-_DOTTED = re.compile(rf"(?<![\w.])((?:[A-Za-z]\.){{2,8}}(?:[A-Z](?![A-Za-z]))?)('?s\b)?(\s*$|\s+(?={_OPENER}))?")
+_DOTTED = re.compile(rf"(?<![\w.])((?:[A-Za-z]\.){{2,8}}(?:[A-Z](?![A-Za-z]))?)('?s\b)?(\s*$|\s+(?={OPENER}))?")
 # Initials before a name, or several in a row; not what is called by a letter ("plan B. Then").
 _INITIALS = re.compile(
-    rf"(?<![\w.'-])([A-HJ-Z]\. ?(?:[A-Z]\. ?){{0,4}})(?=[A-Z][a-z'])(?!{_OPENER})"
+    rf"(?<![\w.'-])([A-HJ-Z]\. ?(?:[A-Z]\. ?){{0,4}})(?=[A-Z][a-z'])(?!{OPENER})"
     r"|(?<![\w.'-])([A-HJ-Z]\. (?:[A-Z]\. ?){1,4})(?=([a-z,;:!?)])?)"
 )
 _LETTERED = re.compile(
@@ -36,7 +35,7 @@ _GRADE = re.compile(r"(?<![\w])([A-F])([+-])(?=[\s.,;:!?)]|$)")
 _CODE = re.compile(r"(?<![A-Za-z0-9'])(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])([A-Za-z0-9]+)(?![A-Za-z0-9])")
 _CODE_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _LONG_CODE = 8  # characters: hashes and serial numbers, where each one counts
-_CAPITALS = re.compile(r"(?<![A-Za-z0-9'])([A-Z]{2,})('?s|'S)?(?![A-Za-z0-9])")
+_CAPITALS = re.compile(r"(?<![A-Za-z0-9])([A-Z]{2,})('?s|'S)?(?![A-Za-z0-9])")
 _CONTRACTION = re.compile(
     r"(?<![A-Za-z0-9'])(?:[A-Z]+'(?:T|LL|RE|VE|D|M)|(?:IT|HE|SHE|THAT|WHAT|WHO|WHERE|THERE|HERE|LET|HOW)'S)(?![A-Za-z0-9'])"
 )
@@ -62,7 +61,7 @@ _INTERJECTIONS = frozenset("hm hmm hmmm mm mmm mhm shh sh shhh brr grr psst pst 
 _VOWELS = frozenset("AEIOUY")
 _GOOD_END = re.compile(
     r"(?:^|[AEIOUY])(?:[BCDFGHJKLMNPQRSTVWXZ]?|C[HKT]|F[FT]|GH|L[DFKLMPST]|MP|N[CDGKST]|P[ST]|R[BCDEFGKLMNPST]|S[HKPST]"
-    r"|T[HSZ]|X[T]|Z{2}|NCH|RCH|RST|TCH)$"
+    r"|T[HSZ]|X[T]|Z{2}|DTH|NCH|NTH|RCH|RST|RTH|TCH)S?$"
 )
 _BAD_BEGINNING = re.compile(
     r"[BCDFGHJKLMNPQRSTVWXZ]{4}|(?!SCH|SCR|SHR|SPH|SPL|SPR|STR|THR|CHR|PHR)[BCDFGHJKLMNPQRSTVWXZ]{3}"
@@ -105,7 +104,7 @@ def _is_pronounceable(capitals: str) -> bool:
     vowels = sum(letter in _VOWELS for letter in capitals)
     if vowels * 5 < len(capitals) or vowels >= len(capitals) - 1 or _BAD_BEGINNING.match(capitals):
         return False
-    return bool(_GOOD_END.search(capitals))
+    return len(capitals) > 5 or bool(_GOOD_END.search(capitals))
 
 
 def _sentence(match: re.Match[str]) -> str:

@@ -2,7 +2,7 @@
 
 import re
 
-from tacotron2.text.normalizer.say import cardinal, count, letters, ordinal_of, plural, two_digits, years
+from tacotron2.text.normalizer.say import cardinal, count, has_figures, letters, ordinal_of, plural, two_digits, years
 from tacotron2.text.normalizer.tables import MONTH_NAMES, MONTHS, WEEKDAYS
 
 # In any case: "Jan", "JAN", "jan"; what else "may" and the like may be is decided by what stands beside them.
@@ -43,7 +43,7 @@ _WEEKDAY_BEFORE = re.compile(
 )
 _WEEKDAY_ALONE = re.compile(
     r"\b(Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b\.? (?=(?:night|morning|afternoon|evening|noon)s?\b)"
-    r"|\b(Mon|Tues|Wed|Thurs?|Fri)\.(?=(?: [a-z0-9(]|[,;:)]))"
+    r"|\b([Mm]on|[Tt]ues|Wed|[Tt]hurs?|[Ff]ri)\.(?=(?: [a-z0-9(]|[,;:)]))"
 )
 _ERA = re.compile(
     r"(?<![\w.,-])([0-9]{1,3}(?:,[0-9]{3})?|[0-9]{4,6}) ?(BCE|BC|CE|AD|B\.C\.(?:E\.)?|A\.D\.?|C\.E\.)(?![A-Za-z0-9])"
@@ -81,7 +81,7 @@ _LONG = re.compile(r"(?<![\w:.-])([0-9]):([0-5][0-9]):([0-5][0-9])(?:\.[0-9]+)?(
 _OFFSET = re.compile(r"\b(UTC|GMT)([+-])([0-9]{1,2})(?::?([0-9]{2}))?\b")
 _SCREENS = re.compile(r"(?<![\w:.])(16|21|32|4|3|5):(9|10|3|2|4)(?![\w:])")
 _DURATION = re.compile(
-    r"(?<![\w.:])([0-9]{1,3}) ?h(?:rs?)? ?([0-5]?[0-9])(?: ?m(?:in)?s?)?(?: ?([0-5]?[0-9]) ?s(?:ec)?s?)?(?![\w.])"
+    r"(?<![\w.:])([0-9]{1,3}) ?h(?:rs?)? ?([0-5]?[0-9])(?: ?m(?:in)?s?)?(?: ?([0-5]?[0-9]) ?s(?:ec)?s?)?(?!\w|\.\w)"
 )
 _MINUTES = re.compile(r"(?<![\w.:])([0-9]{1,3}) ?m(?:in)? ?([0-5]?[0-9]) ?s(?:ec)?s?(?![\w])")
 _SENTENCE_GOES_ON = re.compile(
@@ -91,7 +91,7 @@ _SENTENCE_GOES_ON = re.compile(
 
 def read_dates(text: str) -> str:
     """Reads dates, years and decades. Needs figures: a month or a weekday alone is left as it is."""
-    if not any(digit in text for digit in "0123456789"):
+    if not has_figures(text):
         return _MONTHS.sub(_months, _WEEKDAY_ALONE.sub(_weekday_alone, _WEEKDAYS.sub(_weekdays, text)))
     text = _WEEKDAY_ALONE.sub(_weekday_alone, _WEEKDAYS.sub(_weekdays, text))
     text = _DAY_MONTH.sub(_day_month, text)
@@ -115,7 +115,7 @@ def read_dates(text: str) -> str:
 
 def read_times(text: str) -> str:
     """Reads times of day and durations in hours and minutes."""
-    if not any(digit in text for digit in "0123456789"):
+    if not has_figures(text):
         return text
     text = _DURATION.sub(lambda match: _duration(match[1], match[2], match[3]), text)
     text = _MINUTES.sub(lambda match: _duration("", match[1], match[2]), text)

@@ -1,80 +1,33 @@
-"""Money, units, percent, fractions, ranges, powers, versions and every other number."""
+"""Units, percent, fractions, ranges, powers, versions and every other number."""
 
 import re
 
 from tacotron2.text.normalizer.dates import is_seconds
 from tacotron2.text.normalizer.say import (
+    FREE,
+    MINUS,
     NUMBER,
     WHOLE,
     cardinal,
     code,
     count,
     digits,
+    has_figures,
     join,
     number,
     ordinal,
     ordinal_of,
     pairs,
     plural,
-    two_digits,
 )
-from tacotron2.text.normalizer.tables import (
-    ATTACHED_ONLY,
-    COUNTED_NOUNS,
-    CURRENCIES,
-    MONTH_NAMES,
-    MONTHS,
-    PER_WORDS,
-    SCALES,
-    SPACED_ONLY,
-    UNITS,
-    units,
-)
-
-_MINUS = "[-\N{MINUS SIGN}]"
-_FREE = r"(?<![\w.,])"  # a number begins here
-
-# Money
-_SIGNS = "|".join(re.escape(sign) for sign in sorted(CURRENCIES, key=len, reverse=True) if not sign.isalpha())
-_CODES = "|".join(sign for sign in CURRENCIES if sign.isalpha())
-_SCALE = (
-    r"(?:[ -]?(hundred|thousand|million|billion|trillion|quadrillion|lakh|crore|mn|mm|MM|mil|bn|tn|trn|[kKmMbBtT])\b)?"
-)
-_PER = r"(?: ?/ ?([A-Za-z]{1,12})\b)?"
-# As the continent writes it: a comma before decimals is none between thousands where not three figures follow it.
-_CONTINENTAL = re.compile(r"(?<![\w.,])([0-9]{1,3}(?:\.[0-9]{3}){1,5}),([0-9]{1,2})(?![\w,]|\.[0-9])")
-_COMMA_AFTER_SIGN = re.compile(r"(?<=[$£€₹])( ?[0-9]+),([0-9]{1,2})(?![0-9]|,[0-9])")
-# Groups of three parted by spaces, apostrophes or points; and India's, the last of three and the others of two.
-_SPACED = re.compile(
-    r"(?<![\w.,'/:-])([0-9]{1,3})((?: [0-9]{3}){1,6}|(?:'[0-9]{3}){1,6})(?:,([0-9]{1,2}))?(?![\w']|[., -]?[0-9])"
-)
-_POINTED = re.compile(r"(?<![\w.,])[0-9]{1,3}(?:\.[0-9]{3}){2,6}(?![\w]|[.,]?[0-9])")
-_INDIAN = re.compile(r"(?<![\w.,])[0-9]{1,2}(?:,[0-9]{2}){1,6},[0-9]{3}(?![\w]|,[0-9])")
-_NO_FIRST_GROUP = re.compile(rf"(?:{'|'.join((*MONTHS, *MONTH_NAMES))})\.? $", re.IGNORECASE)
-_COUNTED = re.compile(
-    rf"(?<![\w.,])({NUMBER}) ?([kKmMbBtT]|bn|mn)(?= (?:[a-z]+ )?(?:{'|'.join(sorted(COUNTED_NOUNS))})\b)"
-)
-_DECIMAL_COMMA = re.compile(r"(?<=[0-9]),(?=[0-9]{1,2} ?(?:[%€°]|[kcm]?[mgl]\b|km\b))")
-_MONEY = re.compile(
-    rf"(?<![\w./])({_MINUS}?)({_SIGNS}|(?:{_CODES})\b ?)({_MINUS}?) ?({NUMBER})"
-    rf"(?:(?: ?(million|billion|[kKmMbB]n?))? ?- ?(?:{_SIGNS})?({NUMBER}))?{_SCALE}(\+?){_PER}"
-)
-_MONEY_AFTER = re.compile(
-    rf"(?<![\w.,$£€])({_MINUS}?)({WHOLE}(?:[.,][0-9]{{1,2}})?|{NUMBER}){_SCALE} ?([€£¥₹₽₺₴]|(?:{_CODES})\b){_PER}"
-)
-_CENTS = re.compile(rf"{_FREE}({NUMBER}) ?(¢)|{_FREE}([0-9]{{1,2}})(p)\b")
-_A_NOTE = re.compile(
-    rf"\b([Aa]|[Aa]nother|[Ee]very|[Tt]his|[Tt]hat) (\$|£|€)({NUMBER}){_SCALE}(?=[ -][a-z])"
-    r"(?! (?:and|or|to|for|is|was|in|per|a|on)\b)"
-)
-_TICKER = re.compile(r"\$(?=[A-Za-z])")
+from tacotron2.text.normalizer.tables import ATTACHED_ONLY, PER_WORDS, SCALES, SPACED_ONLY, UNITS, units
 
 # Quantities: what may stand before a unit
 _MIXED = r"(?:[0-9]{1,6}[ -])?[0-9]{1,4}/[0-9]{1,4}"
 _QUANTITY = rf"(?:{_MIXED}|{NUMBER})"
 _UNIT = "|".join(re.escape(unit) for unit in sorted(UNITS, key=len, reverse=True))
 _WITH_UNIT = re.compile(
-    rf"(?<![\w.,/^])(?<!\^-)({_MINUS}?)({_QUANTITY})(?:( ?- ?| to | or |/-)({_MINUS}?{_QUANTITY}))?( ?|-)({_UNIT})"
+    rf"(?<![\w.,/^])(?<!\^-)({MINUS}?)({_QUANTITY})(?:( ?- ?| to | or |/-)({MINUS}?{_QUANTITY}))?( ?|-)({_UNIT})"
     r"(?:\^([23]))?((?: ?/ ?(?:[A-Za-zµμΩ]{1,5}|100 ?km)(?:\^?[23])?)?)(?![A-Za-z0-9^])(\.(?![\w.]))?"
 )
 _SHORT_MEASURE = re.compile(r"\b(sq|cu|fl)\. (?=(?:mi|ft|in|yd|m|km|cm|oz)\b)")
@@ -95,16 +48,16 @@ _DESCRIBED = re.compile(
     r" (?!(?:of|in|and|or|to|by|x|long|wide|tall|high|deep|thick|from|apart|away|below|above|is|was|are|were|at|on|with"
     r"|per|each|off|for|so|but|than|as|into|out|up|down|across|under|over)\b)[a-z]{2}"
 )
-_DIMENSIONS = re.compile(rf"{_FREE}({NUMBER})((?: ?[A-Za-z]{{1,3}})?) ?([x×X]) ?(?={NUMBER}(?![0-9]* ?\^| ?= ?[0-9]))")
+_DIMENSIONS = re.compile(rf"{FREE}({NUMBER})((?: ?[A-Za-z]{{1,3}})?) ?([x×X]) ?(?={NUMBER}(?![0-9]* ?\^| ?= ?[0-9]))")
 _SIZE = re.compile(rf"{NUMBER} ?(?:[x×\"″′']|[mcd]?m\b|km\b|in\b|ft\b|inch|feet|meter)|[0-9]{{3}}")
 _ARTICLE = re.compile(r"\b[Aa]n? $")  # "a 5 kg bag" takes the singular
-_PERCENT = re.compile(rf"(?<![\w.,])({_MINUS}?)({NUMBER}) ?%?(?: ?- ?({NUMBER}))? ?(%|‰)(?!\w)")
+_PERCENT = re.compile(rf"(?<![\w.,])({MINUS}?)({NUMBER}) ?%?(?: ?- ?({NUMBER}))? ?(%|‰)(?!\w)")
 _PERCENT_LEFT = re.compile(r"(?<=[0-9]) ?%")
 
 # Numbers
-_SCIENTIFIC = re.compile(rf"(?<![\w.])({_MINUS}?{NUMBER})[eE]([+-]?)([0-9]{{1,3}})(?!\w|\.\w)")
+_SCIENTIFIC = re.compile(rf"(?<![\w.])({MINUS}?{NUMBER})[eE]([+-]?)([0-9]{{1,3}})(?!\w|\.\w)")
 _TIMES_TEN = re.compile(
-    rf"(?<![\w.])(?:({_MINUS}?{NUMBER}) ?[x×*·] ?)?10\^({_MINUS}|\+)?([0-9]{{1,3}})"
+    rf"(?<![\w.])(?:({MINUS}?{NUMBER}) ?[x×*·] ?)?10\^({MINUS}|\+)?([0-9]{{1,3}})"
     rf"(?: ({_UNIT})((?:/[A-Za-zµμΩ]{{1,5}}(?:\^[23])?)?)(?![A-Za-z0-9]))?"
 )
 # Before a figure and a letter: what is numbered so ("Bus 5B"), and after them: what has a house number.
@@ -120,7 +73,7 @@ _QUANTIFIED = re.compile(
     r"|exceeds?|exceeded|another|only|just|some|approximately|roughly|least|most|up|by|was|is|are|were|with|and) $",
     re.IGNORECASE,
 )
-_POWER = re.compile(r"(?<=[\w)])\^([-+\N{MINUS SIGN}]?)\(?([0-9]{1,4}|[a-z])\)?(?![\w.])")
+_POWER = re.compile(r"(?<=[\w)])\^([-+\N{MINUS SIGN}]?)\(?([0-9]{1,4}|[a-z])\)?(?!\w|\.\w)")
 _VERSION = re.compile(
     r"(?<![\w.])([vV](?:\. ?)?)?([0-9]{1,6}(?:\.[0-9]{1,6}){1,5})(?=([A-Za-z]{0,5}[0-9]*)(?![\w.]*[0-9]))"
 )
@@ -149,7 +102,9 @@ _PAIRED = re.compile(
     r"|RTX|GTX|Threadripper|Ryzen|Radeon|Core) )([0-9]{3,4})\b(?![.,:/%-]?[0-9])"
 )
 # Models: "737-800", "C-130"; and more than one of a kind: "F-16s", "747s", "three 9s".
-_MODEL = re.compile(r"(?<![\w.,-])(7[0-9]7)-([0-9]{1,4})(?![\w-])|\b([A-Z]{1,3})-([0-9]{3,4})(?![\w-]|\.[0-9])")
+_MODEL = re.compile(
+    r"(?<![\w.,-])(7[0-9]7|(?<=Airbus )[0-9]{3})-([0-9]{1,4})(?![\w-])|\b([A-Z]{1,3})-([0-9]{3,4})(?![\w-]|\.[0-9])"
+)
 _PLURAL = re.compile(r"((?<=[A-Za-z])-|(?<![\w.,$£€-]))([0-9]{1,4})'?s(?!\w)")
 _BEFORE_PLURAL = re.compile(
     r"(?<![A-Za-z])(?:(?=[a-z]{0,3}[A-Z])[A-Za-z]{2,}|[Tt]wo|[Tt]hree|[Ff]our|[Ff]ive|six|seven|eight|nine|ten"
@@ -162,28 +117,9 @@ _WORD_NUMBER = re.compile(r"(?<=[A-Za-z])-(?=[0-9])")
 _ANY_NUMBER = re.compile(rf"(?<![A-Za-z0-9])({NUMBER})(?![A-Za-z0-9])")
 
 
-def _has_figures(text: str) -> bool:
-    return any(digit in text for digit in "0123456789")
-
-
-def read_money(text: str) -> str:
-    """Reads sums in every currency of `tables.CURRENCIES`."""
-    if _has_figures(text):
-        text = _CONTINENTAL.sub(lambda match: f"{match[1].replace('.', ',')}.{match[2]}", text)
-        text = _INDIAN.sub(_regrouped, _POINTED.sub(_regrouped, _SPACED.sub(_spaced, text)))
-        text = _COMMA_AFTER_SIGN.sub(r"\1.\2", text)
-        text = _COUNTED.sub(lambda match: f"{number(match[1])} {SCALES[match[2]]}", text)
-        text = _DECIMAL_COMMA.sub(".", text)
-        text = _A_NOTE.sub(_note, text)
-        text = _MONEY.sub(_money, text)
-        text = _MONEY_AFTER.sub(_money_after, text)
-        text = _CENTS.sub(_cents, text)
-    return _TICKER.sub("", text)
-
-
 def read_units(text: str) -> str:
     """Reads numbers with units, percentages, heights in feet and inches, and dimensions."""
-    if not _has_figures(text):
+    if not has_figures(text):
         return text
     text = _PLURAL.sub(_plural, text)
     text = _SHORT_MEASURE.sub(r"\1 ", text)
@@ -201,7 +137,7 @@ def read_units(text: str) -> str:
 
 def read_numbers(text: str) -> str:
     """Reads what numbers are left."""
-    if not _has_figures(text):
+    if not has_figures(text):
         return text
     text = _PERCENT_LEFT.sub(" percent", text)
     text = _SPECIAL.sub(lambda match: _SPECIAL_WORDS[match[0].lower()], text)
@@ -224,20 +160,6 @@ def read_numbers(text: str) -> str:
     text = _DECIMAL_CODE.sub(lambda match: f"{number(match[1])} ", text)
     text = _WORD_NUMBER.sub(" ", text)
     return _ANY_NUMBER.sub(lambda match: count(match[1]), text)
-
-
-def _regrouped(match: re.Match[str]) -> str:
-    return f"{int(re.sub('[., ]', '', match[0])):,}"
-
-
-def _spaced(match: re.Match[str]) -> str:
-    """Spaces part the groups of one number, unless they seem to be numbers in a row."""
-    first, rest, decimals = match.groups()
-    before = match.string[max(0, match.start() - 12) : match.start()]
-    likely = len(first) < 3 or " 000" in rest or before.endswith(("$", "£", "€", "₹"))
-    if rest[0] == " " and (first[0] == "0" or not likely or _NO_FIRST_GROUP.search(before)):
-        return match[0]
-    return first + re.sub("[ ']", ",", rest) + (f".{decimals}" if decimals else "")
 
 
 def _scaled(match: re.Match[str]) -> str:
@@ -283,70 +205,6 @@ def _sign(match: re.Match[str]) -> str:
     return f"{match[1]}{'' if match[1] in ('', ' ') else ' '}{sign} "
 
 
-def _amount(currency: str, written: str, scale: str | None) -> str:
-    """The words of a sum without its sign: "five dollars and ninety-nine cents"."""
-    one, many, one_part, many_parts = CURRENCIES[currency]
-    if scale:
-        return f"{number(written)} {SCALES[scale]} {many}"
-    whole, _, part = written.replace(",", "").partition(".")
-    if not one_part and not part.strip("0"):
-        part = ""
-    if len(part) > 2:
-        part = part[:2] + part[2:].rstrip("0")
-    if len(part) > 2 or (part and not one_part):
-        return f"{number(written)} {many}"
-    whole, part = whole.lstrip("0"), part.ljust(2, "0").lstrip("0") if part else ""
-    said = []
-    if whole or not part:
-        said.append(f"{cardinal(whole or '0')} {one if whole == '1' else many}")
-    if part:
-        said.append(f"{cardinal(part)} {one_part if part == '1' else many_parts}")
-    return " and ".join(said)
-
-
-def _per(unit: str | None) -> str:
-    if not unit:
-        return ""
-    return f" per {UNITS.get(unit, unit) if unit not in ('m', 't') else {'m': 'month', 't': 'ton'}[unit]}"
-
-
-def _money(match: re.Match[str]) -> str:
-    minus, currency, minus_inside, first, first_scale, last, scale, plus, unit = match.groups()
-    currency = currency.strip()
-    sign = "minus " if minus or minus_inside else ""
-    more = " plus" if plus else ""
-    if last is None:
-        return sign + _amount(currency, first, scale) + more + _per(unit)
-    if first_scale and first_scale != scale:
-        one = f"{_amount(currency, first, first_scale)} to "
-    else:
-        one = f"{number(first)} to " if scale or "." not in first else f"{_amount(currency, first, None)} to "
-    return sign + one + _amount(currency, last, scale) + more + _per(unit)
-
-
-def _money_after(match: re.Match[str]) -> str:
-    minus, written, scale, currency, unit = match.groups()
-    whole, comma, part = written.rpartition(",")
-    if comma and len(part) < 3:
-        written = f"{whole}.{part}"  # as the continent writes it
-    return ("minus " if minus else "") + _amount(currency, written, scale) + _per(unit)
-
-
-def _note(match: re.Match[str]) -> str:
-    """ "a $20 bill" is "a twenty-dollar bill"."""
-    article, currency, written, scale = match.groups()
-    if "." in written and not scale:
-        return match[0]
-    return f"{article} {number(written)} {f'{SCALES[scale]} ' if scale else ''}{CURRENCIES[currency][0]}"
-
-
-def _cents(match: re.Match[str]) -> str:
-    figures, _, pence, _ = match.groups()
-    one, many = ("cent", "cents") if figures else ("penny", "pence")
-    figures = figures or pence
-    return f"{number(figures)} {one if figures == '1' else many}"
-
-
 def _quantity(written: str) -> str:
     if "/" in written:
         return _FRACTION.sub(_fraction, written)
@@ -371,7 +229,7 @@ def _with_unit(match: re.Match[str]) -> str:
         words += f" {'to' if '-' in joint else joint.strip()} {_quantity(last)}"
     describes = _after_article(match) and not per and after[:1] == " "
     named = singular if gap == "-" or describes or (_is_one(first) and not last) else units(singular)  # "a 5-kg bag"
-    end = "." if point and (not after.strip() or after[1:].isupper()) else ""
+    end = "." if point and (not after.strip() or after[1:].isupper() or UNITS[unit] == unit) else ""
     return f"{'minus ' if minus else ''}{words} {named}{_per_unit(per)}{end}"
 
 
@@ -515,4 +373,4 @@ def _fraction_words(numerator: str, denominator: str, with_suffix: bool) -> str:
 
 
 def house_number(written: str) -> str:
-    return pairs(written) if len(written) > 2 else two_digits(written.zfill(2))
+    return pairs(written) if len(written) > 2 else code(written)

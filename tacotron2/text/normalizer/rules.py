@@ -6,7 +6,8 @@ from tacotron2.text.normalizer.abbreviations import read_abbreviations
 from tacotron2.text.normalizer.addresses import read_addresses
 from tacotron2.text.normalizer.capitals import read_capitals
 from tacotron2.text.normalizer.dates import read_dates, read_times
-from tacotron2.text.normalizer.quantities import read_money, read_numbers, read_units
+from tacotron2.text.normalizer.money import read_money
+from tacotron2.text.normalizer.quantities import read_numbers, read_units
 from tacotron2.text.normalizer.signs import read_signs
 from tacotron2.text.normalizer.telephones import read_telephones
 from tacotron2.text.normalizer.typography import close_up

@@ -16,6 +16,9 @@ DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 WHOLE = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
 NUMBER = rf"(?:{WHOLE}(?:\.[0-9]+)?|\.[0-9]+)"
 
+MINUS = "[-\N{MINUS SIGN}]"
+FREE = r"(?<![\w.,])"  # a number begins here
+
 # Private use characters, each of which stands for an untouched stretch while the rules work around it.
 _FIRST_HELD, _LAST_HELD = 0xF0000, 0x10FFFD
 HELD = f"{chr(_FIRST_HELD)}-{chr(_LAST_HELD)}"  # within a character class
@@ -45,6 +48,10 @@ class Held:
         if stretch is None or len(self._marks) > _LAST_HELD - _FIRST_HELD:
             return match[0]  # TeX; or more different stretches than there are characters
         return self._marks.setdefault(stretch, chr(_FIRST_HELD + len(self._marks)))
+
+
+def has_figures(text: str) -> bool:
+    return any(digit in text for digit in "0123456789")
 
 
 def number(written: str) -> str:

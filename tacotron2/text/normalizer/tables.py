@@ -254,6 +254,7 @@ OPENERS = _words("""
     Each Its Their One Two How Why Where Who Did Do Does Is Are Was Were Can Could Would Will Let Please Also Although
     Because During Despite Until Next Finally Soon Still Even Only Such Your Another Perhaps Maybe
 """)
+OPENER = rf"(?:{'|'.join(sorted(OPENERS))})\b"
 BEFORE_NUMBERS = {
     **{"no": "number", "nos": "numbers", "fig": "figure", "figs": "figures", "p": "page", "pp": "pages"},
     **{"vol": "volume", "vols": "volumes", "ch": "chapter", "chap": "chapter", "sec": "section", "eq": "equation"},
@@ -261,6 +262,7 @@ BEFORE_NUMBERS = {
     **{
         "v": "volume",
         "rte": "route",
+        "rt": "route",
         "hwy": "highway",
         "ext": "extension",
         "pt": "part",

@@ -2,7 +2,8 @@
 
 import re
 
-from tacotron2.text.normalizer.say import characters, digits
+from tacotron2.text.normalizer.say import characters, digits, has_figures
+from tacotron2.text.normalizer.tables import OPENERS
 
 _START, _END = r"(?<![\w.+$€£/-])", r"(?![\w/]|[.-][0-9])"
 _INTERNATIONAL = re.compile(rf"{_START}\+[0-9]{{1,3}}(?:[ .-]?\(?[0-9]{{1,4}}\)?){{2,5}}{_END}")
@@ -24,7 +25,8 @@ _CODE = re.compile(
     r" (?:number|no\.?)(?: is)?)[:,]? #?)([0-9]{3,12})(?![\w%]|[.,:/-][0-9])",
     re.IGNORECASE,
 )
-_ZIP = re.compile(r"((?:\b[A-Z][a-z]+ ){2}|[a-z], (?:[A-Z][a-z]+ ){1,2})([0-9]{5})(?= *(?:$|[,.;:!?)]))")
+_ZIP = re.compile(r"(?<![A-Za-z'])([A-Z][a-z]+) ([0-9]{5})(?= *(?:$|[,.;:!?)]))")
+_BEFORE_AMOUNTS = OPENERS.union(("About", "Nearly", "Over", "Under", "Almost", "Exactly", "Around", "Roughly", "Total"))
 _SERIAL = re.compile(rf"{_START}[0-9]{{1,12}}(?:-[0-9]{{1,12}}){{2,8}}(?:-[xX])?{_END}")
 _UUID = re.compile(r"\b[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\b")
 _FIGURES = re.compile(r"[0-9]+")
@@ -32,16 +34,22 @@ _FIGURES = re.compile(r"[0-9]+")
 
 def read_telephones(text: str) -> str:
     """Reads telephone, card and social security numbers digit by digit, with a pause between their groups."""
-    if not any(digit in text for digit in "0123456789"):
+    if not has_figures(text):
         return text
     text = _UUID.sub(lambda match: ", ".join(_one_by_one(group) for group in match[0].split("-")), text)
     for pattern in (_INTERNATIONAL, _AMERICAN, _BRITISH, _GROUPED, _LOCAL):
         text = pattern.sub(lambda match: _grouped(match[0]), text)
     text = _CODE.sub(lambda match: match[1] + digits(match[2]), text)
-    text = _ZIP.sub(lambda match: match[0] if match[2].endswith("000") else match[1] + digits(match[2]), text)
+    text = _ZIP.sub(_zip, text)
     text = _SERIAL.sub(_serial, text)
     text = _IN_LETTERS.sub(lambda match: f"{_grouped(f'{match[1]} {match[2]}')}, {match[3].lower()}", text)
     return _CALLED.sub(lambda match: f"{match[1]} {digits(match[2])}", text)
+
+
+def _zip(match: re.Match[str]) -> str:
+    """A number of five figures after a name is a code: it would count something behind it."""
+    amount = match[1] in _BEFORE_AMOUNTS or match[2].endswith("00")
+    return match[0] if amount else f"{match[1]} {digits(match[2])}"
 
 
 def _grouped(written: str) -> str:

@@ -5,7 +5,7 @@ import re
 import unicodedata
 
 _ENTITY = re.compile(r"&(?:[a-zA-Z]{2,8}|#[0-9]{1,6});")
-_TAG = re.compile(r"</?([a-zA-Z][a-zA-Z0-9]{0,10})\b[^<>\n]{0,200}>|<!--[^<>\n]{0,500}-->")
+_TAG = re.compile(r"</?([a-zA-Z][^\s<>/]{0,80})[^<>\n]{0,200}>|<!--[^<>\n]{0,500}-->")
 _BLOCK_TAGS = frozenset("br p div li ul ol tr table blockquote h1 h2 h3 h4 h5 h6 pre hr".split())  # noqa: SIM905
 
 # Before Unicode's own compatibility forms, which would lose what these mean.

@@ -1,0 +1,133 @@
+"""Sums of money, and the ways in which the world groups figures."""
+
+import re
+
+from tacotron2.text.normalizer.say import FREE, MINUS, NUMBER, WHOLE, cardinal, has_figures, number
+from tacotron2.text.normalizer.tables import COUNTED_NOUNS, CURRENCIES, MONTH_NAMES, MONTHS, SCALES, UNITS
+
+_SIGNS = "|".join(re.escape(sign) for sign in sorted(CURRENCIES, key=len, reverse=True) if not sign.isalpha())
+_CODES = "|".join(sign for sign in CURRENCIES if sign.isalpha())
+_SCALE = (
+    r"(?:[ -]?(hundred|thousand|million|billion|trillion|quadrillion|lakh|crore|mn|mm|MM|mil|bn|tn|trn|[kKmMbBtT])\b)?"
+)
+_PER = r"(?: ?/ ?([A-Za-z]{1,12})\b)?"
+# As the continent writes it: a comma before decimals is none between thousands where not three figures follow it.
+_CONTINENTAL = re.compile(r"(?<![\w.,])([0-9]{1,3}(?:\.[0-9]{3}){1,5}),([0-9]{1,2})(?![\w,]|\.[0-9])")
+_COMMA_AFTER_SIGN = re.compile(r"(?<=[$£€₹])( ?[0-9]+),([0-9]{1,2})(?![0-9]|,[0-9])")
+# Groups of three parted by spaces, apostrophes or points; and India's, the last of three and the others of two.
+_SPACED = re.compile(
+    r"(?<![\w.,'/:-])([0-9]{1,3})((?: [0-9]{3}){1,6}|(?:'[0-9]{3}){1,6})(?:,([0-9]{1,2}))?(?![\w']|[., -]?[0-9])"
+)
+_POINTED = re.compile(r"(?<![\w.,])[0-9]{1,3}(?:\.[0-9]{3}){2,6}(?![\w]|[.,]?[0-9])")
+_INDIAN = re.compile(r"(?<![\w.,])[0-9]{1,2}(?:,[0-9]{2}){1,6},[0-9]{3}(?![\w]|,[0-9])")
+_NO_FIRST_GROUP = re.compile(rf"(?:{'|'.join((*MONTHS, *MONTH_NAMES))})\.? $", re.IGNORECASE)
+_COUNTED = re.compile(
+    rf"(?<![\w.,])({NUMBER}) ?([kKmMbBtT]|bn|mn)(?= (?:[a-z]+ )?(?:{'|'.join(sorted(COUNTED_NOUNS))})\b)"
+)
+_DECIMAL_COMMA = re.compile(r"(?<=[0-9]),(?=[0-9]{1,2} ?(?:[%€°]|[kcm]?[mgl]\b|km\b))")
+_MONEY = re.compile(
+    rf"(?<![\w./])({MINUS}?)({_SIGNS}|(?:{_CODES})\b ?)({MINUS}?) ?({NUMBER})"
+    rf"(?:(?: ?(million|billion|[kKmMbB]n?))? ?- ?(?:{_SIGNS})?({NUMBER}))?{_SCALE}(\+?){_PER}"
+)
+_MONEY_AFTER = re.compile(
+    rf"(?<![\w.,$£€])({MINUS}?)({WHOLE}(?:[.,][0-9]{{1,2}})?|{NUMBER}){_SCALE} ?([€£¥₹₽₺₴]|(?:{_CODES})\b){_PER}"
+)
+_CENTS = re.compile(rf"{FREE}({NUMBER}) ?(¢)|{FREE}([0-9]{{1,2}})(p)\b")
+_A_NOTE = re.compile(
+    rf"\b([Aa]|[Aa]nother|[Ee]very|[Tt]his|[Tt]hat) (\$|£|€)({NUMBER}){_SCALE}(?=[ -][a-z])"
+    r"(?! (?:and|or|to|for|is|was|in|per|a|on)\b)"
+)
+_TICKER = re.compile(r"\$(?=[A-Za-z])")
+
+
+def read_money(text: str) -> str:
+    """Reads sums in every currency of `tables.CURRENCIES`."""
+    if has_figures(text):
+        text = _CONTINENTAL.sub(lambda match: f"{match[1].replace('.', ',')}.{match[2]}", text)
+        text = _INDIAN.sub(_regrouped, _POINTED.sub(_regrouped, _SPACED.sub(_spaced, text)))
+        text = _COMMA_AFTER_SIGN.sub(r"\1.\2", text)
+        text = _COUNTED.sub(lambda match: f"{number(match[1])} {SCALES[match[2]]}", text)
+        text = _DECIMAL_COMMA.sub(".", text)
+        text = _A_NOTE.sub(_note, text)
+        text = _MONEY.sub(_money, text)
+        text = _MONEY_AFTER.sub(_money_after, text)
+        text = _CENTS.sub(_cents, text)
+    return _TICKER.sub("", text)
+
+
+def _regrouped(match: re.Match[str]) -> str:
+    return f"{int(re.sub('[., ]', '', match[0])):,}"
+
+
+def _spaced(match: re.Match[str]) -> str:
+    """Spaces part the groups of one number, unless they seem to be numbers in a row."""
+    first, rest, decimals = match.groups()
+    before = match.string[max(0, match.start() - 12) : match.start()]
+    likely = len(first) < 3 or " 000" in rest or before.endswith(("$", "£", "€", "₹"))
+    if rest[0] == " " and (first[0] == "0" or not likely or _NO_FIRST_GROUP.search(before)):
+        return match[0]
+    return first + re.sub("[ ']", ",", rest) + (f".{decimals}" if decimals else "")
+
+
+def _amount(currency: str, written: str, scale: str | None) -> str:
+    """The words of a sum without its sign: "five dollars and ninety-nine cents"."""
+    one, many, one_part, many_parts = CURRENCIES[currency]
+    if scale:
+        return f"{number(written)} {SCALES[scale]} {many}"
+    whole, _, part = written.replace(",", "").partition(".")
+    if not one_part and not part.strip("0"):
+        part = ""
+    if len(part) > 2:
+        part = part[:2] + part[2:].rstrip("0")
+    if len(part) > 2 or (part and not one_part):
+        return f"{number(written)} {many}"
+    whole, part = whole.lstrip("0"), part.ljust(2, "0").lstrip("0") if part else ""
+    said = []
+    if whole or not part:
+        said.append(f"{cardinal(whole or '0')} {one if whole == '1' else many}")
+    if part:
+        said.append(f"{cardinal(part)} {one_part if part == '1' else many_parts}")
+    return " and ".join(said)
+
+
+def _per(unit: str | None) -> str:
+    if not unit:
+        return ""
+    return f" per {UNITS.get(unit, unit) if unit not in ('m', 't') else {'m': 'month', 't': 'ton'}[unit]}"
+
+
+def _money(match: re.Match[str]) -> str:
+    minus, currency, minus_inside, first, first_scale, last, scale, plus, unit = match.groups()
+    currency = currency.strip()
+    sign = "minus " if minus or minus_inside else ""
+    more = " plus" if plus else ""
+    if last is None:
+        return sign + _amount(currency, first, scale) + more + _per(unit)
+    if first_scale and first_scale != scale:
+        one = f"{_amount(currency, first, first_scale)} to "
+    else:
+        one = f"{number(first)} to " if scale or "." not in first else f"{_amount(currency, first, None)} to "
+    return sign + one + _amount(currency, last, scale) + more + _per(unit)
+
+
+def _money_after(match: re.Match[str]) -> str:
+    minus, written, scale, currency, unit = match.groups()
+    whole, comma, part = written.rpartition(",")
+    if comma and len(part) < 3:
+        written = f"{whole}.{part}"  # as the continent writes it
+    return ("minus " if minus else "") + _amount(currency, written, scale) + _per(unit)
+
+
+def _note(match: re.Match[str]) -> str:
+    """ "a $20 bill" is "a twenty-dollar bill"."""
+    article, currency, written, scale = match.groups()
+    if "." in written and not scale:
+        return match[0]
+    return f"{article} {number(written)} {f'{SCALES[scale]} ' if scale else ''}{CURRENCIES[currency][0]}"
+
+
+def _cents(match: re.Match[str]) -> str:
+    figures, _, pence, _ = match.groups()
+    one, many = ("cent", "cents") if figures else ("penny", "pence")
+    figures = figures or pence
+    return f"{number(figures)} {one if figures == '1' else many}"
