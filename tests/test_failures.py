@@ -238,6 +238,23 @@ def test_an_error_outside_of_a_round_ends_every_request(monkeypatch: pytest.Monk
             voice.submit("Hello.", SpeakSettings(**SETTINGS))
 
 
+def test_nobody_waits_for_ever_for_an_engine_that_does_not_return(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.scheduler.STUCK_SECONDS", 0.2)
+    monkeypatch.setattr("pipeline.scheduler.WATCH_SECONDS", 0.1)
+    reasons: list[str] = []
+    engines = tiny_engines()
+    entered, leave = standing(engines, "waveglow")
+    voice = Voice(engines)
+    scheduler = voice.scheduler(on_failed=reasons.append)
+    speech = voice.submit("Hello.", SpeakSettings(**SETTINGS))
+    assert entered.wait(60)
+    with pytest.raises(Closed, match=r"has not returned for 0\.2 s"):
+        list(speech)
+    assert (scheduler.status().state, [scheduler.status().reason]) == ("failed", reasons)
+    leave.set()
+    voice.close()
+
+
 def test_closing_waits_for_an_engine_no_longer_than_it_is_told() -> None:
     engines = tiny_engines()
     entered, leave = standing(engines, "encoder")
