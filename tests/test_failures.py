@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 from common.engine import Engine
@@ -236,6 +237,31 @@ def test_an_error_outside_of_a_round_ends_every_request(monkeypatch: pytest.Monk
         assert voice.scheduler().status().state == "failed"
         with pytest.raises(Closed, match="ZeroDivisionError"):
             voice.submit("Hello.", SpeakSettings(**SETTINGS))
+
+
+@pytest.mark.parametrize(("errors", "kind", "state"), [(1, EngineFailure, "running"), (9, Closed, "failed")])
+def test_a_device_error_that_stays_ends_everything_at_once(
+    monkeypatch: pytest.MonkeyPatch, errors: int, kind: type[Exception], state: str
+) -> None:
+    """With a device whose calls return an error once, as for a kernel that failed, or for good."""
+    left = iter(range(errors))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: fail() if next(left, None) is not None else None)
+
+    def fail_on_a_gpu(tensors: Mapping[str, Tensor]) -> None:
+        monkeypatch.setattr(voice.engines, "on_gpu", True)
+        fail()
+
+    engines = tiny_engines()
+    engines["postnet"] = Watched(engines["postnet"], fail_on_a_gpu)
+    with Voice(engines) as voice:
+        with pytest.raises(kind):
+            list(voice.stream("Hello.", **SETTINGS))
+        assert voice.scheduler().status().state == state
+        monkeypatch.setattr(voice.engines, "on_gpu", False)
+        if kind is Closed:  # whole texts say so too, rather than fail one by one
+            left = iter(range(errors))
+            with pytest.raises(Closed, match="start the program again"):
+                voice.speak("Hello.", **SETTINGS)
 
 
 def test_nobody_waits_for_ever_for_an_engine_that_does_not_return(monkeypatch: pytest.MonkeyPatch) -> None:
