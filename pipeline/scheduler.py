@@ -230,7 +230,7 @@ class Scheduler:
         max_waiting: most requests that may wait for a first slot. With those under way, whose readers may be slow,
             there are never more than `max_slots` + `max_waiting`.
         lock: held by the worker while it uses the engines.
-        on_failed: called once, in the worker, with the reason why the scheduler can't work any more. It must return at
+        on_failed: called once, in any thread, with the reason why the scheduler can't work any more. It must return at
             once. What serves requests ends then, so that it is started again.
     """
 
@@ -356,9 +356,9 @@ class Scheduler:
             self._closing = True
             self._cut = self._cut or not drain
             self._changed.notify()
-        atexit.unregister(self.close)
         if threading.current_thread() is self._thread:
             return
+        atexit.unregister(self.close)
         if drain:
             self._thread.join(timeout)
         with self._changed:
@@ -440,13 +440,13 @@ class Scheduler:
     def _fail(self, error: BaseException) -> None:
         """Ends all requests, and takes no more."""
         reason = str(error) if isinstance(error, Closed) else f"speaking failed: {type(error).__name__}; see the log"
-        _log.critical("nothing more can be spoken: %s", reason, exc_info=error)
         with self._changed:
             if self._failure is not None:
                 return
             self._failure = reason
             everybody = [*self._active, *self._waiting]
             self._active, self._waiting = [], deque()
+        _log.critical("nothing more can be spoken: %s", reason, exc_info=error)
         for active in everybody:
             active.speech._fail(Closed(reason))
         self._on_failed(reason)

@@ -144,6 +144,17 @@ def test_one_fault_costs_one_streamed_line(
     assert np.abs(written[len(written) - len(after) :] - after).max(initial=0) < 1e-3
 
 
+@pytest.mark.parametrize(
+    "faulty_voice", [("reading", 1, 1), ("postnet", 1, 1), ("leveling", 1, 1)], indirect=True, ids=str
+)
+def test_one_fault_costs_one_text(faulty_voice: Voice, undisturbed: list[np.ndarray]) -> None:
+    (_, first), (_, second), (_, third) = faulty_voice.speak_many(TEXTS, SpeakSettings(**SETTINGS))
+    assert isinstance(second, EngineFailure)
+    for audio, expected in ((first, undisturbed[0]), (third, undisturbed[2])):
+        assert isinstance(audio, Audio)
+        assert np.abs(audio.samples - expected).max() < 1e-3
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_an_interruption_ends_the_run(tmp_path: Path, error: type[BaseException]) -> None:
     def interrupt(tensors: Mapping[str, Tensor]) -> None:
