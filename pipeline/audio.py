@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.errors import InvalidInput, UserError
+from common.errors import InvalidInput
 from common.wav import SAMPLE_FORMATS, SampleFormat, wav_file
 
 _OTHER_FORMATS = (".mp3", ".flac", ".ogg", ".opus", ".aac", ".m4a", ".raw", ".pcm")
@@ -106,14 +106,16 @@ class Resampler:
     """Chunks of one stream at another sampling rate, by soxr; what the whole would give, whatever the chunks.
 
     Raises:
-        UserError: soxr isn't installed.
+        InvalidInput: soxr isn't installed.
     """
 
     def __init__(self, from_rate: int, to_rate: int) -> None:
         try:
             import soxr
         except ImportError as error:
-            raise UserError("another sampling rate needs soxr: pip install soxr") from error
+            raise InvalidInput(
+                "sampling_rate: another than the voice's needs soxr: pip install soxr", "sampling_rate"
+            ) from error
         self.sampling_rate = to_rate
         self._stream = soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32")
 

@@ -18,7 +18,7 @@ import torch
 
 from common.checkpoint import LoadedModel
 from common.engine import Engine
-from common.errors import Closed, UserError
+from common.errors import Closed, UserError, explained
 from common.files import REPOSITORY
 from common.metadata import ModelMetadata, Part, Precision
 from common.phrases import Phrase
@@ -327,11 +327,14 @@ class Voice:
         failed = [piece.error for piece in pieces if isinstance(piece, FailedPiece)]
         if failed:
             return failed[0]
-        whole = Audio.join([self.leveled(piece) for piece in pieces if isinstance(piece, SpokenPiece)])
-        if settings.sampling_rate is None or settings.sampling_rate == self.sampling_rate:
-            return whole
-        resampler = Resampler(self.sampling_rate, settings.sampling_rate)
-        return Audio(resampler(whole.samples, last=True), settings.sampling_rate)
+        try:
+            whole = Audio.join([self.leveled(piece) for piece in pieces if isinstance(piece, SpokenPiece)])
+            if settings.sampling_rate is None or settings.sampling_rate == self.sampling_rate:
+                return whole
+            resampler = Resampler(self.sampling_rate, settings.sampling_rate)
+            return Audio(resampler(whole.samples, last=True), settings.sampling_rate)
+        except Exception as error:
+            return explained(error, f"line {phrase.phrase.line}")
 
 
 def _identity_of(metadata: ModelMetadata) -> dict[str, Any]:

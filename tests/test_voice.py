@@ -163,6 +163,23 @@ def test_a_folder_without_models_says_what_to_do(tmp_path: Path) -> None:
         Voice.load(tmp_path)
 
 
+def test_loading_says_which_files_it_takes(tiny_folder: Path) -> None:
+    told: list[str] = []
+    Voice.load(tiny_folder, on_message=told.append).close()
+    assert told == ["Models: " + ", ".join(str(tiny_folder / f"{part}.onnx") for part in PARTS)]
+
+
+def test_an_installation_without_the_demo_voice_says_so_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.voice.DEMO_FOLDER", tmp_path / "site-packages" / "output")
+    monkeypatch.setattr("pipeline.voice.DEMO_TACOTRON2", tmp_path / "site-packages" / "tacotron2_demo.pt")
+    with pytest.raises(UserError, match="the demo voice isn't installed; name a folder of model files, or install"):
+        Voice.load()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_engines_that_do_not_belong_together_are_refused(tiny_folders: dict[Precision, Path]) -> None:
     paths = {part: tiny_folders["fp32"] / f"{part}.onnx" for part in PARTS}
     with pytest.raises(UserError, match="one precision"):
