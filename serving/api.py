@@ -173,7 +173,7 @@ def _validation_error(first: Mapping[str, Any]) -> ApiError:
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(field, SpeechRequest.model_fields, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        return ApiError(400, f"unknown field {field}{hint}", param=field, code="unknown_parameter")
+        return ApiError(400, f"unknown field {field!r}{hint}", param=field, code="unknown_parameter")
     return ApiError(400, f"{field}: {first['msg']}", param=field, code="invalid_type")
 
 

@@ -3,6 +3,7 @@
 wav and pcm need nothing; the others go through PyAV (FFmpeg's libraries), which the extra `serve` installs.
 """
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -122,8 +123,19 @@ class _AvEncoder(Encoder):
         self._container: Any = av.open(self._sink, "w", format=audio_format.container, options=options)
         self._stream: Any = self._container.add_stream(audio_format.codec, rate=sampling_rate, layout="mono")
         self._samples = 0
+        self._lock = threading.Lock()  # a stream that is given up is finished while a thread may still encode
 
     def encode(self, samples: np.ndarray) -> bytes:
+        with self._lock:
+            return self._encode(samples)
+
+    def finish(self) -> bytes:
+        with self._lock:
+            return self._finish()
+
+    def _encode(self, samples: np.ndarray) -> bytes:
+        if self._container is None:
+            return b""
         frame = self._av.AudioFrame.from_ndarray(pcm16(samples)[None], format="s16", layout="mono")
         frame.sample_rate = self._sampling_rate
         frame.time_base = Fraction(1, self._sampling_rate)
@@ -132,7 +144,7 @@ class _AvEncoder(Encoder):
         self._container.mux(self._stream.encode(frame))
         return self._sink.take()
 
-    def finish(self) -> bytes:
+    def _finish(self) -> bytes:
         container, self._container = self._container, None
         if container is None:
             return b""
