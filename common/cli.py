@@ -16,15 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from common.errors import UserError
+from common.errors import UserError, is_out_of_memory
 from common.files import dangling_link
 
 EXIT_USER_ERROR = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
 EXIT_TERMINATED = 143  # 128 + SIGTERM
-# What the allocators of PyTorch, ONNX Runtime, CUDA and C++ say; only PyTorch's for GPUs has an exception of its own.
-_OUT_OF_MEMORY = re.compile(r"out of memory|(can't|cannot|failed to) allocate|bad[ _]alloc", re.IGNORECASE)
 _MEMORY_FLAGS = ("--batch-size", "--window", "--frames")  # less of it takes less memory
 
 Settings = TypeVar("Settings")
@@ -130,13 +128,6 @@ def run(
     except Exception as error:
         _fail(parser, _describe(error, parser), EXIT_USER_ERROR, args.debug)
     sys.exit(0)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """The host's or a GPU's memory was not enough, by whatever library tells so."""
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        return True
-    return not isinstance(error, (UserError, OSError)) and _OUT_OF_MEMORY.search(str(error)) is not None
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from common.contract import Contract, TensorSpec, contract_of
 from common.cuda import with_index
-from common.errors import UserError
+from common.errors import Closed, UserError
 from common.metadata import METADATA_KEY, ModelMetadata, Part
 
 Range = tuple[int, int]
@@ -26,6 +26,7 @@ class Engine(Protocol):
     """Runs one part. `limits` gives the sizes it accepts by symbol ("batch", "text", "mel"); none means any."""
 
     name: str  # what messages call it: the file's path, or "PyTorch encoder"
+    backend: str  # what computes, and in which precision if not in the model's: "onnxruntime", "openvino bf16"
     metadata: ModelMetadata
     contract: Contract
     device: torch.device
@@ -106,13 +107,15 @@ def check_bound(engine: Engine, tensors: Mapping[str, Tensor]) -> dict[str, int]
     return sizes
 
 
-def closed(engine: Engine) -> UserError:
+def closed(engine: Engine) -> Closed:
     """The error for using an engine after its `close`."""
-    return UserError(f"{engine.name}: the engine was closed; open it again")
+    return Closed(f"{engine.name}: the engine was closed; open it again")
 
 
 class TorchEngine:
     """A part's PyTorch module (`tacotron2.parts`, `waveglow.parts`), on any device."""
+
+    backend = "pytorch"
 
     def __init__(self, module: nn.Module, metadata: ModelMetadata, device: torch.device | str = "cpu") -> None:
         self.name = f"PyTorch {metadata.part}"

@@ -1,5 +1,14 @@
 """Errors by kind: what scripts print in one line, and what servers turn into status codes."""
 
+import errno
+import logging
+import re
+
+# What the allocators of PyTorch, ONNX Runtime, CUDA and C++ say; only PyTorch's for GPUs has an exception of its own.
+_OUT_OF_MEMORY = re.compile(r"out of memory|(can't|cannot|failed to) allocate|bad[ _]alloc", re.IGNORECASE)
+
+_log = logging.getLogger(__name__)
+
 
 class UserError(Exception):
     """Something the user can put right.
@@ -31,3 +40,34 @@ class Busy(UserError):
 
 class Closed(UserError):
     """The voice was closed, or can't work any more, and takes no requests. Servers answer 503."""
+
+
+def explained(error: Exception, what: str) -> UserError:
+    """Any exception that ended a phrase, as an error of a kind that callers tell apart.
+
+    InvalidInput, EngineFailure, Busy and Closed are returned as they are. All else is an EngineFailure: with the
+    message of a UserError that an engine raised, else with no more than the exception's type, and the log has the
+    traceback.
+
+    Args:
+        what: names the phrase: 'line 3 ("Hello")'.
+    """
+    if isinstance(error, (InvalidInput, EngineFailure, Busy, Closed)):
+        return error
+    if isinstance(error, UserError):
+        failure = EngineFailure(str(error))
+    else:
+        _log.error("speaking %s failed", what, exc_info=error)
+        if is_out_of_memory(error):
+            failure = EngineFailure(f"out of memory for {what}; use shorter text or a smaller window, or try later")
+        else:
+            failure = EngineFailure(f"speaking {what} failed: {type(error).__name__}; see the log")
+    failure.__cause__ = error
+    return failure
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """The host's or a GPU's memory was not enough, by whatever library tells so."""
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return not isinstance(error, (UserError, OSError)) and _OUT_OF_MEMORY.search(str(error)) is not None

@@ -47,7 +47,7 @@ class GraphEngine:
 
     def __init__(self, engine: Engine) -> None:
         self.name, self.metadata, self.contract = engine.name, engine.metadata, engine.contract
-        self.limits = engine.limits
+        self.limits, self.backend = engine.limits, engine.backend
         self.device = with_index(engine.device)
         self._engine = engine
         self._plans = ShapeCache[tuple[tuple[str, int], ...], tuple[dict[str, Tensor], GraphRun]](CACHED_SIZES)

@@ -72,6 +72,7 @@ class OnnxEngine:
         options.intra_op_num_threads = thread_count(threads)
         options.log_severity_level = 3
         self.device = checked_device(device)
+        self.backend = f"onnxruntime {gpu_provider if self.device.type == 'cuda' else 'cpu'}"
         self._stream: torch.cuda.Stream | None = None
         self._run_options = ort.RunOptions()
         providers: list[Any] = ["CPUExecutionProvider"]

@@ -68,6 +68,7 @@ class OpenVINOEngine:
         known = model.has_rt_info(_METADATA_PATH)
         stored = {METADATA_KEY: model.get_rt_info(_METADATA_PATH).astype(str)} if known else {}
         self.name = str(path)
+        self.backend = f"openvino {precision}"
         self.metadata = read_metadata(path, part, stored)
         self.contract = contract_of(self.metadata)
         self.device = torch.device("cpu")

@@ -21,6 +21,8 @@ class TritonEngine:
         UserError: this model or this device is not supported (`obstacle` says why).
     """
 
+    backend = "triton"
+
     def __init__(self, metadata: ModelMetadata, device: torch.device | str) -> None:
         self.name = f"Triton {metadata.part}"
         reason = self.obstacle(metadata, device)

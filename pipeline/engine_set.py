@@ -5,7 +5,7 @@ The stages of speaking that the offline synthesizer and the scheduler share are 
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 from common.config import Tacotron2Config, WaveGlowConfig
 from common.cuda import upload
 from common.engine import Engine, Range, infer
-from common.errors import UserError
+from common.errors import Closed, EngineFailure, UserError
 from common.metadata import DEFAULT_SIGMA, PARTS, Part
 from pipeline.settings import SpeakSettings, WorkSettings
 from tacotron2.decoder import LONGEST_DECODING, StopRule
@@ -223,12 +223,29 @@ class EngineSet:
         result[target] = done[source]
         return result.transpose(1, 2)
 
-    def nan_error(self, part: Part, which: str) -> UserError:
+    def nan_error(self, part: Part, which: str) -> EngineFailure:
         """The error of a part that gave what isn't a number."""
-        return UserError(
+        return EngineFailure(
             f"{self.engines[part].name}: NaN or infinity in the {part}'s output for {which}; "
             "try FP32, or export and build the file again"
         )
+
+    def recover(self) -> None:
+        """Makes the device usable after an engine's exception: cached memory is released.
+
+        Raises:
+            Closed: the device has failed for good. CUDA calls an error sticky that every later call of the process
+                returns.
+        """
+        if not self.on_gpu:
+            return
+        with suppress(Exception):  # an earlier kernel's error, returned once
+            torch.cuda.synchronize(self.device)
+        try:
+            torch.cuda.synchronize(self.device)
+            torch.cuda.empty_cache()
+        except Exception as error:
+            raise Closed(f"{self.device} has failed ({type(error).__name__}); start the program again") from error
 
     def close(self) -> None:
         """Closes the engines; may be called again."""

@@ -18,8 +18,6 @@ import numpy as np
 from common.wav import read_float_wav
 from pipeline.audio import Audio
 from pipeline.pieces import PreparedPhrase
-from pipeline.settings import SpeakSettings
-from pipeline.voice import Voice
 
 MANIFEST = "manifest.jsonl"
 PARTIAL = ".partial"  # ends the name of a folder with the pieces of a phrase that isn't whole yet
@@ -62,19 +60,10 @@ class PhraseRecord:
         return any(piece.stop_reason == "cap" for piece in self.pieces)
 
 
-def configuration_of(voice: Voice, settings: SpeakSettings, sample_format: str, phrase: PreparedPhrase) -> str:
-    """What decides a phrase's wav, rounding apart, as a hash: the voice, the settings and the text as it is read."""
-    engines = [
-        (part, engine.metadata.checkpoint_sha256, engine.metadata.precision, engine.metadata.int8_lstms)
-        for part, engine in voice.engines.engines.items()
-    ]
-    chosen = {
-        field.name: getattr(settings, field.name)
-        for field in dataclasses.fields(settings)
-        if field.name not in ("lexicon", "keep_pictures")  # the first is in the text as it is read
-    }
+def configuration_of(identity: Mapping[str, Any], sample_format: str, phrase: PreparedPhrase) -> str:
+    """What decides a phrase's wav, as a hash: the voice and its settings (`Voice.identity`), and the text as read."""
     texts = [piece.encoded.text for piece in phrase.pieces]
-    content = json.dumps([sorted(engines), chosen, sample_format, voice.sampling_rate, voice.engines.gain, texts])
+    content = json.dumps([identity, sample_format, texts], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from common.errors import UserError
+from common.errors import InvalidInput, UserError, explained
 from common.phrases import Phrase
 from pipeline.settings import SpeakSettings
 from tacotron2.text import EncodedText, split
@@ -54,7 +54,10 @@ def _prepare(phrase: Phrase, front_end: TextFrontEnd, max_symbols: int) -> Prepa
         reading = front_end.read(phrase.text)
         texts = split(reading, max_symbols, final_period=front_end.final_period)
     except UserError as error:
-        return PreparedPhrase(phrase, reading, (), error)
+        invalid = error if isinstance(error, InvalidInput) else InvalidInput(str(error))
+        return PreparedPhrase(phrase, reading, (), invalid)
+    except Exception as error:
+        return PreparedPhrase(phrase, reading, (), explained(error, _named(phrase, phrase.text)))
     last = len(texts) - 1
     pieces = tuple(Piece(phrase, number, number == last, text) for number, text in enumerate(texts))
     return PreparedPhrase(phrase, reading, pieces)
@@ -62,5 +65,8 @@ def _prepare(phrase: Phrase, front_end: TextFrontEnd, max_symbols: int) -> Prepa
 
 def describe(piece: Piece) -> str:
     """A piece in a message: its phrase's line and the beginning of its text."""
-    text = piece.encoded.text
-    return f'line {piece.phrase.line} ("{text[:40]}{"..." if len(text) > 40 else ""}")'
+    return _named(piece.phrase, piece.encoded.text)
+
+
+def _named(phrase: Phrase, text: str) -> str:
+    return f'line {phrase.line} ("{text[:40]}{"..." if len(text) > 40 else ""}")'

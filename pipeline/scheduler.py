@@ -17,14 +17,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import product
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from common.engine import infer
-from common.errors import UserError
+from common.errors import Busy, Closed, EngineFailure, explained
 from common.random_streams import RandomStreams
 from pipeline.audio import Audio, Resampler, limit
 from pipeline.engine_set import EngineSet
@@ -52,11 +52,12 @@ LATER_FRAMES, LATER_FRAMES_WHILE_WAITING = 8192, 2048
 # the others waiting. With Python's 5 ms, the worker would lose more time than the others take.
 SWITCH_INTERVAL = 5e-5
 
+FAILED_ROUNDS = 5  # in a row, without any audio between them: then the engines can't work any more
+CLOSING_SECONDS = 60.0  # most that `close` waits: for requests under way, and for the worker
+
+State = Literal["running", "draining", "failed"]
+
 _log = logging.getLogger(__name__)
-
-
-class BusyError(UserError):
-    """The queue is full: nothing was accepted; try again later."""
 
 
 class CancelledError(Exception):
@@ -74,18 +75,30 @@ class PieceReport:
 
 @dataclass(frozen=True)
 class SchedulerStatus:
-    """A moment's load: requests that wait for a first slot, requests under way, and audio made since the start."""
+    """A moment's state and load.
+
+    Attributes:
+        waiting: requests that wait for a first slot.
+        active: requests under way.
+        audio_seconds: of audio made since the start.
+        state: "running" takes requests; "draining" is closing, and takes none; "failed" can't work any more, and all
+            its requests have failed.
+        reason: of "failed".
+    """
 
     waiting: int
     active: int
     audio_seconds: float
+    state: State = "running"
+    reason: str = ""
 
 
 class Speech:
     """A request's audio as it comes: iterate over it, in any one thread.
 
-    Iterating raises UserError where the request failed (what came before is not the whole), and CancelledError after
-    `cancel`. `on_event` is called in the worker thread whenever something new can be read; it must return at once.
+    Iterating raises EngineFailure where the request failed (what came before is not the whole), Closed where the voice
+    was closed or can't work any more, and CancelledError after `cancel`. `on_event` is called in the worker thread
+    whenever something new can be read; it must return at once.
     """
 
     def __init__(
@@ -118,7 +131,8 @@ class Speech:
             timeout: most seconds to wait; None waits for as long as it takes, 0 not at all.
 
         Raises:
-            UserError: the request failed.
+            EngineFailure: the request failed.
+            Closed: the voice was closed, or can't work any more.
             CancelledError: it was cancelled.
             queue.Empty: nothing came within the timeout.
         """
@@ -147,10 +161,6 @@ class Speech:
         """Of each piece that has ended, float32 [frames, symbols], where pictures are kept."""
         return self._alignments
 
-    @property
-    def _may_begin_piece(self) -> bool:
-        return bool(self._pieces) and self._unread_seconds < MAX_UNREAD_SECONDS
-
     def _deliver(self, samples: np.ndarray, last: bool) -> None:
         if self._resampler is not None:
             samples = self._resampler(samples, last)
@@ -176,7 +186,7 @@ class Speech:
             _log.exception("on_event failed")
 
 
-@dataclass
+@dataclass(eq=False)
 class _Active:
     """A request under way: the pieces that are being decoded or vocoded, in order."""
 
@@ -205,6 +215,8 @@ class Scheduler:
         max_slots: most pieces of text decoded at a time; None takes what suits the device.
         max_waiting: most requests that may wait for a first slot.
         lock: held by the worker while it uses the engines.
+        on_failed: called once, in the worker, with the reason why the scheduler can't work any more. It must return at
+            once. What serves requests ends then, so that it is started again.
     """
 
     def __init__(
@@ -214,6 +226,7 @@ class Scheduler:
         max_slots: int | None = None,
         max_waiting: int = QUEUE_LENGTH,
         lock: AbstractContextManager | None = None,
+        on_failed: Callable[[str], object] = lambda reason: None,
     ) -> None:
         self.engines = engines
         self.plan = WindowPlan.of(engines)
@@ -233,6 +246,11 @@ class Scheduler:
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="noise") if engines.on_gpu else None
         self._audio_seconds = 0.0
         self._closing = False
+        self._cut = False  # closing without waiting for requests under way
+        self._failure: str | None = None
+        self._on_failed = on_failed
+        self._round_failed = False
+        self._failed_rounds = 0  # in a row
         self._thread = threading.Thread(target=self._work, name="speech", daemon=True)
         self._thread.start()
 
@@ -242,17 +260,20 @@ class Scheduler:
         """Accepts a request of one or more pieces of text.
 
         Raises:
-            BusyError: as many requests as may wait are waiting.
-            UserError: the settings don't fit the voice, or the scheduler is closed.
+            InvalidInput: the settings don't fit the voice.
+            Busy: as many requests as may wait are waiting.
+            Closed: the scheduler is closed, or can't work any more.
         """
         self.engines.denoiser(settings.denoise)
         speech = Speech(pieces, settings, self.engines.audio.sampling_rate, on_event)
         speech._wake = self._notify
         with self._changed:
+            if self._failure is not None:
+                raise Closed(self._failure)
             if self._closing:
-                raise UserError("the voice is closed: nothing more is spoken")
+                raise Closed("the voice is closed: nothing more is spoken")
             if len(self._waiting) >= self.max_waiting:
-                raise BusyError(f"busy: {len(self._waiting)} requests are waiting; try again later")
+                raise Busy(f"busy: {len(self._waiting)} requests are waiting; try again later")
             self._waiting.append(_Active(speech))
             self._changed.notify()
         return speech
@@ -294,54 +315,121 @@ class Scheduler:
 
     def status(self) -> SchedulerStatus:
         with self._changed:
-            return SchedulerStatus(len(self._waiting), len(self._active), self._audio_seconds)
+            state: State = "draining" if self._closing else "running"
+            if self._failure is not None:
+                state = "failed"
+            return SchedulerStatus(
+                len(self._waiting), len(self._active), self._audio_seconds, state, self._failure or ""
+            )
 
-    def close(self, drain: bool = False) -> None:
-        """Ends the worker; may be called again. Requests that are not done fail, unless `drain` waits for them."""
+    def close(self, drain: bool = False, timeout: float = CLOSING_SECONDS) -> None:
+        """Ends the worker; may be called again. Requests that are not done fail with Closed.
+
+        Args:
+            drain: lets requests end first.
+            timeout: most seconds to wait for requests, and then for a worker that is in an engine's hands. One that
+                doesn't return is left alone, with its engines.
+        """
         with self._changed:
             self._closing = True
-            if not drain:
-                for active in (*self._waiting, *self._active):
-                    active.speech.cancel()
+            self._cut = self._cut or not drain
             self._changed.notify()
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
-            self._decoder.close()
-            if self._pool is not None:
-                self._pool.shutdown()
+        if threading.current_thread() is self._thread:
+            return
+        if drain:
+            self._thread.join(timeout)
+        with self._changed:
+            self._cut = True
+            self._changed.notify()
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            self._fail(Closed("the voice is closed, and an engine has not returned"))
+            return
+        self._decoder.close()
+        if self._pool is not None:
+            self._pool.shutdown()
 
     def _notify(self) -> None:
         with self._changed:
             self._changed.notify()
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                while not self._something_to_do():
-                    if self._closing and not self._waiting and not self._active:
-                        return
-                    self._changed.wait()
-            with self._lock, self.engines.running():
-                try:
-                    self._round()
-                except Exception as error:  # a GPU's late failure, say: nobody may wait for a worker that has ended
-                    self._give_up_all(error)
+        try:
+            while self._wait_for_work():
+                with self._lock, self.engines.running():
+                    self._try_round()
+        except BaseException as error:  # nobody may wait for a worker that has ended
+            self._fail(error)
 
-    def _give_up_all(self, error: Exception) -> None:
-        """Ends all requests under way; those that wait are spoken next."""
-        _log.exception("a round failed")
-        self._session, self._block = None, None
-        self._vocoding.clear()
-        self._decoder.close()
-        for active in list(self._active):
-            self._end(active, UserError(f"speaking failed: {type(error).__name__}; see the log"))
+    def _wait_for_work(self) -> bool:
+        """Returns once there is something to do; whether there is."""
+        with self._changed:
+            while not self._something_to_do():
+                if self._closing and not self._waiting and not self._active:
+                    return False
+                self._changed.wait()
+        return True
+
+    def _try_round(self) -> None:
+        """A round; what fails in it ends the requests under way, and those that wait are spoken next.
+
+        Raises:
+            Closed: the engines can't work any more.
+        """
+        made, self._round_failed = self._audio_seconds, False
+        try:
+            self._round()
+        except Exception as error:
+            self._failed_on(error, [])
+            self._session, self._block = None, None
+            self._vocoding.clear()
+            self._decoder.close()
+            for active in list(self._active):
+                self._end(active, explained(error, "a request"))
+        if self._audio_seconds > made:
+            self._failed_rounds = 0
+        elif self._round_failed:
+            self._failed_rounds += 1
+        if self._failed_rounds == FAILED_ROUNDS:
+            raise Closed(f"{FAILED_ROUNDS} attempts to speak have failed in a row; see the log, and start again")
+
+    def _failed_on(self, error: Exception, owners: Sequence[tuple[_Active, Piece]]) -> None:
+        """Ends the requests that met an engine's exception.
+
+        Raises:
+            Closed: the engines can't work any more.
+        """
+        if isinstance(error, Closed):
+            raise error
+        self._round_failed = True
+        self.engines.recover()
+        for active, piece in owners:
+            self._end(active, explained(error, describe(piece)))
+
+    def _fail(self, error: BaseException) -> None:
+        """Ends all requests, and takes no more."""
+        reason = str(error) if isinstance(error, Closed) else f"speaking failed: {type(error).__name__}; see the log"
+        _log.critical("nothing more can be spoken: %s", reason, exc_info=error)
+        with self._changed:
+            if self._failure is not None:
+                return
+            self._failure = reason
+            everybody = [*self._active, *self._waiting]
+            self._active, self._waiting = [], deque()
+        for active in everybody:
+            active.speech._fail(Closed(reason))
+        self._on_failed(reason)
 
     def _something_to_do(self) -> bool:
-        if any(active.speech.cancelled for active in (*self._waiting, *self._active)):
+        if any(self._cut or active.speech.cancelled for active in (*self._waiting, *self._active)):
             return True
         if self._waiting or self._vocoding or self._block is not None:
             return True
-        return any(active.streams or active.speech._may_begin_piece for active in self._active)
+        return any(active.streams or self._may_begin_piece(active.speech) for active in self._active)
+
+    def _may_begin_piece(self, speech: Speech) -> bool:
+        # A scheduler that drains doesn't wait for readers.
+        return bool(speech._pieces) and (self._closing or speech._unread_seconds < MAX_UNREAD_SECONDS)
 
     def _round(self) -> None:
         """Decoder steps for all who have a slot, and the windows that can be computed by then."""
@@ -359,10 +447,13 @@ class Scheduler:
 
     def _drop_cancelled(self) -> None:
         with self._changed:
-            gone = [active for active in (*self._active, *self._waiting) if active.speech.cancelled]
-            self._waiting = deque(active for active in self._waiting if not active.speech.cancelled)
+            gone = [active for active in (*self._active, *self._waiting) if self._cut or active.speech.cancelled]
+            self._waiting = deque(active for active in self._waiting if active not in gone)
         for active in gone:
-            self._end(active, CancelledError("the request was cancelled"))
+            if active.speech.cancelled:
+                self._end(active, CancelledError("the request was cancelled"))
+            else:
+                self._end(active, Closed("the voice was closed before the request's end"))
 
     def _admit(self) -> None:
         """Gives free slots to the next pieces: of requests under way first, then of waiting ones, oldest first."""
@@ -370,7 +461,8 @@ class Scheduler:
         free = self.max_slots - (len(session.utterances) if session is not None else 0)
         chosen: list[tuple[_Active, Piece]] = []
         with self._changed:
-            candidates = [active for active in self._active if not active.decoding and active.speech._may_begin_piece]
+            between = [active for active in self._active if not active.decoding]
+            candidates = [active for active in between if self._may_begin_piece(active.speech)]
             while self._waiting and len(candidates) < free:
                 active = self._waiting.popleft()
                 self._active.append(active)
@@ -389,8 +481,7 @@ class Scheduler:
                 memory, processed_memory = self.engines.encode([piece.encoded.ids for _, piece in group])
                 self._session.join(memory, processed_memory, [self._begin(active, piece) for active, piece in group])
             except Exception as error:
-                for active, piece in group:
-                    self._end(active, _explained(error, piece))
+                self._failed_on(error, group)
 
     def _new_session(self) -> DecoderSession:
         # One text length on a GPU: each is a graph of its own.
@@ -445,12 +536,10 @@ class Scheduler:
             if ended and not self.engines.on_gpu:
                 session.compact()
         except Exception as error:  # whose fault it was can't be known: all who had a slot end, and the next go on
-            _log.exception("a block of decoder steps failed")
+            owners = [(active, active.streams[-1].piece) for active in self._active if active.decoding]
             self._session, self._block = None, None
             self._decoder.close()
-            for active in list(self._active):
-                if active.decoding:
-                    self._end(active, _explained(error, active.streams[-1].piece))
+            self._failed_on(error, owners)
 
     def _take(self, block: StartedBlock) -> None:
         """Hands a finished block's frames to their streams."""
@@ -477,7 +566,7 @@ class Scheduler:
             piece = active.streams[0]
             error = piece.stream.utterance.error
             if error is not None:
-                self._end(active, UserError(f"{describe(piece.piece)}: {error}"))
+                self._end(active, EngineFailure(f"{describe(piece.piece)}: {error}"))
                 continue
             place = piece.stream.next_range()
             if place is None:
@@ -506,9 +595,7 @@ class Scheduler:
                     for (active, place), mel in zip(part, refined, strict=True):
                         windows[id(active)] = active.streams[0].stream.window(place, mel)
                 except Exception as error:
-                    for active, _ in part:
-                        if active.streams:
-                            self._end(active, _explained(error, active.streams[0].piece))
+                    self._failed_on(error, [(one, one.streams[0].piece) for one, _ in part if one.streams])
         return [windows[id(active)] for active, _ in found if id(active) in windows]
 
     def _batches(self, windows: Sequence[Window]) -> list[Sequence[Window]]:
@@ -533,8 +620,7 @@ class Scheduler:
                     self._vocode([window])
                 return
             active = self._active_of(windows[0].stream)
-            if active is not None:
-                self._end(active, _explained(error, active.streams[0].piece))
+            self._failed_on(error, [(active, active.streams[0].piece)] if active is not None else [])
 
     def _hand_over(self, wait: bool) -> None:
         """Delivers the audio that has come to the host, or waits for all that is on its way."""
@@ -665,16 +751,3 @@ def _slots(engines: EngineSet, max_slots: int | None) -> tuple[int, Sequence[int
         return min(max_slots or CPU_SLOTS, high), None if low == 1 else range(low, high + 1)
     most = min(max_slots or GPU_SLOTS, high)
     return most, tuple(sorted({*(max(low, count) for count in GPU_SLOT_COUNTS if count < most), most}))
-
-
-def _explained(error: Exception, piece: Piece) -> UserError:
-    """An engine's exception as an error of the request that met it."""
-    if isinstance(error, UserError):
-        return error
-    _log.error("speaking %s failed", describe(piece), exc_info=error)
-    if isinstance(error, torch.OutOfMemoryError):
-        torch.cuda.empty_cache()
-        return UserError(f"out of device memory for {describe(piece)}; try again later or with shorter text")
-    explained = UserError(f"an engine failed on {describe(piece)}: {type(error).__name__}; see the log")
-    explained.__cause__ = error
-    return explained

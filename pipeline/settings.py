@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields
 
-from common.errors import UserError
+from common.errors import InvalidInput
 from tacotron2.text.lexicon import Lexicon
 
 MAX_SYMBOLS = 256  # of one piece: the classic's largest profile, and longer than attention was trained to hold
@@ -53,10 +53,11 @@ class SpeakSettings:
     keep_pictures: bool = False
 
     def __post_init__(self) -> None:
-        """Raises UserError for a value outside of its range."""
+        """Raises InvalidInput for a value outside of its range."""
         check_ranges(self)
         if self.sampling_rate is not None and self.sampling_rate not in SAMPLING_RATES:
-            raise UserError(f"sampling_rate {self.sampling_rate}: must be one of {', '.join(map(str, SAMPLING_RATES))}")
+            rates = ", ".join(map(str, SAMPLING_RATES))
+            raise InvalidInput(f"sampling_rate {self.sampling_rate}: must be one of {rates}", "sampling_rate")
 
 
 @dataclass(frozen=True)
@@ -76,15 +77,15 @@ class WorkSettings:
     cuda_graph: bool = True
 
     def __post_init__(self) -> None:
-        """Raises UserError for a value outside of its range."""
+        """Raises InvalidInput for a value outside of its range."""
         check_ranges(self)
 
 
 def check_ranges(settings: SpeakSettings | WorkSettings) -> None:
-    """Raises UserError, naming the setting, for a number outside of its range (a NaN is inside of none)."""
+    """Raises InvalidInput, naming the setting, for a number outside of its range (a NaN is inside of none)."""
     for setting in fields(settings):
         value = getattr(settings, setting.name)
         if setting.name in RANGES and value is not None:
             low, high = RANGES[setting.name]
             if not low <= value <= high:
-                raise UserError(f"{setting.name} {value}: must be between {low:g} and {high:g}")
+                raise InvalidInput(f"{setting.name} {value}: must be between {low:g} and {high:g}", setting.name)

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -176,6 +176,8 @@ class _Run:
         self.output = output
         self.listener = listener
         self.manifest = Manifest(output.folder)
+        # The lexicon is in the texts as they are read: a new word changes no other phrase.
+        self.identity = voice.identity(replace(settings, lexicon=None))
         self.jobs = [self._job(phrase) for phrase in prepared]
         self.spoken: list[SpokenPhrase] = []
         self.failed: list[FailedPhrase] = []
@@ -205,7 +207,7 @@ class _Run:
     def _job(self, phrase: PreparedPhrase) -> "_Job":
         """What is to be done for a phrase, by what is there of it."""
         path = self.output.file("audio", phrase.phrase.index, ".wav")
-        configuration = configuration_of(self.voice, self.settings, self.output.sample_format, phrase)
+        configuration = configuration_of(self.identity, self.output.sample_format, phrase)
         partial = PartialPhrase(path, configuration) if len(phrase.pieces) > 1 else None
         job = _Job(phrase, path, configuration, partial)
         if self.output.resume:

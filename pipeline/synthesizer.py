@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.errors import UserError
+from common.errors import Closed, EngineFailure, UserError, explained
 from common.phrases import Phrase
 from common.random_streams import NoiseAhead, RandomStreams
 from common.timing import Stages
@@ -81,7 +81,7 @@ class _Failed:
 
     pieces: Sequence[Piece]
     symbols_done: float  # before it
-    error: UserError
+    error: Exception
 
 
 class Synthesizer:
@@ -178,15 +178,15 @@ class Synthesizer:
         try:
             with self.engines.running():
                 return self._start_together(pieces)
-        except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            problem = UserError(
-                f"out of device memory for {describe(pieces[0])}; use a smaller window or shorter pieces (max_symbols)"
-            )
-            problem.__cause__ = error
-        except UserError as error:
-            problem = error
-        return _Failed(pieces, before, problem)
+        except Exception as error:
+            return self._failed(pieces, before, error)
+
+    def _failed(self, pieces: Sequence[Piece], symbols_done: float, error: Exception) -> "_Failed":
+        """Raises Closed where the engines can't work any more: then no piece is to blame."""
+        if isinstance(error, Closed):
+            raise error
+        self.engines.recover()
+        return _Failed(pieces, symbols_done, error)
 
     def _finish(self, started: "_Vocoding | _Failed") -> list[SpokenPiece | FailedPiece]:
         """The results of a batch; where it failed, of its halves, until the piece that is to blame is alone."""
@@ -194,11 +194,11 @@ class Synthesizer:
             try:
                 with self.engines.running():
                     return list(self._taken_over(started))
-            except UserError as error:
-                started = _Failed(started.pieces, self._symbols_done, error)
+            except Exception as error:
+                started = self._failed(started.pieces, self._symbols_done, error)
         pieces = started.pieces
         if len(pieces) == 1:
-            return [FailedPiece(pieces[0], started.error)]
+            return [FailedPiece(pieces[0], explained(started.error, describe(pieces[0])))]
         # Random numbers belong to the text, so that halves say what the whole would have.
         halves = pieces[: len(pieces) // 2], pieces[len(pieces) // 2 :]
         done, self._symbols_done = self._symbols_done, started.symbols_done
@@ -267,10 +267,10 @@ class Synthesizer:
                     keep_alignments=self.settings.keep_pictures,
                     on_step=lambda step: self._advance_to(done + share * min(1.0, step / expected)),
                 )
-            except UserError as error:
+            except EngineFailure as error:
                 if not torch.isfinite(memory[0]).all():  # then the decoder is not to blame
                     raise self.engines.nan_error("encoder", describe(pieces[0])) from error
-                raise UserError(f"{describe(pieces[0])}: {error}") from error
+                raise EngineFailure(f"{describe(pieces[0])}: {error}") from error
         self._advance_to(done + share)
         self.on_message(f"Stopping after {max(decoded.frames)} decoder steps")
         for piece, frames, reason in zip(pieces, decoded.frames, decoded.stop_reasons, strict=True):
@@ -327,7 +327,7 @@ class Synthesizer:
             return None
         return decoded.alignments[item, : decoded.frames[item], :symbols].float().cpu().numpy()
 
-    def _nan_error(self, piece: Piece, memory: Tensor, decoded: Tensor, mel: Tensor) -> UserError:
+    def _nan_error(self, piece: Piece, memory: Tensor, decoded: Tensor, mel: Tensor) -> EngineFailure:
         """The error that names the part at which what isn't a number came in."""
         for part, tensor in (("encoder", memory), ("decoder_iter", decoded), ("postnet", mel)):
             if not torch.isfinite(tensor).all():

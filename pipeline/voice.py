@@ -5,7 +5,10 @@ with Voice.load("output") as voice:
     audio.save("hello.wav")
 """
 
+import dataclasses
+import hashlib
 import importlib
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,15 +18,15 @@ import torch
 
 from common.checkpoint import LoadedModel
 from common.engine import Engine
-from common.errors import UserError
+from common.errors import Closed, UserError
 from common.files import REPOSITORY
-from common.metadata import Part, Precision
+from common.metadata import ModelMetadata, Part, Precision
 from common.phrases import Phrase
 from pipeline.audio import Audio, Resampler, limit
 from pipeline.engine_set import EngineSet
 from pipeline.model_files import default_paths, open_engines
 from pipeline.pieces import Piece, PreparedPhrase, prepare
-from pipeline.scheduler import Scheduler, Speech
+from pipeline.scheduler import CLOSING_SECONDS, Scheduler, Speech
 from pipeline.settings import SpeakSettings, WorkSettings
 from pipeline.synthesizer import FailedPiece, SpokenPiece, Synthesizer
 from pipeline.torch_engines import torch_engines
@@ -32,6 +35,8 @@ from tacotron2.model import Tacotron2
 from waveglow.denoiser import bias_of
 from waveglow.loading import DEMO_WAVEGLOW, load_waveglow
 from waveglow.model import WaveGlow
+
+_log = logging.getLogger(__name__)
 
 DEMO_FOLDER = REPOSITORY / "output"  # where the demo voice is exported to and found again, from any folder
 
@@ -149,6 +154,36 @@ class Voice:
         """What the checkpoint says of the voice; may be empty."""
         return self.engines.voice
 
+    def identity(self, settings: SpeakSettings | None = None) -> dict[str, Any]:
+        """What decides the bytes of speech beside its text: the models, what runs them, and how they speak.
+
+        Equal identities give equal audio, but for the rounding of batches of other sizes.
+
+        Args:
+            settings: None takes the voice's own.
+
+        Returns:
+            what JSON has: strings, numbers, None, lists and dictionaries of them.
+        """
+        chosen, engines = settings or SpeakSettings(), self.engines
+        rule = engines.stop_rule(chosen)
+        speaking = {one.name: getattr(chosen, one.name) for one in dataclasses.fields(chosen)}
+        del speaking["keep_pictures"]
+        return {
+            "models": {part: _identity_of(engine.metadata) for part, engine in engines.engines.items()},
+            "backends": {part: engine.backend for part, engine in engines.engines.items()},
+            "device": engines.device.type,
+            "max_symbols": engines.max_symbols,
+            "settings": speaking
+            | {
+                "sigma": chosen.sigma if chosen.sigma is not None else engines.sigma,
+                "gate_threshold": rule.gate_threshold,
+                "max_decoder_steps": rule.max_decoder_steps,
+                "sampling_rate": chosen.sampling_rate or self.sampling_rate,
+                "lexicon": None if chosen.lexicon is None else chosen.lexicon.sha256(),
+            },
+        }
+
     def speak(self, text: str, **settings: Any) -> Audio:
         """Speaks a text of any length.
 
@@ -196,8 +231,9 @@ class Voice:
         """Queues a text for streaming and returns at once; see `pipeline.scheduler.Speech`.
 
         Raises:
-            BusyError: the queue is full.
-            UserError: nothing can be spoken, or a setting is out of range.
+            InvalidInput: nothing can be spoken, or a setting is out of range.
+            Busy: the queue is full.
+            Closed: the voice is closed, or can't work any more.
         """
         chosen = settings or SpeakSettings()
         return self.scheduler().submit(self._pieces(text, chosen), chosen, on_event)
@@ -206,7 +242,7 @@ class Voice:
         """The voice's scheduler, started at the first call. `limits` as for `Scheduler`, for the first call only."""
         with self._starting:
             if self._closed:
-                raise UserError("the voice is closed; load it again")
+                raise Closed("the voice is closed; load it again")
             if self._scheduler is None:
                 self._scheduler = Scheduler(self.engines, lock=self._lock, **limits)
             return self._scheduler
@@ -217,7 +253,7 @@ class Voice:
         The caller closes it, and uses it in one thread while no other call on this voice runs.
         """
         if self._closed:
-            raise UserError("the voice is closed; load it again")
+            raise Closed("the voice is closed; load it again")
         return Synthesizer(self.engines, settings, **callbacks)
 
     def prepare(self, phrases: Sequence[Phrase], settings: SpeakSettings | None = None) -> list[PreparedPhrase]:
@@ -228,15 +264,23 @@ class Voice:
         """A piece's audio at the voice's level, limited to full scale."""
         return Audio(limit(torch.from_numpy(piece.audio), self.engines.gain).numpy(), self.sampling_rate)
 
-    def close(self, drain: bool = False) -> None:
-        """Gives everything back; may be called again. `drain` lets streams under way come to their end."""
+    def close(self, drain: bool = False, timeout: float = CLOSING_SECONDS) -> None:
+        """Closes the engines; may be called again. Arguments as for `Scheduler.close`.
+
+        Engines that another call is still using after the timeout stay open.
+        """
         with self._starting:
             self._closed = True
             scheduler, self._scheduler = self._scheduler, None
         if scheduler is not None:
-            scheduler.close(drain)
-        with self._lock:
+            scheduler.close(drain, timeout)
+        if not self._lock.acquire(timeout=timeout):
+            _log.warning("the voice is closed, and an engine has not returned: the engines stay open")
+            return
+        try:
             self.engines.close()
+        finally:
+            self._lock.release()
 
     def __enter__(self) -> "Voice":
         return self
@@ -265,6 +309,14 @@ class Voice:
             return whole
         resampler = Resampler(self.sampling_rate, settings.sampling_rate)
         return Audio(resampler(whole.samples, last=True), settings.sampling_rate)
+
+
+def _identity_of(metadata: ModelMetadata) -> dict[str, Any]:
+    """All that a model file says of itself but how it describes its voice; the denoiser's bias as a hash."""
+    fields = dataclasses.asdict(metadata)
+    del fields["voice"], fields["arpabet"]
+    bias = metadata.bias
+    return fields | {"bias": None if bias is None else hashlib.sha256(repr(bias).encode()).hexdigest()}
 
 
 def _closed_on_error(

@@ -5,9 +5,9 @@ import logging
 import time
 from dataclasses import dataclass, field
 
-from common.errors import UserError
+from common.errors import Busy, UserError
 from pipeline import Voice
-from pipeline.scheduler import BusyError, Speech
+from pipeline.scheduler import Speech
 from serving.api import SERVER_ERROR, ApiError, SpeechOrder, setting_error
 from serving.metrics import Metrics
 from serving.speech_events import SpeechEvents
@@ -107,7 +107,7 @@ class SpeechService:
         """Queues a request; its text is read beside the event loop. Raises ApiError."""
         try:
             return await asyncio.to_thread(self.voice.submit, order.text, order.settings, events.notify)
-        except BusyError as error:
+        except Busy as error:
             raise busy(str(error), "queue_full") from error
         except UserError as error:
             raise setting_error(error) from error

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils  # what the server's Python backend gives its models
 
-from common.errors import UserError
+from common.errors import Busy, UserError
 from common.metadata import PARTS
 from pipeline import Audio, SpeakSettings, Voice
-from pipeline.scheduler import BusyError, CancelledError, Speech
+from pipeline.scheduler import CancelledError, Speech
 
 OPTIONS = {"SEED": "seed", "SPEED": "speed", "SIGMA": "sigma", "OUTPUT_RATE": "sampling_rate"}  # tensor: setting
 
@@ -85,7 +85,7 @@ def _send(speech: Speech, sender: Any) -> None:
 
 
 def _refuse(sender: Any, error: UserError) -> None:
-    code = pb_utils.TritonError.UNAVAILABLE if isinstance(error, BusyError) else pb_utils.TritonError.INVALID_ARG
+    code = pb_utils.TritonError.UNAVAILABLE if isinstance(error, Busy) else pb_utils.TritonError.INVALID_ARG
     refusal = pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
     sender.send(refusal, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from common.config import Tacotron2Config
 from common.contract import DECODER_STATE
 from common.engine import Engine
-from common.errors import UserError
+from common.errors import EngineFailure
 from common.random_streams import PRENET_KEEP, RandomStreams
 
 StopReason = Literal["gate", "cap"]
@@ -155,7 +155,7 @@ def decode(
         on_step: called now and then with the number of steps done, for progress.
 
     Raises:
-        UserError: the gate of an utterance is not a number.
+        EngineFailure: the gate of an utterance is not a number.
     """
     config = engine.metadata.model
     assert isinstance(config, Tacotron2Config)
@@ -190,10 +190,10 @@ def decode(
 
 
 def check_decoded(engine: Engine, utterances: Sequence[Utterance]) -> None:
-    """Raises UserError with the error of an utterance that has one."""
+    """Raises EngineFailure with the error of an utterance that has one."""
     for utterance in utterances:
         if utterance.error is not None:
-            raise UserError(f"{engine.name}: {utterance.error}")
+            raise EngineFailure(f"{engine.name}: {utterance.error}")
 
 
 def dropout_masks(utterances: Sequence[Utterance], steps: int, prenet_dim: int, dtype: torch.dtype) -> Tensor:

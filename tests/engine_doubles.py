@@ -39,7 +39,7 @@ class Watched:
         after: Callable[[Mapping[str, Tensor]], object] = lambda tensors: None,
     ) -> None:
         self.name, self.metadata, self.contract = engine.name, engine.metadata, engine.contract
-        self.device, self.limits = engine.device, engine.limits
+        self.device, self.limits, self.backend = engine.device, engine.limits, engine.backend
         self.bindings = 0
         self._engine, self._before, self._after = engine, before, after
 

@@ -91,7 +91,9 @@ def test_text_is_shown_as_it_will_be_read_and_nothing_is_spoken(tmp_path: Path) 
     assert plain.stdout == "1: room fiveb\n"
 
 
-def test_resume_leaves_what_is_whole_and_speaks_the_rest(tmp_path: Path, voice: Voice) -> None:
+def test_resume_leaves_what_is_whole_and_speaks_the_rest(
+    tmp_path: Path, voice: Voice, monkeypatch: pytest.MonkeyPatch
+) -> None:
     output = OutputSettings(tmp_path, "trt", resume=True)
     settings = SpeakSettings(**SETTINGS)
     first = speak(voice, phrases("Hello.", "Good bye."), settings, output)
@@ -103,6 +105,9 @@ def test_resume_leaves_what_is_whole_and_speaks_the_rest(tmp_path: Path, voice: 
     assert (tmp_path / "audio_0_trt.wav").stat().st_mtime_ns == written
     for changed in (SpeakSettings(seed=1, **SETTINGS), SpeakSettings(speed=1.1, **SETTINGS)):
         assert not speak(voice, phrases("Hello."), changed, output).spoken[0].resumed
+    assert speak(voice, phrases("Hello."), changed, output).spoken[0].resumed
+    monkeypatch.setattr(voice.engines, "sigma", 0.1)  # as of a voice that was exported again
+    assert not speak(voice, phrases("Hello."), changed, output).spoken[0].resumed
     assert not speak(voice, phrases("Other."), settings, output).spoken[0].resumed
     plain = OutputSettings(tmp_path, "trt")
     assert not speak(voice, phrases("Other."), settings, plain).spoken[0].resumed

@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from common.errors import UserError
+from common.errors import Busy, Closed, UserError
 from common.metadata import Part
 from pipeline import Audio, SpeakSettings, Voice
-from pipeline.scheduler import GPU_BLOCKS, BusyError, CancelledError
+from pipeline.scheduler import GPU_BLOCKS, CancelledError
 from pipeline.streaming import CPU_CONTEXT, CPU_WINDOWS
 from tests.engine_doubles import Watched, tiny_engines
 
@@ -131,7 +131,7 @@ def test_neighbours_change_nobodys_audio(voice: Voice, monkeypatch: pytest.Monke
             try:
                 speeches.append(voice.submit(text, SpeakSettings(**settings)))
                 break
-            except BusyError:
+            except Busy:
                 time.sleep(0.01)
         if number % 10 == 7:
             speeches[number - 3].cancel()  # some at their beginning, some half-way, some when all is done
@@ -197,7 +197,7 @@ def test_whatever_fails_in_the_worker_the_next_request_is_spoken(monkeypatch: py
         whole = voice.speak("Hello.", **settings)
         with monkeypatch.context() as broken:
             broken.setattr("pipeline.scheduler.PieceReport", None)
-            with pytest.raises(UserError, match="speaking failed: TypeError"):
+            with pytest.raises(UserError, match="speaking a request failed: TypeError"):
                 list(voice.stream("Hello.", **settings))
         assert_same(list(voice.stream("Hello.", **settings)), whole)
 
@@ -226,7 +226,7 @@ def test_a_full_queue_refuses_and_harms_nobody() -> None:
         began = time.monotonic()
         accepted += [voice.submit("Hello.", SpeakSettings(**settings)) for _ in range(3)]
         assert time.monotonic() - began < 20  # queueing does not wait for the engines
-        with pytest.raises(BusyError, match="3 requests are waiting"):
+        with pytest.raises(Busy, match="3 requests are waiting"):
             voice.submit("Hello.", SpeakSettings(**settings))
         assert scheduler.status().waiting == 3
         gate.set()
@@ -249,7 +249,7 @@ def test_an_engines_exception_ends_the_request_and_the_voice_goes_on(part: Part)
     with Voice(engines) as voice:
         whole = voice.speak("Hello.", **settings)
         broken.set()
-        with pytest.raises(UserError, match=r"an engine failed on line 1 .*RuntimeError"):
+        with pytest.raises(UserError, match=r"speaking line 1 .*failed: RuntimeError"):
             list(voice.stream("Hello.", **settings))
         broken.clear()
         assert_same(list(voice.stream("Hello.", **settings)), whole)
@@ -303,7 +303,7 @@ def test_closing_fails_what_is_not_done_and_draining_finishes_it() -> None:
     voice = Voice(tiny_engines())
     speech = voice.submit("word " * 40, SpeakSettings(gate_threshold=NEVER, max_decoder_steps=1600))
     voice.close()
-    with pytest.raises(CancelledError):
+    with pytest.raises(Closed):
         list(speech)
 
 

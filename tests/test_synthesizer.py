@@ -329,7 +329,7 @@ def test_a_batch_that_does_not_fit_is_spoken_in_halves(tiny_engines: Engines) ->
         assert np.abs(found[index].audio - expected[index].audio).max() < 1e-4
     small.fits = 0
     problem = failure_of({**tiny_engines, "decoder_iter": small}, TEXTS[0], max_decoder_steps=30)
-    assert "out of device memory for line 1" in problem
+    assert "out of memory for line 1" in problem
 
 
 @pytest.mark.slow

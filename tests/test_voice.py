@@ -1,5 +1,7 @@
 """The front door, as another program uses it."""
 
+import dataclasses
+import json
 import re
 import subprocess
 import sys
@@ -15,6 +17,8 @@ from common.errors import UserError
 from common.files import REPOSITORY
 from common.metadata import PARTS, Precision
 from pipeline import Audio, SpeakSettings, Voice, WorkSettings
+from tacotron2.text.lexicon import Lexicon
+from tests.engine_doubles import tiny_engines
 
 SHORT = {"max_decoder_steps": 90, "gate_threshold": 1.0}
 
@@ -100,6 +104,34 @@ def test_a_closed_voice_says_so_and_may_be_closed_again(tiny_folder: Path) -> No
     for use in (lambda: voice.speak("Hello."), lambda: next(voice.stream("Hello."))):
         with pytest.raises(UserError, match="closed"):
             use()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"sigma": 0.5}, {"gain": 2.0}, {"bias": (0.0,) * 513}, {"checkpoint_sha256": "2" * 64}, {"precision": "fp16"}],
+    ids=lambda change: next(iter(change)),
+)
+def test_an_identity_tells_voices_apart_that_sound_different(change: dict) -> None:
+    engines = tiny_engines()
+    before = Voice(engines).identity()
+    assert json.loads(json.dumps(before)) == before
+    for part, engine in engines.items():
+        if part == "waveglow" or "precision" in change:
+            engine.metadata = dataclasses.replace(engine.metadata, **change)
+    assert Voice(engines).identity() != before
+
+
+def test_an_identity_holds_what_is_in_force(voice: Voice) -> None:
+    def identity(**settings: object) -> dict:
+        return voice.identity(SpeakSettings(**settings))
+
+    plain = voice.identity()
+    values = plain["settings"]
+    assert identity(sigma=values["sigma"], gate_threshold=values["gate_threshold"], sampling_rate=22050) == plain
+    assert identity(keep_pictures=True) == plain
+    others = [{"seed": 1}, {"sigma": 0.1}, {"gate_threshold": 0.9}, {"max_decoder_steps": 9}, {"denoise": 0.1}]
+    others += [{"lexicon": Lexicon({"a": "b"})}, {"lexicon": Lexicon({"a": "c"})}, {"text_normalizer": "none"}]
+    assert len({json.dumps(identity(**one)) for one in ({}, *others)}) == len(others) + 1
 
 
 def test_a_folder_without_models_says_what_to_do(tmp_path: Path) -> None:

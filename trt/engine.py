@@ -13,7 +13,7 @@ from torch import Tensor
 
 from common.contract import TensorSpec, check_tensors, contract_of, parse_dim
 from common.engine import Range, check_bound, closed
-from common.errors import UserError
+from common.errors import EngineFailure, UserError
 from common.metadata import Part
 from trt import bindings
 from trt.bindings import DEFAULT_STREAM, PRODUCTS, Gpu, TensorRT, dotted, shape_tuple, tensor_spec
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 
-class OutOfDeviceMemory(UserError, torch.cuda.OutOfMemoryError):
+class OutOfDeviceMemory(EngineFailure, torch.cuda.OutOfMemoryError):
     """Not enough GPU memory. As PyTorch's own error of the kind, so that callers need to catch only that one."""
 
 
@@ -86,6 +86,8 @@ class TensorRTEngine:
         UserError: the file or its JSON is missing, damaged, of another part, of another TensorRT or for another GPU;
             TensorRT or the NVIDIA driver is missing; or the engine's tensors are not those of its part.
     """
+
+    backend = "tensorrt"
 
     def __init__(
         self,

@@ -1,5 +1,6 @@
 """A user's own pronunciations: words, and how to respell them or which ARPAbet sounds to speak."""
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -62,6 +63,10 @@ class Lexicon:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Lexicon) and self._respellings == other._respellings
+
+    def sha256(self) -> str:
+        """Of the words and their respellings, whatever their order: 64 hexadecimal digits."""
+        return hashlib.sha256(repr(sorted(self._respellings.items())).encode()).hexdigest()
 
     def __hash__(self) -> int:
         return hash(frozenset(self._respellings.items()))
