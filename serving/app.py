@@ -6,23 +6,26 @@ import re
 import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.api import MODEL, MODEL_ALIASES, SERVER_ERROR, ApiError, SpeechRequest, read_order
-from serving.encoders import available_formats
-from serving.service import RequestRecord, SpeechService
+from serving.api import MODEL, MODEL_ALIASES, SERVER_ERROR, ApiError, ErrorBody, SpeechRequest, read_order
+from serving.encoders import FORMATS, available_formats
+from serving.service import RequestRecord, ServerSettings, SpeechService
 from serving.speech_response import StreamCut, speak
 
 BYTES_PER_CHARACTER = 12  # at most, in JSON: a surrogate pair as two \uXXXX
 OTHER_BYTES = 16_384  # of a request, beside its text
 BODY_SECONDS = 30.0  # that a client may take to send one
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_LOCAL_HOST = re.compile(r"(localhost|[\d.]+|\[[\da-fA-F:.]+\])(:\d+)?", re.IGNORECASE)
+_BEARER = HTTPBearer(auto_error=False)
 _PAGE = {
     "/": ("page.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
@@ -39,20 +42,21 @@ def make_app(service: SpeechService) -> ASGIApp:
     """The application on a service."""
     # FastAPI's own pages of the API fetch their scripts from elsewhere.
     app = FastAPI(title="Speech", docs_url=None, redoc_url=None)
-    app.include_router(_api(service), dependencies=[Depends(_key_check(service.settings.api_key))])
+    app.include_router(_api(service), dependencies=[Depends(_guard(service.settings))])
     app.include_router(_public(service))
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(Exception, _answer_exception)
+    app.openapi()["components"]["schemas"].update(_request_schemas())
     return RecordedRequests(app, service)
 
 
 def _api(service: SpeechService) -> APIRouter:
     """What asks for the key, where there is one."""
-    router = APIRouter()
+    router = APIRouter(responses={401: {"model": ErrorBody}, 403: {"model": ErrorBody}})
     settings = service.settings
 
-    @router.post(_SPEECH_PATH, response_class=Response, openapi_extra=_BODY)
+    @router.post(_SPEECH_PATH, response_class=Response, openapi_extra=_SPEECH_BODY, responses=_SPEECH_ANSWERS)
     async def speech(request: Request) -> Response:
         record: RequestRecord = request.state.record
         body = await _read_body(request, BYTES_PER_CHARACTER * settings.max_characters + OTHER_BYTES)
@@ -63,7 +67,7 @@ def _api(service: SpeechService) -> APIRouter:
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [_model(name, service.started) for name in (MODEL, *MODEL_ALIASES)]}
 
-    @router.get("/v1/models/{name}")
+    @router.get("/v1/models/{name}", responses={"4XX": {"model": ErrorBody}})
     async def model(name: str) -> dict[str, Any]:
         if name not in (MODEL, *MODEL_ALIASES):
             raise ApiError(404, f"model {name!r} does not exist", param="model", code="model_not_found")
@@ -85,7 +89,7 @@ def _api(service: SpeechService) -> APIRouter:
             "max_characters": settings.max_characters,
         }
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -96,17 +100,22 @@ def _public(service: SpeechService) -> APIRouter:
     """What everybody may read: the page, and whether the server is well."""
     router = APIRouter()
 
-    @router.get("/health/live")
-    async def live() -> dict[str, Any]:
-        return {"status": "live"}
+    def answer(well: bool, status: str, load: dict[str, int]) -> Response:
+        return JSONResponse({"status": status, **load}, 200 if well else 503)
+
+    @router.get("/health/live", responses={503: {}})
+    async def live() -> Response:
+        state = service.scheduler.status().state
+        return answer(state != "failed", "failed" if state == "failed" else "live", {})
 
     @router.head("/health", include_in_schema=False)
-    @router.get("/health/ready")
-    @router.get("/health")
+    @router.get("/health/ready", responses={503: {}})
+    @router.get("/health", responses={503: {}})
     async def ready() -> Response:
         status = service.scheduler.status()
+        is_ready = status.state == "running"
         load = {"waiting": status.waiting, "active": status.active}
-        return JSONResponse({"status": "ready", **load})
+        return answer(is_ready, "ready" if is_ready else status.state, load)
 
     for path, (name, media_type) in _PAGE.items():
         router.add_api_route(path, _file(name, media_type), methods=["GET", "HEAD"], include_in_schema=False)
@@ -161,14 +170,21 @@ class RecordedRequests:
             record.log()
 
 
-def _key_check(api_key: str) -> Any:
-    async def check(request: Request) -> None:
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        correct = scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), api_key.encode())
-        if api_key and not correct:
+def _guard(settings: ServerSettings) -> Any:
+    """The dependency that decides whether a request may ask for anything."""
+
+    async def has_key(given: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)]) -> None:
+        if given is None or not hmac.compare_digest(given.credentials.encode(), settings.api_key.encode()):
             raise ApiError(401, "give the server's API key, as in Authorization: Bearer KEY", code="invalid_api_key")
 
-    return check
+    async def is_local(request: Request) -> None:
+        # A page of another site whose name points at this machine would be of the same origin to a browser.
+        host = request.headers.get("host", "")
+        if settings.local_only and not _LOCAL_HOST.fullmatch(host):
+            message = f"Host {host!r}: without an API key this server answers as localhost or by an address only"
+            raise ApiError(403, message, code="unknown_host")
+
+    return has_key if settings.api_key else is_local
 
 
 async def _read_body(request: Request, max_bytes: int) -> bytes:
@@ -213,6 +229,27 @@ async def _answer_exception(request: Request, error: Exception) -> Response:
     return await _answer_api_error(request, ApiError(500, message, kind=SERVER_ERROR))
 
 
-_BODY = {
-    "requestBody": {"required": True, "content": {"application/json": {"schema": SpeechRequest.model_json_schema()}}}
+def _request_schemas() -> dict[str, Any]:
+    schema = SpeechRequest.model_json_schema(ref_template=_SCHEMA)
+    return schema.pop("$defs") | {SpeechRequest.__name__: schema}
+
+
+_SCHEMA = "#/components/schemas/{model}"
+_SPEECH_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": _SCHEMA.format(model=SpeechRequest.__name__)}}},
+    }
+}
+_MEDIA_TYPES = [known.media_type.partition(";")[0] for known in FORMATS.values()]
+_SPEECH_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "the audio as it is made",
+        "content": {
+            **{media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in _MEDIA_TYPES},
+            "text/event-stream": {"schema": {"type": "string"}},
+        },
+        "headers": {"X-Sample-Rate": {"description": "of the audio, in Hz", "schema": {"type": "integer"}}},
+    },
+    **{status: {"model": ErrorBody} for status in (400, 404, 408, 413, 415, 500, 503)},
 }

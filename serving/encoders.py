@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import UserError
+from common.errors import InvalidInput, UserError
 from common.wav import wav_header
 from pipeline.audio import pcm16
 
@@ -40,12 +40,13 @@ class AudioFormat:
         """The rate that samples must have for this format; None is the voice's own.
 
         Raises:
-            UserError: the format can't hold the rate asked for.
+            InvalidInput: the format can't hold the rate asked for.
         """
         if self.name != "opus":
             return asked
         if asked is not None and asked not in OPUS_RATES:
-            raise UserError(f"sample_rate {asked}: opus takes {', '.join(map(str, OPUS_RATES))}")
+            rates = ", ".join(map(str, OPUS_RATES))
+            raise InvalidInput(f"sampling_rate {asked}: opus takes {rates}", "sampling_rate")
         return asked or OPUS_DEFAULT_RATE
 
 

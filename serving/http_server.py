@@ -14,7 +14,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from common.cli import ArgumentParser, bounded_float, bounded_int, run
-from common.errors import UserError
+from common.errors import EngineFailure, UserError
 from pipeline import Voice
 from pipeline.scheduler import SWITCH_INTERVAL
 from serving.app import make_app
@@ -26,6 +26,7 @@ API_KEY_VARIABLE = "SPEECH_API_KEY"
 MAX_CONNECTIONS = 4096
 BACKLOG = 128  # connections that wait to be accepted, at most; asyncio accepts as many at a time
 FILES = 32  # that may be opened while connections are open
+LINE_CHARACTERS = 500  # of a line of the log
 HEAD_SECONDS = 15.0  # that a client may take to send a request's head
 
 _log = logging.getLogger(__name__)
@@ -60,7 +61,7 @@ def make_parser() -> ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    log_to_stderr()
     sys.setswitchinterval(SWITCH_INTERVAL)
     settings = server_settings(args)
     with bind(args.host, args.port) as listener, open_voice(args, _log.info) as voice:
@@ -78,7 +79,23 @@ def server_settings(args: argparse.Namespace) -> ServerSettings:
         max_characters=args.max_characters,
         api_key=api_key,
         voices=tuple(args.voice_name or ServerSettings.voices),
+        local_only=args.host == "localhost" or args.host.startswith("127.") or args.host == "::1",
     )
+
+
+def log_to_stderr() -> None:
+    """Lines from INFO on, with their time."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
+
+
+class LineFormatter(logging.Formatter):
+    """Keeps a message, which may quote what a client sent, on one line of bounded length, without control codes."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        line = super().formatMessage(record)[:LINE_CHARACTERS]
+        return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -103,7 +120,7 @@ def serve(voice: Voice, settings: ServerSettings, listener: socket.socket, drain
         drain_seconds: most of them that requests under way get; then they are cut.
 
     Raises:
-        UserError: the voice can't speak.
+        UserError: the voice can't speak, or can't any more.
     """
     asyncio.run(_serve(voice, settings, listener, drain_seconds))
 
@@ -124,16 +141,27 @@ async def _serve(voice: Voice, settings: ServerSettings, listener: socket.socket
         lifespan="off",
         server_header=False,
     )
-    await SpeechServer(config).serve([listener])
+    await SpeechServer(config, service).serve([listener])
+    status = service.scheduler.status()
+    if status.state == "failed":
+        raise EngineFailure(f"the server has ended, because the voice can't speak any more: {status.reason}")
 
 
 class SpeechServer(uvicorn.Server):
-    """Says where it listens. SIGTERM or Ctrl-C ends it once all requests are answered, a second one at once."""
+    """Says where it listens. SIGTERM or Ctrl-C ends it once all requests are answered, a second one at once; it also
+    ends when the voice can't speak any more."""
+
+    def __init__(self, config: uvicorn.Config, service: SpeechService) -> None:
+        super().__init__(config)
+        self._service = service
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         print(f"Listening at http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._service.scheduler.status().state == "failed"
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # Not the parent's, which raises the signal again at the end: an operator's stop is no failure.

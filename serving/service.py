@@ -4,18 +4,17 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from common.errors import Busy, UserError
+from common.errors import UserError
 from pipeline import Voice
 from pipeline.scheduler import Speech
-from serving.api import SERVER_ERROR, ApiError, SpeechOrder, setting_error
+from serving.api import ApiError, SpeechOrder, api_error
 from serving.metrics import Metrics
 from serving.speech_events import SpeechEvents
 
 CLIENT_GONE = 499  # the status in logs, as servers have it, where nobody is left to read one
-RETRY_AFTER = 1  # seconds
 WARM_UP_TEXT = "Ready."
-LOGGED_CHARACTERS = 300  # of a reason, at most: it may quote what a client sent
 
 _log = logging.getLogger(__name__)
 
@@ -30,6 +29,7 @@ class ServerSettings:
         max_characters: of one request's text.
         api_key: that clients must send; "" asks for none.
         voices: names that the voice answers to; the first one is its own.
+        local_only: whether the server listens on this machine's loopback addresses alone.
     """
 
     max_streams: int | None = None
@@ -37,6 +37,7 @@ class ServerSettings:
     max_characters: int = 4096  # OpenAI's limit
     api_key: str = field(default="", repr=False)
     voices: tuple[str, ...] = ("default", "alloy")
+    local_only: bool = True
 
 
 @dataclass
@@ -62,9 +63,7 @@ class RequestRecord:
         return "refused" if self.status >= 400 else "done"
 
     def log(self) -> None:
-        # A client's words must neither forge a line nor reach an operator's terminal as control codes.
-        shown = (char if char.isprintable() else ascii(char)[1:-1] for char in self.reason[:LOGGED_CHARACTERS])
-        reason = f": {''.join(shown)}" if self.reason else ""
+        reason = f": {self.reason}" if self.reason else ""
         if self.order is None:
             _log.info("request %s: %s %d%s", self.request_id, self.outcome, self.status, reason)
             return
@@ -107,12 +106,12 @@ class SpeechService:
         """Queues a request; its text is read beside the event loop. Raises ApiError."""
         try:
             return await asyncio.to_thread(self.voice.submit, order.text, order.settings, events.notify)
-        except Busy as error:
-            raise busy(str(error), "queue_full") from error
         except UserError as error:
-            raise setting_error(error) from error
+            raise self.answer_to(error) from error
 
-
-def busy(message: str, code: str) -> ApiError:
-    """A request that would be accepted at another time."""
-    return ApiError(503, message, kind=SERVER_ERROR, code=code, retry_after=RETRY_AFTER)
+    def answer_to(self, error: UserError) -> ApiError:
+        """An error of the voice as clients may read it: without the folders of the model files."""
+        answer = api_error(error)
+        for engine in self.voice.engines.engines.values():
+            answer.args = (str(answer).replace(engine.name, Path(engine.name).name),)
+        return answer

@@ -12,12 +12,12 @@ import numpy as np
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from common.errors import UserError
+from common.errors import EngineFailure, UserError
 from pipeline import Audio
 from pipeline.scheduler import CancelledError, Speech
-from serving.api import SERVER_ERROR, ApiError, SpeechOrder
+from serving.api import ApiError, SpeechOrder, unavailable
 from serving.encoders import Encoder, make_encoder
-from serving.service import CLIENT_GONE, RequestRecord, SpeechService, busy
+from serving.service import CLIENT_GONE, RequestRecord, SpeechService
 from serving.speech_events import SpeechEvents
 
 STALLED_SECONDS = 60.0  # that a client may read nothing before its request is given up
@@ -42,12 +42,12 @@ async def speak(service: SpeechService, record: RequestRecord, order: SpeechOrde
         owned.callback(speech.cancel)
         watcher = asyncio.create_task(_cancel_when_gone(speech, receive))
         try:
-            chunk = await _first_chunk(speech, events)
+            chunk = await _first_chunk(service, speech, events)
         finally:
             watcher.cancel()
         encoder = _encoder(order, speech)
         owned.callback(encoder.finish)
-        body = _body(record, order, speech, events, encoder, chunk, service.metrics.first_audio)
+        body = _body(service, record, order, speech, events, encoder, chunk)
         return SpeechStream(record, body, _headers(order, speech), owned.pop_all())
 
 
@@ -74,13 +74,13 @@ class SpeechStream(StreamingResponse):
 
 
 async def _body(
+    service: SpeechService,
     record: RequestRecord,
     order: SpeechOrder,
     speech: Speech,
     events: SpeechEvents,
     encoder: Encoder,
     chunk: Audio | None,
-    on_first_audio: Callable[[float], None],
 ) -> AsyncIterator[bytes]:
     """The bytes of an answer: encoded audio, plain or in server-sent events, from its first chunk on."""
     frames = _EventFrames(speech) if order.events else None
@@ -92,7 +92,7 @@ async def _body(
             record.audio_seconds += chunk.seconds
             if record.first_audio_seconds is None:
                 record.first_audio_seconds = time.perf_counter() - record.arrived
-                on_first_audio(record.first_audio_seconds)
+                service.metrics.first_audio(record.first_audio_seconds)
             chunk = await events.next_chunk(speech)
         rest = await _encoded(order, encoder, None)
         yield rest if frames is None else frames.of(rest) + frames.done()
@@ -102,7 +102,7 @@ async def _body(
         record.failed, record.reason = True, str(error)
         if not order.events:
             raise StreamCut(str(error)) from error
-        yield _event("error", **_failure(error).body)
+        yield _event("error", **service.answer_to(error).body)
 
 
 class _EventFrames:
@@ -136,17 +136,17 @@ class _EventFrames:
         return events
 
 
-async def _first_chunk(speech: Speech, events: SpeechEvents) -> Audio:
+async def _first_chunk(service: SpeechService, speech: Speech, events: SpeechEvents) -> Audio:
     try:
         chunk = await events.next_chunk(speech)
     except CancelledError:
         raise ApiError(CLIENT_GONE, "the client has gone") from None
     except UserError as error:
-        raise _failure(error) from error
+        raise service.answer_to(error) from error
     except asyncio.CancelledError:  # the time that requests under way get when the server ends is over
-        raise busy("the server is shutting down", "shutting_down") from None
+        raise unavailable("the server is shutting down", "shutting_down") from None
     if chunk is None:
-        raise _failure(UserError("the text gave no audio"))
+        raise service.answer_to(EngineFailure("the text gave no audio"))
     return chunk
 
 
@@ -177,10 +177,6 @@ async def _encoded(order: SpeechOrder, encoder: Encoder, samples: np.ndarray | N
     """The encoder's next bytes, or its last ones. Codecs run beside the event loop."""
     work: Callable[[], bytes] = encoder.finish if samples is None else lambda: encoder.encode(samples)
     return await asyncio.to_thread(work) if order.audio_format.container else work()
-
-
-def _failure(error: UserError) -> ApiError:
-    return ApiError(500, str(error), kind=SERVER_ERROR, code="speech_failed")
 
 
 def _event(kind: str, **fields: Any) -> bytes:

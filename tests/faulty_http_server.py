@@ -5,7 +5,6 @@ FAULTS is a file that the test writes and removes: {"part": ..., "fault": "error
 """
 
 import json
-import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -62,7 +61,7 @@ def strike(fault: str, tensors: Mapping[str, Tensor], part: Part) -> None:
 
 
 def serve(args) -> None:
-    logging.basicConfig(level=logging.INFO)
+    http_server.log_to_stderr()
     torch.set_num_threads(1)
     http_server.HEAD_SECONDS = app.BODY_SECONDS = PATIENCE_SECONDS
     faults = Faults(Path(sys.argv[1]))

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from pipeline import Audio, Voice
+from pipeline.scheduler import FAILED_ROUNDS
 from tests.engine_doubles import tiny_engines
 from tests.http_servers import NEVER, ServerProcess, eventually, request, running_server
 
@@ -258,18 +259,6 @@ def test_unknown_paths_and_methods_have_the_same_kind_of_error(server: ServerPro
 # Faults
 
 
-@pytest.mark.parametrize("part", ["encoder", "decoder_iter", "postnet", "waveglow"])
-@pytest.mark.parametrize("fault", ["error", "memory"])
-def test_a_failure_before_the_first_audio_is_an_error(server: ServerProcess, part: str, fault: str) -> None:
-    with server.fault(part, fault):
-        answer = server.speak(response_format="wav")
-    assert answer.status_code == 500
-    error = answer.json()["error"]
-    assert error["type"] == "server_error"
-    assert ("memory" if fault == "memory" else "engine failed") in error["message"]
-    assert server.speak().status_code == 200
-
-
 @pytest.mark.parametrize(("part", "fault"), [("waveglow", "error"), ("waveglow", "nan"), ("decoder_iter", "nan")])
 @pytest.mark.parametrize("audio_format", ["wav", "mp3"])
 def test_a_failure_within_a_stream_cuts_the_connection(
@@ -443,6 +432,14 @@ def test_sigterm_lets_requests_end_and_takes_no_new_ones(tmp_path: Path, voice: 
             reader.join(60)
         assert_equal(np.frombuffer(answers[0].content, "<i2"), in_library(voice, frames=200))
         assert server.process.wait(30) == 0
+
+
+def test_a_server_whose_voice_can_not_speak_any_more_ends_with_a_reason(tmp_path: Path) -> None:
+    with running_server(tmp_path) as server, server.fault("decoder_iter", "error"):
+        statuses = [server.speak().status_code for _ in range(FAILED_ROUNDS)]
+        assert statuses == [500] * FAILED_ROUNDS
+        assert server.process.wait(30) == 1
+        assert "the voice can't speak any more" in server.log().splitlines()[-1]
 
 
 def test_a_drain_has_an_end(tmp_path: Path) -> None:
