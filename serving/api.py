@@ -94,7 +94,7 @@ class SpeechRequest(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     model: str = Field(description="one of /v1/models", json_schema_extra={"enum": [MODEL, *MODEL_ALIASES]})
-    input: str = Field(description="the text to speak")
+    input: str = Field(description="the text to speak", json_schema_extra={"minLength": 1})
     voice: str | VoiceId = Field(description="one of /v1/audio/voices")
     response_format: str | None = _optional("of the audio", enum=[*FORMATS, None], default="mp3")
     speed: float | None = _setting("speed", "the pitch stays")

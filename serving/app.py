@@ -12,7 +12,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.api import MODEL, MODEL_ALIASES, SERVER_ERROR, ApiError, ErrorBody, SpeechRequest, read_order
@@ -89,7 +89,7 @@ def _api(service: SpeechService) -> APIRouter:
             "max_characters": settings.max_characters,
         }
 
-    @router.get("/metrics", response_class=PlainTextResponse)
+    @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
         return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -221,7 +221,9 @@ async def _answer_api_error(request: Request, error: Exception) -> Response:
 async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path}: {error.detail}"
-    return await _answer_api_error(request, ApiError(error.status_code, message))
+    answer = await _answer_api_error(request, ApiError(error.status_code, message))
+    answer.headers.update(error.headers or {})  # as Allow, with which methods there are
+    return answer
 
 
 async def _answer_exception(request: Request, error: Exception) -> Response:

@@ -4,6 +4,8 @@ import base64
 import io
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -254,6 +256,46 @@ def test_unknown_paths_and_methods_have_the_same_kind_of_error(server: ServerPro
     answer = httpx.get(f"{server.url}/v1/audio/speech")
     assert answer.status_code == 405
     assert "error" in answer.json()
+
+
+def test_the_server_keeps_to_its_description(server: ServerProcess, tmp_path: Path) -> None:
+    command = [
+        *(Path(sys.executable).with_name("schemathesis"), "run", f"{server.url}/openapi.json"),
+        *("--phases", "coverage,fuzzing", "--max-examples", "15", "--seed", "1", "--generation-database", "none"),
+        # Whether a text can be spoken, and what the voice is called, the description can't say.
+        *("--exclude-checks", "positive_data_acceptance", "--no-color"),
+    ]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert found.returncode == 0, found.stdout[-5000:] + found.stderr
+
+
+# Leaving clients
+
+
+def test_a_thousand_requests_leave_nothing_behind(server: ServerProcess) -> None:
+    def ask(number: int) -> None:
+        body = json.dumps(request("Hi.", frames=4, response_format=("pcm", "mp3")[number % 2])).encode()
+        head = f"POST /v1/audio/speech HTTP/1.1\r\nHost: {server.url[7:]}\r\nContent-Type: application/json\r\n"
+        with server.connect() as client:
+            client.sendall(head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            if number % 4:  # the others leave at once
+                client.recv(16)  # these within their answer
+
+    def soak(requests: int) -> dict[str, float]:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(ask, range(requests)))
+        assert eventually(lambda: server.status()["active"] == server.status()["waiting"] == 0)
+        time.sleep(0.5)  # until the last connections are closed
+        lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+        found = {name: float(value) for name, value in (line.split() for line in lines if line.startswith("process_"))}
+        return found | {"threads": len(list(Path(f"/proc/{server.process.pid}/task").iterdir()))}
+
+    before, after = soak(200), soak(1000)  # the first ones start threads and take memory that stay
+    assert after["process_open_fds"] <= before["process_open_fds"] + 2
+    assert after["threads"] <= before["threads"] + 8  # of pools that are bounded
+    grown = after["process_resident_memory_bytes"] - before["process_resident_memory_bytes"]
+    assert grown < 20e6  # as of 20 kB a request that stays
+    assert server.speak().status_code == 200
 
 
 # Faults
