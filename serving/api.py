@@ -101,6 +101,7 @@ class SpeechRequest(BaseModel):
     stream_format: Literal["audio", "sse"] | None = _optional("plain bytes, or server-sent events", default="audio")
     instructions: str | None = _optional("accepted and not used: this model takes none")
 
+    stream: bool | None = _optional("whether the audio is sent while it is made, or whole", default=True)
     seed: int | None = _setting("seed", "the same seed and text give the same audio")
     sample_rate: int | None = _optional("in Hz [the voice's own]", enum=[*SAMPLING_RATES, None])
     sigma: float | None = _setting("sigma", "standard deviation of WaveGlow's noise [the voice's own]")
@@ -124,6 +125,7 @@ class SpeechOrder:
     settings: SpeakSettings
     audio_format: AudioFormat
     events: bool  # server-sent events instead of plain bytes
+    whole: bool  # one answer with true sizes instead of a stream
 
 
 def read_order(body: bytes, voices: Collection[str], max_characters: int) -> SpeechOrder:
@@ -147,6 +149,8 @@ def read_order(body: bytes, voices: Collection[str], max_characters: int) -> Spe
     _check_choice("text_normalizer", request.text_normalizer or "english", NORMALIZERS)
     if request.alignment and request.stream_format != "sse":
         raise ApiError(400, "alignment needs stream_format 'sse'", param="alignment")
+    if request.stream is False and request.stream_format == "sse":
+        raise ApiError(400, "stream false needs stream_format 'audio'", param="stream")
     if not request.input.strip():
         raise ApiError(400, "input is empty: give the text to speak", param="input", code="empty_input")
     if len(request.input) > max_characters:
@@ -160,7 +164,8 @@ def read_order(body: bytes, voices: Collection[str], max_characters: int) -> Spe
         )
     except UserError as error:
         raise api_error(error) from error
-    return SpeechOrder(request.input, settings, audio_format, request.stream_format == "sse")
+    events, whole = request.stream_format == "sse", request.stream is False
+    return SpeechOrder(request.input, settings, audio_format, events, whole)
 
 
 def api_error(error: UserError) -> ApiError:

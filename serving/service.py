@@ -103,11 +103,8 @@ class SpeechService:
             pass
 
     async def submit(self, order: SpeechOrder, events: SpeechEvents) -> Speech:
-        """Queues a request; its text is read beside the event loop. Raises ApiError."""
-        try:
-            return await asyncio.to_thread(self.voice.submit, order.text, order.settings, events.notify)
-        except UserError as error:
-            raise self.answer_to(error) from error
+        """Queues a request; its text is read beside the event loop. Raises UserError."""
+        return await asyncio.to_thread(self.voice.submit, order.text, order.settings, events.notify)
 
     def answer_to(self, error: UserError) -> ApiError:
         """An error of the voice as clients may read it: without the folders of the model files."""

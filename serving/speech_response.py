@@ -4,8 +4,9 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -28,27 +29,31 @@ class StreamCut(Exception):
 
 
 async def speak(service: SpeechService, record: RequestRecord, order: SpeechOrder, receive: Receive) -> Response:
-    """Answers a request once there is a first chunk of its audio.
+    """Answers a request: once there is a first chunk of its audio, or once there is all where it wants a whole answer.
 
-    A failure after it cuts the connection; events end with one that says why. A client that goes away cancels its
-    speech.
+    A failure after the answer has begun cuts the connection; events end with one that says why. A client that goes away
+    cancels its speech.
 
     Raises:
         ApiError: there is no audio.
     """
     events = SpeechEvents()
-    speech = await service.submit(order, events)
-    with ExitStack() as owned:
+    with _as_answers(service), ExitStack() as owned:
+        speech = await service.submit(order, events)
         owned.callback(speech.cancel)
         watcher = asyncio.create_task(_cancel_when_gone(speech, receive))
-        try:
-            chunk = await _first_chunk(service, speech, events)
-        finally:
-            watcher.cancel()
-        encoder = _encoder(order, speech)
+        owned.callback(watcher.cancel)
+        encoder = make_encoder(order.audio_format, speech.sampling_rate, order.whole)
         owned.callback(encoder.finish)
-        body = _body(service, record, order, speech, events, encoder, chunk)
-        return SpeechStream(record, body, _headers(order, speech), owned.pop_all())
+        answer = _Answer(service, record, order, speech, events, encoder)
+        chunk = await events.next_chunk(speech)
+        if chunk is None:
+            raise EngineFailure("the text gave no audio")
+        if order.whole:
+            return Response(b"".join([part async for part in answer.audio(chunk)]), headers=answer.headers)
+        watcher.cancel()  # the stream watches by itself
+        body = answer.event_stream(chunk) if order.events else answer.audio(chunk)
+        return SpeechStream(record, body, answer.headers, owned.pop_all())
 
 
 class SpeechStream(StreamingResponse):
@@ -70,84 +75,85 @@ class SpeechStream(StreamingResponse):
                 await super().__call__(scope, receive, timely)
             except asyncio.TimeoutError:
                 self._record.reason = f"its client has read nothing for {STALLED_SECONDS:g} s"
-                raise StreamCut(self._record.reason) from None
+                raise StreamCut from None
+            except CancelledError as error:
+                raise StreamCut from error
+            except UserError as error:
+                self._record.failed, self._record.reason = True, str(error)
+                raise StreamCut from error
 
 
-async def _body(
-    service: SpeechService,
-    record: RequestRecord,
-    order: SpeechOrder,
-    speech: Speech,
-    events: SpeechEvents,
-    encoder: Encoder,
-    chunk: Audio | None,
-) -> AsyncIterator[bytes]:
-    """The bytes of an answer: encoded audio, plain or in server-sent events, from its first chunk on."""
-    frames = _EventFrames(speech) if order.events else None
-    try:
+@dataclass(frozen=True)
+class _Answer:
+    """What an answer with audio is made of."""
+
+    service: SpeechService
+    record: RequestRecord
+    order: SpeechOrder
+    speech: Speech
+    events: SpeechEvents
+    encoder: Encoder
+
+    @property
+    def headers(self) -> dict[str, str]:
+        rate = self.speech.sampling_rate
+        media_type = "text/event-stream" if self.order.events else self.order.audio_format.media_type.format(rate=rate)
+        return {
+            "Content-Type": media_type,
+            "X-Sample-Rate": str(rate),
+            "Cache-Control": "no-store",
+            "X-Accel-Buffering": "no",  # nginx would collect the audio before it passes it on
+        }
+
+    async def audio(self, chunk: Audio | None) -> AsyncIterator[bytes]:
+        """The encoded audio, from its first chunk on. Raises what `Speech.next_chunk` does."""
+        record = self.record
         while chunk is not None:
-            data = await _encoded(order, encoder, chunk.samples)
-            if data := data if frames is None else frames.of(data):
+            if data := await self._encoded(chunk.samples):
                 yield data
             record.audio_seconds += chunk.seconds
             if record.first_audio_seconds is None:
                 record.first_audio_seconds = time.perf_counter() - record.arrived
-                service.metrics.first_audio(record.first_audio_seconds)
-            chunk = await events.next_chunk(speech)
-        rest = await _encoded(order, encoder, None)
-        yield rest if frames is None else frames.of(rest) + frames.done()
-    except CancelledError as error:
-        raise StreamCut(str(error)) from error
-    except UserError as error:
-        record.failed, record.reason = True, str(error)
-        if not order.events:
-            raise StreamCut(str(error)) from error
-        yield _event("error", **service.answer_to(error).body)
+                self.service.metrics.first_audio(record.first_audio_seconds)
+            chunk = await self.events.next_chunk(self.speech)
+        yield await self._encoded(None)
+
+    async def event_stream(self, chunk: Audio | None) -> AsyncIterator[bytes]:
+        """The audio in server-sent events, as OpenAI names them. The last one says how it ended."""
+        alignments = 0  # sent
+        try:
+            async for data in self.audio(chunk):
+                if data:
+                    yield _event("speech.audio.delta", audio=base64.b64encode(data).decode())
+                for number in range(alignments, len(self.speech.alignments)):
+                    yield _alignment(self.speech.alignments[number], self.speech.reports[number].text)
+                    alignments = number + 1
+            read = sum(len(report.text) for report in self.speech.reports)
+            spoken = sum(report.frames for report in self.speech.reports)
+            usage = {"input_tokens": read, "output_tokens": spoken, "total_tokens": read + spoken}
+            yield _event("speech.audio.done", usage=usage)
+        except UserError as error:
+            self.record.failed, self.record.reason = True, str(error)
+            yield _event("error", **self.service.answer_to(error).body)
+
+    async def _encoded(self, samples: np.ndarray | None) -> bytes:
+        """The encoder's next bytes, or its last ones. Codecs run beside the event loop."""
+        encoder = self.encoder
+        work: Callable[[], bytes] = encoder.finish if samples is None else lambda: encoder.encode(samples)
+        return await asyncio.to_thread(work) if self.order.audio_format.container else work()
 
 
-class _EventFrames:
-    """Server-sent events of one answer, as OpenAI names them, with those of the alignments beside."""
-
-    def __init__(self, speech: Speech) -> None:
-        self._speech = speech
-        self._alignments = 0  # sent
-
-    def of(self, data: bytes) -> bytes:
-        """Events of the next bytes of audio, and of the pieces that have ended since the last call."""
-        delta = _event("speech.audio.delta", audio=base64.b64encode(data).decode()) if data else b""
-        return delta + self._alignment_events()
-
-    def done(self) -> bytes:
-        read = sum(len(report.text) for report in self._speech.reports)
-        spoken = sum(report.frames for report in self._speech.reports)
-        usage = {"input_tokens": read, "output_tokens": spoken, "total_tokens": read + spoken}
-        return _event("speech.audio.done", usage=usage)
-
-    def _alignment_events(self) -> bytes:
-        """Weights as bytes, frame after frame, 255 for 1."""
-        events = b""
-        for number in range(self._alignments, len(self._speech.alignments)):
-            weights = self._speech.alignments[number]
-            frames, symbols = weights.shape
-            data = base64.b64encode(np.rint(weights * 255).astype(np.uint8).tobytes()).decode()
-            text = self._speech.reports[number].text
-            events += _event("speech.alignment", text=text, frames=frames, symbols=symbols, weights=data)
-            self._alignments = number + 1
-        return events
-
-
-async def _first_chunk(service: SpeechService, speech: Speech, events: SpeechEvents) -> Audio:
+@contextmanager
+def _as_answers(service: SpeechService) -> Iterator[None]:
+    """What may come before an answer begins, as ApiError."""
     try:
-        chunk = await events.next_chunk(speech)
+        yield
     except CancelledError:
         raise ApiError(CLIENT_GONE, "the client has gone") from None
     except UserError as error:
         raise service.answer_to(error) from error
     except asyncio.CancelledError:  # the time that requests under way get when the server ends is over
         raise unavailable("the server is shutting down", "shutting_down") from None
-    if chunk is None:
-        raise service.answer_to(EngineFailure("the text gave no audio"))
-    return chunk
 
 
 async def _cancel_when_gone(speech: Speech, receive: Receive) -> None:
@@ -156,27 +162,11 @@ async def _cancel_when_gone(speech: Speech, receive: Receive) -> None:
     speech.cancel()
 
 
-def _headers(order: SpeechOrder, speech: Speech) -> dict[str, str]:
-    rate = speech.sampling_rate
-    return {
-        "Content-Type": "text/event-stream" if order.events else order.audio_format.media_type.format(rate=rate),
-        "X-Sample-Rate": str(rate),
-        "Cache-Control": "no-store",
-        "X-Accel-Buffering": "no",  # nginx would collect the audio before it passes it on
-    }
-
-
-def _encoder(order: SpeechOrder, speech: Speech) -> Encoder:
-    try:
-        return make_encoder(order.audio_format, speech.sampling_rate)
-    except UserError as error:
-        raise ApiError(400, str(error), param="response_format", code="invalid_value") from error
-
-
-async def _encoded(order: SpeechOrder, encoder: Encoder, samples: np.ndarray | None) -> bytes:
-    """The encoder's next bytes, or its last ones. Codecs run beside the event loop."""
-    work: Callable[[], bytes] = encoder.finish if samples is None else lambda: encoder.encode(samples)
-    return await asyncio.to_thread(work) if order.audio_format.container else work()
+def _alignment(weights: np.ndarray, text: str) -> bytes:
+    """An event of float32 [frames, symbols]: weights as bytes, frame after frame, 255 for 1."""
+    frames, symbols = weights.shape
+    data = base64.b64encode(np.rint(weights * 255).astype(np.uint8).tobytes()).decode()
+    return _event("speech.alignment", text=text, frames=frames, symbols=symbols, weights=data)
 
 
 def _event(kind: str, **fields: Any) -> bytes:

@@ -1,6 +1,7 @@
 """The HTTP application without a server around it: what its answers carry, and what of a request is believed."""
 
 import asyncio
+import io
 import itertools
 import json
 import logging
@@ -8,6 +9,7 @@ from collections.abc import Iterator
 from unittest import mock
 
 import httpx
+import numpy as np
 import pytest
 
 from common.errors import UserError
@@ -18,9 +20,12 @@ from tests.engine_doubles import Watched, tiny_engines
 from tests.http_servers import request
 
 pytest.importorskip("uvicorn")
+av = pytest.importorskip("av")
+soundfile = pytest.importorskip("soundfile")
 from serving import http_server
 from serving.api import SpeechRequest
 from serving.app import make_app
+from serving.encoders import FORMATS, make_encoder
 from serving.service import ServerSettings, SpeechService
 
 SPEECH = "/v1/audio/speech"
@@ -129,6 +134,38 @@ def test_a_key_that_no_header_can_carry_is_refused_at_the_start(key: str) -> Non
     args = http_server.make_parser().parse_args(["--api-key", key])
     with pytest.raises(UserError, match="--api-key: clients send it in a header"):
         http_server.server_settings(args)
+
+
+@pytest.mark.parametrize("audio_format", ["wav", "pcm", "flac", "mp3", "opus", "aac"])
+def test_a_whole_answer_has_true_sizes(service: SpeechService, audio_format: str) -> None:
+    fields = request(frames=150, response_format=audio_format)
+    streamed = ask(service, "POST", SPEECH, json=fields)
+    whole = ask(service, "POST", SPEECH, json=fields | {"stream": False})
+    assert int(whole.headers["content-length"]) == len(whole.content)
+    assert "content-length" not in streamed.headers
+    assert whole.headers["content-type"] == streamed.headers["content-type"]
+    if audio_format == "pcm":
+        assert whole.content == streamed.content
+    if audio_format in ("wav", "flac"):
+        samples, rate = soundfile.read(io.BytesIO(whole.content), dtype="int16")
+        pcm = ask(service, "POST", SPEECH, json=request(frames=150)).content
+        assert (rate, samples.tobytes()) == (22050, pcm)
+    if audio_format == "mp3":
+        assert soundfile.info(io.BytesIO(whole.content)).frames == pytest.approx(150 * 256, abs=2400)
+
+
+def test_lossy_formats_keep_what_is_above_9_kilohertz() -> None:
+    noise = np.random.default_rng(0).standard_normal(22050).astype(np.float32) / 10
+    for name in ("mp3", "aac", "opus"):
+        rate = {"opus": 48000}.get(name, 22050)  # Opus is decoded at 48 kHz
+        encoder = make_encoder(FORMATS[name], rate, whole=True)
+        encoder.encode(noise)
+        with av.open(io.BytesIO(encoder.finish())) as container:
+            decoded = np.concatenate([frame.to_ndarray().ravel() for frame in container.decode(audio=0)])
+        spectrum = np.abs(np.fft.rfft(decoded)) ** 2
+        hertz = np.fft.rfftfreq(len(decoded), 1 / rate)
+        high, middle = (spectrum[(low < hertz) & (hertz < low + 500)].mean() for low in (9500, 4000))
+        assert high > middle / 10, name  # white noise is as strong in both
 
 
 @pytest.mark.parametrize(
