@@ -15,6 +15,7 @@ from pathlib import Path
 from common.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # which every file of a folder would meet
 _UNFINISHED = ".exporting."  # + a random word: a folder whose files are being written
 _FINISHED = ".exported"  # a folder whose files are whole and on their way
 _PART = ".part"  # ends the name of a file that is being written
@@ -95,7 +96,7 @@ def _errors_naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        of_disk = error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+        of_disk = error.filename is None and error.errno in (*DISK_ERRORS, errno.EFBIG)
         if of_disk or str(error.filename).endswith(_PART):
             error.filename, error.filename2 = str(path), None
         raise
@@ -207,6 +208,22 @@ def dangling_link(path: Path) -> str:
         if link.is_symlink() and not link.exists():
             return f"{link} is a link to {os.readlink(link)}, which isn't there"
     return ""
+
+
+def describe_os_error(error: OSError) -> str:
+    """One line: the file, the system's reason, and what to do."""
+    reason = error.strerror or str(error)
+    if isinstance(error, FileNotFoundError) and isinstance(error.filename, str):
+        reason = dangling_link(Path(error.filename)) or reason
+    where = f"{error.filename}: " if error.filename else ""
+    advice = {
+        errno.ENOSPC: "; free some space or choose another output folder",
+        errno.EDQUOT: "; free some space or choose another output folder",
+        errno.EACCES: "; check the permissions or choose another folder",
+        errno.EPERM: "; check the permissions or choose another folder",
+        errno.EROFS: "; choose a folder that can be written",
+    }.get(error.errno or 0, "")
+    return f"{where}{reason}{advice}"
 
 
 def user_cache_folder(name: str) -> Path | None:

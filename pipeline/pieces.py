@@ -37,6 +37,13 @@ class PreparedPhrase:
     error: UserError | None = None
 
     @property
+    def named_error(self) -> UserError | None:
+        """The error with the phrase's line."""
+        if isinstance(self.error, InvalidInput):
+            return InvalidInput(f"line {self.phrase.line}: {self.error}")
+        return self.error
+
+    @property
     def dropped(self) -> tuple[str, ...]:
         """The characters that have no symbol and are left out, in order of first appearance."""
         return tuple(dict.fromkeys(char for piece in self.pieces for char in piece.encoded.dropped))

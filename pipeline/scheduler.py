@@ -7,6 +7,7 @@ audio: every random number, every window and every shape of a window is the requ
     submit -> waiting -> encoder -> decoder slots -> PieceStream -> windows -> WaveGlow -> Speech (a queue of Audio)
 """
 
+import atexit
 import logging
 import queue
 import threading
@@ -17,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import product
+from operator import itemgetter
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -213,7 +215,8 @@ class Scheduler:
     Args:
         engines: only the worker may use them while the scheduler lives, unless `lock` is held.
         max_slots: most pieces of text decoded at a time; None takes what suits the device.
-        max_waiting: most requests that may wait for a first slot.
+        max_waiting: most requests that may wait for a first slot. With those under way, whose readers may be slow,
+            there are never more than `max_slots` + `max_waiting`.
         lock: held by the worker while it uses the engines.
         on_failed: called once, in the worker, with the reason why the scheduler can't work any more. It must return at
             once. What serves requests ends then, so that it is started again.
@@ -253,6 +256,8 @@ class Scheduler:
         self._failed_rounds = 0  # in a row
         self._thread = threading.Thread(target=self._work, name="speech", daemon=True)
         self._thread.start()
+        # A daemon thread that is inside PyTorch when the interpreter ends would abort the process.
+        atexit.register(self.close)
 
     def submit(
         self, pieces: Sequence[Piece], settings: SpeakSettings, on_event: Callable[[], object] = lambda: None
@@ -261,10 +266,10 @@ class Scheduler:
 
         Raises:
             InvalidInput: the settings don't fit the voice.
-            Busy: as many requests as may wait are waiting.
+            Busy: as many requests as may be are waiting or under way.
             Closed: the scheduler is closed, or can't work any more.
         """
-        self.engines.denoiser(settings.denoise)
+        self.engines.check_denoiser(settings.denoise)
         speech = Speech(pieces, settings, self.engines.audio.sampling_rate, on_event)
         speech._wake = self._notify
         with self._changed:
@@ -274,6 +279,8 @@ class Scheduler:
                 raise Closed("the voice is closed: nothing more is spoken")
             if len(self._waiting) >= self.max_waiting:
                 raise Busy(f"busy: {len(self._waiting)} requests are waiting; try again later")
+            if len(self._waiting) + len(self._active) >= self.max_waiting + self.max_slots:
+                raise Busy(f"busy: {len(self._active)} requests are under way; try again later")
             self._waiting.append(_Active(speech))
             self._changed.notify()
         return speech
@@ -334,6 +341,7 @@ class Scheduler:
             self._closing = True
             self._cut = self._cut or not drain
             self._changed.notify()
+        atexit.unregister(self.close)
         if threading.current_thread() is self._thread:
             return
         if drain:
@@ -456,20 +464,21 @@ class Scheduler:
                 self._end(active, Closed("the voice was closed before the request's end"))
 
     def _admit(self) -> None:
-        """Gives free slots to the next pieces: of requests under way first, then of waiting ones, oldest first."""
-        session = self._session
+        """Gives free slots to those who have waited longest: for a first sound since they came, for the next piece
+        since the audio before it ran out. Listeners who are seconds ahead come last.
+        """
+        session, now = self._session, time.perf_counter()
         free = self.max_slots - (len(session.utterances) if session is not None else 0)
-        chosen: list[tuple[_Active, Piece]] = []
         with self._changed:
-            between = [active for active in self._active if not active.decoding]
-            candidates = [active for active in between if self._may_begin_piece(active.speech)]
-            while self._waiting and len(candidates) < free:
-                active = self._waiting.popleft()
-                self._active.append(active)
-                candidates.append(active)
-        chosen = [(active, active.speech._pieces.popleft()) for active in candidates[: max(0, free)]]
+            candidates = [(active.speech.submitted, active) for active in self._waiting]
+            for active in self._active:
+                if not active.decoding and self._may_begin_piece(active.speech):
+                    candidates.append(((active.first_audio or now) + active.delivered_seconds, active))
+            chosen = [active for _, active in sorted(candidates, key=itemgetter(0))[: max(0, free)]]
+            self._active += [active for active in chosen if active in self._waiting]
+            self._waiting = deque(active for active in self._waiting if active not in chosen)
         if chosen:
-            self._join(chosen)
+            self._join([(active, active.speech._pieces.popleft()) for active in chosen])
 
     def _join(self, chosen: Sequence[tuple[_Active, Piece]]) -> None:
         """Encodes pieces and gives them slots."""
@@ -477,11 +486,23 @@ class Scheduler:
             self._session = self._new_session()
         self._session.keep_alignments = any(active.speech.settings.keep_pictures for active in self._active)
         for group in self._groups(chosen):
-            try:
-                memory, processed_memory = self.engines.encode([piece.encoded.ids for _, piece in group])
-                self._session.join(memory, processed_memory, [self._begin(active, piece) for active, piece in group])
-            except Exception as error:
+            self._join_group(self._session, group)
+
+    def _join_group(self, session: DecoderSession, group: Sequence[tuple[_Active, Piece]]) -> None:
+        try:
+            memory, processed_memory = self.engines.encode([piece.encoded.ids for _, piece in group])
+        except Exception as error:
+            if len(group) == 1:
                 self._failed_on(error, group)
+                return
+            self.engines.recover()
+            for one in group:
+                self._join_group(session, [one])
+            return
+        try:
+            session.join(memory, processed_memory, [self._begin(active, piece) for active, piece in group])
+        except Exception as error:
+            self._failed_on(error, group)
 
     def _new_session(self) -> DecoderSession:
         # One text length on a GPU: each is a graph of its own.
@@ -585,18 +606,28 @@ class Scheduler:
             by_frames.setdefault(0 if place.unrefined is None else place.unrefined.size(1), []).append((active, place))
         windows: dict[int, Window] = {}
         most = self.engines.limits.batch[1]
-        for frames, group in by_frames.items():
+        for group in by_frames.values():
             for part in _in_powers_of_two(group, most):
-                try:
-                    refined: Sequence[Tensor | None] = [None] * len(part)
-                    if frames:
-                        unrefined = [place.unrefined for _, place in part if place.unrefined is not None]
-                        refined = list(self.engines.refine(torch.stack(unrefined), capture=False))
-                    for (active, place), mel in zip(part, refined, strict=True):
-                        windows[id(active)] = active.streams[0].stream.window(place, mel)
-                except Exception as error:
-                    self._failed_on(error, [(one, one.streams[0].piece) for one, _ in part if one.streams])
+                self._refine(part, windows)
         return [windows[id(active)] for active, _ in found if id(active) in windows]
+
+    def _refine(self, part: Sequence[tuple[_Active, WindowRange]], windows: dict[int, Window]) -> None:
+        """Adds the windows of ranges of as many frames, by id; ranges that fail together are tried one by one."""
+        refined: Sequence[Tensor | None] = [None] * len(part)
+        unrefined = [place.unrefined for _, place in part if place.unrefined is not None]
+        try:
+            if unrefined:
+                refined = list(self.engines.refine(torch.stack(unrefined), capture=False))
+            for (active, place), mel in zip(part, refined, strict=True):
+                windows[id(active)] = active.streams[0].stream.window(place, mel)
+        except Exception as error:
+            left = [(active, place) for active, place in part if id(active) not in windows]
+            if len(left) == 1:
+                self._failed_on(error, [(left[0][0], left[0][0].streams[0].piece)])
+                return
+            self.engines.recover()
+            for one in left:
+                self._refine([one], windows)
 
     def _batches(self, windows: Sequence[Window]) -> list[Sequence[Window]]:
         """Windows of one size together, in powers of two (few shapes are captured), in the order of urgency."""
@@ -616,6 +647,7 @@ class Scheduler:
             self._vocoding.append(_VocodedBatch.start(self.engines, windows))
         except Exception as error:
             if len(windows) > 1:
+                self.engines.recover()
                 for window in windows:
                     self._vocode([window])
                 return

@@ -28,7 +28,7 @@ from pipeline.model_files import default_paths, open_engines
 from pipeline.pieces import Piece, PreparedPhrase, prepare
 from pipeline.scheduler import CLOSING_SECONDS, Scheduler, Speech
 from pipeline.settings import SpeakSettings, WorkSettings
-from pipeline.synthesizer import FailedPiece, SpokenPiece, Synthesizer
+from pipeline.synthesizer import BATCHES_AHEAD, FailedPiece, SpokenPiece, Synthesizer
 from pipeline.torch_engines import torch_engines
 from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
 from tacotron2.model import Tacotron2
@@ -203,16 +203,18 @@ class Voice:
     ) -> Iterator[tuple[int, Audio | UserError]]:
         """Speaks texts in batches. Yields (index, audio or why there is none) for each text, in order."""
         chosen = settings or SpeakSettings()
-        prepared = self.prepare([Phrase(index, text) for index, text in enumerate(texts)], chosen)
-        synthesizer = self.synthesizer(chosen)
-        spoken = synthesizer.speak_pieces([piece for phrase in prepared for piece in phrase.pieces])
-        try:
-            for phrase in prepared:
-                with self._lock:  # given back between phrases: whoever listens may take his time
-                    audio = self._joined(phrase, spoken, chosen)
-                yield phrase.phrase.index, audio
-        finally:
-            synthesizer.close()
+        with self._lock:
+            synthesizer = self.synthesizer(chosen)
+        at_once = BATCHES_AHEAD * self.engines.batch_size
+        with synthesizer:
+            for first in range(0, len(texts), at_once):
+                phrases = [Phrase(first + item, text) for item, text in enumerate(texts[first : first + at_once])]
+                prepared = self.prepare(phrases, chosen)
+                spoken = synthesizer.speak_pieces([piece for phrase in prepared for piece in phrase.pieces])
+                for phrase in prepared:
+                    with self._lock:  # released between phrases, so that a slow consumer doesn't block others
+                        audio = self._joined(phrase, spoken, chosen)
+                    yield phrase.phrase.index, audio
 
     def stream(self, text: str, **settings: Any) -> Iterator[Audio]:
         """Speaks a text as a stream of chunks, the first one early; together they are what `speak` gives.
