@@ -133,6 +133,7 @@ async def _serve(voice: Voice, settings: ServerSettings, listener: socket.socket
     config = uvicorn.Config(
         make_app(service),
         http=PunctualProtocol,
+        ws="none",
         backlog=backlog,
         limit_concurrency=connections,
         log_config=None,

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import httpx
@@ -58,21 +58,26 @@ class ServerProcess:
     def log(self) -> str:
         return self._log.read_text()
 
-    @contextmanager
-    def fault(self, part: str, fault: str, after: int = 0) -> Iterator[None]:
+    def fault(self, part: str, fault: str, after: int = 0) -> AbstractContextManager[None]:
         """Lets an engine fail for a while."""
-        temporary = self._faults.with_suffix(".new")
-        temporary.write_text(json.dumps({"part": part, "fault": fault, "after": after, "nonce": time.time()}))
-        temporary.rename(self._faults)
-        try:
-            yield
-        finally:
-            self._faults.unlink()
+        return faults_in(self._faults, part, fault, after)
 
     def stop(self, seconds: float = 30) -> int:
         """Ends the server as an operator does. Returns its exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)
+
+
+@contextmanager
+def faults_in(file: Path, part: str, fault: str, after: int = 0) -> Iterator[None]:
+    """Lets an engine of a process that reads the file fail for a while (see `faulty_http_server.Faults`)."""
+    temporary = file.with_suffix(".new")
+    temporary.write_text(json.dumps({"part": part, "fault": fault, "after": after, "nonce": time.time()}))
+    temporary.rename(file)
+    try:
+        yield
+    finally:
+        file.unlink()
 
 
 def request(text: str = "Hello there.", frames: int = 100, **fields) -> dict:
