@@ -136,8 +136,9 @@ def _patient_output() -> Iterator[None]:
         if stream is not None and stream is getattr(sys, f"__{name}__"):  # not what a test has put there
             stream.flush()
             raw = io.BufferedWriter(_PatientFile(stream.fileno(), "w", closefd=False))
-            options = {"line_buffering": stream.line_buffering, "write_through": name == "stderr"}
-            setattr(sys, name, io.TextIOWrapper(raw, stream.encoding, "backslashreplace", **options))
+            # A stream that Python leaves unbuffered (PYTHONUNBUFFERED) is told by its `write_through`.
+            at_once = stream.line_buffering or stream.write_through
+            setattr(sys, name, io.TextIOWrapper(raw, stream.encoding, "backslashreplace", line_buffering=at_once))
     try:
         yield
         if sys.stdout is not None:

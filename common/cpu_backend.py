@@ -1,6 +1,5 @@
 """What this processor can do, and by that which runtime runs each ONNX file faster on it.
 
-Needs nothing but Python's own library, so that an installer can ask before anything is installed:
 `python3 -m common.cpu_backend` prints `openvino` where OpenVINO is worth installing, else `onnxruntime`.
 """
 

@@ -1,6 +1,5 @@
 """The ONNX Runtime kind of engine: a `.onnx` file behind the interface of `common.engine`, on a CPU or a GPU."""
 
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -32,8 +31,6 @@ _NUMPY_DTYPES = {
     torch.bool: np.bool_,
 }
 _PROVIDERS: dict[GpuProvider, str] = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
-
-logger = logging.getLogger(__name__)
 
 
 class OnnxEngine:

@@ -57,6 +57,9 @@ def prepare(phrases: Sequence[Phrase], settings: SpeakSettings, max_symbols: int
 
 def _prepare(phrase: Phrase, front_end: TextFrontEnd, max_symbols: int) -> PreparedPhrase:
     reading = phrase.text
+    if not isinstance(reading, str):
+        wrong = InvalidInput(f"the text to speak must be a str, not {type(reading).__name__}")
+        return PreparedPhrase(phrase, "", (), wrong)
     try:
         reading = front_end.read(phrase.text)
         texts = split(reading, max_symbols, final_period=front_end.final_period)

@@ -55,6 +55,8 @@ LATER_FRAMES, LATER_FRAMES_WHILE_WAITING = 8192, 2048
 SWITCH_INTERVAL = 5e-5
 
 FAILED_ROUNDS = 5  # in a row, without any audio between them: then the engines can't work any more
+STUCK_SECONDS = 300.0  # of one round; a runtime may compile for minutes where it meets a shape for the first time
+WATCH_SECONDS = 5.0  # after which a reader looks whether the worker is stuck
 CLOSING_SECONDS = 60.0  # most that `close` waits: for requests under way, and for the worker
 
 State = Literal["running", "draining", "failed"]
@@ -118,6 +120,7 @@ class Speech:
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
         self._wake: Callable[[], None] = lambda: None
+        self._watch: Callable[[], None] = lambda: None
         different = self.sampling_rate != sampling_rate
         self._resampler = Resampler(sampling_rate, self.sampling_rate) if different else None
         self._alignments: list[np.ndarray] = []
@@ -130,7 +133,7 @@ class Speech:
         """The next chunk, waited for; None after the last.
 
         Args:
-            timeout: most seconds to wait; None waits for as long as it takes, 0 not at all.
+            timeout: most seconds to wait; None waits for as long as the worker works, 0 not at all.
 
         Raises:
             EngineFailure: the request failed.
@@ -138,7 +141,7 @@ class Speech:
             CancelledError: it was cancelled.
             queue.Empty: nothing came within the timeout.
         """
-        item = self._chunks.get(timeout is None or timeout > 0, timeout or None)
+        item = self._next_item(timeout)
         if item is None or isinstance(item, BaseException):
             self._chunks.put(item)  # whoever asks again hears the same
             if item is None:
@@ -148,6 +151,15 @@ class Speech:
             self._unread_seconds -= item.seconds
         self._wake()
         return item
+
+    def _next_item(self, timeout: float | None) -> Audio | BaseException | None:
+        if timeout is not None:
+            return self._chunks.get(timeout > 0, timeout or None)
+        while True:
+            try:
+                return self._chunks.get(timeout=WATCH_SECONDS)
+            except queue.Empty:
+                self._watch()
 
     def cancel(self) -> None:
         """Gives the request up: its slot is free at the next block. May be called at any time, from any thread."""
@@ -218,7 +230,7 @@ class Scheduler:
         max_waiting: most requests that may wait for a first slot. With those under way, whose readers may be slow,
             there are never more than `max_slots` + `max_waiting`.
         lock: held by the worker while it uses the engines.
-        on_failed: called once, in the worker, with the reason why the scheduler can't work any more. It must return at
+        on_failed: called once, in any thread, with the reason why the scheduler can't work any more. It must return at
             once. What serves requests ends then, so that it is started again.
     """
 
@@ -252,6 +264,7 @@ class Scheduler:
         self._cut = False  # closing without waiting for requests under way
         self._failure: str | None = None
         self._on_failed = on_failed
+        self._round_began: float | None = None  # by time.monotonic; None between rounds
         self._round_failed = False
         self._failed_rounds = 0  # in a row
         self._thread = threading.Thread(target=self._work, name="speech", daemon=True)
@@ -271,7 +284,8 @@ class Scheduler:
         """
         self.engines.check_denoiser(settings.denoise)
         speech = Speech(pieces, settings, self.engines.audio.sampling_rate, on_event)
-        speech._wake = self._notify
+        speech._wake, speech._watch = self._notify, self._give_up_if_stuck
+        self._give_up_if_stuck()
         with self._changed:
             if self._failure is not None:
                 raise Closed(self._failure)
@@ -321,6 +335,7 @@ class Scheduler:
             torch.cuda.synchronize(self.engines.device)
 
     def status(self) -> SchedulerStatus:
+        self._give_up_if_stuck()
         with self._changed:
             state: State = "draining" if self._closing else "running"
             if self._failure is not None:
@@ -341,9 +356,9 @@ class Scheduler:
             self._closing = True
             self._cut = self._cut or not drain
             self._changed.notify()
-        atexit.unregister(self.close)
         if threading.current_thread() is self._thread:
             return
+        atexit.unregister(self.close)
         if drain:
             self._thread.join(timeout)
         with self._changed:
@@ -372,11 +387,16 @@ class Scheduler:
     def _wait_for_work(self) -> bool:
         """Returns once there is something to do; whether there is."""
         with self._changed:
-            while not self._something_to_do():
+            while self._failure is None and not self._something_to_do():
                 if self._closing and not self._waiting and not self._active:
                     return False
                 self._changed.wait()
-        return True
+            return self._failure is None
+
+    def _give_up_if_stuck(self) -> None:
+        began = self._round_began
+        if began is not None and time.monotonic() - began > STUCK_SECONDS:
+            self._fail(Closed(f"an engine has not returned for {STUCK_SECONDS:g} s; start again"))
 
     def _try_round(self) -> None:
         """A round; what fails in it ends the requests under way, and those that wait are spoken next.
@@ -385,6 +405,7 @@ class Scheduler:
             Closed: the engines can't work any more.
         """
         made, self._round_failed = self._audio_seconds, False
+        self._round_began = time.monotonic()
         try:
             self._round()
         except Exception as error:
@@ -394,6 +415,8 @@ class Scheduler:
             self._decoder.close()
             for active in list(self._active):
                 self._end(active, explained(error, "a request"))
+        finally:
+            self._round_began = None
         if self._audio_seconds > made:
             self._failed_rounds = 0
         elif self._round_failed:
@@ -417,13 +440,13 @@ class Scheduler:
     def _fail(self, error: BaseException) -> None:
         """Ends all requests, and takes no more."""
         reason = str(error) if isinstance(error, Closed) else f"speaking failed: {type(error).__name__}; see the log"
-        _log.critical("nothing more can be spoken: %s", reason, exc_info=error)
         with self._changed:
             if self._failure is not None:
                 return
             self._failure = reason
             everybody = [*self._active, *self._waiting]
             self._active, self._waiting = [], deque()
+        _log.critical("nothing more can be spoken: %s", reason, exc_info=error)
         for active in everybody:
             active.speech._fail(Closed(reason))
         self._on_failed(reason)

@@ -162,7 +162,7 @@ def corpus_run(
             identity = driver.open(crew.size)
             for name, repeats in (("warm-up", 2 * crew.size), ("corpus", args.repeats)):
                 lines = Path(folder) / f"{name}.jsonl"
-                lines.write_text("".join(_json_lines(texts, repeats)))
+                lines.write_text("".join(_json_lines(texts, repeats)), encoding="utf-8")
                 job = Job(
                     folder=Path(folder) / name,
                     input_sha256="",
@@ -223,7 +223,7 @@ def silent_run(args: argparse.Namespace) -> str:
     parent = output_folder(args.output) if args.output else None
     with tempfile.TemporaryDirectory(dir=parent) as folder:
         lines = Path(folder) / "lines.jsonl"
-        with open(lines, "w") as file:
+        with open(lines, "w", encoding="utf-8") as file:
             for number in range(args.silent):
                 file.write(
                     json.dumps({"id": f"{number:08d}", "text": f"The {number}th of the lines, all alike. " * 3}) + "\n"

@@ -30,7 +30,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> VoiceSource:
 
 
 def read_entries(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_the_manifest_has_every_line_that_was_spoken_and_retry_every_other(plain
     assert spoken
     assert others  # cut: this voice doesn't always stop
     assert sorted(entry["line"] for entry in (*spoken, *others)) == list(range(1, 41))
-    first, text = spoken[0], lines.read_text().splitlines()
+    first, text = spoken[0], lines.read_text(encoding="utf-8").splitlines()
     assert first["text"] == text[first["line"] - 1]
     assert first["stop_reason"] == "gate"
     assert first["frames"] * 256 / 22050 == pytest.approx(first["seconds"], abs=1e-6)
@@ -79,7 +79,7 @@ def test_csv_and_soundfile_read_the_ljspeech_layout_whatever_the_text(source: Vo
     rows = [{"id": f"../{n}", "text": text, "seed": n} for n, text in enumerate(texts)]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
     make(source, tmp_path / "in.jsonl", tmp_path / "out", settings=SpeakSettings(max_decoder_steps=200))
-    with open(tmp_path / "out" / "metadata.csv", newline="") as file:
+    with open(tmp_path / "out" / "metadata.csv", encoding="utf-8", newline="") as file:
         read = list(csv.reader(file, delimiter="|", quoting=csv.QUOTE_NONE))
     assert [len(columns) for columns in read] == [3, 3, 3, 3]
     assert [columns[1] for columns in read[:3]] == ['"Quoted, he said', "A bar in the text.", "Two lines"]

@@ -65,7 +65,7 @@ def children_of(parent: int) -> list[int]:
 
 def runs(process: int) -> bool:
     try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
 
@@ -82,7 +82,7 @@ def test_the_bytes_are_those_of_a_worker_that_does_everything_itself(
     source: VoiceSource, beside: VoiceSource, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     lines = write_lines(tmp_path / "lines.txt", 40)
-    with open(lines, "a") as file:  # more batches of one line than are on their way at once
+    with open(lines, "a", encoding="utf-8") as file:  # more batches of one line than are on their way at once
         file.write("A long one, " * 400 + "\n\n...\nThe last.\n")
     make(source, lines, tmp_path / "itself", shard_lines=100, **options)
     before, children = set(os.listdir("/dev/shm")), children_of(os.getpid())

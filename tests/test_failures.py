@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+import torch
 from torch import Tensor
 
 from common.engine import Engine
@@ -143,6 +144,17 @@ def test_one_fault_costs_one_streamed_line(
     assert np.abs(written[len(written) - len(after) :] - after).max(initial=0) < 1e-3
 
 
+@pytest.mark.parametrize(
+    "faulty_voice", [("reading", 1, 1), ("postnet", 1, 1), ("leveling", 1, 1)], indirect=True, ids=str
+)
+def test_one_fault_costs_one_text(faulty_voice: Voice, undisturbed: list[np.ndarray]) -> None:
+    (_, first), (_, second), (_, third) = faulty_voice.speak_many(TEXTS, SpeakSettings(**SETTINGS))
+    assert isinstance(second, EngineFailure)
+    for audio, expected in ((first, undisturbed[0]), (third, undisturbed[2])):
+        assert isinstance(audio, Audio)
+        assert np.abs(audio.samples - expected).max() < 1e-3
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
 def test_an_interruption_ends_the_run(tmp_path: Path, error: type[BaseException]) -> None:
     def interrupt(tensors: Mapping[str, Tensor]) -> None:
@@ -236,6 +248,48 @@ def test_an_error_outside_of_a_round_ends_every_request(monkeypatch: pytest.Monk
         assert voice.scheduler().status().state == "failed"
         with pytest.raises(Closed, match="ZeroDivisionError"):
             voice.submit("Hello.", SpeakSettings(**SETTINGS))
+
+
+@pytest.mark.parametrize(("errors", "kind", "state"), [(1, EngineFailure, "running"), (9, Closed, "failed")])
+def test_a_device_error_that_stays_ends_everything_at_once(
+    monkeypatch: pytest.MonkeyPatch, errors: int, kind: type[Exception], state: str
+) -> None:
+    """With a device whose calls return an error once, as for a kernel that failed, or for good."""
+    left = iter(range(errors))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: fail() if next(left, None) is not None else None)
+
+    def fail_on_a_gpu(tensors: Mapping[str, Tensor]) -> None:
+        monkeypatch.setattr(voice.engines, "on_gpu", True)
+        fail()
+
+    engines = tiny_engines()
+    engines["postnet"] = Watched(engines["postnet"], fail_on_a_gpu)
+    with Voice(engines) as voice:
+        with pytest.raises(kind):
+            list(voice.stream("Hello.", **SETTINGS))
+        assert voice.scheduler().status().state == state
+        monkeypatch.setattr(voice.engines, "on_gpu", False)
+        if kind is Closed:  # whole texts say so too, rather than fail one by one
+            left = iter(range(errors))
+            with pytest.raises(Closed, match="start the program again"):
+                voice.speak("Hello.", **SETTINGS)
+
+
+def test_nobody_waits_for_ever_for_an_engine_that_does_not_return(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.scheduler.STUCK_SECONDS", 0.2)
+    monkeypatch.setattr("pipeline.scheduler.WATCH_SECONDS", 0.1)
+    reasons: list[str] = []
+    engines = tiny_engines()
+    entered, leave = standing(engines, "waveglow")
+    voice = Voice(engines)
+    scheduler = voice.scheduler(on_failed=reasons.append)
+    speech = voice.submit("Hello.", SpeakSettings(**SETTINGS))
+    assert entered.wait(60)
+    with pytest.raises(Closed, match=r"has not returned for 0\.2 s"):
+        list(speech)
+    assert (scheduler.status().state, [scheduler.status().reason]) == ("failed", reasons)
+    leave.set()
+    voice.close()
 
 
 def test_closing_waits_for_an_engine_no_longer_than_it_is_told() -> None:

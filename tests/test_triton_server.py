@@ -81,7 +81,7 @@ def running(repository: Path, **environment: str) -> Iterator[tuple[subprocess.P
         ports = dict(zip(("http", "grpc", "metrics"), free_ports(3), strict=True))
         command, variables = server_command(SERVER, repository, "127.0.0.1", ports)
         log = Path(folder, "log")
-        with open(log, "w") as output:
+        with open(log, "w", encoding="utf-8") as output:
             process = subprocess.Popen(command, env=variables | environment, stdout=output, stderr=subprocess.STDOUT)
         try:
             wait_until_ready(process, f"http://127.0.0.1:{ports['http']}/v2/health/ready", log)
@@ -94,11 +94,11 @@ def running(repository: Path, **environment: str) -> Iterator[tuple[subprocess.P
 def wait_until_ready(process: subprocess.Popen, url: str, log: Path) -> None:
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()[-3000:]
+        assert process.poll() is None, log.read_text(encoding="utf-8")[-3000:]
         if is_ready(url):
             return
         time.sleep(0.5)
-    raise AssertionError(f"not ready: {log.read_text()[-3000:]}")
+    raise AssertionError(f"not ready: {log.read_text(encoding='utf-8')[-3000:]}")
 
 
 def is_ready(url: str) -> bool:

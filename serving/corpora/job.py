@@ -151,10 +151,10 @@ def claim(job: Job) -> None:
             raise UserError(f"{job.folder}: holds {strangers[0]} and is no corpus; choose a new or an empty folder")
         text = json.dumps({"hash": job.hash, "configuration": job.configuration()}, indent=2, sort_keys=True)
         with written_whole(path) as temporary:
-            temporary.write_text(text + "\n")
+            temporary.write_text(text + "\n", encoding="utf-8")
         return
     try:
-        before = json.loads(path.read_text())["configuration"]
+        before = json.loads(path.read_text(encoding="utf-8"))["configuration"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: damaged; choose another folder") from error
     # Through JSON, which knows neither tuples nor whole floats.
@@ -190,5 +190,5 @@ def _versions() -> dict[str, str]:
 
 
 def _project_version() -> str:
-    stated = re.search(r'^version = "(.+)"', (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE)
+    stated = re.search(r'^version = "(.+)"', (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
     return stated[1] if stated else "unknown"

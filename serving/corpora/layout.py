@@ -127,7 +127,10 @@ class Layout:
             with written_whole(self.folder / path) as temporary:
                 self._write_tar(temporary, spoken)
                 files = {path: temporary.stat().st_size}
-        with written_whole(self.record(shard.round, shard.number)) as temporary, open(temporary, "w") as file:
+        with (
+            written_whole(self.record(shard.round, shard.number)) as temporary,
+            open(temporary, "w", encoding="utf-8") as file,
+        ):
             file.write(json_line({"configuration": self._hash, "files": files}))
             file.writelines(json_line(line.entry) for line in lines)
 
@@ -137,7 +140,7 @@ class Layout:
     def is_done(self, round_number: int, shard_number: int) -> bool:
         """Whether a shard's record is there, and every file that it tells of in its full size."""
         try:
-            with open(self.record(round_number, shard_number)) as file:
+            with open(self.record(round_number, shard_number), encoding="utf-8") as file:
                 header = json.loads(file.readline())
             return header["configuration"] == self._hash and all(
                 (self.folder / path).stat().st_size == size for path, size in header["files"].items()
@@ -148,7 +151,7 @@ class Layout:
     def entries(self, round_number: int, shards: int) -> Iterator[dict[str, Any]]:
         """The entries of a round's shards, in the order of its lines."""
         for number in range(shards):
-            with open(self.record(round_number, number)) as file:
+            with open(self.record(round_number, number), encoding="utf-8") as file:
                 next(file)
                 yield from map(json.loads, file)
 
