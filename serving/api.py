@@ -1,14 +1,14 @@
 """The speech API's requests and errors, as OpenAI's API has them, with this project's settings beside."""
 
 import difflib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from common.errors import UserError
-from pipeline.settings import SpeakSettings
+from common.errors import Busy, Closed, InvalidInput, UserError
+from pipeline.settings import RANGES, SAMPLING_RATES, SpeakSettings
 from serving.encoders import FORMATS, AudioFormat
 from tacotron2.text.normalizer import NORMALIZERS
 
@@ -17,6 +17,7 @@ MODEL = "tacotron2-waveglow"
 MODEL_ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 
 INVALID, SERVER_ERROR = "invalid_request_error", "server_error"  # OpenAI's types of errors
+RETRY_AFTER = 1  # seconds
 _OUR_NAMES = {"sampling_rate": "sample_rate"}  # fields that the API calls otherwise than SpeakSettings does
 
 
@@ -56,10 +57,35 @@ class ApiError(Exception):
         return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
 
 
+class ErrorDetail(BaseModel):
+    message: str
+    type: Literal["invalid_request_error", "server_error"]
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer with a status from 400 on."""
+
+    error: ErrorDetail
+
+
 class VoiceId(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     id: str
+
+
+def _optional(description: str, **schema: Any) -> Any:
+    """A field that need not be given; null means the same. `schema` says what JSON Schema can't see in its type."""
+    return Field(None, description=description, json_schema_extra=schema)
+
+
+def _setting(name: str, description: str) -> Any:
+    """The optional field of a number in `SpeakSettings`."""
+    low, high = RANGES[name]
+    default = getattr(SpeakSettings(), name)
+    return _optional(description, minimum=low, maximum=high, **({} if default is None else {"default": default}))
 
 
 class SpeechRequest(BaseModel):
@@ -67,23 +93,28 @@ class SpeechRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    model: str = Field(description="one of /v1/models")
-    input: str = Field(description="the text to speak")
+    model: str = Field(description="one of /v1/models", json_schema_extra={"enum": [MODEL, *MODEL_ALIASES]})
+    input: str = Field(description="the text to speak", json_schema_extra={"minLength": 1})
     voice: str | VoiceId = Field(description="one of /v1/audio/voices")
-    response_format: str = Field("mp3", description="one of " + ", ".join(FORMATS))
-    speed: float = Field(1.0, description="0.5 to 2.0; the pitch stays")
-    stream_format: Literal["audio", "sse"] = Field("audio", description="plain bytes, or server-sent events")
-    instructions: str | None = Field(None, description="accepted and not used: this model takes none")
+    response_format: str | None = _optional("of the audio", enum=[*FORMATS, None], default="mp3")
+    speed: float | None = _setting("speed", "the pitch stays")
+    stream_format: Literal["audio", "sse"] | None = _optional("plain bytes, or server-sent events", default="audio")
+    instructions: str | None = _optional("accepted and not used: this model takes none")
 
-    seed: int = Field(0, description="the same seed and text give the same audio")
-    sample_rate: int | None = Field(None, description="in Hz [the voice's own]")
-    sigma: float | None = Field(None, description="standard deviation of WaveGlow's noise [the voice's own]")
-    denoise: float = Field(0.0, description="strength of the denoiser; 0.01 is the classic's")
-    gate_threshold: float | None = Field(None, description="probability above which an utterance ends")
-    max_decoder_steps: int | None = Field(None, description="most mel frames of a piece of text")
-    final_period: bool = Field(True, description="add a period where a text has no end punctuation")
-    text_normalizer: str = Field("english", description="one of " + ", ".join(NORMALIZERS))
-    alignment: bool = Field(False, description="with stream_format sse: events that tell how the text was read")
+    stream: bool | None = _optional("whether the audio is sent while it is made, or whole", default=True)
+    seed: int | None = _setting("seed", "the same seed and text give the same audio")
+    sample_rate: int | None = _optional("in Hz [the voice's own]", enum=[*SAMPLING_RATES, None])
+    sigma: float | None = _setting("sigma", "standard deviation of WaveGlow's noise [the voice's own]")
+    denoise: float | None = _setting("denoise", "strength of the denoiser; 0.01 is the classic's")
+    gate_threshold: float | None = _setting("gate_threshold", "probability above which an utterance ends")
+    max_decoder_steps: int | None = _setting("max_decoder_steps", "most mel frames of a piece of text")
+    final_period: bool | None = _optional("add a period where a text has no end punctuation", default=True)
+    text_normalizer: str | None = _optional("how text is read", enum=[*NORMALIZERS, None], default="english")
+    alignment: bool | None = _optional("with stream_format sse: events that tell how the text was read", default=False)
+
+
+# The fields that mean what `SpeakSettings` does by the same name.
+_SETTINGS = {*SpeechRequest.model_fields} & {*SpeakSettings.__dataclass_fields__}
 
 
 @dataclass(frozen=True)
@@ -94,6 +125,7 @@ class SpeechOrder:
     settings: SpeakSettings
     audio_format: AudioFormat
     events: bool  # server-sent events instead of plain bytes
+    whole: bool  # one answer with true sizes instead of a stream
 
 
 def read_order(body: bytes, voices: Collection[str], max_characters: int) -> SpeechOrder:
@@ -113,41 +145,45 @@ def read_order(body: bytes, voices: Collection[str], max_characters: int) -> Spe
         raise ApiError(404, message, param="model", code="model_not_found")
     voice = request.voice if isinstance(request.voice, str) else request.voice.id
     _check_choice("voice", voice, voices)
-    _check_choice("response_format", request.response_format, FORMATS)
-    _check_choice("text_normalizer", request.text_normalizer, NORMALIZERS)
+    audio_format = FORMATS[_check_choice("response_format", request.response_format or "mp3", FORMATS)]
+    _check_choice("text_normalizer", request.text_normalizer or "english", NORMALIZERS)
     if request.alignment and request.stream_format != "sse":
         raise ApiError(400, "alignment needs stream_format 'sse'", param="alignment")
+    if request.stream is False and request.stream_format == "sse":
+        raise ApiError(400, "stream false needs stream_format 'audio'", param="stream")
     if not request.input.strip():
         raise ApiError(400, "input is empty: give the text to speak", param="input", code="empty_input")
     if len(request.input) > max_characters:
         message = f"input has {len(request.input)} characters, and at most {max_characters} are spoken in one request"
         raise ApiError(413, message, param="input", code="string_above_max_length")
-    audio_format = FORMATS[request.response_format]
     try:
         settings = SpeakSettings(
-            seed=request.seed,
-            sigma=request.sigma,
-            speed=request.speed,
-            denoise=request.denoise,
-            gate_threshold=request.gate_threshold,
-            max_decoder_steps=request.max_decoder_steps,
-            final_period=request.final_period,
-            text_normalizer=request.text_normalizer,
             sampling_rate=audio_format.sampling_rate(request.sample_rate),
-            keep_pictures=request.alignment,
+            keep_pictures=bool(request.alignment),
+            **request.model_dump(include=_SETTINGS, exclude_none=True),
         )
     except UserError as error:
-        raise setting_error(error) from error
-    return SpeechOrder(request.input, settings, audio_format, request.stream_format == "sse")
+        raise api_error(error) from error
+    events, whole = request.stream_format == "sse", request.stream is False
+    return SpeechOrder(request.input, settings, audio_format, events, whole)
 
 
-def setting_error(error: UserError) -> ApiError:
-    """An error that names a setting first, as those of `SpeakSettings` do, as an answer that names its field."""
-    name, _, rest = str(error).partition(" ")
-    field = _OUR_NAMES.get(name, name)
-    if field not in SpeechRequest.model_fields:
-        return ApiError(400, str(error), param="input")
-    return ApiError(400, f"{field} {rest}", param=field, code="invalid_value")
+def api_error(error: UserError) -> ApiError:
+    """An error of the library as an answer, by its kind."""
+    message = str(error)
+    if isinstance(error, InvalidInput):
+        if error.setting is None:
+            return ApiError(400, message, param="input")
+        field = _OUR_NAMES.get(error.setting, error.setting)
+        return ApiError(400, message.replace(error.setting, field, 1), param=field, code="invalid_value")
+    if isinstance(error, (Busy, Closed)):
+        return unavailable(message, "queue_full" if isinstance(error, Busy) else "closed")
+    return ApiError(500, message, kind=SERVER_ERROR, code="speech_failed")
+
+
+def unavailable(message: str, code: str) -> ApiError:
+    """A request that would be accepted at another time."""
+    return ApiError(503, message, kind=SERVER_ERROR, code=code, retry_after=RETRY_AFTER)
 
 
 def _parse(body: bytes) -> SpeechRequest:
@@ -158,26 +194,32 @@ def _parse(body: bytes) -> SpeechRequest:
     try:
         return SpeechRequest.model_validate_json(body)
     except ValidationError as error:
-        raise _validation_error(error.errors(include_url=False)[0]) from error
+        raise _validation_error(error) from error
 
 
-def _validation_error(first: Mapping[str, Any]) -> ApiError:
+def _validation_error(error: ValidationError) -> ApiError:
     """pydantic's first finding in a sentence."""
+    found = error.errors(include_url=False)
+    first = found[0]
     if first["type"] == "json_invalid":
         return ApiError(400, f"the body is not JSON: {first['ctx']['error']}")
-    if not first["loc"]:
+    place: Sequence[int | str] = first["loc"]
+    if not place:
         return ApiError(400, "the body must be a JSON object")
-    field = str(first["loc"][0])
+    field = str(place[0])
     if first["type"] == "missing":
         return ApiError(400, f"{field} is missing", param=field, code="missing_required_parameter")
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(field, SpeechRequest.model_fields, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        return ApiError(400, f"unknown field {field}{hint}", param=field, code="unknown_parameter")
-    return ApiError(400, f"{field}: {first['msg']}", param=field, code="invalid_type")
+        return ApiError(400, f"unknown field {field!r}{hint}", param=field, code="unknown_parameter")
+    # Of a field that may be one of several types: what came nearest.
+    nearest = max((one for one in found if one["loc"][0] == field), key=lambda one: len(one["loc"]))
+    return ApiError(400, f"{field}: {nearest['msg']}", param=field, code="invalid_type")
 
 
-def _check_choice(field: str, value: str, choices: Collection[str]) -> None:
+def _check_choice(field: str, value: str, choices: Collection[str]) -> str:
     if value not in choices:
         message = f"{field} {value!r} does not exist; choose one of {', '.join(choices)}"
         raise ApiError(400, message, param=field, code="invalid_value")
+    return value

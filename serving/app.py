@@ -1,75 +1,73 @@
 """The HTTP application: OpenAI's speech API, health, metrics and a page to try it, on one voice."""
 
+import asyncio
 import hmac
-import logging
 import re
-import time
 import uuid
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request, Security
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.api import MODEL, MODEL_ALIASES, SERVER_ERROR, ApiError, SpeechRequest, read_order
-from serving.encoders import available_formats
-from serving.service import SpeechRecord, SpeechService
-from serving.speech_response import SpeechResponse
+from serving.api import MODEL, MODEL_ALIASES, SERVER_ERROR, ApiError, ErrorBody, SpeechRequest, read_order
+from serving.encoders import FORMATS, available_formats
+from serving.service import RequestRecord, ServerSettings, SpeechService
+from serving.speech_response import StreamCut, speak
 
 BYTES_PER_CHARACTER = 12  # at most, in JSON: a surrogate pair as two \uXXXX
 OTHER_BYTES = 16_384  # of a request, beside its text
+BODY_SECONDS = 30.0  # that a client may take to send one
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_LOCAL_HOST = re.compile(r"(localhost|[\d.]+|\[[\da-fA-F:.]+\])(:\d+)?", re.IGNORECASE)
+_BEARER = HTTPBearer(auto_error=False)
 _PAGE = {
     "/": ("page.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
 }
-_PAGE_HEADERS = {
+_SPEECH_PATH = "/v1/audio/speech"
+_SAFE_HEADERS = {  # of every answer
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-cache",
 }
 
-_log = logging.getLogger(__name__)
 
-
-def make_app(service: SpeechService) -> FastAPI:
+def make_app(service: SpeechService) -> ASGIApp:
     """The application on a service."""
     # FastAPI's own pages of the API fetch their scripts from elsewhere.
     app = FastAPI(title="Speech", docs_url=None, redoc_url=None)
-    app.include_router(_api(service), dependencies=[Depends(_key_check(service.settings.api_key))])
+    app.include_router(_api(service), dependencies=[Depends(_guard(service.settings))])
     app.include_router(_public(service))
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(Exception, _answer_exception)
-    app.add_middleware(RequestIds)
-    return app
+    app.openapi()["components"]["schemas"].update(_request_schemas())
+    return RecordedRequests(app, service)
 
 
 def _api(service: SpeechService) -> APIRouter:
     """What asks for the key, where there is one."""
-    router = APIRouter()
+    router = APIRouter(responses={401: {"model": ErrorBody}, 403: {"model": ErrorBody}})
     settings = service.settings
 
-    @router.post("/v1/audio/speech", response_class=Response, openapi_extra=_BODY)
+    @router.post(_SPEECH_PATH, response_class=Response, openapi_extra=_SPEECH_BODY, responses=_SPEECH_ANSWERS)
     async def speech(request: Request) -> Response:
-        arrived = time.perf_counter()
-        try:
-            body = await _read_body(request, BYTES_PER_CHARACTER * settings.max_characters + OTHER_BYTES)
-            order = read_order(body, settings.voices, settings.max_characters)
-        except ApiError as error:
-            service.metrics.ended(error.status, "refused")
-            raise
-        return SpeechResponse(service, SpeechRecord(request.state.request_id, order, arrived))
+        record: RequestRecord = request.state.record
+        body = await _read_body(request, BYTES_PER_CHARACTER * settings.max_characters + OTHER_BYTES)
+        record.order = read_order(body, settings.voices, settings.max_characters)
+        return await speak(service, record, record.order, request.receive)
 
     @router.get("/v1/models")
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [_model(name, service.started) for name in (MODEL, *MODEL_ALIASES)]}
 
-    @router.get("/v1/models/{name}")
+    @router.get("/v1/models/{name}", responses={"4XX": {"model": ErrorBody}})
     async def model(name: str) -> dict[str, Any]:
         if name not in (MODEL, *MODEL_ALIASES):
             raise ApiError(404, f"model {name!r} does not exist", param="model", code="model_not_found")
@@ -91,7 +89,7 @@ def _api(service: SpeechService) -> APIRouter:
             "max_characters": settings.max_characters,
         }
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
         return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
@@ -102,63 +100,105 @@ def _public(service: SpeechService) -> APIRouter:
     """What everybody may read: the page, and whether the server is well."""
     router = APIRouter()
 
-    @router.get("/health/live")
-    async def live() -> dict[str, Any]:
-        return {"status": "live"}
+    def answer(well: bool, status: str, load: dict[str, int]) -> Response:
+        return JSONResponse({"status": status, **load}, 200 if well else 503)
 
-    @router.get("/health/ready")
-    @router.get("/health")
+    @router.get("/health/live", responses={503: {}})
+    async def live() -> Response:
+        state = service.scheduler.status().state
+        return answer(state != "failed", "failed" if state == "failed" else "live", {})
+
+    @router.head("/health", include_in_schema=False)
+    @router.get("/health/ready", responses={503: {}})
+    @router.get("/health", responses={503: {}})
     async def ready() -> Response:
         status = service.scheduler.status()
+        is_ready = status.state == "running"
         load = {"waiting": status.waiting, "active": status.active}
-        if service.draining:
-            return JSONResponse({"status": "draining", **load}, 503)
-        return JSONResponse({"status": "ready", **load})
+        return answer(is_ready, "ready" if is_ready else status.state, load)
 
     for path, (name, media_type) in _PAGE.items():
-        content = (Path(__file__).parent / name).read_bytes()
-        page = Response(content, media_type=media_type, headers=_PAGE_HEADERS)
-        router.add_api_route(path, lambda page=page: page, include_in_schema=False, response_class=Response)
+        router.add_api_route(path, _file(name, media_type), methods=["GET", "HEAD"], include_in_schema=False)
     return router
 
 
-class RequestIds:
-    """Gives each request an id, the client's own if it sent one, and says it in the answer: `X-Request-Id`."""
+def _file(name: str, media_type: str) -> Callable[[], Awaitable[Response]]:
+    content = (Path(__file__).parent / name).read_bytes()
 
-    def __init__(self, app: ASGIApp) -> None:
+    async def answer() -> Response:
+        return Response(content, media_type=media_type, headers={"Cache-Control": "no-cache"})
+
+    return answer
+
+
+class RecordedRequests:
+    """Gives each request an id (the client's own if it sent one) and each answer its headers; counts and logs them."""
+
+    def __init__(self, app: ASGIApp, service: SpeechService) -> None:
         self._app = app
+        self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
-        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
+        record = RequestRecord(given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex)
+        scope.setdefault("state", {})["record"] = record
 
-        async def send_with_id(message: Message) -> None:
+        async def recorded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                record.status = message["status"]
+                MutableHeaders(scope=message).update({"X-Request-Id": record.request_id, **_SAFE_HEADERS})
             await send(message)
+            record.completed = message["type"] == "http.response.body" and not message.get("more_body")
 
-        await self._app(scope, receive, send_with_id)
+        try:
+            await self._app(scope, receive, recorded)
+        except StreamCut:
+            raise
+        except Exception as error:
+            record.failed, record.reason = True, f"internal error: {type(error).__name__}"
+            raise
+        finally:
+            self._end(scope["path"], record)
+
+    def _end(self, path: str, record: RequestRecord) -> None:
+        if path == _SPEECH_PATH:
+            self._service.metrics.ended(record.status, record.outcome)
+        if path == _SPEECH_PATH or record.status >= 400:
+            record.log()
 
 
-def _key_check(api_key: str) -> Any:
-    async def check(request: Request) -> None:
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        correct = scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), api_key.encode())
-        if api_key and not correct:
+def _guard(settings: ServerSettings) -> Any:
+    """The dependency that decides whether a request may ask for anything."""
+
+    async def has_key(given: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)]) -> None:
+        if given is None or not hmac.compare_digest(given.credentials.encode(), settings.api_key.encode()):
             raise ApiError(401, "give the server's API key, as in Authorization: Bearer KEY", code="invalid_api_key")
 
-    return check
+    async def is_local(request: Request) -> None:
+        # A page of another site whose name points at this machine would be of the same origin to a browser.
+        host = request.headers.get("host", "")
+        if settings.local_only and not _LOCAL_HOST.fullmatch(host):
+            message = f"Host {host!r}: without an API key this server answers as localhost or by an address only"
+            raise ApiError(403, message, code="unknown_host")
+
+    return has_key if settings.api_key else is_local
 
 
 async def _read_body(request: Request, max_bytes: int) -> bytes:
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type != "application/json":
         # Pages of other sites can send anything else without being asked whether they may.
-        raise ApiError(415, f"Content-Type {content_type or 'missing'}: send application/json")
+        raise ApiError(415, f"Content-Type {content_type!r}: send application/json")
+    try:
+        return await asyncio.wait_for(_read_all(request, max_bytes), BODY_SECONDS)
+    except asyncio.TimeoutError:
+        raise ApiError(408, f"the body was not complete after {BODY_SECONDS:g} s") from None
+
+
+async def _read_all(request: Request, max_bytes: int) -> bytes:
     body = bytearray()
     async for part in request.stream():
         body += part
@@ -174,22 +214,44 @@ def _model(name: str, created: int) -> dict[str, Any]:
 
 async def _answer_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    _log.info("request %s: refused %d: %s", request.state.request_id, error.status, error)
+    request.state.record.reason = str(error)
     return JSONResponse(error.body, error.status, error.headers)
 
 
 async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path}: {error.detail}"
-    answer = ApiError(error.status_code, message)
-    return JSONResponse(answer.body, error.status_code, error.headers)
+    answer = await _answer_api_error(request, ApiError(error.status_code, message))
+    answer.headers.update(error.headers or {})  # as Allow, with which methods there are
+    return answer
 
 
 async def _answer_exception(request: Request, error: Exception) -> Response:
-    answer = ApiError(500, f"internal error: {type(error).__name__}; see the log", kind=SERVER_ERROR)
-    return JSONResponse(answer.body, answer.status)
+    message = f"internal error: {type(error).__name__}; see the log"
+    return await _answer_api_error(request, ApiError(500, message, kind=SERVER_ERROR))
 
 
-_BODY = {
-    "requestBody": {"required": True, "content": {"application/json": {"schema": SpeechRequest.model_json_schema()}}}
+def _request_schemas() -> dict[str, Any]:
+    schema = SpeechRequest.model_json_schema(ref_template=_SCHEMA)
+    return schema.pop("$defs") | {SpeechRequest.__name__: schema}
+
+
+_SCHEMA = "#/components/schemas/{model}"
+_SPEECH_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {"application/json": {"schema": {"$ref": _SCHEMA.format(model=SpeechRequest.__name__)}}},
+    }
+}
+_MEDIA_TYPES = [known.media_type.partition(";")[0] for known in FORMATS.values()]
+_SPEECH_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "the audio as it is made",
+        "content": {
+            **{media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in _MEDIA_TYPES},
+            "text/event-stream": {"schema": {"type": "string"}},
+        },
+        "headers": {"X-Sample-Rate": {"description": "of the audio, in Hz", "schema": {"type": "integer"}}},
+    },
+    **{status: {"model": ErrorBody} for status in (400, 404, 408, 413, 415, 500, 503)},
 }

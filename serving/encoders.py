@@ -3,6 +3,8 @@
 wav and pcm need nothing; the others go through PyAV (FFmpeg's libraries), which the extra `serve` installs.
 """
 
+import io
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from common.errors import UserError
+from common.errors import InvalidInput
 from common.wav import wav_header
 from pipeline.audio import pcm16
 
 OPUS_RATES = (8000, 16000, 24000, 48000)  # Hz of our sampling rates, those that Opus codes
+BIT_RATE = 96_000
 OPUS_DEFAULT_RATE = 24000  # above what a voice of 22,050 Hz holds
 
 
@@ -26,7 +29,8 @@ class AudioFormat:
     Attributes:
         media_type: of HTTP; `{rate}` is the sampling rate.
         container, codec: FFmpeg's names; empty where PyAV isn't needed.
-        options: of the container.
+        options: of a stream's container.
+        bit_rate: of a lossy codec, in bits a second. FFmpeg's own choice for mp3 leaves nothing above 9.5 kHz.
     """
 
     name: str
@@ -34,30 +38,33 @@ class AudioFormat:
     container: str = ""
     codec: str = ""
     options: tuple[tuple[str, str], ...] = ()
+    bit_rate: int = 0
 
     def sampling_rate(self, asked: int | None) -> int | None:
         """The rate that samples must have for this format; None is the voice's own.
 
         Raises:
-            UserError: the format can't hold the rate asked for.
+            InvalidInput: the format can't hold the rate asked for.
         """
         if self.name != "opus":
             return asked
         if asked is not None and asked not in OPUS_RATES:
-            raise UserError(f"sample_rate {asked}: opus takes {', '.join(map(str, OPUS_RATES))}")
+            rates = ", ".join(map(str, OPUS_RATES))
+            raise InvalidInput(f"sampling_rate {asked}: opus takes {rates}", "sampling_rate")
         return asked or OPUS_DEFAULT_RATE
 
 
-# Sizes can't be written at the beginning afterwards: no Xing header. Ogg's pages would hold back a second of audio.
+# A stream's sizes can't be written at the beginning afterwards: no Xing header. Ogg's pages would hold back a second of
+# audio.
 FORMATS = {
     known.name: known
     for known in (
         AudioFormat("wav", "audio/wav"),
         AudioFormat("pcm", "audio/pcm; rate={rate}; channels=1"),
         AudioFormat("flac", "audio/flac", "flac", "flac"),
-        AudioFormat("mp3", "audio/mpeg", "mp3", "libmp3lame", (("write_xing", "0"),)),
-        AudioFormat("opus", "audio/ogg; codecs=opus", "ogg", "libopus", (("page_duration", "20000"),)),
-        AudioFormat("aac", "audio/aac", "adts", "aac"),
+        AudioFormat("mp3", "audio/mpeg", "mp3", "libmp3lame", (("write_xing", "0"),), BIT_RATE),
+        AudioFormat("opus", "audio/ogg; codecs=opus", "ogg", "libopus", (("page_duration", "20000"),), BIT_RATE),
+        AudioFormat("aac", "audio/aac", "adts", "aac", (), BIT_RATE),
     )
 }
 
@@ -77,16 +84,18 @@ class Encoder(ABC):
         """The rest of the file. Gives everything back; may be called again, and then gives nothing."""
 
 
-def make_encoder(audio_format: AudioFormat, sampling_rate: int) -> Encoder:
+def make_encoder(audio_format: AudioFormat, sampling_rate: int, whole: bool = False) -> Encoder:
     """An encoder of mono audio.
 
+    Args:
+        whole: `finish` gives the whole file, whose header has true sizes, and `encode` nothing.
+
     Raises:
-        UserError: PyAV isn't installed, and the format needs it.
+        InvalidInput: PyAV isn't installed, and the format needs it.
     """
     if audio_format.container:
-        return _AvEncoder(audio_format, sampling_rate)
-    header = wav_header(sampling_rate, "pcm16", None) if audio_format.name == "wav" else b""
-    return _IntegerEncoder(header)
+        return _AvEncoder(audio_format, sampling_rate, whole)
+    return _IntegerEncoder(sampling_rate, audio_format.name == "wav", whole)
 
 
 def available_formats() -> Sequence[str]:
@@ -95,56 +104,73 @@ def available_formats() -> Sequence[str]:
 
 
 class _IntegerEncoder(Encoder):
-    """s16le behind a header, which goes out with the first samples."""
+    """s16le, for wav behind a header, which goes out with the first samples."""
 
-    def __init__(self, header: bytes) -> None:
-        self._header = header
+    def __init__(self, sampling_rate: int, has_header: bool, whole: bool) -> None:
+        self._sampling_rate = sampling_rate
+        self._has_header = has_header
+        self._whole = whole
+        self._held = bytearray()
 
     def encode(self, samples: np.ndarray) -> bytes:
-        header, self._header = self._header, b""
-        return b"".join((header, pcm16(samples).data))
+        self._held += pcm16(samples).data
+        return b"" if self._whole else self._take(None)
 
     def finish(self) -> bytes:
-        header, self._header = self._header, b""
-        return header
+        return self._take(len(self._held) // 2 if self._whole else None)
+
+    def _take(self, samples: int | None) -> bytes:
+        header = wav_header(self._sampling_rate, "pcm16", samples) if self._has_header else b""
+        self._has_header = False
+        held, self._held = header + bytes(self._held), bytearray()
+        return held
 
 
 class _AvEncoder(Encoder):
-    def __init__(self, audio_format: AudioFormat, sampling_rate: int) -> None:
+    def __init__(self, audio_format: AudioFormat, sampling_rate: int, whole: bool) -> None:
         try:
             import av
         except ImportError as error:
-            raise UserError(f"{audio_format.name} needs PyAV: pip install av; wav and pcm need nothing") from error
+            message = f"{audio_format.name} needs PyAV: pip install av; wav and pcm need nothing"
+            raise InvalidInput(message, "response_format") from error
         self._av = av
         self._sampling_rate = sampling_rate
-        self._sink = _Sink()
-        options = {"flush_packets": "1", **dict(audio_format.options)}
+        self._whole = whole
+        self._sink: Any = io.BytesIO() if whole else _Sink()
+        options = {} if whole else {"flush_packets": "1", **dict(audio_format.options)}
         self._container: Any = av.open(self._sink, "w", format=audio_format.container, options=options)
-        self._stream: Any = self._container.add_stream(audio_format.codec, rate=sampling_rate, layout="mono")
+        self._stream: Any = self._container.add_stream(
+            audio_format.codec, rate=sampling_rate, layout="mono", bit_rate=audio_format.bit_rate
+        )
         self._samples = 0
+        self._lock = threading.Lock()  # a stream that is given up is finished while a thread may still encode
 
     def encode(self, samples: np.ndarray) -> bytes:
-        frame = self._av.AudioFrame.from_ndarray(pcm16(samples)[None], format="s16", layout="mono")
-        frame.sample_rate = self._sampling_rate
-        frame.time_base = Fraction(1, self._sampling_rate)
-        frame.pts = self._samples
-        self._samples += len(samples)
-        self._container.mux(self._stream.encode(frame))
-        return self._sink.take()
+        with self._lock:
+            if self._container is None:
+                return b""
+            frame = self._av.AudioFrame.from_ndarray(pcm16(samples)[None], format="s16", layout="mono")
+            frame.sample_rate = self._sampling_rate
+            frame.time_base = Fraction(1, self._sampling_rate)
+            frame.pts = self._samples
+            self._samples += len(samples)
+            self._container.mux(self._stream.encode(frame))
+            return b"" if self._whole else self._sink.take()
 
     def finish(self) -> bytes:
-        container, self._container = self._container, None
-        if container is None:
-            return b""
-        try:
-            container.mux(self._stream.encode(None))
-        finally:
-            container.close()
-        return self._sink.take()
+        with self._lock:
+            container, self._container = self._container, None
+            if container is None:
+                return b""
+            try:
+                container.mux(self._stream.encode(None))
+            finally:
+                container.close()
+            return self._sink.getvalue() if self._whole else self._sink.take()
 
 
 class _Sink:
-    """The file that PyAV writes to. It has no `seek`, so nothing is written twice."""
+    """The file that PyAV writes a stream to. It has no `seek`, so nothing is written twice."""
 
     def __init__(self) -> None:
         self._written = bytearray()

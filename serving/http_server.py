@@ -4,22 +4,30 @@ import argparse
 import asyncio
 import logging
 import os
+import resource
 import socket
 import sys
+from contextlib import suppress
 from types import FrameType
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from common.cli import ArgumentParser, bounded_float, bounded_int, run
-from common.errors import UserError
+from common.errors import EngineFailure, UserError
 from pipeline import Voice
 from pipeline.scheduler import SWITCH_INTERVAL
 from serving.app import make_app
 from serving.flags import add_voice_flags, open_voice
 from serving.service import ServerSettings, SpeechService
+from serving.speech_response import StreamCut
 
 API_KEY_VARIABLE = "SPEECH_API_KEY"
-CLOSING_SECONDS = 2  # for connections that don't end by themselves, once every request has been answered
+MAX_CONNECTIONS = 4096
+BACKLOG = 128  # connections that wait to be accepted, at most; asyncio accepts as many at a time
+FILES = 32  # that may be opened while connections are open
+LINE_CHARACTERS = 500  # of a line of the log
+HEAD_SECONDS = 15.0  # that a client may take to send a request's head
 
 _log = logging.getLogger(__name__)
 
@@ -53,43 +61,68 @@ def make_parser() -> ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    log_to_stderr()
     sys.setswitchinterval(SWITCH_INTERVAL)
     settings = server_settings(args)
-    with listen(args.host, args.port) as listener, open_voice(args, _log.info) as voice:
+    with bind(args.host, args.port) as listener, open_voice(args, _log.info) as voice:
         serve(voice, settings, listener, args.drain_seconds)
 
 
 def server_settings(args: argparse.Namespace) -> ServerSettings:
-    """What the flags allow."""
+    """What the flags allow. Raises UserError."""
+    api_key = os.environ.get(API_KEY_VARIABLE, "") if args.api_key is None else args.api_key
+    if not all("!" <= character <= "~" for character in api_key):
+        raise UserError("--api-key: clients send it in a header, so use letters, digits and signs of ASCII, no spaces")
     return ServerSettings(
         max_streams=args.max_streams,
         max_queue=args.max_queue,
         max_characters=args.max_characters,
-        api_key=os.environ.get(API_KEY_VARIABLE, "") if args.api_key is None else args.api_key,
+        api_key=api_key,
         voices=tuple(args.voice_name or ServerSettings.voices),
+        local_only=args.host == "localhost" or args.host.startswith("127.") or args.host == "::1",
     )
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises UserError."""
+def log_to_stderr() -> None:
+    """Lines from INFO on, with their time."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
+
+
+class LineFormatter(logging.Formatter):
+    """Keeps a message, which may quote what a client sent, on one line of bounded length, without control codes."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        line = super().formatMessage(record)[:LINE_CHARACTERS]
+        return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at the address, which `serve` listens at once there is a voice. Raises UserError."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family)
     try:
-        return socket.create_server((host, port), family=family, backlog=1024)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind((host, port))
     except OSError as error:
+        bound.close()
         reason = error.strerror or str(error)
         raise UserError(f"can't listen at {host} port {port}: {reason}; give another --port or --host") from error
+    return bound
 
 
 def serve(voice: Voice, settings: ServerSettings, listener: socket.socket, drain_seconds: float) -> None:
     """Serves until SIGTERM or Ctrl-C, and then until the requests under way have been answered.
 
     Args:
-        listener: bound and listening; closed at the end.
+        listener: bound; closed at the end.
         drain_seconds: most of them that requests under way get; then they are cut.
 
     Raises:
-        UserError: the voice can't speak.
+        UserError: the voice can't speak, or can't any more.
     """
     asyncio.run(_serve(voice, settings, listener, drain_seconds))
 
@@ -97,50 +130,101 @@ def serve(voice: Voice, settings: ServerSettings, listener: socket.socket, drain
 async def _serve(voice: Voice, settings: ServerSettings, listener: socket.socket, drain_seconds: float) -> None:
     service = SpeechService(voice, settings)
     await asyncio.to_thread(service.warm_up)
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
+    connections, backlog = _connection_limits()
     config = uvicorn.Config(
         make_app(service),
+        http=PunctualProtocol,
+        ws="none",
+        backlog=backlog,
+        limit_concurrency=connections,
         log_config=None,
-        access_log=False,  # the service logs each request, with what it took
-        timeout_graceful_shutdown=CLOSING_SECONDS,
+        access_log=False,  # the application logs each request, with what it took
+        timeout_graceful_shutdown=drain_seconds,  # type: ignore[arg-type]  # for asyncio.wait_for, which takes parts
         lifespan="off",
         server_header=False,
     )
-    host, port = listener.getsockname()[:2]
-    print(f"Listening at http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
-    await DrainingServer(config, service, drain_seconds).serve([listener])
+    await SpeechServer(config, service).serve([listener])
+    status = service.scheduler.status()
+    if status.state == "failed":
+        raise EngineFailure(f"the server has ended, because the voice can't speak any more: {status.reason}")
 
 
-class DrainingServer(uvicorn.Server):
-    """Ends by SIGTERM or Ctrl-C when the requests under way have been answered; by a second one at once.
+class SpeechServer(uvicorn.Server):
+    """Says where it listens. SIGTERM or Ctrl-C ends it once all requests are answered, a second one at once; it also
+    ends when the voice can't speak any more."""
 
-    Until then it listens: new requests hear that the server is shutting down.
-    """
-
-    def __init__(self, config: uvicorn.Config, service: SpeechService, drain_seconds: float) -> None:
+    def __init__(self, config: uvicorn.Config, service: SpeechService) -> None:
         super().__init__(config)
         self._service = service
-        self._drain_seconds = drain_seconds
-        self._loop = asyncio.get_running_loop()
-        self._draining: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        print(f"Listening at http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
+
+    async def on_tick(self, counter: int) -> bool:
+        return await super().on_tick(counter) or self._service.scheduler.status().state == "failed"
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self._loop.call_soon_threadsafe(self._begin_drain)
+        # Not the parent's, which raises the signal again at the end: an operator's stop is no failure.
+        self.force_exit, self.should_exit = self.should_exit, True
 
-    def _begin_drain(self) -> None:
-        if self._draining is not None:
-            self._service.cancel_all()
-            return
-        _log.info("shutting down: requests under way get up to %g s to end", self._drain_seconds)
-        self._service.begin_drain()
-        self._draining = asyncio.create_task(self._drain())
 
-    async def _drain(self) -> None:
-        try:
-            await asyncio.wait_for(self._service.drained(), self._drain_seconds)
-        except asyncio.TimeoutError:
-            _log.warning("requests are cut that have not ended in %g s", self._drain_seconds)
-            self._service.cancel_all()
-        self.should_exit = True
+class PunctualProtocol(H11Protocol):
+    """A connection whose client has to send each request's head in time, and that is cut where there are too many."""
+
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        # uvicorn answers 503 to requests beyond its limit, but accepts every connection.
+        if self.limit_concurrency and len(self.connections) > self.limit_concurrency + self.config.backlog:
+            transport.abort()
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._stop_watching()
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch()
+
+    def _watch(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop_watching()
+        elif self._late is None and not self.transport.is_closing():
+            self._late = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+
+    def _stop_watching(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+
+def _connection_limits() -> tuple[int, int]:
+    """How many connections are served and how many wait, so that file descriptors suffice: an event loop that has none
+    left fills its log. Allows as many descriptors as the system does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    if soft == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS, BACKLOG
+    free = max(8, soft - len(os.listdir("/dev/fd")) - FILES)
+    backlog = min(BACKLOG, free // 4)
+    return min(MAX_CONNECTIONS, free - 2 * backlog), backlog
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether uvicorn's record isn't of an answer that was cut on purpose, which has its line already."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, (StreamCut, asyncio.CancelledError))
 
 
 if __name__ == "__main__":

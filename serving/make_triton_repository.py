@@ -102,7 +102,10 @@ def make_repository(
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(REPOSITORY / package, stream / "code" / package, ignore=ignored)
         _copy_voice(paths, stream / "voice")
-        _write_model(temporary, "plain", config_of("tts", False, PLAIN_INSTANCES, False, {}))
+        # Each instance waits for one request, and the server queues the others.
+        bound = f"default_queue_policy {{ max_queue_size: {max_waiting} timeout_action: REJECT }}"
+        config = config_of("tts", False, PLAIN_INSTANCES, False, {}) + f"dynamic_batching {{ {bound} }}\n"
+        _write_model(temporary, "plain", config)
 
 
 def config_of(name: str, decoupled: bool, instances: int, on_gpu: bool, parameters: Mapping[str, str]) -> str:

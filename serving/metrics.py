@@ -1,12 +1,20 @@
 """What a server counts, for Prometheus."""
 
 from collections.abc import Callable, Iterable
+from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, StateSetMetricFamily
 from prometheus_client.registry import Collector
 
-from pipeline.scheduler import SchedulerStatus
+from pipeline.scheduler import SchedulerStatus, State
 
 # Seconds: from a GPU's first sound to a CPU's with a full queue.
 _FIRST_AUDIO_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -16,11 +24,13 @@ class Metrics:
     """The metrics of one server, in a registry of its own. Thread-safe.
 
     Args:
-        status: asked for the scheduler's load when the metrics are read.
+        status: asked for the scheduler's state and load when the metrics are read.
     """
 
     def __init__(self, status: Callable[[], SchedulerStatus]) -> None:
+        disable_created_metrics()
         self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
         self._requests = Counter(
             "speech_requests",
             "Requests for speech, by HTTP status and how they ended (done, refused, failed, cancelled)",
@@ -54,6 +64,8 @@ class _Load(Collector):
 
     def collect(self) -> Iterable[Metric]:
         status = self._status()
+        states = {state: state == status.state for state in get_args(State)}
+        yield StateSetMetricFamily("speech_state", "1 for the state that the voice is in", states)
         yield GaugeMetricFamily("speech_queue_length", "Requests that wait for a first slot", status.waiting)
         yield GaugeMetricFamily("speech_active_streams", "Requests being spoken", status.active)
         yield CounterMetricFamily("speech_audio_seconds", "Seconds of audio made", status.audio_seconds)

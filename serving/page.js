@@ -165,7 +165,7 @@ async function speak(event) {
     await receive(mine);
     const player = mine.player;
     await Promise.race([player.ended, aborted(mine.abort.signal)]);
-    const gaps = player.gaps ? `, ${player.gaps} gaps` : "";
+    const gaps = player.gaps ? `, ${player.gaps} ${player.gaps === 1 ? "gap" : "gaps"}` : "";
     say(`Done: ${(player.samples / player.rate).toFixed(1)} s of audio, first sound after ${mine.first.toFixed(2)} s${gaps}`);
   } catch (error) {
     if (error.name === "AbortError") say("Stopped");

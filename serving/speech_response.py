@@ -3,168 +3,157 @@
 import asyncio
 import base64
 import json
-import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from common.errors import UserError
+from common.errors import EngineFailure, UserError
 from pipeline import Audio
 from pipeline.scheduler import CancelledError, Speech
-from serving.api import SERVER_ERROR, ApiError
+from serving.api import ApiError, SpeechOrder, unavailable
 from serving.encoders import Encoder, make_encoder
-from serving.service import SpeechRecord, SpeechService, busy
+from serving.service import CLIENT_GONE, RequestRecord, SpeechService
 from serving.speech_events import SpeechEvents
 
 STALLED_SECONDS = 60.0  # that a client may read nothing before its request is given up
-CLIENT_GONE = 499  # the status in logs, as servers have it, where nobody is left to read one
-
-_log = logging.getLogger(__name__)
 
 
-class SpeechResponse(Response):
-    """Speaks a request and sends it while it is made.
+class StreamCut(Exception):
+    """An answer that can't be completed: the server cuts the connection, so that nobody takes it for the whole."""
 
-    A failure before the first audio is an error of its own. After it the connection is cut, so that no client takes
-    what came for the whole; events end with one that says why. A client that goes away cancels its speech.
+
+async def speak(service: SpeechService, record: RequestRecord, order: SpeechOrder, receive: Receive) -> Response:
+    """Answers a request: once there is a first chunk of its audio, or once there is all where it wants a whole answer.
+
+    A failure after the answer has begun cuts the connection; events end with one that says why. A client that goes away
+    cancels its speech.
+
+    Raises:
+        ApiError: there is no audio.
     """
+    events = SpeechEvents()
+    with _as_answers(service), ExitStack() as owned:
+        speech = await service.submit(order, events)
+        owned.callback(speech.cancel)
+        watcher = asyncio.create_task(_cancel_when_gone(speech, receive))
+        owned.callback(watcher.cancel)
+        encoder = make_encoder(order.audio_format, speech.sampling_rate, order.whole)
+        owned.callback(encoder.finish)
+        answer = _Answer(service, record, order, speech, events, encoder)
+        chunk = await events.next_chunk(speech)
+        if chunk is None:
+            raise EngineFailure("the text gave no audio")
+        if order.whole:
+            return Response(b"".join([part async for part in answer.audio(chunk)]), headers=answer.headers)
+        watcher.cancel()  # the stream watches by itself
+        body = answer.event_stream(chunk) if order.events else answer.audio(chunk)
+        return SpeechStream(record, body, answer.headers, owned.pop_all())
 
-    def __init__(self, service: SpeechService, record: SpeechRecord) -> None:
-        super().__init__()
-        self._service = service
+
+class SpeechStream(StreamingResponse):
+    """Sends the audio of a request while it is made. Owns what it takes to make it."""
+
+    def __init__(
+        self, record: RequestRecord, body: AsyncIterator[bytes], headers: dict[str, str], owned: ExitStack
+    ) -> None:
+        super().__init__(body, headers=headers)
         self._record = record
+        self._owned = owned
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        record = self._record
-        with self._service.under_way(record):
+        async def timely(message: Message) -> None:
+            await asyncio.wait_for(send(message), STALLED_SECONDS)
+
+        with self._owned:
             try:
-                await self._speak(receive, send)
-            except ApiError as error:
-                record.status, record.reason = error.status, str(error)
-                await JSONResponse(error.body, error.status, error.headers)(scope, receive, send)
-
-    async def _speak(self, receive: Receive, send: Send) -> None:
-        """Raises ApiError where nothing has been sent."""
-        record, events = self._record, SpeechEvents()
-        record.outcome = "refused"
-        speech = await self._service.submit(record.order, events)
-        record.outcome = "cancelled"
-        with self._service.holding(speech):
-            watcher = asyncio.create_task(_cancel_when_gone(speech, receive))
-            try:
-                chunk = await self._first_chunk(speech, events)
-                encoder = _encoder(record, speech)
-                try:
-                    await self._stream(_Body(speech, events, encoder, record), chunk, send)
-                finally:
-                    encoder.finish()
-            finally:
-                watcher.cancel()
-
-    async def _first_chunk(self, speech: Speech, events: SpeechEvents) -> Audio:
-        try:
-            chunk = await events.next_chunk(speech)
-        except CancelledError:
-            if self._service.draining:
-                raise busy("the server is shutting down", "shutting_down") from None
-            raise ApiError(CLIENT_GONE, "the client has gone") from None
-        except UserError as error:
-            self._record.outcome = "failed"
-            raise _failure(error) from error
-        if chunk is None:
-            self._record.outcome = "failed"
-            raise _failure(UserError("the text gave no audio"))
-        return chunk
-
-    async def _stream(self, body: "_Body", chunk: Audio, send: Send) -> None:
-        """Sends the head and the body. Where the body isn't completed, the server cuts the connection."""
-        record = self._record
-        head: Message = {"type": "http.response.start", "status": record.status, "headers": body.headers}
-        try:
-            await _timely(send(head))
-            await body.send(chunk, send, self._service.metrics.first_audio)
-            record.outcome = "done"
-        except CancelledError:
-            pass
-        except asyncio.TimeoutError:
-            record.reason = f"its client has read nothing for {STALLED_SECONDS:g} s"
-        except UserError as error:
-            record.outcome, record.reason = "failed", str(error)
-            if record.order.events:
-                await _timely(send(_message(_event("error", **_failure(error).body), last=True)))
+                await super().__call__(scope, receive, timely)
+            except asyncio.TimeoutError:
+                self._record.reason = f"its client has read nothing for {STALLED_SECONDS:g} s"
+                raise StreamCut from None
+            except CancelledError as error:
+                raise StreamCut from error
+            except UserError as error:
+                self._record.failed, self._record.reason = True, str(error)
+                raise StreamCut from error
 
 
-class _Body:
-    """The bytes of an answer: encoded audio, plain or in server-sent events."""
+@dataclass(frozen=True)
+class _Answer:
+    """What an answer with audio is made of."""
 
-    def __init__(self, speech: Speech, events: SpeechEvents, encoder: Encoder, record: SpeechRecord) -> None:
-        self._speech = speech
-        self._events = events
-        self._encoder = encoder
-        self._record = record
-        self._alignments = 0  # sent
+    service: SpeechService
+    record: RequestRecord
+    order: SpeechOrder
+    speech: Speech
+    events: SpeechEvents
+    encoder: Encoder
 
     @property
-    def headers(self) -> list[tuple[bytes, bytes]]:
-        order, rate = self._record.order, self._speech.sampling_rate
-        media_type = "text/event-stream" if order.events else order.audio_format.media_type.format(rate=rate)
-        headers = {
-            "content-type": media_type,
-            "x-sample-rate": str(rate),
-            "cache-control": "no-store",
-            "x-accel-buffering": "no",  # nginx would collect the audio before it passes it on
+    def headers(self) -> dict[str, str]:
+        rate = self.speech.sampling_rate
+        media_type = "text/event-stream" if self.order.events else self.order.audio_format.media_type.format(rate=rate)
+        return {
+            "Content-Type": media_type,
+            "X-Sample-Rate": str(rate),
+            "Cache-Control": "no-store",
+            "X-Accel-Buffering": "no",  # nginx would collect the audio before it passes it on
         }
-        return [(name.encode(), value.encode()) for name, value in headers.items()]
 
-    async def send(self, chunk: Audio | None, send: Send, on_first_audio: Callable[[float], None]) -> None:
-        """Sends the first chunk and all that follow. Raises what `Speech.next_chunk` does."""
-        record = self._record
+    async def audio(self, chunk: Audio | None) -> AsyncIterator[bytes]:
+        """The encoded audio, from its first chunk on. Raises what `Speech.next_chunk` does."""
+        record = self.record
         while chunk is not None:
-            if data := self._framed(await self._encoded(chunk.samples)):
-                await _timely(send(_message(data)))
+            if data := await self._encoded(chunk.samples):
+                yield data
             record.audio_seconds += chunk.seconds
             if record.first_audio_seconds is None:
                 record.first_audio_seconds = time.perf_counter() - record.arrived
-                on_first_audio(record.first_audio_seconds)
-            chunk = await self._events.next_chunk(self._speech)
-        rest = self._framed(await self._encoded(None))
-        if record.order.events:
-            rest += self._done_event()
-        await _timely(send(_message(rest, last=True)))
+                self.service.metrics.first_audio(record.first_audio_seconds)
+            chunk = await self.events.next_chunk(self.speech)
+        yield await self._encoded(None)
+
+    async def event_stream(self, chunk: Audio | None) -> AsyncIterator[bytes]:
+        """The audio in server-sent events, as OpenAI names them. The last one says how it ended."""
+        alignments = 0  # sent
+        try:
+            async for data in self.audio(chunk):
+                if data:
+                    yield _event("speech.audio.delta", audio=base64.b64encode(data).decode())
+                for number in range(alignments, len(self.speech.alignments)):
+                    yield _alignment(self.speech.alignments[number], self.speech.reports[number].text)
+                    alignments = number + 1
+            read = sum(len(report.text) for report in self.speech.reports)
+            spoken = sum(report.frames for report in self.speech.reports)
+            usage = {"input_tokens": read, "output_tokens": spoken, "total_tokens": read + spoken}
+            yield _event("speech.audio.done", usage=usage)
+        except UserError as error:
+            self.record.failed, self.record.reason = True, str(error)
+            yield _event("error", **self.service.answer_to(error).body)
 
     async def _encoded(self, samples: np.ndarray | None) -> bytes:
         """The encoder's next bytes, or its last ones. Codecs run beside the event loop."""
-        encoder = self._encoder
+        encoder = self.encoder
         work: Callable[[], bytes] = encoder.finish if samples is None else lambda: encoder.encode(samples)
-        return await asyncio.to_thread(work) if self._record.order.audio_format.container else work()
+        return await asyncio.to_thread(work) if self.order.audio_format.container else work()
 
-    def _framed(self, data: bytes) -> bytes:
-        if not self._record.order.events:
-            return data
-        delta = _event("speech.audio.delta", audio=base64.b64encode(data).decode()) if data else b""
-        return delta + self._alignment_events()
 
-    def _alignment_events(self) -> bytes:
-        """Of the pieces that have ended since the last call: weights as bytes, frame after frame, 255 for 1."""
-        events = b""
-        for number in range(self._alignments, len(self._speech.alignments)):
-            weights = self._speech.alignments[number]
-            frames, symbols = weights.shape
-            data = base64.b64encode(np.rint(weights * 255).astype(np.uint8).tobytes()).decode()
-            text = self._speech.reports[number].text
-            events += _event("speech.alignment", text=text, frames=frames, symbols=symbols, weights=data)
-            self._alignments = number + 1
-        return events
-
-    def _done_event(self) -> bytes:
-        read = sum(len(report.text) for report in self._speech.reports)
-        spoken = sum(report.frames for report in self._speech.reports)
-        usage = {"input_tokens": read, "output_tokens": spoken, "total_tokens": read + spoken}
-        return _event("speech.audio.done", usage=usage)
+@contextmanager
+def _as_answers(service: SpeechService) -> Iterator[None]:
+    """What may come before an answer begins, as ApiError."""
+    try:
+        yield
+    except CancelledError:
+        raise ApiError(CLIENT_GONE, "the client has gone") from None
+    except UserError as error:
+        raise service.answer_to(error) from error
+    except asyncio.CancelledError:  # the time that requests under way get when the server ends is over
+        raise unavailable("the server is shutting down", "shutting_down") from None
 
 
 async def _cancel_when_gone(speech: Speech, receive: Receive) -> None:
@@ -173,23 +162,11 @@ async def _cancel_when_gone(speech: Speech, receive: Receive) -> None:
     speech.cancel()
 
 
-def _encoder(record: SpeechRecord, speech: Speech) -> Encoder:
-    try:
-        return make_encoder(record.order.audio_format, speech.sampling_rate)
-    except UserError as error:
-        raise ApiError(400, str(error), param="response_format", code="invalid_value") from error
-
-
-def _failure(error: UserError) -> ApiError:
-    return ApiError(500, str(error), kind=SERVER_ERROR, code="speech_failed")
-
-
-def _message(body: bytes, last: bool = False) -> Message:
-    return {"type": "http.response.body", "body": body, "more_body": not last}
-
-
-async def _timely(sending: Awaitable[None]) -> None:
-    await asyncio.wait_for(sending, STALLED_SECONDS)
+def _alignment(weights: np.ndarray, text: str) -> bytes:
+    """An event of float32 [frames, symbols]: weights as bytes, frame after frame, 255 for 1."""
+    frames, symbols = weights.shape
+    data = base64.b64encode(np.rint(weights * 255).astype(np.uint8).tobytes()).decode()
+    return _event("speech.alignment", text=text, frames=frames, symbols=symbols, weights=data)
 
 
 def _event(kind: str, **fields: Any) -> bytes:

@@ -4,6 +4,7 @@ import argparse
 import queue
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,8 @@ def stream(url: str, text: str, **options: float) -> Iterator[Audio]:
     server.start_stream(lambda result, error: answers.put((result, error)))
     finished = False
     try:
-        server.async_stream_infer("tts_stream", _inputs(client, text, options), enable_empty_final_response=True)
+        with suppress(client.InferenceServerException):  # a broken connection: its reason comes as an answer
+            server.async_stream_infer("tts_stream", _inputs(client, text, options), enable_empty_final_response=True)
         while not finished:
             result, error = answers.get()
             if error is not None:

@@ -8,9 +8,12 @@ copies this file into a model repository as model.py.
 import json
 import os
 import sys
+import uuid
+from collections.abc import Iterator
 from typing import Any
 
-sys.path[1:1] = os.environ.get("PYTHONPATH", "").split(os.pathsep)  # the server's Python does not look at it by itself
+# The server's Python does not look at it by itself.
+sys.path[1:1] = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
 
 import numpy as np
 import triton_python_backend_utils as pb_utils  # what the server's Python backend gives its models
@@ -27,19 +30,40 @@ class TritonPythonModel:
 
     def _answer(self, request: Any) -> Any:
         given = [pb_utils.get_input_tensor_by_name(request, name) for name in self._names]
-        streamed = pb_utils.InferenceRequest(
-            model_name="tts_stream",
-            inputs=[tensor for tensor in given if tensor is not None],
-            requested_output_names=["AUDIO", "SAMPLING_RATE"],
-        )
-        chunks, rate = [], None
-        for response in streamed.exec(decoupled=True):
+        inputs = [tensor for tensor in given if tensor is not None]
+        name = uuid.uuid4().hex
+        chunks, rate = [np.empty(0, np.float32)], np.zeros(1, np.int32)
+        for response in _stream(inputs, {"name": name}):
             if response.has_error():
-                return pb_utils.InferenceResponse(error=response.error())
+                return _failed(response.error().message())
             tensors = {tensor.name(): tensor for tensor in response.output_tensors()}
             if tensors:  # the final response has none
                 chunks.append(tensors["AUDIO"].as_numpy().copy())  # the server's memory is only lent
                 rate = tensors["SAMPLING_RATE"].as_numpy().copy()
+            if name and request.is_cancelled():
+                list(_stream(inputs, {"cancel": name}))
+                name = ""
+        if not name:
+            return _failed("CANCELLED the client has given the request up")
         return pb_utils.InferenceResponse(
             [pb_utils.Tensor("AUDIO", np.concatenate(chunks)), pb_utils.Tensor("SAMPLING_RATE", rate)]
         )
+
+
+def _stream(inputs: list[Any], parameters: dict[str, str]) -> Iterator[Any]:
+    """The responses of `tts_stream`."""
+    request = pb_utils.InferenceRequest(
+        model_name="tts_stream",
+        inputs=inputs,
+        requested_output_names=["AUDIO", "SAMPLING_RATE"],
+        parameters=parameters,
+    )
+    return request.exec(decoupled=True)
+
+
+def _failed(message: str) -> Any:
+    """An error whose message begins with its code, as those of `tts_stream` do for this model."""
+    code, _, reason = message.partition(" ")
+    if not code.isupper():  # the server's own
+        code, reason = "INTERNAL", message
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(reason, getattr(pb_utils.TritonError, code)))

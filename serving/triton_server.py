@@ -6,11 +6,11 @@ import shutil
 import site
 import sys
 import sysconfig
-import tempfile
 from pathlib import Path
 
 from common.cli import ArgumentParser, bounded_int, run
 from common.errors import UserError
+from common.files import appearing_together
 
 PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
 
@@ -28,26 +28,28 @@ def make_parser() -> ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     if not (args.repository / "tts_stream" / "config.pbtxt").is_file():
         raise UserError(f"{args.repository}: no model repository; write one with serving/make_triton_repository.py -o")
-    backends = Path(tempfile.mkdtemp(prefix="triton_backends."))
     ports = {name: getattr(args, f"{name}_port") for name in PORTS}
-    command, environment = server_command(args.server, args.repository, backends, args.host, ports)
+    command, environment = server_command(args.server, args.repository, args.host, ports)
     os.execve(command[0], command, environment)
 
 
 def server_command(
-    installed: Path, repository: Path, backends: Path, host: str, ports: dict[str, int]
+    installed: Path, repository: Path, host: str, ports: dict[str, int]
 ) -> tuple[list[str], dict[str, str]]:
     """The command line and environment of a server on a repository.
 
     Args:
         installed: where the package nvidia-pytriton lies. NumPy 1 lies beside it: the backend's stubs, built before
-            NumPy 2, read its arrays wrongly.
-        backends: an empty folder, for the Python backend with the stub for this Python.
+            NumPy 2, read its arrays wrongly. The Python backend with the stub for this Python is put beside them.
         ports: of http, grpc and metrics.
 
     Raises:
-        UserError: the server isn't installed, or has no stub for this version of Python.
+        UserError: the server isn't installed, has no stub for this version of Python, or can't serve such a folder.
     """
+    installed, repository = installed.resolve(), repository.resolve()
+    for folder in (installed, repository):
+        if any(character.isspace() for character in str(folder)):
+            raise UserError(f"{folder}: the server starts no models from a folder with spaces in its name; move it")
     server = installed / "pytriton" / "tritonserver"
     if not (server / "bin" / "tritonserver").is_file():
         raise UserError(
@@ -57,11 +59,14 @@ def server_command(
     stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
     if not stub.is_file():
         raise UserError(f"the server has no Python backend for Python {version}; use one of 3.8 to 3.13")
-    shutil.copytree(server / "backends" / "python", backends / "python", dirs_exist_ok=True)
-    shutil.copy2(stub, backends / "python" / stub.name)
+    backends = installed / f"backends-{version}"
+    if not backends.is_dir():
+        with appearing_together(installed) as temporary:
+            shutil.copytree(server / "backends" / "python", temporary / backends.name / "python")
+            shutil.copy2(stub, temporary / backends.name / "python")
     command = [
         str(server / "bin" / "tritonserver"),
-        f"--model-repository={repository.resolve()}",
+        f"--model-repository={repository}",
         f"--backend-directory={backends}",
         f"--http-address={host}",
         f"--grpc-address={host}",
@@ -69,10 +74,12 @@ def server_command(
         *(f"--{name}-port={port}" for name, port in ports.items()),
     ]
     libraries = [str(sysconfig.get_config_var("LIBDIR")), str(installed / "nvidia_pytriton.libs")]
-    packages = [str(installed.resolve()), *site.getsitepackages()]
+    if callers := os.environ.get("LD_LIBRARY_PATH"):  # an empty entry would be the current folder
+        libraries.append(callers)
+    packages = [str(installed), *site.getsitepackages()]
     environment = {
         **os.environ,
-        "LD_LIBRARY_PATH": os.pathsep.join([*libraries, os.environ.get("LD_LIBRARY_PATH", "")]),
+        "LD_LIBRARY_PATH": os.pathsep.join(libraries),
         # The backend's Python is a bare one: it finds what this one has installed, but not this clone's packages,
         # which a repository carries itself.
         "PYTHONPATH": os.pathsep.join(packages),

@@ -5,62 +5,92 @@ this file into a model repository as model.py, with the packages that it needs b
 """
 
 import json
+import logging
 import os
+import queue
+import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 # The server's Python does not look at PYTHONPATH by itself.
-sys.path[1:1] = [str(Path(__file__).resolve().parent / "code"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+_FOLDERS = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
+sys.path[1:1] = [str(Path(__file__).resolve().parent / "code"), *_FOLDERS]
 
 import numpy as np
 import torch
 import triton_python_backend_utils as pb_utils  # what the server's Python backend gives its models
 
-from common.errors import Busy, UserError
+from common.errors import Busy, Closed, InvalidInput, explained
 from common.metadata import PARTS
 from pipeline import Audio, SpeakSettings, Voice
 from pipeline.scheduler import CancelledError, Speech
 
 OPTIONS = {"SEED": "seed", "SPEED": "speed", "SIGMA": "sigma", "OUTPUT_RATE": "sampling_rate"}  # tensor: setting
+WATCH_SECONDS = 0.1  # between looks whether a client has cancelled: the server tells only who asks
+
+_log = logging.getLogger(__name__)
 
 
 class TritonPythonModel:
-    """TEXT in; AUDIO and SAMPLING_RATE out, a response for each chunk, the last one empty and final."""
+    """TEXT in; AUDIO and SAMPLING_RATE out, a response for each chunk, the last one empty and final.
+
+    Requests of `tts` have a parameter `name`. A later one with that name as `cancel` gives the first up: its client has
+    cancelled. Their errors begin with their code, which the server doesn't pass on between models.
+    """
 
     def initialize(self, args: dict[str, str]) -> None:
         folder = Path(args["model_repository"]) / args["model_version"] / "voice"
         parameters = json.loads(args["model_config"])["parameters"]
         self._max_characters = int(parameters["max_characters"]["string_value"])
+        self._named: dict[str, Speech] = {}
         if args["model_instance_kind"] == "GPU":
             torch.cuda.set_device(int(args["model_instance_device_id"]))
         names = json.loads((folder / "voice.json").read_text(encoding="utf-8"))
         self._voice = Voice.from_files({part: folder / names[part] for part in PARTS})
-        scheduler = self._voice.scheduler(max_waiting=int(parameters["max_waiting"]["string_value"]))
-        scheduler.warm_up()
+        max_waiting = int(parameters["max_waiting"]["string_value"])
+        self._voice.scheduler(max_waiting=max_waiting, on_failed=self._end_server).warm_up()
         for _ in self._voice.stream("Ready."):
             pass
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
             sender = request.get_response_sender()
+            parameters = json.loads(request.parameters() or "{}")
+            if "cancel" in parameters:
+                if (named := self._named.get(parameters["cancel"])) is not None:
+                    named.cancel()
+                sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+                continue
+            name = parameters.get("name", "")
             try:
                 speech = self._submit(request)
-            except UserError as error:
-                _refuse(sender, error)
+            except Exception as error:
+                _refuse(sender, error, name)
                 continue
+            if name:
+                self._named[name] = speech
             # A thread a request: it sleeps until there is a chunk, and one slow client holds nobody up.
-            threading.Thread(target=_send, args=(speech, sender), name="send", daemon=True).start()
+            threading.Thread(target=self._send, args=(speech, sender, name), name="send", daemon=True).start()
 
     def finalize(self) -> None:
+        has_failed = self._voice.scheduler().status().state == "failed"
         self._voice.close(drain=True)
+        if has_failed:
+            threading.Event().wait()  # until the server's own time limit for models: then its exit status is 1
+
+    def _end_server(self, reason: str) -> None:
+        """Lets the server end: it would stay ready with a voice that can't speak, and starts no model again."""
+        _log.critical("the server is ended: %s", reason)
+        os.kill(os.getppid(), signal.SIGTERM)
 
     def _submit(self, request: Any) -> Speech:
         """Queues a request. Raises UserError for what can't be spoken."""
         text = _text(request)
         if len(text) > self._max_characters:
-            raise UserError(f"TEXT has {len(text)} characters; at most {self._max_characters} are spoken at once")
+            raise InvalidInput(f"TEXT has {len(text)} characters; at most {self._max_characters} are spoken at once")
         settings = {}
         for name, setting in OPTIONS.items():
             tensor = pb_utils.get_input_tensor_by_name(request, name)
@@ -68,37 +98,56 @@ class TritonPythonModel:
                 settings[setting] = tensor.as_numpy().flatten()[0].item()
         return self._voice.submit(text, SpeakSettings(**settings))
 
+    def _send(self, speech: Speech, sender: Any, name: str) -> None:
+        """Sends a request's chunks as they come; gives the request up where the client has, or where sending fails."""
+        try:
+            while (chunk := _next_chunk(speech, sender)) is not None:
+                sender.send(_response(chunk))
+            sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        except CancelledError:
+            sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+        except Exception as error:
+            with suppress(Exception):  # where sending has failed, so may this
+                _refuse(sender, error, name)
+        finally:
+            speech.cancel()
+            self._named.pop(name, None)
 
-def _send(speech: Speech, sender: Any) -> None:
-    """Sends a request's chunks as they come; gives the request up where the client has."""
-    try:
-        for chunk in speech:
-            if sender.is_cancelled():
-                speech.cancel()
-                break
-            sender.send(_response(chunk))
-        sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-    except CancelledError:
-        sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-    except UserError as error:
-        _refuse(sender, error)
+
+def _next_chunk(speech: Speech, sender: Any) -> Audio | None:
+    while True:
+        if sender.is_cancelled():
+            speech.cancel()
+        try:
+            return speech.next_chunk(WATCH_SECONDS)
+        except queue.Empty:
+            continue
 
 
-def _refuse(sender: Any, error: UserError) -> None:
-    code = pb_utils.TritonError.UNAVAILABLE if isinstance(error, Busy) else pb_utils.TritonError.INVALID_ARG
-    refusal = pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), code))
+def _refuse(sender: Any, error: Exception, name: str) -> None:
+    reason = explained(error, "a request")
+    code = "INTERNAL"
+    if isinstance(reason, InvalidInput):
+        code = "INVALID_ARG"
+    elif isinstance(reason, (Busy, Closed)):
+        code = "UNAVAILABLE"
+    message = f"{code} {reason}" if name else str(reason)
+    refusal = pb_utils.InferenceResponse(error=pb_utils.TritonError(message, getattr(pb_utils.TritonError, code)))
     sender.send(refusal, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
 
 def _text(request: Any) -> str:
-    """The request's TEXT. Raises UserError if it isn't one UTF-8 string."""
-    values = pb_utils.get_input_tensor_by_name(request, "TEXT").as_numpy().flatten()
+    """The request's TEXT. Raises InvalidInput if it isn't one UTF-8 string."""
+    tensor = pb_utils.get_input_tensor_by_name(request, "TEXT")
+    if tensor is None:  # where inputs are optional, the server only counts them
+        raise InvalidInput("TEXT is missing")
+    values = tensor.as_numpy().flatten()
     if values.size != 1:
-        raise UserError(f"TEXT holds {values.size} strings; send one a request")
+        raise InvalidInput(f"TEXT holds {values.size} strings; send one a request")
     try:
         return values[0].decode("utf-8") if isinstance(values[0], bytes) else str(values[0])
     except UnicodeDecodeError as error:
-        raise UserError("TEXT is not UTF-8") from error
+        raise InvalidInput("TEXT is not UTF-8") from error
 
 
 def _response(audio: Audio) -> Any:

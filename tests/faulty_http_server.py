@@ -5,7 +5,6 @@ FAULTS is a file that the test writes and removes: {"part": ..., "fault": "error
 """
 
 import json
-import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -17,11 +16,12 @@ from torch import Tensor
 from common.cli import run
 from common.metadata import Part
 from pipeline import Voice
-from serving import http_server
+from serving import app, http_server
 from tests.engine_doubles import Watched, tiny_engines
 
 FLOAT_INPUTS: dict[Part, str] = {"decoder_iter": "prenet_dropout", "postnet": "mel_outputs", "waveglow": "z"}
 SLOW_SECONDS = 0.01  # a run
+PATIENCE_SECONDS = 3.0  # with clients that send nothing
 
 
 class Faults:
@@ -61,14 +61,15 @@ def strike(fault: str, tensors: Mapping[str, Tensor], part: Part) -> None:
 
 
 def serve(args) -> None:
-    logging.basicConfig(level=logging.INFO)
+    http_server.log_to_stderr()
     torch.set_num_threads(1)
+    http_server.HEAD_SECONDS = app.BODY_SECONDS = PATIENCE_SECONDS
     faults = Faults(Path(sys.argv[1]))
     # Untrained gates fire at once: here utterances end at their caps.
     quick = tiny_engines(decoder_no_early_stopping=True)
     engines = {part: Watched(engine, faults.before(part)) for part, engine in quick.items()}
     settings = http_server.server_settings(args)
-    with http_server.listen(args.host, args.port) as listener, Voice(engines) as voice:
+    with http_server.bind(args.host, args.port) as listener, Voice(engines) as voice:
         http_server.serve(voice, settings, listener, args.drain_seconds)
 
 

@@ -5,11 +5,12 @@ import os
 import re
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import httpx
@@ -36,24 +37,47 @@ class ServerProcess:
     def status(self) -> dict:
         return httpx.get(f"{self.url}/health").json()
 
+    def connect(self) -> socket.socket:
+        """A connection of a client that sends what it likes."""
+        host, port = self.url.removeprefix("http://").split(":")
+        return socket.create_connection((host, int(port)), timeout=30)
+
+    def is_listening(self) -> bool:
+        try:
+            self.connect().close()
+        except OSError:
+            return False
+        return True
+
+    def is_healthy(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/health").status_code == 200
+        except httpx.TransportError:
+            return False
+
     def log(self) -> str:
         return self._log.read_text()
 
-    @contextmanager
-    def fault(self, part: str, fault: str, after: int = 0) -> Iterator[None]:
+    def fault(self, part: str, fault: str, after: int = 0) -> AbstractContextManager[None]:
         """Lets an engine fail for a while."""
-        temporary = self._faults.with_suffix(".new")
-        temporary.write_text(json.dumps({"part": part, "fault": fault, "after": after, "nonce": time.time()}))
-        temporary.rename(self._faults)
-        try:
-            yield
-        finally:
-            self._faults.unlink()
+        return faults_in(self._faults, part, fault, after)
 
     def stop(self, seconds: float = 30) -> int:
         """Ends the server as an operator does. Returns its exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)
+
+
+@contextmanager
+def faults_in(file: Path, part: str, fault: str, after: int = 0) -> Iterator[None]:
+    """Lets an engine of a process that reads the file fail for a while (see `faulty_http_server.Faults`)."""
+    temporary = file.with_suffix(".new")
+    temporary.write_text(json.dumps({"part": part, "fault": fault, "after": after, "nonce": time.time()}))
+    temporary.rename(file)
+    try:
+        yield
+    finally:
+        file.unlink()
 
 
 def request(text: str = "Hello there.", frames: int = 100, **fields) -> dict:
@@ -63,14 +87,19 @@ def request(text: str = "Hello there.", frames: int = 100, **fields) -> dict:
 
 
 @contextmanager
-def running_server(folder: Path, *flags: str) -> Iterator[ServerProcess]:
-    """Starts a server on a free port of the loopback interface; ends it by its id."""
+def running_server(folder: Path, *flags: str, descriptors: int | None = None) -> Iterator[ServerProcess]:
+    """Starts a server on a free port of the loopback interface; ends it by its id.
+
+    Args:
+        descriptors: that the system allows it.
+    """
     faults, log = folder / "faults.json", folder / "server.log"
     script = REPOSITORY / "tests" / "faulty_http_server.py"
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    limited = [] if descriptors is None else ["bash", "-c", f'ulimit -n {descriptors}; exec "$@"', "bash"]
     with log.open("w") as errors:
         process = subprocess.Popen(
-            [sys.executable, str(script), str(faults), "--port", "0", *flags],
+            [*limited, sys.executable, str(script), str(faults), "--port", "0", *flags],
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,

@@ -8,26 +8,29 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from common.errors import UserError
+from common.files import REPOSITORY
 from pipeline import Audio, Voice
-from serving.make_triton_repository import make_repository, model_paths
+from serving.make_triton_repository import PLAIN_INSTANCES, make_repository, model_paths
 from serving.triton_server import server_command
+from tests.http_servers import faults_in
 from tests.scripts import assert_one_line_error, run_here
 
-pytest.importorskip("tritonclient.grpc")
+grpc = pytest.importorskip("tritonclient.grpc")
+http = pytest.importorskip("tritonclient.http")
 from serving.triton_client import speak, stream
 
 SERVER = Path(os.environ.get("TRITON_SERVER", Path(sys.prefix) / "triton-server"))
-MAX_CHARACTERS = 300
+MAX_CHARACTERS, MAX_WAITING = 300, 8
 # Served and direct speech run the same engines, in batches of other sizes.
 TOLERANCE = 1e-3
 
@@ -52,16 +55,37 @@ def server(demo_folder: Path) -> Iterator[dict[str, str]]:
         written, moved = Path(folder, "written"), Path(folder, "moved")
         make_repository(written, model_paths(demo_folder, {}), MAX_CHARACTERS)
         shutil.move(written, moved)
+        with running(moved) as (process, addresses):
+            yield addresses
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+
+
+@pytest.fixture(scope="module")
+def faulty(tiny_folder: Path) -> Iterator[tuple[subprocess.Popen, dict[str, str], Path]]:
+    """A server whose engines fail as its file of faults says: its process, its addresses, that file."""
+    with tempfile.TemporaryDirectory(prefix="triton.") as folder:
+        repository, faults = Path(folder, "repository"), Path(folder, "faults.json")
+        make_repository(repository, model_paths(tiny_folder, {}), max_waiting=MAX_WAITING)
+        model = repository / "tts_stream" / "1" / "model.py"
+        model.rename(model.with_name("served_model.py"))
+        shutil.copy(REPOSITORY / "tests" / "faulty_triton_model.py", model)
+        with running(repository, FAULTS=str(faults), REPOSITORY=str(REPOSITORY), OMP_NUM_THREADS="1") as started:
+            yield (*started, faults)
+
+
+@contextmanager
+def running(repository: Path, **environment: str) -> Iterator[tuple[subprocess.Popen, dict[str, str]]]:
+    """A server's process and its addresses by protocol."""
+    with tempfile.TemporaryDirectory(prefix="triton.") as folder:
         ports = dict(zip(("http", "grpc", "metrics"), free_ports(3), strict=True))
-        command, environment = server_command(SERVER, moved, Path(folder, "backends"), "127.0.0.1", ports)
+        command, variables = server_command(SERVER, repository, "127.0.0.1", ports)
         log = Path(folder, "log")
         with open(log, "w", encoding="utf-8") as output:
-            process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+            process = subprocess.Popen(command, env=variables | environment, stdout=output, stderr=subprocess.STDOUT)
         try:
             wait_until_ready(process, f"http://127.0.0.1:{ports['http']}/v2/health/ready", log)
-            yield {name: f"127.0.0.1:{port}" for name, port in ports.items()}
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 0, log.read_text(encoding="utf-8")[-3000:]
+            yield process, {name: f"127.0.0.1:{port}" for name, port in ports.items()}
         finally:
             process.kill()
             process.wait()
@@ -71,12 +95,18 @@ def wait_until_ready(process: subprocess.Popen, url: str, log: Path) -> None:
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
         assert process.poll() is None, log.read_text(encoding="utf-8")[-3000:]
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
+        if is_ready(url):
+            return
+        time.sleep(0.5)
     raise AssertionError(f"not ready: {log.read_text(encoding='utf-8')[-3000:]}")
+
+
+def is_ready(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except OSError:
+        return False
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +169,86 @@ def test_what_cannot_be_spoken_is_refused_with_a_reason(
         speak(server["http"], text, **options)
 
 
+def tensors(protocol, **values) -> list:
+    types = {"TEXT": ("BYTES", np.object_), "SEED": ("INT64", np.int64), "SPEED": ("FP32", np.float32)}
+    found = []
+    for name, value in values.items():
+        found.append(protocol.InferInput(name, [1], types[name][0]))
+        found[-1].set_data_from_numpy(np.array([value], types[name][1]))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"TEXT": b""}, "nothing to speak"),
+        ({"TEXT": b"x" * 5000}, "at most 4096"),
+        ({"TEXT": b"\xff"}, "TEXT is not UTF-8"),
+        ({"TEXT": b"Hi.", "SPEED": float("nan")}, "speed nan: must be between"),
+        ({"SEED": 1}, "TEXT is missing"),
+    ],
+)
+def test_whole_answers_that_are_refused_have_the_code_of_bad_input(faulty, values: dict, reason: str) -> None:
+    _, addresses, _ = faulty
+    with grpc.InferenceServerClient(addresses["grpc"]) as client, pytest.raises(grpc.InferenceServerException) as found:
+        client.infer("tts", tensors(grpc, **values))
+    assert (found.value.status(), found.value.message().count(reason)) == ("StatusCode.INVALID_ARGUMENT", 1)
+    with http.InferenceServerClient(addresses["http"]) as client, pytest.raises(http.InferenceServerException) as found:
+        client.infer("tts", tensors(http, **values))
+    assert (found.value.status(), found.value.message().count(reason)) == ("400", 1)
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder_iter", "postnet", "waveglow"])
+def test_what_fails_fails_its_own_request_alone(faulty, part: str) -> None:
+    _, addresses, faults = faulty
+    for ask in (lambda: list(stream(addresses["grpc"], "Hi.")), lambda: speak(addresses["http"], "Hi.")):
+        with faults_in(faults, part, "error"), pytest.raises(UserError, match="failed: RuntimeError; see the log"):
+            ask()
+        assert ask()
+
+
+def test_a_whole_answer_that_is_cancelled_is_not_spoken_to_its_end(faulty) -> None:
+    _, addresses, faults = faulty
+    with faults_in(faults, "decoder_iter", "slow"), grpc.InferenceServerClient(addresses["grpc"]) as client:
+        # As many as there are instances. To its end one would take minutes.
+        text = tensors(grpc, TEXT=b"Some words of a long text, of which nobody hears the end. " * 60)
+        calls = [client.async_infer("tts", text, callback=lambda result, error: None) for _ in range(PLAIN_INSTANCES)]
+        time.sleep(1)
+        for call in calls:
+            call.cancel()
+        began = time.monotonic()
+        assert speak(addresses["http"], "Hi.").seconds > 0
+        assert time.monotonic() - began < 60
+
+
+def test_more_requests_than_may_wait_are_refused(faulty) -> None:
+    _, addresses, faults = faulty
+
+    def ask(_: int) -> str:
+        try:
+            speak(addresses["http"], "Hi there.")
+        except UserError as error:
+            return str(error)
+        return ""
+
+    with faults_in(faults, "decoder_iter", "slow"), ThreadPoolExecutor(40) as pool:
+        answers = list(pool.map(ask, range(40)))
+    refused = [answer for answer in answers if answer]
+    assert 0 < len(refused) <= 40 - PLAIN_INSTANCES
+    assert all("[503]" in answer for answer in refused)
+    assert speak(addresses["http"], "Hi.").seconds > 0
+
+
+def test_a_voice_that_can_not_speak_any_more_ends_the_server(faulty) -> None:
+    process, addresses, faults = faulty
+    http_url = f"http://{addresses['http']}/v2/health/ready"
+    with faults_in(faults, "encoder", "error"):
+        while is_ready(http_url):
+            with pytest.raises(UserError):
+                list(stream(addresses["grpc"], "Hi."))
+        assert process.wait(90) != 0
+
+
 def test_a_repository_is_not_written_over_another(tmp_path: Path, demo_folder: Path) -> None:
     (tmp_path / "tts").mkdir()
     with pytest.raises(UserError, match="is there already"):
@@ -156,3 +266,25 @@ def test_models_are_all_named_or_none(tmp_path: Path) -> None:
 def test_what_is_no_repository_is_not_served(tmp_path: Path) -> None:
     result = run_here("serving/triton_server.py", "--server", tmp_path, tmp_path, cwd=tmp_path)
     assert_one_line_error(result, "no model repository; write one with serving/make_triton_repository.py")
+
+
+def test_a_folder_with_spaces_is_refused(tmp_path: Path) -> None:
+    spaced = tmp_path / "my models"
+    (spaced / "tts_stream").mkdir(parents=True)
+    (spaced / "tts_stream" / "config.pbtxt").touch()
+    result = run_here("serving/triton_server.py", "--server", SERVER, spaced, cwd=tmp_path)
+    assert_one_line_error(result, "my models: the server starts no models from a folder with spaces")
+
+
+def test_no_empty_folder_is_searched_for_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
+    _, environment = server_command(SERVER, tmp_path, "127.0.0.1", {})
+    assert all(environment["LD_LIBRARY_PATH"].split(os.pathsep))
+
+
+@pytest.mark.parametrize("flags", [[], ["--whole"]])
+def test_a_client_without_a_server_says_so_in_a_line(tmp_path: Path, flags: list[str]) -> None:
+    (port,) = free_ports(1)
+    address = f"127.0.0.1:{port}"
+    result = run_here("serving/triton_client.py", "--text", "Hi.", "--url", address, *flags, cwd=tmp_path)
+    assert_one_line_error(result, address, "onnect")

@@ -1,0 +1,303 @@
+"""The HTTP application without a server around it: what its answers carry, and what of a request is believed."""
+
+import asyncio
+import io
+import itertools
+import json
+import logging
+from collections.abc import Iterator
+from unittest import mock
+
+import httpx
+import numpy as np
+import pytest
+
+from common.errors import UserError
+from common.metadata import Part
+from pipeline import Voice
+from pipeline.scheduler import FAILED_ROUNDS
+from tests.engine_doubles import Watched, tiny_engines
+from tests.http_servers import request
+
+pytest.importorskip("uvicorn")
+av = pytest.importorskip("av")
+soundfile = pytest.importorskip("soundfile")
+from serving import http_server
+from serving.api import SpeechRequest
+from serving.app import make_app
+from serving.encoders import FORMATS, make_encoder
+from serving.service import ServerSettings, SpeechService
+
+SPEECH = "/v1/audio/speech"
+
+
+@pytest.fixture(scope="module")
+def voice() -> Iterator[Voice]:
+    with Voice(tiny_engines()) as voice:
+        yield voice
+
+
+@pytest.fixture(scope="module")
+def service(voice: Voice) -> SpeechService:
+    return SpeechService(voice, ServerSettings(max_characters=100))
+
+
+def ask(service: SpeechService, method: str, path: str, **options) -> httpx.Response:
+    async def answer() -> httpx.Response:
+        transport = httpx.ASGITransport(make_app(service), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            return await client.request(method, path, **options)
+
+    return asyncio.run(answer())
+
+
+def metric(service: SpeechService, labels: str) -> float:
+    lines = service.metrics.exposition().decode().splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"speech_requests_total{labels}"))
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "options", "status"),
+    [
+        ("GET", "/", {}, 200),
+        ("HEAD", "/", {}, 200),
+        ("GET", "/?page=<script>alert(1)</script>", {}, 200),
+        ("GET", "/page.js?page=alert(1)", {}, 200),
+        ("GET", "/page.css", {}, 200),
+        ("GET", "/health", {}, 200),
+        ("HEAD", "/health", {}, 200),
+        ("GET", "/health/live", {}, 200),
+        ("GET", "/metrics", {}, 200),
+        ("GET", "/openapi.json", {}, 200),
+        ("GET", "/v1/models", {}, 200),
+        ("GET", "/v1/models/<script>", {}, 404),
+        ("GET", "/nothing", {}, 404),
+        ("GET", SPEECH, {}, 405),
+        ("POST", SPEECH, {"content": b"<script>"}, 415),
+        ("POST", SPEECH, {"json": {}}, 400),
+        ("POST", SPEECH, {"json": request("x" * 101)}, 413),
+        ("POST", SPEECH, {"json": request()}, 200),
+    ],
+)
+def test_every_answer_has_its_headers(
+    service: SpeechService, method: str, path: str, options: dict, status: int
+) -> None:
+    answer = ask(service, method, path, **options)
+    assert answer.status_code == status
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "default-src 'self'" in answer.headers["content-security-policy"]
+    assert answer.headers["content-type"]
+    assert answer.headers["x-request-id"]
+    assert b"alert(1)" not in answer.content
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"json": {"a\nINFO request fake: done 200": 1}},
+        {"json": {"\x1b[31mred\x07": 1}},
+        {"json": {"\u202eright to left": 1}},
+        {"json": {"x" * 40_000: 1}},
+        {"json": request() | {"voice": "a\nb"}},
+        {"content": b"{}", "headers": {"Content-Type": "text/\x1b[31mx"}},
+    ],
+)
+def test_clients_can_not_forge_the_log(
+    service: SpeechService, options: dict, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    generous = SpeechService(service.voice, ServerSettings(max_characters=10_000))
+    assert ask(generous, "POST", SPEECH, **options).status_code in (400, 415)
+    (record,) = [record for record in caplog.records if record.name == "serving.service"]
+    line = http_server.LineFormatter("%(levelname)s %(message)s").format(record)
+    assert line.startswith("INFO request ")
+    assert line.isprintable()
+    assert len(line) <= 500
+
+
+def test_an_unforeseen_error_is_answered_logged_and_counted_as_a_failure(
+    service: SpeechService, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    before = metric(service, '{outcome="failed",status="500"}')
+    with mock.patch.object(Voice, "submit", side_effect=KeyError("401k)")):
+        answer = ask(service, "POST", SPEECH, json=request())
+    assert answer.status_code == 500
+    assert answer.json()["error"]["type"] == "server_error"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert metric(service, '{outcome="failed",status="500"}') == before + 1
+    assert "failed 500" in caplog.text
+
+
+@pytest.mark.parametrize("key", ["schlüssel", "two words", "a\nb"])
+def test_a_key_that_no_header_can_carry_is_refused_at_the_start(key: str) -> None:
+    args = http_server.make_parser().parse_args(["--api-key", key])
+    with pytest.raises(UserError, match="--api-key: clients send it in a header"):
+        http_server.server_settings(args)
+
+
+@pytest.mark.parametrize("audio_format", ["wav", "pcm", "flac", "mp3", "opus", "aac"])
+def test_a_whole_answer_has_true_sizes(service: SpeechService, audio_format: str) -> None:
+    fields = request(frames=150, response_format=audio_format)
+    streamed = ask(service, "POST", SPEECH, json=fields)
+    whole = ask(service, "POST", SPEECH, json=fields | {"stream": False})
+    assert int(whole.headers["content-length"]) == len(whole.content)
+    assert "content-length" not in streamed.headers
+    assert whole.headers["content-type"] == streamed.headers["content-type"]
+    if audio_format == "pcm":
+        assert whole.content == streamed.content
+    if audio_format in ("wav", "flac"):
+        samples, rate = soundfile.read(io.BytesIO(whole.content), dtype="int16")
+        pcm = ask(service, "POST", SPEECH, json=request(frames=150)).content
+        assert (rate, samples.tobytes()) == (22050, pcm)
+    if audio_format == "mp3":
+        assert soundfile.info(io.BytesIO(whole.content)).frames == pytest.approx(150 * 256, abs=2400)
+
+
+def test_lossy_formats_keep_what_is_above_9_kilohertz() -> None:
+    noise = np.random.default_rng(0).standard_normal(22050).astype(np.float32) / 10
+    for name in ("mp3", "aac", "opus"):
+        rate = {"opus": 48000}.get(name, 22050)  # Opus is decoded at 48 kHz
+        encoder = make_encoder(FORMATS[name], rate, whole=True)
+        encoder.encode(noise)
+        with av.open(io.BytesIO(encoder.finish())) as container:
+            decoded = np.concatenate([frame.to_ndarray().ravel() for frame in container.decode(audio=0)])
+        spectrum = np.abs(np.fft.rfft(decoded)) ** 2
+        hertz = np.fft.rfftfreq(len(decoded), 1 / rate)
+        high, middle = (spectrum[(low < hertz) & (hertz < low + 500)].mean() for low in (9500, 4000))
+        assert high > middle / 10, name  # white noise is as strong in both
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost:8000", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:8000", 200),
+        ("evil.example:8000", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("", 403),
+    ],
+)
+def test_a_name_of_another_site_is_no_way_to_a_local_server(service: SpeechService, host: str, status: int) -> None:
+    assert ask(service, "GET", "/v1/models", headers={"Host": host}).status_code == status
+    assert ask(service, "GET", "/health", headers={"Host": host}).status_code == 200
+    open_to_all = SpeechService(service.voice, ServerSettings(local_only=False))
+    assert ask(open_to_all, "GET", "/v1/models", headers={"Host": host}).status_code == 200
+
+
+def test_null_means_not_given(service: SpeechService) -> None:
+    expected = ask(service, "POST", SPEECH, json=request()).content
+    required = {"model", "input", "voice"}
+    nulls = dict.fromkeys(SpeechRequest.model_fields.keys() - required - request().keys())
+    assert ask(service, "POST", SPEECH, json=request() | nulls).content == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"speed": 9.0}, "speed", "speed 9.0: must be between"),
+        ({"sample_rate": 1}, "sample_rate", "sample_rate 1: must be one of"),
+        ({"sample_rate": 44100, "response_format": "opus"}, "sample_rate", "sample_rate 44100: opus takes"),
+        ({"input": "..."}, "input", "nothing to speak"),
+        ({"voice": {"id": "alloy", "x": 1}}, "voice", "Extra inputs are not permitted"),
+        ({"voice": 5}, "voice", "valid string"),
+    ],
+)
+def test_errors_name_the_field_to_blame(service: SpeechService, fields: dict, param: str, words: str) -> None:
+    answer = ask(service, "POST", SPEECH, json=request() | fields)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+    assert words in answer.json()["error"]["message"]
+
+
+def test_the_description_of_the_api_can_be_followed(service: SpeechService) -> None:
+    described = ask(service, "GET", "/openapi.json").json()
+    references = set(_references(described))
+    assert references
+    for reference in references:
+        found = described
+        for step in reference.removeprefix("#/").split("/"):
+            found = found[step]
+    speech = described["paths"][SPEECH]["post"]
+    assert {"audio/mpeg", "audio/wav", "text/event-stream"} <= speech["responses"]["200"]["content"].keys()
+    assert {"400", "401", "404", "408", "413", "415", "500", "503"} <= speech["responses"].keys()
+    fields = described["components"]["schemas"]["SpeechRequest"]["properties"]
+    assert (fields["speed"]["minimum"], fields["speed"]["maximum"]) == (0.5, 2.0)
+    assert "mp3" in fields["response_format"]["enum"]
+    with_key = SpeechService(service.voice, ServerSettings(api_key="secret"))
+    assert "HTTPBearer" in ask(with_key, "GET", "/openapi.json").json()["components"]["securitySchemes"]
+
+
+def _references(node: object) -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key == "$ref":
+                yield value
+            yield from _references(value)
+    if isinstance(node, list):
+        for value in node:
+            yield from _references(value)
+
+
+# Faults
+
+
+def failing(part: Part, calls: set[int]) -> dict[Part, Watched]:
+    """Quick engines, of which a part's raises at its calls of these numbers."""
+    number = itertools.count()
+
+    def fail(tensors: object) -> None:
+        if next(number) in calls:
+            raise RuntimeError("no such kernel")
+
+    quick = tiny_engines(decoder_no_early_stopping=True)
+    return {one: Watched(engine, fail) if one == part else Watched(engine) for one, engine in quick.items()}
+
+
+@pytest.mark.parametrize(
+    ("part", "call"),
+    [*itertools.product(("encoder", "decoder_iter", "postnet", "waveglow"), (0,)), ("postnet", 1), ("waveglow", 1)],
+)
+def test_whatever_fails_fails_its_own_request_alone(part: Part, call: int) -> None:
+    with Voice(failing(part, {call})) as voice:
+        service = SpeechService(voice, ServerSettings())
+        answer = ask(service, "POST", SPEECH, json=request(frames=400, stream_format="sse"))
+        last = answer.text.strip().rpartition("data: ")[2]  # an event where audio had been sent
+        assert answer.status_code == (500 if call == 0 else 200)
+        error = json.loads(last)["error"]
+        assert (error["type"], error["code"]) == ("server_error", "speech_failed")
+        assert "failed: RuntimeError; see the log" in error["message"]
+        assert metric(service, '{outcome="failed"') == 1
+        again = ask(service, "POST", SPEECH, json=request())
+        assert again.status_code == 200
+        assert len(again.content) == 2 * 100 * 256
+
+
+def test_a_voice_that_can_not_speak_any_more_says_so_everywhere() -> None:
+    with Voice(failing("decoder_iter", {*range(1000)})) as voice:
+        service = SpeechService(voice, ServerSettings())
+        assert ask(service, "GET", "/health").json()["status"] == "ready"
+        for _ in range(FAILED_ROUNDS):
+            assert ask(service, "POST", SPEECH, json=request()).status_code == 500
+        for path in ("/health", "/health/ready", "/health/live"):
+            answer = ask(service, "GET", path)
+            assert (answer.status_code, answer.json()["status"]) == (503, "failed")
+        refused = ask(service, "POST", SPEECH, json=request())
+        assert refused.status_code == 503
+        assert refused.headers["retry-after"]
+        assert 'speech_state{speech_state="failed"} 1.0' in ask(service, "GET", "/metrics").text
+
+
+def test_errors_do_not_tell_clients_where_the_models_are() -> None:
+    engines = failing("encoder", set())
+    engines["decoder_iter"] = Watched(
+        engines["decoder_iter"], lambda tensors: tensors["prenet_dropout"].fill_(float("nan"))
+    )
+    for part, engine in engines.items():
+        engine.name = f"/srv/my secrets/{part}.onnx"
+    with Voice(engines) as voice:
+        answer = ask(SpeechService(voice, ServerSettings()), "POST", SPEECH, json=request())
+    assert answer.status_code == 500
+    assert "NaN" in answer.json()["error"]["message"]
+    assert "secrets" not in answer.text

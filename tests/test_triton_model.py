@@ -1,0 +1,63 @@
+"""The model `tts_stream` with a double of the server's side, for what the real server can't be made to do."""
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from common.metadata import PARTS
+from pipeline import Voice
+from tests.engine_doubles import tiny_engines
+from tests.http_servers import eventually
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> mock.MagicMock:
+    """What the server gives its models, where a request is a dictionary of tensors."""
+    backend = mock.MagicMock()
+    backend.get_input_tensor_by_name = lambda request, name: request.tensors.get(name)
+    monkeypatch.setitem(sys.modules, "triton_python_backend_utils", backend)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    return backend
+
+
+@pytest.fixture
+def model(backend: mock.MagicMock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator:
+    sys.modules.pop("serving.triton_stream_model", None)
+    module = importlib.import_module("serving.triton_stream_model")
+    voice = Voice(tiny_engines(decoder_no_early_stopping=True))
+    monkeypatch.setattr(Voice, "from_files", lambda paths: voice)
+    folder = tmp_path / "1" / "voice"
+    folder.mkdir(parents=True)
+    (folder / "voice.json").write_text(json.dumps(dict.fromkeys(PARTS, "")))
+    limits = {name: {"string_value": "4000"} for name in ("max_characters", "max_waiting")}
+    model = module.TritonPythonModel()
+    model.initialize(
+        {
+            "model_repository": str(tmp_path),
+            "model_version": "1",
+            "model_config": json.dumps({"parameters": limits}),
+            "model_instance_kind": "CPU",
+        }
+    )
+    model.voice = voice
+    yield model
+    model.finalize()
+
+
+def test_a_request_whose_client_can_not_be_reached_leaves(model) -> None:
+    # More audio than is made for a client that reads none.
+    text = mock.MagicMock(as_numpy=lambda: np.array([b"Some words of a text. " * 40], np.object_))
+    request = mock.MagicMock(tensors={"TEXT": text})
+    request.parameters.return_value = ""
+    sender = request.get_response_sender.return_value
+    sender.is_cancelled.return_value = False
+    sender.send.side_effect = RuntimeError("the connection is gone")
+    model.execute([request])
+    assert eventually(lambda: sender.send.called)
+    assert eventually(lambda: model.voice.scheduler().status().active == 0)
