@@ -5,6 +5,7 @@ import fcntl
 import gc
 import io
 import os
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -207,9 +208,9 @@ def test_a_pipe_that_is_full_loses_nothing() -> None:
 def test_engines_that_keep_failing_are_given_up_with_a_reason() -> None:
     engines = tiny_engines()
     engines["waveglow"] = Watched(engines["waveglow"], fail)
-    reasons: list[str] = []
+    reasons: queue.SimpleQueue[str] = queue.SimpleQueue()
     with Voice(engines) as voice:
-        scheduler = voice.scheduler(max_slots=1, on_failed=reasons.append)
+        scheduler = voice.scheduler(max_slots=1, on_failed=reasons.put)
         for _ in range(FAILED_ROUNDS):
             assert scheduler.status().state == "running"
             with pytest.raises(EngineFailure, match=r'speaking line 1 \("hello\."\) failed: RuntimeError; see the log'):
@@ -217,7 +218,8 @@ def test_engines_that_keep_failing_are_given_up_with_a_reason() -> None:
         with pytest.raises(Closed, match="attempts to speak have failed"):
             list(voice.stream("Hello.", **SETTINGS))
         status = scheduler.status()
-        assert (status.state, [status.reason]) == ("failed", reasons)
+        assert (status.state, status.reason) == ("failed", reasons.get(timeout=60))
+        assert reasons.empty()
 
 
 def test_failures_with_speech_between_them_do_not_add_up() -> None:
