@@ -7,7 +7,7 @@ import copy
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -20,14 +20,17 @@ from common.cuda import ShapeCache, on_device
 from common.engine import check_bound
 from common.graph_engine import GraphRun
 from common.metadata import ModelMetadata
-from common.triton_engine import Launch, TritonEngine, overlapping
-from waveglow.folding import OUTPUTS, WIDTH, FoldedFlow, fold
+from common.triton_engine import Launch, TritonEngine, overlapping, power_of_2
+from waveglow.folding import OUTPUTS, WIDTH, FoldedFlow, fold, width_of
 from waveglow.model import WaveGlow
 from waveglow.parts import WaveGlowPart
 
-ROW_TILE = 128  # rows of a tile of the kernels that multiply nothing
-FUSED_CHANNELS = 256  # of a layer that one kernel computes: what is gated stays in registers
+ROW_TILE = 128  # rows of a tile, where the tuning doesn't say
+MEL_TILE = 32  # frames of a tile of what spreads the mel
+FUSED_CHANNELS = (128, 256)  # of a layer that one kernel computes: what is gated stays in registers
 CACHED_SHAPES = 32  # shapes that keep their graph
+
+Step = Callable[[], object]  # a kernel of ours (`Launch`), or one of a library's
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,7 @@ class Tuning:
     """`descriptors`: tiles come through TMA, the bulk copy engine; `overlap`: a kernel starts while its predecessor
     drains (PDL); both need compute capability 9.0. `persistent`: the gate kernel has one program for each
     multiprocessor, which takes tiles in turn. `approximate`: the hardware's tanh, which Triton's interpreter lacks.
-    `fused`: one kernel for both, for Hopper alone and for FUSED_CHANNELS channels, where there are at least
-    `fused_from` of its tiles, which have all columns, for each multiprocessor."""
+    `fused`: one kernel for both, for Hopper alone and for FUSED_CHANNELS channels; its tiles have ROW_TILE rows."""
 
     gate: Tiles
     residual: Tiles
@@ -56,7 +58,6 @@ class Tuning:
     persistent: bool = False
     approximate: bool = True
     fused: Tiles | None = None
-    fused_from: float = 0.0
 
 
 # The fastest on an H100; docs/speed.md has what else was tried.
@@ -67,17 +68,16 @@ HOPPER = Tuning(
     overlap=True,
     persistent=True,
     fused=Tiles(128, 256, 8, 4),
-    fused_from=2.0,
 )
 # For GPUs without those engines: within the 99 KB of shared memory that the smallest of them gives a program.
 GENERAL = Tuning(Tiles(128, 128, 8, 3), Tiles(128, 128, 8, 2), descriptors=False, overlap=False)
 
 
-def default_tuning(device: torch.device, batch: int) -> Tuning:
-    return tuning_for(torch.cuda.get_device_capability(device), batch)
+def default_tuning(device: torch.device) -> Tuning:
+    return tuning_for(torch.cuda.get_device_capability(device))
 
 
-def tuning_for(capability: tuple[int, int], batch: int) -> Tuning:
+def tuning_for(capability: tuple[int, int]) -> Tuning:
     return HOPPER if capability[0] == 9 else GENERAL
 
 
@@ -88,6 +88,8 @@ class Buffers:
     table: Tensor  # (rows of all sections, WIDTH), FP16
     outputs: Tensor  # (positions, OUTPUTS), FP32
     states: tuple[Tensor, Tensor]  # (positions, n_group) each, FP32
+    mel: Tensor  # (mel blocks, frames of a plane, WIDTH), FP16: blocks one after another, or frames
+    products: Tensor  # (frames of a plane, ranks * layers * 2 * channels), FP16; with the exact conditioning none
     rows: int
     used_rows: int
 
@@ -103,12 +105,23 @@ class Network:
     def __init__(self, part: WaveGlowPart, device: torch.device, tuning: Tuning) -> None:
         self.config = part.config
         self.remaining = part.remaining
-        self.phases = part.upsample.stride[0]
-        self.mel_taps = part.upsample.kernel_size[0] // self.phases
+        self.channels = width_of(part.config)
+        self.mel_taps, self.positions = part.mel_taps, part.positions
         self.mel_blocks = math.ceil(self.mel_taps * self.config.n_mel_channels / WIDTH)
+        # Each position of a frame has weights of its own in the exact conditioning, and is a phase.
+        self.phases = self.positions if part.rank is None else 1
+        self.frame_rows = self.positions // self.phases  # rows of a plane for a frame
         reach = 2 ** (self.config.wn_layers - 1) * (self.config.wn_kernel_size // 2)  # positions
-        self.gap = max(math.ceil(reach / self.phases), 1)
-        self.flows = fold(part, device)
+        self.gap = max(math.ceil(reach / self.positions), 1) * self.frame_rows
+        self.ranks = 0
+        self.mixing: Tensor | None = None
+        if part.rank is not None:
+            # A product's inner dimension is 16 at least: it sums over all frames of a tile.
+            self.ranks = max(power_of_2(part.rank), 16 * self.positions // ROW_TILE)
+            weights = list[Any](part.flows)[0].condition.weights  # (rank, positions)
+            self.mixing = torch.zeros(self.positions, self.ranks, dtype=torch.float16, device=device)
+            self.mixing[:, : part.rank] = weights.T
+        self.flows = fold(part, device, ranks=self.ranks)
         self.tuning = tuning
         on_gpu = device.type == "cuda"
         self.processors = torch.cuda.get_device_properties(device).multi_processor_count if on_gpu else 1
@@ -121,15 +134,16 @@ class Network:
 
     def rows_of(self, frames: Sequence[int]) -> int:
         """The rows of a plane that utterances of so many frames take."""
-        return sum(frames) + self.gap * len(frames)
+        return sum(frames) * self.frame_rows + self.gap * len(frames)
 
     def places(self, frames: Sequence[int], used_rows: int) -> np.ndarray:
-        """Of each row of a plane, which of all utterances' frames it is, or -1: int32 [rows]."""
+        """Of each row of a plane, which of the rows of all utterances' frames it is, or -1: int32 [rows]."""
         places = np.full(self.sizes(used_rows)[0], -1, np.int32)
-        row = frame = 0
+        row = place = 0
         for count in frames:
-            places[row : row + count] = np.arange(frame, frame + count)
-            row, frame = row + count + self.gap, frame + count
+            rows = count * self.frame_rows
+            places[row : row + rows] = np.arange(place, place + rows)
+            row, place = row + rows + self.gap, place + rows
         return places
 
     def sizes(self, used_rows: int) -> tuple[int, int]:
@@ -137,13 +151,23 @@ class Network:
         kernels = (self.tuning.gate, self.tuning.residual, self.tuning.fused)
         tile = max(ROW_TILE, *(tiles.rows for tiles in kernels if tiles))
         rows = math.ceil(used_rows / tile) * tile
-        blocks = self.config.wn_channels // WIDTH
-        return rows, self.gap + ((1 + 2 * blocks) * self.phases + self.mel_blocks) * rows
+        planes = (1 + 2 * (self.channels // WIDTH)) * self.phases
+        return rows, self.gap + planes * rows + self.mel_blocks * (rows // self.frame_rows)
 
     def bytes_for(self, used_rows: int) -> int:
         """The size of the working memory for planes of so many rows."""
+        return sum(self._bytes(used_rows))
+
+    def _bytes(self, used_rows: int) -> list[int]:
+        # Of the table, outputs, both states and the products.
         rows, table_rows = self.sizes(used_rows)
-        return 2 * table_rows * WIDTH + 4 * self.phases * rows * (OUTPUTS + 2 * self.config.n_group)
+        positions = [4 * self.phases * rows * columns for columns in (OUTPUTS, *2 * (self.config.n_group,))]
+        return [2 * table_rows * WIDTH, *positions, 2 * (rows // self.frame_rows) * self.product_columns]
+
+    @property
+    def product_columns(self) -> int:
+        """What a flow's layers mix, for a frame."""
+        return self.ranks * self.config.wn_layers * 2 * self.channels
 
     def buffers(self, memory: Tensor, used_rows: int) -> Buffers:
         """Cuts working memory, a byte tensor of at least `bytes_for(used_rows)`.
@@ -151,21 +175,19 @@ class Network:
         The table comes first, so that its leading rows, which have to be zeros, are the same memory for every shape.
         """
         rows, table_rows = self.sizes(used_rows)
-        positions, group = self.phases * rows, self.config.n_group
-        sizes = [2 * table_rows * WIDTH, *(4 * positions * columns for columns in (OUTPUTS, group, group))]
-        table, outputs, state, next_state = memory[: sum(sizes)].split(sizes)
-        return Buffers(
-            table.view(torch.float16).view(table_rows, WIDTH),
-            outputs.view(torch.float32).view(positions, OUTPUTS),
-            (
-                state.view(torch.float32).view(positions, group),
-                next_state.view(torch.float32).view(positions, group),
-            ),
-            rows,
-            used_rows,
-        )
+        sizes, frames = self._bytes(used_rows), rows // self.frame_rows
+        parts = memory[: sum(sizes)].split(sizes)
+        table = parts[0].view(torch.float16).view(table_rows, WIDTH)
+        outputs, *states = (part.view(torch.float32).view(self.phases * rows, -1) for part in parts[1:4])
+        mel = table[table_rows - self.mel_blocks * frames :]
+        if self.ranks:  # the products take a frame's blocks side by side
+            mel = mel.view(frames, self.mel_blocks, WIDTH).transpose(0, 1)
+        else:
+            mel = mel.view(self.mel_blocks, frames, WIDTH)
+        products = parts[4].view(torch.float16).view(frames, self.product_columns)
+        return Buffers(table, outputs, (states[0], states[1]), mel, products, rows, used_rows)
 
-    def launches(self, buffers: Buffers, places: Tensor, mel: Tensor, z: Tensor, audio: Tensor) -> list[Launch]:
+    def launches(self, buffers: Buffers, places: Tensor, mel: Tensor, z: Tensor, audio: Tensor) -> list[Step]:
         """The whole network's kernels in order.
 
         Args:
@@ -175,12 +197,15 @@ class Network:
         """
         states = list(buffers.states)
         early = self.remaining
-        launches = [
+        launches: list[Step] = [
             self._spread_mel(buffers, places, mel),
             self._couple(buffers, places, None, states, z, audio, early=0, count=early, last=False),
         ]
         for number, flow in enumerate(self.flows):
             states.reverse()
+            if flow.products is not None:
+                frames = buffers.mel.transpose(0, 1).flatten(1)
+                launches.append(functools.partial(torch.mm, frames, flow.products, out=buffers.products))
             for i in range(len(flow.layers)):
                 launches += self._layer(buffers, places, flow, i)
             last = number == len(self.flows) - 1
@@ -192,22 +217,36 @@ class Network:
 
     @property
     def _constants(self) -> dict[str, Any]:
-        # Of the three kernels that know the table's sections.
-        shape = {"CHANNELS": self.config.wn_channels, "PHASES": self.phases}
+        # Of the two kernels that know the table's sections.
+        shape = {"CHANNELS": self.channels, "PHASES": self.phases}
         return {**shape, **overlapping(self.tuning.overlap)}
+
+    def _condition(self, buffers: Buffers, number: int) -> tuple[Tensor | None, Tensor | None]:
+        # What a layer mixes, (frames * ranks, 2 * channels), and how.
+        if self.mixing is None:
+            return None, None
+        products = buffers.products.view(-1, self.config.wn_layers, 2 * self.channels)
+        return products[:, number], self.mixing
+
+    @property
+    def _condition_constants(self) -> dict[str, int]:
+        # Of the kernels that compute gates.
+        return {"MEL_BLOCKS": 0 if self.ranks else self.mel_blocks, "RANKS": self.ranks, "FRAME_ROWS": self.frame_rows}
 
     def _spread_mel(self, buffers: Buffers, places: Tensor, mel: Tensor) -> Launch:
         from waveglow.triton_kernels import spread_mel
 
+        frames = buffers.mel.size(1)
         return Launch(
             spread_mel,
-            (buffers.rows // ROW_TILE, self.mel_blocks),
-            (buffers.table, mel, places, buffers.rows, self.gap, mel.size(1)),
+            (math.ceil(frames / MEL_TILE), self.mel_blocks),
+            (buffers.mel, *buffers.mel.stride()[:2], mel, places, frames, mel.size(1)),
             dict(
                 MEL_CHANNELS=self.config.n_mel_channels,
                 MEL_TAPS=self.mel_taps,
-                TILE=ROW_TILE,
-                **self._constants,
+                FRAME_ROWS=self.frame_rows,
+                TILE=MEL_TILE,
+                **overlapping(self.tuning.overlap),
             ),
         )
 
@@ -246,28 +285,51 @@ class Network:
 
     def _layer(self, buffers: Buffers, places: Tensor, flow: FoldedFlow, number: int) -> Iterator[Launch]:
         tiles = self.tuning.fused
-        if tiles is not None and self.config.wn_channels == FUSED_CHANNELS and _gluon_kernels() is not None:
-            count = self.phases * (buffers.rows // tiles.rows)
-            if count >= self.tuning.fused_from * self.processors:
-                return iter([self._layer_in_one(buffers, places, flow, number, tiles, count)])
-        return self._layer_in_two(buffers, places, flow, number)
+        fits = self.channels in FUSED_CHANNELS and self._sums <= WIDTH
+        if tiles is None or not fits or _gluon_kernels() is None:
+            return self._layer_in_two(buffers, places, flow, number)
+        return self._layer_in_one(buffers, places, flow, number, tiles)
+
+    @property
+    def _sums(self) -> int:
+        # The inner dimension of the conditioning's product in one kernel: the ranks of all frames of a tile.
+        return ROW_TILE // self.frame_rows * self.ranks
 
     def _layer_in_one(
-        self, buffers: Buffers, places: Tensor, flow: FoldedFlow, number: int, tiles: Tiles, count: int
+        self, buffers: Buffers, places: Tensor, flow: FoldedFlow, number: int, tiles: Tiles
+    ) -> Iterator[Launch]:
+        count = self.phases * (buffers.rows // tiles.rows)
+        rest = count % self.processors
+        if 2 * rest > self.processors:
+            rest = 0
+        # A last round that would leave most multiprocessors idle takes tiles of half the rows, in half the time.
+        if count > rest:
+            yield self._fused(buffers, places, flow, number, tiles, 0, count - rest)
+        if rest:
+            halves = replace(tiles, rows=tiles.rows // 2, warps=tiles.warps // 2)
+            yield self._fused(buffers, places, flow, number, halves, 2 * (count - rest), 2 * count)
+
+    def _fused(
+        self, buffers: Buffers, places: Tensor, flow: FoldedFlow, number: int, tiles: Tiles, first_tile: int, end: int
     ) -> Launch:
+        # A layer's one kernel on some of the plane's tiles.
         kernels = _gluon_kernels()
         assert kernels is not None
         tiles_of = kernels.tiles_of
-        layer, channels = flow.layers[number], self.config.wn_channels
+        products, mixing = self._condition(buffers, number)
+        split = ROW_TILE // tiles.rows
+        layer = flow.layers[number]
         first, last = number == 0, number == len(flow.layers) - 1
         return Launch(
             kernels.layer,
-            (min(count, self.processors),),
+            (min(end - first_tile, self.processors),),
             (
                 tiles_of(buffers.table, tiles.rows),
-                tiles_of(layer.gate, channels),
+                tiles_of(layer.gate, tiles.columns),
                 tiles_of(layer.residual, WIDTH),
                 tiles_of(layer.residual, OUTPUTS),
+                None if products is None else tiles_of(products, self._sums, tiles.columns),
+                mixing,
                 layer.gate_bias,
                 layer.residual_bias,
                 flow.output_bias,
@@ -277,18 +339,20 @@ class Network:
                 buffers.rows,
                 self.gap,
                 2**number,
-                count,
+                first_tile,
+                end,
                 (number + 1) % 2,  # the first layer writes `hidden`
             ),
             dict(
                 FIRST=first,
                 LAST=last,
                 TAPS=self.config.wn_kernel_size,
-                MEL_BLOCKS=self.mel_blocks,
+                SPLIT=split,
                 TILE=tiles.rows,
-                # In the first layer the weights of `start` take the place of a stage.
-                STAGES=min(tiles.stages, 3) if first and not last else tiles.stages,
+                # In the first layer the weights of `start` take the place of a stage, and those of many ranks do.
+                STAGES=min(tiles.stages, 3) if (first and not last) or self._sums > 32 else tiles.stages,
                 num_warps=tiles.warps,
+                **self._condition_constants,
                 **self._constants,
             ),
         )
@@ -296,9 +360,9 @@ class Network:
     def _layer_in_two(self, buffers: Buffers, places: Tensor, flow: FoldedFlow, number: int) -> Iterator[Launch]:
         from waveglow.triton_kernels import gate, residual
 
-        layer, channels = flow.layers[number], self.config.wn_channels
+        layer, channels = flow.layers[number], self.channels
         first, last = number == 0, number == len(flow.layers) - 1
-        shared = {"FIRST": first, "MEL_BLOCKS": self.mel_blocks, **self._constants}
+        products, mixing = self._condition(buffers, number)
         tiles = self.tuning.gate
         columns = math.gcd(2 * channels, tiles.columns)
         count = self.phases * math.ceil(buffers.used_rows / tiles.rows) * (2 * channels // columns)
@@ -310,6 +374,9 @@ class Network:
                 self._tiles(buffers.table, tiles.rows),
                 self._tiles(layer.gate, columns),
                 layer.gate_bias,
+                products,
+                0 if products is None else products.stride(0),
+                mixing,
                 buffers.rows,
                 self.gap,
                 2**number,
@@ -319,8 +386,10 @@ class Network:
                 TAPS=self.config.wn_kernel_size,
                 PERSISTENT=self.tuning.persistent,
                 APPROXIMATE=self.tuning.approximate,
+                FIRST=first,
+                **self._condition_constants,
                 **self._cut(tiles, columns),
-                **shared,
+                **self._constants,
             ),
         )
         tiles = self.tuning.residual
@@ -340,7 +409,7 @@ class Network:
                 buffers.rows,
                 self.gap,
             ),
-            dict(LAST=last, **self._cut(tiles, columns), **shared),
+            dict(FIRST=first, LAST=last, **self._cut(tiles, columns), **self._constants),
         )
 
     def _cut(self, tiles: Tiles, columns: int) -> dict[str, Any]:
@@ -398,7 +467,7 @@ class FastWaveGlowEngine(TritonEngine):
         super().__init__(metadata, device)
         part = module if isinstance(module, WaveGlowPart) else WaveGlowPart(module)
         with on_device(self.device):
-            self._network = Network(part, self.device, tuning or default_tuning(self.device, 1))
+            self._network = Network(part, self.device, tuning or default_tuning(self.device))
         self._graphs = graphs
         self._memory = torch.empty(0, dtype=torch.uint8, device=self.device)
         self._plans = ShapeCache[tuple[int, int], _Plan](CACHED_SHAPES)  # by rows of a plane, and frames
@@ -409,8 +478,6 @@ class FastWaveGlowEngine(TritonEngine):
         config = metadata.model
         if not isinstance(config, WaveGlowConfig):
             return f"it runs WaveGlow only, not the {metadata.part}"
-        if config.wn_channels % WIDTH:
-            return f"{config.wn_channels} channels are no multiple of {WIDTH}"
         if config.n_group & (config.n_group - 1) or not 2 <= config.n_group <= OUTPUTS:
             return f"groups of {config.n_group} samples; it takes 2, 4, 8 or 16"
         return None
@@ -446,14 +513,15 @@ class FastWaveGlowEngine(TritonEngine):
         """
         frames = [mel.size(1) for mel in mels]
         total, rows = sum(frames), _rounded_up(self._network.rows_of(frames))
-        plan = self._plans.get((rows, rows), lambda: self._plan(rows, rows))
+        most = rows // self._network.frame_rows
+        plan = self._plans.get((rows, most), lambda: self._plan(rows, most))
         places = torch.from_numpy(self._network.places(frames, rows)).pin_memory()
         with on_device(self.device):
             plan.places.copy_(places, non_blocking=True)
             plan.mel[:, :total].copy_(torch.cat(list(mels), 1))
-            plan.z[:, : total * self._network.phases].copy_(torch.cat(list(noises), 1))
+            plan.z[:, : total * self._network.positions].copy_(torch.cat(list(noises), 1))
             plan.run()
-            hop = self._network.phases * self._network.config.n_group
+            hop = self._network.positions * self._network.config.n_group
             return list(plan.audio[: total * hop].clone().split([count * hop for count in frames]))
 
     @torch.inference_mode()
@@ -466,7 +534,7 @@ class FastWaveGlowEngine(TritonEngine):
             self._memory = torch.empty(0, dtype=torch.uint8, device=self.device)
             self._memory = torch.zeros(needed, dtype=torch.uint8, device=self.device)
         buffers, config = self._network.buffers(self._memory, used_rows), self._network.config
-        positions = frames * self._network.phases
+        positions = frames * self._network.positions
         sizes = (config.n_mel_channels, frames), (config.n_group, positions), (config.n_group * positions,)
         mel, z, audio = (torch.zeros(size, dtype=torch.float16, device=self.device) for size in sizes)
         places = torch.from_numpy(self._network.places(lengths, used_rows)).to(self.device)
@@ -477,7 +545,7 @@ class FastWaveGlowEngine(TritonEngine):
                 launch()
 
         with on_device(self.device):
-            kernels = {id(launch.kernel) for launch in launches}
+            kernels = {id(launch.kernel) for launch in launches if isinstance(launch, Launch)}
             if not kernels <= self._compiled:
                 run()  # Triton compiles at the first launch, which must not happen during a capture
                 self._compiled |= kernels
