@@ -1,7 +1,7 @@
 """Tries ways to cut WaveGlow's matrix kernels on the GPU at hand: checks each and prints how fast it is.
 
 The weights are random, of the published checkpoint's size unless --wn-channels says otherwise. What comes out best is
-entered by hand into `waveglow.triton_engine`.
+entered by hand into `waveglow.network`.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from common.errors import UserError
 from common.table import format_table
 from waveglow.conditioning import Conditioning, parse_conditioning
 from waveglow.model import WaveGlow
+from waveglow.network import Network, Tiles, Tuning, default_tuning
 from waveglow.parts import WaveGlowPart
-from waveglow.triton_engine import Network, Tiles, Tuning, default_tuning
 
 TILES = [
     Tiles(rows, columns, warps, stages)

@@ -26,9 +26,9 @@ from tacotron2.triton_engine import FusedEncoder, FusedStep
 from tacotron2.triton_engine import tuning_for as decoder_tuning
 from waveglow.conditioning import Conditioning
 from waveglow.model import WaveGlow
+from waveglow.network import HOPPER, Network, Tuning
+from waveglow.network import tuning_for as waveglow_tuning
 from waveglow.parts import WaveGlowPart
-from waveglow.triton_engine import HOPPER, Network, Tuning
-from waveglow.triton_engine import tuning_for as waveglow_tuning
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 

@@ -23,20 +23,11 @@ from tests.models import TINY_TACOTRON2
 from tests.scripts import run_interpreted
 from waveglow import triton_engine
 from waveglow.conditioning import upsampling_taps
-from waveglow.folding import width_of
+from waveglow.folding import OUTPUTS, WIDTH, fold, width_of
 from waveglow.model import WaveGlow
+from waveglow.network import GENERAL, HOPPER, Network, Tiles, Tuning
 from waveglow.parts import WaveGlowPart
-from waveglow.triton_engine import (
-    GENERAL,
-    HOPPER,
-    OUTPUTS,
-    WIDTH,
-    FastWaveGlowEngine,
-    Network,
-    Tiles,
-    Tuning,
-    fold,
-)
+from waveglow.triton_engine import FastWaveGlowEngine
 
 TWO_KERNELS = dataclasses.replace(HOPPER, fused=None)
 SMALL = WaveGlowConfig(n_flows=4, n_early_every=2, wn_layers=3, wn_channels=64)

@@ -1,4 +1,4 @@
-"""Triton kernels of WaveGlow: what `waveglow.triton_engine` launches, in the layout that it prepares.
+"""Triton kernels of WaveGlow: what `waveglow.network` launches, in the layout that it prepares.
 
 Everything is a table of rows of `WIDTH` FP16 values, so that every tile that a kernel loads is contiguous memory.
 
