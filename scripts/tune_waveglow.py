@@ -1,7 +1,7 @@
 """Tries ways to cut WaveGlow's matrix kernels on the GPU at hand: checks each and prints how fast it is.
 
 The weights are random, of the published checkpoint's size unless --wn-channels says otherwise. What comes out best is
-entered by hand into `waveglow.triton_engine`.
+entered by hand into `waveglow.network`.
 """
 
 import argparse
@@ -17,10 +17,10 @@ from common.config import WaveGlowConfig
 from common.cuda import capture, triton_obstacle, with_index
 from common.errors import UserError
 from common.table import format_table
-from waveglow.folding import WIDTH
+from waveglow.conditioning import Conditioning, parse_conditioning
 from waveglow.model import WaveGlow
+from waveglow.network import Network, Tiles, Tuning, default_tuning
 from waveglow.parts import WaveGlowPart
-from waveglow.triton_engine import Network, Tiles, Tuning, default_tuning
 
 TILES = [
     Tiles(rows, columns, warps, stages)
@@ -42,7 +42,7 @@ def tunings(base: Tuning) -> Iterator[tuple[str, Tuning]]:
     if base.descriptors:
         for stages in (3, 4):
             tiles = Tiles(128, 256, 8, stages)
-            yield f"both in one {tiles}", replace(base, fused=tiles, fused_from=0.0)
+            yield f"both in one {tiles}", replace(base, fused=tiles)
 
 
 def milliseconds(work: Callable[[], None], repeats: int = 10) -> float:
@@ -77,21 +77,19 @@ def run_once(network: Network, frames: Sequence[int], mel: Tensor, z: Tensor) ->
     return audio, elapsed
 
 
-def tune(channels: int, batch: int, frames: int) -> list[Sequence[str]]:
+def tune(channels: int, conditioning: Conditioning, batch: int, frames: int) -> list[Sequence[str]]:
     """A row for each way to cut: its name, milliseconds an utterance, difference from the default."""
     device = with_index("cuda")
     reason = triton_obstacle(device)
     if reason is not None:
         raise UserError(f"these kernels can't run here: {reason}")
-    if channels % WIDTH:
-        raise UserError(f"--wn-channels {channels}: it has to be a multiple of {WIDTH}")
     torch.manual_seed(0)
-    part = WaveGlowPart(WaveGlow(WaveGlowConfig(wn_channels=channels))).eval().requires_grad_(False)
-    base = default_tuning(device, batch)
+    part = WaveGlowPart(WaveGlow(WaveGlowConfig(wn_channels=channels)), conditioning).eval().requires_grad_(False)
+    base = default_tuning(device)
     network = Network(part, device, base)
-    groups, phases = network.config.n_group, network.phases
+    groups, positions = network.config.n_group, network.positions
     mel = torch.randn(network.config.n_mel_channels, batch * frames, device=device).half()
-    z = (0.6 * torch.randn(groups, batch * frames * phases, device=device)).half()
+    z = (0.6 * torch.randn(groups, batch * frames * positions, device=device)).half()
     rows: list[Sequence[str]] = []
     expected: Tensor | None = None
     for name, tuning in tunings(base):
@@ -109,8 +107,9 @@ def tune(channels: int, batch: int, frames: int) -> list[Sequence[str]]:
 
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="tune_waveglow.py", description=__doc__)
+    parser.add_argument("--wn-channels", type=bounded_int(2, 1024), default=256, help="channels of WaveGlow's networks")
     parser.add_argument(
-        "--wn-channels", type=bounded_int(64, 1024), default=256, help="channels of WaveGlow's networks"
+        "--conditioning", type=parse_conditioning, default="exact", help="exact, or a rank of WaveGlow's conditioning"
     )
     parser.add_argument("-bs", "--batch-size", type=bounded_int(1, 1024), default=16, help="utterances at a time")
     parser.add_argument("--frames", type=bounded_int(1, 2000), default=600, help="mel frames of an utterance")
@@ -118,7 +117,7 @@ def make_parser() -> ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    rows = tune(args.wn_channels, args.batch_size, args.frames)
+    rows = tune(args.wn_channels, args.conditioning, args.batch_size, args.frames)
     print(torch.cuda.get_device_name())
     print(format_table(("tiles", "ms an utterance", "difference"), rows))
 

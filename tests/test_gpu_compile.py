@@ -8,7 +8,7 @@ import functools
 import re
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ from tacotron2.model import Tacotron2
 from tacotron2.parts import DecoderIterPart, EncoderPart
 from tacotron2.triton_engine import FusedEncoder, FusedStep
 from tacotron2.triton_engine import tuning_for as decoder_tuning
+from waveglow.conditioning import Conditioning
 from waveglow.model import WaveGlow
+from waveglow.network import HOPPER, Network, Tuning
+from waveglow.network import tuning_for as waveglow_tuning
 from waveglow.parts import WaveGlowPart
-from waveglow.triton_engine import HOPPER, Network, Tuning
-from waveglow.triton_engine import tuning_for as waveglow_tuning
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -118,22 +119,24 @@ def encoder_launch() -> Launch:
     return part.launch(x, lengths, torch.zeros_like(x))
 
 
-def waveglow_launches(tuning: Tuning, batch: int, channels: int) -> list[Launch]:
-    network = folded(channels).retuned(tuning)
+def waveglow_launches(tuning: Tuning, batch: int, channels: int, conditioning: Conditioning) -> list[Launch]:
+    network = folded(channels, conditioning).retuned(tuning)
+    network.processors = 31  # few enough for a round of whole tiles, and one of halves
     frames = 64
     rows, total = network.rows_of([frames] * batch), batch * frames
     memory = torch.zeros(network.bytes_for(rows), dtype=torch.uint8)
     shapes = (80, total), (8, total * 32), (total * 256,)
     mel, z, audio = (torch.zeros(shape, dtype=torch.float16) for shape in shapes)
     places = torch.from_numpy(network.places([frames] * batch, rows))
-    return network.launches(network.buffers(memory, rows), places, mel, z, audio)
+    steps = network.launches(network.buffers(memory, rows), places, mel, z, audio)
+    return [step for step in steps if isinstance(step, Launch)]
 
 
 @functools.cache
-def folded(channels: int) -> Network:
+def folded(channels: int, conditioning: Conditioning) -> Network:
     config = WaveGlowConfig(n_flows=3, n_early_every=2, wn_layers=3, wn_channels=channels)
-    part = WaveGlowPart(WaveGlow(config)).requires_grad_(False)
-    return Network(part, torch.device("cpu"), waveglow_tuning((9, 0), 1))
+    part = WaveGlowPart(WaveGlow(config), conditioning).requires_grad_(False)
+    return Network(part, torch.device("cpu"), waveglow_tuning((9, 0)))
 
 
 def check(usages: Iterator[Usage], capability: tuple[int, int]) -> None:
@@ -153,18 +156,24 @@ def test_the_decoder_step_compiles(capability: tuple[int, int], tmp_path: Path) 
         check(compiled(decoder_launches(capability, batch, 128), tmp_path), capability)
 
 
-@pytest.mark.parametrize("channels", [64, 256])
-@pytest.mark.parametrize("batch", [1, 16])
-def test_waveglow_compiles(capability: tuple[int, int], batch: int, channels: int, tmp_path: Path) -> None:
-    check(compiled(waveglow_launches(waveglow_tuning(capability, batch), batch, channels), tmp_path), capability)
+@pytest.mark.parametrize(("channels", "conditioning"), [(64, "exact"), (320, "exact"), (64, 4), (320, 4), (256, 32)])
+def test_waveglow_compiles(
+    capability: tuple[int, int], channels: int, conditioning: Conditioning, tmp_path: Path
+) -> None:
+    tuning = waveglow_tuning(capability)
+    check(compiled(waveglow_launches(tuning, 2, channels, conditioning), tmp_path), capability)
 
 
 @pytest.mark.parametrize("capability", [(9, 0)], ids=["SM 90"], indirect=True)
-def test_waveglows_layer_in_one_kernel_compiles(capability: tuple[int, int], tmp_path: Path) -> None:
-    launches = waveglow_launches(replace(HOPPER, fused_from=0.0), 16, 256)
-    usages = list(compiled(launches, tmp_path))
-    assert "layer" in {usage.kernel for usage in usages}
-    check(iter(usages), capability)
+@pytest.mark.parametrize(
+    ("channels", "conditioning"), [(256, "exact"), (256, 4), (256, 8), (256, 16), (128, "exact"), (96, 4)]
+)
+def test_waveglows_layer_in_one_kernel_compiles(
+    capability: tuple[int, int], channels: int, conditioning: Conditioning, tmp_path: Path
+) -> None:
+    launches = waveglow_launches(HOPPER, 2, channels, conditioning)
+    assert {launch.constants["SPLIT"] for launch in launches if launch.kernel.__name__ == "layer"} == {1, 2}
+    check(compiled(launches, tmp_path), capability)
 
 
 def test_the_decoder_kernel_for_many_steps_compiles_and_is_kept(

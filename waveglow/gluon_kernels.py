@@ -28,9 +28,9 @@ _memory = gl.shared_memory_descriptor
 _view = _memory.reinterpret if hasattr(_memory, "reinterpret") else _memory._reinterpret
 
 
-def tiles_of(table: Tensor, rows: int) -> Any:
-    """What the kernel loads tiles of `rows` rows of a table through."""
-    shape = [rows, WIDTH]
+def tiles_of(table: Tensor, rows: int, columns: int = WIDTH) -> Any:
+    """What the kernel loads tiles of a table through."""
+    shape = [rows, columns]
     return TensorDescriptor.from_tensor(table, shape, gl.NVMMASharedLayout.get_default_for(shape, gl.float16))
 
 
@@ -56,10 +56,52 @@ def _start(OVERLAP: gl.constexpr):
 
 
 @gluon.jit
+def _load_taps(
+    table_tiles,
+    gate_tiles,
+    x_ring,
+    w_ring,
+    bar,
+    slot,
+    part,
+    step,
+    phase,
+    row,
+    source,
+    mel,
+    rows,
+    gap,
+    dilation,
+    IN_BLOCKS: gl.constexpr,
+    CHANNELS: gl.constexpr,
+    PHASES: gl.constexpr,
+    TAPS: gl.constexpr,
+    MEL_BLOCKS: gl.constexpr,
+    TILE: gl.constexpr,
+    COLUMNS: gl.constexpr,
+):
+    # Starts the loads of a step of the gate: of a tap of the convolution or of the mel.
+    AUDIO_STEPS: gl.constexpr = TAPS * IN_BLOCKS
+    tap = step // IN_BLOCKS
+    shifted = phase + (tap - TAPS // 2) * dilation + gap * PHASES
+    plane = (step - tap * IN_BLOCKS) * PHASES + shifted % PHASES
+    hidden_row = source + plane * rows + shifted // PHASES - gap
+    is_audio = step < AUDIO_STEPS
+    x_row = gl.where(is_audio, hidden_row, mel + (step - AUDIO_STEPS) * rows) + row
+    w_block = step + gl.where(is_audio, 0, phase * MEL_BLOCKS)
+    mbarrier.expect(bar, (TILE + COLUMNS) * _WIDTH * 2)
+    _copy(table_tiles, [x_row, 0], bar, x_ring.index(slot))
+    w_row = w_block * (2 * CHANNELS) + part * COLUMNS
+    w = _view(w_ring, gl.float16, [w_ring.shape[0] * _WIDTH // COLUMNS, COLUMNS, _WIDTH], gate_tiles.layout)
+    _copy(gate_tiles, [w_row, 0], bar, w.index(slot))
+
+
+@gluon.jit
 def _load(
     table_tiles,
     gate_tiles,
     residual_tiles,
+    product_tiles,
     x_ring,
     w_ring,
     ready,
@@ -77,6 +119,8 @@ def _load(
     PHASES: gl.constexpr,
     TAPS: gl.constexpr,
     MEL_BLOCKS: gl.constexpr,
+    SUMS: gl.constexpr,
+    SPLIT: gl.constexpr,
     TILE: gl.constexpr,
     COLUMNS: gl.constexpr,
 ):
@@ -84,36 +128,74 @@ def _load(
     # the residual with the old hidden.
     BLOCKS: gl.constexpr = CHANNELS // _WIDTH
     IN_BLOCKS: gl.constexpr = 1 if FIRST else BLOCKS
-    AUDIO_STEPS: gl.constexpr = TAPS * IN_BLOCKS
-    STEPS: gl.constexpr = AUDIO_STEPS + MEL_BLOCKS
+    TAP_STEPS: gl.constexpr = TAPS * IN_BLOCKS + MEL_BLOCKS
+    STEPS: gl.constexpr = TAP_STEPS + (1 if SUMS > 0 else 0)
     PARTS: gl.constexpr = 2 * CHANNELS // COLUMNS
     RESIDUAL: gl.constexpr = PARTS * STEPS  # the first step of the residual
     if tile < tiles:
-        phase = tile % PHASES
-        row = tile // PHASES * TILE
+        phase, row = _place(tile, PHASES, SPLIT, TILE)
         bar = ready.index(slot)
-        mbarrier.expect(bar, (TILE + COLUMNS) * _WIDTH * 2)
         if step < RESIDUAL:
             part = step // STEPS
             inner = step % STEPS
-            tap = inner // IN_BLOCKS
-            shifted = phase + (tap - TAPS // 2) * dilation + gap * PHASES
-            plane = (inner - tap * IN_BLOCKS) * PHASES + shifted % PHASES
-            hidden_row = source + plane * rows + shifted // PHASES - gap
-            is_audio = inner < AUDIO_STEPS
-            x_row = gl.where(is_audio, hidden_row, mel + (inner - AUDIO_STEPS) * rows) + row
-            w_block = inner + gl.where(is_audio, 0, phase * MEL_BLOCKS)
-            _copy(table_tiles, [x_row, 0], bar, x_ring.index(slot))
-            w_row = w_block * (2 * CHANNELS) + part * COLUMNS
-            w = _view(w_ring, gl.float16, [w_ring.shape[0] // BLOCKS, COLUMNS, _WIDTH], gate_tiles.layout)
-            _copy(gate_tiles, [w_row, 0], bar, w.index(slot))
+            if SUMS > 0:
+                if inner == TAP_STEPS:
+                    mbarrier.expect(bar, SUMS * COLUMNS * 2)
+                    values = _product_ring(w_ring, product_tiles)
+                    product = tile // SPLIT * SUMS
+                    _copy(product_tiles, [product, part * COLUMNS], bar, values.index(slot * (_WIDTH // SUMS)))
+                else:
+                    _load_taps(
+                        table_tiles, gate_tiles, x_ring, w_ring, bar, slot, part, inner, phase, row,
+                        source, mel, rows, gap, dilation, IN_BLOCKS, CHANNELS, PHASES, TAPS, MEL_BLOCKS, TILE, COLUMNS,
+                    )  # fmt: skip
+            else:
+                _load_taps(
+                    table_tiles, gate_tiles, x_ring, w_ring, bar, slot, part, inner, phase, row,
+                    source, mel, rows, gap, dilation, IN_BLOCKS, CHANNELS, PHASES, TAPS, MEL_BLOCKS, TILE, COLUMNS,
+                )  # fmt: skip
         else:
             block = step - RESIDUAL
             x_row = source + (0 if FIRST else block) * PHASES * rows + phase * rows + row
+            mbarrier.expect(bar, (TILE + CHANNELS) * _WIDTH * 2)
             _copy(table_tiles, [x_row, 0], bar, x_ring.index(slot))
             for i in gl.static_range(BLOCKS):
                 w_row = i * (CHANNELS + _OUTPUTS) + block * _WIDTH
-                _copy(residual_tiles, [w_row, 0], bar, w_ring.index(slot * BLOCKS + i))
+                _copy(residual_tiles, [w_row, 0], bar, w_ring.index(slot * (COLUMNS // _WIDTH) + i))
+
+
+@gluon.jit
+def _place(tile, PHASES: gl.constexpr, SPLIT: gl.constexpr, TILE: gl.constexpr):
+    # A tile's phase and first row: SPLIT tiles of the same phase follow one another.
+    whole = tile // SPLIT
+    return whole % PHASES, whole // PHASES * (SPLIT * TILE) + tile % SPLIT * TILE
+
+
+@gluon.jit
+def _product_ring(w_ring, product_tiles):
+    # The ring as tiles of products, of which _WIDTH / rows of a tile have the size of a slot.
+    ROWS: gl.constexpr = product_tiles.block_type.shape[0]
+    COLUMNS: gl.constexpr = product_tiles.block_type.shape[1]
+    COUNT: gl.constexpr = w_ring.shape[0] * _WIDTH * _WIDTH // (ROWS * COLUMNS)
+    return _view(w_ring, gl.float16, [COUNT, ROWS, COLUMNS], product_tiles.layout)
+
+
+@gluon.jit
+def _mixing(
+    mixing,
+    first,
+    TILE: gl.constexpr,
+    SUMS: gl.constexpr,
+    RANKS: gl.constexpr,
+    FRAME_ROWS: gl.constexpr,
+    num_warps: gl.constexpr,
+):
+    # What a tile's rows, from `first` on, take of its products, the same for all tiles: see `waveglow.triton_kernels`.
+    LINES: gl.constexpr = gl.BlockedLayout([1, 8], [16, 2], [num_warps, 1], [1, 0])
+    row = first + gl.arange(0, TILE, layout=gl.SliceLayout(1, LINES))[:, None]
+    product = gl.arange(0, SUMS, layout=gl.SliceLayout(0, LINES))[None, :]
+    same = row // FRAME_ROWS == product // RANKS
+    return gl.load(mixing + row % FRAME_ROWS * RANKS + product % RANKS, mask=same, other=0.0)
 
 
 @gluon.jit
@@ -129,6 +211,7 @@ def _move_on(
     table_tiles,
     gate_tiles,
     residual_tiles,
+    product_tiles,
     x_ring,
     w_ring,
     ready,
@@ -148,6 +231,8 @@ def _move_on(
     PHASES: gl.constexpr,
     TAPS: gl.constexpr,
     MEL_BLOCKS: gl.constexpr,
+    SUMS: gl.constexpr,
+    SPLIT: gl.constexpr,
     TILE: gl.constexpr,
     COLUMNS: gl.constexpr,
     STAGES: gl.constexpr,
@@ -155,9 +240,9 @@ def _move_on(
 ):
     # Behind a step's products: starts loads into the slot that the step before has read, and goes to the next slot.
     _load(
-        table_tiles, gate_tiles, residual_tiles, x_ring, w_ring, ready,
+        table_tiles, gate_tiles, residual_tiles, product_tiles, x_ring, w_ring, ready,
         gl.where(slot == 0, STAGES - 1, slot - 1), load_tile, load_step, tiles,
-        source, mel, rows, gap, dilation, FIRST, CHANNELS, PHASES, TAPS, MEL_BLOCKS, TILE, COLUMNS,
+        source, mel, rows, gap, dilation, FIRST, CHANNELS, PHASES, TAPS, MEL_BLOCKS, SUMS, SPLIT, TILE, COLUMNS,
     )  # fmt: skip
     load_tile, load_step = _next(load_tile, load_step, programs, TOTAL)
     parity = gl.where(slot == STAGES - 1, parity ^ 1, parity)
@@ -165,12 +250,14 @@ def _move_on(
     return load_tile, load_step, slot, parity
 
 
-@gluon.jit(do_not_specialize=["dilation", "tiles", "turned"])
+@gluon.jit(do_not_specialize=["dilation", "first_tile", "tiles", "turned"])
 def layer(
     table_tiles,  # FP16 (rows of all sections, WIDTH), in tiles of (TILE, WIDTH)
-    gate_tiles,  # FP16 (steps * 2 * CHANNELS, WIDTH), in tiles of (CHANNELS, WIDTH)
+    gate_tiles,  # FP16 (steps * 2 * CHANNELS, WIDTH), in tiles of (COLUMNS, WIDTH)
     residual_tiles,  # FP16 (steps * (CHANNELS + OUTPUTS), WIDTH), in tiles of (WIDTH, WIDTH)
     output_tiles,  # the same weights, in tiles of (OUTPUTS, WIDTH)
+    product_tiles,  # FP16 (frames * RANKS, 2 * CHANNELS), in tiles of (SUMS, COLUMNS); where RANKS isn't 0
+    mixing,  # FP16 (FRAME_ROWS, RANKS)
     gate_bias,  # FP32 (2 * CHANNELS)
     residual_bias,  # FP32 (CHANNELS)
     output_bias,  # FP32 (OUTPUTS)
@@ -180,7 +267,8 @@ def layer(
     rows,
     gap,
     dilation,
-    tiles,
+    first_tile,
+    tiles,  # the tile to end before
     turned,  # 1: from `second` to `hidden`, not the other way
     FIRST: gl.constexpr,
     LAST: gl.constexpr,
@@ -188,6 +276,9 @@ def layer(
     PHASES: gl.constexpr,
     TAPS: gl.constexpr,
     MEL_BLOCKS: gl.constexpr,
+    RANKS: gl.constexpr,
+    FRAME_ROWS: gl.constexpr,
+    SPLIT: gl.constexpr,
     TILE: gl.constexpr,
     STAGES: gl.constexpr,
     OVERLAP: gl.constexpr,
@@ -196,17 +287,19 @@ def layer(
     """`gate` and `residual` of `waveglow.triton_kernels` in one: what is gated stays in registers. See there for FIRST,
     LAST, and what is computed.
 
-    A program takes TILE rows of one phase after the other and computes all channels of them, half of the gates' columns
-    at a time. Other programs still read the rows that it replaces, at their shifts, so the hidden is read from one
-    section and written to the other.
+    A program takes TILE rows of one phase after the other and computes all channels of them, COLUMNS of the gates' at a
+    time. SPLIT tiles share the products of their frames. Other programs still read the rows that a program replaces, at
+    their shifts, so the hidden is read from one section and written to the other.
     """
-    COLUMNS: gl.constexpr = CHANNELS  # of the gates, at a time
+    COLUMNS: gl.constexpr = gate_tiles.block_type.shape[0]
     BLOCKS: gl.constexpr = CHANNELS // _WIDTH
-    gl.static_assert(CHANNELS == 4 * _WIDTH)
+    SLOT_BLOCKS: gl.constexpr = COLUMNS // _WIDTH
+    gl.static_assert(COLUMNS == 4 * _WIDTH)
     PARTS: gl.constexpr = 2 * CHANNELS // COLUMNS
     STEP: gl.constexpr = CHANNELS + _OUTPUTS  # rows of the residual's weights for one block of input
+    SUMS: gl.constexpr = SPLIT * TILE // FRAME_ROWS * RANKS
     STEPS: gl.constexpr = TAPS * (1 if FIRST else BLOCKS) + MEL_BLOCKS
-    TOTAL: gl.constexpr = PARTS * STEPS + (0 if LAST else BLOCKS)
+    TOTAL: gl.constexpr = PARTS * (STEPS + (1 if SUMS > 0 else 0)) + (0 if LAST else BLOCKS)
     GATE: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [num_warps, 1], [16, COLUMNS, 16])
     BLOCK: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [num_warps, 1], [16, _WIDTH, 16])
     OUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [num_warps, 1], [16, _OUTPUTS, 16])
@@ -214,12 +307,16 @@ def layer(
     LINES: gl.constexpr = gl.BlockedLayout([2, 8], [8, 4], [num_warps, 1], [1, 0])
 
     x_ring = gl.allocate_shared_memory(gl.float16, [STAGES, TILE, _WIDTH], table_tiles.layout)
-    w_ring = gl.allocate_shared_memory(gl.float16, [STAGES * BLOCKS, _WIDTH, _WIDTH], residual_tiles.layout)
+    w_ring = gl.allocate_shared_memory(gl.float16, [STAGES * SLOT_BLOCKS, _WIDTH, _WIDTH], residual_tiles.layout)
     # For all tiles: the weights of the outputs, and those of `start`, for which the ring has no place.
     output_weights = gl.allocate_shared_memory(gl.float16, [BLOCKS, _OUTPUTS, _WIDTH], output_tiles.layout)
     start_weights = gl.allocate_shared_memory(
         gl.float16, [BLOCKS if FIRST and not LAST else 1, _WIDTH, _WIDTH], residual_tiles.layout
     )
+    if SUMS > 0:
+        weights = gl.allocate_shared_memory(gl.float16, [SPLIT, TILE, SUMS], gl.NVMMASharedLayout(2 * SUMS, 16, 2))
+        for i in gl.static_range(SPLIT):
+            weights.index(i).store(_mixing(mixing, i * TILE, TILE, SUMS, RANKS, FRAME_ROWS, num_warps))
     ready = gl.allocate_shared_memory(gl.int64, [STAGES + 1, 1], mbarrier.MBarrierLayout())
     for i in gl.static_range(STAGES + 1):
         mbarrier.init(ready.index(i), count=1)
@@ -241,12 +338,13 @@ def layer(
         if FIRST and not LAST:
             _copy(residual_tiles, [BLOCKS * STEP + i * _WIDTH, 0], kept, start_weights.index(i))
     _start(OVERLAP)
-    load_tile = gl.program_id(0)
+    load_tile = first_tile + gl.program_id(0)
     load_step = load_tile * 0  # a value of the program, not a constant: loops carry it
     for i in gl.static_range(STAGES - 1):
         _load(
-            table_tiles, gate_tiles, residual_tiles, x_ring, w_ring, ready, i, load_tile, load_step, tiles,
-            source, mel, rows, gap, dilation, FIRST, CHANNELS, PHASES, TAPS, MEL_BLOCKS, TILE, COLUMNS,
+            table_tiles, gate_tiles, residual_tiles, product_tiles, x_ring, w_ring, ready, i, load_tile, load_step,
+            tiles, source, mel, rows, gap, dilation,
+            FIRST, CHANNELS, PHASES, TAPS, MEL_BLOCKS, SUMS, SPLIT, TILE, COLUMNS,
         )  # fmt: skip
         load_tile, load_step = _next(load_tile, load_step, programs, TOTAL)
     mbarrier.wait(kept, 0)
@@ -261,9 +359,8 @@ def layer(
     line_column = gl.arange(0, _WIDTH, layout=gl.SliceLayout(0, LINES))
     slot = gl.program_id(0) * 0
     parity = slot
-    for tile in range(gl.program_id(0), tiles, programs):
-        phase = tile % PHASES
-        row = tile // PHASES * TILE
+    for tile in range(first_tile + gl.program_id(0), tiles, programs):
+        phase, row = _place(tile, PHASES, SPLIT, TILE)
         place = outputs + (phase * rows + row + out_row)[:, None] * _OUTPUTS + out_column[None, :]
         gated = ()
         for part in gl.static_range(PARTS):
@@ -280,9 +377,19 @@ def layer(
                 acc = warpgroup_mma(x_ring.index(slot), gate_weights.index(slot).permute((1, 0)), acc, is_async=True)
                 acc = warpgroup_mma_wait(1, deps=[acc])
                 load_tile, load_step, slot, parity = _move_on(
-                    table_tiles, gate_tiles, residual_tiles, x_ring, w_ring, ready, slot, parity, load_tile, load_step,
-                    tiles, programs, source, mel, rows, gap, dilation,
-                    FIRST, CHANNELS, PHASES, TAPS, MEL_BLOCKS, TILE, COLUMNS, STAGES, TOTAL,
+                    table_tiles, gate_tiles, residual_tiles, product_tiles, x_ring, w_ring, ready, slot, parity,
+                    load_tile, load_step, tiles, programs, source, mel, rows, gap, dilation,
+                    FIRST, CHANNELS, PHASES, TAPS, MEL_BLOCKS, SUMS, SPLIT, TILE, COLUMNS, STAGES, TOTAL,
+                )  # fmt: skip
+            if SUMS > 0:
+                mbarrier.wait(ready.index(slot), parity)
+                values = _product_ring(w_ring, product_tiles).index(slot * (_WIDTH // SUMS))
+                acc = warpgroup_mma(weights.index(tile % SPLIT), values, acc, is_async=True)
+                acc = warpgroup_mma_wait(1, deps=[acc])
+                load_tile, load_step, slot, parity = _move_on(
+                    table_tiles, gate_tiles, residual_tiles, product_tiles, x_ring, w_ring, ready, slot, parity,
+                    load_tile, load_step, tiles, programs, source, mel, rows, gap, dilation,
+                    FIRST, CHANNELS, PHASES, TAPS, MEL_BLOCKS, SUMS, SPLIT, TILE, COLUMNS, STAGES, TOTAL,
                 )  # fmt: skip
             acc = warpgroup_mma_wait(0, deps=[acc])
             a, b = gl.split(gl.permute(gl.reshape(acc, (TILE, 2, 2, _WIDTH)), (0, 3, 1, 2)))
@@ -309,11 +416,11 @@ def layer(
                     new = x_ring.index(slot).load(BLOCK).to(gl.float32) + block_bias
                 for i in gl.static_range(BLOCKS):
                     x = gl.convert_layout(gated[i], gl.DotOperandLayout(0, BLOCK, 2))
-                    new = warpgroup_mma(x, w_ring.index(slot * BLOCKS + i).permute((1, 0)), new, is_async=True)
+                    new = warpgroup_mma(x, w_ring.index(slot * SLOT_BLOCKS + i).permute((1, 0)), new, is_async=True)
                 load_tile, load_step, slot, parity = _move_on(
-                    table_tiles, gate_tiles, residual_tiles, x_ring, w_ring, ready, slot, parity, load_tile, load_step,
-                    tiles, programs, source, mel, rows, gap, dilation,
-                    FIRST, CHANNELS, PHASES, TAPS, MEL_BLOCKS, TILE, COLUMNS, STAGES, TOTAL,
+                    table_tiles, gate_tiles, residual_tiles, product_tiles, x_ring, w_ring, ready, slot, parity,
+                    load_tile, load_step, tiles, programs, source, mel, rows, gap, dilation,
+                    FIRST, CHANNELS, PHASES, TAPS, MEL_BLOCKS, SUMS, SPLIT, TILE, COLUMNS, STAGES, TOTAL,
                 )  # fmt: skip
                 new = warpgroup_mma_wait(0, deps=[new])
                 new = gl.where(used, new, 0.0).to(gl.float16)

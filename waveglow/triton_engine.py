@@ -1,17 +1,8 @@
-"""WaveGlow on an NVIDIA GPU in FP16, through `waveglow.triton_kernels` and one CUDA graph per shape.
+"""WaveGlow on an NVIDIA GPU in FP16: an engine on the launches of `waveglow.network`, one CUDA graph per shape."""
 
-It computes the function of `waveglow.parts.WaveGlowPart` with the weights that `waveglow.folding` folds.
-"""
-
-import copy
-import functools
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,345 +11,13 @@ from common.cuda import ShapeCache, on_device
 from common.engine import check_bound
 from common.graph_engine import GraphRun
 from common.metadata import ModelMetadata
-from common.triton_engine import Launch, TritonEngine, overlapping
-from waveglow.folding import OUTPUTS, WIDTH, FoldedFlow, fold
+from common.triton_engine import Launch, TritonEngine
+from waveglow.folding import OUTPUTS
 from waveglow.model import WaveGlow
+from waveglow.network import ROW_TILE, Network, Tuning, default_tuning
 from waveglow.parts import WaveGlowPart
 
-ROW_TILE = 128  # rows of a tile of the kernels that multiply nothing
-FUSED_CHANNELS = 256  # of a layer that one kernel computes: what is gated stays in registers
 CACHED_SHAPES = 32  # shapes that keep their graph
-
-
-@dataclass(frozen=True)
-class Tiles:
-    """How a matrix kernel cuts its work: rows and (at most) output columns of a tile, warps of a program, loads in
-    flight."""
-
-    rows: int
-    columns: int
-    warps: int
-    stages: int
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """`descriptors`: tiles come through TMA, the bulk copy engine; `overlap`: a kernel starts while its predecessor
-    drains (PDL); both need compute capability 9.0. `persistent`: the gate kernel has one program for each
-    multiprocessor, which takes tiles in turn. `approximate`: the hardware's tanh, which Triton's interpreter lacks.
-    `fused`: one kernel for both, for Hopper alone and for FUSED_CHANNELS channels, where there are at least
-    `fused_from` of its tiles, which have all columns, for each multiprocessor."""
-
-    gate: Tiles
-    residual: Tiles
-    descriptors: bool
-    overlap: bool
-    persistent: bool = False
-    approximate: bool = True
-    fused: Tiles | None = None
-    fused_from: float = 0.0
-
-
-# The fastest on an H100; docs/speed.md has what else was tried.
-HOPPER = Tuning(
-    Tiles(128, 256, 8, 4),
-    Tiles(128, 128, 4, 3),
-    descriptors=True,
-    overlap=True,
-    persistent=True,
-    fused=Tiles(128, 256, 8, 4),
-    fused_from=2.0,
-)
-# For GPUs without those engines: within the 99 KB of shared memory that the smallest of them gives a program.
-GENERAL = Tuning(Tiles(128, 128, 8, 3), Tiles(128, 128, 8, 2), descriptors=False, overlap=False)
-
-
-def default_tuning(device: torch.device, batch: int) -> Tuning:
-    return tuning_for(torch.cuda.get_device_capability(device), batch)
-
-
-def tuning_for(capability: tuple[int, int], batch: int) -> Tuning:
-    return HOPPER if capability[0] == 9 else GENERAL
-
-
-@dataclass
-class Buffers:
-    """Working memory, and the sizes it is cut for: `rows` a plane, of which the first `used_rows` hold utterances."""
-
-    table: Tensor  # (rows of all sections, WIDTH), FP16
-    outputs: Tensor  # (positions, OUTPUTS), FP32
-    states: tuple[Tensor, Tensor]  # (positions, n_group) each, FP32
-    rows: int
-    used_rows: int
-
-
-class Network:
-    """The folded WaveGlow and the launches that run it.
-
-    Args:
-        part: in FP32 or FP16; folding FP32 weights rounds once.
-        device: a CUDA device, or the CPU under Triton's interpreter.
-    """
-
-    def __init__(self, part: WaveGlowPart, device: torch.device, tuning: Tuning) -> None:
-        self.config = part.config
-        self.remaining = part.remaining
-        self.phases = part.upsample.stride[0]
-        self.mel_taps = part.upsample.kernel_size[0] // self.phases
-        self.mel_blocks = math.ceil(self.mel_taps * self.config.n_mel_channels / WIDTH)
-        reach = 2 ** (self.config.wn_layers - 1) * (self.config.wn_kernel_size // 2)  # positions
-        self.gap = max(math.ceil(reach / self.phases), 1)
-        self.flows = fold(part, device)
-        self.tuning = tuning
-        on_gpu = device.type == "cuda"
-        self.processors = torch.cuda.get_device_properties(device).multi_processor_count if on_gpu else 1
-
-    def retuned(self, tuning: Tuning) -> "Network":
-        """The same weights, cut otherwise."""
-        network = copy.copy(self)
-        network.tuning = tuning
-        return network
-
-    def rows_of(self, frames: Sequence[int]) -> int:
-        """The rows of a plane that utterances of so many frames take."""
-        return sum(frames) + self.gap * len(frames)
-
-    def places(self, frames: Sequence[int], used_rows: int) -> np.ndarray:
-        """Of each row of a plane, which of all utterances' frames it is, or -1: int32 [rows]."""
-        places = np.full(self.sizes(used_rows)[0], -1, np.int32)
-        row = frame = 0
-        for count in frames:
-            places[row : row + count] = np.arange(frame, frame + count)
-            row, frame = row + count + self.gap, frame + count
-        return places
-
-    def sizes(self, used_rows: int) -> tuple[int, int]:
-        """(rows of a plane, rows of the table); a plane is a multiple of the largest tile long."""
-        kernels = (self.tuning.gate, self.tuning.residual, self.tuning.fused)
-        tile = max(ROW_TILE, *(tiles.rows for tiles in kernels if tiles))
-        rows = math.ceil(used_rows / tile) * tile
-        blocks = self.config.wn_channels // WIDTH
-        return rows, self.gap + ((1 + 2 * blocks) * self.phases + self.mel_blocks) * rows
-
-    def bytes_for(self, used_rows: int) -> int:
-        """The size of the working memory for planes of so many rows."""
-        rows, table_rows = self.sizes(used_rows)
-        return 2 * table_rows * WIDTH + 4 * self.phases * rows * (OUTPUTS + 2 * self.config.n_group)
-
-    def buffers(self, memory: Tensor, used_rows: int) -> Buffers:
-        """Cuts working memory, a byte tensor of at least `bytes_for(used_rows)`.
-
-        The table comes first, so that its leading rows, which have to be zeros, are the same memory for every shape.
-        """
-        rows, table_rows = self.sizes(used_rows)
-        positions, group = self.phases * rows, self.config.n_group
-        sizes = [2 * table_rows * WIDTH, *(4 * positions * columns for columns in (OUTPUTS, group, group))]
-        table, outputs, state, next_state = memory[: sum(sizes)].split(sizes)
-        return Buffers(
-            table.view(torch.float16).view(table_rows, WIDTH),
-            outputs.view(torch.float32).view(positions, OUTPUTS),
-            (
-                state.view(torch.float32).view(positions, group),
-                next_state.view(torch.float32).view(positions, group),
-            ),
-            rows,
-            used_rows,
-        )
-
-    def launches(self, buffers: Buffers, places: Tensor, mel: Tensor, z: Tensor, audio: Tensor) -> list[Launch]:
-        """The whole network's kernels in order.
-
-        Args:
-            places: see the method; on the device.
-            mel, z, audio: of all utterances one after another, FP16 (n_mel_channels, frames),
-                (n_group, frames * hop_length / n_group) and (frames * hop_length,).
-        """
-        states = list(buffers.states)
-        early = self.remaining
-        launches = [
-            self._spread_mel(buffers, places, mel),
-            self._couple(buffers, places, None, states, z, audio, early=0, count=early, last=False),
-        ]
-        for number, flow in enumerate(self.flows):
-            states.reverse()
-            for i in range(len(flow.layers)):
-                launches += self._layer(buffers, places, flow, i)
-            last = number == len(self.flows) - 1
-            launches.append(
-                self._couple(buffers, places, flow, states, z, audio, early=early, count=flow.early, last=last)
-            )
-            early += flow.early
-        return launches
-
-    @property
-    def _constants(self) -> dict[str, Any]:
-        # Of the three kernels that know the table's sections.
-        shape = {"CHANNELS": self.config.wn_channels, "PHASES": self.phases}
-        return {**shape, **overlapping(self.tuning.overlap)}
-
-    def _spread_mel(self, buffers: Buffers, places: Tensor, mel: Tensor) -> Launch:
-        from waveglow.triton_kernels import spread_mel
-
-        return Launch(
-            spread_mel,
-            (buffers.rows // ROW_TILE, self.mel_blocks),
-            (buffers.table, mel, places, buffers.rows, self.gap, mel.size(1)),
-            dict(
-                MEL_CHANNELS=self.config.n_mel_channels,
-                MEL_TAPS=self.mel_taps,
-                TILE=ROW_TILE,
-                **self._constants,
-            ),
-        )
-
-    def _couple(
-        self,
-        buffers: Buffers,
-        places: Tensor,
-        flow: FoldedFlow | None,
-        states: list[Tensor],
-        z: Tensor,
-        audio: Tensor,
-        *,
-        early: int,
-        count: int,
-        last: bool,
-    ) -> Launch:
-        # The coupling of a flow (None: what comes before the first), from states[0] to states[1].
-        from waveglow.triton_kernels import couple
-
-        mixer = states[0] if flow is None else flow.mixer
-        sizes = (buffers.rows, self.gap, z.size(1) // self.phases)
-        return Launch(
-            couple,
-            (self.phases * (buffers.rows // ROW_TILE),),
-            (buffers.table, buffers.outputs, *states, mixer, z, audio, places, *sizes, early),
-            dict(
-                FLOW_CHANNELS=flow.channels if flow else 0,
-                EARLY=count,
-                GROUP=self.config.n_group,
-                PHASES=self.phases,
-                LAST=last,
-                TILE=ROW_TILE,
-                **overlapping(self.tuning.overlap),
-            ),
-        )
-
-    def _layer(self, buffers: Buffers, places: Tensor, flow: FoldedFlow, number: int) -> Iterator[Launch]:
-        tiles = self.tuning.fused
-        if tiles is not None and self.config.wn_channels == FUSED_CHANNELS and _gluon_kernels() is not None:
-            count = self.phases * (buffers.rows // tiles.rows)
-            if count >= self.tuning.fused_from * self.processors:
-                return iter([self._layer_in_one(buffers, places, flow, number, tiles, count)])
-        return self._layer_in_two(buffers, places, flow, number)
-
-    def _layer_in_one(
-        self, buffers: Buffers, places: Tensor, flow: FoldedFlow, number: int, tiles: Tiles, count: int
-    ) -> Launch:
-        kernels = _gluon_kernels()
-        assert kernels is not None
-        tiles_of = kernels.tiles_of
-        layer, channels = flow.layers[number], self.config.wn_channels
-        first, last = number == 0, number == len(flow.layers) - 1
-        return Launch(
-            kernels.layer,
-            (min(count, self.processors),),
-            (
-                tiles_of(buffers.table, tiles.rows),
-                tiles_of(layer.gate, channels),
-                tiles_of(layer.residual, WIDTH),
-                tiles_of(layer.residual, OUTPUTS),
-                layer.gate_bias,
-                layer.residual_bias,
-                flow.output_bias,
-                buffers.table,
-                buffers.outputs,
-                places,
-                buffers.rows,
-                self.gap,
-                2**number,
-                count,
-                (number + 1) % 2,  # the first layer writes `hidden`
-            ),
-            dict(
-                FIRST=first,
-                LAST=last,
-                TAPS=self.config.wn_kernel_size,
-                MEL_BLOCKS=self.mel_blocks,
-                TILE=tiles.rows,
-                # In the first layer the weights of `start` take the place of a stage.
-                STAGES=min(tiles.stages, 3) if first and not last else tiles.stages,
-                num_warps=tiles.warps,
-                **self._constants,
-            ),
-        )
-
-    def _layer_in_two(self, buffers: Buffers, places: Tensor, flow: FoldedFlow, number: int) -> Iterator[Launch]:
-        from waveglow.triton_kernels import gate, residual
-
-        layer, channels = flow.layers[number], self.config.wn_channels
-        first, last = number == 0, number == len(flow.layers) - 1
-        shared = {"FIRST": first, "MEL_BLOCKS": self.mel_blocks, **self._constants}
-        tiles = self.tuning.gate
-        columns = math.gcd(2 * channels, tiles.columns)
-        count = self.phases * math.ceil(buffers.used_rows / tiles.rows) * (2 * channels // columns)
-        yield Launch(
-            gate,
-            (min(count, self.processors) if self.tuning.persistent else count,),
-            (
-                buffers.table,
-                self._tiles(buffers.table, tiles.rows),
-                self._tiles(layer.gate, columns),
-                layer.gate_bias,
-                buffers.rows,
-                self.gap,
-                2**number,
-                count,
-            ),
-            dict(
-                TAPS=self.config.wn_kernel_size,
-                PERSISTENT=self.tuning.persistent,
-                APPROXIMATE=self.tuning.approximate,
-                **self._cut(tiles, columns),
-                **shared,
-            ),
-        )
-        tiles = self.tuning.residual
-        columns = math.gcd(channels, tiles.columns)
-        yield Launch(
-            residual,
-            (self.phases * (buffers.rows // tiles.rows) * (1 if last else channels // columns),),
-            (
-                buffers.table,
-                self._tiles(buffers.table, tiles.rows),
-                self._tiles(layer.residual, columns),
-                self._tiles(layer.residual, OUTPUTS),
-                layer.residual_bias,
-                flow.output_bias,
-                buffers.outputs,
-                places,
-                buffers.rows,
-                self.gap,
-            ),
-            dict(LAST=last, **self._cut(tiles, columns), **shared),
-        )
-
-    def _cut(self, tiles: Tiles, columns: int) -> dict[str, Any]:
-        return {
-            "TILE": tiles.rows,
-            "COLUMNS": columns,
-            "DESCRIPTOR": self.tuning.descriptors,
-            "num_warps": tiles.warps,
-            "num_stages": tiles.stages,
-        }
-
-    def _tiles(self, table: Tensor, rows: int) -> Any:
-        # What a kernel loads tiles of `rows` rows through.
-        if not self.tuning.descriptors:
-            return table
-        from triton.tools.tensor_descriptor import TensorDescriptor
-
-        return TensorDescriptor.from_tensor(table, [rows, WIDTH])
 
 
 @dataclass
@@ -398,7 +57,7 @@ class FastWaveGlowEngine(TritonEngine):
         super().__init__(metadata, device)
         part = module if isinstance(module, WaveGlowPart) else WaveGlowPart(module)
         with on_device(self.device):
-            self._network = Network(part, self.device, tuning or default_tuning(self.device, 1))
+            self._network = Network(part, self.device, tuning or default_tuning(self.device))
         self._graphs = graphs
         self._memory = torch.empty(0, dtype=torch.uint8, device=self.device)
         self._plans = ShapeCache[tuple[int, int], _Plan](CACHED_SHAPES)  # by rows of a plane, and frames
@@ -409,8 +68,6 @@ class FastWaveGlowEngine(TritonEngine):
         config = metadata.model
         if not isinstance(config, WaveGlowConfig):
             return f"it runs WaveGlow only, not the {metadata.part}"
-        if config.wn_channels % WIDTH:
-            return f"{config.wn_channels} channels are no multiple of {WIDTH}"
         if config.n_group & (config.n_group - 1) or not 2 <= config.n_group <= OUTPUTS:
             return f"groups of {config.n_group} samples; it takes 2, 4, 8 or 16"
         return None
@@ -446,14 +103,15 @@ class FastWaveGlowEngine(TritonEngine):
         """
         frames = [mel.size(1) for mel in mels]
         total, rows = sum(frames), _rounded_up(self._network.rows_of(frames))
-        plan = self._plans.get((rows, rows), lambda: self._plan(rows, rows))
+        most = rows // self._network.frame_rows
+        plan = self._plans.get((rows, most), lambda: self._plan(rows, most))
         places = torch.from_numpy(self._network.places(frames, rows)).pin_memory()
         with on_device(self.device):
             plan.places.copy_(places, non_blocking=True)
             plan.mel[:, :total].copy_(torch.cat(list(mels), 1))
-            plan.z[:, : total * self._network.phases].copy_(torch.cat(list(noises), 1))
+            plan.z[:, : total * self._network.positions].copy_(torch.cat(list(noises), 1))
             plan.run()
-            hop = self._network.phases * self._network.config.n_group
+            hop = self._network.positions * self._network.config.n_group
             return list(plan.audio[: total * hop].clone().split([count * hop for count in frames]))
 
     @torch.inference_mode()
@@ -466,7 +124,7 @@ class FastWaveGlowEngine(TritonEngine):
             self._memory = torch.empty(0, dtype=torch.uint8, device=self.device)
             self._memory = torch.zeros(needed, dtype=torch.uint8, device=self.device)
         buffers, config = self._network.buffers(self._memory, used_rows), self._network.config
-        positions = frames * self._network.phases
+        positions = frames * self._network.positions
         sizes = (config.n_mel_channels, frames), (config.n_group, positions), (config.n_group * positions,)
         mel, z, audio = (torch.zeros(size, dtype=torch.float16, device=self.device) for size in sizes)
         places = torch.from_numpy(self._network.places(lengths, used_rows)).to(self.device)
@@ -477,7 +135,7 @@ class FastWaveGlowEngine(TritonEngine):
                 launch()
 
         with on_device(self.device):
-            kernels = {id(launch.kernel) for launch in launches}
+            kernels = {id(launch.kernel) for launch in launches if isinstance(launch, Launch)}
             if not kernels <= self._compiled:
                 run()  # Triton compiles at the first launch, which must not happen during a capture
                 self._compiled |= kernels
@@ -488,16 +146,6 @@ class FastWaveGlowEngine(TritonEngine):
         self._plans.clear()
         for name in ("_network", "_memory"):  # gone already where it is closed again
             vars(self).pop(name, None)
-
-
-@functools.cache
-def _gluon_kernels() -> ModuleType | None:
-    """None where Triton has no Gluon, or another one (it is experimental): two kernels then do a layer's work."""
-    try:
-        from waveglow import gluon_kernels
-    except (ImportError, AttributeError):
-        return None
-    return gluon_kernels
 
 
 def _rounded_up(rows: int) -> int:

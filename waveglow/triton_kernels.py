@@ -1,13 +1,19 @@
-"""Triton kernels of WaveGlow: what `waveglow.triton_engine` launches, in the layout that it prepares.
+"""Triton kernels of WaveGlow: what `waveglow.network` launches, in the layout that it prepares.
 
 Everything is a table of rows of `WIDTH` FP16 values, so that every tile that a kernel loads is contiguous memory.
 
-A *position* is a group of neighbouring samples; frame f of the mel covers positions f * PHASES to f * PHASES + PHASES
-- 1. Positions are kept phase by phase: one *plane* holds the positions of one phase, one row a frame, the utterances
-after one another, of whatever lengths, with at least `gap` empty frames behind each. So a shift by any dilation is a
-shift by whole rows in another plane, the empty rows are the convolution's zero padding, and all positions of a tile
-share the weights of their phase. `places` says of each row which frame of all utterances it is, -1 for an empty one;
-mels, noise and audio hold these frames without gaps. The table's sections, each a list of planes of `rows` rows:
+A *position* is a group of neighbouring samples. Positions are kept phase by phase: one *plane* holds the positions of
+one phase, the utterances after one another, of whatever lengths, with at least `gap` empty rows behind each. So a shift
+by any dilation is a shift by whole rows in another plane, and the empty rows are the convolution's zero padding. The
+conditioning decides how many phases there are:
+
+    exact       a phase for each position of a frame, so that a plane has one row a frame and all positions of a tile
+                share the weights of their phase
+    of RANKS    one phase, so that a plane has FRAME_ROWS rows a frame and a tile covers whole frames: every utterance
+                begins at a multiple of FRAME_ROWS
+
+`places` says of each row which one of all utterances' rows it is, -1 for an empty one; mels, noise and audio hold these
+without gaps. The table's sections, each a list of planes of `rows` rows:
 
     lead        `gap` rows of zeros: what lies before the first plane
     input       the flow's audio channels as FP16, a one in column GROUP (it carries the bias of `start`), zeros
@@ -15,7 +21,8 @@ mels, noise and audio hold these frames without gaps. The table's sections, each
     second      as hidden. `gate` writes it (tanh times sigmoid of the current layer) and `residual` reads it; the
                 kernel that does the work of both (`waveglow.gluon_kernels`) takes the two sections in turn, one to
                 read and one to write
-    mel         the taps of the upsampling side by side, MEL_BLOCKS planes (the same for all phases)
+    mel         a frame's taps of the upsampling, the same for all phases: for the exact conditioning MEL_BLOCKS planes,
+                else a frame's blocks side by side, which one matrix product makes into the `products` of a flow
 
 `second` stands before `mel` because what lies before a section's first plane is read, and has to end in zeros.
 """
@@ -65,12 +72,31 @@ def _columns(column, rows, PHASES: tl.constexpr):
     return (column // _WIDTH).to(tl.int64) * (PHASES * rows * _WIDTH) + column % _WIDTH
 
 
+@triton.jit
+def _mixing(mixing, first, TILE: tl.constexpr, COUNT: tl.constexpr, RANKS: tl.constexpr, FRAME_ROWS: tl.constexpr):
+    # (TILE, COUNT): what a tile's rows take of the products from `first` on; nothing of those of other frames.
+    row = tl.arange(0, TILE)[:, None]
+    product = first + tl.arange(0, COUNT)[None, :]
+    same = row // FRAME_ROWS == product // RANKS
+    return tl.load(mixing + row % FRAME_ROWS * RANKS + product % RANKS, mask=same, other=0.0)
+
+
+@triton.jit
+def _products(products, pitch, row, column, COUNT: tl.constexpr, COLUMNS: tl.constexpr):
+    # (COUNT, COLUMNS)
+    line = products + (row + tl.arange(0, COUNT)).to(tl.int64)[:, None] * pitch
+    return tl.load(line + column + tl.arange(0, COLUMNS)[None, :])
+
+
 @triton.jit(do_not_specialize=["dilation", "tiles"])
 def gate(
     table,  # FP16 (rows of all sections, WIDTH)
     table_tiles,  # the table in tiles of (TILE, WIDTH): a tensor descriptor, or the table itself
     weight_tiles,  # FP16 (steps * 2 * CHANNELS, WIDTH), in tiles of (COLUMNS, WIDTH); likewise
     bias,  # FP32 (2 * CHANNELS)
+    products,  # FP16 (rows / FRAME_ROWS * RANKS, 2 * CHANNELS), where RANKS isn't 0
+    pitch,  # from a row of the products to the next
+    mixing,  # FP16 (FRAME_ROWS, RANKS)
     rows,
     gap,
     dilation,
@@ -80,6 +106,8 @@ def gate(
     PHASES: tl.constexpr,
     TAPS: tl.constexpr,
     MEL_BLOCKS: tl.constexpr,
+    RANKS: tl.constexpr,
+    FRAME_ROWS: tl.constexpr,
     TILE: tl.constexpr,
     COLUMNS: tl.constexpr,
     DESCRIPTOR: tl.constexpr,
@@ -89,7 +117,8 @@ def gate(
 ):
     """second = tanh(a) * sigmoid(b), [a, b] = dilated convolution of the hidden (FIRST: of the input) + conditioning.
 
-    One matrix product whose inner dimension runs over the taps of the convolution and then over the taps of the mel.
+    One matrix product whose inner dimension runs over the taps of the convolution and then over the taps of the mel,
+    or, with RANKS, over the products of the frames that the tile covers: their left operand is the same for all tiles.
     Output columns are WIDTH channels' a, then the same channels' b, and so on; b's weights are halved (sigmoid(b) =
     (1 + tanh(b / 2)) / 2). A tile is TILE rows x COLUMNS columns of one phase. PERSISTENT: there are as many programs
     as run at a time, and the loads of a program's next tile go on while it finishes one.
@@ -104,6 +133,8 @@ def gate(
     second = hidden + BLOCKS * PHASES * rows
     mel = second + BLOCKS * PHASES * rows
     source = gap if FIRST else hidden
+    SUMS: tl.constexpr = TILE // FRAME_ROWS * RANKS
+    CHUNK: tl.constexpr = SUMS if SUMS < 32 else 32
     for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=PERSISTENT):
         part = tile % PARTS
         phase = (tile // PARTS) % PHASES
@@ -119,6 +150,11 @@ def gate(
             x = _tile(table_tiles, x_row, TILE, DESCRIPTOR)
             w = _tile(weight_tiles, w_block * (2 * CHANNELS) + part * COLUMNS, COLUMNS, DESCRIPTOR)
             acc = tl.dot(x, w.T, acc)
+        if RANKS > 0:
+            for chunk in tl.static_range(0, SUMS, CHUNK):
+                weights = _mixing(mixing, chunk, TILE, CHUNK, RANKS, FRAME_ROWS)
+                product = row // FRAME_ROWS * RANKS + chunk
+                acc = tl.dot(weights, _products(products, pitch, product, part * COLUMNS, CHUNK, COLUMNS), acc)
 
         acc += tl.load(bias + part * COLUMNS + tl.arange(0, COLUMNS))[None, :]
         a, b = tl.split(tl.permute(tl.reshape(acc, (TILE, PART_BLOCKS, 2, _WIDTH)), (0, 1, 3, 2)))
@@ -145,7 +181,6 @@ def residual(
     LAST: tl.constexpr,
     CHANNELS: tl.constexpr,
     PHASES: tl.constexpr,
-    MEL_BLOCKS: tl.constexpr,
     TILE: tl.constexpr,
     COLUMNS: tl.constexpr,
     DESCRIPTOR: tl.constexpr,
@@ -262,29 +297,32 @@ def couple(
 
 @triton.jit(do_not_specialize=["frames"])
 def spread_mel(
-    table,  # FP16 (rows of all sections, WIDTH)
+    spread,  # FP16 (blocks, slots, WIDTH)
+    block_pitch,
+    slot_pitch,
     mel,  # FP16 (MEL_CHANNELS, frames)
     places,  # int32 (rows)
-    rows,
-    gap,
+    slots,
     frames,
     MEL_CHANNELS: tl.constexpr,
     MEL_TAPS: tl.constexpr,
-    CHANNELS: tl.constexpr,
-    PHASES: tl.constexpr,
+    FRAME_ROWS: tl.constexpr,
     TILE: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
-    """Writes the mel section: column tap * MEL_CHANNELS + c of a frame's row is channel c of the frame `tap` before."""
+    """Writes column tap * MEL_CHANNELS + c of a frame's slot, channel c of the frame `tap` before, all blocks' columns
+    counted on. A slot is FRAME_ROWS rows of a plane."""
     _start(OVERLAP)
     block = tl.program_id(1)
-    row = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    slot = tl.program_id(0) * TILE + tl.arange(0, TILE)
     column = block * _WIDTH + tl.arange(0, _WIDTH)
     tap = (column // MEL_CHANNELS)[None, :]
-    inside = (row[:, None] >= tap) & (column < MEL_TAPS * MEL_CHANNELS)[None, :]
-    frame = tl.load(places + row[:, None] - tap, mask=inside, other=-1)
-    # What lies `tap` rows before is of the same utterance if it is `tap` frames before.
-    used = (frame >= 0) & (frame == tl.load(places + row)[:, None] - tap)
+    here = tl.load(places + slot * FRAME_ROWS, mask=slot < slots, other=-1)
+    inside = (here >= 0)[:, None] & (slot[:, None] >= tap) & (column < MEL_TAPS * MEL_CHANNELS)[None, :]
+    place = tl.load(places + (slot[:, None] - tap) * FRAME_ROWS, mask=inside, other=-1)
+    # What lies `tap` frames before is of the same utterance if it is `tap` frames before.
+    used = (place >= 0) & (place == here[:, None] - tap * FRAME_ROWS)
+    frame = place // FRAME_ROWS
     values = tl.load(mel + (column % MEL_CHANNELS)[None, :].to(tl.int64) * frames + frame, mask=used, other=0.0)
-    line = gap + (1 + 2 * (CHANNELS // _WIDTH)) * PHASES * rows + block * rows + row
-    tl.store(table + line.to(tl.int64)[:, None] * _WIDTH + tl.arange(0, _WIDTH)[None, :], values)
+    line = spread + block.to(tl.int64) * block_pitch + slot.to(tl.int64)[:, None] * slot_pitch
+    tl.store(line + tl.arange(0, _WIDTH)[None, :], values, mask=(slot < slots)[:, None])
