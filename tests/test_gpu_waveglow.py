@@ -273,7 +273,7 @@ def test_utterances_of_different_lengths_in_one_run_are_what_they_are_alone(
         inputs = [half_inputs(part.config, 1, count) for count in frames]
         together = engine.run_packed([one["mel"][0] for one in inputs], [one["z"][0] for one in inputs])
         for one, audio in zip(inputs, together, strict=True):
-            assert relative_error(audio, infer(engine, **one)["audio"][0]) < 1e-3  # as above
+            assert relative_error(audio, infer(engine, **one)["audio"][0]) < 1e-3  # see above
 
 
 @pytest.mark.cuda

@@ -56,64 +56,13 @@ def _start(OVERLAP: gl.constexpr):
 
 
 @gluon.jit
-def _load_taps(
-    table_tiles,
-    gate_tiles,
-    x_ring,
-    w_ring,
-    bar,
-    slot,
-    part,
-    step,
-    phase,
-    row,
-    source,
-    mel,
-    rows,
-    gap,
-    dilation,
-    IN_BLOCKS: gl.constexpr,
-    CHANNELS: gl.constexpr,
-    PHASES: gl.constexpr,
-    TAPS: gl.constexpr,
-    MEL_BLOCKS: gl.constexpr,
-    TILE: gl.constexpr,
-    COLUMNS: gl.constexpr,
-):
-    # Starts the loads of a step of the gate: of a tap of the convolution or of the mel.
-    AUDIO_STEPS: gl.constexpr = TAPS * IN_BLOCKS
-    tap = step // IN_BLOCKS
-    shifted = phase + (tap - TAPS // 2) * dilation + gap * PHASES
-    plane = (step - tap * IN_BLOCKS) * PHASES + shifted % PHASES
-    hidden_row = source + plane * rows + shifted // PHASES - gap
-    is_audio = step < AUDIO_STEPS
-    x_row = gl.where(is_audio, hidden_row, mel + (step - AUDIO_STEPS) * rows) + row
-    w_block = step + gl.where(is_audio, 0, phase * MEL_BLOCKS)
-    mbarrier.expect(bar, (TILE + COLUMNS) * _WIDTH * 2)
-    _copy(table_tiles, [x_row, 0], bar, x_ring.index(slot))
-    w_row = w_block * (2 * CHANNELS) + part * COLUMNS
-    w = _view(w_ring, gl.float16, [w_ring.shape[0] * _WIDTH // COLUMNS, COLUMNS, _WIDTH], gate_tiles.layout)
-    _copy(gate_tiles, [w_row, 0], bar, w.index(slot))
-
-
-@gluon.jit
 def _load(
-    table_tiles,
-    gate_tiles,
-    residual_tiles,
-    product_tiles,
-    x_ring,
-    w_ring,
-    ready,
+    tables,
+    rings,
     slot,
     tile,
     step,
-    tiles,
-    source,
-    mel,
-    rows,
-    gap,
-    dilation,
+    where,
     FIRST: gl.constexpr,
     CHANNELS: gl.constexpr,
     PHASES: gl.constexpr,
@@ -121,17 +70,18 @@ def _load(
     MEL_BLOCKS: gl.constexpr,
     SUMS: gl.constexpr,
     SPLIT: gl.constexpr,
-    TILE: gl.constexpr,
-    COLUMNS: gl.constexpr,
 ):
     # Starts the loads of one of a tile's steps: those of the gate's parts, one part after the other, then the blocks of
     # the residual with the old hidden.
+    table_tiles, _, residual_tiles, product_tiles = tables
+    x_ring, w_ring, ready = rings
+    tiles, _, source, _, rows, _, _ = where
+    TILE: gl.constexpr = x_ring.shape[1]
+    COLUMNS: gl.constexpr = w_ring.shape[0] * _WIDTH // x_ring.shape[0]
     BLOCKS: gl.constexpr = CHANNELS // _WIDTH
-    IN_BLOCKS: gl.constexpr = 1 if FIRST else BLOCKS
-    TAP_STEPS: gl.constexpr = TAPS * IN_BLOCKS + MEL_BLOCKS
+    TAP_STEPS: gl.constexpr = TAPS * (1 if FIRST else BLOCKS) + MEL_BLOCKS
     STEPS: gl.constexpr = TAP_STEPS + (1 if SUMS > 0 else 0)
-    PARTS: gl.constexpr = 2 * CHANNELS // COLUMNS
-    RESIDUAL: gl.constexpr = PARTS * STEPS  # the first step of the residual
+    RESIDUAL: gl.constexpr = 2 * CHANNELS // COLUMNS * STEPS  # the first step of the residual
     if tile < tiles:
         phase, row = _place(tile, PHASES, SPLIT, TILE)
         bar = ready.index(slot)
@@ -141,18 +91,17 @@ def _load(
             if SUMS > 0:
                 if inner == TAP_STEPS:
                     mbarrier.expect(bar, SUMS * COLUMNS * 2)
-                    values = _product_ring(w_ring, product_tiles)
-                    product = tile // SPLIT * SUMS
-                    _copy(product_tiles, [product, part * COLUMNS], bar, values.index(slot * (_WIDTH // SUMS)))
+                    values = _product_ring(w_ring, product_tiles).index(slot * (_WIDTH // SUMS))
+                    _copy(product_tiles, [tile // SPLIT * SUMS, part * COLUMNS], bar, values)
                 else:
-                    _load_taps(
-                        table_tiles, gate_tiles, x_ring, w_ring, bar, slot, part, inner, phase, row,
-                        source, mel, rows, gap, dilation, IN_BLOCKS, CHANNELS, PHASES, TAPS, MEL_BLOCKS, TILE, COLUMNS,
+                    _load_tap(
+                        tables, rings, slot, phase, row, part, inner, where,
+                        FIRST, CHANNELS, PHASES, TAPS, MEL_BLOCKS,
                     )  # fmt: skip
             else:
-                _load_taps(
-                    table_tiles, gate_tiles, x_ring, w_ring, bar, slot, part, inner, phase, row,
-                    source, mel, rows, gap, dilation, IN_BLOCKS, CHANNELS, PHASES, TAPS, MEL_BLOCKS, TILE, COLUMNS,
+                _load_tap(
+                    tables, rings, slot, phase, row, part, inner, where,
+                    FIRST, CHANNELS, PHASES, TAPS, MEL_BLOCKS,
                 )  # fmt: skip
         else:
             block = step - RESIDUAL
@@ -162,6 +111,45 @@ def _load(
             for i in gl.static_range(BLOCKS):
                 w_row = i * (CHANNELS + _OUTPUTS) + block * _WIDTH
                 _copy(residual_tiles, [w_row, 0], bar, w_ring.index(slot * (COLUMNS // _WIDTH) + i))
+
+
+@gluon.jit
+def _load_tap(
+    tables,
+    rings,
+    slot,
+    phase,
+    row,
+    part,
+    step,
+    where,
+    FIRST: gl.constexpr,
+    CHANNELS: gl.constexpr,
+    PHASES: gl.constexpr,
+    TAPS: gl.constexpr,
+    MEL_BLOCKS: gl.constexpr,
+):
+    # Starts the loads of a step of the gate: of a tap of the convolution or of the mel.
+    table_tiles, gate_tiles, _, _ = tables
+    x_ring, w_ring, ready = rings
+    _, _, source, mel, rows, gap, dilation = where
+    TILE: gl.constexpr = x_ring.shape[1]
+    COLUMNS: gl.constexpr = w_ring.shape[0] * _WIDTH // x_ring.shape[0]
+    IN_BLOCKS: gl.constexpr = 1 if FIRST else CHANNELS // _WIDTH
+    AUDIO_STEPS: gl.constexpr = TAPS * IN_BLOCKS
+    tap = step // IN_BLOCKS
+    shifted = phase + (tap - TAPS // 2) * dilation + gap * PHASES
+    plane = (step - tap * IN_BLOCKS) * PHASES + shifted % PHASES
+    hidden_row = source + plane * rows + shifted // PHASES - gap
+    is_audio = step < AUDIO_STEPS
+    x_row = gl.where(is_audio, hidden_row, mel + (step - AUDIO_STEPS) * rows) + row
+    w_block = step + gl.where(is_audio, 0, phase * MEL_BLOCKS)
+    bar = ready.index(slot)
+    mbarrier.expect(bar, (TILE + COLUMNS) * _WIDTH * 2)
+    _copy(table_tiles, [x_row, 0], bar, x_ring.index(slot))
+    w_row = w_block * (2 * CHANNELS) + part * COLUMNS
+    w = _view(w_ring, gl.float16, [x_ring.shape[0], COLUMNS, _WIDTH], gate_tiles.layout)
+    _copy(gate_tiles, [w_row, 0], bar, w.index(slot))
 
 
 @gluon.jit
@@ -208,24 +196,13 @@ def _next(tile, step, programs, TOTAL: gl.constexpr):
 
 @gluon.jit
 def _move_on(
-    table_tiles,
-    gate_tiles,
-    residual_tiles,
-    product_tiles,
-    x_ring,
-    w_ring,
-    ready,
+    tables,
+    rings,
     slot,
     parity,
     load_tile,
     load_step,
-    tiles,
-    programs,
-    source,
-    mel,
-    rows,
-    gap,
-    dilation,
+    where,
     FIRST: gl.constexpr,
     CHANNELS: gl.constexpr,
     PHASES: gl.constexpr,
@@ -233,18 +210,15 @@ def _move_on(
     MEL_BLOCKS: gl.constexpr,
     SUMS: gl.constexpr,
     SPLIT: gl.constexpr,
-    TILE: gl.constexpr,
-    COLUMNS: gl.constexpr,
-    STAGES: gl.constexpr,
     TOTAL: gl.constexpr,
 ):
     # Behind a step's products: starts loads into the slot that the step before has read, and goes to the next slot.
+    STAGES: gl.constexpr = rings[0].shape[0]
     _load(
-        table_tiles, gate_tiles, residual_tiles, product_tiles, x_ring, w_ring, ready,
-        gl.where(slot == 0, STAGES - 1, slot - 1), load_tile, load_step, tiles,
-        source, mel, rows, gap, dilation, FIRST, CHANNELS, PHASES, TAPS, MEL_BLOCKS, SUMS, SPLIT, TILE, COLUMNS,
+        tables, rings, gl.where(slot == 0, STAGES - 1, slot - 1), load_tile, load_step, where,
+        FIRST, CHANNELS, PHASES, TAPS, MEL_BLOCKS, SUMS, SPLIT,
     )  # fmt: skip
-    load_tile, load_step = _next(load_tile, load_step, programs, TOTAL)
+    load_tile, load_step = _next(load_tile, load_step, where[1], TOTAL)
     parity = gl.where(slot == STAGES - 1, parity ^ 1, parity)
     slot = gl.where(slot == STAGES - 1, 0, slot + 1)
     return load_tile, load_step, slot, parity
@@ -338,13 +312,16 @@ def layer(
         if FIRST and not LAST:
             _copy(residual_tiles, [BLOCKS * STEP + i * _WIDTH, 0], kept, start_weights.index(i))
     _start(OVERLAP)
+    # What loads need: the sources, the destination, and where things lie in the table.
+    tables = (table_tiles, gate_tiles, residual_tiles, product_tiles)
+    rings = (x_ring, w_ring, ready)
+    where = (tiles, programs, source, mel, rows, gap, dilation)
     load_tile = first_tile + gl.program_id(0)
     load_step = load_tile * 0  # a value of the program, not a constant: loops carry it
     for i in gl.static_range(STAGES - 1):
         _load(
-            table_tiles, gate_tiles, residual_tiles, product_tiles, x_ring, w_ring, ready, i, load_tile, load_step,
-            tiles, source, mel, rows, gap, dilation,
-            FIRST, CHANNELS, PHASES, TAPS, MEL_BLOCKS, SUMS, SPLIT, TILE, COLUMNS,
+            tables, rings, i, load_tile, load_step, where,
+            FIRST, CHANNELS, PHASES, TAPS, MEL_BLOCKS, SUMS, SPLIT,
         )  # fmt: skip
         load_tile, load_step = _next(load_tile, load_step, programs, TOTAL)
     mbarrier.wait(kept, 0)
@@ -377,9 +354,8 @@ def layer(
                 acc = warpgroup_mma(x_ring.index(slot), gate_weights.index(slot).permute((1, 0)), acc, is_async=True)
                 acc = warpgroup_mma_wait(1, deps=[acc])
                 load_tile, load_step, slot, parity = _move_on(
-                    table_tiles, gate_tiles, residual_tiles, product_tiles, x_ring, w_ring, ready, slot, parity,
-                    load_tile, load_step, tiles, programs, source, mel, rows, gap, dilation,
-                    FIRST, CHANNELS, PHASES, TAPS, MEL_BLOCKS, SUMS, SPLIT, TILE, COLUMNS, STAGES, TOTAL,
+                    tables, rings, slot, parity, load_tile, load_step, where,
+                    FIRST, CHANNELS, PHASES, TAPS, MEL_BLOCKS, SUMS, SPLIT, TOTAL,
                 )  # fmt: skip
             if SUMS > 0:
                 mbarrier.wait(ready.index(slot), parity)
@@ -387,9 +363,8 @@ def layer(
                 acc = warpgroup_mma(weights.index(tile % SPLIT), values, acc, is_async=True)
                 acc = warpgroup_mma_wait(1, deps=[acc])
                 load_tile, load_step, slot, parity = _move_on(
-                    table_tiles, gate_tiles, residual_tiles, product_tiles, x_ring, w_ring, ready, slot, parity,
-                    load_tile, load_step, tiles, programs, source, mel, rows, gap, dilation,
-                    FIRST, CHANNELS, PHASES, TAPS, MEL_BLOCKS, SUMS, SPLIT, TILE, COLUMNS, STAGES, TOTAL,
+                    tables, rings, slot, parity, load_tile, load_step, where,
+                    FIRST, CHANNELS, PHASES, TAPS, MEL_BLOCKS, SUMS, SPLIT, TOTAL,
                 )  # fmt: skip
             acc = warpgroup_mma_wait(0, deps=[acc])
             a, b = gl.split(gl.permute(gl.reshape(acc, (TILE, 2, 2, _WIDTH)), (0, 3, 1, 2)))
@@ -418,9 +393,8 @@ def layer(
                     x = gl.convert_layout(gated[i], gl.DotOperandLayout(0, BLOCK, 2))
                     new = warpgroup_mma(x, w_ring.index(slot * SLOT_BLOCKS + i).permute((1, 0)), new, is_async=True)
                 load_tile, load_step, slot, parity = _move_on(
-                    table_tiles, gate_tiles, residual_tiles, product_tiles, x_ring, w_ring, ready, slot, parity,
-                    load_tile, load_step, tiles, programs, source, mel, rows, gap, dilation,
-                    FIRST, CHANNELS, PHASES, TAPS, MEL_BLOCKS, SUMS, SPLIT, TILE, COLUMNS, STAGES, TOTAL,
+                    tables, rings, slot, parity, load_tile, load_step, where,
+                    FIRST, CHANNELS, PHASES, TAPS, MEL_BLOCKS, SUMS, SPLIT, TOTAL,
                 )  # fmt: skip
                 new = warpgroup_mma_wait(0, deps=[new])
                 new = gl.where(used, new, 0.0).to(gl.float16)

@@ -305,7 +305,7 @@ class Network:
     def _fused(
         self, buffers: Buffers, places: Tensor, flow: FoldedFlow, number: int, tiles: Tiles, first_tile: int, end: int
     ) -> Launch:
-        # A layer's one kernel on some of the plane's tiles.
+        # The one kernel of a layer, on tiles from `first_tile` to before `end`.
         kernels = _gluon_kernels()
         assert kernels is not None
         tiles_of = kernels.tiles_of

@@ -310,8 +310,8 @@ def spread_mel(
     TILE: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
-    """Writes column tap * MEL_CHANNELS + c of a frame's slot, channel c of the frame `tap` before, all blocks' columns
-    counted on. A slot is FRAME_ROWS rows of a plane."""
+    """Writes the taps of the mel for each slot, which is FRAME_ROWS rows of a plane: column tap * MEL_CHANNELS + c is
+    channel c of the frame `tap` before. The columns are cut into blocks of WIDTH."""
     _start(OVERLAP)
     block = tl.program_id(1)
     slot = tl.program_id(0) * TILE + tl.arange(0, TILE)
@@ -320,7 +320,7 @@ def spread_mel(
     here = tl.load(places + slot * FRAME_ROWS, mask=slot < slots, other=-1)
     inside = (here >= 0)[:, None] & (slot[:, None] >= tap) & (column < MEL_TAPS * MEL_CHANNELS)[None, :]
     place = tl.load(places + (slot[:, None] - tap) * FRAME_ROWS, mask=inside, other=-1)
-    # What lies `tap` frames before is of the same utterance if it is `tap` frames before.
+    # What lies `tap` slots before is of the same utterance if it is `tap` frames before.
     used = (place >= 0) & (place == here[:, None] - tap * FRAME_ROWS)
     frame = place // FRAME_ROWS
     values = tl.load(mel + (column % MEL_CHANNELS)[None, :].to(tl.int64) * frames + frame, mask=used, other=0.0)
