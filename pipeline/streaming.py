@@ -26,10 +26,9 @@ from waveglow.vocoder import CONTEXT, END_SILENCE, with_silence
 # lengths, because cuDNN takes longer to choose a convolution than to run it.
 POSTNET_GRAIN = 32
 GPU_WINDOWS = (64, 128, 256, 512)  # frames of a stream's first, second... window; the last one goes on
-# On a CPU context costs as much as audio, so there is less of it: without the farther half of it, the demo voice's
-# samples change by less than 1e-4. A first window of 96 frames is heard for as long as the second one takes on a
-# processor that speaks 1.3 times as fast as one listens; after a first one of 64 it would have to be 1.7 times as fast.
-CPU_CONTEXT = 12
+# On a CPU context costs as much as audio, so there is less of it: what lies farther away changes the demo voice's
+# samples by less than 1e-4. The first window is long enough to be heard for as long as the second one takes.
+CPU_CONTEXT = 20
 CPU_WINDOWS = (96, 96, 128, 128, 160, 192, 256, 320)
 # Window sizes that there may be. Few on a GPU, where each is a CUDA graph; on a CPU a window is as short as it can be.
 GPU_SIZES = GPU_WINDOWS

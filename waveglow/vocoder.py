@@ -24,7 +24,7 @@ from common.errors import UserError
 
 GRAIN = 32  # frames
 CONTEXT = 24  # frames; tests/test_vocoder.py states the error that is left
-END_SILENCE = 8  # frames: what is beyond them changes the demo voice's samples by less than 1e-4
+END_SILENCE = 12  # frames: what is beyond them changes the demo voice's samples by less than 1e-4
 SILENCE = -11.512925  # the log mel of nothing: log(1e-5), the floor that models are trained with
 CPU_WINDOW, GPU_WINDOW = 384, 1664  # frames vocoded at a time, context included
 GPU_BATCH_FRAMES = 32 * 1024  # of all windows that go through a GPU at once: what bounds its memory
