@@ -6,6 +6,7 @@
 import ctypes
 import importlib.util
 import os
+import platform
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -22,6 +23,8 @@ AMX_BF16 = frozenset({"amx_tile", "amx_bf16"})
 # What OpenVINO runs faster where there is AVX-512 (docs/cpu.md has the measurements). The decoder step waits for its
 # weights from memory: no instruction set helps, and ONNX Runtime has less to do around it.
 OPENVINO_PARTS: frozenset[Part] = frozenset({"encoder", "postnet", "waveglow"})
+# What ONNX Runtime's products with 8-bit weights want, by machine.
+INT8_FLAGS = {"x86_64": "avx2", "AMD64": "avx2", "aarch64": "asimddp", "arm64": "asimddp"}
 MOST_THREADS = 256
 M_MMAP_THRESHOLD = -3  # of mallopt(3)
 MMAP_THRESHOLD = 1 << 20  # bytes
@@ -32,7 +35,7 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
     try:
         with open(cpuinfo, encoding="utf-8", errors="replace") as lines:
             for line in lines:
-                if line.startswith("flags"):
+                if line.startswith(("flags", "Features")):  # x86, ARM
                     return frozenset(line.partition(":")[2].split())
     except OSError:
         pass
@@ -42,6 +45,12 @@ def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
 def faster_backend(part: Part, flags: frozenset[str]) -> Literal["onnxruntime", "openvino"]:
     """The runtime that runs a part faster in FP32 on a processor with these instruction sets."""
     return "openvino" if flags >= AVX512 and part in OPENVINO_PARTS else "onnxruntime"
+
+
+def has_int8_kernel() -> bool:
+    """Whether ONNX Runtime has a kernel for 8-bit weights on this processor; without, it is slower than in FP32."""
+    wanted, flags = INT8_FLAGS.get(platform.machine()), cpu_flags()
+    return wanted is not None and (not flags or wanted in flags)
 
 
 def is_openvino_installed() -> bool:

@@ -35,7 +35,7 @@ class ModelMetadata:
         checkpoint_sha256: of the checkpoint that the file was exported from; the parts of one model share it.
         sigma: WaveGlow's default standard deviation of the noise, 0 to MAX_SIGMA; None for Tacotron 2's parts.
         voice: the checkpoint's own description of its voice; "" where it has none.
-        int8_lstms: the decoder's LSTMs compute in 8 bits. Phrases of a batch then share their rounding.
+        int8_lstms: the file stores the weights of the decoder's LSTMs in 8 bits.
         bias: WaveGlow's bias spectrum for the denoiser, filter_length // 2 + 1 float32 magnitudes measured in FP32;
             None for Tacotron 2's parts and where it was not measured.
         gain: what the voice's audio is multiplied by, above 0 and up to MAX_GAIN.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from common.contract import Dim, TensorSpec, check_tensors, contract_of
-from common.cpu_backend import return_large_buffers, thread_count
+from common.cpu_backend import has_int8_kernel, return_large_buffers, thread_count
 from common.engine import Range, check_bound, closed, export_command, read_metadata
 from common.errors import UserError
 from common.files import user_cache_folder
@@ -38,6 +38,7 @@ class OnnxEngine:
 
     Tensors are read and written in place, in host or in device memory. On a GPU the session works on a CUDA stream of
     its own; a bound run stands in PyTorch's current stream as any kernel does, and returns before the GPU is done.
+    On a GPU, and on processors for which ONNX Runtime has no kernel for 8-bit weights, such weights become FP32.
 
     Args:
         path: the `.onnx` file.
@@ -83,8 +84,12 @@ class OnnxEngine:
             if part != "decoder_iter":
                 # Shapes change with every phrase: without this, what the arena keeps for old ones would grow.
                 self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+
+        def opened(model: str | bytes) -> Any:
+            return ort.InferenceSession(model, options, providers=providers)
+
         try:
-            session: ort.InferenceSession = ort.InferenceSession(str(path), options, providers=providers)
+            session = opened(str(path))
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
             raise unreadable(path) from error
         if self._stream is not None and session.get_providers()[0] != _PROVIDERS[gpu_provider]:
@@ -94,8 +99,13 @@ class OnnxEngine:
                 "the version it wants installed?); leave out --device to run on the CPU"
             )
         self.name = str(path)
-        self._session: ort.InferenceSession | None = session
         self.metadata = read_metadata(path, part, session.get_modelmeta().custom_metadata_map)
+        if self.metadata.int8_lstms and (self._stream is not None or not has_int8_kernel()):
+            from common.int8_weights import with_fp32_weights  # loads onnx, which other runs don't need
+
+            logger.warning("%s: no kernel for its 8-bit weights on this device; they are computed with in FP32", path)
+            session = opened(with_fp32_weights(path))
+        self._session: Any = session
         self.contract = contract_of(self.metadata)
         self.limits: Mapping[str, Range] = {}
         for expected, found in (

@@ -27,7 +27,7 @@ def add_export_flags(parser: argparse.ArgumentParser, *optional: str) -> None:
         parser.add_argument(
             "--int8-decoder",
             action="store_true",
-            help="the decoder's LSTMs in 8 bits, for CPUs: faster, but phrases of a batch share their rounding",
+            help="store the decoder's LSTMs in 8 bits, for CPUs: smaller and faster",
         )
     if "sigma-infer" in optional:
         parser.add_argument(

@@ -39,9 +39,9 @@ class ExportedFile:
     def __str__(self) -> str:
         metadata = self.metadata
         rank, snr = metadata.conditioning_rank, metadata.conditioning_snr
-        conditioning = "" if rank is None else f", conditioning of rank {rank}"
+        form = ", LSTMs in 8 bits" if metadata.int8_lstms else "" if rank is None else f", conditioning of rank {rank}"
         loss = "" if snr is None else f" (its error {snr:.1f} dB below the audio)"
-        made = f"{metadata.precision}, {metadata.audio.sampling_rate} Hz{conditioning}{loss}, {self.size / 1e6:.1f} MB"
+        made = f"{metadata.precision}, {metadata.audio.sampling_rate} Hz{form}{loss}, {self.size / 1e6:.1f} MB"
         return f"{self.path.name}: {made}, within {self.difference:.1e} of PyTorch"
 
 

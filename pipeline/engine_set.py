@@ -81,8 +81,6 @@ class EngineSet:
         self.noise_per_frame = self.audio.hop_length // self.noise_channels
         self.window_sizes = window_sizes(engines["waveglow"], self.work.window)
         self.batch_size = min(self.work.batch_size, self.limits.batch[1])
-        if engines["decoder_iter"].metadata.int8_lstms:
-            self.batch_size = 1  # 8-bit scales are shared by a batch: neighbours would change what is said
         self.max_symbols = min(self.work.max_symbols, self.limits.text[1])
         devices = [engine.device for engine in engines.values() if engine.device.type == "cuda"]
         self.device = devices[0] if devices else torch.device("cpu")

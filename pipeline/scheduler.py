@@ -800,8 +800,6 @@ def _in_powers_of_two(items: Sequence[Item], most: int) -> list[Sequence[Item]]:
 def _slots(engines: EngineSet, max_slots: int | None) -> tuple[int, Sequence[int] | None]:
     """The number of slots, and the counts that there may be (None: any)."""
     low, high = engines.limits.batch
-    if engines.engines["decoder_iter"].metadata.int8_lstms:
-        high = 1  # 8-bit scales are shared by a batch: neighbours would change what is said
     if not engines.on_gpu:
         return min(max_slots or CPU_SLOTS, high), None if low == 1 else range(low, high + 1)
     most = min(max_slots or GPU_SLOTS, high)

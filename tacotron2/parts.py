@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.checkpoint import LoadedModel
-from common.config import Tacotron2Config
 from common.contract import PRECISION_DTYPES
 from common.metadata import ModelMetadata, Part, Precision
 from common.modules import NoRandomWeights
@@ -110,12 +109,6 @@ class DecoderIterPart(nn.Module):
         self.projection = _stack_linear(decoder.linear_projection.linear_layer, decoder.gate_layer.linear_layer)
         self.n_mel_channels = decoder.config.n_mel_channels
 
-    def split_lstm_products(self, config: Tacotron2Config) -> None:
-        """Has each LSTM take a product for each of its inputs; see `MergedLSTMCell.split_product`."""
-        context = config.encoder_embedding_dim
-        self.attention_rnn.split_product([config.prenet_dim, context, config.attention_rnn_dim])
-        self.decoder_rnn.split_product([config.attention_rnn_dim, context, config.decoder_rnn_dim])
-
     def forward(
         self,
         decoder_input: Tensor,  # (B, n_mel_channels)
@@ -181,29 +174,10 @@ class MergedLSTMCell(nn.Module):
     def __init__(self, cell: nn.LSTMCell) -> None:
         super().__init__()
         self.gates = _linear(torch.cat((cell.weight_ih, cell.weight_hh), 1), cell.bias_ih + cell.bias_hh)
-        self.products: nn.ModuleList | None = None
-        self.widths: list[int] = []
-
-    def split_product(self, widths: list[int]) -> None:
-        """Takes one product for each part of so many columns, and their sum.
-
-        For 8 bits: a product has one scale for all that it multiplies, and what the prenet gives is several times as
-        large as a hidden state.
-        """
-        weights = self.gates.weight.split(widths, 1)
-        biases = [self.gates.bias, *[torch.zeros_like(self.gates.bias)] * (len(widths) - 1)]
-        self.products = nn.ModuleList(_linear(weight, bias) for weight, bias in zip(weights, biases, strict=True))
-        self.widths = widths
 
     def forward(self, input_and_hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
         # (B, input + hidden), (B, hidden) -> hidden and cell, both (B, hidden)
-        if self.products is None:
-            gates = self.gates(input_and_hidden)
-        else:
-            parts = input_and_hidden.split(self.widths, 1)
-            first, *others = (product(part) for product, part in zip(self.products, parts, strict=True))
-            gates = sum(others, first)
-        i, f, g, o = gates.chunk(4, dim=1)
+        i, f, g, o = self.gates(input_and_hidden).chunk(4, dim=1)
         cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
         return torch.sigmoid(o) * torch.tanh(cell), cell
 

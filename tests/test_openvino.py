@@ -167,6 +167,8 @@ def test_instruction_sets_are_read_from_what_linux_says(tmp_path: Path) -> None:
     cpuinfo = tmp_path / "cpuinfo"
     cpuinfo.write_text("processor\t: 0\nflags\t\t: fpu avx2 avx512f\n\nprocessor\t: 1\nflags\t\t: fpu\n")
     assert cpu_flags(cpuinfo) == {"fpu", "avx2", "avx512f"}
+    cpuinfo.write_text("processor\t: 0\nFeatures\t: fp asimd asimddp\n")  # as on ARM
+    assert cpu_flags(cpuinfo) == {"fp", "asimd", "asimddp"}
     assert cpu_flags(tmp_path / "missing") == frozenset()
 
 

@@ -101,6 +101,7 @@ def build_engine(
     if part == "waveglow" and grains_within(options.mel.min, options.mel.max) is None:
         raise UserError(f"--mel-size {options.mel}: must hold a multiple of {GRAIN}, in which WaveGlow is run")
     metadata = read_onnx_metadata(onnx_path, part)
+    check_buildable(onnx_path, metadata)
     trt = load_builder(options)
     gpu_name, capabilities = _target(trt, options)
     record = EngineRecord(
@@ -302,8 +303,13 @@ def _write(path: Path, plan: tensorrt.IHostMemory, record: EngineRecord) -> Engi
     return record
 
 
-def check_precision(onnx_path: Path, metadata: ModelMetadata, fp16: bool) -> None:
-    """Raises UserError if --fp16 was given for a file that is not."""
+def check_buildable(onnx_path: Path, metadata: ModelMetadata, fp16: bool = False) -> None:
+    """Raises UserError for a file that TensorRT can't read, and if --fp16 was given for one that is not."""
+    if metadata.int8_lstms:
+        raise UserError(
+            f"{onnx_path}: TensorRT can't read its 8-bit weights, which are for CPUs; export it again with --fp16, or "
+            "without --int8-decoder"
+        )
     if fp16 and metadata.precision != "fp16":
         raise UserError(
             f"{onnx_path} is {metadata.precision}, but --fp16 was given; export it with --fp16, or leave --fp16 out "
