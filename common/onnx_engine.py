@@ -1,5 +1,6 @@
 """The ONNX Runtime kind of engine: a `.onnx` file behind the interface of `common.engine`, on a CPU or a GPU."""
 
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +15,8 @@ from common.engine import Range, check_bound, closed, export_command, read_metad
 from common.errors import UserError
 from common.files import user_cache_folder
 from common.metadata import Part
+
+_log = logging.getLogger(__name__)
 
 GpuProvider = Literal["cuda", "tensorrt"]
 
@@ -103,7 +106,7 @@ class OnnxEngine:
         if self.metadata.int8_lstms and (self._stream is not None or not has_int8_kernel()):
             from common.int8_weights import with_fp32_weights  # loads onnx, which other runs don't need
 
-            logger.warning("%s: no kernel for its 8-bit weights on this device; they are computed with in FP32", path)
+            _log.warning("%s: no kernel for its 8-bit weights on this device; they are computed with in FP32", path)
             session = opened(with_fp32_weights(path))
         self._session: Any = session
         self.contract = contract_of(self.metadata)

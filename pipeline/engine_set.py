@@ -144,13 +144,24 @@ class EngineSet:
     def encode(self, texts: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Symbol ids, int32 [symbols] each -> memory (B, T, .) and processed memory (B, T, .) on the decoder's device.
 
-        T is the longest text's length, or on a GPU the bucket that it falls into, so that graphs are used again.
+        T is the bucket that the longest text's length falls into, so that graphs are used again.
+
+        On a CPU each text is encoded alone: ONNX Runtime's rounding depends on the width of what it computes, and a
+        difference in the last bit can grow over hundreds of decoder steps until it is heard. The decoder's rounding is
+        the same for all buckets.
         """
+        width = bucket_of(max(map(len, texts)), self.limits.text)
+        if self.on_gpu or self.limits.batch[0] > 1:
+            return self._encode_together(texts, width)
+        alone = [self._encode_together([ids], max(len(ids), self.limits.text[0])) for ids in texts]
+        memory, processed_memory = (
+            torch.cat([F.pad(one, (0, 0, 0, width - one.size(1))) for one in side]) for side in zip(*alone, strict=True)
+        )
+        return memory, processed_memory
+
+    def _encode_together(self, texts: Sequence[np.ndarray], width: int) -> tuple[Tensor, Tensor]:
         engine, decoder = self.engines["encoder"], self.engines["decoder_iter"]
         lengths = [len(ids) for ids in texts]
-        width = max(*lengths, self.limits.text[0])
-        if self.on_gpu:
-            width = bucket_of(width, self.limits.text)
         sequences = np.zeros((len(texts), width), np.int32)
         for row, ids in zip(sequences, texts, strict=True):
             row[: len(ids)] = ids

@@ -11,10 +11,12 @@ from common.engine import Engine, TorchEngine
 from common.errors import UserError
 from common.metadata import PARTS, ModelMetadata, Part
 from common.phrases import Phrase
+from common.random_streams import RandomStreams
 from pipeline import Audio, Voice
 from pipeline.engine_set import POSTNET_WINDOW, EngineSet
 from pipeline.model_files import open_engines
 from pipeline.synthesizer import FailedPiece, SpokenPiece, Synthesizer
+from tacotron2.decoder import StopRule, Utterance
 from tests.models import synthesizer_on
 from waveglow.denoiser import Denoiser
 
@@ -51,6 +53,23 @@ def test_a_phrase_is_the_same_alone_in_any_batch_at_any_place(tiny_engines: Engi
     for index, text in enumerate(TEXTS):
         alone = speak(tiny_engines, {7 * index: text}, batch_size=1, **settings)[7 * index]
         assert np.abs(together[index].audio - alone.audio).max() < 1e-3 * np.abs(alone.audio).max(), text
+
+
+def test_what_is_decoded_is_the_same_to_the_bit_in_any_batch(tiny_engines: Engines) -> None:
+    # A last bit would be enough for another rounding to 8 bits, which can grow over hundreds of steps.
+    engines = EngineSet(tiny_engines)
+    texts = [np.arange(1, 1 + symbols, dtype=np.int32) % 40 for symbols in (9, 33, 20, 61, 100, 31, 70, 5)]
+
+    def decoded(places: list[int]) -> dict[int, torch.Tensor]:
+        utterances = [Utterance(len(texts[place]), RandomStreams(place, ""), StopRule(1.0, 40)) for place in places]
+        with engines.running():
+            batch = engines.decoder.decode(*engines.encode([texts[place] for place in places]), utterances)
+        return dict(zip(places, batch.mels, strict=True))
+
+    for size in (2, 4, 8):
+        for start in range(0, len(texts), size):
+            for place, frames in decoded(list(range(start, start + size))).items():
+                assert torch.equal(frames, decoded([place])[place]), (size, place)
 
 
 @pytest.mark.slow
