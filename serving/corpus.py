@@ -30,7 +30,7 @@ from serving.corpora.pool import Pool, ProcessPool, count_gpus
 from serving.corpora.ray_pool import RayPool
 from serving.corpora.report import CorpusTotals, RunTotals
 from serving.corpora.run import make_corpus
-from serving.corpora.worker import ShardReport
+from serving.corpora.shard import ShardReport
 from serving.flags import add_source_flags, checkpoints_of
 from tacotron2.text.lexicon import Lexicon
 
@@ -78,7 +78,7 @@ def _add_worker_flags(group: argparse._ArgumentGroup) -> None:
 def _add_voice_flags(group: argparse._ArgumentGroup) -> None:
     add_source_flags(group)
     group.add_argument("--batch-size", type=bounded_int(1, 1024), help=f"[GPU: {GPU_BATCH}; CPU: {CPU_BATCH}]")
-    group.add_argument("--shard-lines", type=bounded_int(1, 100_000), help="recorded together [8 or 4 batches of them]")
+    group.add_argument("--shard-lines", type=bounded_int(1, 100_000), help="most, recorded together [8 or 4 batches]")
     group.add_argument("--max-symbols", type=bounded_int(16, 2048), default=256, help="longest piece of a line")
     group.add_argument("--window", type=bounded_int(96, 100_000), help="mel frames vocoded at a time [by the device]")
     group.add_argument("--no-cuda-graph", action="store_true", help="step the decoder from the host")

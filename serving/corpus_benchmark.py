@@ -74,9 +74,9 @@ def main(args: argparse.Namespace) -> None:
         results.append((str(gpus), f"{made.rate:,.1f}", share, f"{made.rate / first:.2f}", *shares, made.digest[:16]))
     print(f"Corpora, writing included: {args.repeats} x {args.lines} lines, batch {batch}, {args.format}, {args.audio}")
     heads = ["GPUs", "Audio s per s", "Of equal texts", "Of the first row"]
-    heads += ["Voice busy", "Of it waiting", "Reading", "Writing", "SHA-256 of the audio"]
+    heads += ["Voice busy", "Waiting", "Reading", "Writing", "SHA-256 of the audio"]
     print(format_table(heads, results, "rrrrrrrrl"))
-    print("Shares of a worker's time. Shards are read and written beside the voice, some at once: up to 300%.")
+    print("Shares of a worker's time. On a GPU one shard is read and one is written while another is spoken.")
 
 
 def benchmark_texts(count: int) -> list[str]:
@@ -124,7 +124,7 @@ class CorpusRun:
     Attributes:
         rate: seconds of audio a second.
         busy: speaking.
-        waiting: of it for earlier audio to be taken over by whoever writes.
+        waiting: until the shard before was written.
         reading: lines, beside the voice.
         writing: audio and records, beside the voice.
         digest: SHA-256 of the audio files.

@@ -27,7 +27,7 @@ from serving.corpora.lines import survey
 from serving.corpora.pool import Pool
 from serving.corpora.process import WorkerDied
 from serving.corpora.run import make_corpus
-from serving.corpora.shard import Recorded, ShardReading, read_shard, write_shard
+from serving.corpora.shard import ShardReading, ShardReport, read_shard, write_shard
 from serving.corpora.worker import Worker
 from tests.models import TINY_TACOTRON2, nested_waveglow_config, tiny_tacotron2, tiny_waveglow
 
@@ -57,7 +57,7 @@ def export_quick_voice(folder: Path) -> Path:
 
 def write_lines(path: Path, count: int) -> Path:
     """A text file of different lines, of several lengths."""
-    with open(path, "w") as file:
+    with open(path, "w", encoding="utf-8") as file:
         for i in range(count):
             more = ", which is a long one, or so it says" * (i % 3)
             file.write(f"Letter {i * 7919} was printed on page {i}{more}.\n")
@@ -117,7 +117,7 @@ def _read(source: FaultySource, job: Job, batch_size: int, max_symbols: int, sha
     return read_shard(job, batch_size, max_symbols, shard)
 
 
-def _write(source: FaultySource, job: Job, gain: float, shard: Shard, *spoken: Any) -> Recorded:
+def _write(source: FaultySource, report: ShardReport, job: Job, gain: float, shard: Shard, *spoken: Any) -> ShardReport:
     if shard.number >= source.hold_at:
         (source.marks / f"waits {os.getpid()}").touch()
         while not (source.marks / "go on").exists():
@@ -136,9 +136,9 @@ def _write(source: FaultySource, job: Job, gain: float, shard: Shard, *spoken: A
         mock.patch.object(Layout, "write_audio", write_audio_until_the_end),
         mock.patch.object(Layout, "record", record_until_the_end),
     ):
-        recorded = write_shard(job, gain, shard, *spoken)
+        written = write_shard(report, job, gain, shard, *spoken)
     source.end_at("recorded", shard)
-    return recorded
+    return written
 
 
 class LocalPool:

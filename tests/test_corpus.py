@@ -5,6 +5,8 @@ import errno
 import itertools
 import json
 import os
+import random
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,9 +28,11 @@ from serving.corpora.corpus import Corpus
 from serving.corpora.estimate import estimate
 from serving.corpora.job import Job, VoiceSource, identity_of
 from serving.corpora.layout import Layout, Shard
-from serving.corpora.lines import survey
+from serving.corpora.lines import Line, survey
 from serving.corpora.process import WorkerDied
 from serving.corpora.report import CorpusTotals, RunTotals
+from serving.corpora.run import Driver
+from serving.corpora.shard import ShardReport
 from serving.corpora.worker import Worker
 from serving.corpus import main, make_parser
 from tacotron2.text import TextFrontEnd
@@ -62,14 +66,14 @@ def test_the_manifest_has_every_line_that_was_spoken_and_retry_every_other(plain
     assert spoken
     assert others  # cut: this voice doesn't always stop
     assert sorted(entry["line"] for entry in (*spoken, *others)) == list(range(1, 41))
-    first, text = spoken[0], lines.read_text().splitlines()
+    first, text = spoken[0], lines.read_text(encoding="utf-8").splitlines()
     assert first["text"] == text[first["line"] - 1]
     assert first["stop_reason"] == "gate"
     assert first["frames"] * 256 / 22050 == pytest.approx(first["seconds"], abs=1e-6)
     assert first["seed"] == 0
     assert set(first["models"]) == {"tacotron2", "waveglow"}
     assert {"project", "torch", "onnxruntime"} <= set(first["versions"])
-    assert first["configuration"] == json.loads((plain / "corpus.json").read_text())["hash"]
+    assert first["configuration"] == json.loads((plain / "corpus.json").read_text(encoding="utf-8"))["hash"]
     assert all("cut by the limit of frames" in entry["reason"] for entry in others)
     assert not any((plain / "wavs" / f"{entry['id']}.wav").exists() for entry in others)
 
@@ -90,7 +94,7 @@ def test_csv_and_soundfile_read_the_ljspeech_layout_whatever_the_text(source: Vo
     rows = [{"id": f"../{n}", "text": text, "seed": n} for n, text in enumerate(texts)]
     (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
     make(source, tmp_path / "in.jsonl", tmp_path / "out", settings=SpeakSettings(max_decoder_steps=200))
-    with open(tmp_path / "out" / "metadata.csv", newline="") as file:
+    with open(tmp_path / "out" / "metadata.csv", newline="", encoding="utf-8") as file:
         read = list(csv.reader(file, delimiter="|", quoting=csv.QUOTE_NONE))
     assert [len(columns) for columns in read] == [3, 3, 3, 3]
     assert [columns[1] for columns in read[:3]] == ['"Quoted, he said', "A bar in the text.", "Two lines"]
@@ -159,7 +163,7 @@ def test_a_run_that_ended_anywhere_is_finished_by_the_next_to_the_same_bytes(
     done: list[int] = []
     # What a crash of the machine may leave: a record whose file is lost or cut, and a half-written file.
     record = next(iter(sorted((broken / "parts").iterdir())))
-    files = json.loads(record.read_text().splitlines()[0])["files"]
+    files = json.loads(record.read_text(encoding="utf-8").splitlines()[0])["files"]
     (broken / next(iter(files))).write_bytes(b"cut")
     (broken / "parts" / ".00-0000004.jsonl.0123abcd.part").write_text("half")
     make(source, lines, broken, format=format_name, on_report=lambda report: done.append(report.lines))
@@ -269,6 +273,44 @@ def test_a_shard_that_ends_every_worker_fails_alone_and_its_lines_can_be_tried_a
     assert [entry["line"] for entry in read_entries(tmp_path / "retry.jsonl")] == [poison]
 
 
+class MortalPool:
+    """Workers that report a shard when they have spoken the next one, and die at random, or of a poisonous shard."""
+
+    size, on_gpus = 3, False
+
+    def __init__(self, seed: int, poisonous: set[int]) -> None:
+        self._chance = random.Random(seed)
+        self._poisonous = poisonous
+        self._spoken: list[Shard] = []
+
+    def start(self) -> "MortalPool":
+        return MortalPool(self._chance.randrange(1000), self._poisonous)
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        if method == "open":
+            return None
+        shard = arguments[1] if arguments else None
+        dies_of_it = method == "speak" and shard.number in self._poisonous
+        if dies_of_it or (method != "give_up" and self._chance.random() < 0.1):
+            self._spoken = []
+            raise WorkerDied("killed")
+        if method == "give_up":
+            return ShardReport(shard.name, "", 0, unspoken=1)
+        reports = [ShardReport(one.name, "", 0) for one in self._spoken]
+        self._spoken = [shard] if method == "speak" else []
+        return reports
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_every_shard_is_reported_once_whenever_workers_die(seed: int) -> None:
+    reports: list[ShardReport] = []
+    driver = Driver(MortalPool(seed, {0, 7, 19}), reports.append)  # type: ignore[arg-type]
+    driver.open(3)
+    driver.speak(None, (Shard(0, number, (Line(number + 1, "a", "A."),)) for number in range(20)))  # type: ignore[arg-type]
+    assert sorted(report.shard for report in reports) == [f"00-{number:07d}" for number in range(20)]
+    assert {f"00-{number:07d}" for number in (0, 7, 19)} <= {one.shard for one in reports if one.unspoken}
+
+
 def test_a_voice_that_no_worker_can_open_ends_the_run_and_no_shard_is_blamed(
     source: VoiceSource, lines: Path, tmp_path: Path
 ) -> None:
@@ -345,7 +387,7 @@ def test_a_record_is_written_when_all_that_it_tells_of_is_on_the_disk(
 
 
 def test_shards_of_long_lines_have_fewer_of_them(source: VoiceSource, tmp_path: Path) -> None:
-    with open(tmp_path / "in.txt", "w") as file:
+    with open(tmp_path / "in.txt", "w", encoding="utf-8") as file:
         for number in range(6):
             file.write(f"Number {number}" + ", and on" * (15_000 if number == 2 else 5_000) + ".\n")
     found = survey(tmp_path / "in.txt")
@@ -427,12 +469,15 @@ def test_the_report_counts_hours_reasons_and_names_outliers(plain: Path, tmp_pat
     for entry in (*entries, *read_entries(plain / "retry.jsonl")):
         totals.add(entry)
     totals.add({**entries[0], "id": "strange", "frames": 100_000, "line": 99})
+    for number in (1, 2):
+        totals.add({"line": number, "reason": f'speaking line {number} ("No. {number}") failed: KeyError; see the log'})
     assert totals.lines == len(entries) + 1
     assert totals.hours == pytest.approx(sum(entry["seconds"] for entry in (*entries, entries[0])) / 3600, rel=1e-4)
     assert totals.outliers()[0][1].startswith("strange|")
     text = totals.save(tmp_path, RunTotals()).read_text()
     assert "strange" in text
     assert "cut by the limit of frames" in text
+    assert "| 2 | speaking a line failed: KeyError; see the log" in re.sub(" +", " ", text)
     assert (tmp_path / "report" / "frames_per_symbol.png").stat().st_size > 1000
 
 

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from common.cpu_backend import usable_cores
 from common.errors import UserError
 from common.files import REPOSITORY
 from pipeline.scheduler import SWITCH_INTERVAL
@@ -60,7 +61,7 @@ class RayPool:
         self._workers: list[_RayWorker] = []
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
-            _connect(ray, address, cores=None if size is None else size * threads)
+            _connect(ray, address, usable_cores() if size is None else size * threads)
         resources = ray.cluster_resources()
         gpus = int(resources.get("GPU", 0))
         self.on_gpus = gpus > 0 if on_gpus is None else on_gpus
@@ -104,6 +105,7 @@ class _RayWorker:
         except self._ray.exceptions.RayError as error:
             with self._lock:
                 if self._actor is actor and not self._stopped:
+                    self._ray.kill(actor)  # it may be alive and out of reach
                     self._actor = self._start()
             first_line = (str(error).strip() or "no message").splitlines()[0]
             raise WorkerDied(f"{type(error).__name__}: {first_line}") from error
@@ -114,7 +116,7 @@ class _RayWorker:
             self._ray.kill(self._actor)
 
 
-def _connect(ray: Any, address: str | None, cores: int | None) -> None:
+def _connect(ray: Any, address: str | None, cores: int) -> None:
     """Joins a cluster, or starts a Ray that only this machine sees."""
     # Workers import this project, from the same place on every machine.
     path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
@@ -122,7 +124,7 @@ def _connect(ray: Any, address: str | None, cores: int | None) -> None:
     options["runtime_env"] = {"env_vars": {"PYTHONPATH": path}}
     if address is None:
         options |= {"address": "local", "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-        options |= {"_node_ip_address": "127.0.0.1"} | ({} if cores is None else {"num_cpus": max(1, cores)})
+        options |= {"_node_ip_address": "127.0.0.1", "num_cpus": cores}
     else:
         options["address"] = address
     try:

@@ -19,7 +19,7 @@ from serving.corpora.job import Identity, Job, claim
 from serving.corpora.layout import Shard
 from serving.corpora.pool import Pool, PoolWorker
 from serving.corpora.process import MOST_DEATHS, WorkerDied
-from serving.corpora.worker import ShardReport
+from serving.corpora.shard import ShardReport
 
 PATIENCE = 600.0  # seconds without any worker: longer than a machine of a cluster takes to come
 
@@ -134,8 +134,7 @@ class _Work:
     @property
     def is_idle(self) -> bool:
         """Whether no worker has a shard."""
-        with self._changed:
-            return not self._taken
+        return not self._taken
 
     def take(self, wait: bool = True) -> Shard | None:
         """A shard to do. If all are taken, waits for one that is given back, or returns None when all are done."""
@@ -164,8 +163,7 @@ class _Work:
 
     def ended_workers(self, shard: Shard) -> bool:
         """Whether the shard has ended so many workers that no other should get it."""
-        with self._changed:
-            return self._deaths[shard.name] >= MOST_DEATHS
+        return self._deaths[shard.name] >= MOST_DEATHS
 
     def done(self, name: str) -> None:
         with self._changed:
@@ -194,8 +192,8 @@ def _feed(worker: PoolWorker, job: Job, work: _Work, report: Callable[[ShardRepo
                 reports = [worker.call("give_up", job, shard, f"its shard {reason}")]
             else:
                 reports = worker.call("speak", job, shard, following)
-                if following is None:
-                    reports += worker.call("finish")
+            if following is None:
+                reports += worker.call("finish")
         except WorkerDied as error:
             if work.is_closed:
                 return

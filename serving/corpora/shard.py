@@ -74,20 +74,32 @@ class PieceResult:
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """What a shard came to.
+class ShardReport:
+    """What a shard took and gave. Times are the worker's own clock's, in seconds.
 
     Attributes:
-        lines: with and without audio.
+        shard: its name.
+        worker: its machine and process.
+        lines: done, with and without audio.
         unspoken: of them without audio.
         audio_seconds: of the audio that was written.
-        writing_seconds: that levelling, encoding, writing and recording took.
+        speaking_seconds: for which the voice was busy.
+        waiting_seconds: for which it waited for the shard before to be written.
+        reading_seconds: that reading the lines took.
+        writing_seconds: that encoding and writing took.
     """
 
-    lines: int
-    unspoken: int
-    audio_seconds: float
-    writing_seconds: float
+    shard: str
+    worker: str
+    began: float
+    ended: float = 0.0
+    lines: int = 0
+    unspoken: int = 0
+    audio_seconds: float = 0.0
+    reading_seconds: float = 0.0
+    speaking_seconds: float = 0.0
+    waiting_seconds: float = 0.0
+    writing_seconds: float = 0.0
 
 
 def read_shard(job: Job, batch_size: int, max_symbols: int, shard: Shard) -> ShardReading:
@@ -116,14 +128,15 @@ def _batches(speed: float, pieces: list[Piece], batch_size: int) -> Iterator[Bat
 
 
 def write_shard(
+    report: ShardReport,
     job: Job,
     gain: float,
     shard: Shard,
     readings: Sequence[LineReading],
     results: Sequence[PieceResult],
     audio: str,
-) -> Recorded:
-    """Writes the audio of a shard's lines, and last the record that makes it done.
+) -> ShardReport:
+    """Writes the audio of a shard's lines, and last the record that makes it done. Returns the report, completed.
 
     Args:
         gain: by which samples are brought to the voice's level.
@@ -158,14 +171,14 @@ def write_shard(
 
     with ThreadPoolExecutor(WRITERS) as pool:
         entries = layout.commit(shard, pool.map(write_line, range(len(shard.lines))))
-    return _recorded(entries, started)
+    return _completed(report, entries, started)
 
 
-def give_up_shard(job: Job, shard: Shard, reason: str) -> Recorded:
+def give_up_shard(report: ShardReport, job: Job, shard: Shard, reason: str) -> ShardReport:
     """Records a shard's lines without audio, so that --retry finds them. Raises OSError."""
     started = time.perf_counter()
-    lines = (_unspoken_line(job, shard, line, reason) for line in shard.lines)
-    return _recorded(Layout(job).commit(shard, lines), started)
+    entries = Layout(job).commit(shard, (_unspoken_line(job, shard, line, reason) for line in shard.lines))
+    return _completed(report, entries, started)
 
 
 def _spoken_line(
@@ -222,10 +235,15 @@ def _reason(reading: LineReading, results: Sequence[PieceResult]) -> str | None:
     return None
 
 
-def _recorded(entries: Sequence[Mapping[str, Any]], started: float) -> Recorded:
-    unspoken = sum("reason" in entry for entry in entries)
-    audio_seconds = sum(entry.get("seconds", 0.0) for entry in entries)
-    return Recorded(len(entries), unspoken, audio_seconds, time.perf_counter() - started)
+def _completed(report: ShardReport, entries: Sequence[Mapping[str, Any]], started: float) -> ShardReport:
+    return replace(
+        report,
+        ended=time.time(),
+        lines=len(entries),
+        unspoken=sum("reason" in entry for entry in entries),
+        audio_seconds=sum(entry.get("seconds", 0.0) for entry in entries),
+        writing_seconds=time.perf_counter() - started,
+    )
 
 
 def _seed(job: Job, line: Line) -> int:

@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -18,38 +18,9 @@ from pipeline.synthesizer import FailedPiece, SpokenPiece
 from serving.corpora.job import CONFIGURATION, Identity, Job, VoiceSource, identity_of
 from serving.corpora.layout import Shard
 from serving.corpora.process import MOST_DEATHS, Process, SharedSamples
-from serving.corpora.shard import PieceResult, ShardReading, give_up_shard, read_shard, write_shard
+from serving.corpora.shard import PieceResult, ShardReading, ShardReport, give_up_shard, read_shard, write_shard
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ShardReport:
-    """What a shard took and gave. Times are the worker's own clock's, in seconds.
-
-    Attributes:
-        shard: its name.
-        worker: its machine and process.
-        lines: done, with and without audio.
-        unspoken: of them without audio.
-        audio_seconds: of the audio that was written.
-        speaking_seconds: for which the voice was busy.
-        waiting_seconds: for which it waited for the shard before to be written.
-        reading_seconds: that reading the lines took.
-        writing_seconds: that encoding and writing took.
-    """
-
-    shard: str
-    worker: str
-    began: float
-    ended: float = 0.0
-    lines: int = 0
-    unspoken: int = 0
-    audio_seconds: float = 0.0
-    reading_seconds: float = 0.0
-    speaking_seconds: float = 0.0
-    waiting_seconds: float = 0.0
-    writing_seconds: float = 0.0
 
 
 class Worker:
@@ -119,7 +90,7 @@ class Worker:
             waiting_seconds=time.perf_counter() - spoken,
         )
         arguments = job, voice.engines.gain, shard, reading.lines, results, audio.path
-        self._writing = self._threads.submit(self._written, report, *arguments)
+        self._writing = self._threads.submit(self._written, job, shard, report, *arguments)
         return reports if self._writer is not None else self.finish()
 
     def finish(self) -> list[ShardReport]:
@@ -129,8 +100,7 @@ class Worker:
 
     def give_up(self, job: Job, shard: Shard, reason: str) -> ShardReport:
         """Records a shard without audio. Raises OSError."""
-        report = ShardReport(shard.name, self._name, time.time())
-        return replace(report, **vars(give_up_shard(job, shard, reason)), ended=time.time())
+        return give_up_shard(ShardReport(shard.name, self._name, time.time()), job, shard, reason)
 
     def close(self) -> None:
         """Ends the processes and closes the voice; may be called again."""
@@ -190,15 +160,14 @@ class Worker:
                 break
         return results, audio
 
-    def _written(self, report: ShardReport, job: Job, gain: float, shard: Shard, *spoken: Any) -> ShardReport:
-        """Has a shard written, and completes its report. `spoken` is the rest of what `write_shard` takes."""
+    def _written(self, job: Job, shard: Shard, *arguments: object) -> ShardReport:
+        """Has a shard written. `arguments` are those of `write_shard`."""
         try:
-            recorded = _call(self._writer, write_shard, job, gain, shard, *spoken)
+            return _call(self._writer, write_shard, *arguments)
         except (OSError, UserError):
             raise
         except Exception as error:
             return self._failed(job, shard, error)
-        return replace(report, **vars(recorded), ended=time.time())
 
 
 def _result(spoken: SpokenPiece | FailedPiece) -> PieceResult:
