@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -127,8 +128,11 @@ def _connect(ray: Any, address: str | None, cores: int) -> None:
         options |= {"_node_ip_address": "127.0.0.1", "num_cpus": cores}
     else:
         options["address"] = address
+    sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, sigterm)  # Ray's own handler ends the process with another status
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         where = f"no Ray cluster at {address}" if address else "Ray does not start here"
         first_line = (str(error).strip() or "no message").splitlines()[0]
