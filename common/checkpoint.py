@@ -113,16 +113,18 @@ def _number_of(path: Path, values: Mapping[str, Any], name: str, high: float) ->
 
 
 def _gain_of(path: Path, checkpoint: Mapping[str, Any]) -> float:
-    """The audio's gain: {"gain": 2.0} in the JSON file beside the checkpoint, else the checkpoint's own, else 1."""
+    """The audio's gain: "gain" in the JSON file beside the checkpoint, else the checkpoint's own, else 1.
+
+    A JSON file without that key is another program's.
+    """
     sidecar, values = path.with_suffix(".json"), checkpoint
     if sidecar.is_file():
         try:
-            values = json.loads(sidecar.read_text(encoding="utf-8"))
-        except ValueError:
-            values = {}
-        if not isinstance(values, dict) or values.keys() != {"gain"}:
-            raise UserError(f'{sidecar}: must be {{"gain": NUMBER}}, the gain of {path.name}; mend or rename it')
-        path = sidecar
+            beside = json.loads(sidecar.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f'{sidecar}: must be JSON, such as {{"gain": 2.0}}; mend or rename it') from error
+        if isinstance(beside, dict) and "gain" in beside:
+            path, values = sidecar, beside
     gain = _number_of(path, values, "gain", MAX_GAIN)
     if gain == 0:
         raise UserError(f"{path}: gain 0.0: must be above 0")

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import difflib
-import errno
 import io
 import math
 import os
@@ -13,11 +12,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from common.errors import UserError, is_out_of_memory
-from common.files import dangling_link
+from common.files import describe_os_error
 
 EXIT_USER_ERROR = 1
 EXIT_USAGE = 2
@@ -138,8 +136,9 @@ def _patient_output() -> Iterator[None]:
         if stream is not None and stream is getattr(sys, f"__{name}__"):  # not what a test has put there
             stream.flush()
             raw = io.BufferedWriter(_PatientFile(stream.fileno(), "w", closefd=False))
-            options = {"line_buffering": stream.line_buffering, "write_through": name == "stderr"}
-            setattr(sys, name, io.TextIOWrapper(raw, stream.encoding, "backslashreplace", **options))
+            # A stream that Python leaves unbuffered (PYTHONUNBUFFERED) is told by its `write_through`.
+            at_once = stream.line_buffering or stream.write_through
+            setattr(sys, name, io.TextIOWrapper(raw, stream.encoding, "backslashreplace", line_buffering=at_once))
     try:
         yield
         if sys.stdout is not None:
@@ -184,24 +183,9 @@ def _describe(error: Exception, parser: argparse.ArgumentParser) -> str:
         less = f"a smaller {' or '.join(flags)}" if flags else "a machine with more"
         return f"out of memory ({first_line[:120]}): use {less}"
     if isinstance(error, OSError):
-        return _describe_os_error(error)
+        return describe_os_error(error)
     # The last line of defence: users never meet a raw traceback.
     return f"internal error: {type(error).__name__}: {first_line} (run again with --debug for the traceback)"
-
-
-def _describe_os_error(error: OSError) -> str:
-    reason = error.strerror or str(error)
-    if isinstance(error, FileNotFoundError) and isinstance(error.filename, str):
-        reason = dangling_link(Path(error.filename)) or reason
-    where = f"{error.filename}: " if error.filename else ""
-    advice = {
-        errno.ENOSPC: "; free some space or choose another output folder",
-        errno.EDQUOT: "; free some space or choose another output folder",
-        errno.EACCES: "; check the permissions or choose another folder",
-        errno.EPERM: "; check the permissions or choose another folder",
-        errno.EROFS: "; choose a folder that can be written",
-    }.get(error.errno or 0, "")
-    return f"{where}{reason}{advice}"
 
 
 def _fail(parser: argparse.ArgumentParser, message: str, status: int, debug: bool) -> NoReturn:

@@ -1,11 +1,12 @@
 """What this processor can do, and by that which runtime runs each ONNX file faster on it.
 
-Needs nothing but Python's own library, so that an installer can ask before anything is installed:
 `python3 -m common.cpu_backend` prints `openvino` where OpenVINO is worth installing, else `onnxruntime`.
 """
 
+import ctypes
 import importlib.util
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,8 @@ AMX_BF16 = frozenset({"amx_tile", "amx_bf16"})
 # weights from memory: no instruction set helps, and ONNX Runtime has less to do around it.
 OPENVINO_PARTS: frozenset[Part] = frozenset({"encoder", "postnet", "waveglow"})
 MOST_THREADS = 256
+M_MMAP_THRESHOLD = -3  # of mallopt(3)
+MMAP_THRESHOLD = 1 << 20  # bytes
 
 
 def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
@@ -61,6 +64,15 @@ def choose_backend(part: Part, backend: CpuBackend, precision: CpuPrecision) -> 
     if backend != "auto":
         return backend
     return faster_backend(part, cpu_flags()) if is_openvino_installed() else "onnxruntime"
+
+
+def return_large_buffers() -> None:
+    """Makes glibc return freed buffers of MMAP_THRESHOLD and more to the system, in the whole process.
+
+    By itself it keeps ever larger ones for later. Buffers of ever new lengths don't fit there, and memory grows.
+    """
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
 
 
 def usable_cores() -> int:

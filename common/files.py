@@ -15,7 +15,9 @@ from pathlib import Path
 from common.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # which every file of a folder would meet
 _UNFINISHED = ".exporting."  # + a random word: a folder whose files are being written
+_LOCK = _UNFINISHED + "lock"
 _FINISHED = ".exported"  # a folder whose files are whole and on their way
 _PART = ".part"  # ends the name of a file that is being written
 
@@ -95,7 +97,7 @@ def _errors_naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        of_disk = error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+        of_disk = error.filename is None and error.errno in (*DISK_ERRORS, errno.EFBIG)
         if of_disk or str(error.filename).endswith(_PART):
             error.filename, error.filename2 = str(path), None
         raise
@@ -155,12 +157,30 @@ def appearing_together(folder: Path) -> Iterator[Path]:
     with _held(folder, _UNFINISHED, "", _make_folder) as (temporary, _):
         try:
             yield temporary
-            finish_appearing(folder)  # of an earlier set: this one must not meet a part of it
-            os.rename(temporary, folder / _FINISHED)
+            with _locked(folder / _LOCK):  # one set after the other
+                finish_appearing(folder)
+                os.rename(temporary, folder / _FINISHED)
+                finish_appearing(folder)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-    finish_appearing(folder)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Waits for a lock, for which a file stands while it is held."""
+    while True:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        if os.fstat(handle).st_nlink:
+            break
+        os.close(handle)  # the one who held it has removed it: once more
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(handle)
 
 
 def finish_appearing(folder: Path) -> None:
@@ -169,7 +189,7 @@ def finish_appearing(folder: Path) -> None:
     for name in sorted(os.listdir(finished)) if finished.is_dir() else []:
         with suppress(FileNotFoundError):  # another process has moved it
             os.replace(finished / name, folder / name)
-    with suppress(FileNotFoundError):
+    with suppress(OSError):  # another process has removed it, or the next set has come
         os.rmdir(finished)
 
 
@@ -207,6 +227,22 @@ def dangling_link(path: Path) -> str:
         if link.is_symlink() and not link.exists():
             return f"{link} is a link to {os.readlink(link)}, which isn't there"
     return ""
+
+
+def describe_os_error(error: OSError) -> str:
+    """One line: the file, the system's reason, and what to do."""
+    reason = error.strerror or str(error)
+    if isinstance(error, FileNotFoundError) and isinstance(error.filename, str):
+        reason = dangling_link(Path(error.filename)) or reason
+    where = f"{error.filename}: " if error.filename else ""
+    advice = {
+        errno.ENOSPC: "; free some space or choose another output folder",
+        errno.EDQUOT: "; free some space or choose another output folder",
+        errno.EACCES: "; check the permissions or choose another folder",
+        errno.EPERM: "; check the permissions or choose another folder",
+        errno.EROFS: "; choose a folder that can be written",
+    }.get(error.errno or 0, "")
+    return f"{where}{reason}{advice}"
 
 
 def user_cache_folder(name: str) -> Path | None:

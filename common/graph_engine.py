@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from common.cuda import ShapeCache, capture, on_device, with_index
-from common.engine import Engine, check_bound, sizes_of
+from common.engine import Engine, check_bound
 
 CACHED_SIZES = 32  # sizes that keep their graph
 
@@ -58,8 +58,7 @@ class GraphEngine:
         return self._engine
 
     def bind(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
-        check_bound(self, tensors)
-        sizes = tuple(sorted(sizes_of(self, tensors).items()))
+        sizes = tuple(sorted(check_bound(self, tensors).items()))
         own, run_own = self._plans.get(sizes, lambda: self._plan(tensors))
         inputs = [(own[spec.name], tensors[spec.name]) for spec in self.contract.inputs]
         outputs = [(tensors[spec.name], own[spec.name]) for spec in self.contract.outputs]

@@ -1,6 +1,5 @@
 """The ONNX Runtime kind of engine: a `.onnx` file behind the interface of `common.engine`, on a CPU or a GPU."""
 
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from common.contract import Dim, TensorSpec, check_tensors, contract_of
-from common.cpu_backend import thread_count
+from common.cpu_backend import return_large_buffers, thread_count
 from common.engine import Range, check_bound, closed, export_command, read_metadata
 from common.errors import UserError
 from common.files import user_cache_folder
@@ -32,8 +31,6 @@ _NUMPY_DTYPES = {
     torch.bool: np.bool_,
 }
 _PROVIDERS: dict[GpuProvider, str] = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
-
-logger = logging.getLogger(__name__)
 
 
 class OnnxEngine:
@@ -81,9 +78,11 @@ class OnnxEngine:
             providers = gpu_providers(ort, gpu_provider, self.device.index, self._stream.cuda_stream)
             # Streams order the work: the host need not wait at the end of each run.
             self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        elif part != "decoder_iter":
-            # Shapes change with every phrase: without this, what the arena keeps for old ones would grow.
-            self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        else:
+            return_large_buffers()
+            if part != "decoder_iter":
+                # Shapes change with every phrase: without this, what the arena keeps for old ones would grow.
+                self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
         try:
             session: ort.InferenceSession = ort.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime's exceptions share no base class of their own

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from common.contract import Dim, TensorSpec, check_tensors, contract_of
-from common.cpu_backend import CpuPrecision, thread_count
+from common.cpu_backend import CpuPrecision, return_large_buffers, thread_count
 from common.engine import Range, check_bound, closed, read_metadata
 from common.errors import UserError
 from common.files import user_cache_folder
@@ -55,11 +55,13 @@ class OpenVINOEngine:
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": thread_count(threads),
+            "CPU_RUNTIME_CACHE_CAPACITY": 0,  # of kernels by shape: lengths hardly come again, and it would grow
             "ENABLE_CPU_PINNING": False,  # pinned threads of two processes would meet on the same cores
         }
         cache = user_cache_folder("openvino") if part in CACHED_PARTS else None
         if cache is not None:
             settings["CACHE_DIR"] = str(cache)
+        return_large_buffers()
         core = ov.Core()
         try:
             model = core.read_model(str(path))

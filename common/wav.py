@@ -32,19 +32,6 @@ def wav_header(sampling_rate: int, sample_format: SampleFormat, samples: int | N
     return header.pack(*riff, b"fmt ", 18, 3, *rates, 0, b"fact", 4, samples or 0, b"data", size)
 
 
-def read_float_wav(path: Path) -> np.ndarray:
-    """The samples of a mono float wav as `wav_file` writes it, float32 [n].
-
-    Raises:
-        UserError: it isn't one.
-    """
-    content = path.read_bytes()
-    header = _HEADERS["float32"]
-    if len(content) < header.size or content[:4] != b"RIFF" or content[12:22] != b"fmt " + struct.pack("<IH", 18, 3):
-        raise UserError(f"{path}: not a float wav of this project; remove it")
-    return np.frombuffer(content, "<f4", offset=header.size).astype(np.float32)
-
-
 class WavWriter:
     """Takes the audio of one wav file block by block; made by `wav_file`. Memory is bounded by one block."""
 

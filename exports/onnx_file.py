@@ -150,8 +150,10 @@ def _difference(path: Path, module: nn.Module, metadata: ModelMetadata) -> float
     contract = contract_of(metadata)
     inputs = example_inputs(metadata, CHECKED_SIZES, seed=1)
     engine = OnnxEngine(path, metadata.part)
-    found = infer(engine, **inputs)
-    engine.close()
+    try:
+        found = infer(engine, **inputs)
+    finally:
+        engine.close()
     reference_inputs = {name: t.float() if t.is_floating_point() else t for name, t in inputs.items()}
     with torch.inference_mode():
         reference = module.float()(*(reference_inputs[spec.name] for spec in contract.inputs))

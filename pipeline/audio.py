@@ -3,21 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from common.errors import UserError
-from common.wav import wav_file
+from common.errors import InvalidInput
+from common.wav import SAMPLE_FORMATS, SampleFormat, wav_file
 
+_OTHER_FORMATS = (".mp3", ".flac", ".ogg", ".opus", ".aac", ".m4a", ".raw", ".pcm")
 LIMITER_THRESHOLD = 0.8  # of full scale (-1.9 dBFS): below it the limiter changes nothing
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Audio:
-    """Mono audio.
+    """Mono audio. Its length is the number of samples; NumPy takes it for its samples; equal audio has equal ones.
 
     Attributes:
         samples: float32 [n], within -1 and 1.
@@ -26,6 +27,19 @@ class Audio:
 
     samples: np.ndarray
     sampling_rate: int
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.samples, dtype) if copy else np.asarray(self.samples, dtype)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Audio):
+            return NotImplemented
+        return self.sampling_rate == other.sampling_rate and np.array_equal(self.samples, other.samples)
+
+    __hash__ = None  # type: ignore[assignment]
 
     @property
     def seconds(self) -> float:
@@ -39,9 +53,7 @@ class Audio:
             raise ValueError(f"chunks of one sampling rate are needed, not of {sorted(rates)}")
         return cls(np.concatenate([chunk.samples for chunk in chunks]), rates.pop())
 
-    def save(
-        self, path: str | Path, *, normalize: bool = True, sample_format: Literal["float32", "pcm16"] = "float32"
-    ) -> Path:
+    def save(self, path: str | Path, *, normalize: bool = True, sample_format: SampleFormat = "float32") -> Path:
         """Writes a wav file, in whole or not at all.
 
         Args:
@@ -49,10 +61,15 @@ class Audio:
             sample_format: IEEE float, or 16-bit integers (half the size).
 
         Raises:
+            InvalidInput: the name is another format's, or there is no such sample format.
             UserError: there are no samples, or they aren't finite.
             OSError: the disk is full or the folder can't be written.
         """
         path = Path(path)
+        if path.suffix.lower() in _OTHER_FORMATS:
+            raise InvalidInput(f"{path}: what is saved is a wav file; give it a name that ends with .wav", "path")
+        if sample_format not in SAMPLE_FORMATS:
+            raise InvalidInput(f"sample_format {sample_format}: must be {' or '.join(SAMPLE_FORMATS)}", "sample_format")
         with wav_file(path, self.sampling_rate, normalize=normalize, sample_format=sample_format) as wav:
             wav.append(self.samples)
         return path
@@ -89,14 +106,16 @@ class Resampler:
     """Chunks of one stream at another sampling rate, by soxr; what the whole would give, whatever the chunks.
 
     Raises:
-        UserError: soxr isn't installed.
+        InvalidInput: soxr isn't installed.
     """
 
     def __init__(self, from_rate: int, to_rate: int) -> None:
         try:
             import soxr
         except ImportError as error:
-            raise UserError("another sampling rate needs soxr: pip install soxr") from error
+            raise InvalidInput(
+                "sampling_rate: another than the voice's needs soxr: pip install soxr", "sampling_rate"
+            ) from error
         self.sampling_rate = to_rate
         self._stream = soxr.ResampleStream(from_rate, to_rate, 1, dtype="float32")
 

@@ -73,11 +73,10 @@ def show_text(request: Request) -> None:
     """
     failed = []
     for phrase in prepare(request.phrases, request.settings, request.work.max_symbols):
-        line = phrase.phrase.line
-        if phrase.error is not None:
-            failed.append(FailedPhrase(phrase.phrase, UserError(f"line {line}: {phrase.error}")))
+        if phrase.named_error is not None:
+            failed.append(FailedPhrase(phrase.phrase, phrase.named_error))
         else:
-            print(f"{line}: {' '.join(piece.encoded.text for piece in phrase.pieces)}")
+            print(f"{phrase.phrase.line}: {' '.join(piece.encoded.text for piece in phrase.pieces)}")
     _raise_failed(failed, len(request.phrases))
 
 

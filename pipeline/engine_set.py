@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.config import Tacotron2Config, WaveGlowConfig
-from common.cuda import upload
+from common.cuda import ShapeCache, upload
 from common.engine import Engine, Range, infer
-from common.errors import Closed, EngineFailure, UserError
+from common.errors import Closed, EngineFailure, InvalidInput, UserError
 from common.metadata import DEFAULT_SIGMA, PARTS, Part
 from pipeline.settings import SpeakSettings, WorkSettings
 from tacotron2.decoder import LONGEST_DECODING, StopRule
@@ -24,6 +24,7 @@ from tacotron2.decoder_graph import bucket_of, make_decoder
 from waveglow.denoiser import Denoiser
 from waveglow.vocoder import CONTEXT, END_SILENCE, SILENCE, window_sizes
 
+DENOISERS = 16  # strengths that are kept
 NEVER = 1.0  # a gate threshold that no gate passes
 POSTNET_CONTEXT = 10  # frames that a frame depends on, on either side: five convolutions of five
 # On a GPU, whose graphs are of one size each, the postnet sees utterances of different lengths in windows of one.
@@ -88,7 +89,7 @@ class EngineSet:
         self.on_gpu = bool(devices)
         self.decoder = make_decoder(engines["decoder_iter"], self.work.cuda_graph)
         self._stream = torch.cuda.Stream(self.device) if devices else None
-        self._denoisers: dict[float, Denoiser] = {}
+        self._denoisers = ShapeCache[float, Denoiser](DENOISERS)
         self._waveglow_metadata = waveglow
         self._measure_bias = measure_bias
         self._closed = False
@@ -117,22 +118,30 @@ class EngineSet:
             steps = min(config.max_decoder_steps, LONGEST_DECODING)
         longest = self.limits.mel[1]
         if self.window_sizes[1] <= 2 * CONTEXT:  # too little for windows that overlap: all in one, or not at all
-            longest = min(longest, self.window_sizes[1] - END_SILENCE)
+            longest = min(longest, int((self.window_sizes[1] - END_SILENCE) * settings.speed))
         return StopRule(threshold, min(steps, longest))
 
     def denoiser(self, strength: float) -> Denoiser | None:
         """The denoiser of this strength, from the bias that the WaveGlow file carries; None for strength 0.
 
         Raises:
-            UserError: the file carries none.
+            InvalidInput: the file carries none.
         """
+        self.check_denoiser(strength)
         if strength == 0:
             return None
-        if strength not in self._denoisers:
-            if self._waveglow_metadata.bias is None and self._measure_bias is not None:
-                self._waveglow_metadata = replace(self._waveglow_metadata, bias=self._measure_bias())
-            self._denoisers[strength] = Denoiser.of(self._waveglow_metadata, strength)
-        return self._denoisers[strength]
+        if self._waveglow_metadata.bias is None and self._measure_bias is not None:
+            self._waveglow_metadata = replace(self._waveglow_metadata, bias=self._measure_bias())
+        return self._denoisers.get(strength, lambda: Denoiser.of(self._waveglow_metadata, strength))
+
+    def check_denoiser(self, strength: float) -> None:
+        """Raises InvalidInput for a strength above 0 where the WaveGlow file carries no bias. Thread-safe."""
+        if strength and self._waveglow_metadata.bias is None and self._measure_bias is None:
+            raise InvalidInput(
+                "denoise: the WaveGlow file carries no bias for it; export the file with "
+                "exports/export_waveglow_onnx.py, or leave the denoiser off",
+                "denoise",
+            )
 
     def encode(self, texts: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Symbol ids, int32 [symbols] each -> memory (B, T, .) and processed memory (B, T, .) on the decoder's device.

@@ -22,7 +22,7 @@ from common.phrases import Phrase, read_phrases
 from common.wav import SAMPLE_FORMATS
 from pipeline.benchmark import WARMUPS, Benchmark
 from pipeline.console import ReportSettings, Request
-from pipeline.settings import RANGES, SAMPLING_RATES, SpeakSettings, WorkSettings
+from pipeline.settings import RANGES, SAMPLING_RATES, WHOLE_NUMBERS, SpeakSettings, WorkSettings
 from pipeline.speak import OutputSettings
 from tacotron2.loading import DEMO_TACOTRON2
 from tacotron2.text.lexicon import Lexicon
@@ -365,5 +365,5 @@ def _work(setting: str) -> _Type:
 
 def _number(setting: str, default: Any) -> _Type:
     low, high = RANGES[setting]
-    whole = setting in ("seed", "max_decoder_steps", "batch_size", "max_symbols", "window")
+    whole = setting in WHOLE_NUMBERS
     return {"type": bounded_int(int(low), int(high)) if whole else bounded_float(low, high), "default": default}

@@ -1,26 +1,19 @@
 """What an output folder holds of earlier runs, so that a later one can go on where one was stopped.
 
-`manifest.jsonl` gets a line for each phrase whose wav is whole. The pieces of a long phrase lie as wav files of their
-own in a folder beside it until the phrase is whole.
+`manifest.jsonl` gets a line for each phrase whose wav is whole.
 """
 
 import dataclasses
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import numpy as np
-
-from common.wav import read_float_wav
-from pipeline.audio import Audio
 from pipeline.pieces import PreparedPhrase
 
 MANIFEST = "manifest.jsonl"
-PARTIAL = ".partial"  # ends the name of a folder with the pieces of a phrase that isn't whole yet
 
 Record = TypeVar("Record")
 
@@ -91,48 +84,6 @@ class Manifest:
         """Adds a record and brings it to disk."""
         _append(self._path, record)
         self._records[record.file] = record
-
-
-class PartialPhrase:
-    """The pieces of a phrase that isn't whole yet, in a folder of their own: float wavs at the voice's level."""
-
-    def __init__(self, path: Path, configuration: str) -> None:
-        self.folder = path.with_suffix(PARTIAL)
-        self._configuration = configuration
-
-    def pieces(self, output: Path, with_pictures: bool) -> dict[int, PieceRecord]:
-        """The pieces that are there, by number; those of another configuration are removed."""
-        name = self.folder / "configuration"
-        if not name.is_file() or name.read_text() != self._configuration:
-            self.remove()
-            return {}
-        found: dict[int, PieceRecord] = {}
-        for fields in _lines(self.folder / MANIFEST):
-            record = _made(PieceRecord, fields)
-            if record is None or not self._wav(record.number).is_file():
-                continue
-            if not with_pictures or has_picture(output, record):
-                found[record.number] = record
-        return found
-
-    def samples(self, record: PieceRecord) -> np.ndarray:
-        """A piece's audio, float32 [n]."""
-        return read_float_wav(self._wav(record.number))
-
-    def add(self, record: PieceRecord, audio: Audio) -> None:
-        """Keeps a piece: its wav first, then its record."""
-        if not self.folder.is_dir():
-            self.folder.mkdir()
-            (self.folder / "configuration").write_text(self._configuration)
-        audio.save(self._wav(record.number), normalize=False)
-        _append(self.folder / MANIFEST, record)
-
-    def remove(self) -> None:
-        if self.folder.is_dir():
-            shutil.rmtree(self.folder)
-
-    def _wav(self, number: int) -> Path:
-        return self.folder / f"piece_{number:04}.wav"
 
 
 def has_picture(folder: Path, piece: PieceRecord) -> bool:

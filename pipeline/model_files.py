@@ -93,14 +93,15 @@ def close_engines(engines: Mapping[Part, Engine]) -> None:
 def default_paths(folder: Path, precision: Precision | None = None) -> dict[Part, Path] | None:
     """The four files of a folder: its engines if they can be used, else its ONNX files, else None.
 
-    Engines that can't be opened on this machine, or that were not built from the ONNX files beside them, are passed
-    over with a warning in the log.
+    Engines that can't be opened on this machine, that were not built from the ONNX files beside them or that aren't
+    four are passed over with a warning in the log.
 
     Args:
         precision: of the engines; None takes FP16 ones rather than FP32 ones.
 
     Raises:
-        UserError: some of the files are there, but not four that belong together.
+        UserError: some of the files are there, but not four that belong together; or there are engines that can't be
+            taken, and no ONNX files that could stand in for them.
     """
     finish_appearing(folder)
     files = {part: folder / f"{part}.onnx" for part in PARTS}
@@ -108,11 +109,14 @@ def default_paths(folder: Path, precision: Precision | None = None) -> dict[Part
     precisions: tuple[Precision, ...] = (precision,) if precision else ("fp16", "fp32")
     for one in precisions:
         engines = {part: folder / f"{part}_{one}.engine" for part in PARTS}
-        if not all(path.exists() for path in engines.values()):
+        lacking = [path.name for path in engines.values() if not path.exists()]
+        if len(lacking) == len(PARTS):
             continue
-        if len(missing) == len(PARTS):  # nothing to compare with or to take instead: opening them says what is wrong
-            return engines
-        obstacle: str | None = importlib.import_module(ENGINE_CHECK).obstacle(engines, files)
+        obstacle: str | None = None
+        if lacking:
+            obstacle = f"{folder}: {', '.join(lacking)} missing beside engines in {one}"
+        elif len(missing) < len(PARTS):  # else there is nothing to compare with: opening them says what is wrong
+            obstacle = importlib.import_module(ENGINE_CHECK).obstacle(engines, files)
         if obstacle is None:
             return engines
         if missing:
@@ -121,6 +125,9 @@ def default_paths(folder: Path, precision: Precision | None = None) -> dict[Part
     if not missing:
         return files
     if len(missing) == len(PARTS):
+        others = sorted(path.name for path in folder.glob("*_fp??.engine"))
+        if others:
+            raise UserError(f"{folder}: holds {others[0]}, but no {precision} engines; build them or ask for others")
         return None
     raise UserError(
         f"{folder}: {', '.join(missing)} missing; export the whole voice: exports/export_voice.py -o {folder}"

@@ -37,6 +37,13 @@ class PreparedPhrase:
     error: UserError | None = None
 
     @property
+    def named_error(self) -> UserError | None:
+        """The error with the phrase's line."""
+        if isinstance(self.error, InvalidInput):
+            return InvalidInput(f"line {self.phrase.line}: {self.error}")
+        return self.error
+
+    @property
     def dropped(self) -> tuple[str, ...]:
         """The characters that have no symbol and are left out, in order of first appearance."""
         return tuple(dict.fromkeys(char for piece in self.pieces for char in piece.encoded.dropped))
@@ -50,6 +57,9 @@ def prepare(phrases: Sequence[Phrase], settings: SpeakSettings, max_symbols: int
 
 def _prepare(phrase: Phrase, front_end: TextFrontEnd, max_symbols: int) -> PreparedPhrase:
     reading = phrase.text
+    if not isinstance(reading, str):
+        wrong = InvalidInput(f"the text to speak must be a str, not {type(reading).__name__}")
+        return PreparedPhrase(phrase, "", (), wrong)
     try:
         reading = front_end.read(phrase.text)
         texts = split(reading, max_symbols, final_period=front_end.final_period)

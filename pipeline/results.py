@@ -150,9 +150,9 @@ def store(
     size = f"bs{result.batch_size}{in_a_row}_il{result.input_length}_{result.precision}_wn{result.wn_channels}"
     name = re.sub(r"[^\w+]+", "-", f"{result.framework}_{size}_{'cpu' if result.device == 'CPU' else 'gpu'}")
     with written_whole(folder / f"{name}.json") as temporary:
-        temporary.write_text(json.dumps(dataclasses.asdict(result), indent=2) + "\n")
+        temporary.write_text(json.dumps(dataclasses.asdict(result), indent=2) + "\n", encoding="utf-8")
     if csv_file:
-        with written_whole(folder / csv_file) as temporary, open(temporary, "w", newline="") as file:
+        with written_whole(folder / csv_file) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows((CSV_HEADER, _csv_row(result)))
 
 
@@ -197,7 +197,7 @@ def read_results(folder: Path) -> list[Result]:
     results = []
     for path in sorted(folder.glob("*_bs*_il*_*.json")):
         try:
-            fields = json.loads(path.read_text())
+            fields = json.loads(path.read_text(encoding="utf-8"))
             for name in ("latency_percentiles", "first_audio_percentiles"):
                 fields[name] = {int(p): seconds for p, seconds in fields.get(name, {}).items()}
             fields["latencies"] = tuple(fields.get("latencies", ()))
@@ -233,7 +233,7 @@ def results_table(results: Sequence[Result], baseline: str = "PyTorch") -> str:
 def processor_name() -> str:
     """The processor as Linux names it, else as Python does."""
     try:
-        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        names = re.findall(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.MULTILINE)
     except OSError:
         names = []
     return names[0].strip() if names else platform.processor() or platform.machine()

@@ -7,6 +7,7 @@ audio: every random number, every window and every shape of a window is the requ
     submit -> waiting -> encoder -> decoder slots -> PieceStream -> windows -> WaveGlow -> Speech (a queue of Audio)
 """
 
+import atexit
 import logging
 import queue
 import threading
@@ -17,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import product
+from operator import itemgetter
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -53,6 +55,8 @@ LATER_FRAMES, LATER_FRAMES_WHILE_WAITING = 8192, 2048
 SWITCH_INTERVAL = 5e-5
 
 FAILED_ROUNDS = 5  # in a row, without any audio between them: then the engines can't work any more
+STUCK_SECONDS = 300.0  # of one round; a runtime may compile for minutes where it meets a shape for the first time
+WATCH_SECONDS = 5.0  # after which a reader looks whether the worker is stuck
 CLOSING_SECONDS = 60.0  # most that `close` waits: for requests under way, and for the worker
 
 State = Literal["running", "draining", "failed"]
@@ -116,6 +120,7 @@ class Speech:
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
         self._wake: Callable[[], None] = lambda: None
+        self._watch: Callable[[], None] = lambda: None
         different = self.sampling_rate != sampling_rate
         self._resampler = Resampler(sampling_rate, self.sampling_rate) if different else None
         self._alignments: list[np.ndarray] = []
@@ -128,7 +133,7 @@ class Speech:
         """The next chunk, waited for; None after the last.
 
         Args:
-            timeout: most seconds to wait; None waits for as long as it takes, 0 not at all.
+            timeout: most seconds to wait; None waits for as long as the worker works, 0 not at all.
 
         Raises:
             EngineFailure: the request failed.
@@ -136,7 +141,7 @@ class Speech:
             CancelledError: it was cancelled.
             queue.Empty: nothing came within the timeout.
         """
-        item = self._chunks.get(timeout is None or timeout > 0, timeout or None)
+        item = self._next_item(timeout)
         if item is None or isinstance(item, BaseException):
             self._chunks.put(item)  # whoever asks again hears the same
             if item is None:
@@ -146,6 +151,15 @@ class Speech:
             self._unread_seconds -= item.seconds
         self._wake()
         return item
+
+    def _next_item(self, timeout: float | None) -> Audio | BaseException | None:
+        if timeout is not None:
+            return self._chunks.get(timeout > 0, timeout or None)
+        while True:
+            try:
+                return self._chunks.get(timeout=WATCH_SECONDS)
+            except queue.Empty:
+                self._watch()
 
     def cancel(self) -> None:
         """Gives the request up: its slot is free at the next block. May be called at any time, from any thread."""
@@ -213,9 +227,10 @@ class Scheduler:
     Args:
         engines: only the worker may use them while the scheduler lives, unless `lock` is held.
         max_slots: most pieces of text decoded at a time; None takes what suits the device.
-        max_waiting: most requests that may wait for a first slot.
+        max_waiting: most requests that may wait for a first slot. With those under way, whose readers may be slow,
+            there are never more than `max_slots` + `max_waiting`.
         lock: held by the worker while it uses the engines.
-        on_failed: called once, in the worker, with the reason why the scheduler can't work any more. It must return at
+        on_failed: called once, in any thread, with the reason why the scheduler can't work any more. It must return at
             once. What serves requests ends then, so that it is started again.
     """
 
@@ -249,10 +264,13 @@ class Scheduler:
         self._cut = False  # closing without waiting for requests under way
         self._failure: str | None = None
         self._on_failed = on_failed
+        self._round_began: float | None = None  # by time.monotonic; None between rounds
         self._round_failed = False
         self._failed_rounds = 0  # in a row
         self._thread = threading.Thread(target=self._work, name="speech", daemon=True)
         self._thread.start()
+        # A daemon thread that is inside PyTorch when the interpreter ends would abort the process.
+        atexit.register(self.close)
 
     def submit(
         self, pieces: Sequence[Piece], settings: SpeakSettings, on_event: Callable[[], object] = lambda: None
@@ -261,12 +279,13 @@ class Scheduler:
 
         Raises:
             InvalidInput: the settings don't fit the voice.
-            Busy: as many requests as may wait are waiting.
+            Busy: as many requests as may be are waiting or under way.
             Closed: the scheduler is closed, or can't work any more.
         """
-        self.engines.denoiser(settings.denoise)
+        self.engines.check_denoiser(settings.denoise)
         speech = Speech(pieces, settings, self.engines.audio.sampling_rate, on_event)
-        speech._wake = self._notify
+        speech._wake, speech._watch = self._notify, self._give_up_if_stuck
+        self._give_up_if_stuck()
         with self._changed:
             if self._failure is not None:
                 raise Closed(self._failure)
@@ -274,6 +293,8 @@ class Scheduler:
                 raise Closed("the voice is closed: nothing more is spoken")
             if len(self._waiting) >= self.max_waiting:
                 raise Busy(f"busy: {len(self._waiting)} requests are waiting; try again later")
+            if len(self._waiting) + len(self._active) >= self.max_waiting + self.max_slots:
+                raise Busy(f"busy: {len(self._active)} requests are under way; try again later")
             self._waiting.append(_Active(speech))
             self._changed.notify()
         return speech
@@ -314,6 +335,7 @@ class Scheduler:
             torch.cuda.synchronize(self.engines.device)
 
     def status(self) -> SchedulerStatus:
+        self._give_up_if_stuck()
         with self._changed:
             state: State = "draining" if self._closing else "running"
             if self._failure is not None:
@@ -336,6 +358,7 @@ class Scheduler:
             self._changed.notify()
         if threading.current_thread() is self._thread:
             return
+        atexit.unregister(self.close)
         if drain:
             self._thread.join(timeout)
         with self._changed:
@@ -364,11 +387,16 @@ class Scheduler:
     def _wait_for_work(self) -> bool:
         """Returns once there is something to do; whether there is."""
         with self._changed:
-            while not self._something_to_do():
+            while self._failure is None and not self._something_to_do():
                 if self._closing and not self._waiting and not self._active:
                     return False
                 self._changed.wait()
-        return True
+            return self._failure is None
+
+    def _give_up_if_stuck(self) -> None:
+        began = self._round_began
+        if began is not None and time.monotonic() - began > STUCK_SECONDS:
+            self._fail(Closed(f"an engine has not returned for {STUCK_SECONDS:g} s; start again"))
 
     def _try_round(self) -> None:
         """A round; what fails in it ends the requests under way, and those that wait are spoken next.
@@ -377,6 +405,7 @@ class Scheduler:
             Closed: the engines can't work any more.
         """
         made, self._round_failed = self._audio_seconds, False
+        self._round_began = time.monotonic()
         try:
             self._round()
         except Exception as error:
@@ -386,6 +415,8 @@ class Scheduler:
             self._decoder.close()
             for active in list(self._active):
                 self._end(active, explained(error, "a request"))
+        finally:
+            self._round_began = None
         if self._audio_seconds > made:
             self._failed_rounds = 0
         elif self._round_failed:
@@ -409,13 +440,13 @@ class Scheduler:
     def _fail(self, error: BaseException) -> None:
         """Ends all requests, and takes no more."""
         reason = str(error) if isinstance(error, Closed) else f"speaking failed: {type(error).__name__}; see the log"
-        _log.critical("nothing more can be spoken: %s", reason, exc_info=error)
         with self._changed:
             if self._failure is not None:
                 return
             self._failure = reason
             everybody = [*self._active, *self._waiting]
             self._active, self._waiting = [], deque()
+        _log.critical("nothing more can be spoken: %s", reason, exc_info=error)
         for active in everybody:
             active.speech._fail(Closed(reason))
         self._on_failed(reason)
@@ -456,20 +487,21 @@ class Scheduler:
                 self._end(active, Closed("the voice was closed before the request's end"))
 
     def _admit(self) -> None:
-        """Gives free slots to the next pieces: of requests under way first, then of waiting ones, oldest first."""
-        session = self._session
+        """Gives free slots to those who have waited longest: for a first sound since they came, for the next piece
+        since the audio before it ran out. Listeners who are seconds ahead come last.
+        """
+        session, now = self._session, time.perf_counter()
         free = self.max_slots - (len(session.utterances) if session is not None else 0)
-        chosen: list[tuple[_Active, Piece]] = []
         with self._changed:
-            between = [active for active in self._active if not active.decoding]
-            candidates = [active for active in between if self._may_begin_piece(active.speech)]
-            while self._waiting and len(candidates) < free:
-                active = self._waiting.popleft()
-                self._active.append(active)
-                candidates.append(active)
-        chosen = [(active, active.speech._pieces.popleft()) for active in candidates[: max(0, free)]]
+            candidates = [(active.speech.submitted, active) for active in self._waiting]
+            for active in self._active:
+                if not active.decoding and self._may_begin_piece(active.speech):
+                    candidates.append(((active.first_audio or now) + active.delivered_seconds, active))
+            chosen = [active for _, active in sorted(candidates, key=itemgetter(0))[: max(0, free)]]
+            self._active += [active for active in chosen if active in self._waiting]
+            self._waiting = deque(active for active in self._waiting if active not in chosen)
         if chosen:
-            self._join(chosen)
+            self._join([(active, active.speech._pieces.popleft()) for active in chosen])
 
     def _join(self, chosen: Sequence[tuple[_Active, Piece]]) -> None:
         """Encodes pieces and gives them slots."""
@@ -477,11 +509,23 @@ class Scheduler:
             self._session = self._new_session()
         self._session.keep_alignments = any(active.speech.settings.keep_pictures for active in self._active)
         for group in self._groups(chosen):
-            try:
-                memory, processed_memory = self.engines.encode([piece.encoded.ids for _, piece in group])
-                self._session.join(memory, processed_memory, [self._begin(active, piece) for active, piece in group])
-            except Exception as error:
+            self._join_group(self._session, group)
+
+    def _join_group(self, session: DecoderSession, group: Sequence[tuple[_Active, Piece]]) -> None:
+        try:
+            memory, processed_memory = self.engines.encode([piece.encoded.ids for _, piece in group])
+        except Exception as error:
+            if len(group) == 1:
                 self._failed_on(error, group)
+                return
+            self.engines.recover()
+            for one in group:
+                self._join_group(session, [one])
+            return
+        try:
+            session.join(memory, processed_memory, [self._begin(active, piece) for active, piece in group])
+        except Exception as error:
+            self._failed_on(error, group)
 
     def _new_session(self) -> DecoderSession:
         # One text length on a GPU: each is a graph of its own.
@@ -585,18 +629,28 @@ class Scheduler:
             by_frames.setdefault(0 if place.unrefined is None else place.unrefined.size(1), []).append((active, place))
         windows: dict[int, Window] = {}
         most = self.engines.limits.batch[1]
-        for frames, group in by_frames.items():
+        for group in by_frames.values():
             for part in _in_powers_of_two(group, most):
-                try:
-                    refined: Sequence[Tensor | None] = [None] * len(part)
-                    if frames:
-                        unrefined = [place.unrefined for _, place in part if place.unrefined is not None]
-                        refined = list(self.engines.refine(torch.stack(unrefined), capture=False))
-                    for (active, place), mel in zip(part, refined, strict=True):
-                        windows[id(active)] = active.streams[0].stream.window(place, mel)
-                except Exception as error:
-                    self._failed_on(error, [(one, one.streams[0].piece) for one, _ in part if one.streams])
+                self._refine(part, windows)
         return [windows[id(active)] for active, _ in found if id(active) in windows]
+
+    def _refine(self, part: Sequence[tuple[_Active, WindowRange]], windows: dict[int, Window]) -> None:
+        """Adds the windows of ranges of as many frames, by id; ranges that fail together are tried one by one."""
+        refined: Sequence[Tensor | None] = [None] * len(part)
+        unrefined = [place.unrefined for _, place in part if place.unrefined is not None]
+        try:
+            if unrefined:
+                refined = list(self.engines.refine(torch.stack(unrefined), capture=False))
+            for (active, place), mel in zip(part, refined, strict=True):
+                windows[id(active)] = active.streams[0].stream.window(place, mel)
+        except Exception as error:
+            left = [(active, place) for active, place in part if id(active) not in windows]
+            if len(left) == 1:
+                self._failed_on(error, [(left[0][0], left[0][0].streams[0].piece)])
+                return
+            self.engines.recover()
+            for one in left:
+                self._refine([one], windows)
 
     def _batches(self, windows: Sequence[Window]) -> list[Sequence[Window]]:
         """Windows of one size together, in powers of two (few shapes are captured), in the order of urgency."""
@@ -616,6 +670,7 @@ class Scheduler:
             self._vocoding.append(_VocodedBatch.start(self.engines, windows))
         except Exception as error:
             if len(windows) > 1:
+                self.engines.recover()
                 for window in windows:
                     self._vocode([window])
                 return

@@ -1,9 +1,12 @@
 """What a caller may choose: how a text is spoken, and how the work is cut. Typed and frozen; no command line here."""
 
 from dataclasses import dataclass, field, fields
+from numbers import Integral, Real
+from typing import Any
 
 from common.errors import InvalidInput
 from tacotron2.text.lexicon import Lexicon
+from tacotron2.text.normalizer import NORMALIZERS
 
 MAX_SYMBOLS = 256  # of one piece: the classic's largest profile, and longer than attention was trained to hold
 SAMPLING_RATES = (8000, 16000, 22050, 24000, 44100, 48000)  # Hz that speech may be resampled to
@@ -19,6 +22,7 @@ RANGES = {  # inclusive; None is allowed where it is the default
     "max_symbols": (16, 2048),
     "window": (96, 100_000),
 }
+WHOLE_NUMBERS = ("seed", "max_decoder_steps", "batch_size", "max_symbols", "window")
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,16 @@ class SpeakSettings:
     keep_pictures: bool = False
 
     def __post_init__(self) -> None:
-        """Raises InvalidInput for a value outside of its range."""
-        check_ranges(self)
-        if self.sampling_rate is not None and self.sampling_rate not in SAMPLING_RATES:
-            rates = ", ".join(map(str, SAMPLING_RATES))
-            raise InvalidInput(f"sampling_rate {self.sampling_rate}: must be one of {rates}", "sampling_rate")
+        """Raises InvalidInput for a value of another type or outside of its range."""
+        check_numbers(self)
+        for name, choices in (("sampling_rate", (None, *SAMPLING_RATES)), ("text_normalizer", NORMALIZERS)):
+            value = getattr(self, name)
+            if value not in choices:
+                listed = ", ".join(str(choice) for choice in choices if choice is not None)
+                raise InvalidInput(f"{name} {value}: must be one of {listed}", name)
+        if self.lexicon is not None and not isinstance(self.lexicon, Lexicon):
+            kind = type(self.lexicon).__name__
+            raise InvalidInput(f"lexicon: must be a Lexicon, as Lexicon.load(path) gives it, not a {kind}", "lexicon")
 
 
 @dataclass(frozen=True)
@@ -77,15 +86,25 @@ class WorkSettings:
     cuda_graph: bool = True
 
     def __post_init__(self) -> None:
-        """Raises InvalidInput for a value outside of its range."""
-        check_ranges(self)
+        """Raises InvalidInput for a value of another type or outside of its range."""
+        check_numbers(self)
 
 
-def check_ranges(settings: SpeakSettings | WorkSettings) -> None:
-    """Raises InvalidInput, naming the setting, for a number outside of its range (a NaN is inside of none)."""
+def check_numbers(settings: SpeakSettings | WorkSettings) -> None:
+    """Makes the settings of RANGES an int or a float each.
+
+    Raises:
+        InvalidInput: one is no number, or is outside of its range (a NaN is inside of none).
+    """
     for setting in fields(settings):
-        value = getattr(settings, setting.name)
-        if setting.name in RANGES and value is not None:
-            low, high = RANGES[setting.name]
-            if not low <= value <= high:
-                raise InvalidInput(f"{setting.name} {value}: must be between {low:g} and {high:g}", setting.name)
+        name, value = setting.name, getattr(settings, setting.name)
+        if name not in RANGES or (value is None and setting.default is None):
+            continue
+        whole = name in WHOLE_NUMBERS
+        kind: Any = Integral if whole else Real
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise InvalidInput(f"{name} {value!r}: must be a {'whole ' if whole else ''}number", name)
+        low, high = RANGES[name]
+        if not low <= value <= high:
+            raise InvalidInput(f"{name} {value}: must be between {low:g} and {high:g}", name)
+        object.__setattr__(settings, name, int(value) if whole else float(value))

@@ -1,24 +1,26 @@
 """Phrases to wav files: the work between a Voice and a folder. Prints nothing: progress goes to callbacks."""
 
 import logging
+import select
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from common.errors import UserError
-from common.files import locked_folder
+from common.errors import Closed, UserError, explained
+from common.files import DISK_ERRORS, describe_os_error, locked_folder
 from common.json_log import JsonLog
 from common.phrases import Phrase
 from common.wav import SampleFormat, WavWriter, wav_file
 from pipeline.audio import Audio, Resampler
-from pipeline.manifest import Manifest, PartialPhrase, PhraseRecord, PieceRecord, configuration_of
+from pipeline.manifest import Manifest, PhraseRecord, PieceRecord, configuration_of
 from pipeline.page import PageEntry
-from pipeline.pieces import Piece, PreparedPhrase, describe
+from pipeline.pieces import PreparedPhrase, describe
 from pipeline.settings import SpeakSettings
 from pipeline.synthesizer import STAGES, FailedPiece, SpokenPiece
 from pipeline.voice import Voice
@@ -148,6 +150,8 @@ def speak(
 
     Raises:
         UserError: the folder is another run's, or (strict) a phrase can't be spoken.
+        Closed: the voice can't work any more.
+        OSError: the disk is full or broken; then no phrase could be written.
         KeyboardInterrupt: as it came, saying how many phrases are done; finished files are whole.
     """
     listener = listener or Listener()
@@ -186,7 +190,7 @@ class _Run:
     def speak(self) -> Summary:
         for note in (*self._notes_on_files(), *reading_notes(self.voice, [job.phrase for job in self.jobs])):
             self.listener.on_note(note)
-        pieces = [piece for job in self.jobs for piece in job.to_speak]
+        pieces = [piece for job in self.jobs if job.whole is None for piece in job.phrase.pieces]
         self.listener.on_start(sum(len(piece.encoded.ids) for piece in pieces))
         synthesizer = self.voice.synthesizer(
             self.settings, on_message=self.listener.on_message, on_progress=self.listener.on_progress
@@ -197,7 +201,8 @@ class _Run:
             for job in self.jobs:
                 self._speak_phrase(job, spoken)
         except KeyboardInterrupt as interrupt:
-            interrupt.args = (self._interruption(),)
+            done = f"{len(self.spoken)} of {len(self.jobs)} phrases are done"
+            interrupt.args = (f"{done}, and their files are whole; --resume goes on from there",)
             raise
         finally:
             synthesizer.close()
@@ -208,22 +213,16 @@ class _Run:
         """What is to be done for a phrase, by what is there of it."""
         path = self.output.file("audio", phrase.phrase.index, ".wav")
         configuration = configuration_of(self.identity, self.output.sample_format, phrase)
-        partial = PartialPhrase(path, configuration) if len(phrase.pieces) > 1 else None
-        job = _Job(phrase, path, configuration, partial)
+        whole = None
         if self.output.resume:
-            job.whole = self.manifest.whole(path.name, configuration, self.settings.keep_pictures)
-            if partial is not None and job.whole is None:
-                job.there = partial.pieces(self.output.folder, self.settings.keep_pictures)
-        elif partial is not None:
-            partial.remove()
-        return job
+            whole = self.manifest.whole(path.name, configuration, self.settings.keep_pictures)
+        return _Job(phrase, path, configuration, whole)
 
     def _notes_on_files(self) -> list[str]:
         """What is in the folder already, and what becomes of it."""
         whole = sum(job.whole is not None for job in self.jobs)
-        pieces = sum(len(job.there) for job in self.jobs)
-        if whole or pieces:
-            return [f"{whole} of {len(self.jobs)} phrases are there and stay" + f", and {pieces} pieces" * bool(pieces)]
+        if whole:
+            return [f"{whole} of {len(self.jobs)} phrases are there and stay"]
         replaced = sum(job.path.exists() for job in self.jobs)
         others = len({*self.output.folder.glob("audio_*.wav")} - {job.path for job in self.jobs})
         if not replaced and not others:
@@ -231,57 +230,40 @@ class _Run:
         beside = f"; {others} others stay beside them" if others else ""
         return [f"{self.output.folder} holds wav files of an earlier run: {replaced} are replaced{beside}"]
 
-    def _interruption(self) -> str:
-        kept = [job.partial.folder.name for job in self.jobs if job.partial is not None and job.partial.folder.is_dir()]
-        pieces = f"; finished pieces are in {', '.join(kept)}" if kept else ""
-        return (
-            f"{len(self.spoken)} of {len(self.jobs)} phrases are done, and their files are whole{pieces}; "
-            "--resume goes on from there"
-        )
-
     def _speak_phrase(self, job: "_Job", spoken: Iterator[SpokenPiece | FailedPiece]) -> None:
-        outcome: SpokenPhrase | FailedPhrase
         phrase = job.phrase.phrase
+        pieces = (next(spoken) for _ in job.phrase.pieces)
+        outcome: SpokenPhrase | FailedPhrase
         try:
-            if job.phrase.error is not None:
-                raise UserError(f"line {phrase.line}: {job.phrase.error}") from job.phrase.error
+            if job.phrase.named_error is not None:
+                raise job.phrase.named_error
             if job.whole is not None:
                 outcome = SpokenPhrase(phrase, job.path, job.whole, resumed=True)
             else:
-                outcome = SpokenPhrase(phrase, job.path, self._save(job, spoken))
-        except UserError as error:
-            if self.output.strict:
-                raise
-            outcome = FailedPhrase(phrase, error)
-            self.failed.append(outcome)
-        else:
+                outcome = SpokenPhrase(phrase, job.path, self._save(job, pieces))
             self.spoken.append(outcome)
+        except Exception as error:
+            failure = _failure(error, job.phrase)
+            if self.output.strict:
+                raise failure from error
+            outcome = FailedPhrase(phrase, failure)
+            self.failed.append(outcome)
+            if job.whole is None:
+                deque(pieces, maxlen=0)  # what is left of this phrase must not be taken for the next one's
         self.listener.on_phrase(outcome)
 
     def _save(self, job: "_Job", spoken: Iterator[SpokenPiece | FailedPiece]) -> PhraseRecord:
-        """Takes a phrase's pieces as they come and writes its wav. Raises UserError if one of them failed."""
+        """Writes a phrase's wav from its pieces, as they come. Raises the error of a piece that failed."""
         rate = self.settings.sampling_rate or self.voice.sampling_rate
-        errors: list[UserError] = []
         pieces: list[PieceRecord] = []
         with wav_file(job.path, rate, sample_format=self.output.sample_format) as wav:
             write = _resampled(wav, self.voice.sampling_rate, rate)
-            for piece in job.phrase.pieces:
-                if piece.number in job.there and job.partial is not None:
-                    kept = job.there[piece.number]
-                    samples = job.partial.samples(kept)
-                else:
-                    one = next(spoken)
-                    if isinstance(one, FailedPiece):
-                        errors.append(one.error)
-                        continue
-                    audio = self.voice.leveled(one)
-                    kept, samples = self._record(one, audio), audio.samples
-                    if job.partial is not None:
-                        job.partial.add(kept, audio)
-                pieces.append(kept)
-                write(samples, piece.last)
-            if errors:
-                raise errors[0]
+            for one in spoken:
+                if isinstance(one, FailedPiece):
+                    raise one.error
+                audio = self.voice.leveled(one)
+                pieces.append(self._record(one, audio))
+                write(audio.samples, one.piece.last)
         record = PhraseRecord(
             file=job.path.name,
             configuration=job.configuration,
@@ -292,8 +274,6 @@ class _Run:
             pieces=tuple(pieces),
         )
         self.manifest.add(record)
-        if job.partial is not None:
-            job.partial.remove()
         return record
 
     def _record(self, spoken: SpokenPiece, audio: Audio) -> PieceRecord:
@@ -317,28 +297,23 @@ class _Run:
         return path
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Job:
-    """A phrase to save, and what is there of it.
-
-    Attributes:
-        partial: where the pieces of a long phrase are kept; None for a phrase of one piece.
-        whole: the record of the wav, if it is there.
-        there: the pieces that are there, by number.
-    """
+    """A phrase to save. `whole` is the record of its wav, if that is there."""
 
     phrase: PreparedPhrase
     path: Path
     configuration: str
-    partial: PartialPhrase | None
-    whole: PhraseRecord | None = None
-    there: dict[int, PieceRecord] = field(default_factory=dict)
+    whole: PhraseRecord | None
 
-    @property
-    def to_speak(self) -> list[Piece]:
-        if self.whole is not None:
-            return []
-        return [piece for piece in self.phrase.pieces if piece.number not in self.there]
+
+def _failure(error: Exception, phrase: PreparedPhrase) -> UserError:
+    """Why a phrase could not be spoken or written, naming its line. Raises what ends all phrases alike."""
+    if isinstance(error, Closed) or (isinstance(error, OSError) and error.errno in DISK_ERRORS):
+        raise error
+    if isinstance(error, OSError):
+        return UserError(f"line {phrase.phrase.line}: {describe_os_error(error)}")
+    return error if isinstance(error, UserError) else explained(error, f"line {phrase.phrase.line}")
 
 
 def _resampled(wav: WavWriter, from_rate: int, to_rate: int) -> Callable[[np.ndarray, bool], None]:
@@ -372,7 +347,8 @@ def stream_pcm(
         the phrases that failed; what had been written of them stays.
 
     Raises:
-        BrokenPipeError: nobody reads any more.
+        OSError: `out` can't be written; BrokenPipeError if nobody reads any more.
+        Closed: the voice can't work any more.
     """
     listener = listener or Listener()
     prepared = voice.prepare(phrases, settings)
@@ -381,19 +357,32 @@ def stream_pcm(
     failed = []
     for phrase in prepared:
         try:
-            if phrase.error is not None:
-                raise UserError(f"line {phrase.phrase.line}: {phrase.error}") from phrase.error
+            if phrase.named_error is not None:
+                raise phrase.named_error
             speech = voice.scheduler().submit(phrase.pieces, settings)
             try:
                 for chunk in speech:
-                    out.write(chunk.pcm16())
-                    out.flush()
+                    _write_all(out, chunk.pcm16())
             finally:
                 speech.cancel()
-        except UserError as error:
-            failed.append(FailedPhrase(phrase.phrase, error))
+        except OSError:  # of the only output there is
+            raise
+        except Exception as error:
+            failed.append(FailedPhrase(phrase.phrase, _failure(error, phrase)))
             listener.on_phrase(failed[-1])
     return failed
+
+
+def _write_all(out: BinaryIO, content: bytes) -> None:
+    """Writes to a file that may be unbuffered and non-blocking: then a write takes what there is room for."""
+    left = memoryview(content)
+    while left:
+        written = out.write(left)
+        if written is None:
+            select.select([], [out], [])
+        else:
+            left = left[written:]
+    out.flush()
 
 
 def page_entries(summary: Summary) -> list[PageEntry]:

@@ -18,7 +18,7 @@ import torch
 
 from common.checkpoint import LoadedModel
 from common.engine import Engine
-from common.errors import Closed, UserError
+from common.errors import Closed, UserError, explained
 from common.files import REPOSITORY
 from common.metadata import ModelMetadata, Part, Precision
 from common.phrases import Phrase
@@ -28,7 +28,7 @@ from pipeline.model_files import default_paths, open_engines
 from pipeline.pieces import Piece, PreparedPhrase, prepare
 from pipeline.scheduler import CLOSING_SECONDS, Scheduler, Speech
 from pipeline.settings import SpeakSettings, WorkSettings
-from pipeline.synthesizer import FailedPiece, SpokenPiece, Synthesizer
+from pipeline.synthesizer import BATCHES_AHEAD, FailedPiece, SpokenPiece, Synthesizer
 from pipeline.torch_engines import torch_engines
 from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
 from tacotron2.model import Tacotron2
@@ -75,7 +75,7 @@ class Voice:
         Args:
             folder: None takes ./output if models are there, else the demo voice, which it exports once to DEMO_FOLDER.
             precision: of the engines; None takes FP16 engines if they are there, else FP32.
-            on_message: told what takes long.
+            on_message: told which files are taken, and what takes long.
             options: of `pipeline.model_files.open_engines`: threads, device, ...
 
         Raises:
@@ -86,10 +86,16 @@ class Voice:
         if paths is None:
             if folder is not None:
                 raise UserError(f"{folder}: no model files; export or build them there, or name another folder")
+            if not DEMO_TACOTRON2.is_file():
+                raise UserError(
+                    f"{DEMO_TACOTRON2}: the demo voice isn't installed; name a folder of model files, or install the "
+                    "project from its clone with pip install -e"
+                )
             on_message(f"Exporting the demo voice to {DEMO_FOLDER} (once)")
             # The exporters stand above this layer, and are needed once.
             export_voice = importlib.import_module("exports.voice").export_voice
             paths = export_voice(DEMO_FOLDER, precision or "fp32", on_file=lambda file: on_message(str(file)))
+        on_message(f"Models: {', '.join(str(path) for path in paths.values())}")
         return cls.from_files(paths, work=work, **options)
 
     @classmethod
@@ -143,6 +149,10 @@ class Voice:
         """As `from_checkpoints`, of models that are loaded. Raises UserError for models that don't fit together."""
         engines = torch_engines(tacotron2, waveglow, precision, device, fast)
         return cls(_closed_on_error(engines, work, lambda: bias_of(waveglow, device)))
+
+    def __repr__(self) -> str:
+        engines = ", ".join(engine.name for engine in self.engines.engines.values())
+        return f"<Voice {self.name!r}, {self.sampling_rate} Hz, {self.engines.precision}: {engines}>"
 
     @property
     def sampling_rate(self) -> int:
@@ -203,16 +213,18 @@ class Voice:
     ) -> Iterator[tuple[int, Audio | UserError]]:
         """Speaks texts in batches. Yields (index, audio or why there is none) for each text, in order."""
         chosen = settings or SpeakSettings()
-        prepared = self.prepare([Phrase(index, text) for index, text in enumerate(texts)], chosen)
-        synthesizer = self.synthesizer(chosen)
-        spoken = synthesizer.speak_pieces([piece for phrase in prepared for piece in phrase.pieces])
-        try:
-            for phrase in prepared:
-                with self._lock:  # given back between phrases: whoever listens may take his time
-                    audio = self._joined(phrase, spoken, chosen)
-                yield phrase.phrase.index, audio
-        finally:
-            synthesizer.close()
+        with self._lock:
+            synthesizer = self.synthesizer(chosen)
+        at_once = BATCHES_AHEAD * self.engines.batch_size
+        with synthesizer:
+            for first in range(0, len(texts), at_once):
+                phrases = [Phrase(first + item, text) for item, text in enumerate(texts[first : first + at_once])]
+                prepared = self.prepare(phrases, chosen)
+                spoken = synthesizer.speak_pieces([piece for phrase in prepared for piece in phrase.pieces])
+                for phrase in prepared:
+                    with self._lock:  # released between phrases, so that a slow consumer doesn't block others
+                        audio = self._joined(phrase, spoken, chosen)
+                    yield phrase.phrase.index, audio
 
     def stream(self, text: str, **settings: Any) -> Iterator[Audio]:
         """Speaks a text as a stream of chunks, the first one early; together they are what `speak` gives.
@@ -304,11 +316,14 @@ class Voice:
         failed = [piece.error for piece in pieces if isinstance(piece, FailedPiece)]
         if failed:
             return failed[0]
-        whole = Audio.join([self.leveled(piece) for piece in pieces if isinstance(piece, SpokenPiece)])
-        if settings.sampling_rate is None or settings.sampling_rate == self.sampling_rate:
-            return whole
-        resampler = Resampler(self.sampling_rate, settings.sampling_rate)
-        return Audio(resampler(whole.samples, last=True), settings.sampling_rate)
+        try:
+            whole = Audio.join([self.leveled(piece) for piece in pieces if isinstance(piece, SpokenPiece)])
+            if settings.sampling_rate is None or settings.sampling_rate == self.sampling_rate:
+                return whole
+            resampler = Resampler(self.sampling_rate, settings.sampling_rate)
+            return Audio(resampler(whole.samples, last=True), settings.sampling_rate)
+        except Exception as error:
+            return explained(error, f"line {phrase.phrase.line}")
 
 
 def _identity_of(metadata: ModelMetadata) -> dict[str, Any]:

@@ -7,6 +7,7 @@ backends alternate, so that whatever else the machine does falls on all of them.
 
 import argparse
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 from common.cli import ArgumentParser, run
 from common.cpu_backend import is_openvino_installed, usable_cores
@@ -69,11 +69,17 @@ def main(args: argparse.Namespace) -> None:
 
 
 def measure(backends: Mapping[str, Backend], iterations: int) -> dict[str, list[Measurement]]:
-    """Runs the backends in turn, after a warm-up of each; a list of `iterations` measurements for each."""
+    """Runs the backends in turn, after a warm-up of each; a list of `iterations` measurements for each.
+
+    Each run is a line on standard error.
+    """
     measured: dict[str, list[Measurement]] = {name: [] for name in backends}
-    for iteration in tqdm(range(1 + iterations), disable=None, leave=False):
+    for iteration in range(1 + iterations):
         for name, speak in backends.items():
             measurement = speak()
+            run_name = f"run {iteration} of {iterations}" if iteration else "warm-up"
+            speed = measurement.audio / measurement.taken
+            print(f"{name}, {run_name}: {speed:.2f} s of audio a second", file=sys.stderr, flush=True)
             if iteration > 0:
                 measured[name].append(measurement)
     return measured
@@ -105,6 +111,7 @@ def part_table(measured: Mapping[str, Sequence[Measurement]]) -> str:
 
 def make_backends(phrases: Sequence[Phrase], folder: Path) -> dict[str, Backend]:
     """The backends by name; `folder` gets the demo voice's files, which are needed while they are opened."""
+    print("exporting the demo voice", file=sys.stderr, flush=True)
     files = export_voice(folder / "fp32")
     onnx = open_engines(files, cpu_backend="onnxruntime")
     engines: dict[str, dict[Part, Engine]] = {

@@ -103,7 +103,7 @@ def install(purpose: str) -> None:
     if "torch" not in kept:
         install_torch(next(requirement for requirement in requirements if requirement.name == "torch"))
         kept["torch"] = installed_version("torch") or ""  # its own dependencies come now, and none may exchange it
-    with tempfile.NamedTemporaryFile("w", suffix=".txt") as constraints:
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt") as constraints:
         constraints.writelines(f"{name}=={version}\n" for name, version in kept.items() if version)
         constraints.flush()
         print("Installing the other packages", flush=True)

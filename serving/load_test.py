@@ -298,7 +298,7 @@ def main(args: argparse.Namespace) -> None:
             print(f"{result.load.name}: {count} x {error}", file=sys.stderr)
     if args.json:
         with written_whole(args.json) as temporary:
-            temporary.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+            temporary.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n", encoding="utf-8")
     if args.plot:
         save_plot(args.plot, results)
 

@@ -244,14 +244,17 @@ def compiled(source: bytes) -> bytes:
     from cuda.bindings import nvrtc
 
     program = _check(nvrtc.nvrtcCreateProgram(source, SOURCE.name.encode(), 0, [], []))
-    (result,) = nvrtc.nvrtcCompileProgram(program, len(_OPTIONS), _OPTIONS)
-    if int(result) != 0:
-        log = b" " * _check(nvrtc.nvrtcGetProgramLogSize(program))
-        nvrtc.nvrtcGetProgramLog(program, log)
-        raise RuntimeError(f"{SOURCE.name} does not compile: {log.decode(errors='replace')}")
-    code = b" " * _check(nvrtc.nvrtcGetCUBINSize(program))
-    _check(nvrtc.nvrtcGetCUBIN(program, code))
-    return code
+    try:
+        (result,) = nvrtc.nvrtcCompileProgram(program, len(_OPTIONS), _OPTIONS)
+        if int(result) != 0:
+            log = b" " * _check(nvrtc.nvrtcGetProgramLogSize(program))
+            nvrtc.nvrtcGetProgramLog(program, log)
+            raise RuntimeError(f"{SOURCE.name} does not compile: {log.decode(errors='replace')}")
+        code = b" " * _check(nvrtc.nvrtcGetCUBINSize(program))
+        _check(nvrtc.nvrtcGetCUBIN(program, code))
+        return code
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
 
 
 def _check(results: tuple[Any, ...]) -> Any:

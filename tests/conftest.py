@@ -50,7 +50,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
         base = Path(os.environ["TESTS_SHARED_FOLDER"])
     elif "PYTEST_XDIST_WORKER" in os.environ:
         base = base.parent
-    with open(base / f"{name}.lock", "w") as lock:
+    with open(base / f"{name}.lock", "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (base / name).exists():
             (base / f"{name}.making").mkdir(exist_ok=True)

@@ -95,7 +95,7 @@ def _address(process: subprocess.Popen, log: Path) -> str:
     ready, _, _ = select.select([process.stdout], [], [], STARTING_SECONDS)
     line = process.stdout.readline() if ready else ""
     found = re.fullmatch(r"Listening at (http://127\.0\.0\.1:\d+)\n", line)
-    assert found, f"the server did not start: {line!r} {log.read_text()}"
+    assert found, f"the server did not start: {line!r} {log.read_text(encoding='utf-8')}"
     return found[1]
 
 

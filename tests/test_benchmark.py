@@ -13,6 +13,8 @@ from common.config import AudioConfig
 from common.errors import UserError
 from pipeline.benchmark import WARMUPS, Benchmark, Run, SpokenBatch, benchmark_text, measure
 from pipeline.results import CSV_HEADER, Result, closing_lines, read_results, results_table, store, summarize
+from scripts.benchmark_cpu import Measurement
+from scripts.benchmark_cpu import measure as compare
 from tests.scripts import assert_one_line_error, model_flags, run_here
 
 CPU = torch.device("cpu")
@@ -203,3 +205,14 @@ def test_audio_flags_that_contradict_the_model(tmp_path: Path, tiny_folder: Path
 def test_sizes_that_make_no_sense(tmp_path: Path) -> None:
     assert_one_line_error(run_here(PYTORCH, "--cpu", "-il", "400", "-o", tmp_path), "-il 400", "333")
     assert_one_line_error(run_here(PYTORCH, "--cpu", "--num-iters", "0", "-o", tmp_path), "--num-iters 0")
+
+
+def test_the_comparison_of_backends_says_what_it_has_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    runs = {"one": lambda: Measurement(2.0, 1.0), "another": lambda: Measurement(3.0, 1.0)}
+    assert compare(runs, 1) == {"one": [Measurement(2.0, 1.0)], "another": [Measurement(3.0, 1.0)]}
+    assert capsys.readouterr().err.splitlines() == [
+        "one, warm-up: 2.00 s of audio a second",
+        "another, warm-up: 3.00 s of audio a second",
+        "one, run 1 of 1: 2.00 s of audio a second",
+        "another, run 1 of 1: 3.00 s of audio a second",
+    ]

@@ -3,10 +3,12 @@
 import argparse
 import errno
 import os
+import select
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -179,3 +181,29 @@ def test_a_reader_that_goes_away_does_not_end_the_work(tmp_path) -> None:
     assert done.stdout.decode().split("\n")[1] == "0"
     assert done.stderr == b""
     assert (tmp_path / "done").exists()
+
+
+def test_unbuffered_output_is_written_at_once(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys\n"
+        "from common.cli import ArgumentParser, run\n"
+        "def main(args):\n"
+        "    for stream in (sys.stdout, sys.stderr):\n"
+        "        print('progress', file=stream)\n"
+        "    sys.stdin.read()\n"
+        "run(main, ArgumentParser())\n"
+    )
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(REPOSITORY)}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, str(program)], env=environment, **pipes) as process:
+        try:
+            ready = {process.stdout, process.stderr}
+            while ready:  # the program waits for its input all the while
+                found, _, _ = select.select(list(ready), [], [], 60)
+                assert found, "nothing was written"
+                for stream in found:
+                    assert os.read(stream.fileno(), 100) == b"progress\n"
+                    ready.remove(stream)
+        finally:
+            process.kill()

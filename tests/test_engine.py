@@ -95,6 +95,23 @@ def test_default_files_are_all_four_or_none(tmp_path: Path) -> None:
     assert default_paths(tmp_path, "fp32") == {part: tmp_path / f"{part}.onnx" for part in PARTS}
 
 
+def test_engines_that_are_not_asked_for_or_not_four_are_never_passed_over_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for part in PARTS:
+        (tmp_path / f"{part}_fp16.engine").touch()
+    assert default_paths(tmp_path) == {part: tmp_path / f"{part}_fp16.engine" for part in PARTS}
+    with pytest.raises(UserError, match=r"holds decoder_iter_fp16\.engine, but no fp32 engines"):
+        default_paths(tmp_path, "fp32")
+    (tmp_path / "postnet_fp16.engine").unlink()
+    with pytest.raises(UserError, match=r"postnet_fp16\.engine missing beside engines in fp16"):
+        default_paths(tmp_path)
+    for part in PARTS:
+        (tmp_path / f"{part}.onnx").touch()
+    assert default_paths(tmp_path) == {part: tmp_path / f"{part}.onnx" for part in PARTS}
+    assert "postnet_fp16.engine missing" in caplog.text
+
+
 def test_closing_twice_is_closing_once_and_nothing_runs_afterwards(
     tiny_folder: Path, tiny_checkpoints: dict[str, Path]
 ) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -221,3 +222,21 @@ def test_content_written_whole_replaces_a_file_or_leaves_it_as_it_was(
     assert path.read_bytes() == b"newer"
     with pytest.raises(FileNotFoundError, match="nowhere"):
         write_whole(tmp_path / "nowhere" / "audio.wav", b"")
+
+
+def test_exports_at_the_same_time_leave_one_whole_set(tmp_path: Path) -> None:
+    names, rounds, exporters = ("a", "b", "c"), 40, 4
+    start = threading.Barrier(exporters)
+
+    def export(number: int) -> None:
+        start.wait(60)
+        for _ in range(rounds):
+            with appearing_together(tmp_path) as temporary:
+                for name in names:
+                    (temporary / name).write_text(str(number))
+
+    with ThreadPoolExecutor(exporters) as pool:
+        for _ in pool.map(export, range(exporters)):
+            pass
+    assert sorted(os.listdir(tmp_path)) == list(names)
+    assert len({(tmp_path / name).read_text() for name in names}) == 1

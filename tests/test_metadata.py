@@ -127,14 +127,17 @@ def test_embeddings_show_that_a_silent_checkpoint_never_saw_arpabet(
     assert load_tacotron2(tmp_path / "says.pt").arpabet is True
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"gian": 2}', '{"gain": 2, "pitch": 1}'])
-def test_a_file_beside_the_checkpoint_that_says_anything_else_is_refused(
-    content: str, tmp_path: Path, tiny_checkpoints: dict[str, Path]
+def test_a_file_beside_the_checkpoint_gives_its_gain_or_is_another_programs(
+    tmp_path: Path, tiny_checkpoints: dict[str, Path]
 ) -> None:
-    checkpoint = resaved(tiny_checkpoints["waveglow"], tmp_path / "voice.pt")
-    (tmp_path / "voice.json").write_text(content)
-    with pytest.raises(UserError, match=r'voice\.json: must be \{"gain": NUMBER\}'):
-        load_waveglow(checkpoint)
+    checkpoint, beside = resaved(tiny_checkpoints["waveglow"], tmp_path / "voice.pt"), tmp_path / "voice.json"
+    for content, gain in (("[]", 1.0), ('{"train_config": {"epochs": 2}}', 1.0), ('{"gain": 2, "pitch": 1}', 2.0)):
+        beside.write_text(content)
+        assert load_waveglow(checkpoint).gain == gain
+    for content, message in (("", "must be JSON"), ('{"gain": "loud"}', "gain loud: must be a number")):
+        beside.write_text(content)
+        with pytest.raises(UserError, match=rf"voice\.json: {message}"):
+            load_waveglow(checkpoint)
 
 
 @pytest.mark.parametrize(

@@ -84,11 +84,11 @@ class TestRefusing:
         assert f"{tmp_path} is a folder" in refusal(tmp_path)
 
     def test_a_file_within_a_file(self, file: Path) -> None:
-        file.write_text("one")
+        file.write_text("one", encoding="utf-8")
         assert f"{file / 'x'} can't be read" in refusal(file / "x")
 
     def test_a_file_without_permission(self, file: Path, request: pytest.FixtureRequest) -> None:
-        file.write_text("one")
+        file.write_text("one", encoding="utf-8")
         file.chmod(0)
         request.getfixturevalue("ordinary_user")
         assert f"{file} can't be read (permission denied)" in refusal(file)

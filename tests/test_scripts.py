@@ -245,7 +245,7 @@ def test_second_run_asks_pip_for_nothing(project: Project) -> None:
 def test_changed_requirements_are_installed_into_what_is_there(project: Project) -> None:
     assert project.run("run_demo.sh").returncode == 0
     planted, calls = project.plant(), len(project.pip_calls())
-    with open(project.root / "requirements.txt", "a") as file:
+    with open(project.root / "requirements.txt", "a", encoding="utf-8") as file:
         file.write("more>=1\n")
     assert project.run("run_demo.sh").returncode == 0
     assert planted.exists()
@@ -290,21 +290,18 @@ def test_pytorch_brings_its_own_dependencies_though_it_came_without(project: Pro
 # What is run
 
 
-def test_demo_speaks_the_phrase_file_from_the_projects_folder(project: Project, tmp_path: Path) -> None:
+def test_demo_speaks_the_phrase_file_of_the_project(project: Project, tmp_path: Path) -> None:
     root = str(project.root)
-    assert spoken(project.run("run_demo.sh", cwd=tmp_path)) == [
-        root, "-i", f"{root}/phrases/phrase.txt", "-o", f"{root}/output",
-    ]  # fmt: skip
+    result = project.run("run_demo.sh", cwd=tmp_path)
+    assert spoken(result)[1:] == ["-i", f"{root}/phrases/phrase.txt", "-o", f"{root}/output"]
+    assert f"The wav files are in {root}/output" in result.stdout
 
 
-def test_paths_of_the_user_are_relative_to_where_he_is(project: Project, tmp_path: Path) -> None:
-    flags = ["-i", "my file", "--output=out", "--encoder", "/e.onnx", "--seed", "3"]
-    assert spoken(project.run("run_demo.sh", *flags, cwd=tmp_path))[1:] == [
-        "-i", f"{tmp_path}/my file", f"--output={tmp_path}/out", "--encoder", "/e.onnx", "--seed", "3",
-    ]  # fmt: skip
-    result = project.run("run_demo.sh", "-i", "-", "-oout", cwd=tmp_path)
-    assert spoken(result)[1:] == ["-i", "-", "-o", f"{tmp_path}/out"]
-    assert f"The wav files are in {tmp_path}/out" in result.stdout
+@pytest.mark.parametrize(
+    "flags", [["-i", "my file", "--output=out", "--lexicon", "words.txt"], ["--text", "Hello.", "-oout"]], ids=str
+)
+def test_paths_of_the_user_are_relative_to_the_users_folder(project: Project, tmp_path: Path, flags: list[str]) -> None:
+    assert spoken(project.run("run_demo.sh", *flags, cwd=tmp_path)) == [str(tmp_path), *flags]
 
 
 def test_demo_speaks_the_users_text_instead_of_the_file(project: Project) -> None:

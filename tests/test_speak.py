@@ -113,29 +113,20 @@ def test_resume_leaves_what_is_whole_and_speaks_the_rest(
     assert not speak(voice, phrases("Other."), settings, plain).spoken[0].resumed
 
 
-def test_a_long_phrase_that_was_interrupted_goes_on_at_its_last_piece(tmp_path: Path, voice: Voice) -> None:
-    settings = SpeakSettings(**SETTINGS)
-    whole = OutputSettings(tmp_path / "whole", "trt")
-    whole.folder.mkdir()
-    speak(voice, phrases(LONG), settings, whole)
-    output = OutputSettings(tmp_path, "trt", resume=True)
-    decoded: list[str] = []
+def test_a_run_that_is_interrupted_keeps_its_whole_phrases_and_goes_on_from_there(tmp_path: Path, voice: Voice) -> None:
+    settings, output = SpeakSettings(**SETTINGS), OutputSettings(tmp_path, "trt", resume=True)
+    vocoded: list[str] = []
 
     def interrupt(message: str) -> None:
-        decoded.append(message)
-        if decoded.count("Running WaveGlow") == 3:
+        vocoded.append(message)
+        if vocoded.count("Running WaveGlow") == 3:
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt, match=r"0 of 1 phrases are done.*audio_0_trt\.partial.*--resume"):
-        speak(voice, phrases(LONG), settings, output, Listener(on_message=interrupt))
-    partial = tmp_path / "audio_0_trt.partial"
-    assert sorted(path.name for path in partial.glob("*.wav")) == ["piece_0000.wav", "piece_0001.wav"]
-    assert leftovers(tmp_path) == []
-    messages: list[str] = []
-    summary = speak(voice, phrases(LONG), settings, output, Listener(on_message=messages.append))
-    assert messages.count("Running WaveGlow") == len(summary.spoken[0].record.pieces) - 2
-    assert (tmp_path / "audio_0_trt.wav").read_bytes() == (whole.folder / "audio_0_trt.wav").read_bytes()
-    assert not partial.exists()
+    with pytest.raises(KeyboardInterrupt, match=r"1 of 2 phrases are done, and their files are whole; --resume"):
+        speak(voice, phrases("Hello.", LONG), settings, output, Listener(on_message=interrupt))
+    assert leftovers(tmp_path) == ["audio_0_trt.wav"]
+    summary = speak(voice, phrases("Hello.", LONG), settings, output)
+    assert [spoken.resumed for spoken in summary.spoken] == [True, False]
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path, voice: Voice) -> None:

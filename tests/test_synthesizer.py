@@ -11,6 +11,7 @@ from common.engine import Engine, TorchEngine
 from common.errors import UserError
 from common.metadata import PARTS, ModelMetadata, Part
 from common.phrases import Phrase
+from pipeline import Audio, Voice
 from pipeline.engine_set import POSTNET_WINDOW, EngineSet
 from pipeline.model_files import open_engines
 from pipeline.synthesizer import FailedPiece, SpokenPiece, Synthesizer
@@ -309,6 +310,20 @@ def test_what_engines_take_is_what_they_get(tiny_engines: Engines) -> None:
     assert len(spoken) > 3
     brief = synthesizer_on(limited, gate_threshold=1.0, max_decoder_steps=5)
     assert [s.audio.shape for s in spoken_by(brief, {0: "A."})] == [(5 * 256,)]
+
+
+def test_engines_of_one_window_take_slow_speech_whole(tiny_engines: Engines) -> None:
+    class OneWindow(LimitedEngine):
+        limits = {**LimitedEngine.limits, "mel": (32, 48)}  # noqa: RUF012
+
+    limited: Engines = {part: OneWindow(engine) for part, engine in tiny_engines.items()}
+    settings = {"gate_threshold": 1.0, "speed": 0.5}
+    (spoken,) = spoken_by(synthesizer_on(limited, **settings), {0: "Hi!"})
+    assert spoken.frames < 48
+    voice = Voice(limited)  # not closed: its engines are other tests' too
+    joined = Audio.join(list(voice.stream("Hi!", **settings)))
+    voice.scheduler().close()
+    assert joined.samples.shape == spoken.audio.shape == (spoken.frames * 256,)
 
 
 def test_a_batch_that_does_not_fit_is_spoken_in_halves(tiny_engines: Engines) -> None:

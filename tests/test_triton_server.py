@@ -55,13 +55,13 @@ def server(demo_folder: Path) -> Iterator[dict[str, str]]:
         ports = dict(zip(("http", "grpc", "metrics"), free_ports(3), strict=True))
         command, environment = server_command(SERVER, moved, Path(folder, "backends"), "127.0.0.1", ports)
         log = Path(folder, "log")
-        with open(log, "w") as output:
+        with open(log, "w", encoding="utf-8") as output:
             process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
         try:
             wait_until_ready(process, f"http://127.0.0.1:{ports['http']}/v2/health/ready", log)
             yield {name: f"127.0.0.1:{port}" for name, port in ports.items()}
             process.send_signal(signal.SIGTERM)
-            assert process.wait(60) == 0, log.read_text()[-3000:]
+            assert process.wait(60) == 0, log.read_text(encoding="utf-8")[-3000:]
         finally:
             process.kill()
             process.wait()
@@ -70,13 +70,13 @@ def server(demo_folder: Path) -> Iterator[dict[str, str]]:
 def wait_until_ready(process: subprocess.Popen, url: str, log: Path) -> None:
     deadline = time.monotonic() + 240
     while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()[-3000:]
+        assert process.poll() is None, log.read_text(encoding="utf-8")[-3000:]
         try:
             with urllib.request.urlopen(url, timeout=5):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.5)
-    raise AssertionError(f"not ready: {log.read_text()[-3000:]}")
+    raise AssertionError(f"not ready: {log.read_text(encoding='utf-8')[-3000:]}")
 
 
 @pytest.fixture(scope="module")

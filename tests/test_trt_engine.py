@@ -1003,7 +1003,7 @@ def test_the_code_calls_tensorrt_as_its_type_stubs_say(tmp_path: Path) -> None:
         stubs = importlib.metadata.distribution("tensorrt-stubs")
     except importlib.metadata.PackageNotFoundError:
         pytest.skip("needs tensorrt-stubs (pip install --no-deps tensorrt-stubs)")
-    published = Path(str(stubs.locate_file("tensorrt_bindings/tensorrt.pyi"))).read_text()
+    published = Path(str(stubs.locate_file("tensorrt_bindings/tensorrt.pyi"))).read_text(encoding="utf-8")
     (tmp_path / "stubs" / "tensorrt").mkdir(parents=True)
     (tmp_path / "stubs" / "tensorrt" / "__init__.pyi").write_text(readable_stubs(published))
     wrong = tmp_path / "wrong.py"

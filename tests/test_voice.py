@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from common.errors import UserError
+from common.errors import InvalidInput, UserError
 from common.files import REPOSITORY
 from common.metadata import PARTS, Precision
 from pipeline import Audio, SpeakSettings, Voice, WorkSettings
@@ -65,12 +65,36 @@ def test_what_can_not_be_spoken_or_set_is_one_line(voice: Voice) -> None:
         ("...", {}, "nothing to speak"),
         ("Hi.", {"speed": 3}, "speed 3: must be between 0.5 and 2"),
         ("Hi.", {"sigma": float("nan")}, "sigma nan"),
+        ("Hi.", {"speed": "2"}, "speed '2': must be a number"),
+        ("Hi.", {"seed": 1.5}, "seed 1.5: must be a whole number"),
+        ("Hi.", {"seed": None}, "seed None: must be a whole number"),
         ("Hi.", {"text_normalizer": "klingon"}, "klingon"),
         ("Hi.", {"sampling_rate": 12345}, "16000"),
+        ("Hi.", {"lexicon": "words.txt"}, "lexicon: must be a Lexicon"),
+        ("Hi.", {"lexicon": {"Hi": "hello"}}, "not a dict"),
+        (None, {}, "the text to speak must be a str, not NoneType"),
+        (b"Hi.", {}, "not bytes"),
+        (["Hi."], {}, "not list"),
     ):
-        with pytest.raises(UserError, match=re.escape(message)) as error:
-            voice.speak(text, **settings)
-        assert "\n" not in str(error.value)
+        for speak in (voice.speak, lambda *text, **given: list(voice.stream(*text, **given))):
+            with pytest.raises(InvalidInput, match=re.escape(message)) as error:
+                speak(text, **settings)
+            assert "\n" not in str(error.value)
+            assert error.value.setting == next(iter(settings), None)
+
+
+def test_audio_is_an_array_that_knows_when_it_is_equal(voice: Voice, tmp_path: Path) -> None:
+    audio = Audio(np.array([0.5, -0.5, 0.25], np.float32), 22050)
+    assert len(audio) == 3
+    assert np.asarray(audio).tolist() == [0.5, -0.5, 0.25]
+    assert audio == Audio(audio.samples.copy(), 22050)
+    assert audio != Audio(audio.samples, 16000)
+    assert audio != Audio(audio.samples[:2], 22050)
+    for name, sample_format, setting in (("a.mp3", "float32", "path"), ("a.wav", "int24", "sample_format")):
+        with pytest.raises(InvalidInput) as error:
+            audio.save(tmp_path / name, sample_format=sample_format)
+        assert error.value.setting == setting
+    assert "22050 Hz" in repr(voice)
 
 
 def test_speed_and_rate_change_the_length_as_they_say(voice: Voice) -> None:
@@ -137,6 +161,23 @@ def test_an_identity_holds_what_is_in_force(voice: Voice) -> None:
 def test_a_folder_without_models_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no model files; export or build them there"):
         Voice.load(tmp_path)
+
+
+def test_loading_says_which_files_it_takes(tiny_folder: Path) -> None:
+    told: list[str] = []
+    Voice.load(tiny_folder, on_message=told.append).close()
+    assert told == ["Models: " + ", ".join(str(tiny_folder / f"{part}.onnx") for part in PARTS)]
+
+
+def test_an_installation_without_the_demo_voice_says_so_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipeline.voice.DEMO_FOLDER", tmp_path / "site-packages" / "output")
+    monkeypatch.setattr("pipeline.voice.DEMO_TACOTRON2", tmp_path / "site-packages" / "tacotron2_demo.pt")
+    with pytest.raises(UserError, match="the demo voice isn't installed; name a folder of model files, or install"):
+        Voice.load()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_engines_that_do_not_belong_together_are_refused(tiny_folders: dict[Precision, Path]) -> None:

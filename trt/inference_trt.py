@@ -45,7 +45,7 @@ def open_voice(args: argparse.Namespace, request: Request) -> Voice:
     if paths is not None:
         return Voice.from_files(paths, work=request.work, **runtime_choice(args))
     return Voice.load(
-        precision="fp16" if args.fp16 else "fp32",
+        precision="fp16" if args.fp16 else None,
         work=request.work,
         on_message=lambda message: print(message, file=request.messages),
         **runtime_choice(args),

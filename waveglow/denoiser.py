@@ -4,6 +4,8 @@ The hum's spectrum, the bias, is a property of the checkpoint. It is measured on
 runs in, and travels in the metadata of every WaveGlow file.
 """
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -74,7 +76,8 @@ class Denoiser:
             return audio  # too short for one padded frame; and too short to hear a hum in
         spectrum = _stft(audio, self.audio)
         magnitude = spectrum.abs()
-        kept = (magnitude - self._floor.to(audio.device)).clamp_min(0)
+        self._floor = self._floor.to(audio.device)  # once
+        kept = (magnitude - self._floor).clamp_min(0)
         spectrum = spectrum * (kept / magnitude.clamp_min(1e-9))
         return torch.istft(spectrum, **_settings(self.audio, audio.device), length=audio.numel())
 
@@ -83,11 +86,16 @@ def _stft(samples: Tensor, audio: AudioConfig) -> Tensor:
     return torch.stft(samples, **_settings(audio, samples.device), pad_mode="reflect", return_complex=True)
 
 
+@lru_cache(maxsize=8)
+def _window(length: int, device: torch.device) -> Tensor:
+    return torch.hann_window(length, device=device)
+
+
 def _settings(audio: AudioConfig, device: torch.device) -> dict:
     return {
         "n_fft": audio.filter_length,
         "hop_length": audio.hop_length,
         "win_length": audio.win_length,
-        "window": torch.hann_window(audio.win_length, device=device),
+        "window": _window(audio.win_length, device),
         "center": True,
     }
