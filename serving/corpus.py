@@ -22,7 +22,7 @@ from common.metadata import Precision
 from pipeline import SpeakSettings, Voice, WorkSettings
 from pipeline.settings import SAMPLING_RATES
 from pipeline.voice import DEMO_FOLDER
-from serving.corpora.corpus import Corpus
+from serving.corpora.corpus import SHARD_CHARACTERS, Corpus
 from serving.corpora.estimate import estimate
 from serving.corpora.job import AUDIOS, FORMATS, Identity, Job, VoiceSource
 from serving.corpora.lines import Survey, survey
@@ -101,7 +101,7 @@ def main(args: argparse.Namespace) -> None:
             corpus = make_corpus(
                 args.input,
                 lambda identity: _job(args, folder, found, settings, identity, size),
-                -(-found.lines // size),
+                max(-(-found.lines // size), found.characters // SHARD_CHARACTERS),
                 pool,
                 retry=args.retry,
                 on_start=lambda done, lines: _start(bar, done, lines),

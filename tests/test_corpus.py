@@ -146,11 +146,6 @@ def test_another_sampling_rate_changes_the_files_and_nothing_else(
         assert entry["seconds"] == pytest.approx(wav["seconds"], abs=1 / 16000)
 
 
-def test_two_workers_give_the_bytes_of_one(source: VoiceSource, lines: Path, plain: Path, tmp_path: Path) -> None:
-    make(source, lines, tmp_path, LocalPool(source, 2))
-    assert tree(tmp_path) == tree(plain)
-
-
 @pytest.mark.parametrize("format_name", ["ljspeech", "webdataset"])
 def test_a_run_that_ended_anywhere_is_finished_by_the_next_to_the_same_bytes(
     source: VoiceSource, lines: Path, tmp_path: Path, format_name: str

@@ -139,7 +139,8 @@ class Layout:
         with ThreadPoolExecutor(_SYNCERS) as pool:
             for _ in pool.map(lambda path: _sync(self.folder / path), files):
                 pass
-        for folder in {(self.folder / path).parent for path in files}:
+        top = self.folder / _AUDIO_FOLDER[self.job.format]
+        for folder in {top, *((self.folder / path).parent for path in files)}:
             _sync(folder)
         record = self.record(shard.round, shard.number)
         with written_whole(record) as temporary:
