@@ -205,15 +205,18 @@ CLUSTER = """
 import os, threading, time
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 from ray.cluster_utils import Cluster
+from tests.test_corpus_faults import living
 
 small = {"object_store_memory": 80 << 20}
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False, **small})
 nodes = [cluster.add_node(num_cpus=1, **small) for _ in range(2)]
 
 def lose_a_node():
-    while len(list(Path(marks).glob("waits *"))) < 2:
+    while len(waiting := {int(mark.name.split()[1]) for mark in Path(marks).glob("waits *")}) < 2:
         time.sleep(0.02)
     cluster.remove_node(nodes[1], allow_graceful=False)
+    while waiting <= living().keys():  # the node's worker notices a little later
+        time.sleep(0.02)
     print("removed", flush=True)
     (Path(marks) / "go on").touch()
 
