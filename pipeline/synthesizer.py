@@ -112,6 +112,7 @@ class Synthesizer:
         # While a GPU works, the host is free to draw noise; on a CPU drawing ahead would only take from the engines.
         self._pool = ThreadPoolExecutor(thread_name_prefix="synthesizer") if engines.on_gpu else None
         self._one_ahead = engines.on_gpu
+        self.failures = 0  # of batches; each was spoken again in halves, if it had any
         self._symbols_done = 0.0
         self._finished = 0.0  # when the last batch was
 
@@ -185,6 +186,7 @@ class Synthesizer:
         """Raises Closed where the engines can't work any more: then no piece is to blame."""
         if isinstance(error, Closed):
             raise error
+        self.failures += 1
         self.engines.recover()
         return _Failed(pieces, symbols_done, error)
 

@@ -6,8 +6,8 @@ Start it again after whatever has stopped it: it does what is missing, and the c
 import argparse
 import importlib.util
 import logging
-import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,26 +15,28 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.cli import ArgumentParser, bounded_float, bounded_int, run
+from common.cpu_backend import usable_cores
 from common.errors import UserError
-from common.files import locked_folder, output_folder, sha256_of
+from common.files import locked_folder, output_folder
 from common.metadata import Precision
 from pipeline import SpeakSettings, Voice, WorkSettings
 from pipeline.settings import SAMPLING_RATES
 from pipeline.voice import DEMO_FOLDER
-from serving.corpora.corpus import Corpus
-from serving.corpora.crew import Crew, ProcessCrew, count_gpus
+from serving.corpora.corpus import SHARD_CHARACTERS, Corpus
 from serving.corpora.estimate import estimate
 from serving.corpora.job import AUDIOS, FORMATS, Identity, Job, VoiceSource
 from serving.corpora.lines import Survey, survey
-from serving.corpora.ray_crew import RayCrew
+from serving.corpora.pool import Pool, ProcessPool, count_gpus
+from serving.corpora.ray_pool import RayPool
 from serving.corpora.report import CorpusTotals, RunTotals
 from serving.corpora.run import make_corpus
-from serving.corpora.worker import ShardReport
+from serving.corpora.shard import ShardReport
 from serving.flags import add_source_flags, checkpoints_of
 from tacotron2.text.lexicon import Lexicon
 
 GPU_BATCH, CPU_BATCH = 64, 8
-BATCHES_A_SHARD = {True: 8, False: 4}  # on GPUs, on CPUs: what a worker that dies has done in vain is at most 3 shards
+BATCHES_A_SHARD = {True: 8, False: 4}  # on GPUs, on CPUs: a worker that dies has done one or two shards in vain
+EXIT_SOME_FAILED, EXIT_ALL_FAILED = 3, 4  # the corpus is finished; some lines, or all, are without audio
 CPU_THREADS = 2  # of a worker: two workers of two cores make more than one of four
 
 
@@ -45,7 +47,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--dry-run", action="store_true", help="say how many hours it will be and take; write nothing")
     parser.add_argument("--retry", action="store_true", help="try the lines of retry.jsonl again, with other seeds")
     _add_corpus_flags(parser.add_argument_group("corpus"))
-    _add_crew_flags(parser.add_argument_group("workers"))
+    _add_worker_flags(parser.add_argument_group("workers"))
     _add_voice_flags(parser.add_argument_group("voice"))
     return parser
 
@@ -65,7 +67,7 @@ def _add_corpus_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--no-final-period", action="store_true", help="add no period to lines without an end")
 
 
-def _add_crew_flags(group: argparse._ArgumentGroup) -> None:
+def _add_worker_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--gpus", type=bounded_int(0, 4096), help="a worker for each; 0 works on CPUs [all there are]")
     group.add_argument("--workers", type=bounded_int(1, 4096), help="on CPUs [as many as have room]")
     group.add_argument("--threads", type=bounded_int(1, 256), default=CPU_THREADS, help="of a worker on a CPU")
@@ -76,7 +78,7 @@ def _add_crew_flags(group: argparse._ArgumentGroup) -> None:
 def _add_voice_flags(group: argparse._ArgumentGroup) -> None:
     add_source_flags(group)
     group.add_argument("--batch-size", type=bounded_int(1, 1024), help=f"[GPU: {GPU_BATCH}; CPU: {CPU_BATCH}]")
-    group.add_argument("--shard-lines", type=bounded_int(1, 100_000), help="recorded together [8 or 4 batches of them]")
+    group.add_argument("--shard-lines", type=bounded_int(1, 100_000), help="most, recorded together [8 or 4 batches]")
     group.add_argument("--max-symbols", type=bounded_int(16, 2048), default=256, help="longest piece of a line")
     group.add_argument("--window", type=bounded_int(96, 100_000), help="mel frames vocoded at a time [by the device]")
     group.add_argument("--no-cuda-graph", action="store_true", help="step the decoder from the host")
@@ -93,19 +95,21 @@ def main(args: argparse.Namespace) -> None:
         return
     folder = output_folder(args.output).resolve()
     totals = RunTotals()
-    with locked_folder(folder), _crew(args) as crew:
-        size = _shard_lines(args, crew.on_gpus)
+    with locked_folder(folder), _pool(args) as pool:
+        size = _shard_lines(args, pool.on_gpus)
         with _progress() as bar:
             corpus = make_corpus(
                 args.input,
                 lambda identity: _job(args, folder, found, settings, identity, size),
-                -(-found.lines // size),
-                crew,
+                max(-(-found.lines // size), found.characters // SHARD_CHARACTERS),
+                pool,
                 retry=args.retry,
                 on_start=lambda done, lines: _start(bar, done, lines),
                 on_report=lambda report: _advance(bar, totals, report),
             )
-        _finish(corpus, totals)
+        made = _finish(corpus, totals)
+    if made.reasons:
+        sys.exit(EXIT_SOME_FAILED if made.lines else EXIT_ALL_FAILED)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -160,22 +164,25 @@ def _source(args: argparse.Namespace, on_gpus: bool) -> VoiceSource:
 
 
 @contextmanager
-def _crew(args: argparse.Namespace) -> Iterator[Crew]:
+def _pool(args: argparse.Namespace) -> Iterator[Pool]:
     size = args.gpus or args.workers
     on_gpus = None if args.gpus is None and args.workers is None else bool(args.gpus)
-    crew: Crew
+    pool: Pool
     if args.no_ray:
         gpus = count_gpus() if on_gpus is not False else 0
         if (args.gpus or 0) > gpus:
             raise UserError(f"--gpus {args.gpus}: this machine has {gpus}; ask for no more")
-        room = gpus or max(1, (os.cpu_count() or 1) // args.threads)
-        crew = ProcessCrew(_source(args, gpus > 0), size or room, gpus > 0)
+        pool = ProcessPool(_source(args, gpus > 0), size or gpus or _cpu_workers(args), gpus > 0)
     else:
-        crew = RayCrew(lambda found: _source(args, found), size, on_gpus, args.threads, args.address)
+        pool = RayPool(lambda found: _source(args, found), size, on_gpus, args.threads, args.address)
     try:
-        yield crew
+        yield pool
     finally:
-        crew.close()
+        pool.close()
+
+
+def _cpu_workers(args: argparse.Namespace) -> int:
+    return args.workers or max(1, usable_cores() // args.threads)
 
 
 def _job(
@@ -197,7 +204,6 @@ def _job(
         audio=args.audio,
         sampling_rate=args.sample_rate or identity.sampling_rate,
         identity=identity,
-        lexicon_sha256=sha256_of(args.lexicon) if args.lexicon else None,
     )
 
 
@@ -220,26 +226,27 @@ def _advance(bar: tqdm, totals: RunTotals, report: ShardReport) -> None:
     bar.update(report.lines)
 
 
-def _finish(corpus: Corpus, totals: RunTotals) -> None:
+def _finish(corpus: Corpus, totals: RunTotals) -> CorpusTotals:
     """Writes the files that tell of the whole corpus, and says what has come of it."""
-    found = CorpusTotals()
-    corpus.finish(found.add)
-    report = found.save(corpus.job.folder, totals)
+    made = CorpusTotals()
+    corpus.finish(made.add)
+    report = made.save(corpus.job.folder, totals)
     if totals.workers:
         print(totals.table())
-    print(f"{found.lines:,} lines, {found.hours:,.3f} hours of audio in {corpus.job.folder}")
-    if found.reasons:
-        print(f"{found.reasons.total():,} lines without audio are in retry.jsonl: --retry tries them with other seeds")
-        for reason, count in found.reasons.most_common(3):
+    print(f"{made.lines:,} lines, {made.hours:,.3f} hours of audio in {corpus.job.folder}")
+    if made.reasons:
+        print(f"{made.reasons.total():,} lines without audio are in retry.jsonl: --retry tries them with other seeds")
+        for reason, count in made.reasons.most_common(3):
             print(f"  {count:,}: {reason}")
-    if outliers := found.outliers():
+    if outliers := made.outliers():
         print(f"{len(outliers)} lines with far more or fewer frames a symbol than the rest are worth listening to")
     print(f"Report: {report}")
+    return made
 
 
 def _dry_run(args: argparse.Namespace, found: Survey, settings: SpeakSettings) -> None:
     gpus = args.gpus if args.gpus is not None else 0 if args.workers else count_gpus()
-    workers = gpus or args.workers or max(1, (os.cpu_count() or 1) // args.threads)
+    workers = gpus or _cpu_workers(args)
     with _source(args, gpus > 0).open() as voice:
         seen = estimate(args.input, found, voice, settings, _work(args, gpus > 0).batch_size)
         rate = args.sample_rate or voice.sampling_rate
@@ -247,9 +254,11 @@ def _dry_run(args: argparse.Namespace, found: Survey, settings: SpeakSettings) -
     size = seen.gigabytes(rate, args.audio == "flac")
     print(f"{found.lines:,} lines, {found.characters:,} characters: about {seen.hours:,.2f} hours of audio")
     print(f"{size:,.1f} GB on disk ({free.free / 1e9:,.1f} GB are free)")
-    crew = f"{workers} {'GPUs' if gpus else 'workers'}"
-    print(f"about {_duration(seen.working_hours(workers))} on {crew} of this machine's kind:")
+    kind = "GPUs" if gpus else "workers"
+    print(f"about {_duration(seen.working_hours(workers))} on {workers} {kind} of this machine's kind:")
     print(f"one makes {seen.rate:.1f} s of audio a second (measured on {seen.sample_lines} of the lines)")
+    if seen.unspoken:
+        print(f"{seen.unspoken} of them would be without audio, as lines are that the limit of frames cuts")
 
 
 def _duration(hours: float) -> str:

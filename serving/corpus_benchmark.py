@@ -7,16 +7,12 @@ import argparse
 import hashlib
 import json
 import random
-import resource
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
 
 from common.cli import ArgumentParser, bounded_int, run
 from common.errors import UserError
@@ -28,13 +24,10 @@ from pipeline import SpeakSettings, WorkSettings
 from pipeline.pieces import Piece
 from pipeline.synthesizer import SpokenPiece, Synthesizer
 from serving.corpora.corpus import Corpus
-from serving.corpora.crew import ProcessCrew, count_gpus
-from serving.corpora.job import AUDIOS, FORMATS, Identity, Job, VoiceSource, claim
-from serving.corpora.layout import Layout, Shard, SpokenLine, encode
-from serving.corpora.lines import survey
-from serving.corpora.report import CorpusTotals, RunTotals
-from serving.corpora.run import Driver, make_corpus
-from serving.corpora.worker import ShardReport
+from serving.corpora.job import AUDIOS, FORMATS, Job, VoiceSource, claim
+from serving.corpora.pool import ProcessPool, count_gpus
+from serving.corpora.report import RunTotals
+from serving.corpora.run import Driver
 from tacotron2.loading import DEMO_TACOTRON2
 from waveglow.loading import DEMO_WAVEGLOW
 
@@ -55,15 +48,11 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--checkpoints", type=Path, nargs=2, default=(DEMO_TACOTRON2, DEMO_WAVEGLOW), metavar="FILE")
     parser.add_argument("--fp16", action="store_true", help="half precision")
     parser.add_argument("--max-decoder-steps", type=bounded_int(1, 100_000), help="frames of a piece [the voice's]")
-    parser.add_argument("--silent", type=bounded_int(1, 10_000_000), metavar="LINES", help="time the driver alone")
     parser.add_argument("-o", "--output", type=Path, help="folder for the corpora, which are deleted [a temporary one]")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.silent:
-        print(silent_run(args))
-        return
     if max(args.gpus) > count_gpus():
         raise UserError(f"--gpus {max(args.gpus)}: this machine has {count_gpus()}; ask for no more, or for 0")
     settings = SpeakSettings(max_decoder_steps=args.max_decoder_steps)
@@ -85,9 +74,9 @@ def main(args: argparse.Namespace) -> None:
         results.append((str(gpus), f"{made.rate:,.1f}", share, f"{made.rate / first:.2f}", *shares, made.digest[:16]))
     print(f"Corpora, writing included: {args.repeats} x {args.lines} lines, batch {batch}, {args.format}, {args.audio}")
     heads = ["GPUs", "Audio s per s", "Of equal texts", "Of the first row"]
-    heads += ["Voice busy", "Of it waiting", "Reading", "Writing", "SHA-256 of the audio"]
+    heads += ["Voice busy", "Waiting", "Reading", "Writing", "SHA-256 of the audio"]
     print(format_table(heads, results, "rrrrrrrrl"))
-    print("Shares of a worker's time. Shards are read and written beside the voice, some at once: up to 300%.")
+    print("Shares of a worker's time. On a GPU one shard is read and one is written while another is spoken.")
 
 
 def benchmark_texts(count: int) -> list[str]:
@@ -135,7 +124,7 @@ class CorpusRun:
     Attributes:
         rate: seconds of audio a second.
         busy: speaking.
-        waiting: of it for earlier audio to be taken over by whoever writes.
+        waiting: until the shard before was written.
         reading: lines, beside the voice.
         writing: audio and records, beside the voice.
         digest: SHA-256 of the audio files.
@@ -154,15 +143,15 @@ def corpus_run(
 ) -> CorpusRun:
     """Makes a corpus, and one to warm up before it; both are deleted."""
     totals = RunTotals()
-    crew = ProcessCrew(source, max(1, gpus), on_gpus=gpus > 0)
+    pool = ProcessPool(source, max(1, gpus), on_gpus=gpus > 0)
     parent = output_folder(args.output) if args.output else None
     try:
         with tempfile.TemporaryDirectory(dir=parent) as folder:
-            driver = Driver(crew, totals.add)
-            identity = driver.open(crew.size)
-            for name, repeats in (("warm-up", 2 * crew.size), ("corpus", args.repeats)):
+            driver = Driver(pool, totals.add)
+            identity = driver.open(pool.size)
+            for name, repeats in (("warm-up", 2 * pool.size), ("corpus", args.repeats)):
                 lines = Path(folder) / f"{name}.jsonl"
-                lines.write_text("".join(_json_lines(texts, repeats)), encoding="utf-8")
+                lines.write_text("".join(_json_lines(texts, repeats)))
                 job = Job(
                     folder=Path(folder) / name,
                     input_sha256="",
@@ -180,7 +169,7 @@ def corpus_run(
                 corpus = Corpus(job, lines)
                 totals.workers.clear()
                 started = time.perf_counter()
-                driver.speak(job, identity, corpus.shards(0, corpus.missing(0)))
+                driver.speak(job, corpus.shards(0, corpus.missing(0)))
                 taken = time.perf_counter() - started
             if not totals.audio_seconds:
                 raise UserError(
@@ -188,11 +177,11 @@ def corpus_run(
                 )
             kinds = ("speaking", "waiting", "reading", "writing")
             seconds = (sum(getattr(worker, f"{kind}_seconds") for worker in totals.workers.values()) for kind in kinds)
-            busy, waiting, reading, writing = (one / taken / crew.size for one in seconds)
+            busy, waiting, reading, writing = (one / taken / pool.size for one in seconds)
             rate, digest = totals.audio_seconds / taken, _digest(job.folder)
             return CorpusRun(rate, busy, waiting, reading, writing, digest)
     finally:
-        crew.close()
+        pool.close()
 
 
 def _source(args: argparse.Namespace, batch_size: int) -> VoiceSource:
@@ -215,81 +204,6 @@ def _digest(folder: Path) -> str:
         with open(path, "rb") as file:
             shutil.copyfileobj(file, _Sum(digest), 1 << 20)
     return digest.hexdigest()
-
-
-def silent_run(args: argparse.Namespace) -> str:
-    """A corpus by a worker that writes headers of wav files in place of speaking: what all the rest takes."""
-    identity = Identity({"tacotron2": "0" * 64, "waveglow": "0" * 64}, {}, "fp32", "cpu", 22050, {})
-    parent = output_folder(args.output) if args.output else None
-    with tempfile.TemporaryDirectory(dir=parent) as folder:
-        lines = Path(folder) / "lines.jsonl"
-        with open(lines, "w", encoding="utf-8") as file:
-            for number in range(args.silent):
-                file.write(
-                    json.dumps({"id": f"{number:08d}", "text": f"The {number}th of the lines, all alike. " * 3}) + "\n"
-                )
-        started = time.perf_counter()
-        found = survey(lines)
-        job = Job(
-            folder=Path(folder) / "corpus",
-            input_sha256=found.sha256,
-            lines=found.lines,
-            settings=SpeakSettings(),
-            work=WorkSettings(),
-            shard_lines=512,
-            format=args.format,
-            audio="wav",
-            sampling_rate=identity.sampling_rate,
-            identity=identity,
-        )
-        job.folder.mkdir()
-        corpus = make_corpus(lines, lambda _: job, 1, _SilentCrew(identity))
-        totals = CorpusTotals()
-        corpus.finish(totals.add)
-        totals.save(job.folder, RunTotals())
-        taken = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return (
-        f"{totals.lines:,} lines in {taken:.1f} s ({totals.lines / taken:,.0f} a second), peak memory {peak:,.0f} MiB"
-    )
-
-
-class _SilentCrew:
-    """One worker in a thread of the driver's own process."""
-
-    size, on_gpus = 1, False
-
-    def __init__(self, identity: Identity) -> None:
-        self._pool = ThreadPoolExecutor(1)
-        self.opened: Future[Identity] = self._pool.submit(lambda: identity)
-
-    def hire(self) -> "_SilentCrew":
-        return self
-
-    def begin(self, job: Job) -> "Future[None]":
-        self._layout = Layout(job)
-        return self._pool.submit(lambda: None)
-
-    def do(self, shard: Shard) -> "Future[ShardReport]":
-        return self._pool.submit(self._write, shard)
-
-    def dismiss(self) -> None:
-        self._pool.shutdown()
-
-    close = dismiss
-
-    def _write(self, shard: Shard) -> ShardReport:
-        audio = encode(np.empty(0, np.float32), 22050, "wav")
-        spoken = []
-        for line in shard.lines:
-            path = self._layout.audio_path(shard, line)
-            if not self._layout.in_tars:
-                self._layout.write_audio(path, audio)
-            told = {"reading": line.text, "audio": path, "bytes": len(audio), "seconds": 6.6, "frames": 568}
-            entry = {**line.to_dict(), **told, "symbols": 100, "pieces": 1, "seed": 0, "speed": 1.0, "round": 0}
-            spoken.append(SpokenLine(entry, audio))
-        self._layout.commit(shard, spoken)
-        return ShardReport("silent", 0.0, 1.0, len(spoken), audio_seconds=6.6 * len(spoken))
 
 
 class _Sum:

@@ -1,24 +1,34 @@
-"""A voice for tests of corpora, quick enough for hundreds of lines, a crew of threads, and what they make together."""
+"""A voice for tests of corpora, quick enough for hundreds of lines, workers in this process, and what they make."""
 
 import dataclasses
 import hashlib
+import itertools
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
 from common.config import WaveGlowConfig
 from exports.voice import export_voice
-from pipeline import SpeakSettings, WorkSettings
+from pipeline import SpeakSettings, Voice, WorkSettings
+from serving.corpora import worker
 from serving.corpora.corpus import Corpus
-from serving.corpora.crew import Crew
 from serving.corpora.job import Identity, Job, VoiceSource
-from serving.corpora.layout import Shard
+from serving.corpora.layout import Layout, Shard
 from serving.corpora.lines import survey
+from serving.corpora.pool import Pool
+from serving.corpora.process import WorkerDied
 from serving.corpora.run import make_corpus
-from serving.corpora.worker import ShardReport, Worker
+from serving.corpora.shard import ShardReading, ShardReport, read_shard, write_shard
+from serving.corpora.worker import Worker
 from tests.models import TINY_TACOTRON2, nested_waveglow_config, tiny_tacotron2, tiny_waveglow
 
 SHARD = 8
@@ -61,8 +71,78 @@ def tree(folder: Path) -> dict[str, str]:
     return {name: digest for name, digest in sums.items() if not name.startswith("report/")}
 
 
-class ThreadCrew:
-    """Workers in threads of this process.
+# Of which shard; None: whichever comes.
+STAGES = {"opening": None, "reading": 1, "speaking": None, "writing": 3, "recording": 5, "recorded": 6}
+
+
+@dataclasses.dataclass(frozen=True)
+class FaultySource(VoiceSource):
+    """A voice whose workers, or the processes beside them, end at each of some stages once, and wait at one of them.
+
+    Attributes:
+        stages: of STAGES.
+        marks: a folder that remembers what has happened, by empty files.
+        hold_at: shards from this number on wait, before they are written, for the file "go on" in `marks`.
+    """
+
+    stages: tuple[str, ...] = ()
+    marks: Path = Path()
+    hold_at: int = 1_000_000
+
+    def open(self) -> Voice:
+        self.end_at("opening")
+        voice = super().open()
+        encode, calls = voice.engines.encode, itertools.count()
+
+        def encode_until_the_end(ids: Any) -> Any:
+            if next(calls) == 2:
+                self.end_at("speaking")
+            return encode(ids)
+
+        voice.engines.encode = encode_until_the_end  # type: ignore[method-assign]
+        worker.read_shard = partial(_read, self)
+        worker.write_shard = partial(_write, self)
+        return voice
+
+    def end_at(self, stage: str, shard: Shard | None = None) -> None:
+        """Ends this process, as memory that runs out does, unless it or another one has ended here before."""
+        if stage in self.stages and (shard is None or shard.number == STAGES[stage]):
+            with suppress(FileExistsError):
+                (self.marks / stage).touch(exist_ok=False)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _read(source: FaultySource, job: Job, batch_size: int, max_symbols: int, shard: Shard) -> ShardReading:
+    source.end_at("reading", shard)
+    return read_shard(job, batch_size, max_symbols, shard)
+
+
+def _write(source: FaultySource, report: ShardReport, job: Job, gain: float, shard: Shard, *spoken: Any) -> ShardReport:
+    if shard.number >= source.hold_at:
+        (source.marks / f"waits {os.getpid()}").touch()
+        while not (source.marks / "go on").exists():
+            time.sleep(0.02)
+    write_audio, record = Layout.write_audio, Layout.record
+
+    def write_audio_until_the_end(layout: Layout, path: str, audio: bytes) -> None:
+        write_audio(layout, path, audio)
+        source.end_at("writing", shard)
+
+    def record_until_the_end(layout: Layout, round_number: int, shard_number: int) -> Path:
+        source.end_at("recording", shard)
+        return record(layout, round_number, shard_number)
+
+    with (
+        mock.patch.object(Layout, "write_audio", write_audio_until_the_end),
+        mock.patch.object(Layout, "record", record_until_the_end),
+    ):
+        written = write_shard(report, job, gain, shard, *spoken)
+    source.end_at("recorded", shard)
+    return written
+
+
+class LocalPool:
+    """Workers in this process.
 
     Args:
         before: called with each shard before it is spoken; what it raises is what the worker gives.
@@ -76,49 +156,45 @@ class ThreadCrew:
         self.size = size
         self._source = source
         self._before = before
-        self.members: list[ThreadMember] = []
+        self._workers: list[LocalWorker] = []
 
-    def hire(self) -> "ThreadMember":
-        member = ThreadMember(self._source, self._before)
-        self.members.append(member)
-        return member
+    def start(self) -> "LocalWorker":
+        self._workers.append(LocalWorker(self._source, self._before))
+        return self._workers[-1]
 
     def close(self) -> None:
-        for member in self.members:
-            member.dismiss()
+        for one in self._workers:
+            one.close()
 
 
-class ThreadMember:
+class LocalWorker:
+    """A worker in this process."""
+
     def __init__(self, source: VoiceSource, before: Callable[[Shard], None]) -> None:
-        self._pool = ThreadPoolExecutor(3)
-        self._before = before
-        self.opened: Future[Identity] = self._pool.submit(self._open, source)
-
-    def begin(self, job: Job) -> "Future[None]":
-        return self._pool.submit(self._worker.begin, job)
-
-    def do(self, shard: Shard) -> "Future[ShardReport]":
-        return self._pool.submit(self._do, shard)
-
-    def dismiss(self) -> None:
-        self._pool.shutdown(cancel_futures=True)
-        if hasattr(self, "_worker"):  # else its voice could not be opened
-            self._worker.close()
-
-    def _open(self, source: VoiceSource) -> Identity:
         self._worker = Worker(source)
-        return self._worker.identity
+        self._before = before
+        self._lock = threading.Lock()
+        self._closed = False
 
-    def _do(self, shard: Shard) -> ShardReport:
-        self._before(shard)
-        return self._worker.do(shard)
+    def call(self, method: str, *arguments: Any) -> Any:
+        with self._lock:
+            if self._closed:
+                raise WorkerDied("stopped")
+            if method == "speak":
+                self._before(arguments[1])
+            return getattr(self._worker, method)(*arguments)
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            self._worker.close()
 
 
 def make(
     source: VoiceSource,
     lines: Path,
     folder: Path,
-    crew: Crew | None = None,
+    pool: Pool | None = None,
     retry: bool = False,
     settings: SpeakSettings | None = None,
     on_report: Callable[[Any], None] = lambda report: None,
@@ -133,11 +209,11 @@ def make(
         speak = settings or SpeakSettings(max_decoder_steps=MOST_STEPS)
         return Job(folder, found.sha256, found.lines, speak, WORK, identity=identity, **chosen)
 
-    crew = crew or ThreadCrew(source)
+    pool = pool or LocalPool(source)
     try:
         shards = -(-found.lines // SHARD)
-        corpus = make_corpus(lines, job_of, shards, crew, retry=retry, on_report=on_report)
+        corpus = make_corpus(lines, job_of, shards, pool, retry=retry, on_report=on_report)
     finally:
-        crew.close()
+        pool.close()
     corpus.finish()
     return corpus

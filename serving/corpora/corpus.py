@@ -3,11 +3,12 @@
 import hashlib
 import heapq
 import json
-from collections.abc import Callable, Iterable, Iterator
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, replace
-from itertools import groupby, islice
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from serving.corpora.job import Job
 from serving.corpora.layout import MANIFEST, RETRY, Layout, Shard, json_line
 from serving.corpora.lines import Line, line_of, read_lines
 
+SHARD_CHARACTERS = 100_000  # of a shard, if it has more than one line: a worker has all its audio in memory
+_SMALLER = 8  # times fewer lines in a shard, in each round of --retry
 _LOOKERS = 16  # threads that look whether files are there: on a network's disk they wait most of the time
 
 
@@ -32,28 +35,42 @@ class Corpus:
         self.job = job
         self.layout = Layout(job)
         self._source = source
+        self._sizes: dict[int, Sequence[int]] = {}  # by round
         self.layout.make_folders()
         self._clean()
 
     def missing(self, round_number: int) -> set[int]:
         """The numbers of a round's shards that are not done."""
         with ThreadPoolExecutor(_LOOKERS) as pool:
-            numbers = range(self._shards(round_number))
+            numbers = range(len(self.sizes(round_number)))
             done = pool.map(lambda number: self.layout.is_done(round_number, number), numbers)
             return {number for number, is_done in zip(numbers, done, strict=True) if not is_done}
 
     def shards(self, round_number: int, chosen: set[int]) -> Iterator[Shard]:
         """The chosen shards of a round, read as they are asked for."""
-        lines = iter(self._lines(round_number))
-        for number in range(self._shards(round_number)):
-            taken = tuple(islice(lines, self.job.shard_lines))
+        for number, lines in enumerate(self._cut(round_number)):
             if number in chosen:
-                yield Shard(round_number, number, taken)
+                yield Shard(round_number, number, lines)
 
-    def lines_of(self, round_number: int, shards: Iterable[int]) -> int:
-        """How many lines these shards of a round have."""
-        total, size = self.count(round_number), self.job.shard_lines
-        return sum(min(size, total - number * size) for number in shards)
+    def sizes(self, round_number: int) -> Sequence[int]:
+        """The number of lines of each shard of a round."""
+        if round_number not in self._sizes:
+            self._sizes[round_number] = array("L", map(len, self._cut(round_number)))
+        return self._sizes[round_number]
+
+    def _cut(self, round_number: int) -> Iterator[tuple[Line, ...]]:
+        # Whatever ended its workers, the lines beside it in a shard get away from it in the rounds that follow.
+        most = max(1, self.job.shard_lines // _SMALLER**round_number)
+        taken: list[Line] = []
+        characters = 0
+        for line in self._lines(round_number):
+            characters += len(line.text)
+            if taken and (len(taken) == most or characters > SHARD_CHARACTERS):
+                yield tuple(taken)
+                taken, characters = [], len(line.text)
+            taken.append(line)
+        if taken:
+            yield tuple(taken)
 
     def next_round(self) -> int:
         """The round of --retry that is under way, or else a new one, of all lines without audio and with other seeds.
@@ -90,7 +107,7 @@ class Corpus:
         shared = {
             "configuration": self.job.hash,
             "models": self.job.identity.models,
-            "versions": asdict(self.job.identity)["versions"],
+            "versions": self.job.identity.versions,
         }
         index = self.layout.index
         with ExitStack() as stack:
@@ -114,7 +131,7 @@ class Corpus:
     def _final_entries(self) -> Iterator[dict[str, Any]]:
         """Each line once, in order: from the last round that has audio of it, else from its last round."""
         rounds = [number for number in self._rounds() if number == 0 or not self.missing(number)]
-        streams = [self.layout.entries(number, self._shards(number)) for number in rounds]
+        streams = [self.layout.entries(number, len(self.sizes(number))) for number in rounds]
         merged = heapq.merge(*streams, key=lambda entry: (entry["line"], entry["round"]))
         for _, versions in groupby(merged, key=lambda entry: entry["line"]):
             *_, best = sorted(versions, key=lambda entry: ("reason" not in entry, entry["round"]))
@@ -130,15 +147,6 @@ class Corpus:
         if round_number == 0:
             return read_lines(self._source)
         return map(line_of, _read_entries(self.layout.round_file(round_number)))
-
-    def count(self, round_number: int) -> int:
-        """How many lines a round has."""
-        if round_number == 0:
-            return self.job.lines
-        return sum(1 for _ in _read_entries(self.layout.round_file(round_number)))
-
-    def _shards(self, round_number: int) -> int:
-        return -(-self.count(round_number) // self.job.shard_lines)
 
     def _clean(self) -> None:
         for folder in self.layout.folders():

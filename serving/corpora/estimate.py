@@ -8,7 +8,7 @@ from pathlib import Path
 from common.errors import UserError
 from common.phrases import Phrase
 from pipeline import SpeakSettings, Voice
-from pipeline.synthesizer import SpokenPiece
+from pipeline.synthesizer import FailedPiece, SpokenPiece
 from serving.corpora.lines import Survey, read_lines
 
 FLAC_SHARE = 0.55  # of a wav file's size: what speech of the demo voice takes
@@ -22,11 +22,13 @@ class Estimate:
         hours: of audio.
         rate: seconds of audio that one worker makes in a second, without encoding and writing.
         sample_lines: that it was measured on.
+        unspoken: of them without audio, as they would be in the corpus.
     """
 
     hours: float
     rate: float
     sample_lines: int
+    unspoken: int
 
     def working_hours(self, workers: int) -> float:
         return self.hours / self.rate / workers
@@ -43,22 +45,27 @@ def estimate(path: Path, found: Survey, voice: Voice, settings: SpeakSettings, s
         sample: number of lines to speak, at most.
 
     Raises:
-        UserError: none of the sample can be spoken.
+        UserError: none of the sample can be spoken to its end.
     """
     texts = list(_spread(path, found.lines, sample))
     phrases = voice.prepare([Phrase(index, text) for index, text in enumerate(texts)], settings)
     pieces = sorted((piece for phrase in phrases for piece in phrase.pieces), key=lambda piece: len(piece.encoded.ids))
-    if not pieces:
-        raise UserError(f"{path}: none of {len(texts)} lines from all over it can be spoken")
     rounds = 2 if voice.engines.on_gpu else 1  # the first one warms a GPU up, and doesn't count
     with voice.synthesizer(settings) as synthesizer:
         for _ in range(rounds):
             started = time.perf_counter()
-            spoken = [piece for piece in synthesizer.speak_pieces(pieces) if isinstance(piece, SpokenPiece)]
+            spoken = list(synthesizer.speak_pieces(pieces))
             taken = time.perf_counter() - started
-    seconds = sum(len(piece.audio) for piece in spoken) / voice.sampling_rate
-    characters = max(1, sum(map(len, texts)))
-    return Estimate(seconds * found.characters / characters / 3600, seconds / taken, len(texts))
+    unspoken = {phrase.phrase.index for phrase in phrases if not phrase.pieces}
+    unspoken |= {one.piece.phrase.index for one in spoken if isinstance(one, FailedPiece) or one.stop_reason == "cap"}
+    if len(unspoken) == len(texts):
+        raise UserError(
+            f"{path}: none of {len(texts)} lines from all over it can be spoken to its end; check --max-decoder-steps"
+        )
+    whole = [one for one in spoken if isinstance(one, SpokenPiece) and one.piece.phrase.index not in unspoken]
+    seconds = sum(len(piece.audio) for piece in whole) / voice.sampling_rate
+    hours = seconds * found.characters / sum(map(len, texts)) / 3600
+    return Estimate(hours, seconds / taken, len(texts), len(unspoken))
 
 
 def _spread(path: Path, lines: int, sample: int) -> Iterator[str]:

@@ -14,7 +14,7 @@ import torch
 
 from common.errors import UserError
 from common.files import REPOSITORY, written_whole
-from common.metadata import PARTS, Precision
+from common.metadata import Precision
 from pipeline import SpeakSettings, Voice, WorkSettings
 from tacotron2.loading import DEMO_TACOTRON2
 from waveglow.loading import DEMO_WAVEGLOW
@@ -64,34 +64,35 @@ class Identity:
     """What a worker's voice and machine are, as far as they decide bytes. All workers of a corpus have the same.
 
     Attributes:
-        models: SHA-256 of the two checkpoints that the engines come from.
-        engines: what runs each part.
-        device: "cuda" or "cpu".
-        sampling_rate: of the voice, in Hz.
+        voice: `Voice.identity()`.
+        batch_size: pieces spoken at once, at most.
         versions: of this project and the packages that compute.
     """
 
-    models: dict[str, str]
-    engines: dict[str, str]
-    precision: str
-    device: str
-    sampling_rate: int
+    voice: dict[str, Any]
+    batch_size: int
     versions: dict[str, str]
+
+    @property
+    def models(self) -> dict[str, str]:
+        """SHA-256 of the two checkpoints that the engines come from."""
+        parts = {"tacotron2": "encoder", "waveglow": "waveglow"}
+        return {model: self.voice["models"][part]["checkpoint_sha256"] for model, part in parts.items()}
+
+    @property
+    def device(self) -> str:
+        """ "cuda" or "cpu"."""
+        return self.voice["device"]
+
+    @property
+    def sampling_rate(self) -> int:
+        """Of the voice, in Hz."""
+        return self.voice["settings"]["sampling_rate"]
 
 
 def identity_of(voice: Voice) -> Identity:
-    engines = voice.engines.engines
-    return Identity(
-        models={
-            "tacotron2": engines["encoder"].metadata.checkpoint_sha256,
-            "waveglow": engines["waveglow"].metadata.checkpoint_sha256,
-        },
-        engines={part: type(engines[part]).__name__ for part in PARTS},
-        precision=voice.engines.precision,
-        device=voice.engines.device.type,
-        sampling_rate=voice.sampling_rate,
-        versions=_versions(),
-    )
+    # Through JSON, so that it equals what another process or a file says.
+    return Identity(json.loads(json.dumps(voice.identity())), voice.engines.batch_size, _versions())
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,6 @@ class Job:
         work: how the work is cut. It is part of what decides bytes, because numbers round by the batch.
         shard_lines: lines that are spoken, written and recorded together.
         sampling_rate: of the files, in Hz.
-        lexicon_sha256: of the settings' lexicon's file.
     """
 
     folder: Path
@@ -119,13 +119,13 @@ class Job:
     audio: AudioName
     sampling_rate: int
     identity: Identity
-    lexicon_sha256: str | None = None
 
     def configuration(self) -> dict[str, Any]:
         """All that decides the corpus's bytes, as JSON has it: each field but the folder."""
         values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "folder"}
         settings = {one.name: getattr(self.settings, one.name) for one in fields(SpeakSettings)}
-        del settings["lexicon"]  # its file's sum stands for it
+        lexicon = self.settings.lexicon
+        settings["lexicon"] = lexicon and lexicon.sha256()
         return values | {"settings": settings, "work": asdict(self.work), "identity": asdict(self.identity)}
 
     @property

@@ -3,10 +3,14 @@
 Nothing here depends on time, machine or user: the same audio gives the same bytes.
 """
 
+import errno
 import io
 import json
+import os
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +28,7 @@ RECORDS = "parts"  # folder: one file a shard; there only when all that it tells
 ROUNDS = "rounds"  # folder: the lines of each round of --retry
 MANIFEST = "manifest.jsonl"
 RETRY = "retry.jsonl"
+_SYNCERS = 16  # threads: a disk does many such requests in the time of one
 _AUDIO_FOLDER = {"ljspeech": "wavs", "nemo": "audio", "webdataset": "shards"}
 
 
@@ -118,21 +123,33 @@ class Layout:
             target.parent.mkdir(exist_ok=True)
             write_whole(target, audio)
 
-    def commit(self, shard: Shard, lines: Sequence[SpokenLine]) -> None:
-        """Writes what is left of a shard, and last its record, which makes it done. Raises OSError."""
-        spoken = [line for line in lines if "reason" not in line.entry]
-        files = {line.entry["audio"]: line.entry.pop("bytes") for line in spoken}
-        if self.in_tars and spoken:
-            path = spoken[0].entry["audio"]
-            with written_whole(self.folder / path) as temporary:
-                self._write_tar(temporary, spoken)
-                files = {path: temporary.stat().st_size}
-        with (
-            written_whole(self.record(shard.round, shard.number)) as temporary,
-            open(temporary, "w", encoding="utf-8") as file,
-        ):
-            file.write(json_line({"configuration": self._hash, "files": files}))
-            file.writelines(json_line(line.entry) for line in lines)
+    def commit(self, shard: Shard, lines: Iterable[SpokenLine]) -> list[dict[str, Any]]:
+        """Writes what is left of a shard, and last its record, which makes it done. Returns the lines' entries.
+
+        The record is written when all other files are on the disk itself, so that it tells the truth after a power cut.
+
+        Raises:
+            OSError: a file can't be written.
+        """
+        if self.in_tars:
+            entries, files = self._write_tar(shard, lines)
+        else:
+            entries = [line.entry for line in lines]
+            files = {entry["audio"]: entry.pop("bytes") for entry in entries if "reason" not in entry}
+        with ThreadPoolExecutor(_SYNCERS) as pool:
+            for _ in pool.map(lambda path: _sync(self.folder / path), files):
+                pass
+        top = self.folder / _AUDIO_FOLDER[self.job.format]
+        for folder in {top, *((self.folder / path).parent for path in files)}:
+            _sync(folder)
+        record = self.record(shard.round, shard.number)
+        with written_whole(record) as temporary:
+            with open(temporary, "w", encoding="utf-8") as file:
+                file.write(json_line({"configuration": self._hash, "files": files}))
+                file.writelines(json_line(entry) for entry in entries)
+            _sync(temporary)
+        _sync(record.parent)
+        return entries
 
     def record(self, round_number: int, shard_number: int) -> Path:
         return self.folder / RECORDS / f"{round_number:02d}-{shard_number:07d}.jsonl"
@@ -163,15 +180,38 @@ class Layout:
         """The name of the file that the format's readers begin with and what it says of an entry; None without one."""
         return _INDEX.get(self.job.format)
 
-    def _write_tar(self, path: Path, lines: Iterable[SpokenLine]) -> None:
-        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+    def _write_tar(self, shard: Shard, lines: Iterable[SpokenLine]) -> tuple[list[dict[str, Any]], dict[str, int]]:
+        """Writes a shard's tar, if it has audio. Returns the lines' entries, and the size of the tar by its path."""
+        entries = []
+        with ExitStack() as stack:
+            tar = temporary = None
             for line in lines:
-                assert line.audio is not None
+                entries.append(line.entry)
+                if line.audio is None:
+                    continue
+                if tar is None:
+                    path = line.entry["audio"]
+                    temporary = stack.enter_context(written_whole(self.folder / path))
+                    tar = stack.enter_context(tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT))
+                del line.entry["bytes"]
                 entry = {**line.entry, "sampling_rate": self.job.sampling_rate}
                 for suffix, content in ((self.job.audio, line.audio), ("json", json_line(entry).encode())):
                     member = tarfile.TarInfo(f"{entry['id']}.{suffix}")
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
+        return entries, {} if tar is None else {path: (self.folder / path).stat().st_size}
+
+
+def _sync(path: Path) -> None:
+    """Waits until a file's content, or the names in a folder, are on the disk itself. Raises OSError, with the path."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that doesn't do this, for folders mostly
+            raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        os.close(handle)
 
 
 def json_line(values: Mapping[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """What a run took and what the corpus is like: for people, on the terminal and in the corpus's folder report/."""
 
 import heapq
+import re
 import statistics
 from array import array
 from collections import Counter
@@ -13,7 +14,7 @@ import numpy as np
 
 from common.files import written_whole
 from common.table import format_markdown, shorten
-from serving.corpora.worker import ShardReport
+from serving.corpora.shard import ShardReport
 
 REPORT = "report"  # folder
 _SHOWN = 20  # outliers
@@ -79,8 +80,7 @@ class CorpusTotals:
     def add(self, entry: Mapping[str, Any]) -> None:
         """Takes notice of a line: an entry of the manifest or of retry.jsonl."""
         if "reason" in entry:
-            cut = "cut by the limit of frames" in entry["reason"]
-            self.reasons["cut by the limit of frames" if cut else shorten(entry["reason"].split(" (")[0], 70)] += 1
+            self.reasons[_kind(entry["reason"])] += 1
             return
         ratio = entry["frames"] * entry["speed"] / entry["symbols"]
         self._seconds.append(entry["seconds"])
@@ -140,6 +140,13 @@ class CorpusTotals:
             yield format_markdown(("Frames a symbol", "Id", "Audio", "Text"), listed, "rlll")
         if run.workers:
             yield f"\n## The last run\n\n{run.table()}"
+
+
+def _kind(reason: str) -> str:
+    """A reason without what is a line's own, so that lines that fail alike are counted together."""
+    if "cut by the limit of frames" in reason:
+        return "cut by the limit of frames"
+    return shorten(re.sub(r'line \d+ \(".*?"\)', "a line", reason).split(" (")[0], 70)
 
 
 def _histogram(path: Path, values: np.ndarray, title: str) -> None:

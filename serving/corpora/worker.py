@@ -1,150 +1,189 @@
-"""A worker: one voice that speaks shards of lines to files. Of Ray it knows nothing; see `serving.corpora.crew`."""
+"""A worker: one voice that speaks shards of lines to files. It runs as a Ray actor or in a process of its own."""
 
+import logging
 import os
 import socket
-import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from queue import SimpleQueue
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from itertools import groupby
+from typing import Any
 
-import numpy as np
+import torch
 
-from common.errors import UserError
+from common.errors import Closed, UserError, explained
+from pipeline import Voice
 from pipeline.synthesizer import FailedPiece, SpokenPiece
 from serving.corpora.job import CONFIGURATION, Identity, Job, VoiceSource, identity_of
 from serving.corpora.layout import Shard
-from serving.corpora.shard_process import ShardProcess
-from serving.corpora.shard_work import Batches, Outcome, ShardWork, VoiceTraits, plain
+from serving.corpora.process import MOST_DEATHS, Process, SharedSamples
+from serving.corpora.shard import PieceResult, ShardReading, ShardReport, give_up_shard, read_shard, write_shard
 
-# Of the shards that a worker has, one is read, one is spoken and one is written.
-SHARDS_AT_ONCE = 3
-
-
-@dataclass(frozen=True)
-class ShardReport:
-    """What a shard took and gave. Times are the worker's own clock's, in seconds.
-
-    Attributes:
-        worker: its machine and process.
-        lines: done, with and without audio.
-        unspoken: of them without audio.
-        audio_seconds: of the audio that was written.
-        speaking_seconds: for which the voice was busy.
-        waiting_seconds: of them until earlier audio was taken over to be written: the voice is too fast for the disk.
-        reading_seconds: that reading the lines took, beside the voice.
-        writing_seconds: that encoding and writing took, beside the voice.
-        error: what stopped it, if the disk or the like is to blame; then nothing is recorded.
-    """
-
-    worker: str
-    began: float
-    ended: float
-    lines: int = 0
-    unspoken: int = 0
-    audio_seconds: float = 0.0
-    speaking_seconds: float = 0.0
-    waiting_seconds: float = 0.0
-    reading_seconds: float = 0.0
-    writing_seconds: float = 0.0
-    error: OSError | UserError | None = None
+_log = logging.getLogger(__name__)
 
 
 class Worker:
-    """Speaks shards. `do` may be called by SHARDS_AT_ONCE threads: the voice has one at a time, while the lines of
-    the next are read and the audio of the last is encoded and written.
+    """Speaks shards, one after the other. Not thread-safe.
+
+    With a GPU, the next shard is read and the last one is written by two processes beside it: the thread that feeds the
+    GPU needs Python's lock for itself. Without one, the worker does everything itself.
 
     Args:
-        source: of its voice. Raises UserError if it can't be opened.
+        source: of its voice, which the first call opens.
     """
 
     def __init__(self, source: VoiceSource) -> None:
-        self.voice = source.open()
-        self.identity: Identity = identity_of(self.voice)
-        self.name = f"{socket.gethostname()}:{os.getpid()}"
-        self._speaking = threading.Lock()
-        beside = self.voice.engines.on_gpu if source.beside is None else source.beside
-        self._works: list[ShardWork | ShardProcess] = [
-            ShardProcess() if beside else ShardWork() for _ in range(SHARDS_AT_ONCE)
-        ]
-        self._idle: SimpleQueue[ShardWork | ShardProcess] = SimpleQueue()
-        self._job: Job | None = None
+        self._source = source
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
+        self._voice: Voice | None = None
+        self._reader: Process | None = None
+        self._writer: Process | None = None
+        self._samples = [SharedSamples(), SharedSamples()]  # one is spoken to while the other is written
+        self._threads = ThreadPoolExecutor(3)  # they wait for the processes
+        self._reading: tuple[str, Future[ShardReading]] | None = None  # of the shard that comes next
+        self._writing: Future[ShardReport] | None = None
 
-    def begin(self, job: Job) -> None:
-        """Sets what the shards are part of. To be called while none is under way.
+    def open(self) -> Identity:
+        """Opens the voice, unless it is open. Raises UserError if it can't be opened."""
+        if self._voice is None:
+            self._voice = self._source.open()
+            self._identity = identity_of(self._voice)
+            if self._voice.engines.on_gpu if self._source.beside is None else self._source.beside:
+                self._reader, self._writer = Process(_begin_beside), Process(_begin_beside)
+        return self._identity
+
+    def speak(self, job: Job, shard: Shard, following: Shard | None = None) -> list[ShardReport]:
+        """Speaks a shard and begins to write it.
+
+        Args:
+            following: what it will be asked for next, to be read meanwhile.
+
+        Returns:
+            reports of the shards that were recorded meanwhile: the one before, or without processes beside this one.
 
         Raises:
-            UserError: this machine doesn't see the corpus's folder.
+            UserError: the voice can't be opened, differs from the job's, or this machine doesn't see the corpus.
+            OSError: a file can't be written.
         """
-        if not (job.folder / CONFIGURATION).exists():
-            raise UserError(f"{self.name} does not see {job.folder}: give a folder that all machines share")
-        engines = self.voice.engines
-        traits = VoiceTraits(engines.batch_size, engines.max_symbols, engines.gain)
-        self._job, self._idle = job, SimpleQueue()
-        for work in self._works:
-            work.begin(job, traits)
-            self._idle.put(work)
-
-    def do(self, shard: Shard) -> ShardReport:
-        """Speaks, writes and records a shard.
-
-        Raises:
-            ProcessEnded: a process beside this one was killed; the worker is of no more use.
-        """
-        assert self._job is not None, "begin first"
+        voice = self._checked_voice(job)
         began = time.time()
-        work = self._idle.get()
         try:
-            batches = work.read(shard)
-            with ThreadPoolExecutor(1, "handing over") as pool:
-                with self._speaking:
-                    started = time.perf_counter()
-                    last, waiting = self._speak(batches, work, pool)
-                    speaking = time.perf_counter() - started
-                last.result()
-            done = work.record()
-        except (OSError, UserError) as error:
-            return ShardReport(self.name, began, time.time(), error=plain(error))
-        finally:
-            self._idle.put(work)
-        times = began, time.time()
-        return ShardReport(self.name, *times, speaking_seconds=speaking, waiting_seconds=waiting, **vars(done))
+            reading = self._read(voice, job, shard, following)
+            started = time.perf_counter()
+            results, audio = self._spoken(voice, job, reading)
+            spoken = time.perf_counter()
+        except Closed:  # the GPU can't work any more in this process
+            _log.exception("The worker ends")
+            os._exit(1)
+        except (UserError, OSError):
+            raise
+        except Exception as error:
+            return [*self.finish(), self._failed(job, shard, error)]
+        reports = self.finish()
+        report = ShardReport(
+            shard.name,
+            self._name,
+            began,
+            reading_seconds=reading.seconds,
+            speaking_seconds=spoken - started,
+            waiting_seconds=time.perf_counter() - spoken,
+        )
+        arguments = job, voice.engines.gain, shard, reading.lines, results, audio.path
+        self._writing = self._threads.submit(self._written, job, shard, report, *arguments)
+        return reports if self._writer is not None else self.finish()
+
+    def finish(self) -> list[ShardReport]:
+        """Waits until all that was spoken is recorded, and reports it. Raises OSError."""
+        writing, self._writing = self._writing, None
+        return [] if writing is None else [writing.result()]
+
+    def give_up(self, job: Job, shard: Shard, reason: str) -> ShardReport:
+        """Records a shard without audio. Raises OSError."""
+        return give_up_shard(ShardReport(shard.name, self._name, time.time()), job, shard, reason)
 
     def close(self) -> None:
         """Ends the processes and closes the voice; may be called again."""
-        for work in self._works:
-            work.close()
-        self.voice.close()
+        for process in (self._reader, self._writer):
+            if process is not None:
+                process.close()
+        self._threads.shutdown()
+        for samples in self._samples:
+            samples.close()
+        if self._voice is not None:
+            self._voice.close()
 
-    def _speak(self, batches: Batches, work: ShardWork | ShardProcess, pool: Executor) -> "tuple[Future[None], float]":
-        """Speaks the batches. Each is handed over by another thread while the next is spoken, and none before the one
-        before it is. Returns the last one's future, and the seconds of waiting for the others.
+    def _checked_voice(self, job: Job) -> Voice:
+        identity = self.open()
+        if identity != job.identity:
+            raise UserError(f"the workers differ: {self._name} has {identity}, not {job.identity}; install one version")
+        if not (job.folder / CONFIGURATION).exists():
+            raise UserError(f"{self._name} does not see {job.folder}: give a folder that all machines share")
+        assert self._voice is not None
+        return self._voice
+
+    def _failed(self, job: Job, shard: Shard, error: Exception) -> ShardReport:
+        """Gives up a shard that failed as a whole, by an exception that no line explains."""
+        return self.give_up(job, shard, str(explained(error, f"shard {shard.name}")))
+
+    def _read(self, voice: Voice, job: Job, shard: Shard, following: Shard | None) -> ShardReading:
+        def begin(one: Shard) -> "Future[ShardReading]":
+            arguments = job, voice.engines.batch_size, voice.engines.max_symbols, one
+            return self._threads.submit(_call, self._reader, read_shard, *arguments)
+
+        ahead, self._reading = self._reading, None
+        reading = ahead[1] if ahead is not None and ahead[0] == shard.name else begin(shard)
+        if following is not None and self._reader is not None:
+            self._reading = following.name, begin(following)
+        return reading.result()
+
+    def _spoken(self, voice: Voice, job: Job, reading: ShardReading) -> tuple[list[PieceResult], SharedSamples]:
+        """The results of all pieces, and their audio in the same order. If an engine fails, all is spoken once more: a
+        batch that failed was spoken in halves, which round otherwise, and failures that pass should leave no trace.
         """
-        assert self._job is not None
-        settings = replace(self._job.settings, keep_pictures=False, sampling_rate=None)
-        last: Future[None] = Future()
-        last.set_result(None)
-        waiting = 0.0
-        for speed, some in batches:
-            with self.voice.synthesizer(replace(settings, speed=speed)) as synthesizer:
-                for results in synthesizer.speak_batches(some):
-                    outcomes, audio = _taken_apart(results)
-                    waiting -= time.perf_counter()
-                    last.result()
-                    waiting += time.perf_counter()
-                    last = pool.submit(work.write, outcomes, audio)
-        return last, waiting
+        settings = replace(job.settings, keep_pictures=False, sampling_rate=None)
+        self._samples.reverse()
+        audio = self._samples[0]
+        for _ in range(2):
+            audio.clear()
+            results: list[PieceResult] = []
+            failures = 0
+            for speed, batches in groupby(reading.batches, key=lambda batch: batch.speed):
+                with voice.synthesizer(replace(settings, speed=speed)) as synthesizer:
+                    for spoken in synthesizer.speak_batches(batch.pieces for batch in batches):
+                        for piece in spoken:
+                            results.append(_result(piece))
+                            if isinstance(piece, SpokenPiece):
+                                audio.append(piece.audio)
+                    failures += synthesizer.failures
+            if not failures:
+                break
+        return results, audio
+
+    def _written(self, job: Job, shard: Shard, *arguments: object) -> ShardReport:
+        """Has a shard written. `arguments` are those of `write_shard`."""
+        try:
+            return _call(self._writer, write_shard, *arguments)
+        except (OSError, UserError):
+            raise
+        except Exception as error:
+            return self._failed(job, shard, error)
 
 
-def _taken_apart(results: Sequence[SpokenPiece | FailedPiece]) -> tuple[list[Outcome], list[np.ndarray]]:
-    """The pieces' outcomes, and the audio of each, float32 [samples]."""
-    outcomes, audio = [], []
-    for result in results:
-        if isinstance(result, SpokenPiece):
-            outcomes.append(Outcome(len(result.audio), result.frames, result.stop_reason))
-            audio.append(result.audio)
-        else:
-            outcomes.append(Outcome(0, error=str(result.error)))
-            audio.append(np.empty(0, np.float32))
-    return outcomes, audio
+def _result(spoken: SpokenPiece | FailedPiece) -> PieceResult:
+    piece = spoken.piece
+    line, number = piece.phrase.line, piece.number
+    if isinstance(spoken, FailedPiece):
+        return PieceResult(line, number, error=str(spoken.error))
+    return PieceResult(line, number, len(spoken.audio), spoken.frames, spoken.stop_reason)
+
+
+def _call(process: Process | None, function: Callable[..., Any], *arguments: object) -> Any:
+    """Calls a function, in a process if there is one."""
+    return function(*arguments) if process is None else process.call(function, *arguments, attempts=MOST_DEATHS)
+
+
+def _begin_beside() -> None:
+    """Begins a process beside the worker: it leaves GPU and cores to it."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    torch.set_num_threads(1)

@@ -1,0 +1,123 @@
+"""A process of this machine that makes calls and is started anew after it has died; and samples that two can see."""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+MOST_DEATHS = 3  # of processes by one call
+_SPAWN = multiprocessing.get_context("spawn")  # a process that uses CUDA can't be forked
+
+
+class WorkerDied(Exception):
+    """A process ended before it returned from a call."""
+
+
+class Process:
+    """One process, which starts at its first call and makes one call after the other. Thread-safe.
+
+    It ends when this object is closed, and when the process that made this object ends, whatever it is doing.
+
+    Args:
+        begin: called first in each new process, with `arguments`.
+    """
+
+    def __init__(self, begin: Callable[..., None], *arguments: object) -> None:
+        # Nothing is ever sent. The process waits for the pipe's end, which comes when nobody is left who could send.
+        self._theirs, self._ours = _SPAWN.Pipe(duplex=False)
+        self._begin = begin, arguments
+        self._lock = threading.Lock()
+        self._closed = False
+        self._executor = self._new_executor()
+
+    def call(self, function: Callable[..., Any], *arguments: object, attempts: int = 1) -> Any:
+        """What the function returns or raises in the process. It, its arguments and results are pickled.
+
+        Args:
+            attempts: how often the call is made while the process dies of it.
+
+        Raises:
+            WorkerDied: the process died each time, or was stopped.
+        """
+        for _ in range(attempts):
+            with self._lock:
+                if self._closed:
+                    break
+                executor = self._executor
+            try:
+                return executor.submit(function, *arguments).result()
+            except (BrokenProcessPool, CancelledError):
+                self._replace(executor)
+        raise WorkerDied("its process was stopped" if self._closed else "its process has ended")
+
+    def close(self) -> None:
+        """Ends the process; may be called again."""
+        with self._lock:
+            self._closed = True
+            self._ours.close()
+            self._executor.shutdown(cancel_futures=True)
+            self._theirs.close()
+
+    def _replace(self, executor: ProcessPoolExecutor) -> None:
+        with self._lock:
+            if self._executor is executor and not self._closed:  # else another thread was quicker
+                executor.shutdown()
+                self._executor = self._new_executor()
+
+    def _new_executor(self) -> ProcessPoolExecutor:
+        begin, arguments = self._begin
+        return ProcessPoolExecutor(1, _SPAWN, _begin, (self._theirs, begin, arguments))
+
+
+def _begin(alive: Connection, begin: Callable[..., None], arguments: tuple[object, ...]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
+
+    def end_with_the_caller() -> None:
+        alive.poll(None)
+        os._exit(1)  # nobody waits for what is under way
+
+    threading.Thread(target=end_with_the_caller, daemon=True).start()
+    begin(*arguments)
+
+
+class SharedSamples:
+    """float32 samples in memory that other processes of this machine can map: a file without a name.
+
+    Unlike /dev/shm, which is small in containers, its size is limited by memory alone. It is gone with its last user.
+    """
+
+    def __init__(self) -> None:
+        self._handle = os.memfd_create("samples")
+        self._samples = np.empty(0, np.float32)
+        self._count = 0
+
+    @property
+    def path(self) -> str:
+        """Where other processes find it."""
+        return f"/proc/{os.getpid()}/fd/{self._handle}"
+
+    def clear(self) -> None:
+        """Forgets the samples and keeps their memory: memory that is new is slow to write to."""
+        self._count = 0
+
+    def append(self, samples: np.ndarray) -> None:
+        """Adds a copy of float32 [n]."""
+        end = self._count + len(samples)
+        if end > len(self._samples):
+            size = max(end, 2 * len(self._samples), 1 << 20)
+            self._samples = np.memmap(self.path, np.float32, "r+", shape=(size,))
+        self._samples[self._count : end] = samples
+        self._count = end
+
+    def close(self) -> None:
+        """May be called again."""
+        if self._handle >= 0:
+            os.close(self._handle)
+        self._handle = -1
