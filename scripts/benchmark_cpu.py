@@ -120,13 +120,12 @@ def make_backends(phrases: Sequence[Phrase], folder: Path) -> dict[str, Backend]
         ),
         "ONNX Runtime": onnx,
     }
-    try:
-        int8 = export_voice(folder / "int8", int8_decoder=True)["decoder_iter"]
-    except UserError as error:  # its rounding is too much for some voices on some processors
-        print(f"No 8-bit decoder: {error}")
-    else:
-        quantised = open_engine(int8, "decoder_iter", cpu_backend="onnxruntime")
-        engines["ONNX Runtime, 8-bit decoder"] = {**onnx, "decoder_iter": quantised}
+    forms: dict[str, tuple[Part, dict[Part, Path]]] = {
+        "ONNX Runtime, exact conditioning": ("waveglow", export_voice(folder / "exact", conditioning="exact")),
+        "ONNX Runtime, 8-bit decoder": ("decoder_iter", export_voice(folder / "int8", int8_decoder=True)),
+    }
+    for name, (part, exported) in forms.items():
+        engines[name] = {**onnx, part: open_engine(exported[part], part, cpu_backend="onnxruntime")}
     if is_openvino_installed():
         engines["OpenVINO"] = open_engines(files, cpu_backend="openvino")
     engines["auto"] = open_engines(files)

@@ -135,9 +135,11 @@ class FrameCondition(nn.Module):
 
     def forward(self, spect: Tensor) -> Iterator[Tensor]:
         # spect: (B, n_mel_channels, taps - 1 + M) -> of each layer (B, 2 * wn_channels, G), G = M * positions
-        products: Tensor = self.products(spect)  # (B, layers * 2 * wn_channels * R, M)
-        products = products.unflatten(1, (-1, self.weights.size(0))).transpose(2, 3)  # (B, layers * 2 * ..., M, R)
-        return (torch.matmul(layer, self.weights).flatten(2) for layer in products.chunk(self.count, 1))
+        rank = self.weights.size(0)
+        products: Tensor = self.products(spect).unflatten(1, (-1, rank))  # (B, layers * 2 * wn_channels, R, M)
+        layers = products.split(self.products.out_channels // (rank * self.count), dim=1)
+        # Transposed right before the product, which ONNX Runtime then reads as it lies.
+        return (torch.matmul(layer.transpose(2, 3), self.weights).flatten(2) for layer in layers)
 
 
 class FlowPart(nn.Module):
@@ -184,13 +186,13 @@ class FlowPart(nn.Module):
         for in_layer, condition, res_skip_layer in zip(
             self.in_layers, self.condition(spect), self.res_skip_layers, strict=True
         ):
-            tanh_half, sigmoid_half = (in_layer(x) + condition).chunk(2, dim=1)
+            tanh_half, sigmoid_half = (in_layer(x) + condition).split(self.start.out_channels, dim=1)
             output = res_skip_layer(torch.tanh(tanh_half) * torch.sigmoid(sigmoid_half))
             if res_skip_layer is not self.res_skip_layers[-1]:
                 residual, output = output.split([self.start.out_channels, 2 * self.start.in_channels], dim=1)
                 hidden = x = hidden + residual
             outputs.append(output)
-        shift, log_scale = sum(outputs[1:], outputs[0]).chunk(2, dim=1)
+        shift, log_scale = sum(outputs[1:], outputs[0]).split(self.start.in_channels, dim=1)
         return shift, log_scale
 
 
