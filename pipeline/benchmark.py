@@ -43,7 +43,7 @@ class Benchmark:
         sigma: of WaveGlow's noise; None is the model's.
         denoise: strength of the denoiser; 0 is off.
         batches: spoken in a row in each iteration, as a corpus is: on a GPU the next is decoded before the one before
-            is taken over. What is reported is then a batch's share.
+            is copied to the host. What is reported is then a batch's share.
     """
 
     batch: int = 1

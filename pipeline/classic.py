@@ -25,7 +25,7 @@ def classic_speaker(
     settings: SpeakSettings,
 ) -> Speak:
     """What speaks a batch of utterances of equal length the classic's way, from ids to audio on the host: a host check
-    after every step, tensors that grow by concatenation. The models given are taken over.
+    after every step, tensors that grow by concatenation. It owns the models from then on.
 
     Its random numbers are drawn on the device, as there, so they cost it as little as possible.
     """

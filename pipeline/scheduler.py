@@ -44,7 +44,7 @@ GPU_SLOTS, CPU_SLOTS = 32, 8  # at most, unless the caller says otherwise
 QUEUE_LENGTH = 64  # waiting requests, unless the caller says otherwise
 ENCODED_TOGETHER = 8  # texts at most, on a GPU
 WARM_BATCHES = (1, 2, 4, 8, 16)  # texts and windows at a time that `warm_up` makes ready
-MAX_UNREAD_SECONDS = 30.0  # of audio that a slow reader may leave before no further piece of his is begun
+MAX_UNREAD_SECONDS = 30.0  # of unread audio: beyond it no further piece of a request begins
 # Blocks of decoder steps in one round on a GPU, at most: enough for a first window. What follows them (texts encoded,
 # frames refined, windows vocoded) costs hardly more for many requests than for one.
 GPU_BLOCKS = 6

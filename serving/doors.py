@@ -1,6 +1,6 @@
-"""Doors that a load test knocks at: each speaks a text and yields the seconds of audio of each chunk as it comes.
+"""Clients of the load test: each speaks a text and yields the seconds of audio of each chunk as it comes.
 
-The library's needs no packages of servers: what a door needs is imported when it is used.
+The library's needs no packages of servers: what a client needs is imported when it is used.
 """
 
 import http.client

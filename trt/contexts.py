@@ -37,7 +37,7 @@ class Workspace:
     def take(self, size: int) -> Tensor:
         """At least `size` bytes, uint8, aligned as PyTorch aligns. Raises torch.cuda.OutOfMemoryError."""
         if self._memory is None or self._memory.numel() < size:
-            self._memory = None  # given back first, unless somebody still holds it
+            self._memory = None  # released first, unless another reference holds it
             self._memory = torch.empty(size, dtype=torch.uint8, device=self._device)
         return self._memory
 

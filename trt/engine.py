@@ -41,7 +41,7 @@ class OutOfDeviceMemory(EngineFailure, torch.cuda.OutOfMemoryError):
 
 
 class BoundRun:
-    """Runs the engine on the memory it was bound to: one enqueue on PyTorch's current stream, and nothing else.
+    """Runs the engine on the memory it was bound to: one enqueue on PyTorch's current stream.
 
     On a stream of its own it allocates nothing and waits for nothing, so it can be captured into a CUDA graph once it
     has run outside of a capture. On CUDA's default stream TensorRT makes the host wait for the whole GPU. Keep it for

@@ -1,7 +1,7 @@
 """The driver: gives shards to workers until every one is done, whatever becomes of the workers.
 
 What is done is known from the disk alone (`Layout.is_done`), so that a run can be killed at any moment and started
-again. The driver keeps two shards a worker in memory, and nothing else of the corpus.
+again. The driver keeps two shards a worker in memory, not the corpus.
 """
 
 import logging
@@ -115,7 +115,7 @@ class Driver:
 
 
 class _Work:
-    """The shards of a run. Each that is taken is given back or done. Thread-safe."""
+    """The shards of a run. Each that is taken is returned or done. Thread-safe."""
 
     def __init__(self, shards: Iterator[Shard]) -> None:
         self._shards = shards
@@ -137,7 +137,7 @@ class _Work:
         return not self._taken
 
     def take(self, wait: bool = True) -> Shard | None:
-        """A shard to do. If all are taken, waits for one that is given back, or returns None when all are done."""
+        """A shard to do. If all are taken, waits for one that is returned; None when all are done."""
         with self._changed:
             while not self.is_closed:
                 if self._returned:
