@@ -69,15 +69,22 @@ def _held(folder: Path, prefix: str, suffix: str, make: Callable[[Path], int | N
         handle = make(temporary)
         if handle is None:
             continue
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        if os.fstat(handle).st_nlink:
+        if _lock(handle):
             break
-        os.close(handle)  # taken for a leftover before it was locked: once more
     try:
         yield temporary, handle
     finally:
         os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Waits for the lock of an open file or folder. False, with the handle closed, if it was removed meanwhile."""
+    with suppress(OSError):  # a file system without locks
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    if os.fstat(handle).st_nlink:
+        return True
+    os.close(handle)
+    return False
 
 
 def _make_file(path: Path) -> int:
@@ -171,11 +178,8 @@ def _locked(path: Path) -> Iterator[None]:
     """Waits for a lock, for which a file stands while it is held."""
     while True:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        if os.fstat(handle).st_nlink:
+        if _lock(handle):
             break
-        os.close(handle)  # the one who held it has removed it: once more
     try:
         yield
     finally:

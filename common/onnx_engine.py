@@ -88,7 +88,7 @@ class OnnxEngine:
                 # Shapes change with every phrase: without this, what the arena keeps for old ones would grow.
                 self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
-        def opened(model: str | bytes) -> Any:
+        def opened(model: str | bytes) -> ort.InferenceSession:
             return ort.InferenceSession(model, options, providers=providers)
 
         try:
@@ -108,7 +108,7 @@ class OnnxEngine:
 
             _log.warning("%s: no kernel for its 8-bit weights on this device; they are computed with in FP32", path)
             session = opened(with_fp32_weights(path))
-        self._session: Any = session
+        self._session: ort.InferenceSession | None = session
         self.contract = contract_of(self.metadata)
         self.limits: Mapping[str, Range] = {}
         for expected, found in (
