@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline import SpeakSettings, Voice
-from serving import triton_client
+from serving.triton import client as triton_client
 
 TIMEOUT_SECONDS = 120.0  # of a connection, without anything coming
 

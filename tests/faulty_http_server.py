@@ -16,7 +16,8 @@ from torch import Tensor
 from common.cli import run
 from common.metadata import Part
 from pipeline import Voice
-from serving import app, http_server
+from serving.http import app
+from serving.http import server as http_server
 from tests.engine_doubles import Watched, tiny_engines
 
 FLOAT_INPUTS: dict[Part, str] = {"decoder_iter": "prenet_dropout", "postnet": "mel_outputs", "waveglow": "z"}

@@ -22,11 +22,11 @@ from tests.http_servers import request
 pytest.importorskip("uvicorn")
 av = pytest.importorskip("av")
 soundfile = pytest.importorskip("soundfile")
-from serving import http_server
-from serving.api import SpeechRequest
-from serving.app import make_app
-from serving.encoders import FORMATS, make_encoder
-from serving.service import ServerSettings, SpeechService
+from pipeline.encoders import FORMATS, make_encoder
+from serving.http import server as http_server
+from serving.http.api import SpeechRequest
+from serving.http.app import make_app
+from serving.http.service import ServerSettings, SpeechService
 
 SPEECH = "/v1/audio/speech"
 
@@ -108,7 +108,7 @@ def test_clients_can_not_forge_the_log(
     caplog.set_level(logging.INFO)
     generous = SpeechService(service.voice, ServerSettings(max_characters=10_000))
     assert ask(generous, "POST", SPEECH, **options).status_code in (400, 415)
-    (record,) = [record for record in caplog.records if record.name == "serving.service"]
+    (record,) = [record for record in caplog.records if record.name == "serving.http.service"]
     line = http_server.LineFormatter("%(levelname)s %(message)s").format(record)
     assert line.startswith("INFO request ")
     assert line.isprintable()

@@ -28,8 +28,8 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> mock.MagicMock:
 
 @pytest.fixture
 def model(backend: mock.MagicMock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator:
-    sys.modules.pop("serving.triton_stream_model", None)
-    module = importlib.import_module("serving.triton_stream_model")
+    sys.modules.pop("serving.triton.stream_model", None)
+    module = importlib.import_module("serving.triton.stream_model")
     voice = Voice(tiny_engines(decoder_no_early_stopping=True))
     monkeypatch.setattr(Voice, "from_files", lambda paths: voice)
     folder = tmp_path / "1" / "voice"

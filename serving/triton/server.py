@@ -16,8 +16,8 @@ PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
 
 
 def make_parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="triton_server.py", description=__doc__)
-    parser.add_argument("repository", type=Path, help="folder that serving/make_triton_repository.py wrote")
+    parser = ArgumentParser(prog="server.py", description=__doc__)
+    parser.add_argument("repository", type=Path, help="folder that serving/triton/repository.py wrote")
     parser.add_argument("--server", type=Path, required=True, help="folder that nvidia-pytriton and numpy<2 are in")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     for name, port in PORTS.items():
@@ -27,7 +27,7 @@ def make_parser() -> ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     if not (args.repository / "tts_stream" / "config.pbtxt").is_file():
-        raise UserError(f"{args.repository}: no model repository; write one with serving/make_triton_repository.py -o")
+        raise UserError(f"{args.repository}: no model repository; write one with serving/triton/repository.py -o")
     ports = {name: getattr(args, f"{name}_port") for name in PORTS}
     command, environment = server_command(args.server, args.repository, args.host, ports)
     os.execve(command[0], command, environment)

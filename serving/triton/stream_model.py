@@ -1,6 +1,6 @@
 """The model `tts_stream` of NVIDIA's Triton Inference Server: a voice that answers with chunks as they are made.
 
-It is decoupled, owns the voice, and speaks all requests on one scheduler. `serving/make_triton_repository.py` copies
+It is decoupled, owns the voice, and speaks all requests on one scheduler. `serving/triton/repository.py` copies
 this file into a model repository as model.py, with the packages that it needs beside it.
 """
 

@@ -45,7 +45,7 @@ OUTPUTS = (TensorField("AUDIO", "TYPE_FP32", -1), TensorField("SAMPLING_RATE", "
 
 
 def make_parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="make_triton_repository.py", description=__doc__)
+    parser = ArgumentParser(prog="repository.py", description=__doc__)
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the repository")
     models = parser.add_argument_group("models", "Four model files, or a folder of them.")
     models.add_argument("--models", type=Path, default=Path("output"), metavar="FOLDER", help="folder of the files")
@@ -136,7 +136,7 @@ def _write_model(repository: Path, kind: str, config: str) -> Path:
     version = repository / name / "1"
     version.mkdir(parents=True)
     (repository / name / "config.pbtxt").write_text(config, encoding="utf-8")
-    shutil.copyfile(REPOSITORY / "serving" / f"triton_{kind}_model.py", version / "model.py")
+    shutil.copyfile(REPOSITORY / "serving" / "triton" / f"{kind}_model.py", version / "model.py")
     return version
 
 

@@ -15,10 +15,10 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serving.api import MODEL, MODEL_ALIASES, SERVER_ERROR, ApiError, ErrorBody, SpeechRequest, read_order
-from serving.encoders import FORMATS, available_formats
-from serving.service import RequestRecord, ServerSettings, SpeechService
-from serving.speech_response import StreamCut, speak
+from pipeline.encoders import FORMATS, available_formats
+from serving.http.api import MODEL, MODEL_ALIASES, SERVER_ERROR, ApiError, ErrorBody, SpeechRequest, read_order
+from serving.http.service import RequestRecord, ServerSettings, SpeechService
+from serving.http.speech_response import StreamCut, speak
 
 BYTES_PER_CHARACTER = 12  # at most, in JSON: a surrogate pair as two \uXXXX
 OTHER_BYTES = 16_384  # of a request, beside its text

@@ -9,9 +9,9 @@ from pathlib import Path
 from common.errors import UserError
 from pipeline import Voice
 from pipeline.scheduler import Speech
-from serving.api import ApiError, SpeechOrder, api_error
-from serving.metrics import Metrics
-from serving.speech_events import SpeechEvents
+from serving.http.api import ApiError, SpeechOrder, api_error
+from serving.http.metrics import Metrics
+from serving.http.speech_events import SpeechEvents
 
 CLIENT_GONE = 499  # the status in logs, as servers have it, where nobody is left to read one
 WARM_UP_TEXT = "Ready."

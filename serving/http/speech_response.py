@@ -15,11 +15,11 @@ from starlette.types import Message, Receive, Scope, Send
 
 from common.errors import EngineFailure, UserError
 from pipeline import Audio
+from pipeline.encoders import Encoder, make_encoder
 from pipeline.scheduler import CancelledError, Speech
-from serving.api import ApiError, SpeechOrder, unavailable
-from serving.encoders import Encoder, make_encoder
-from serving.service import CLIENT_GONE, RequestRecord, SpeechService
-from serving.speech_events import SpeechEvents
+from serving.http.api import ApiError, SpeechOrder, unavailable
+from serving.http.service import CLIENT_GONE, RequestRecord, SpeechService
+from serving.http.speech_events import SpeechEvents
 
 STALLED_SECONDS = 60.0  # that a client may read nothing before its request is given up
 

@@ -8,8 +8,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.errors import Busy, Closed, InvalidInput, UserError
+from pipeline.encoders import FORMATS, AudioFormat
 from pipeline.settings import RANGES, SAMPLING_RATES, SpeakSettings
-from serving.encoders import FORMATS, AudioFormat
 from tacotron2.text.normalizer import NORMALIZERS
 
 MODEL = "tacotron2-waveglow"

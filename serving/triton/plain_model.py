@@ -1,7 +1,7 @@
 """The model `tts` of NVIDIA's Triton Inference Server: a text's whole audio in one answer.
 
 For clients and protocols that know no streams. It asks `tts_stream` and joins the chunks, so that both stand on one set
-of engines, and needs nothing of this project: many instances of it are cheap. `serving/make_triton_repository.py`
+of engines, and needs nothing of this project: many instances of it are cheap. `serving/triton/repository.py`
 copies this file into a model repository as model.py.
 """
 

@@ -17,10 +17,10 @@ from common.cli import ArgumentParser, bounded_float, bounded_int, run
 from common.errors import EngineFailure, UserError
 from pipeline import Voice
 from pipeline.scheduler import SWITCH_INTERVAL
-from serving.app import make_app
 from serving.flags import add_voice_flags, open_voice
-from serving.service import ServerSettings, SpeechService
-from serving.speech_response import StreamCut
+from serving.http.app import make_app
+from serving.http.service import ServerSettings, SpeechService
+from serving.http.speech_response import StreamCut
 
 API_KEY_VARIABLE = "SPEECH_API_KEY"
 MAX_CONNECTIONS = 4096
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 def make_parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="http_server.py", description=__doc__)
+    parser = ArgumentParser(prog="server.py", description=__doc__)
     server = parser.add_argument_group("server")
     server.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 lets other machines in")
     server.add_argument("--port", type=bounded_int(0, 65535), default=8000, help="0 takes a free one")

@@ -16,7 +16,7 @@ from pipeline.audio import Audio
 
 
 def make_parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="triton_client.py", description=__doc__)
+    parser = ArgumentParser(prog="client.py", description=__doc__)
     parser.add_argument("--text", required=True, help="what to speak")
     parser.add_argument("-o", "--output", type=Path, default=Path("audio.wav"), help="wav file")
     parser.add_argument("--whole", action="store_true", help="ask the model tts over HTTP, for one answer")
