@@ -264,15 +264,15 @@ def test_models_are_all_named_or_none(tmp_path: Path) -> None:
 
 
 def test_what_is_no_repository_is_not_served(tmp_path: Path) -> None:
-    result = run_here("serving/triton/server.py", "--server", tmp_path, tmp_path, cwd=tmp_path)
-    assert_one_line_error(result, "no model repository; write one with serving/triton/repository.py")
+    result = run_here("scripts/triton_server.py", "--server", tmp_path, tmp_path, cwd=tmp_path)
+    assert_one_line_error(result, "no model repository; write one with scripts/make_triton_repository.py")
 
 
 def test_a_folder_with_spaces_is_refused(tmp_path: Path) -> None:
     spaced = tmp_path / "my models"
     (spaced / "tts_stream").mkdir(parents=True)
     (spaced / "tts_stream" / "config.pbtxt").touch()
-    result = run_here("serving/triton/server.py", "--server", SERVER, spaced, cwd=tmp_path)
+    result = run_here("scripts/triton_server.py", "--server", SERVER, spaced, cwd=tmp_path)
     assert_one_line_error(result, "my models: the server starts no models from a folder with spaces")
 
 
@@ -286,5 +286,5 @@ def test_no_empty_folder_is_searched_for_libraries(tmp_path: Path, monkeypatch: 
 def test_a_client_without_a_server_says_so_in_a_line(tmp_path: Path, flags: list[str]) -> None:
     (port,) = free_ports(1)
     address = f"127.0.0.1:{port}"
-    result = run_here("serving/triton/client.py", "--text", "Hi.", "--url", address, *flags, cwd=tmp_path)
+    result = run_here("scripts/triton_client.py", "--text", "Hi.", "--url", address, *flags, cwd=tmp_path)
     assert_one_line_error(result, address, "onnect")

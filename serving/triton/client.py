@@ -1,43 +1,14 @@
-"""Speaks a text through NVIDIA's Triton Inference Server: streamed over gRPC, or whole over HTTP."""
+"""A client of NVIDIA's Triton Inference Server: audio streamed over gRPC, or whole over HTTP."""
 
-import argparse
 import queue
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.cli import ArgumentParser, run
 from common.errors import UserError
 from pipeline.audio import Audio
-
-
-def make_parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="client.py", description=__doc__)
-    parser.add_argument("--text", required=True, help="what to speak")
-    parser.add_argument("-o", "--output", type=Path, default=Path("audio.wav"), help="wav file")
-    parser.add_argument("--whole", action="store_true", help="ask the model tts over HTTP, for one answer")
-    parser.add_argument("--url", help="host and port of the server [127.0.0.1:8001, with --whole 127.0.0.1:8000]")
-    parser.add_argument("--seed", type=int, help="seed of the random numbers [0]")
-    parser.add_argument("--speed", type=float, help="0.5 to 2.0 [1.0]")
-    return parser
-
-
-def main(args: argparse.Namespace) -> None:
-    options = {name: getattr(args, name) for name in ("seed", "speed") if getattr(args, name) is not None}
-    if args.whole:
-        audio = speak(args.url or "127.0.0.1:8000", args.text, **options)
-    else:
-        chunks = []
-        for chunk in stream(args.url or "127.0.0.1:8001", args.text, **options):
-            chunks.append(chunk)
-            print(f"{chunk.seconds:.2f} s of audio", file=sys.stderr)
-        audio = Audio.join(chunks)
-    audio.save(args.output, normalize=False)
-    print(f"{args.output}: {audio.seconds:.2f} s")
 
 
 def speak(url: str, text: str, **options: float) -> Audio:
@@ -97,7 +68,3 @@ def _inputs(client: Any, text: str, options: dict[str, float]) -> list[Any]:
         tensor.set_data_from_numpy(array)
         inputs.append(tensor)
     return inputs
-
-
-if __name__ == "__main__":
-    run(main, make_parser())

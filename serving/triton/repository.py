@@ -1,13 +1,11 @@
-"""Writes a model repository for NVIDIA's Triton Inference Server: the models `tts` and `tts_stream` of one voice."""
+"""Model repositories for NVIDIA's Triton Inference Server, of one voice: the models `tts` and `tts_stream`."""
 
-import argparse
 import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.cli import ArgumentParser, bounded_int, run
 from common.engine import part_flag
 from common.errors import UserError
 from common.files import REPOSITORY, appearing_together, output_folder
@@ -42,25 +40,6 @@ INPUTS = (
     TensorField("OUTPUT_RATE", "TYPE_INT32", 1, optional=True),
 )
 OUTPUTS = (TensorField("AUDIO", "TYPE_FP32", -1), TensorField("SAMPLING_RATE", "TYPE_INT32", 1))
-
-
-def make_parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="repository.py", description=__doc__)
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the repository")
-    models = parser.add_argument_group("models", "Four model files, or a folder of them.")
-    models.add_argument("--models", type=Path, default=Path("output"), metavar="FOLDER", help="folder of the files")
-    for part in PARTS:
-        models.add_argument(part_flag(part), type=Path, dest=part, help=f"{part} .engine, .plan or .onnx file")
-    limits = parser.add_argument_group("limits")
-    limits.add_argument("--max-characters", type=bounded_int(1, 1_000_000), default=4096, help="of a request's text")
-    limits.add_argument("--max-waiting", type=bounded_int(1, 10_000), default=64, help="requests that may wait")
-    return parser
-
-
-def main(args: argparse.Namespace) -> None:
-    paths = model_paths(args.models, {part: getattr(args, part) for part in PARTS})
-    make_repository(args.output, paths, args.max_characters, args.max_waiting)
-    print(f"Written to {args.output}: tts and tts_stream. To serve them: bash scripts/serve_triton.sh {args.output}")
 
 
 def model_paths(folder: Path, given: Mapping[Part, Path | None]) -> dict[Part, Path]:
@@ -150,7 +129,3 @@ def _copy_voice(paths: Mapping[Part, Path], folder: Path) -> None:
             shutil.copy2(record, folder / record.name)
     names = {part: path.name for part, path in paths.items()}
     (folder / "voice.json").write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    run(main, make_parser())

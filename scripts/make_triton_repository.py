@@ -1,0 +1,32 @@
+"""Writes a model repository for NVIDIA's Triton Inference Server: the models `tts` and `tts_stream` of one voice."""
+
+import argparse
+from pathlib import Path
+
+from common.cli import ArgumentParser, bounded_int, run
+from common.engine import part_flag
+from common.metadata import PARTS
+from serving.triton.repository import make_repository, model_paths
+
+
+def make_parser() -> ArgumentParser:
+    parser = ArgumentParser(prog="make_triton_repository.py", description=__doc__)
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the repository")
+    models = parser.add_argument_group("models", "Four model files, or a folder of them.")
+    models.add_argument("--models", type=Path, default=Path("output"), metavar="FOLDER", help="folder of the files")
+    for part in PARTS:
+        models.add_argument(part_flag(part), type=Path, dest=part, help=f"{part} .engine, .plan or .onnx file")
+    limits = parser.add_argument_group("limits")
+    limits.add_argument("--max-characters", type=bounded_int(1, 1_000_000), default=4096, help="of a request's text")
+    limits.add_argument("--max-waiting", type=bounded_int(1, 10_000), default=64, help="requests that may wait")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    paths = model_paths(args.models, {part: getattr(args, part) for part in PARTS})
+    make_repository(args.output, paths, args.max_characters, args.max_waiting)
+    print(f"Written to {args.output}: tts and tts_stream. To serve them: bash scripts/serve_triton.sh {args.output}")
+
+
+if __name__ == "__main__":
+    run(main, make_parser())
