@@ -4,9 +4,10 @@ import argparse
 from pathlib import Path
 
 from common.cli import ArgumentParser, bounded_int, run
-from common.engine import part_flag
-from common.metadata import PARTS
-from serving.triton.repository import make_repository, model_paths
+from common.errors import UserError
+from pipeline.flags import add_part_flags, model_paths
+from pipeline.model_files import default_paths
+from serving.triton.repository import make_repository
 
 
 def make_parser() -> ArgumentParser:
@@ -14,8 +15,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the repository")
     models = parser.add_argument_group("models", "Four model files, or a folder of them.")
     models.add_argument("--models", type=Path, default=Path("output"), metavar="FOLDER", help="folder of the files")
-    for part in PARTS:
-        models.add_argument(part_flag(part), type=Path, dest=part, help=f"{part} .engine, .plan or .onnx file")
+    add_part_flags(models)
     limits = parser.add_argument_group("limits")
     limits.add_argument("--max-characters", type=bounded_int(1, 1_000_000), default=4096, help="of a request's text")
     limits.add_argument("--max-waiting", type=bounded_int(1, 10_000), default=64, help="requests that may wait")
@@ -23,7 +23,9 @@ def make_parser() -> ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    paths = model_paths(args.models, {part: getattr(args, part) for part in PARTS})
+    paths = model_paths(args) or default_paths(args.models)
+    if paths is None:
+        raise UserError(f"{args.models}: no model files; export them there, or name a folder with --models")
     make_repository(args.output, paths, args.max_characters, args.max_waiting)
     print(f"Written to {args.output}: tts and tts_stream. To serve them: bash scripts/serve_triton.sh {args.output}")
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from common.cli import ArgumentParser, run
 from pipeline.audio import Audio
+from pipeline.flags import add_setting_flags
+from pipeline.settings import settings_at
 from serving.triton.client import speak, stream
 
 
@@ -15,13 +17,16 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("-o", "--output", type=Path, default=Path("audio.wav"), help="wav file")
     parser.add_argument("--whole", action="store_true", help="ask the model tts over HTTP, for one answer")
     parser.add_argument("--url", help="host and port of the server [127.0.0.1:8001, with --whole 127.0.0.1:8000]")
-    parser.add_argument("--seed", type=int, help="seed of the random numbers [0]")
-    parser.add_argument("--speed", type=float, help="0.5 to 2.0 [1.0]")
+    add_setting_flags(parser.add_argument_group("voice"), settings_at("triton"))
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    options = {name: getattr(args, name) for name in ("seed", "speed") if getattr(args, name) is not None}
+    # What is as it is by default isn't sent: an older repository has fewer inputs.
+    given = {setting: getattr(args, setting.name) for setting in settings_at("triton")}
+    options = {
+        setting.name_at("triton"): value for setting, value in given.items() if value not in (None, setting.default)
+    }
     if args.whole:
         audio = speak(args.url or "127.0.0.1:8000", args.text, **options)
     else:
