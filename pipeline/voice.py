@@ -189,7 +189,7 @@ class Voice:
         chosen, engines = settings or SpeakSettings(), self.engines
         rule = engines.stop_rule(chosen)
         speaking = {one.name: getattr(chosen, one.name) for one in dataclasses.fields(chosen)}
-        del speaking["keep_pictures"]
+        del speaking["keep_pictures"], speaking["timestamps"]  # they decide what comes beside the audio
         return {
             "models": {part: _identity_of(engine.metadata) for part, engine in engines.engines.items()},
             "backends": {part: engine.backend for part, engine in engines.engines.items()},
