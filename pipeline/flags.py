@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from benchmarks.offline import WARMUPS, Benchmark
 from common.cli import bounded_float, bounded_int, settings_from
 from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
 from common.engine import Engine, part_flag
@@ -18,7 +19,6 @@ from common.files import output_folder
 from common.metadata import PARTS, Part
 from common.phrases import Phrase, read_phrases
 from common.wav import SAMPLE_FORMATS
-from pipeline.benchmark import WARMUPS, Benchmark
 from pipeline.console import ReportSettings, Request
 from pipeline.settings import (
     RuntimeOptions,
