@@ -168,8 +168,6 @@ class FusedDecoderEngine(TritonEngine):
         persistent: whether many steps may be one kernel.
     """
 
-    free_bindings = True  # a bound run owns nothing but a little scratch memory
-
     def __init__(
         self,
         module: DecoderIterPart,
