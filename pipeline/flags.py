@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict, get_args
 
+from benchmarks.offline import WARMUPS, Benchmark
 from common.cli import bounded_float, bounded_int, settings_from
 from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
 from common.cpu_backend import CpuBackend, CpuPrecision
@@ -20,7 +21,6 @@ from common.metadata import PARTS, Part
 from common.onnx_engine import GpuProvider
 from common.phrases import Phrase, read_phrases
 from common.wav import SAMPLE_FORMATS
-from pipeline.benchmark import WARMUPS, Benchmark
 from pipeline.console import ReportSettings, Request
 from pipeline.settings import RANGES, SAMPLING_RATES, WHOLE_NUMBERS, SpeakSettings, WorkSettings
 from pipeline.speak import OutputSettings

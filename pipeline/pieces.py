@@ -1,11 +1,14 @@
 """From phrases to the pieces of text that are spoken in one breath."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from common.errors import InvalidInput, UserError, explained
 from common.phrases import Phrase
 from pipeline.settings import SpeakSettings
+from tacotron2.decoder import StopReason
 from tacotron2.text import EncodedText, split
 from tacotron2.text.front_end import TextFrontEnd
 
@@ -18,6 +21,8 @@ class Piece:
         number: within the phrase, from 0.
         last: whether it is the phrase's last.
         seed: of its random numbers; None takes the settings'. So phrases of different seeds share a batch.
+        pause: seconds of silence after its audio.
+        speed: None takes the settings'.
     """
 
     phrase: Phrase
@@ -25,6 +30,47 @@ class Piece:
     last: bool
     encoded: EncodedText
     seed: int | None = None
+    pause: float = 0.0
+    speed: float | None = None
+
+    def own_settings(self, settings: SpeakSettings) -> SpeakSettings:
+        """The settings with the piece's own seed and speed in them. Raises InvalidInput for one out of range."""
+        own = {"seed": self.seed, "speed": self.speed}
+        given = {name: value for name, value in own.items() if value is not None}
+        return replace(settings, **given) if given else settings  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class PieceResult:
+    """What became of a piece: speech, or the error that ended it.
+
+    Attributes:
+        audio: float32 [frames * hop_length, and the pause] at the model's own level, a copy of its own. None where it
+            failed, and in streams, which deliver audio in chunks.
+        frames: mel frames, at the piece's speed; 0 where it failed.
+        stop_reason: "gate" at the end of the text, "cap" where the frame limit cut it; None where it failed.
+        seconds: of computing; a batch's time is shared out by frames. 0 in streams.
+        mel: float32 [n_mel_channels, frames], where whole texts keep pictures.
+        alignment: float32 [frames as decoded, symbols], where pictures are kept.
+        error: why it failed; the other pieces of its batch are not harmed.
+    """
+
+    piece: Piece
+    audio: np.ndarray | None = None
+    frames: int = 0
+    stop_reason: StopReason | None = None
+    seconds: float = 0.0
+    mel: np.ndarray | None = None
+    alignment: np.ndarray | None = None
+    error: UserError | None = None
+
+    @property
+    def samples(self) -> np.ndarray:
+        """The audio of a piece that was spoken whole. Raises the error of one that failed."""
+        if self.error is not None:
+            raise self.error
+        assert self.audio is not None, "a stream's audio is in its chunks"
+        return self.audio
 
 
 @dataclass(frozen=True)

@@ -30,10 +30,11 @@ from common.errors import Busy, Closed, EngineFailure, explained
 from common.random_streams import RandomStreams
 from pipeline.audio import Audio, Resampler, limit
 from pipeline.engine_set import EngineSet
-from pipeline.pieces import Piece, describe
+from pipeline.mel import frames_at_speed
+from pipeline.pieces import Piece, PieceResult, describe
 from pipeline.settings import SpeakSettings
 from pipeline.streaming import PieceStream, Window, WindowPlan, WindowRange, kept_audio
-from tacotron2.decoder import StopReason, Utterance
+from tacotron2.decoder import Utterance
 from tacotron2.decoder_graph import TEXT_BUCKETS, DecoderSession, StartedBlock, bucket_of, make_decoder
 from waveglow.vocoder import batch_of_windows
 
@@ -66,15 +67,6 @@ _log = logging.getLogger(__name__)
 
 class CancelledError(Exception):
     """The request was cancelled before its audio was complete."""
-
-
-@dataclass(frozen=True)
-class PieceReport:
-    """How a piece of a request came out: its mel frames as decoded, and what ended it."""
-
-    text: str
-    frames: int
-    stop_reason: StopReason
 
 
 @dataclass(frozen=True)
@@ -112,7 +104,7 @@ class Speech:
         self.sampling_rate = settings.sampling_rate or sampling_rate
         self.submitted = time.perf_counter()
         self.first_audio_seconds: float | None = None  # from submitting to the first chunk
-        self.reports: list[PieceReport] = []
+        self.results: list[PieceResult] = []  # of each piece that has ended
         self._pieces = deque(pieces)
         self._on_event = on_event
         self._chunks: queue.SimpleQueue[Audio | BaseException | None] = queue.SimpleQueue()
@@ -123,7 +115,6 @@ class Speech:
         self._watch: Callable[[], None] = lambda: None
         different = self.sampling_rate != sampling_rate
         self._resampler = Resampler(sampling_rate, self.sampling_rate) if different else None
-        self._alignments: list[np.ndarray] = []
 
     def __iter__(self) -> Iterator[Audio]:
         while (chunk := self.next_chunk()) is not None:
@@ -169,11 +160,6 @@ class Speech:
     @property
     def cancelled(self) -> bool:
         return self._cancelled.is_set()
-
-    @property
-    def alignments(self) -> list[np.ndarray]:
-        """Of each piece that has ended, float32 [frames, symbols], where pictures are kept."""
-        return self._alignments
 
     def _deliver(self, samples: np.ndarray, last: bool) -> None:
         if self._resampler is not None:
@@ -543,7 +529,7 @@ class Scheduler:
         return [part for group in by_bucket.values() for part in _in_powers_of_two(group, most)]
 
     def _begin(self, active: _Active, piece: Piece) -> Utterance:
-        settings = active.speech.settings
+        settings = piece.own_settings(active.speech.settings)
         streams = RandomStreams(settings.seed, piece.encoded.text)
         utterance = Utterance(len(piece.encoded.ids), streams, self.engines.stop_rule(settings))
         stream = PieceStream(self.engines, self.plan, utterance, streams, settings, self._pool)
@@ -694,15 +680,10 @@ class Scheduler:
             return
         speech = active.speech
         if window.last:
-            utterance = window.stream.utterance
-            assert utterance.frames is not None
-            assert utterance.stop_reason is not None
-            speech.reports.append(PieceReport(piece.piece.encoded.text, utterance.frames, utterance.stop_reason))
-            if speech.settings.keep_pictures:
-                symbols = len(piece.piece.encoded.ids)
-                alignment = torch.cat(piece.alignments)[: utterance.frames, :symbols]
-                speech._alignments.append(alignment.float().cpu().numpy())
+            speech.results.append(_result(piece, speech.settings))
             active.streams.popleft()
+            pause = round(piece.piece.pause * self.engines.audio.sampling_rate)
+            samples = np.concatenate((samples, np.zeros(pause, np.float32)))
         done = window.last and not active.streams and not speech._pieces
         if active.first_audio is None:
             active.first_audio = time.perf_counter()
@@ -775,6 +756,17 @@ class _VocodedBatch:
             self.event.synchronize()
         parts = np.split(self.samples.numpy(), np.cumsum(self.lengths)[:-1])
         return [part.copy() for part in parts]  # a view would keep the whole batch, in memory that can't be swapped
+
+
+def _result(piece: _ActivePiece, settings: SpeakSettings) -> PieceResult:
+    """What became of a piece whose last window has been computed."""
+    utterance, alignment = piece.stream.utterance, None
+    assert utterance.frames is not None
+    if settings.keep_pictures:
+        symbols = len(piece.piece.encoded.ids)
+        alignment = torch.cat(piece.alignments)[: utterance.frames, :symbols].float().cpu().numpy()
+    frames = frames_at_speed(utterance.frames, piece.piece.own_settings(settings).speed)
+    return PieceResult(piece.piece, None, frames, utterance.stop_reason, alignment=alignment)
 
 
 def _urgency(active: _Active) -> tuple[int, float]:

@@ -16,6 +16,7 @@ RANGES = {  # inclusive; None is allowed where it is the default
     "sigma": (0, 10),
     "speed": (0.5, 2.0),
     "denoise": (0, 1000),
+    "sentence_silence": (0, 10),
     "gate_threshold": (1e-6, 1.0),  # 1 is never passed
     "max_decoder_steps": (1, 100_000),
     "batch_size": (1, 1024),
@@ -42,6 +43,9 @@ class SpeakSettings:
         lexicon: the user's own readings of words, applied after the normaliser.
         sampling_rate: in Hz, one of SAMPLING_RATES: the audio is resampled to it.
         keep_pictures: whether results carry their mel spectrogram and alignment.
+        sentence_silence: seconds of silence after each sentence inside a phrase.
+        ssml: whether the text is SSML.
+        timestamps: whether results carry the times of their words.
     """
 
     seed: int = 0
@@ -55,6 +59,9 @@ class SpeakSettings:
     lexicon: Lexicon | None = field(default=None, compare=False)
     sampling_rate: int | None = None
     keep_pictures: bool = False
+    sentence_silence: float = 0.0
+    ssml: bool = False
+    timestamps: bool = False
 
     def __post_init__(self) -> None:
         """Raises InvalidInput for a value of another type or outside of its range."""

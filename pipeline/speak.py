@@ -20,9 +20,9 @@ from common.wav import SampleFormat, WavWriter, wav_file
 from pipeline.audio import Audio, Resampler
 from pipeline.manifest import Manifest, PhraseRecord, PieceRecord, configuration_of
 from pipeline.page import PageEntry
-from pipeline.pieces import PreparedPhrase, describe
+from pipeline.pieces import PieceResult, PreparedPhrase, describe
 from pipeline.settings import SpeakSettings
-from pipeline.synthesizer import STAGES, FailedPiece, SpokenPiece
+from pipeline.synthesizer import STAGES
 from pipeline.voice import Voice
 from tacotron2.text.cleaners import other_scripts
 
@@ -231,7 +231,7 @@ class _Run:
         beside = f"; {others} others stay beside them" if others else ""
         return [f"{self.output.folder} holds wav files of an earlier run: {replaced} are replaced{beside}"]
 
-    def _speak_phrase(self, job: "_Job", spoken: Iterator[SpokenPiece | FailedPiece]) -> None:
+    def _speak_phrase(self, job: "_Job", spoken: Iterator[PieceResult]) -> None:
         phrase = job.phrase.phrase
         pieces = (next(spoken) for _ in job.phrase.pieces)
         outcome: SpokenPhrase | FailedPhrase
@@ -253,15 +253,13 @@ class _Run:
                 deque(pieces, maxlen=0)  # what is left of this phrase must not be taken for the next one's
         self.listener.on_phrase(outcome)
 
-    def _save(self, job: "_Job", spoken: Iterator[SpokenPiece | FailedPiece]) -> PhraseRecord:
+    def _save(self, job: "_Job", spoken: Iterator[PieceResult]) -> PhraseRecord:
         """Writes a phrase's wav from its pieces, as they come. Raises the error of a piece that failed."""
         rate = self.settings.sampling_rate or self.voice.sampling_rate
         pieces: list[PieceRecord] = []
         with wav_file(job.path, rate, sample_format=self.output.sample_format) as wav:
             write = _resampled(wav, self.voice.sampling_rate, rate)
             for one in spoken:
-                if isinstance(one, FailedPiece):
-                    raise one.error
                 audio = self.voice.leveled(one)
                 pieces.append(self._record(one, audio))
                 write(audio.samples, one.piece.last)
@@ -277,12 +275,13 @@ class _Run:
         self.manifest.add(record)
         return record
 
-    def _record(self, spoken: SpokenPiece, audio: Audio) -> PieceRecord:
+    def _record(self, spoken: PieceResult, audio: Audio) -> PieceRecord:
         picture = self._save_picture(spoken, audio).name if self.settings.keep_pictures else None
         piece = spoken.piece
+        assert spoken.stop_reason is not None
         return PieceRecord(piece.number, piece.encoded.text, spoken.stop_reason, spoken.seconds, picture)
 
-    def _save_picture(self, spoken: SpokenPiece, audio: Audio) -> Path:
+    def _save_picture(self, spoken: PieceResult, audio: Audio) -> Path:
         # On a machine's first run matplotlib makes a font cache, and tells of it in the middle of the progress bar.
         logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
         from pipeline.plots import save_speech  # takes a while to load

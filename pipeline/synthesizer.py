@@ -14,51 +14,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.errors import Closed, EngineFailure, UserError, explained
+from common.errors import Closed, EngineFailure, explained
 from common.phrases import Phrase
 from common.random_streams import NoiseAhead, RandomStreams
 from common.timing import Stages
 from pipeline.engine_set import EngineSet
 from pipeline.mel import at_speed, frames_at_speed
-from pipeline.pieces import Piece, PreparedPhrase, describe, prepare
+from pipeline.pieces import Piece, PieceResult, PreparedPhrase, describe, prepare
 from pipeline.settings import SpeakSettings
-from tacotron2.decoder import DecodedBatch, StopReason, Utterance
+from tacotron2.decoder import DecodedBatch, Utterance
 from waveglow.vocoder import padded_frames, vocode
 
 STAGES = ("encoder", "decoder", "postnet", "waveglow", "denoiser")
 BATCHES_AHEAD = 8  # batches are made of so many batches' worth of pieces, so that lengths match and memory is bounded
 DECODER_SHARE = 0.4  # of the work, for the progress bar alone
 TYPICAL_FRAMES = 6  # of a symbol: for the progress bar, and for how much noise to draw ahead
-
-
-@dataclass(frozen=True)
-class SpokenPiece:
-    """A piece of a phrase as speech.
-
-    Attributes:
-        audio: float32 [frames * hop_length] at the model's own level, a copy of its own.
-        frames: mel frames, at the speed that was asked for.
-        stop_reason: "gate" at the end of the text, "cap" where the frame limit cut it.
-        seconds: of computing; a batch's time is shared out by frames.
-        mel: float32 [n_mel_channels, frames], where pictures are kept.
-        alignment: float32 [frames as decoded, symbols], where pictures are kept.
-    """
-
-    piece: Piece
-    audio: np.ndarray
-    frames: int
-    stop_reason: StopReason
-    seconds: float
-    mel: np.ndarray | None
-    alignment: np.ndarray | None
-
-
-@dataclass(frozen=True)
-class FailedPiece:
-    """A piece that could not be spoken, and why; the others of its batch are not harmed."""
-
-    piece: Piece
-    error: UserError
 
 
 @dataclass(frozen=True)
@@ -106,7 +76,6 @@ class Synthesizer:
         self.on_message = on_message
         self.on_progress = on_progress
         self.stages = Stages(engines.device)
-        self.stop = engines.stop_rule(self.settings)
         self.sigma = self.settings.sigma if self.settings.sigma is not None else engines.sigma
         self.denoiser = engines.denoiser(self.settings.denoise)
         # While a GPU works, the host is free to draw noise; on a CPU drawing ahead would only take from the engines.
@@ -120,14 +89,14 @@ class Synthesizer:
         """The phrases as pieces that these engines can speak."""
         return prepare(phrases, self.settings, self.engines.max_symbols)
 
-    def speak(self, phrases: Sequence[Phrase]) -> Iterator[SpokenPiece | FailedPiece]:
+    def speak(self, phrases: Sequence[Phrase]) -> Iterator[PieceResult]:
         """Yields every piece of every phrase that can be spoken, in order, as soon as it and all before it are done.
 
         Phrases that nothing can be read from are left out: `prepare` names them.
         """
         return self.speak_pieces([piece for phrase in self.prepare(phrases) for piece in phrase.pieces])
 
-    def speak_pieces(self, pieces: Sequence[Piece]) -> Iterator[SpokenPiece | FailedPiece]:
+    def speak_pieces(self, pieces: Sequence[Piece]) -> Iterator[PieceResult]:
         """As `speak`, on prepared pieces."""
         self._symbols_done = 0.0
         size = self.engines.batch_size
@@ -136,7 +105,7 @@ class Synthesizer:
             for start in range(0, len(pieces), BATCHES_AHEAD * size)
             for batch in _batches_by_length(pieces[start : start + BATCHES_AHEAD * size], size)
         ]
-        spoken: dict[int, SpokenPiece | FailedPiece] = {}
+        spoken: dict[int, PieceResult] = {}
         next_out = 0
         results = self.speak_batches([pieces[item] for item in batch] for batch in batches)
         for batch, done in zip(batches, results, strict=True):
@@ -145,7 +114,7 @@ class Synthesizer:
                 yield spoken.pop(next_out)
                 next_out += 1
 
-    def speak_batches(self, batches: Iterable[Sequence[Piece]]) -> Iterator[list[SpokenPiece | FailedPiece]]:
+    def speak_batches(self, batches: Iterable[Sequence[Piece]]) -> Iterator[list[PieceResult]]:
         """Speaks batches of at most `batch_size` pieces, and yields the results of each.
 
         On a GPU a batch is yielded when the next one has been decoded: the GPU is never without work while the host
@@ -190,7 +159,7 @@ class Synthesizer:
         self.engines.recover()
         return _Failed(pieces, symbols_done, error)
 
-    def _finish(self, started: "_Vocoding | _Failed") -> list[SpokenPiece | FailedPiece]:
+    def _finish(self, started: "_Vocoding | _Failed") -> list[PieceResult]:
         """The results of a batch; where it failed, of its halves, until the piece that is to blame is alone."""
         if isinstance(started, _Vocoding):
             try:
@@ -200,7 +169,7 @@ class Synthesizer:
                 started = self._failed(started.pieces, self._symbols_done, error)
         pieces = started.pieces
         if len(pieces) == 1:
-            return [FailedPiece(pieces[0], explained(started.error, describe(pieces[0])))]
+            return [PieceResult(pieces[0], error=explained(started.error, describe(pieces[0])))]
         # Random numbers belong to the text, so that halves say what the whole would have.
         halves = pieces[: len(pieces) // 2], pieces[len(pieces) // 2 :]
         done, self._symbols_done = self._symbols_done, started.symbols_done
@@ -211,25 +180,25 @@ class Synthesizer:
     def _start_together(self, pieces: Sequence[Piece]) -> "_Vocoding":
         started = time.perf_counter()
         memory = self._encode(pieces)
-        seeds = [self.settings.seed if piece.seed is None else piece.seed for piece in pieces]
-        streams = [RandomStreams(seed, piece.encoded.text) for seed, piece in zip(seeds, pieces, strict=True)]
+        streams = [RandomStreams(self._settings_of(piece).seed, piece.encoded.text) for piece in pieces]
         noises = [
             NoiseAhead(stream, self.engines.noise_channels, self._noise_size(piece), self._pool, self.engines.on_gpu)
             for stream, piece in zip(streams, pieces, strict=True)
         ]
         decoded = self._decode(pieces, memory, streams)
-        mels = self._refine(decoded)
+        mels = self._refine(pieces, decoded)
         audio, samples = self._vocode(pieces, mels, noises)
         arrived = torch.cuda.current_stream().record_event() if self.engines.on_gpu else None
         return _Vocoding(pieces, started, memory[0], decoded, mels, audio, samples, arrived)
 
-    def _taken_over(self, batch: "_Vocoding") -> Iterator[SpokenPiece]:
+    def _taken_over(self, batch: "_Vocoding") -> Iterator[PieceResult]:
         if batch.arrived is not None:
             batch.arrived.synchronize()
         parts = np.split(batch.audio.numpy(), np.cumsum(batch.samples)[:-1])
         # Memory that is new is slow to write to, unless many threads do.
         over_all = self._pool.map if self._pool is not None and len(parts) > 1 else map
-        audios = list(over_all(_copied, parts))
+        silences = [round(piece.pause * self.engines.audio.sampling_rate) for piece in batch.pieces]
+        audios = list(over_all(_copied, parts, silences))
         for item, (piece, audio) in enumerate(zip(batch.pieces, audios, strict=True)):
             if audio is None:
                 decoded = batch.decoded.mels[item, :, : batch.decoded.frames[item]]
@@ -239,7 +208,7 @@ class Synthesizer:
         keep, frames = self.settings.keep_pictures, batch.decoded.frames
         for item, (piece, audio, mel) in enumerate(zip(batch.pieces, audios, batch.mels, strict=True)):
             assert audio is not None
-            yield SpokenPiece(
+            yield PieceResult(
                 piece=piece,
                 audio=audio,
                 frames=mel.size(1),
@@ -265,7 +234,7 @@ class Synthesizer:
             try:
                 decoded = self.engines.decoder.decode(
                     *memory,
-                    [Utterance(count, stream, self.stop) for count, stream in zip(symbols, streams, strict=True)],
+                    [self._utterance(piece, stream) for piece, stream in zip(pieces, streams, strict=True)],
                     keep_alignments=self.settings.keep_pictures,
                     on_step=lambda step: self._advance_to(done + share * min(1.0, step / expected)),
                 )
@@ -280,13 +249,14 @@ class Synthesizer:
                 self.on_message(f"Warning! Reached max decoder steps: {describe(piece)} was cut at {frames} frames")
         return decoded
 
-    def _refine(self, decoded: DecodedBatch) -> list[Tensor]:
+    def _refine(self, pieces: Sequence[Piece], decoded: DecodedBatch) -> list[Tensor]:
         self.on_message("Running Tacotron2 Postnet")
         with self.stages("postnet"):
             mels = self.engines.refine_each(decoded.mels, decoded.frames)
-        speed = self.settings.speed
+        speeds = [self._settings_of(piece).speed for piece in pieces]
         return [
-            at_speed(mels[item], speed, 0, frames_at_speed(frames, speed)) for item, frames in enumerate(decoded.frames)
+            at_speed(mel, speed, 0, frames_at_speed(frames, speed))
+            for mel, speed, frames in zip(mels, speeds, decoded.frames, strict=True)
         ]
 
     def _vocode(
@@ -320,9 +290,16 @@ class Synthesizer:
         host.copy_(audio, non_blocking=True)
         return host, [audio.numel() for audio in audios]
 
+    def _settings_of(self, piece: Piece) -> SpeakSettings:
+        return piece.own_settings(self.settings)
+
+    def _utterance(self, piece: Piece, streams: RandomStreams) -> Utterance:
+        return Utterance(len(piece.encoded.ids), streams, self.engines.stop_rule(self._settings_of(piece)))
+
     def _noise_size(self, piece: Piece) -> int:
         # Positions of noise that a piece will probably need.
-        return round(TYPICAL_FRAMES / self.settings.speed * len(piece.encoded.ids)) * self.engines.noise_per_frame
+        frames = TYPICAL_FRAMES / self._settings_of(piece).speed * len(piece.encoded.ids)
+        return round(frames) * self.engines.noise_per_frame
 
     def _alignment(self, decoded: DecodedBatch, item: int, symbols: int) -> np.ndarray | None:
         if decoded.alignments is None:
@@ -347,6 +324,8 @@ def _batches_by_length(pieces: Sequence[Piece], batch_size: int) -> list[list[in
     return sorted(batches)  # the batch with the earliest phrase first, so that results come out early
 
 
-def _copied(audio: np.ndarray) -> np.ndarray | None:
-    """A copy, because a view would keep the whole batch; None where the audio isn't finite."""
-    return audio.copy() if np.isfinite(audio.sum()) else None  # a sum needs no memory
+def _copied(audio: np.ndarray, silence: int) -> np.ndarray | None:
+    """A copy with silence after it, because a view would keep the whole batch; None where the audio isn't finite."""
+    if not np.isfinite(audio.sum()):  # a sum needs no memory
+        return None
+    return np.pad(audio, (0, silence)) if silence else audio.copy()

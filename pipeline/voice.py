@@ -25,10 +25,10 @@ from common.phrases import Phrase
 from pipeline.audio import Audio, Resampler, limit
 from pipeline.engine_set import EngineSet
 from pipeline.model_files import default_paths, open_engines
-from pipeline.pieces import Piece, PreparedPhrase, prepare
+from pipeline.pieces import Piece, PieceResult, PreparedPhrase, prepare
 from pipeline.scheduler import CLOSING_SECONDS, Scheduler, Speech
 from pipeline.settings import SpeakSettings, WorkSettings
-from pipeline.synthesizer import BATCHES_AHEAD, FailedPiece, SpokenPiece, Synthesizer
+from pipeline.synthesizer import BATCHES_AHEAD, Synthesizer
 from pipeline.torch_engines import torch_engines
 from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
 from tacotron2.model import Tacotron2
@@ -189,7 +189,7 @@ class Voice:
         chosen, engines = settings or SpeakSettings(), self.engines
         rule = engines.stop_rule(chosen)
         speaking = {one.name: getattr(chosen, one.name) for one in dataclasses.fields(chosen)}
-        del speaking["keep_pictures"]
+        del speaking["keep_pictures"], speaking["timestamps"]  # they decide what comes beside the audio
         return {
             "models": {part: _identity_of(engine.metadata) for part, engine in engines.engines.items()},
             "backends": {part: engine.backend for part, engine in engines.engines.items()},
@@ -283,9 +283,9 @@ class Voice:
         """How phrases will be read, in pieces that this voice can speak."""
         return prepare(phrases, settings or SpeakSettings(), self.engines.max_symbols)
 
-    def leveled(self, piece: SpokenPiece) -> Audio:
-        """A piece's audio at the voice's level, limited to full scale."""
-        return Audio(limit(torch.from_numpy(piece.audio), self.engines.gain).numpy(), self.sampling_rate)
+    def leveled(self, piece: PieceResult) -> Audio:
+        """A piece's audio at the voice's level, limited to full scale. Raises the error of a piece that failed."""
+        return Audio(limit(torch.from_numpy(piece.samples), self.engines.gain).numpy(), self.sampling_rate)
 
     def close(self, drain: bool = False, timeout: float = CLOSING_SECONDS) -> None:
         """Closes the engines; may be called again. Arguments as for `Scheduler.close`.
@@ -318,17 +318,14 @@ class Voice:
         return prepared.pieces
 
     def _joined(
-        self, phrase: PreparedPhrase, spoken: Iterator[SpokenPiece | FailedPiece], settings: SpeakSettings
+        self, phrase: PreparedPhrase, spoken: Iterator[PieceResult], settings: SpeakSettings
     ) -> Audio | UserError:
         """The audio of a phrase's pieces, taken from the spoken ones in order."""
         if phrase.error is not None:
             return phrase.error
         pieces = [next(spoken) for _ in phrase.pieces]
-        failed = [piece.error for piece in pieces if isinstance(piece, FailedPiece)]
-        if failed:
-            return failed[0]
         try:
-            whole = Audio.join([self.leveled(piece) for piece in pieces if isinstance(piece, SpokenPiece)])
+            whole = Audio.join([self.leveled(piece) for piece in pieces])
             if settings.sampling_rate is None or settings.sampling_rate == self.sampling_rate:
                 return whole
             resampler = Resampler(self.sampling_rate, settings.sampling_rate)

@@ -39,7 +39,7 @@ def make_decoder(engine: Engine, cuda_graph: bool = True) -> "BlockDecoder":
     An engine whose bound runs cost nothing but their tensors says so by an attribute `free_bindings` that is true:
     each step of a block then works in its own memory and nothing is copied between steps. Such an engine may also run
     many steps at once: a method `steps_at_once(batch, text)` says how many (0: none), `run_steps` enqueues them (see
-    `tacotron2.triton_engine`). One whose runs can't be captured says so by an attribute `capturable` that is false.
+    `tacotron2.gpu.decoder_engine`). One whose runs can't be captured says so by a false attribute `capturable`.
     """
     if engine.device.type != "cuda":
         return BlockDecoder(engine, steps=CPU_STEPS_PER_BLOCK)

@@ -19,15 +19,15 @@ from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
 from common.contract import contract_of
 from common.metadata import ModelMetadata
 from common.triton_engine import Launch
-from tacotron2 import persistent_decoder
+from tacotron2.gpu.decoder_engine import FusedEncoder, FusedStep
+from tacotron2.gpu.decoder_engine import tuning_for as decoder_tuning
+from tacotron2.hopper import persistent_decoder
 from tacotron2.model import Tacotron2
 from tacotron2.parts import DecoderIterPart, EncoderPart
-from tacotron2.triton_engine import FusedEncoder, FusedStep
-from tacotron2.triton_engine import tuning_for as decoder_tuning
 from waveglow.conditioning import Conditioning
+from waveglow.gpu.network import HOPPER, Network, Tuning
+from waveglow.gpu.network import tuning_for as waveglow_tuning
 from waveglow.model import WaveGlow
-from waveglow.network import HOPPER, Network, Tuning
-from waveglow.network import tuning_for as waveglow_tuning
 from waveglow.parts import WaveGlowPart
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")

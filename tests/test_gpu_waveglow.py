@@ -21,13 +21,13 @@ from common.metadata import ModelMetadata, Precision
 from common.triton_engine import best_engine
 from tests.models import TINY_TACOTRON2
 from tests.scripts import run_interpreted
-from waveglow import triton_engine
 from waveglow.conditioning import upsampling_taps
-from waveglow.folding import OUTPUTS, WIDTH, fold, width_of
+from waveglow.gpu import engine as waveglow_engine
+from waveglow.gpu.engine import FastWaveGlowEngine
+from waveglow.gpu.folding import OUTPUTS, WIDTH, fold, width_of
+from waveglow.gpu.network import GENERAL, HOPPER, Network, Tiles, Tuning
 from waveglow.model import WaveGlow
-from waveglow.network import GENERAL, HOPPER, Network, Tiles, Tuning
 from waveglow.parts import WaveGlowPart
-from waveglow.triton_engine import FastWaveGlowEngine
 
 TWO_KERNELS = dataclasses.replace(HOPPER, fused=None)
 SMALL = WaveGlowConfig(n_flows=4, n_early_every=2, wn_layers=3, wn_channels=64)
@@ -322,11 +322,11 @@ def test_bound_runs_outlive_larger_shapes_and_a_full_cache(small_engine: FastWav
     run()
     run()
     expected = audio.clone()
-    infer(small_engine, **half_inputs(SMALL, 4, 30 + 10 * triton_engine.CACHED_SHAPES))
-    for frames in range(30, 30 + 10 * triton_engine.CACHED_SHAPES, 10):
+    infer(small_engine, **half_inputs(SMALL, 4, 30 + 10 * waveglow_engine.CACHED_SHAPES))
+    for frames in range(30, 30 + 10 * waveglow_engine.CACHED_SHAPES, 10):
         for _ in range(2):
             infer(small_engine, **half_inputs(SMALL, 4, frames))
-    assert len(small_engine._plans.keys()) == triton_engine.CACHED_SHAPES
+    assert len(small_engine._plans.keys()) == waveglow_engine.CACHED_SHAPES
     audio.zero_()
     run()
     assert torch.equal(audio, expected)

@@ -68,6 +68,7 @@ def test_what_can_not_be_spoken_or_set_is_one_line(voice: Voice) -> None:
         ("Hi.", {"speed": "2"}, "speed '2': must be a number"),
         ("Hi.", {"seed": 1.5}, "seed 1.5: must be a whole number"),
         ("Hi.", {"seed": None}, "seed None: must be a whole number"),
+        ("Hi.", {"sentence_silence": -1}, "sentence_silence -1: must be between 0 and 10"),
         ("Hi.", {"text_normalizer": "klingon"}, "klingon"),
         ("Hi.", {"sampling_rate": 12345}, "16000"),
         ("Hi.", {"lexicon": "words.txt"}, "lexicon: must be a Lexicon"),

@@ -31,8 +31,8 @@ from exports.onnx_file import TOLERANCE, example_inputs
 from exports.voice import export_voice
 from pipeline import Voice
 from pipeline.audio import Audio
+from pipeline.pieces import PieceResult
 from pipeline.settings import SpeakSettings, WorkSettings
-from pipeline.synthesizer import FailedPiece, SpokenPiece
 from tacotron2.decoder import StopRule, Utterance, decode
 from tacotron2.decoder_graph import TEXT_BUCKETS, BlockDecoder
 from trt import bindings
@@ -136,7 +136,7 @@ def verify(
     if len(paths) < len(PARTS):
         return
     yield _checked("captured decoder loop as the plain one", partial(_loops, paths, batch))
-    spoken: dict[str, list[SpokenPiece]] = {}
+    spoken: dict[str, list[PieceResult]] = {}
     for name, chosen in (("TensorRT", paths), ("ONNX Runtime", files)):
         yield _checked(f"speech on {name}", partial(_speak, name, chosen, batch, spoken))
     if len(spoken) == 2:
@@ -274,21 +274,18 @@ def _loop_difference(encoder: Engine, decoder: Engine, captured: BlockDecoder, b
     return worst
 
 
-def _speak(name: str, paths: Mapping[Part, Path], batch: SizeRange, spoken: dict[str, list[SpokenPiece]]) -> str:
+def _speak(name: str, paths: Mapping[Part, Path], batch: SizeRange, spoken: dict[str, list[PieceResult]]) -> str:
     phrases = [Phrase(i, text) for i, text in enumerate(TEXTS)]
     work = WorkSettings(batch_size=batch.max)
     settings = replace(SETTINGS, keep_pictures=True)
     with Voice.from_files(paths, work=work) as voice, voice.synthesizer(settings) as synthesizer:
         list(synthesizer.speak(phrases[:1]))  # the first run of a shape sets kernels up
         started = time.perf_counter()
-        results = list(synthesizer.speak(phrases))
+        pieces = list(synthesizer.speak(phrases))
         seconds = time.perf_counter() - started
-        pieces = [piece for piece in results if isinstance(piece, SpokenPiece)]
-        for failed in (piece for piece in results if isinstance(piece, FailedPiece)):
-            raise failed.error
         for index, piece in enumerate(pieces):
             _require_sound(voice.leveled(piece), f"phrase {index}")
-        audio = sum(len(piece.audio) for piece in pieces) / voice.sampling_rate
+        audio = sum(len(piece.samples) for piece in pieces) / voice.sampling_rate
     spoken[name] = pieces
     return f"{audio:.2f} s of audio in {seconds:.2f} s"
 
@@ -315,7 +312,7 @@ def _require_sound(audio: Audio, name: str) -> None:
     _require(float(np.abs(audio.samples).max()) > MINIMUM_PEAK, f"{name} is silent")
 
 
-def _compare(found: list[SpokenPiece], expected: list[SpokenPiece]) -> str:
+def _compare(found: list[PieceResult], expected: list[PieceResult]) -> str:
     details = []
     for index, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
         assert ours.mel is not None

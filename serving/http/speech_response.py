@@ -120,16 +120,17 @@ class _Answer:
 
     async def event_stream(self, chunk: Audio | None) -> AsyncIterator[bytes]:
         """The audio in server-sent events, as OpenAI names them. The last one says how it ended."""
-        alignments = 0  # sent
+        seen = 0  # pieces
         try:
             async for data in self.audio(chunk):
                 if data:
                     yield _event("speech.audio.delta", audio=base64.b64encode(data).decode())
-                for number in range(alignments, len(self.speech.alignments)):
-                    yield _alignment(self.speech.alignments[number], self.speech.reports[number].text)
-                    alignments = number + 1
-            read = sum(len(report.text) for report in self.speech.reports)
-            spoken = sum(report.frames for report in self.speech.reports)
+                for piece in self.speech.results[seen:]:
+                    if piece.alignment is not None:
+                        yield _alignment(piece.alignment, piece.piece.encoded.text)
+                    seen += 1
+            read = sum(len(piece.piece.encoded.text) for piece in self.speech.results)
+            spoken = sum(piece.frames for piece in self.speech.results)
             usage = {"input_tokens": read, "output_tokens": spoken, "total_tokens": read + spoken}
             yield _event("speech.audio.done", usage=usage)
         except UserError as error:

@@ -1,6 +1,6 @@
 """WaveGlow's launches on an NVIDIA GPU: how the kernels are cut, the memory they work in, and their order.
 
-They compute the function of `waveglow.parts.WaveGlowPart` in FP16, with the weights that `waveglow.folding` folds.
+They compute the function of `waveglow.parts.WaveGlowPart` in FP16, with the weights that `waveglow.gpu.folding` folds.
 """
 
 import copy
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from common.triton_engine import Launch, overlapping, power_of_2
-from waveglow.folding import OUTPUTS, WIDTH, FoldedFlow, fold, width_of
+from waveglow.gpu.folding import OUTPUTS, WIDTH, FoldedFlow, fold, width_of
 from waveglow.parts import WaveGlowPart
 
 ROW_TILE = 128  # rows of a tile, where the tuning doesn't say
@@ -227,7 +227,7 @@ class Network:
         return {"MEL_BLOCKS": 0 if self.ranks else self.mel_blocks, "RANKS": self.ranks, "FRAME_ROWS": self.frame_rows}
 
     def _spread_mel(self, buffers: Buffers, places: Tensor, mel: Tensor) -> Launch:
-        from waveglow.triton_kernels import spread_mel
+        from waveglow.gpu.kernels import spread_mel
 
         frames = buffers.mel.size(1)
         return Launch(
@@ -257,7 +257,7 @@ class Network:
         last: bool,
     ) -> Launch:
         # The coupling of a flow (None: what comes before the first), from states[0] to states[1].
-        from waveglow.triton_kernels import couple
+        from waveglow.gpu.kernels import couple
 
         mixer = states[0] if flow is None else flow.mixer
         sizes = (buffers.rows, self.gap, z.size(1) // self.phases)
@@ -279,7 +279,7 @@ class Network:
     def _layer(self, buffers: Buffers, places: Tensor, flow: FoldedFlow, number: int) -> Iterator[Launch]:
         tiles = self.tuning.fused
         fits = self.channels in FUSED_CHANNELS and self._sums <= WIDTH
-        if tiles is None or not fits or _gluon_kernels() is None:
+        if tiles is None or not fits or _layer_kernel() is None:
             return self._layer_in_two(buffers, places, flow, number)
         return self._layer_in_one(buffers, places, flow, number, tiles)
 
@@ -306,7 +306,7 @@ class Network:
         self, buffers: Buffers, places: Tensor, flow: FoldedFlow, number: int, tiles: Tiles, first_tile: int, end: int
     ) -> Launch:
         # The one kernel of a layer, on tiles from `first_tile` to before `end`.
-        kernels = _gluon_kernels()
+        kernels = _layer_kernel()
         assert kernels is not None
         tiles_of = kernels.tiles_of
         products, mixing = self._condition(buffers, number)
@@ -351,7 +351,7 @@ class Network:
         )
 
     def _layer_in_two(self, buffers: Buffers, places: Tensor, flow: FoldedFlow, number: int) -> Iterator[Launch]:
-        from waveglow.triton_kernels import gate, residual
+        from waveglow.gpu.kernels import gate, residual
 
         layer, channels = flow.layers[number], self.channels
         first, last = number == 0, number == len(flow.layers) - 1
@@ -424,10 +424,10 @@ class Network:
 
 
 @functools.cache
-def _gluon_kernels() -> ModuleType | None:
+def _layer_kernel() -> ModuleType | None:
     """None where Triton has no Gluon, or another one (it is experimental): two kernels then do a layer's work."""
     try:
-        from waveglow import gluon_kernels
+        from waveglow.hopper import layer_kernel
     except (ImportError, AttributeError):
         return None
-    return gluon_kernels
+    return layer_kernel

@@ -1,4 +1,4 @@
-"""WaveGlow on an NVIDIA GPU in FP16: an engine on the launches of `waveglow.network`, one CUDA graph per shape."""
+"""WaveGlow on an NVIDIA GPU in FP16: an engine on the launches of `waveglow.gpu.network`, one CUDA graph per shape."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from common.engine import check_bound
 from common.graph_engine import GraphRun
 from common.metadata import ModelMetadata
 from common.triton_engine import Launch, TritonEngine
-from waveglow.folding import OUTPUTS
+from waveglow.gpu.folding import OUTPUTS
+from waveglow.gpu.network import ROW_TILE, Network, Tuning, default_tuning
 from waveglow.model import WaveGlow
-from waveglow.network import ROW_TILE, Network, Tuning, default_tuning
 from waveglow.parts import WaveGlowPart
 
 CACHED_SHAPES = 32  # shapes that keep their graph

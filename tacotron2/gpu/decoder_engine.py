@@ -2,9 +2,9 @@
 Hopper GPU, many steps as one kernel.
 
 They compute the function of `tacotron2.parts.DecoderIterPart` with FP16 weights and tensors and FP32 sums between them.
-The seven kernels, and why they may overlap, are in `tacotron2.triton_kernels`, the one in
-`tacotron2.persistent_decoder`. Launched one by one the seven are no faster than PyTorch; their speed shows in a CUDA
-graph (`tacotron2.decoder_graph`).
+The seven kernels, and why they may overlap, are in `tacotron2.gpu.decoder_kernels`, the one in
+`tacotron2.hopper.persistent_decoder`. Launched one by one the seven are no faster than PyTorch; their speed shows in a
+CUDA graph (`tacotron2.decoder_graph`).
 """
 
 import functools
@@ -22,8 +22,8 @@ from common.engine import TorchEngine, check_bound
 from common.graph_engine import GraphEngine
 from common.metadata import ModelMetadata
 from common.triton_engine import Launch, TritonEngine, overlapping, power_of_2
+from tacotron2.hopper.persistent_decoder import MAX_STEPS, MAX_TEXT, PersistentDecoder
 from tacotron2.parts import DecoderIterPart, EncoderPart, MergedLSTMCell
-from tacotron2.persistent_decoder import MAX_STEPS, MAX_TEXT, PersistentDecoder
 
 MAX_TAGGED_STEPS = 32767  # the encoder's LSTM numbers its steps in 16 bits
 LARGEST_BATCH = 128  # beyond it, and beyond LONGEST_TEXT, the plain module runs
@@ -133,7 +133,7 @@ class FusedEncoder(EncoderPart):
 
     def launch(self, x: Tensor, sequence_lengths: Tensor, out: Tensor) -> Launch:
         """The kernel on x (B, T, E); `out` (B, T, encoder_embedding_dim) is written where there is no padding."""
-        from tacotron2.triton_kernels import encoder_lstm_kernel
+        from tacotron2.gpu.decoder_kernels import encoder_lstm_kernel
 
         batch, text, _ = x.shape
         _, programs, _, size = self.recurrent.shape
@@ -292,7 +292,7 @@ class FusedStep:
         ]
 
     def _prenet(self, tensors: Mapping[str, Tensor], scratch: "_Scratch", tuning: Tuning) -> Launch:
-        from tacotron2.triton_kernels import prenet_kernel, prenet_matrix_kernel
+        from tacotron2.gpu.decoder_kernels import prenet_kernel, prenet_matrix_kernel
 
         mels, dim = self.config.n_mel_channels, self.config.prenet_dim
         rows = min(tuning.prenet_rows, dim)
@@ -306,7 +306,7 @@ class FusedStep:
         )
 
     def _query(self, tensors: Mapping[str, Tensor], scratch: "_Scratch", tuning: Tuning) -> Launch:
-        from tacotron2.triton_kernels import query_kernel, query_matrix_kernel
+        from tacotron2.gpu.decoder_kernels import query_kernel, query_matrix_kernel
 
         hidden, dim = self.config.attention_rnn_dim, self.config.attention_dim
         rows = min(tuning.query_rows, dim)
@@ -320,7 +320,7 @@ class FusedStep:
         )
 
     def _energies(self, tensors: Mapping[str, Tensor], scratch: "_Scratch", tuning: Tuning) -> Launch:
-        from tacotron2.triton_kernels import energies_kernel
+        from tacotron2.gpu.decoder_kernels import energies_kernel
 
         batch, text = scratch.energies.shape
         history = tensors["attention_weights"], tensors["attention_weights_cum"]
@@ -340,7 +340,7 @@ class FusedStep:
         )
 
     def _context(self, tensors: Mapping[str, Tensor], scratch: "_Scratch", tuning: Tuning) -> Launch:
-        from tacotron2.triton_kernels import context_kernel
+        from tacotron2.gpu.decoder_kernels import context_kernel
 
         batch, text = scratch.energies.shape
         dim = self.config.encoder_embedding_dim
@@ -361,7 +361,7 @@ class FusedStep:
         )
 
     def _projection(self, tensors: Mapping[str, Tensor], tuning: Tuning) -> Launch:
-        from tacotron2.triton_kernels import projection_kernel, projection_matrix_kernel
+        from tacotron2.gpu.decoder_kernels import projection_kernel, projection_matrix_kernel
 
         config, rows = self.config, tuning.projection_rows
         frame, gate = tensors["decoder_output"], tensors["gate_prediction"]
@@ -435,7 +435,7 @@ def _lstm(
     tensors: Mapping[str, Tensor], name: str, early: Tensor, late: Tensor, packed: _PackedLSTM, tuning: Tuning
 ) -> Launch:
     # The LSTM `name` on what is known early and late.
-    from tacotron2.triton_kernels import lstm_matrix_kernel, lstm_vector_kernel
+    from tacotron2.gpu.decoder_kernels import lstm_matrix_kernel, lstm_vector_kernel
 
     weights, bias = packed
     hidden, old_cell = tensors[f"{name}_hidden"], tensors[f"{name}_cell"]

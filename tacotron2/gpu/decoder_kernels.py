@@ -1,4 +1,4 @@
-"""Triton kernels of one decoder step: what `tacotron2.triton_engine` launches, seven in a row.
+"""Triton kernels of one decoder step: what `tacotron2.gpu.decoder_engine` launches, seven in a row.
 
     prenet -> attention LSTM -> query -> energies -> context -> decoder LSTM -> projection
 

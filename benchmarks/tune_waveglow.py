@@ -1,7 +1,7 @@
 """Tries ways to cut WaveGlow's matrix kernels on the GPU at hand: checks each and prints how fast it is.
 
 The weights are random, of the published checkpoint's size unless --wn-channels says otherwise. What comes out best is
-entered by hand into `waveglow.network`.
+entered by hand into `waveglow.gpu.network`.
 """
 
 import argparse
@@ -18,8 +18,8 @@ from common.cuda import capture, triton_obstacle, with_index
 from common.errors import UserError
 from common.table import format_table
 from waveglow.conditioning import Conditioning, parse_conditioning
+from waveglow.gpu.network import Network, Tiles, Tuning, default_tuning
 from waveglow.model import WaveGlow
-from waveglow.network import Network, Tiles, Tuning, default_tuning
 from waveglow.parts import WaveGlowPart
 
 TILES = [

@@ -1,4 +1,4 @@
-"""Triton kernels of WaveGlow: what `waveglow.network` launches, in the layout that it prepares.
+"""Triton kernels of WaveGlow: what `waveglow.gpu.network` launches, in the layout that it prepares.
 
 Everything is a table of rows of `WIDTH` FP16 values, so that every tile that a kernel loads is contiguous memory.
 
@@ -19,8 +19,8 @@ without gaps. The table's sections, each a list of planes of `rows` rows:
     input       the flow's audio channels as FP16, a one in column GROUP (it carries the bias of `start`), zeros
     hidden      CHANNELS / WIDTH blocks of PHASES planes: the network's residual stream
     second      as hidden. `gate` writes it (tanh times sigmoid of the current layer) and `residual` reads it; the
-                kernel that does the work of both (`waveglow.gluon_kernels`) takes the two sections in turn, one to
-                read and one to write
+                kernel that does the work of both (`waveglow.hopper.layer_kernel`) takes the two sections in turn, one
+                to read and one to write
     mel         a frame's taps of the upsampling, the same for all phases: for the exact conditioning MEL_BLOCKS planes,
                 else a frame's blocks side by side, which one matrix product makes into the `products` of a flow
 
@@ -30,7 +30,7 @@ without gaps. The table's sections, each a list of planes of `rows` rows:
 import triton
 import triton.language as tl
 
-from waveglow.folding import OUTPUTS, WIDTH
+from waveglow.gpu.folding import OUTPUTS, WIDTH
 
 _WIDTH = tl.constexpr(WIDTH)
 _OUTPUTS = tl.constexpr(OUTPUTS)

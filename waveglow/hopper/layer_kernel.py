@@ -18,7 +18,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from waveglow.folding import OUTPUTS, WIDTH
+from waveglow.gpu.folding import OUTPUTS, WIDTH
 
 _WIDTH = gl.constexpr(WIDTH)
 _OUTPUTS = gl.constexpr(OUTPUTS)
@@ -178,7 +178,7 @@ def _mixing(
     FRAME_ROWS: gl.constexpr,
     num_warps: gl.constexpr,
 ):
-    # What a tile's rows, from `first` on, take of its products, the same for all tiles: see `waveglow.triton_kernels`.
+    # What a tile's rows, from `first` on, take of its products, the same for all tiles: see `waveglow.gpu.kernels`.
     LINES: gl.constexpr = gl.BlockedLayout([1, 8], [16, 2], [num_warps, 1], [1, 0])
     row = first + gl.arange(0, TILE, layout=gl.SliceLayout(1, LINES))[:, None]
     product = gl.arange(0, SUMS, layout=gl.SliceLayout(0, LINES))[None, :]
@@ -258,7 +258,7 @@ def layer(
     OVERLAP: gl.constexpr,
     num_warps: gl.constexpr,
 ):
-    """`gate` and `residual` of `waveglow.triton_kernels` in one: what is gated stays in registers. See there for FIRST,
+    """`gate` and `residual` of `waveglow.gpu.kernels` in one: what is gated stays in registers. See there for FIRST,
     LAST, and what is computed.
 
     A program takes TILE rows of one phase after the other and computes all channels of them, COLUMNS of the gates' at a

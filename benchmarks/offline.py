@@ -21,7 +21,7 @@ from common.wav import wav_file
 from pipeline.pieces import Piece
 from pipeline.scheduler import Scheduler
 from pipeline.settings import SpeakSettings, WorkSettings
-from pipeline.synthesizer import FailedPiece, Synthesizer
+from pipeline.synthesizer import Synthesizer
 from tacotron2.model import Tacotron2
 from tacotron2.text import EncodedText, encode
 from waveglow.model import WaveGlow
@@ -152,13 +152,9 @@ def batch_speaker(synthesizer: Synthesizer) -> Speak:
 
     def speak(pieces: Sequence[Piece]) -> SpokenBatch:
         synthesizer.stages.clear()
-        spoken = []
-        for one in synthesizer.speak_pieces(pieces):
-            if isinstance(one, FailedPiece):
-                raise one.error
-            spoken.append(one)
+        spoken = list(synthesizer.speak_pieces(pieces))
         frames = sum(one.frames for one in spoken) / len(spoken)
-        return SpokenBatch([one.audio for one in spoken], dict(synthesizer.stages.seconds), frames)
+        return SpokenBatch([one.samples for one in spoken], dict(synthesizer.stages.seconds), frames)
 
     return speak
 
@@ -169,7 +165,7 @@ def stream_speaker(scheduler: Scheduler, settings: SpeakSettings) -> Speak:
     def speak(pieces: Sequence[Piece]) -> SpokenBatch:
         speeches = [scheduler.submit([piece], settings) for piece in pieces]
         audios = [np.concatenate([chunk.samples for chunk in speech]) for speech in speeches]
-        frames = [report.frames for speech in speeches for report in speech.reports]
+        frames = [piece.frames for speech in speeches for piece in speech.results]
         first = tuple(speech.first_audio_seconds or 0.0 for speech in speeches)
         return SpokenBatch(audios, {}, sum(frames) / len(frames), first)
 
