@@ -422,11 +422,12 @@ class TestWordSpans:
         for piece in split(reading, max_symbols, trace=trace):
             symbols = sum(("{" not in unit) or len(unit.split()) for unit in re.findall(r"\{[^}]*\}|.", piece.text))
             covered, last = 0, 0
-            for first, stop, span in piece.words:
+            for first, stop, word, span in piece.words:
                 assert last <= first < stop <= symbols == len(piece.ids)
                 assert done <= span[0] < span[1] <= len(text) or span == before  # a word that was cut in two
                 covered, last, (_, done), before = covered + stop - first, stop, span, span
-                written.append(text[slice(*span)])
+                assert word == text[slice(*span)]
+                written.append(word)
             silent = sum(not unit.isalpha() for unit in re.sub(r"\{[^}]*\}", "", piece.text))
             assert symbols - silent <= covered  # every letter and sound is in a word
         return written

@@ -30,11 +30,13 @@ class WordSpan(NamedTuple):
 
     Attributes:
         first, stop: its first symbol in the piece, and the one after its last; punctuation is outside.
-        span: the first character in the text that was read, and the one after the last, with its punctuation.
+        text: as it is written, with its punctuation.
+        span: the first character of that in the text, and the one after the last.
     """
 
     first: int
     stop: int
+    text: str
     span: tuple[int, int]
 
 
@@ -174,10 +176,10 @@ def _words(units: Sequence[_Unit], origins: Sequence[Span], source: str) -> list
         if unit.mark.isalpha():
             # What was written without a gap is one word, however many are spoken for it.
             if found and (not between or span[0] <= found[-1].span[1]):
-                first, _, (begun, ended) = found.pop()
-                found.append(WordSpan(first, place + 1, (begun, max(ended, span[1]))))
+                first, _, _, (begun, ended) = found.pop()
+                found.append(WordSpan(first, place + 1, "", (begun, max(ended, span[1]))))
             else:
-                found.append(WordSpan(place, place + 1, span))
+                found.append(WordSpan(place, place + 1, "", span))
             between = False
         elif unit.mark == SPACE:
             between = True
@@ -189,7 +191,7 @@ def _words(units: Sequence[_Unit], origins: Sequence[Span], source: str) -> list
             stop += 1
         while first > done and source[first - 1] in _CLINGING:
             first -= 1
-        found[number] = word._replace(span=(first, stop))
+        found[number] = word._replace(text=source[first:stop], span=(first, stop))
         done = stop
     return found
 
@@ -217,8 +219,8 @@ def _encoded(
     first_word = bisect_right(words, start, key=lambda word: word.stop)
     last_word = bisect_left(words, stop, key=lambda word: word.first)
     spoken = tuple(
-        WordSpan(symbols[max(first, start) - start], symbols[min(end, stop) - start], span)
-        for first, end, span in words[first_word:last_word]
+        WordSpan(symbols[max(first, start) - start], symbols[min(end, stop) - start], text, span)
+        for first, end, text, span in words[first_word:last_word]
     )
     return EncodedText("".join(unit.text for unit in heard), np.array(ids, np.int32), dropped, spoken)
 
