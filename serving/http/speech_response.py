@@ -16,7 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 from common.errors import EngineFailure, UserError
 from pipeline import Audio
 from pipeline.encoders import Encoder, make_encoder
-from pipeline.scheduler import CancelledError, Speech
+from pipeline.speech import CancelledError, Speech
 from serving.http.api import ApiError, SpeechOrder, unavailable
 from serving.http.service import CLIENT_GONE, RequestRecord, SpeechService
 from serving.http.speech_events import SpeechEvents

@@ -26,7 +26,7 @@ import triton_python_backend_utils as pb_utils  # what the server's Python backe
 from common.errors import Busy, Closed, InvalidInput, explained
 from common.metadata import PARTS
 from pipeline import Audio, SpeakSettings, Voice
-from pipeline.scheduler import CancelledError, Speech
+from pipeline.speech import CancelledError, Speech
 
 OPTIONS = {"SEED": "seed", "SPEED": "speed", "SIGMA": "sigma", "OUTPUT_RATE": "sampling_rate"}  # tensor: setting
 WATCH_SECONDS = 0.1  # between looks whether a client has cancelled: the server tells only who asks
