@@ -5,14 +5,14 @@ from contextlib import ExitStack
 
 import torch
 
+from benchmarks.classic import classic_speaker
+from benchmarks.offline import RANDOM_FRAMES, random_models
 from common.cli import ArgumentParser, run
 from common.config import Tacotron2Config, WaveGlowConfig
 from common.errors import UserError
 from common.files import output_folder
 from common.metadata import Precision
 from pipeline import Voice
-from pipeline.benchmark import RANDOM_FRAMES, random_models
-from pipeline.classic import classic_speaker
 from pipeline.console import report_benchmark, voice_speaker
 from pipeline.flags import (
     add_benchmark_flags,

@@ -13,15 +13,15 @@ from typing import Any, BinaryIO, TextIO
 import torch
 from tqdm import tqdm
 
+from benchmarks.offline import Benchmark, Speak, batch_speaker, measure, stream_speaker
+from benchmarks.result import closing_lines, store, summarize
 from common.config import AudioConfig
 from common.errors import UserError
 from common.metadata import Precision
 from common.phrases import Phrase
 from common.table import format_table, shorten
-from pipeline.benchmark import Benchmark, Speak, batch_speaker, measure, stream_speaker
 from pipeline.page import write_page
 from pipeline.pieces import prepare
-from pipeline.results import closing_lines, store, summarize
 from pipeline.settings import SpeakSettings, WorkSettings
 from pipeline.speak import (
     STOP_WORDS,

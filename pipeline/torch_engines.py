@@ -9,13 +9,14 @@ from common.engine import Engine, TorchEngine
 from common.graph_engine import GraphEngine
 from common.metadata import Part, Precision
 from common.triton_engine import best_engine
+from tacotron2.gpu.decoder_engine import FusedDecoderEngine
+from tacotron2.gpu.encoder_engine import FusedEncoderEngine
 from tacotron2.model import Tacotron2
 from tacotron2.parts import tacotron2_parts
-from tacotron2.triton_engine import FusedDecoderEngine, FusedEncoderEngine
 from waveglow.conditioning import Conditioning
+from waveglow.gpu.engine import FastWaveGlowEngine
 from waveglow.model import WaveGlow
 from waveglow.parts import waveglow_parts
-from waveglow.triton_engine import FastWaveGlowEngine
 
 
 def torch_engines(

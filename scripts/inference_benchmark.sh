@@ -65,4 +65,4 @@ if [[ -e $models/encoder.onnx && -z ${weights[*]-} ]]; then
     benchmark "ONNX Runtime (CPU)" trt/test_infer_trt.py 3 "${files[@]}"
 fi
 echo
-"$PYTHON" "$ROOT/scripts/results_table.py" "$results"
+"$PYTHON" "$ROOT/benchmarks/report.py" "$results"

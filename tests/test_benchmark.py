@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.cpu import Measurement
+from benchmarks.cpu import measure as compare
+from benchmarks.offline import WARMUPS, Benchmark, Run, SpokenBatch, benchmark_text, measure
+from benchmarks.result import CSV_HEADER, Result, closing_lines, read_results, results_table, store, summarize
 from common.config import AudioConfig
 from common.errors import UserError
-from pipeline.benchmark import WARMUPS, Benchmark, Run, SpokenBatch, benchmark_text, measure
-from pipeline.results import CSV_HEADER, Result, closing_lines, read_results, results_table, store, summarize
-from scripts.benchmark_cpu import Measurement
-from scripts.benchmark_cpu import measure as compare
 from tests.scripts import assert_one_line_error, model_flags, run_here
 
 CPU = torch.device("cpu")

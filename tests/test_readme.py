@@ -66,4 +66,4 @@ def test_benchmark_scripts_refuse_what_they_do_not_know() -> None:
     script = ["bash", REPOSITORY / "scripts" / "inference_benchmark.sh"]
     result = subprocess.run([*script, "--batch", "3"], capture_output=True, text=True, check=False)
     assert "unknown flag --batch" in assert_one_line_error(result)
-    assert_one_line_error(run_script("scripts/results_table.py", "no_such_folder"), "holds no results")
+    assert_one_line_error(run_script("benchmarks/report.py", "no_such_folder"), "holds no results")

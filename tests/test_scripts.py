@@ -365,7 +365,8 @@ def benchmarks(project: Project) -> Project:
     (project.doubles / "onnxruntime.py").touch()
     (project.root / "test_infer.py").write_text(BENCHMARK_DOUBLE)
     (project.root / "trt/test_infer_trt.py").write_text(BENCHMARK_DOUBLE)
-    (project.root / "scripts/results_table.py").write_text("import os, sys; print(sorted(os.listdir(sys.argv[1])))")
+    (project.root / "benchmarks").mkdir()
+    (project.root / "benchmarks/report.py").write_text("import os, sys; print(sorted(os.listdir(sys.argv[1])))")
     return project
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.classic import classic_speaker
 from common.cli import ArgumentParser, run
 from common.cpu_backend import is_openvino_installed, usable_cores
 from common.engine import Engine
@@ -26,7 +27,6 @@ from common.phrases import Phrase, read_phrases
 from common.table import format_markdown
 from common.timing import TimedEngine
 from exports.voice import export_voice
-from pipeline.classic import classic_speaker
 from pipeline.model_files import open_engine, open_engines
 from pipeline.pieces import prepare
 from pipeline.settings import MAX_SYMBOLS, SpeakSettings
@@ -52,7 +52,7 @@ Backend = Callable[[], Measurement]  # speaks all phrases once
 
 
 def make_parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="benchmark_cpu.py", description=__doc__)
+    parser = ArgumentParser(prog="cpu.py", description=__doc__)
     parser.add_argument("-i", "--input", type=Path, default=REPOSITORY / "phrases" / "phrase.txt", help="phrase file")
     parser.add_argument("--num-iters", type=int, default=3, help="timed runs of each backend, after a warm-up")
     return parser

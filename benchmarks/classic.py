@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from benchmarks.offline import Speak, SpokenBatch
 from common.checkpoint import LoadedModel
 from common.contract import PRECISION_DTYPES
 from common.metadata import DEFAULT_SIGMA, Precision
 from common.timing import Stages
-from pipeline.benchmark import Speak, SpokenBatch
 from pipeline.pieces import Piece
 from pipeline.settings import SpeakSettings
 from tacotron2.decoder import LONGEST_DECODING, StopRule

@@ -1,7 +1,7 @@
 """The decoder loop of one utterance as one kernel for many steps, on a Hopper GPU: compiles and launches
 `decoder_kernel.cu`.
 
-Seven kernels a step (`tacotron2.triton_kernels`) read 36 MB of weights from the L2 cache at every step. This one keeps
+Seven kernels a step (`tacotron2.gpu.decoder_kernels`) read all weights from the L2 cache at every step. This one keeps
 them on chip, spread over the multiprocessors, as long as it runs. It is CUDA C++, compiled by NVRTC through
 cuda-bindings, because Triton can't keep weights where they are needed; without them, or on another GPU, the seven
 kernels do the work.

@@ -37,7 +37,7 @@ ITERATIONS = 3
 
 
 def make_parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="corpus_benchmark.py", description=__doc__)
+    parser = ArgumentParser(prog="corpora.py", description=__doc__)
     parser.add_argument("--gpus", type=bounded_int(0, 64), nargs="+", default=[1], help="one run each; 0 is a CPU")
     parser.add_argument("--lines", type=bounded_int(1, 100_000), default=500, help="different texts; they are a shard")
     parser.add_argument("--repeats", type=bounded_int(1, 10_000), default=20, help="of them, each with another seed")

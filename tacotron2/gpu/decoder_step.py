@@ -1,44 +1,26 @@
-"""The decoder step on an NVIDIA GPU in FP16, as seven Triton kernels that overlap one another; for one utterance on a
-Hopper GPU, many steps as one kernel.
+"""The launches of one decoder step: seven Triton kernels, their weights and how they are cut."""
 
-They compute the function of `tacotron2.parts.DecoderIterPart` with FP16 weights and tensors and FP32 sums between them.
-The seven kernels, and why they may overlap, are in `tacotron2.triton_kernels`, the one in
-`tacotron2.persistent_decoder`. Launched one by one the seven are no faster than PyTorch; their speed shows in a CUDA
-graph (`tacotron2.decoder_graph`).
-"""
-
-import functools
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.config import Tacotron2Config
-from common.cuda import on_device
-from common.engine import TorchEngine, check_bound
-from common.graph_engine import GraphEngine
 from common.metadata import ModelMetadata
-from common.triton_engine import Launch, TritonEngine, overlapping, power_of_2
-from tacotron2.parts import DecoderIterPart, EncoderPart, MergedLSTMCell
-from tacotron2.persistent_decoder import MAX_STEPS, MAX_TEXT, PersistentDecoder
-
-MAX_TAGGED_STEPS = 32767  # the encoder's LSTM numbers its steps in 16 bits
-LARGEST_BATCH = 128  # beyond it, and beyond LONGEST_TEXT, the plain module runs
-LONGEST_TEXT = 1024
-
-_log = logging.getLogger(__name__)
+from common.triton_engine import Launch, overlapping, power_of_2
+from tacotron2.parts import DecoderIterPart, MergedLSTMCell
 
 
 @dataclass(frozen=True)
 class Tuning:
     """How the kernels are cut. `overlap` needs compute capability 9.0.
 
-    The LSTMs' weights pass through shared memory, `step` columns at a time, `stages` of them at once. Where kernels
-    overlap, a program has to need more than a third of it, or programs crowd on the multiprocessors that come free
-    first; and it must leave some for the small kernels that it starts beside, which with `items` need more.
+    The LSTMs' weights pass through shared memory, `step` columns at a time, `stages` steps at once. Where kernels
+    overlap, the amount matters. A program that takes at most a third of a multiprocessor's shared memory lets programs
+    crowd on the multiprocessors that come free first. A program that takes all of it keeps out the small kernels that
+    should start beside it; with `items` those need more.
     """
 
     overlap: bool
@@ -52,7 +34,7 @@ class Tuning:
     projection_rows: int = 4
     text_tile: int = 16
     context_columns: int = 32
-    items: int = 1  # of the batch in a program of prenet, query and projection; from 16 on on the matrix units
+    items: int = 1  # of the batch in a program of prenet, query and projection; with 16 and more, on the matrix units
 
 
 def default_tuning(device: torch.device, batch: int) -> Tuning:
@@ -60,7 +42,7 @@ def default_tuning(device: torch.device, batch: int) -> Tuning:
 
 
 def tuning_for(capability: tuple[int, int], batch: int) -> Tuning:
-    """What was fastest on an H100 and an H200; elsewhere what needs no new hardware and 40 KB of shared memory."""
+    """On Hopper the fastest; elsewhere one that needs no newer hardware and little shared memory."""
     overlap = capability[0] == 9
     if batch == 1:
         return Tuning(overlap, units=2, warps=2, matrix=False, projection_rows=8)
@@ -72,171 +54,6 @@ def tuning_for(capability: tuple[int, int], batch: int) -> Tuning:
     if batch <= 32:
         return wide
     return replace(wide, step=128, stages=6 if batch <= 64 else 4, prenet_rows=32, items=16)
-
-
-class FusedEncoderEngine(TritonEngine):
-    """The `encoder` part with both LSTMs as one kernel, in CUDA graphs by size: an engine as in `common.engine`.
-
-    A batch whose programs would not all run at once (from 5 on, on an H100) runs on cuDNN, which is faster there.
-
-    Args:
-        module: the part, in FP16.
-        metadata: its metadata.
-    """
-
-    def __init__(self, module: EncoderPart, metadata: ModelMetadata, device: torch.device | str = "cuda") -> None:
-        super().__init__(metadata, device)
-        self._graphs = GraphEngine(TorchEngine(FusedEncoder(module), metadata, self.device))
-
-    @staticmethod
-    def model_obstacle(metadata: ModelMetadata) -> str | None:
-        config = metadata.model
-        if not isinstance(config, Tacotron2Config) or metadata.part != "encoder":
-            return f"it runs Tacotron 2's encoder only, not the {metadata.part}"
-        size = config.encoder_embedding_dim // 2
-        if size & (size - 1) or not 32 <= size <= 512:
-            return f"LSTMs of {size} units; it takes powers of two from 32 to 512"
-        return None
-
-    def bind(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
-        return self._graphs.bind(tensors)
-
-    def close(self) -> None:
-        self._graphs.close()
-
-
-class FusedEncoder(EncoderPart):
-    """An `EncoderPart` whose LSTMs run as one kernel, where its programs fit on the GPU at once.
-
-    Args:
-        part: in FP16; its modules are shared.
-        units: how many of an LSTM's units a program computes.
-    """
-
-    recurrent: Tensor  # (2, programs, 4 * units, size): the gates' rows of each program's units, for both directions
-    of_inputs: Tensor  # (2 * 4 * size, E)
-    bias: Tensor  # (2 * 4 * size)
-
-    def __init__(self, part: EncoderPart, units: int = 16) -> None:
-        nn.Module.__init__(self)
-        for name, module in part.named_children():
-            setattr(self, name, module)
-        size = part.forward_lstm.hidden_size
-        self.units = min(units, size)
-        # nn.LSTM's parameters: of the inputs, of the hidden state, and a bias for each
-        directions: list[list[Tensor]] = [list(lstm.parameters()) for lstm in (part.forward_lstm, part.backward_lstm)]
-        order = torch.arange(4 * size).view(4, -1, self.units).transpose(0, 1).flatten()  # by program
-        recurrent = torch.stack([direction[1][order] for direction in directions])
-        self.register_buffer("recurrent", recurrent.view(2, -1, 4 * self.units, size))
-        self.register_buffer("of_inputs", torch.cat([direction[0] for direction in directions]))
-        self.register_buffer("bias", torch.cat([direction[2] + direction[3] for direction in directions]))
-
-    def launch(self, x: Tensor, sequence_lengths: Tensor, out: Tensor) -> Launch:
-        """The kernel on x (B, T, E); `out` (B, T, encoder_embedding_dim) is written where there is no padding."""
-        from tacotron2.triton_kernels import encoder_lstm_kernel
-
-        batch, text, _ = x.shape
-        _, programs, _, size = self.recurrent.shape
-        inputs = nn.functional.linear(x, self.of_inputs, self.bias)  # (B, T, 2 * 4 * size)
-        exchange = torch.zeros(batch, 2, 2, size, dtype=torch.int32, device=x.device)
-        return Launch(
-            encoder_lstm_kernel,
-            (programs, 2, batch),
-            (inputs, self.recurrent, sequence_lengths, exchange, out, text),
-            {"HIDDEN": size, "UNITS": self.units, "num_warps": 8, "launch_cooperative_grid": True},
-        )
-
-    def both_directions(self, x: Tensor, mirrored: Tensor, sequence_lengths: Tensor) -> Tensor:
-        programs = 2 * x.size(0) * self.recurrent.size(1)
-        if programs > torch.cuda.get_device_properties(x.device).multi_processor_count or x.size(1) > MAX_TAGGED_STEPS:
-            return super().both_directions(x, mirrored, sequence_lengths)
-        out = x.new_zeros(x.size(0), x.size(1), 2 * self.recurrent.size(3))
-        self.launch(x, sequence_lengths, out)()
-        return out
-
-
-class FusedDecoderEngine(TritonEngine):
-    """The `decoder_iter` part through fused kernels: an engine as in `common.engine`.
-
-    A bound run may be captured into a CUDA graph once it has run outside of a capture. Beyond a batch of LARGEST_BATCH
-    or LONGEST_TEXT symbols it runs the plain module. For a batch of one it may run many steps as one kernel.
-
-    Args:
-        module: the part, in FP16.
-        metadata: its metadata.
-        tuning: how the kernels are cut; by default `default_tuning` for each batch size.
-        persistent: whether many steps may be one kernel.
-    """
-
-    def __init__(
-        self,
-        module: DecoderIterPart,
-        metadata: ModelMetadata,
-        device: torch.device | str = "cuda",
-        tuning: Tuning | None = None,
-        persistent: bool = True,
-    ) -> None:
-        super().__init__(metadata, device)
-        self._plain = TorchEngine(module, metadata, self.device)
-        self._step = FusedStep(module, metadata)
-        self._module = module
-        self._tuning = tuning
-        self._may_persist = persistent
-
-    @staticmethod
-    def model_obstacle(metadata: ModelMetadata) -> str | None:
-        config = metadata.model
-        if not isinstance(config, Tacotron2Config) or metadata.part != "decoder_iter":
-            return f"it runs Tacotron 2's decoder step only, not the {metadata.part}"
-        for name in ("prenet_dim", "encoder_embedding_dim", "attention_rnn_dim", "decoder_rnn_dim", "attention_dim"):
-            size = getattr(config, name)
-            if size & (size - 1) or not 32 <= size <= 2048:
-                return f"{name} is {size}; it takes powers of two from 32 to 2048"
-        return None
-
-    def bind(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
-        check_bound(self, tensors)
-        batch, text = tensors["mask"].shape
-        if batch > LARGEST_BATCH or text > LONGEST_TEXT:
-            return self._plain.bind(tensors)
-        launches = self._step.launches(tensors, self._tuning or default_tuning(self.device, batch))
-        # What comes before a step that isn't captured is unknown: it has to be finished.
-        first_alone = launches[0].alone()
-
-        def run() -> None:
-            with on_device(self.device):
-                first = launches[0] if torch.cuda.is_current_stream_capturing() else first_alone
-                for launch in (first, *launches[1:]):
-                    launch()
-
-        return run
-
-    @functools.cached_property
-    def _persistent(self) -> PersistentDecoder | None:
-        assert isinstance(self.metadata.model, Tacotron2Config)
-        reason = PersistentDecoder.obstacle(self.metadata.model, self.device)
-        try:
-            if reason is None:
-                return PersistentDecoder(self._module)
-        except (RuntimeError, ImportError) as error:
-            reason = str(error)
-        _log.info("%s: one kernel for many steps can't run here: %s", self.name, reason)
-        return None
-
-    def steps_at_once(self, batch: int, text: int) -> int:
-        """How many steps `run_steps` best runs as one kernel for such a batch; 0 where it can't."""
-        fits = batch == 1 and text <= MAX_TEXT and self._may_persist
-        return MAX_STEPS if fits and self._persistent is not None else 0
-
-    def run_steps(self, tensors: Mapping[str, Tensor]) -> None:
-        """Enqueues many steps as one kernel; see `PersistentDecoder.run`."""
-        assert self._persistent is not None
-        self._persistent.run(tensors)
-
-    def close(self) -> None:
-        self._plain.close()
-        for name in ("_step", "_module", "_persistent"):  # gone already where it is closed again
-            vars(self).pop(name, None)
 
 
 @dataclass(frozen=True)
@@ -290,7 +107,7 @@ class FusedStep:
         ]
 
     def _prenet(self, tensors: Mapping[str, Tensor], scratch: "_Scratch", tuning: Tuning) -> Launch:
-        from tacotron2.triton_kernels import prenet_kernel, prenet_matrix_kernel
+        from tacotron2.gpu.decoder_kernels import prenet_kernel, prenet_matrix_kernel
 
         mels, dim = self.config.n_mel_channels, self.config.prenet_dim
         rows = min(tuning.prenet_rows, dim)
@@ -304,7 +121,7 @@ class FusedStep:
         )
 
     def _query(self, tensors: Mapping[str, Tensor], scratch: "_Scratch", tuning: Tuning) -> Launch:
-        from tacotron2.triton_kernels import query_kernel, query_matrix_kernel
+        from tacotron2.gpu.decoder_kernels import query_kernel, query_matrix_kernel
 
         hidden, dim = self.config.attention_rnn_dim, self.config.attention_dim
         rows = min(tuning.query_rows, dim)
@@ -318,7 +135,7 @@ class FusedStep:
         )
 
     def _energies(self, tensors: Mapping[str, Tensor], scratch: "_Scratch", tuning: Tuning) -> Launch:
-        from tacotron2.triton_kernels import energies_kernel
+        from tacotron2.gpu.decoder_kernels import energies_kernel
 
         batch, text = scratch.energies.shape
         history = tensors["attention_weights"], tensors["attention_weights_cum"]
@@ -338,7 +155,7 @@ class FusedStep:
         )
 
     def _context(self, tensors: Mapping[str, Tensor], scratch: "_Scratch", tuning: Tuning) -> Launch:
-        from tacotron2.triton_kernels import context_kernel
+        from tacotron2.gpu.decoder_kernels import context_kernel
 
         batch, text = scratch.energies.shape
         dim = self.config.encoder_embedding_dim
@@ -359,7 +176,7 @@ class FusedStep:
         )
 
     def _projection(self, tensors: Mapping[str, Tensor], tuning: Tuning) -> Launch:
-        from tacotron2.triton_kernels import projection_kernel, projection_matrix_kernel
+        from tacotron2.gpu.decoder_kernels import projection_kernel, projection_matrix_kernel
 
         config, rows = self.config, tuning.projection_rows
         frame, gate = tensors["decoder_output"], tensors["gate_prediction"]
@@ -433,7 +250,7 @@ def _lstm(
     tensors: Mapping[str, Tensor], name: str, early: Tensor, late: Tensor, packed: _PackedLSTM, tuning: Tuning
 ) -> Launch:
     # The LSTM `name` on what is known early and late.
-    from tacotron2.triton_kernels import lstm_matrix_kernel, lstm_vector_kernel
+    from tacotron2.gpu.decoder_kernels import lstm_matrix_kernel, lstm_vector_kernel
 
     weights, bias = packed
     hidden, old_cell = tensors[f"{name}_hidden"], tensors[f"{name}_cell"]

@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.offline import Benchmark, Run
 from common.config import AudioConfig
 from common.errors import UserError
 from common.files import written_whole
 from common.json_log import JsonLog
 from common.metadata import Precision
 from common.table import format_markdown
-from pipeline.benchmark import Benchmark, Run
 from pipeline.synthesizer import STAGES
 
 PERCENTILES = (50, 90, 95, 99, 100)

@@ -1,4 +1,4 @@
-// The decoder loop of one utterance as one kernel, for Hopper: what `tacotron2.persistent_decoder` compiles and
+// The decoder loop of one utterance as one kernel, for Hopper: what `tacotron2.hopper.persistent_decoder` compiles and
 // launches.
 //
 // Every multiprocessor keeps its share of the weights on chip for all steps: of both LSTMs eight units (the attention

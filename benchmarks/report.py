@@ -3,13 +3,13 @@
 import argparse
 from pathlib import Path
 
+from benchmarks.result import read_results, results_table
 from common.cli import ArgumentParser, run
 from common.errors import UserError
-from pipeline.results import read_results, results_table
 
 
 def make_parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="results_table.py", description=__doc__)
+    parser = ArgumentParser(prog="report.py", description=__doc__)
     parser.add_argument("folder", type=Path, help="folder that benchmarks were given as --output")
     return parser
 

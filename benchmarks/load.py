@@ -20,13 +20,13 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.clients import Door, HttpDoor, LibraryDoor, TritonDoor
 from common.cli import ArgumentParser, HelpFormatter, bounded_float, bounded_int, run
 from common.errors import UserError
 from common.files import written_whole
 from common.phrases import read_phrases
 from common.table import format_markdown
 from pipeline.scheduler import SWITCH_INTERVAL
-from serving.doors import Door, HttpDoor, LibraryDoor, TritonDoor
 from serving.flags import add_voice_flags, open_voice
 
 MOST_IN_FLIGHT = 1024  # requests of an open loop; more means that what is measured can't keep up
@@ -255,7 +255,7 @@ class _Formatter(HelpFormatter, argparse.RawDescriptionHelpFormatter):
 
 
 def make_parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="load_test.py", description=__doc__, formatter_class=_Formatter)
+    parser = ArgumentParser(prog="load.py", description=__doc__, formatter_class=_Formatter)
     parser.add_argument("--door", choices=("library", "http", "triton"), default="library", help="what is measured")
     parser.add_argument("--url", help="of the server [http://127.0.0.1:8000; 127.0.0.1:8001 for triton]")
     parser.add_argument("--api-key", default="", help="of the HTTP server")

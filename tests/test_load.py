@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import load as load_test
+from benchmarks.clients import Door, HttpDoor, LibraryDoor
+from benchmarks.load import Answer, Load, Result, run_load, summarise, table
 from common.cli import run
-from serving import load_test
-from serving.doors import Door, HttpDoor, LibraryDoor
-from serving.load_test import Answer, Load, Result, run_load, summarise, table
 from tests.engine_doubles import tiny_engines
 
 
@@ -131,4 +131,4 @@ def test_the_librarys_door_needs_no_packages_of_servers(monkeypatch: pytest.Monk
         monkeypatch.setitem(sys.modules, name, None)
     import importlib
 
-    assert importlib.import_module("serving.load_test").LibraryDoor
+    assert importlib.import_module("benchmarks.load").LibraryDoor

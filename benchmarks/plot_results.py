@@ -7,10 +7,10 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from benchmarks.result import Result, read_results
 from common.cli import ArgumentParser, run
 from common.errors import UserError
 from common.files import output_folder, written_whole
-from pipeline.results import Result, read_results
 from pipeline.synthesizer import STAGES
 
 WIDTH, HEIGHT, DPI = 8.0, 3.6, 110
