@@ -51,7 +51,7 @@ class PieceResult:
         stop_reason: "gate" at the end of the text, "cap" where the frame limit cut it; None where it failed.
         seconds: of computing; a batch's time is shared out by frames. 0 in streams.
         mel: float32 [n_mel_channels, frames], where whole texts keep pictures.
-        alignment: float32 [frames as decoded, symbols], where pictures are kept.
+        alignment: attention weights, float32 [frames as decoded, symbols], where pictures or word times are wanted.
         error: why it failed; the other pieces of its batch are not harmed.
     """
 

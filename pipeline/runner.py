@@ -16,11 +16,10 @@ from torch import Tensor
 from common.engine import infer
 from common.errors import Closed, EngineFailure, explained
 from common.random_streams import RandomStreams
-from pipeline import policy
+from pipeline import policy, stages
 from pipeline.engine_set import EngineSet
 from pipeline.pieces import Piece, describe
 from pipeline.settings import SpeakSettings
-from pipeline.stages import HostAudio, denoise, encode, level, nan_error, refine, stop_rule, vocode_windows
 from pipeline.streaming import PlannedWindow, Request, StreamedPiece, Window
 from tacotron2.decoder import Utterance
 from tacotron2.decoder_graph import (
@@ -61,7 +60,7 @@ class Runner:
         self._decoder = make_decoder(engines.parts["decoder_iter"], engines.work.cuda_graph)
         self._session: DecoderSession[StreamedPiece] | None = None
         self._block: StartedBlock[StreamedPiece] | None = None  # started and not yet looked at
-        self._vocoding: deque[tuple[Sequence[Window], HostAudio]] = deque()  # on their way from the GPU
+        self._vocoding: deque[tuple[Sequence[Window], stages.HostAudio]] = deque()  # on their way from the GPU
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="noise") if engines.on_gpu else None
 
     @property
@@ -81,7 +80,7 @@ class Runner:
             return
         if self._session is None:
             self._session = self.new_session(StreamedPiece)
-        self._session.keep_alignments = any(one.speech.settings.keep_pictures for one in self.requests)
+        self._session.keep_alignments = any(stages.keeps_attention(one.speech.settings) for one in self.requests)
         limits = self.engines.limits
         most = min(policy.ENCODED_TOGETHER, limits.batch[1]) if self.engines.on_gpu else 1
         beginning = [(one, one.left.popleft()) for one in requests]
@@ -186,7 +185,7 @@ class Runner:
 
     def _join_group(self, session: DecoderSession[StreamedPiece], group: Sequence[tuple[Request, Piece]]) -> None:
         try:
-            memory = encode(self.engines, [piece.encoded.ids for _, piece in group])
+            memory = stages.encode(self.engines, [piece.encoded.ids for _, piece in group])
         except Exception as error:
             if len(group) == 1:
                 self._fail(error, group)
@@ -245,7 +244,7 @@ class Runner:
         unrefined = [one.piece.unrefined(one.refine) for one in group if one.refine is not None]
         try:
             if unrefined:
-                refined = list(refine(self.engines, torch.stack(unrefined), capture=False))
+                refined = list(stages.refine(self.engines, torch.stack(unrefined), capture=False))
             for one, mel in zip(group, refined, strict=True):
                 windows[one.piece] = one.piece.window(one, mel)
         except Exception as error:
@@ -270,22 +269,22 @@ class Runner:
             for window in windows:
                 self._vocode_batch([window])
 
-    def _start_vocoding(self, windows: Sequence[Window]) -> HostAudio:
+    def _start_vocoding(self, windows: Sequence[Window]) -> stages.HostAudio:
         """The windows' chunks, at the voice's level."""
         mels = torch.stack([window.mel for window in windows])
         noises, sigmas = [window.noise for window in windows], [window.piece.sigma for window in windows]
-        audio = vocode_windows(self.engines, mels, noises, sigmas)
+        audio = stages.vocode_windows(self.engines, mels, noises, sigmas)
         hop = self.engines.audio.hop_length
         chunks = [_chunk(window, row, hop) for window, row in zip(windows, audio, strict=True)]
         # Levelled here rather than on the host, where it would keep every other request waiting.
-        return HostAudio.of(level(self.engines, torch.cat(chunks)), [chunk.numel() for chunk in chunks])
+        return stages.HostAudio.of(stages.level(self.engines, torch.cat(chunks)), [chunk.numel() for chunk in chunks])
 
     def _deliver_chunk(self, window: Window, samples: np.ndarray) -> None:
         piece, request, rate = window.piece, window.piece.request, self.engines.audio.sampling_rate
         if not request.pieces or request.pieces[0] is not piece:
             return  # the request has ended
         if np.isnan(samples.max(initial=0.0)):
-            self.end(request, nan_error(self.engines, "waveglow", describe(piece.piece)))
+            self.end(request, stages.nan_error(self.engines, "waveglow", describe(piece.piece)))
             return
         pause = 0
         if window.span.last:
@@ -312,10 +311,10 @@ def warm_up(runner: Runner, batches: Sequence[int]) -> None:
     for ids, batch in product(texts, batches):
         if batch <= min(policy.ENCODED_TOGETHER, engines.limits.batch[1]):
             for _ in range(2):  # the second run captures
-                encode(engines, [ids] * batch)
+                stages.encode(engines, [ids] * batch)
     session = runner.new_session(Utterance)
-    memory, processed_memory = encode(engines, [texts[0]] * engines.limits.batch[0])
-    rule = stop_rule(engines, SpeakSettings(), speed=1.0)
+    memory, processed_memory = stages.encode(engines, [texts[0]] * engines.limits.batch[0])
+    rule = stages.stop_rule(engines, SpeakSettings(), speed=1.0)
     for count in runner.slot_counts or ():
         utterances = [Utterance(len(texts[0]), RandomStreams(0, str(slot)), rule) for slot in range(count)]
         for utterance in utterances:
@@ -337,5 +336,5 @@ def warm_up(runner: Runner, batches: Sequence[int]) -> None:
 def _chunk(window: Window, audio: Tensor, hop_length: int) -> Tensor:
     """The chunk's samples of a window's audio (size * hop_length,). The denoiser sees the context too."""
     span = window.span
-    heard = denoise(window.piece.denoiser, audio[: (span.stop - span.start) * hop_length])
+    heard = stages.denoise(window.piece.denoiser, audio[: (span.stop - span.start) * hop_length])
     return heard[(span.keep_start - span.start) * hop_length : (span.keep_stop - span.start) * hop_length]

@@ -55,6 +55,11 @@ def utterance(engines: EngineSet, piece: Piece, settings: SpeakSettings) -> Utte
     return Utterance(len(piece.encoded.ids), streams, stop_rule(engines, settings, piece.speed_in(settings)))
 
 
+def keeps_attention(settings: SpeakSettings) -> bool:
+    """Whether the decoder's attention weights are kept, for a picture or for word times."""
+    return settings.keep_pictures or settings.timestamps
+
+
 def sigma(engines: EngineSet, settings: SpeakSettings) -> float:
     """The standard deviation of WaveGlow's noise: the caller's choice, else the voice's own."""
     return settings.sigma if settings.sigma is not None else engines.sigma

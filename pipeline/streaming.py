@@ -31,7 +31,7 @@ from pipeline.policy import (
     frames_to_refine,
 )
 from pipeline.speech import Speech
-from pipeline.stages import at_speed, sigma, stop_rule
+from pipeline.stages import at_speed, keeps_attention, sigma, stop_rule
 from tacotron2.decoder import Utterance
 from waveglow.vocoder import with_silence
 
@@ -108,7 +108,7 @@ class StreamedPiece(Utterance):
         self.denoiser = engines.denoisers.get(settings.denoise)
         self.sigma = sigma(engines, settings)
         self.alignment: list[np.ndarray] = []
-        self._keep_alignment = settings.keep_pictures
+        self._keeps_attention = keeps_attention(settings)
         self._windows = PieceWindows(plan, speed)
         self._decoded = _Frames()
         self._refined = _Frames()
@@ -127,7 +127,7 @@ class StreamedPiece(Utterance):
         if not len(frames):
             return
         self._decoded.append(frames)
-        if weights is not None and self._keep_alignment:
+        if weights is not None and self._keeps_attention:
             self.alignment.append(weights[: len(frames), : self.symbols].float().numpy().copy())
 
     @property

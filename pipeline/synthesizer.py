@@ -229,7 +229,7 @@ class Synthesizer:
                 decoded = self.engines.decoder.decode(
                     *memory,
                     utterances,
-                    keep_alignments=self.settings.keep_pictures,
+                    keep_alignments=stages.keeps_attention(self.settings),
                     on_step=lambda step: self._advance_to(done + share * min(1.0, step / expected)),
                 )
             except EngineFailure as error:

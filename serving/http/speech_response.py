@@ -126,7 +126,7 @@ class _Answer:
                 if data:
                     yield _event("speech.audio.delta", audio=base64.b64encode(data).decode())
                 for piece in self.speech.results[seen:]:
-                    if piece.alignment is not None:
+                    if piece.alignment is not None and self.speech.settings.keep_pictures:
                         yield _alignment(piece.alignment, piece.piece.encoded.text)
                     seen += 1
             read = sum(len(piece.piece.encoded.text) for piece in self.speech.results)
