@@ -104,7 +104,7 @@ def details(voice: Voice, settings: SpeakSettings) -> dict[str, str]:
     sigma = settings.sigma if settings.sigma is not None else engines.sigma
     return {
         "Voice": voice.name or "not named by its checkpoint",
-        "Engines": ", ".join(Path(engine.name).name for engine in engines.engines.values()),
+        "Engines": ", ".join(Path(engine.name).name for engine in engines.parts.values()),
         "Precision": engines.precision.upper(),
         "Sigma": f"{sigma:g}",
         "Seed": str(settings.seed),

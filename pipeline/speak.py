@@ -269,7 +269,7 @@ def _failure(error: Exception, phrase: Phrase) -> UserError:
 
 def reading_notes(voice: Voice, prepared: Sequence[PreparedPhrase]) -> list[str]:
     """What the user should know of how phrases will be read: characters left out or spelled, ARPAbet not learned."""
-    arpabet = voice.engines.engines["encoder"].metadata.arpabet
+    arpabet = voice.engines.parts["encoder"].metadata.arpabet
     notes = []
     for phrase in prepared:
         if phrase.dropped:
