@@ -1,7 +1,8 @@
 """From phrases to the pieces of text that are spoken in one breath."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from pipeline.settings import SpeakSettings
 from tacotron2.decoder import StopReason
 from tacotron2.text import EncodedText, split
 from tacotron2.text.front_end import TextFrontEnd
+
+_SENTENCE_END = re.compile(r"[.!?][)']*$")
 
 
 @dataclass(frozen=True)
@@ -98,11 +101,11 @@ class PreparedPhrase:
 def prepare(phrases: Sequence[Phrase], settings: SpeakSettings, max_symbols: int) -> list[PreparedPhrase]:
     """Each phrase's pieces, none longer than `max_symbols`; a phrase that can't be spoken has an error instead."""
     front_end = TextFrontEnd(settings.text_normalizer, settings.lexicon, settings.final_period)
-    return [_prepare(phrase, front_end, max_symbols) for phrase in phrases]
+    return [_prepare(phrase, settings, front_end, max_symbols) for phrase in phrases]
 
 
-def _prepare(phrase: Phrase, front_end: TextFrontEnd, max_symbols: int) -> PreparedPhrase:
-    reading = phrase.text
+def _prepare(phrase: Phrase, settings: SpeakSettings, front_end: TextFrontEnd, max_symbols: int) -> PreparedPhrase:
+    reading, silence = phrase.text, settings.sentence_silence
     if phrase.error is not None:
         return PreparedPhrase(phrase, "", (), phrase.error)
     if not isinstance(reading, str):
@@ -110,7 +113,7 @@ def _prepare(phrase: Phrase, front_end: TextFrontEnd, max_symbols: int) -> Prepa
         return PreparedPhrase(phrase, "", (), wrong)
     try:
         reading = front_end.read(phrase.text)
-        texts = split(reading, max_symbols, final_period=front_end.final_period)
+        texts = split(reading, max_symbols, final_period=front_end.final_period, by_sentence=silence > 0)
     except UserError as error:
         invalid = error if isinstance(error, InvalidInput) else InvalidInput(str(error))
         return PreparedPhrase(phrase, reading, (), invalid)
@@ -118,7 +121,14 @@ def _prepare(phrase: Phrase, front_end: TextFrontEnd, max_symbols: int) -> Prepa
         return PreparedPhrase(phrase, reading, (), explained(error, _named(phrase, phrase.text)))
     last = len(texts) - 1
     pieces = tuple(Piece(phrase, number, number == last, text) for number, text in enumerate(texts))
-    return PreparedPhrase(phrase, reading, pieces)
+    return PreparedPhrase(phrase, reading, tuple(_with_silence(pieces, silence)))
+
+
+def _with_silence(pieces: Iterable[Piece], seconds: float) -> Iterable[Piece]:
+    """Pieces with at least so much silence after each that ends a sentence, but for the last."""
+    for piece in pieces:
+        ends = not piece.last and _SENTENCE_END.search(piece.encoded.text)
+        yield replace(piece, pause=max(piece.pause, seconds)) if ends else piece
 
 
 def describe(piece: Piece) -> str:

@@ -203,6 +203,17 @@ def test_an_engine_that_fails_on_one_phrase_fails_it_alone(
     assert sorted(path.name for path in tmp_path.glob("*.wav")) == ["audio_0_trt.wav", "audio_3_trt.wav"]
 
 
+def test_silence_follows_each_sentence_inside_a_phrase(voice: Voice) -> None:
+    plain, paused = (voice.speak(LONG, **SETTINGS, sentence_silence=silence).samples for silence in (0.0, 0.25))
+    silence = round(0.25 * 22050)
+    assert len(paused) == len(plain) + 2 * silence  # three sentences, one of them in two pieces
+    first = 40 * 256
+    assert np.array_equal(paused[:first], plain[:first])
+    assert not paused[first : first + silence].any()
+    streamed = np.concatenate([chunk.samples for chunk in voice.stream(LONG, **SETTINGS, sentence_silence=0.25)])
+    assert np.abs(streamed - paused).max() < 1e-3
+
+
 def test_phrases_that_come_later_are_spoken_when_they_come(tmp_path: Path, voice: Voice) -> None:
     def groups() -> Iterator[list[Phrase]]:
         yield [Phrase(0, "Hello.")]
