@@ -16,6 +16,7 @@ from torch import Tensor
 from common.cli import run
 from common.metadata import Part
 from pipeline import Voice
+from scripts.http_server import make_parser, server_settings
 from serving.http import app
 from serving.http import server as http_server
 from tests.engine_doubles import Watched, tiny_engines
@@ -69,10 +70,10 @@ def serve(args) -> None:
     # Untrained gates fire at once: here utterances end at their caps.
     quick = tiny_engines(decoder_no_early_stopping=True)
     engines = {part: Watched(engine, faults.before(part)) for part, engine in quick.items()}
-    settings = http_server.server_settings(args)
+    settings = server_settings(args)
     with http_server.bind(args.host, args.port) as listener, Voice(engines) as voice:
         http_server.serve(voice, settings, listener, args.drain_seconds)
 
 
 if __name__ == "__main__":
-    run(serve, http_server.make_parser(), sys.argv[2:])
+    run(serve, make_parser(), sys.argv[2:])

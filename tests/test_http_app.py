@@ -23,6 +23,7 @@ pytest.importorskip("uvicorn")
 av = pytest.importorskip("av")
 soundfile = pytest.importorskip("soundfile")
 from pipeline.encoders import FORMATS, make_encoder
+from scripts.http_server import make_parser, server_settings
 from serving.http import server as http_server
 from serving.http.api import SpeechRequest
 from serving.http.app import make_app
@@ -102,9 +103,7 @@ def test_every_answer_has_its_headers(
         {"content": b"{}", "headers": {"Content-Type": "text/\x1b[31mx"}},
     ],
 )
-def test_clients_can_not_forge_the_log(
-    service: SpeechService, options: dict, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_clients_can_not_forge_the_log(service: SpeechService, options: dict, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     generous = SpeechService(service.voice, ServerSettings(max_characters=10_000))
     assert ask(generous, "POST", SPEECH, **options).status_code in (400, 415)
@@ -131,9 +130,9 @@ def test_an_unforeseen_error_is_answered_logged_and_counted_as_a_failure(
 
 @pytest.mark.parametrize("key", ["schlüssel", "two words", "a\nb"])
 def test_a_key_that_no_header_can_carry_is_refused_at_the_start(key: str) -> None:
-    args = http_server.make_parser().parse_args(["--api-key", key])
+    args = make_parser().parse_args(["--api-key", key])
     with pytest.raises(UserError, match="--api-key: clients send it in a header"):
-        http_server.server_settings(args)
+        server_settings(args)
 
 
 @pytest.mark.parametrize("audio_format", ["wav", "pcm", "flac", "mp3", "opus", "aac"])
