@@ -1,4 +1,4 @@
-"""The HTTP application: OpenAI's speech API, health, metrics and a page to try it, on one voice."""
+"""The HTTP application: OpenAI's speech API, health, metrics and a page to try it, on the engines of one voice."""
 
 import asyncio
 import hmac
@@ -80,9 +80,9 @@ def _api(service: SpeechService) -> APIRouter:
                 {
                     "id": settings.voices[0],
                     "name": settings.voices[0],
-                    "description": service.voice.name,
+                    "description": service.engines.voice.name,
                     "aliases": settings.voices[1:],
-                    "sampling_rate": service.voice.sampling_rate,
+                    "sampling_rate": service.engines.voice.sampling_rate,
                 }
             ],
             "response_formats": available_formats(),
@@ -91,7 +91,11 @@ def _api(service: SpeechService) -> APIRouter:
 
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
-        return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        engines = service.engines
+        names = (engine.name for engine in engines.engines)
+        states = dict(zip(names, await engines.statuses(), strict=True))
+        exposition = service.metrics.exposition(states, engines.audio_seconds)
+        return Response(exposition, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router
 
@@ -100,22 +104,21 @@ def _public(service: SpeechService) -> APIRouter:
     """What everybody may read: the page, and whether the server is well."""
     router = APIRouter()
 
-    def answer(well: bool, status: str, load: dict[str, int]) -> Response:
-        return JSONResponse({"status": status, **load}, 200 if well else 503)
-
     @router.get("/health/live", responses={503: {}})
     async def live() -> Response:
-        state = service.scheduler.status().state
-        return answer(state != "failed", "failed" if state == "failed" else "live", {})
+        failed = bool(service.engines.failure)
+        return JSONResponse({"status": "failed" if failed else "live"}, 503 if failed else 200)
 
     @router.head("/health", include_in_schema=False)
     @router.get("/health/ready", responses={503: {}})
     @router.get("/health", responses={503: {}})
     async def ready() -> Response:
-        status = service.scheduler.status()
-        is_ready = status.state == "running"
-        load = {"waiting": status.waiting, "active": status.active}
-        return answer(is_ready, "ready" if is_ready else status.state, load)
+        statuses = await service.engines.statuses()
+        running = sum(status.state == "running" for status in statuses)
+        state = "ready" if running == len(statuses) else "degraded" if running else "failed"
+        load = {"waiting": sum(one.waiting for one in statuses), "active": sum(one.active for one in statuses)}
+        counts = {"engines": len(statuses), "engines_ready": running}
+        return JSONResponse({"status": state, **load, **counts}, 200 if running else 503)
 
     for path, (name, media_type) in _PAGE.items():
         router.add_api_route(path, _file(name, media_type), methods=["GET", "HEAD"], include_in_schema=False)

@@ -1,6 +1,7 @@
 """What a server counts, for Prometheus."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import get_args
 
 from prometheus_client import (
@@ -21,13 +22,9 @@ _FIRST_AUDIO_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0
 
 
 class Metrics:
-    """The metrics of one server, in a registry of its own. Thread-safe.
+    """The metrics of one server, in a registry of its own."""
 
-    Args:
-        status: asked for the scheduler's state and load when the metrics are read.
-    """
-
-    def __init__(self, status: Callable[[], SchedulerStatus]) -> None:
+    def __init__(self) -> None:
         disable_created_metrics()
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
@@ -43,7 +40,8 @@ class Metrics:
             buckets=_FIRST_AUDIO_BUCKETS,
             registry=self._registry,
         )
-        self._registry.register(_Load(status))
+        self._load = _Load()
+        self._registry.register(self._load)
 
     def first_audio(self, seconds: float) -> None:
         """A request's first audio has been sent."""
@@ -53,19 +51,22 @@ class Metrics:
         """A request has ended."""
         self._requests.labels(str(status), outcome).inc()
 
-    def exposition(self) -> bytes:
-        """All of it in Prometheus' text format."""
+    def exposition(self, engines: Mapping[str, SchedulerStatus], audio_seconds: float) -> bytes:
+        """All of it in Prometheus' text format, with the engines' states and load, and the audio of all."""
+        self._load.engines, self._load.audio_seconds = engines, audio_seconds
         return generate_latest(self._registry)
 
 
 class _Load(Collector):
-    def __init__(self, status: Callable[[], SchedulerStatus]) -> None:
-        self._status = status
+    engines: Mapping[str, SchedulerStatus] = MappingProxyType({})  # by name
+    audio_seconds = 0.0
 
     def collect(self) -> Iterable[Metric]:
-        status = self._status()
-        states = {state: state == status.state for state in get_args(State)}
-        yield StateSetMetricFamily("speech_state", "1 for the state that the voice is in", states)
-        yield GaugeMetricFamily("speech_queue_length", "Requests that wait for a first slot", status.waiting)
-        yield GaugeMetricFamily("speech_active_streams", "Requests being spoken", status.active)
-        yield CounterMetricFamily("speech_audio_seconds", "Seconds of audio made", status.audio_seconds)
+        state = StateSetMetricFamily("speech_state", "1 for the state that an engine is in", labels=["engine"])
+        for name, status in self.engines.items():
+            state.add_metric([name], {one: one == status.state for one in get_args(State)})
+        yield state
+        waiting, active = (sum(getattr(one, load) for one in self.engines.values()) for load in ("waiting", "active"))
+        yield GaugeMetricFamily("speech_queue_length", "Requests that wait for a first slot", waiting)
+        yield GaugeMetricFamily("speech_active_streams", "Requests being spoken", active)
+        yield CounterMetricFamily("speech_audio_seconds", "Seconds of audio made", self.audio_seconds)
