@@ -40,6 +40,9 @@ def make_parser() -> ArgumentParser:
         help="that requests may ask for; may be repeated [default and alloy]",
     )
     server.add_argument(
+        "--allow-origin", action="append", default=[], metavar="URL", help="whose pages may use it (CORS); repeatable"
+    )
+    server.add_argument(
         "--engines",
         type=bounded_int(0, 256),
         help="processes that speak, each with the voice; 0 speaks in the server's own [2 on each GPU, 0 on a CPU]",
@@ -115,6 +118,7 @@ def server_settings(args: argparse.Namespace) -> ServerSettings:
         max_characters=args.max_characters,
         api_key=api_key,
         voices=tuple(args.voice_name or ServerSettings.voices),
+        origins=tuple(args.allow_origin),
         local_only=args.host == "localhost" or args.host.startswith("127.") or args.host == "::1",
     )
 

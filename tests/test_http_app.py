@@ -201,6 +201,21 @@ def test_a_name_of_another_site_is_no_way_to_a_local_server(service: SpeechServi
     assert ask(open_to_all, "GET", "/v1/models", headers={"Host": host}).status_code == 200
 
 
+def test_pages_of_other_sites_need_to_be_allowed(service: SpeechService) -> None:
+    origin = {"Origin": "https://my.example"}
+    preflight = origin | {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    allowing = SpeechService(service.engines, ServerSettings(origins=("https://my.example",)))
+    for one, allowed in ((service, None), (allowing, "https://my.example")):
+        answers = [
+            ask(one, "OPTIONS", SPEECH, headers=preflight),
+            ask(one, "POST", SPEECH, json=request(), headers=origin),
+            ask(one, "POST", SPEECH, json={}, headers=origin),  # errors are to be read, too
+        ]
+        assert [answer.headers.get("access-control-allow-origin") for answer in answers] == [allowed] * 3
+    other = ask(allowing, "POST", SPEECH, json=request(), headers={"Origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in other.headers
+
+
 def test_null_means_not_given(service: SpeechService) -> None:
     expected = ask(service, "POST", SPEECH, json=request()).content
     required = {"model", "input", "voice"}

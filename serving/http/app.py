@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -47,6 +48,11 @@ def make_app(service: SpeechService) -> ASGIApp:
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(Exception, _answer_exception)
+    if service.settings.origins:
+        origins, read_by_pages = list(service.settings.origins), ["X-Sample-Rate", "X-Request-Id", "Retry-After"]
+        app.add_middleware(
+            CORSMiddleware, origins, allow_methods=["*"], allow_headers=["*"], expose_headers=read_by_pages
+        )
     app.openapi()["components"]["schemas"].update(_request_schemas())
     return RecordedRequests(app, service)
 
@@ -168,7 +174,8 @@ class RecordedRequests:
 
     def _end(self, path: str, record: RequestRecord) -> None:
         if path == _SPEECH_PATH:
-            self._service.metrics.ended(record.status, record.outcome)
+            characters = len(record.order.text) if record.order is not None else 0
+            self._service.metrics.ended(record.status, record.outcome, record.seconds, characters)
         if path == _SPEECH_PATH or record.status >= 400:
             record.log()
 

@@ -1,7 +1,6 @@
 """What a server counts, for Prometheus."""
 
 from collections.abc import Iterable, Mapping
-from types import MappingProxyType
 from typing import get_args
 
 from prometheus_client import (
@@ -19,6 +18,7 @@ from pipeline.scheduler import SchedulerStatus, State
 
 # Seconds: from a GPU's first sound to a CPU's with a full queue.
 _FIRST_AUDIO_BUCKETS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+_REQUEST_BUCKETS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 300.0)
 
 
 class Metrics:
@@ -43,13 +43,24 @@ class Metrics:
         self._load = _Load()
         self._registry.register(self._load)
 
+        self._seconds = Histogram(
+            "speech_request_seconds",
+            "From the arrival of a request that was spoken to its last byte",
+            buckets=_REQUEST_BUCKETS,
+            registry=self._registry,
+        )
+        self._characters = Counter("speech_characters", "Characters of texts that were spoken", registry=self._registry)
+
     def first_audio(self, seconds: float) -> None:
         """A request's first audio has been sent."""
         self._first_audio.observe(seconds)
 
-    def ended(self, status: int, outcome: str) -> None:
+    def ended(self, status: int, outcome: str, seconds: float, characters: int) -> None:
         """A request has ended."""
         self._requests.labels(str(status), outcome).inc()
+        if outcome == "done":
+            self._seconds.observe(seconds)
+            self._characters.inc(characters)
 
     def exposition(self, engines: Mapping[str, SchedulerStatus], audio_seconds: float) -> bytes:
         """All of it in Prometheus' text format, with the engines' states and load, and the audio of all."""
@@ -58,8 +69,9 @@ class Metrics:
 
 
 class _Load(Collector):
-    engines: Mapping[str, SchedulerStatus] = MappingProxyType({})  # by name
-    audio_seconds = 0.0
+    def __init__(self) -> None:
+        self.engines: Mapping[str, SchedulerStatus] = {}  # by name
+        self.audio_seconds = 0.0
 
     def collect(self) -> Iterable[Metric]:
         state = StateSetMetricFamily("speech_state", "1 for the state that an engine is in", labels=["engine"])

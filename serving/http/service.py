@@ -21,12 +21,14 @@ class ServerSettings:
         max_characters: of one request's text.
         api_key: that clients must send; "" asks for none.
         voices: names that the voice answers to; the first one is its own.
+        origins: of other sites, whose pages may use the server.
         local_only: whether the server listens on this machine's loopback addresses alone.
     """
 
     max_characters: int = 4096  # OpenAI's limit
     api_key: str = field(default="", repr=False)
     voices: tuple[str, ...] = ("default", "alloy")
+    origins: tuple[str, ...] = ()
     local_only: bool = True
 
 
@@ -52,6 +54,10 @@ class RequestRecord:
             return "cancelled"
         return "refused" if self.status >= 400 else "done"
 
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.arrived
+
     def log(self) -> None:
         reason = f": {self.reason}" if self.reason else ""
         if self.order is None:
@@ -67,7 +73,7 @@ class RequestRecord:
             len(self.order.text),
             first,
             self.audio_seconds,
-            time.perf_counter() - self.arrived,
+            self.seconds,
             reason,
         )
 
