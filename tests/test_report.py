@@ -19,7 +19,7 @@ from common.table import display_width, format_markdown, format_table, shorten
 from pipeline.audio import Audio
 from pipeline.page import LONG_TEXT, PageEntry, write_page
 from pipeline.plots import save_speech
-from pipeline.words import spoken_words
+from pipeline.words import LAG, spoken_words
 
 RATE, HOP = 22050, 256
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -283,18 +283,22 @@ def test_words_have_the_times_at_which_they_are_read() -> None:
     text = "say {HH AW1 S} now."
     symbols = 4 + 3 + 1 + 4  # a group has a symbol for each sound
     words = spoken_words(text, diagonal(10 * symbols, symbols), seconds=symbols)
-    assert [(word.text, word.first, word.start, word.end) for word in words] == [
-        ("say", 0, 0, 3),
-        ("{HH AW1 S}", 4, 4, 7),
-        ("now.", 8, 8, 12),
+    assert [(word.text, word.span) for word in words] == [
+        ("say", (0, 3)),
+        ("{HH AW1 S}", (4, 7)),
+        ("now.", (8, 12)),
     ]
+    lag = LAG / 10
+    times = [time for word in words for time in (word.start, word.end)]
+    assert times == pytest.approx([lag, 4 + lag, 4 + lag, 8 + lag, 8 + lag, 12])
 
 
 def test_words_keep_their_order_where_the_attention_jumps_back() -> None:
     weights = diagonal(60, 6)
     weights[45] = np.eye(6, dtype=np.float32)[0]
     words = spoken_words("ab cde", weights, seconds=6.0)
-    assert [(word.start, word.end) for word in words] == [(0, 2), (3, 6)]
+    times = [time for word in words for time in (word.start, word.end)]
+    assert times == pytest.approx([LAG / 10, 3 + LAG / 10, 3 + LAG / 10, 6])
 
 
 def test_table_columns_stand_under_one_another() -> None:

@@ -3,6 +3,7 @@
 import re
 
 from tacotron2.text.numbers import cardinal, ordinal, year
+from tacotron2.text.rewriting import Pattern
 from tacotron2.text.symbols import ARPABET_GROUP, KEEP_END, KEEP_START
 
 LETTERS = {
@@ -22,10 +23,10 @@ FREE = r"(?<![\w.,])"  # a number begins here
 # Private use characters, each of which stands for an untouched stretch while the rules work around it.
 _FIRST_HELD, _LAST_HELD = 0xF0000, 0x10FFFD
 HELD = f"{chr(_FIRST_HELD)}-{chr(_LAST_HELD)}"  # within a character class
-_HELD = re.compile(f"[{HELD}]")
-_UNTOUCHED = re.compile(rf"{ARPABET_GROUP.pattern}|{KEEP_START}([^{KEEP_START}{KEEP_END}]*){KEEP_END}")
+_HELD = Pattern(f"[{HELD}]")
+_UNTOUCHED = Pattern(rf"{ARPABET_GROUP.pattern}|{KEEP_START}([^{KEEP_START}{KEEP_END}]*){KEEP_END}")
 
-_DIGITS_OR_LETTERS = re.compile(r"[0-9]+|[A-Za-z]")
+_DIGITS_OR_LETTERS = Pattern(r"[0-9]+|[A-Za-z]")
 
 
 class Held:
