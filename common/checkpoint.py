@@ -75,7 +75,7 @@ def load_model(
         name: the model that the file has to hold.
         make_model: from a Tacotron2Config or WaveGlowConfig to the empty model.
         flags: dimensions and the sampling_rate as the user gives them: they fill what the checkpoint doesn't say, and
-            must agree with what it says.
+            must agree with what it says. None is not given.
         dimensions_of: the dimensions that the weights show; may raise KeyError for one that is missing.
         adapt_state: from the state_dict of any trainer to the names of our model.
 
@@ -223,6 +223,7 @@ def _settings_in(values: Mapping[str, Any], at_top: bool = False) -> Iterator[tu
 
 
 def _merged(config_class: type, stored: dict[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    flags = {name: value for name, value in flags.items() if value is not None}
     for field in dataclasses.fields(config_class):
         name = field.name
         if name in stored and name in flags and name not in RUN_CHOICES and stored[name] != flags[name]:

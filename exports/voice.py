@@ -84,7 +84,7 @@ def export_voice(
             written.
     """
     check_choices(precision, int8_decoder, sigma)
-    flags = {} if sampling_rate is None else {"sampling_rate": sampling_rate}
+    flags = {"sampling_rate": sampling_rate}
     # Both are loaded before the first is exported: what is wrong with the second is told at once.
     parts = {
         **tacotron2_voice_parts(tacotron2, precision, flags, int8_decoder, symbols),

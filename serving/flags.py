@@ -8,9 +8,8 @@ from common.errors import UserError
 from common.metadata import Precision
 from pipeline import Voice
 from pipeline.flags import add_part_flags, add_setting_flags, model_paths
-from pipeline.model_files import default_paths
+from pipeline.model_files import DEMO_FOLDER, default_paths
 from pipeline.settings import RuntimeSettings, settings_of
-from pipeline.voice import DEMO_FOLDER
 from tacotron2.loading import DEMO_TACOTRON2
 from waveglow.loading import DEMO_WAVEGLOW
 

@@ -32,7 +32,7 @@ from exports.voice import export_voice
 from pipeline import Voice
 from pipeline.audio import Audio
 from pipeline.pieces import PieceResult
-from pipeline.settings import SpeakSettings, WorkSettings
+from pipeline.settings import SpeakOptions, SpeakSettings, WorkSettings
 from tacotron2.decoder import StopRule, Utterance, decode
 from tacotron2.decoder_graph import TEXT_BUCKETS, BlockDecoder
 from trt import bindings
@@ -291,7 +291,10 @@ def _speak(name: str, paths: Mapping[Part, Path], batch: SizeRange, spoken: dict
 
 
 def _stream(paths: Mapping[Part, Path], batch: SizeRange) -> str:
-    settings = {"gate_threshold": SETTINGS.gate_threshold, "max_decoder_steps": SETTINGS.max_decoder_steps}
+    settings: SpeakOptions = {
+        "gate_threshold": SETTINGS.gate_threshold,
+        "max_decoder_steps": SETTINGS.max_decoder_steps,
+    }
     with Voice.from_files(paths, work=WorkSettings(batch_size=batch.max)) as voice:
         list(voice.stream(TEXTS[0], **settings))  # records the graphs
         started = time.perf_counter()
