@@ -7,6 +7,7 @@ import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from common.config import Tacotron2Config, WaveGlowConfig
@@ -16,6 +17,21 @@ from common.metadata import ModelMetadata
 Dim = int | str
 
 PRECISION_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+# Element types: NumPy's name, and the names of ONNX Runtime (inside "tensor()"), OpenVINO and TensorRT.
+_DTYPES = (
+    (torch.float32, "float32", ("float", "f32", "FLOAT")),
+    (torch.float16, "float16", ("float16", "f16", "HALF")),
+    (torch.int32, "int32", ("int32", "i32", "INT32")),
+    (torch.int64, "int64", ("int64", "i64", "INT64")),
+    (torch.bool, "bool", ("bool", "boolean", "BOOL")),
+)
+NUMPY_DTYPES = {dtype: np.dtype(name) for dtype, name, _ in _DTYPES}
+_DTYPES_BY_NAME = {name: dtype for dtype, _, names in _DTYPES for name in names}
+
+
+def dtype_named(name: str) -> torch.dtype:
+    """The element type that a runtime calls so; float64, which no part uses, for any other."""
+    return _DTYPES_BY_NAME.get(name.removeprefix("tensor(").removesuffix(")"), torch.float64)
 
 
 @functools.cache

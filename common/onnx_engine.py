@@ -5,34 +5,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from common.contract import Dim, TensorSpec, check_tensors, contract_of
+from common.contract import NUMPY_DTYPES, Dim, TensorSpec, check_tensors, contract_of, dtype_named
 from common.cpu_backend import has_int8_kernel, return_large_buffers, thread_count
-from common.engine import Range, check_bound, closed, export_command, read_metadata
+from common.engine import Range, check_bound, closed
 from common.errors import UserError
 from common.files import user_cache_folder
 from common.metadata import Part
+from common.onnx_file import check_onnx_path, read_metadata, unreadable
 
 _log = logging.getLogger(__name__)
 
 GpuProvider = Literal["cuda", "tensorrt"]
 
-_ORT_DTYPES = {
-    "tensor(float)": torch.float32,
-    "tensor(float16)": torch.float16,
-    "tensor(int32)": torch.int32,
-    "tensor(int64)": torch.int64,
-    "tensor(bool)": torch.bool,
-}
-_NUMPY_DTYPES = {
-    torch.float32: np.float32,
-    torch.float16: np.float16,
-    torch.int32: np.int32,
-    torch.bool: np.bool_,
-}
 _PROVIDERS: dict[GpuProvider, str] = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
 
@@ -122,11 +109,11 @@ class OnnxEngine:
         if self._session is None:
             raise closed(self)
         binding = self._session.io_binding()
-        place = self.device.type, self.device.index or 0
+        device = self.device.type, self.device.index or 0
         for specs, bind in ((self.contract.inputs, binding.bind_input), (self.contract.outputs, binding.bind_output)):
             for spec in specs:
                 tensor = tensors[spec.name]
-                bind(spec.name, *place, _NUMPY_DTYPES[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
+                bind(spec.name, *device, NUMPY_DTYPES[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
         run, run_options, stream = self._session.run_with_iobinding, self._run_options, self._stream
         kept_alive = dict(tensors)
 
@@ -173,16 +160,6 @@ def gpu_providers(ort: Any, provider: GpuProvider, device_id: int, stream: int) 
     return [(wanted, options | kept), cuda, "CPUExecutionProvider"]
 
 
-def check_onnx_path(path: Path, part: Part) -> None:
-    """Raises UserError, with the command that makes it, where the file is missing."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such ONNX file; make it with {export_command(part)}")
-
-
-def unreadable(path: Path) -> UserError:
-    return UserError(f"{path}: not a readable ONNX file (truncated or damaged?); export it again")
-
-
 def checked_device(device: torch.device | str) -> torch.device:
     """The CPU, or a GPU that is there, with its number. Raises UserError."""
     try:
@@ -204,4 +181,4 @@ def checked_device(device: torch.device | str) -> torch.device:
 
 def _ort_spec(tensor: Any) -> TensorSpec:
     dims: tuple[Dim, ...] = tuple(dim if isinstance(dim, int) else str(dim) for dim in tensor.shape)
-    return TensorSpec(tensor.name, _ORT_DTYPES.get(tensor.type, torch.float64), dims)
+    return TensorSpec(tensor.name, dtype_named(tensor.type), dims)

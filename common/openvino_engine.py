@@ -8,21 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.contract import Dim, TensorSpec, check_tensors, contract_of
+from common.contract import Dim, TensorSpec, check_tensors, contract_of, dtype_named
 from common.cpu_backend import CpuPrecision, return_large_buffers, thread_count
-from common.engine import Range, check_bound, closed, read_metadata
+from common.engine import Range, check_bound, closed
 from common.errors import UserError
 from common.files import user_cache_folder
 from common.metadata import METADATA_KEY, Part
-from common.onnx_engine import check_onnx_path, unreadable
+from common.onnx_file import check_onnx_path, read_metadata, unreadable
 
-_TORCH_DTYPES = {
-    "f32": torch.float32,
-    "f16": torch.float16,
-    "i32": torch.int32,
-    "i64": torch.int64,
-    "boolean": torch.bool,
-}
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
 _METADATA_PATH = ["framework", METADATA_KEY]  # where OpenVINO keeps an ONNX file's metadata
 CACHED_PARTS: tuple[Part, ...] = ("waveglow",)  # takes 2 s to compile, 0.4 s to load again; the others 0.2 s at most
@@ -104,5 +97,4 @@ class OpenVINOEngine:
 
 def _spec(port: Any) -> TensorSpec:
     dims: tuple[Dim, ...] = tuple(dim.get_length() if dim.is_static else "?" for dim in port.partial_shape)
-    dtype = _TORCH_DTYPES.get(port.element_type.get_type_name(), torch.float64)
-    return TensorSpec(port.get_any_name(), dtype, dims)
+    return TensorSpec(port.get_any_name(), dtype_named(port.element_type.get_type_name()), dims)

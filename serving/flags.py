@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from common.cli import bounded_int
-from common.engine import part_flag
 from common.errors import UserError
 from common.metadata import PARTS, Part, Precision
+from common.model_flags import part_flag
 from pipeline import Voice
 from tacotron2.loading import DEMO_TACOTRON2
 from waveglow.loading import DEMO_WAVEGLOW

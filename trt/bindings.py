@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from common.contract import Dim, TensorSpec
+from common.contract import Dim, TensorSpec, dtype_named
 from common.cuda import on_device, with_index
 from common.errors import UserError
 
@@ -35,13 +35,6 @@ INSTALL: dict[Flavour, str] = {
     "tensorrt": "pip install tensorrt, or NVIDIA's TensorRT container",
     "tensorrt_rtx": "pip install tensorrt-rtx-cu13",
     "tensorrt_lean": "pip install tensorrt-lean",
-}
-TORCH_DTYPES = {
-    "FLOAT": torch.float32,
-    "HALF": torch.float16,
-    "INT32": torch.int32,
-    "INT64": torch.int64,
-    "BOOL": torch.bool,
 }
 MAX_MESSAGE = 400  # characters of TensorRT's own words that go into a message
 MAX_ERRORS = 20  # that are kept
@@ -222,7 +215,7 @@ def version_numbers(version: str) -> tuple[int, ...]:
 def tensor_spec(name: str, dtype: Any, shape: Any) -> TensorSpec:
     """A TensorRT tensor's specification; dynamic dimensions, -1 in TensorRT, are called "dynamic"."""
     dims: tuple[Dim, ...] = tuple(dim if dim >= 0 else "dynamic" for dim in shape_tuple(shape))
-    return TensorSpec(name, TORCH_DTYPES.get(dtype.name, torch.float64), dims)
+    return TensorSpec(name, dtype_named(dtype.name), dims)
 
 
 def shape_tuple(dims: Any) -> tuple[int, ...]:

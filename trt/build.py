@@ -13,10 +13,11 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from common.contract import check_tensors, contract_of
-from common.engine import PROFILE_FLAGS, export_command, part_flag, read_metadata
 from common.errors import UserError
 from common.files import sha256_of, written_whole
 from common.metadata import ModelMetadata, Part
+from common.model_flags import SIZE_FLAGS, part_flag
+from common.onnx_file import check_onnx_path, read_metadata, unreadable
 from trt import bindings, timing_cache
 from trt.bindings import TensorRT, dotted, one_line, tensor_spec
 from trt.progress import monitored
@@ -48,7 +49,7 @@ class BuildOptions:
 
     def check(self) -> None:
         """Raises UserError for values that no engine can be built with."""
-        for symbol, flag in PROFILE_FLAGS.items():
+        for symbol, flag in SIZE_FLAGS.items():
             sizes: SizeRange = getattr(self, symbol)
             if not 1 <= sizes.min <= sizes.opt <= sizes.max:
                 raise UserError(f"{flag} {sizes}: must be min,opt,max with 1 <= min <= opt <= max")
@@ -147,12 +148,11 @@ def load_builder(options: BuildOptions) -> TensorRT:
 
 def read_onnx_metadata(path: Path, part: Part) -> ModelMetadata:
     """What an ONNX file of this project says of itself. Raises UserError if it is anything else."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such ONNX file; make it with {export_command(part)}")
+    check_onnx_path(path, part)
     try:
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, ValueError) as error:
-        raise UserError(f"{path}: not a readable ONNX file (truncated or damaged?); export it again") from error
+        raise unreadable(path) from error
     return read_metadata(path, part, {entry.key: entry.value for entry in model.metadata_props})
 
 

@@ -15,6 +15,7 @@ from common.contract import TensorSpec, check_tensors, contract_of, parse_dim
 from common.engine import Range, check_bound, closed
 from common.errors import EngineFailure, UserError
 from common.metadata import Part
+from common.onnx_file import check_part
 from trt import bindings
 from trt.bindings import (
     DEFAULT_STREAM,
@@ -28,7 +29,7 @@ from trt.bindings import (
     version_numbers,
 )
 from trt.contexts import Contexts, Slot, described, workspace_of
-from trt.record import BUILD_AGAIN, EngineRecord, check_part, profile_shapes, read_plan, read_record
+from trt.record import BUILD_AGAIN, EngineRecord, profile_shapes, read_plan, read_record
 
 if TYPE_CHECKING:
     import tensorrt
@@ -109,7 +110,7 @@ class TensorRTEngine:
     ) -> None:
         self.name = str(path)
         self.record = read_record(path)
-        check_part(path, self.record, part)
+        check_part(path, self.record.metadata, part)
         plan = read_plan(path, self.record)
         self.metadata = self.record.metadata
         self.contract = contract_of(self.metadata)

@@ -8,10 +8,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.cli import ArgumentParser, run
-from common.engine import part_flag
 from common.errors import UserError
 from common.files import output_folder
 from common.metadata import PARTS, Part
+from common.model_flags import part_flag
 from trt.build import BuildOptions, Built, build_engine, check_buildable, load_builder, read_onnx_metadata
 from trt.record import SizeRange
 

@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.contract import TensorSpec
-from common.engine import part_flag
 from common.errors import UserError
-from common.metadata import ModelMetadata, Part, check_format, check_keys
+from common.metadata import ModelMetadata, check_format, check_keys
 from trt.bindings import PRODUCTS, Flavour, dotted
 
 RECORD_FORMAT = 3  # raised when the record changes
@@ -118,13 +117,6 @@ def read_record(engine_path: Path) -> EngineRecord:
         raise UserError(
             f"{path}: not a readable engine description ({error}); export the ONNX file and build the engine again"
         ) from error
-
-
-def check_part(engine_path: Path, record: EngineRecord, part: Part) -> None:
-    """Raises UserError unless the engine holds the wanted part."""
-    found = record.metadata.part
-    if found != part:
-        raise UserError(f"{engine_path}: holds the {found}, not the {part}; give it with {part_flag(found)}")
 
 
 def read_plan(engine_path: Path, record: EngineRecord) -> bytes:

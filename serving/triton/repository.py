@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.cli import ArgumentParser, bounded_int, run
-from common.engine import part_flag
 from common.errors import UserError
 from common.files import REPOSITORY, appearing_together, output_folder
 from common.metadata import PARTS, Part
+from common.model_flags import part_flag
 from pipeline.model_files import default_paths
 from trt.record import record_path
 
