@@ -1,4 +1,4 @@
-"""The tensors between the parts: names, dtypes and shapes, said once for exporters, engines and checks.
+"""The tensors between the parts: names, dtypes and shapes, for exporters, engines and checks.
 
 A dimension is a number, a symbol ("batch", "text", "mel") or a multiple of one ("32*mel").
 """
@@ -86,7 +86,7 @@ class Contract:
 
     @property
     def symbols(self) -> list[str]:
-        """What the inputs are sized by: "batch", "text", "mel", in the order of their first use."""
+        """The symbols of the inputs' sizes: "batch", "text", "mel", in the order of their first use."""
         found = [parse_dim(dim)[1] for spec in self.inputs for dim in spec.shape]
         return [symbol for symbol in dict.fromkeys(found) if symbol]
 
@@ -188,7 +188,7 @@ def check_tensors(
 
 
 def _same_shape(expected: tuple[Dim, ...], found: tuple[Dim, ...]) -> bool:
-    # A symbol stands for any dynamic dimension: what it is called in a file does not matter.
+    # A symbol stands for any dynamic dimension: files may name it otherwise.
     return len(expected) == len(found) and all(
         a == b if isinstance(a, int) else not isinstance(b, int) for a, b in zip(expected, found, strict=True)
     )

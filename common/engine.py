@@ -23,7 +23,7 @@ Range = tuple[int, int]
 class Engine(Protocol):
     """Runs one part. `limits` gives the sizes it accepts by symbol ("batch", "text", "mel"); none means any."""
 
-    name: str  # what messages call it: the file's path, or "PyTorch encoder"
+    name: str  # for messages: the file's path, or "PyTorch encoder"
     backend: str  # the runtime, with its precision where that isn't the model's: "onnxruntime", "openvino bf16"
     metadata: ModelMetadata
     contract: Contract
@@ -124,7 +124,7 @@ class TorchEngine:
         self._module: nn.Module | None = module.eval().to(self.device)
         for layer in self._module.modules():
             if isinstance(layer, nn.RNNBase):
-                layer.flatten_parameters()  # cuDNN wants one block of weights, and would copy them at every run
+                layer.flatten_parameters()  # else cuDNN copies the weights into one block at every run
 
     @property
     def module(self) -> nn.Module:

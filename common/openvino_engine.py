@@ -1,4 +1,4 @@
-"""The OpenVINO kind of engine: a `.onnx` file on the CPU, behind the interface of `common.engine`."""
+"""An engine on OpenVINO: a `.onnx` file on the CPU, behind the interface of `common.engine`."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -17,8 +17,8 @@ from common.metadata import METADATA_KEY, Part
 from common.onnx_file import check_onnx_path, read_metadata, unreadable
 
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
-_METADATA_PATH = ["framework", METADATA_KEY]  # where OpenVINO keeps an ONNX file's metadata
-CACHED_PARTS: tuple[Part, ...] = ("waveglow",)  # takes 2 s to compile, 0.4 s to load again; the others 0.2 s at most
+_METADATA_PATH = ["framework", METADATA_KEY]  # of an ONNX file's metadata in an OpenVINO model
+CACHED_PARTS: tuple[Part, ...] = ("waveglow",)  # the others compile as fast as a cached model loads
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class OpenVINOEngine:
         path: the `.onnx` file.
         part: the part it has to hold.
         threads: CPU threads; None takes every core that this process may use.
-        precision: what it computes in. Said explicitly, because OpenVINO by itself takes BF16 where there is AMX.
+        precision: of its computations. OpenVINO's own choice would be BF16 on a processor with AMX.
 
     Raises:
         UserError: the file is missing, damaged, not this project's, of another part, its tensors are not those of its
@@ -40,7 +40,7 @@ class OpenVINOEngine:
     """
 
     def __init__(self, path: Path, part: Part, threads: int | None = None, precision: CpuPrecision = "fp32") -> None:
-        import openvino as ov  # imported here so that runs on other engines don't pay for it
+        import openvino as ov  # imported late: other engines don't need it
 
         check_onnx_path(path, part)
         settings = {
@@ -48,8 +48,8 @@ class OpenVINOEngine:
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": thread_count(threads),
-            "CPU_RUNTIME_CACHE_CAPACITY": 0,  # of kernels by shape: lengths hardly come again, and it would grow
-            "ENABLE_CPU_PINNING": False,  # pinned threads of two processes would meet on the same cores
+            "CPU_RUNTIME_CACHE_CAPACITY": 0,  # of kernels by shape: lengths hardly repeat, and the cache would grow
+            "ENABLE_CPU_PINNING": False,  # pinned threads of two processes would share cores
         }
         cache = user_cache_folder("openvino") if part in CACHED_PARTS else None
         if cache is not None:
@@ -81,7 +81,7 @@ class OpenVINOEngine:
         check_bound(self, tensors)
         if self._model is None:
             raise closed(self)
-        request = self._model.create_infer_request()  # takes 0.05 ms: its memory is the compiled model's
+        request = self._model.create_infer_request()  # cheap: its memory is the compiled model's
         for name, tensor in tensors.items():
             request.set_tensor(name, self._tensor_class(tensor.detach().numpy(), shared_memory=True))
         kept_alive = dict(tensors)  # OpenVINO holds no reference to the memory

@@ -42,7 +42,7 @@ _STAGE_BLOCKS = gl.constexpr(COLUMNS // WIDTH)
 
 
 def tiles_of(table: Tensor, rows: int, columns: int = WIDTH) -> Any:
-    """What the kernel loads tiles of a table through."""
+    """A tensor descriptor of a table in tiles of (rows, columns), for the kernel."""
     shape = [rows, columns]
     return TensorDescriptor.from_tensor(table, shape, gl.NVMMASharedLayout.get_default_for(shape, gl.float16))
 
@@ -71,7 +71,7 @@ def _start(OVERLAP: gl.constexpr):
 
 @gluon.jit
 def _mixing_weights(mixing, shape, RANKS: gl.constexpr, FRAME_ROWS: gl.constexpr, num_warps: gl.constexpr):
-    # FP16 (SPLIT, TILE, SUMS): what the rows of a tile take of its products: see `_mixing` of `waveglow.gpu.kernels`.
+    # FP16 (SPLIT, TILE, SUMS): the weights of a tile's products in its rows; see `_mixing` of `waveglow.gpu.kernels`.
     LINES: gl.constexpr = gl.BlockedLayout([1, 8], [16, 2], [num_warps, 1], [1, 0])
     layout: gl.constexpr = gl.NVMMASharedLayout(2 * shape.SUMS, 16, 2)
     weights = gl.allocate_shared_memory(gl.float16, [shape.SPLIT, shape.TILE, shape.SUMS], layout)

@@ -28,7 +28,7 @@ _view = _memory.reinterpret if hasattr(_memory, "reinterpret") else _memory._rei
 
 @_aggregate
 class Shape:
-    """The constants of a compiled kernel: `layer`'s arguments, and what follows from them."""
+    """The constants of a compiled kernel: `layer`'s arguments, and sizes that follow from them."""
 
     FIRST: gl.constexpr
     CHANNELS: gl.constexpr
@@ -46,7 +46,7 @@ class Shape:
     GATE: gl.constexpr  # layouts of sums: of a part of the gates, a block, the outputs
     BLOCK: gl.constexpr
     OUT: gl.constexpr
-    LINES: gl.constexpr  # of what is stored: a row stays in its warp, and a thread stores 16 bytes of it
+    LINES: gl.constexpr  # layout of stores: a row stays in its warp, and a thread stores 16 bytes of it
 
     @gluon.constexpr_function
     def __init__(self, FIRST, LAST, CHANNELS, PHASES, TAPS, MEL_BLOCKS, SPLIT, TILE, STAGES, SUMS, num_warps):
