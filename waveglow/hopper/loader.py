@@ -193,6 +193,18 @@ def next_step(loader, tile, step):
 
 
 @gluon.jit
+def first_loads(loader, first_tile):
+    # Fills all stages but one; returns where loads and products go on.
+    tile = first_tile + gl.program_id(0)
+    zero = gl.program_id(0) * 0  # a value of the program, not a constant: loops carry it
+    step = tile * 0
+    for i in gl.static_range(loader.shape.STAGES - 1):
+        load(loader, i, tile, step)
+        tile, step = next_step(loader, tile, step)
+    return Cursor(zero, zero, tile, step)
+
+
+@gluon.jit
 def advance(loader, cursor):
     # Once a step's products are issued: loads into the stage that the step before has read, and takes the next stage.
     LAST_STAGE: gl.constexpr = loader.shape.STAGES - 1
