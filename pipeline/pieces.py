@@ -103,6 +103,8 @@ def prepare(phrases: Sequence[Phrase], settings: SpeakSettings, max_symbols: int
 
 def _prepare(phrase: Phrase, front_end: TextFrontEnd, max_symbols: int) -> PreparedPhrase:
     reading = phrase.text
+    if phrase.error is not None:
+        return PreparedPhrase(phrase, "", (), phrase.error)
     if not isinstance(reading, str):
         wrong = InvalidInput(f"the text to speak must be a str, not {type(reading).__name__}")
         return PreparedPhrase(phrase, "", (), wrong)
