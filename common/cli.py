@@ -38,7 +38,7 @@ class HelpFormatter(argparse.HelpFormatter):
         text = action.help
         if text and text.endswith("]"):
             return re.sub(r"\[(?!default: )([^\[\]]+)\]$", r"[default: \1]", text)
-        shown = action.option_strings and action.default not in (None, False, "", argparse.SUPPRESS)
+        shown = action.option_strings and action.nargs != 0 and action.default not in (None, "", argparse.SUPPRESS)
         return f"{text or ''} [default: %(default)s]".strip() if shown else text
 
 
@@ -100,9 +100,10 @@ def bounded_float(low: float, high: float) -> Callable[[str], float]:
 
 
 def settings_from(args: argparse.Namespace, kind: type[Settings], **others: Any) -> Settings:
-    """A settings dataclass from the flags that are named as its fields; `others` go before flags."""
+    """A settings dataclass from the flags that are named as its fields; `others` go before flags. None is not given."""
     names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    return kind(**{name: value for name, value in vars(args).items() if name in names} | others)
+    given = {name: value for name, value in vars(args).items() if name in names and value is not None}
+    return kind(**given | others)
 
 
 class Terminated(KeyboardInterrupt):

@@ -43,6 +43,13 @@ def upload(array: np.ndarray, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
+def download(tensor: Tensor) -> Tensor:
+    """A tensor on the host: itself there, else a copy in pinned memory, complete once the current stream's work is."""
+    if tensor.device.type != "cuda":
+        return tensor
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
+
+
 def capture(run: Callable[[], None], device: torch.device, warm_up: bool = True) -> Callable[[], None]:
     """Records what `run` enqueues as a CUDA graph; returns what replays it on the current stream.
 

@@ -5,9 +5,9 @@ Four kinds share the small interface below: PyTorch (`TorchEngine`, here), ONNX 
 and every kind but PyTorch reads and writes their memory in place.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,11 @@ class Engine(Protocol):
     device: torch.device
     limits: Mapping[str, Range]
 
+    @property
+    def capturable(self) -> bool:
+        """Whether bound runs may be captured in a CUDA graph, once they have run outside of a capture."""
+        ...
+
     def bind(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
         """Ties every input and output to memory and returns what runs the part on it, as often as wanted.
 
@@ -45,6 +50,48 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Gives back what the engine owns. It can't be used afterwards, but may be closed again."""
+        ...
+
+
+# What some engines can do beside. A wrapper has the abilities that it defines itself; else the plain path is taken.
+
+
+@runtime_checkable
+class MultiStep(Protocol):
+    """A `decoder_iter` engine that may run many steps at once. Its bound runs cost nothing but their tensors."""
+
+    def steps_at_once(self, batch: int, text: int) -> int:
+        """How many steps `run_steps` runs for so many slots and symbols; 0 where steps are better bound one by one."""
+        ...
+
+    def run_steps(self, tensors: Mapping[str, Tensor]) -> None:
+        """Enqueues that many steps.
+
+        Args:
+            tensors: the first step's inputs, whose state becomes the last step's; `prenet_dropout` as bits, uint8
+                (steps, 2, prenet_dim / 8), in memory of the host. Results with one more dimension, the steps, before
+                theirs: `decoder_output`, `gate_prediction` (in memory of the host) and, if wanted,
+                `out_attention_weights`.
+        """
+        ...
+
+
+@runtime_checkable
+class PackedVocoder(Protocol):
+    """A `waveglow` engine that takes windows of different sizes in one run."""
+
+    def run_packed(self, mels: Sequence[Tensor], noises: Sequence[Tensor]) -> list[Tensor]:
+        """mels (n_mel_channels, M) and noises (n_group, positions) of each window -> the audio (samples,) of each."""
+        ...
+
+
+@runtime_checkable
+class SelfCapturing(Protocol):
+    """An engine that captures a CUDA graph for each set of sizes."""
+
+    @property
+    def plain(self) -> Engine:
+        """The engine without graphs, for sizes that won't come again."""
         ...
 
 
@@ -116,6 +163,7 @@ class TorchEngine:
     """A part's PyTorch module (`tacotron2.parts`, `waveglow.parts`), on any device."""
 
     backend = "pytorch"
+    capturable = True
 
     def __init__(self, module: nn.Module, metadata: ModelMetadata, device: torch.device | str = "cpu") -> None:
         self.name = f"PyTorch {metadata.part}"

@@ -46,6 +46,8 @@ class OpenVINOEngine:
             part, or OpenVINO can't run it.
     """
 
+    capturable = False  # it runs on a CPU
+
     def __init__(self, path: Path, part: Part, threads: int | None = None, precision: CpuPrecision = "fp32") -> None:
         import openvino as ov  # imported here so that runs on other engines don't pay for it
 

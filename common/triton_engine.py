@@ -22,6 +22,7 @@ class TritonEngine:
     """
 
     backend = "triton"
+    capturable = True
 
     def __init__(self, metadata: ModelMetadata, device: torch.device | str) -> None:
         self.name = f"Triton {metadata.part}"

@@ -9,7 +9,8 @@ from common.engine import Engine, TorchEngine
 from common.graph_engine import GraphEngine
 from common.metadata import Part, Precision
 from common.triton_engine import best_engine
-from tacotron2.gpu.decoder_engine import FusedDecoderEngine, FusedEncoderEngine
+from tacotron2.gpu.decoder_engine import FusedDecoderEngine
+from tacotron2.gpu.encoder_engine import FusedEncoderEngine
 from tacotron2.model import Tacotron2
 from tacotron2.parts import tacotron2_parts
 from waveglow.conditioning import Conditioning

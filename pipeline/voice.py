@@ -7,7 +7,6 @@ with Voice.load("output") as voice:
 
 import dataclasses
 import hashlib
-import importlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from typing_extensions import Unpack
 
 from common.checkpoint import LoadedModel
 from common.engine import Engine
@@ -27,7 +27,7 @@ from pipeline.engine_set import EngineSet
 from pipeline.model_files import default_paths, open_engines
 from pipeline.pieces import Piece, PieceResult, PreparedPhrase, prepare
 from pipeline.scheduler import CLOSING_SECONDS, Scheduler, Speech
-from pipeline.settings import SpeakSettings, WorkSettings
+from pipeline.settings import RuntimeOptions, SpeakSettings, WorkSettings
 from pipeline.synthesizer import BATCHES_AHEAD, Synthesizer
 from pipeline.torch_engines import torch_engines
 from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
@@ -69,7 +69,7 @@ class Voice:
         precision: Precision | None = None,
         work: WorkSettings | None = None,
         on_message: Callable[[str], None] = lambda message: None,
-        **options: Any,
+        **runtime: Unpack[RuntimeOptions],
     ) -> "Voice":
         """Opens the voice of a folder: four .engine or .onnx files, as the exporters and the builder name them.
 
@@ -77,7 +77,7 @@ class Voice:
             folder: None takes ./output if models are there, else the demo voice, which it exports once to DEMO_FOLDER.
             precision: of the engines; None takes FP16 engines if they are there, else FP32.
             on_message: told which files are taken, and what takes long.
-            options: of `pipeline.model_files.open_engines`: threads, device, ...
+            runtime: of `RuntimeSettings`.
 
         Raises:
             UserError: files are missing, damaged or don't belong together.
@@ -93,16 +93,18 @@ class Voice:
                     "project from its clone with pip install -e"
                 )
             on_message(f"Exporting the demo voice to {DEMO_FOLDER} (once)")
-            # The exporters stand above this layer, and are needed once.
-            export_voice = importlib.import_module("exports.voice").export_voice
+            from exports.voice import export_voice  # loads onnx, which speaking doesn't need
+
             paths = export_voice(DEMO_FOLDER, precision or "fp32", on_file=lambda file: on_message(str(file)))
         on_message(f"Models: {', '.join(str(path) for path in paths.values())}")
-        return cls.from_files(paths, work=work, **options)
+        return cls.from_files(paths, work=work, **runtime)
 
     @classmethod
-    def from_files(cls, paths: Mapping[Part, Path], *, work: WorkSettings | None = None, **options: Any) -> "Voice":
-        """Opens four model files of any kinds. `options` as for `load`. Raises UserError."""
-        return cls(_closed_on_error(open_engines(paths, **options), work))
+    def from_files(
+        cls, paths: Mapping[Part, Path], *, work: WorkSettings | None = None, **runtime: Unpack[RuntimeOptions]
+    ) -> "Voice":
+        """Opens four model files of any kinds. `runtime` as for `load`. Raises UserError."""
+        return cls(_closed_on_error(open_engines(paths, **runtime), work))
 
     @classmethod
     def from_checkpoints(

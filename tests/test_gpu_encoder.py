@@ -13,7 +13,7 @@ from common.engine import TorchEngine, infer
 from common.errors import UserError
 from common.metadata import ModelMetadata
 from common.triton_engine import best_engine
-from tacotron2.gpu.decoder_engine import FusedEncoder, FusedEncoderEngine
+from tacotron2.gpu.encoder_engine import FusedEncoder, FusedEncoderEngine
 from tacotron2.model import Tacotron2
 from tacotron2.parts import EncoderPart
 from tests.models import TINY_TACOTRON2

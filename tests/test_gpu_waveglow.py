@@ -25,7 +25,8 @@ from waveglow.conditioning import upsampling_taps
 from waveglow.gpu import engine as waveglow_engine
 from waveglow.gpu.engine import FastWaveGlowEngine
 from waveglow.gpu.folding import OUTPUTS, WIDTH, fold, width_of
-from waveglow.gpu.network import GENERAL, HOPPER, Network, Tiles, Tuning
+from waveglow.gpu.network import Network
+from waveglow.gpu.tuning import GENERAL, HOPPER, Tiles, Tuning
 from waveglow.model import WaveGlow
 from waveglow.parts import WaveGlowPart
 
@@ -172,14 +173,15 @@ def interpret(descriptors: bool, channels: int = 64, rank: int | None = None) ->
     part, frames = random_part(config, rank=rank), [3, 1, 5]
     inputs = [random_inputs(config, 1, count) for count in frames]
     network = Network(part, torch.device("cpu"), dataclasses.replace(INTERPRETED, descriptors=descriptors))
-    rows = network.rows_of(frames) + 2  # more than they take
-    memory = torch.full((network.bytes_for(rows),), 255, dtype=torch.uint8)
-    memory[: 2 * network.gap * WIDTH] = 0
-    buffers = network.buffers(memory, rows)
-    assert buffers.table[network.gap :].isnan().all()
+    geometry = network.geometry
+    rows = geometry.rows_of(frames) + 2  # more than they take
+    memory = torch.full((geometry.bytes_for(rows),), 255, dtype=torch.uint8)
+    memory[: 2 * geometry.gap * WIDTH] = 0
+    buffers = geometry.buffers(memory, rows, frames)
+    assert buffers.table[geometry.gap :].isnan().all()
     mel, z = (torch.cat([pair[i][0].half() for pair in inputs], 1) for i in (0, 1))
     audio = torch.full((sum(frames) * 256,), float("nan"), dtype=torch.float16)
-    for launch in network.launches(buffers, torch.from_numpy(network.places(frames, rows)), mel, z, audio):
+    for launch in network.launches(buffers, mel, z, audio):
         launch()
     assert relative_error(audio, torch.cat([part(*pair)[0] for pair in inputs])) < 2e-3
 

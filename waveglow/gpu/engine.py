@@ -13,7 +13,9 @@ from common.graph_engine import GraphRun
 from common.metadata import ModelMetadata
 from common.triton_engine import Launch, TritonEngine
 from waveglow.gpu.folding import OUTPUTS
-from waveglow.gpu.network import ROW_TILE, Network, Tuning, default_tuning
+from waveglow.gpu.geometry import Buffers
+from waveglow.gpu.network import Network
+from waveglow.gpu.tuning import ROW_TILE, Tuning, default_tuning
 from waveglow.model import WaveGlow
 from waveglow.parts import WaveGlowPart
 
@@ -24,7 +26,7 @@ CACHED_SHAPES = 32  # shapes that keep their graph
 class _Plan:
     """The memory that a shape's launches read and write, and what runs them."""
 
-    places: Tensor
+    buffers: Buffers
     mel: Tensor
     z: Tensor
     audio: Tensor
@@ -77,7 +79,7 @@ class FastWaveGlowEngine(TritonEngine):
         mel, z, audio = (tensors[name] for name in ("mel", "z", "audio"))
         batch, frames = mel.size(0), mel.size(2)
         lengths = [frames] * batch
-        used_rows = self._network.rows_of(lengths)
+        used_rows = self._network.geometry.rows_of(lengths)
         plan = self._plans.get((used_rows, batch * frames), lambda: self._plan(used_rows, batch * frames, lengths))
 
         @torch.inference_mode()
@@ -102,12 +104,12 @@ class FastWaveGlowEngine(TritonEngine):
             of each its audio (M * hop_length,).
         """
         frames = [mel.size(1) for mel in mels]
-        total, rows = sum(frames), _rounded_up(self._network.rows_of(frames))
-        most = rows // self._network.frame_rows
+        total, rows = sum(frames), _rounded_up(self._network.geometry.rows_of(frames))
+        most = rows // self._network.geometry.frame_rows
         plan = self._plans.get((rows, most), lambda: self._plan(rows, most))
-        places = torch.from_numpy(self._network.places(frames, rows)).pin_memory()
+        row_map = torch.from_numpy(self._network.geometry.row_map(frames, rows)).pin_memory()
         with on_device(self.device):
-            plan.places.copy_(places, non_blocking=True)
+            plan.buffers.row_map.copy_(row_map, non_blocking=True)
             plan.mel[:, :total].copy_(torch.cat(list(mels), 1))
             plan.z[:, : total * self._network.positions].copy_(torch.cat(list(noises), 1))
             plan.run()
@@ -117,18 +119,18 @@ class FastWaveGlowEngine(TritonEngine):
     @torch.inference_mode()
     def _plan(self, used_rows: int, frames: int, lengths: Sequence[int] = ()) -> _Plan:
         """For planes of so many rows and so many frames, at first those of utterances of the given lengths."""
-        needed = self._network.bytes_for(used_rows)
+        needed = self._network.geometry.bytes_for(used_rows)
         if needed > self._memory.numel():
             # Graphs work at fixed addresses: those of the smaller memory go with it.
             self._plans.clear()
             self._memory = torch.empty(0, dtype=torch.uint8, device=self.device)
             self._memory = torch.zeros(needed, dtype=torch.uint8, device=self.device)
-        buffers, config = self._network.buffers(self._memory, used_rows), self._network.config
+        buffers = self._network.geometry.buffers(self._memory, used_rows, lengths)
+        config = self._network.config
         positions = frames * self._network.positions
         sizes = (config.n_mel_channels, frames), (config.n_group, positions), (config.n_group * positions,)
         mel, z, audio = (torch.zeros(size, dtype=torch.float16, device=self.device) for size in sizes)
-        places = torch.from_numpy(self._network.places(lengths, used_rows)).to(self.device)
-        launches = self._network.launches(buffers, places, mel, z, audio)
+        launches = self._network.launches(buffers, mel, z, audio)
 
         def run() -> None:
             for launch in launches:
@@ -140,7 +142,7 @@ class FastWaveGlowEngine(TritonEngine):
                 run()  # Triton compiles at the first launch, which must not happen during a capture
                 self._compiled |= kernels
             replay = GraphRun(run, self.device, warm_up=False) if self._graphs else run
-            return _Plan(places, mel, z, audio, replay)
+            return _Plan(buffers, mel, z, audio, replay)
 
     def close(self) -> None:
         self._plans.clear()

@@ -40,8 +40,9 @@ class FoldedFlow:
     """One flow: its layers, the outputs' bias (OUTPUTS), and the mixer (from channel, to channel) whose columns stand
     `early` channels further on, where that many channels of noise join the audio behind this flow.
 
-    products: for the conditioning at the frames' rate, from a frame's mel taps to what all layers mix: (mel taps *
-        n_mel_channels filled up to whole blocks, ranks * layers * 2 * channels), the last in the gate's order.
+    products, mixing: for the conditioning at the frames' rate, else None. The products make what all layers mix from a
+        frame's mel taps: (mel taps * n_mel_channels filled up to whole blocks, ranks * layers * 2 * channels), the last
+        in the gate's order. The mixing says how the positions of a frame mix it: (positions, ranks).
     """
 
     channels: int
@@ -50,6 +51,7 @@ class FoldedFlow:
     mixer: Tensor
     early: int
     products: Tensor | None
+    mixing: Tensor | None
 
 
 def width_of(config: WaveGlowConfig) -> int:
@@ -119,10 +121,12 @@ def _fold_flow(
     wide_mixer = mixer.new_zeros(config.n_group, config.n_group)
     wide_mixer[: 2 * half, early : early + 2 * half] = mixer.T
     wide_bias = nn.functional.pad(output_bias, (0, OUTPUTS - output_bias.numel()))
-    products = None
+    products = mixing = None
     if isinstance(flow.condition, FrameCondition):
         products = _fold_products(flow.condition, ranks).to(dtype)
-    return FoldedFlow(2 * half, layers, wide_bias, wide_mixer, early, products)
+        weights = flow.condition.weights  # (rank, positions), the same for all flows
+        mixing = nn.functional.pad(weights.T, (0, ranks - len(weights))).to(dtype).contiguous()
+    return FoldedFlow(2 * half, layers, wide_bias, wide_mixer, early, products, mixing)
 
 
 def _fold_products(condition: FrameCondition, ranks: int) -> Tensor:
