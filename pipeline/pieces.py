@@ -8,7 +8,7 @@ import numpy as np
 
 from common.errors import InvalidInput, UserError, explained
 from common.phrases import Phrase
-from pipeline.settings import RANGES, SpeakSettings
+from pipeline.settings import SpeakSettings, settings_of
 from tacotron2.decoder import StopReason
 from tacotron2.text import EncodedText, split
 from tacotron2.text.front_end import TextFrontEnd
@@ -36,11 +36,11 @@ class Piece:
     pause: float = 0.0
     speed: float | None = None
 
-    def own_settings(self, settings: SpeakSettings) -> SpeakSettings:
-        """The settings with the piece's own seed and speed in them. Raises InvalidInput for one out of range."""
-        own = {"seed": self.seed, "speed": self.speed}
-        given = {name: value for name, value in own.items() if value is not None}
-        return replace(settings, **given) if given else settings  # type: ignore[arg-type]
+    def seed_in(self, settings: SpeakSettings) -> int:
+        return settings.seed if self.seed is None else self.seed
+
+    def speed_in(self, settings: SpeakSettings) -> float:
+        return settings.speed if self.speed is None else self.speed
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class PieceResult:
         stop_reason: "gate" at the end of the text, "cap" where the frame limit cut it; None where it failed.
         seconds: of computing; a batch's time is shared out by frames. 0 in streams.
         mel: float32 [n_mel_channels, frames], where whole texts keep pictures.
-        alignment: float32 [frames as decoded, symbols], where pictures are kept.
+        alignment: attention weights, float32 [frames as decoded, symbols], where pictures or word times are wanted.
         error: why it failed; the other pieces of its batch are not harmed.
     """
 
@@ -140,7 +140,7 @@ def _read(
 
 
 def _within_range(speed: float) -> float:
-    slowest, fastest = RANGES["speed"]
+    slowest, fastest = settings_of(SpeakSettings)["speed"].range or (0, 0)
     return min(max(slowest, speed), fastest)
 
 

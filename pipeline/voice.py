@@ -22,12 +22,14 @@ from common.errors import Closed, UserError, explained
 from common.files import REPOSITORY
 from common.metadata import ModelMetadata, Part, Precision
 from common.phrases import Phrase
-from pipeline.audio import Audio, Resampler, limit
+from pipeline.audio import Audio, Resampler
 from pipeline.engine_set import EngineSet
 from pipeline.model_files import default_paths, open_engines
 from pipeline.pieces import Piece, PieceResult, PreparedPhrase, prepare
-from pipeline.scheduler import CLOSING_SECONDS, Scheduler, Speech
+from pipeline.scheduler import CLOSING_SECONDS, Scheduler
 from pipeline.settings import RuntimeOptions, SpeakSettings, WorkSettings
+from pipeline.speech import Speech
+from pipeline.stages import level, sigma, stop_rule
 from pipeline.synthesizer import BATCHES_AHEAD, Synthesizer
 from pipeline.torch_engines import torch_engines
 from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
@@ -164,7 +166,7 @@ class Voice:
         return cls(_closed_on_error(engines, work, lambda: bias_of(waveglow, device)))
 
     def __repr__(self) -> str:
-        engines = ", ".join(engine.name for engine in self.engines.engines.values())
+        engines = ", ".join(engine.name for engine in self.engines.parts.values())
         return f"<Voice {self.name!r}, {self.sampling_rate} Hz, {self.engines.precision}: {engines}>"
 
     @property
@@ -189,17 +191,17 @@ class Voice:
             what JSON has: strings, numbers, None, lists and dictionaries of them.
         """
         chosen, engines = settings or SpeakSettings(), self.engines
-        rule = engines.stop_rule(chosen)
+        rule = stop_rule(engines, chosen, chosen.speed)
         speaking = {one.name: getattr(chosen, one.name) for one in dataclasses.fields(chosen)}
         del speaking["keep_pictures"], speaking["timestamps"]  # they decide what comes beside the audio
         return {
-            "models": {part: _identity_of(engine.metadata) for part, engine in engines.engines.items()},
-            "backends": {part: engine.backend for part, engine in engines.engines.items()},
+            "models": {part: _identity_of(engine.metadata) for part, engine in engines.parts.items()},
+            "backends": {part: engine.backend for part, engine in engines.parts.items()},
             "device": engines.device.type,
             "max_symbols": engines.max_symbols,
             "settings": speaking
             | {
-                "sigma": chosen.sigma if chosen.sigma is not None else engines.sigma,
+                "sigma": sigma(engines, chosen),
                 "gate_threshold": rule.gate_threshold,
                 "max_decoder_steps": rule.max_decoder_steps,
                 "sampling_rate": chosen.sampling_rate or self.sampling_rate,
@@ -253,7 +255,7 @@ class Voice:
     def submit(
         self, text: str, settings: SpeakSettings | None = None, on_event: Callable[[], object] = lambda: None
     ) -> Speech:
-        """Queues a text for streaming and returns at once; see `pipeline.scheduler.Speech`.
+        """Queues a text for streaming and returns at once; see `pipeline.speech.Speech`.
 
         Raises:
             InvalidInput: nothing can be spoken, or a setting is out of range.
@@ -287,7 +289,7 @@ class Voice:
 
     def leveled(self, piece: PieceResult) -> Audio:
         """A piece's audio at the voice's level, limited to full scale. Raises the error of a piece that failed."""
-        return Audio(limit(torch.from_numpy(piece.samples), self.engines.gain).numpy(), self.sampling_rate)
+        return Audio(level(self.engines, torch.from_numpy(piece.samples)).numpy(), self.sampling_rate)
 
     def close(self, drain: bool = False, timeout: float = CLOSING_SECONDS) -> None:
         """Closes the engines; may be called again. Arguments as for `Scheduler.close`.

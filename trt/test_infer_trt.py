@@ -38,17 +38,17 @@ def main(args: argparse.Namespace) -> None:
     assert paths is not None  # the parser requires them
     with Voice.from_files(paths, work=benchmark.work_settings, **runtime_choice(args)) as voice:
         engines = voice.engines
-        check_precision(args, engines.engines)
+        check_precision(args, engines.parts)
         check_audio_flags(args, engines.audio)
         if engines.batch_size < benchmark.batch:
             most = engines.batch_size
             raise UserError(f"-bs {benchmark.batch}: the engines take {most} at most; build them with a wider -bs")
-        waveglow = engines.engines["waveglow"].metadata.model
+        waveglow = engines.parts["waveglow"].metadata.model
         assert isinstance(waveglow, WaveGlowConfig)
         report = report_settings(args, output_folder(args.output))
         with voice_speaker(voice, benchmark, args.stream) as speak:
             report_benchmark(
-                framework(engines.engines),
+                framework(engines.parts),
                 benchmark,
                 speak,
                 engines.precision,

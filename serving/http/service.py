@@ -8,7 +8,7 @@ from pathlib import Path
 
 from common.errors import UserError
 from pipeline import Voice
-from pipeline.scheduler import Speech
+from pipeline.speech import Speech
 from serving.http.api import ApiError, SpeechOrder, api_error
 from serving.http.metrics import Metrics
 from serving.http.speech_events import SpeechEvents
@@ -109,6 +109,6 @@ class SpeechService:
     def answer_to(self, error: UserError) -> ApiError:
         """An error of the voice as clients may read it: without the folders of the model files."""
         answer = api_error(error)
-        for engine in self.voice.engines.engines.values():
+        for engine in self.voice.engines.parts.values():
             answer.args = (str(answer).replace(engine.name, Path(engine.name).name),)
         return answer

@@ -5,7 +5,7 @@ import queue
 from contextlib import suppress
 
 from pipeline import Audio
-from pipeline.scheduler import Speech
+from pipeline.speech import Speech
 
 
 class SpeechEvents:

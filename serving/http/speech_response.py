@@ -16,7 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 from common.errors import EngineFailure, UserError
 from pipeline import Audio
 from pipeline.encoders import Encoder, make_encoder
-from pipeline.scheduler import CancelledError, Speech
+from pipeline.speech import CancelledError, Speech
 from serving.http.api import ApiError, SpeechOrder, unavailable
 from serving.http.service import CLIENT_GONE, RequestRecord, SpeechService
 from serving.http.speech_events import SpeechEvents
@@ -126,7 +126,7 @@ class _Answer:
                 if data:
                     yield _event("speech.audio.delta", audio=base64.b64encode(data).decode())
                 for piece in self.speech.results[seen:]:
-                    if piece.alignment is not None:
+                    if piece.alignment is not None and self.speech.settings.keep_pictures:
                         yield _alignment(piece.alignment, piece.piece.encoded.text)
                     seen += 1
             read = sum(len(piece.piece.encoded.text) for piece in self.speech.results)
