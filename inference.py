@@ -19,6 +19,8 @@ from pipeline.flags import (
     given_flags,
     read_request,
 )
+from tacotron2.loading import load_tacotron2
+from waveglow.loading import load_waveglow
 
 
 def make_parser() -> ArgumentParser:
@@ -40,16 +42,15 @@ def main(args: argparse.Namespace) -> None:
     device = "cuda" if torch.cuda.is_available() and not args.cpu else "cpu"
     if args.fp16 and device == "cpu":
         raise UserError("--fp16 needs an NVIDIA GPU, and PyTorch finds none; leave it out to run in FP32 on the CPU")
-    with Voice.from_checkpoints(
-        args.tacotron2,
-        args.waveglow,
+    flags = {**given_flags(args, Tacotron2Config, WaveGlowConfig), "sampling_rate": args.model_sampling_rate}
+    with Voice.from_models(
+        load_tacotron2(args.tacotron2, flags),
+        load_waveglow(args.waveglow, flags),
         device=device,
         precision="fp16" if args.fp16 else "fp32",
         fast=args.fast,
         conditioning=args.conditioning,
         work=request.work,
-        dimensions=given_flags(args, Tacotron2Config, WaveGlowConfig),
-        sampling_rate=args.model_sampling_rate,
     ) as voice:
         check_audio_flags(args, voice.engines.audio)
         if args.include_warmup:  # on the same engines, whose graphs the timed run finds captured

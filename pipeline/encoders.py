@@ -18,8 +18,7 @@ import numpy as np
 
 from common.errors import InvalidInput
 from common.files import write_whole
-from common.wav import SAMPLE_FORMATS, WavWriter, wav_file, wav_header
-from pipeline.audio import pcm16
+from common.wav import SAMPLE_FORMATS, WavWriter, pcm16, wav_file, wav_header
 
 OPUS_RATES = (8000, 16000, 24000, 48000)  # Hz of our sampling rates, those that Opus codes
 BIT_RATE = 96_000
@@ -57,6 +56,10 @@ class AudioFormat:
             rates = ", ".join(map(str, OPUS_RATES))
             raise InvalidInput(f"sampling_rate {asked}: opus takes {rates}", "sampling_rate")
         return asked or OPUS_DEFAULT_RATE
+
+    def rate_of(self, rate: int) -> int:
+        """The rate that audio of some rate gets in this format: its own, if the format holds it."""
+        return rate if self.name != "opus" or rate in OPUS_RATES else OPUS_DEFAULT_RATE
 
 
 # A stream's sizes can't be written at the beginning afterwards: no Xing header. Ogg's pages would hold back a second of

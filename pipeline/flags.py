@@ -12,10 +12,11 @@ from typing import Any, cast
 
 from common.cli import bounded_float, bounded_int, settings_from
 from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
-from common.engine import Engine, part_flag
+from common.engine import Engine
 from common.errors import UserError
 from common.files import output_folder
 from common.metadata import PARTS, Part
+from common.model_flags import part_flag
 from common.phrases import Phrase, live_phrases, read_phrases
 from common.wav import SAMPLE_FORMATS
 from pipeline.console import Request

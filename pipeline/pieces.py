@@ -1,17 +1,20 @@
 """From phrases to the pieces of text that are spoken in one breath."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from common.errors import InvalidInput, UserError, explained
 from common.phrases import Phrase
-from pipeline.settings import SpeakSettings
+from pipeline.settings import SpeakSettings, settings_of
 from tacotron2.decoder import StopReason
 from tacotron2.text import EncodedText, split
 from tacotron2.text.front_end import TextFrontEnd
+from tacotron2.text.rewriting import Trace
+from tacotron2.text.ssml import Segment, parse_ssml, shown
 
 _SENTENCE_END = re.compile(r"[.!?][)']*$")
 
@@ -105,30 +108,51 @@ def prepare(phrases: Sequence[Phrase], settings: SpeakSettings, max_symbols: int
 
 
 def _prepare(phrase: Phrase, settings: SpeakSettings, front_end: TextFrontEnd, max_symbols: int) -> PreparedPhrase:
-    reading, silence = phrase.text, settings.sentence_silence
     if phrase.error is not None:
         return PreparedPhrase(phrase, "", (), phrase.error)
-    if not isinstance(reading, str):
-        wrong = InvalidInput(f"the text to speak must be a str, not {type(reading).__name__}")
+    if not isinstance(phrase.text, str):
+        wrong = InvalidInput(f"the text to speak must be a str, not {type(phrase.text).__name__}")
         return PreparedPhrase(phrase, "", (), wrong)
+    readings: list[str] = []
+    pieces: list[Piece] = []
     try:
-        reading = front_end.read(phrase.text)
-        texts = split(reading, max_symbols, final_period=front_end.final_period, by_sentence=silence > 0)
+        for segment in parse_ssml(phrase.text) if settings.ssml else [Segment(phrase.text)]:
+            texts = _read(segment, settings, front_end, max_symbols, readings)
+            speed = None if segment.speed == 1 else _within_range(settings.speed * segment.speed)
+            for text in texts:
+                pieces.append(Piece(phrase, len(pieces), False, text, speed=speed))
+            pieces[-1] = replace(pieces[-1], pause=segment.pause)
     except UserError as error:
         invalid = error if isinstance(error, InvalidInput) else InvalidInput(str(error))
-        return PreparedPhrase(phrase, reading, (), invalid)
+        return PreparedPhrase(phrase, phrase.text, (), invalid)
     except Exception as error:
-        return PreparedPhrase(phrase, reading, (), explained(error, _named(phrase, phrase.text)))
-    last = len(texts) - 1
-    pieces = tuple(Piece(phrase, number, number == last, text) for number, text in enumerate(texts))
-    return PreparedPhrase(phrase, reading, tuple(_with_silence(pieces, silence)))
+        return PreparedPhrase(phrase, phrase.text, (), explained(error, _named(phrase, phrase.text)))
+    pieces[-1] = replace(pieces[-1], last=True)
+    return PreparedPhrase(phrase, " ".join(readings), tuple(_with_silence(one, settings) for one in pieces))
 
 
-def _with_silence(pieces: Iterable[Piece], seconds: float) -> Iterable[Piece]:
-    """Pieces with at least so much silence after each that ends a sentence, but for the last."""
-    for piece in pieces:
-        ends = not piece.last and _SENTENCE_END.search(piece.encoded.text)
-        yield replace(piece, pause=max(piece.pause, seconds)) if ends else piece
+def _read(
+    segment: Segment, settings: SpeakSettings, front_end: TextFrontEnd, max_symbols: int, readings: list[str]
+) -> list[EncodedText]:
+    """The texts of a segment's pieces; adds how it is read to `readings`."""
+    trace = None
+    if settings.timestamps:
+        trace = segment.trace() if settings.ssml else Trace(segment.text)
+    with trace or nullcontext():
+        readings.append(front_end.read(segment.text))
+    final_period, by_sentence = front_end.final_period and segment.ends, settings.sentence_silence > 0
+    texts = split(readings[-1], max_symbols, final_period=final_period, trace=trace, by_sentence=by_sentence)
+    return [shown(text) for text in texts] if settings.ssml else texts
+
+
+def _with_silence(piece: Piece, settings: SpeakSettings) -> Piece:
+    ends = not piece.last and _SENTENCE_END.search(piece.encoded.text)
+    return replace(piece, pause=max(piece.pause, settings.sentence_silence)) if ends else piece
+
+
+def _within_range(speed: float) -> float:
+    slowest, fastest = settings_of(SpeakSettings)["speed"].range or (0, 0)
+    return min(max(slowest, speed), fastest)
 
 
 def describe(piece: Piece) -> str:
