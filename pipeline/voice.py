@@ -32,6 +32,7 @@ from pipeline.speech import Speech
 from pipeline.stages import level, sigma, stop_rule
 from pipeline.synthesizer import BATCHES_AHEAD, Synthesizer
 from pipeline.torch_engines import torch_engines
+from pipeline.words import joined_words
 from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
 from tacotron2.model import Tacotron2
 from waveglow.conditioning import Conditioning
@@ -330,10 +331,12 @@ class Voice:
         pieces = [next(spoken) for _ in phrase.pieces]
         try:
             whole = Audio.join([self.leveled(piece) for piece in pieces])
+            words = joined_words((piece.words, len(piece.samples) / self.sampling_rate) for piece in pieces)
+            whole = dataclasses.replace(whole, words=words)
             if settings.sampling_rate is None or settings.sampling_rate == self.sampling_rate:
                 return whole
             resampler = Resampler(self.sampling_rate, settings.sampling_rate)
-            return Audio(resampler(whole.samples, last=True), settings.sampling_rate)
+            return Audio(resampler(whole.samples, last=True), settings.sampling_rate, words)
         except Exception as error:
             return explained(error, f"line {phrase.phrase.line}")
 
