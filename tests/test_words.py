@@ -86,7 +86,7 @@ def check_stream_and_whole(voice: Voice, **settings) -> Audio:
     assert [(word.text, word.span) for word in words] == [(word.text, word.span) for word in whole.words]
     times = [time for word in whole.words for time in (word.start, word.end)]
     assert [time for word in words for time in (word.start, word.end)] == pytest.approx(times)
-    assert [0, *times, whole.seconds] == sorted([0, *times, whole.seconds])
+    assert np.diff([0, *times, whole.seconds]).min() > -0.006  # half a frame, by which a changed speed is rounded
     without = voice.speak(SSML, ssml=True, **settings)
     assert without == whole
     assert without.words == ()
