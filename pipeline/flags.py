@@ -19,6 +19,7 @@ from common.metadata import PARTS, Part
 from common.model_flags import part_flag
 from common.phrases import Phrase, live_phrases, read_phrases
 from common.wav import SAMPLE_FORMATS
+from pipeline.captions import CAPTION_FORMATS
 from pipeline.console import Request
 from pipeline.encoders import FORMATS, AudioFormat, available_formats
 from pipeline.settings import (
@@ -87,6 +88,7 @@ def add_speak_flags(parser: argparse.ArgumentParser) -> None:
         help="of the audio; wav is float32, pcm16 a wav of half the size "
         "[what -o's name says; float32 in folders, pcm to standard output]",
     )
+    results.add_argument("--captions", choices=CAPTION_FORMATS, help="save when each word is heard beside the audio")
     results.add_argument(
         "--plots", action="store_true", help="save pictures of waveform, mel spectrogram and alignment"
     )
@@ -222,7 +224,7 @@ def read_request(args: argparse.Namespace, suffix: str) -> Request:
         groups = [[phrase for phrases in groups for phrase in phrases]]
         if len(groups[0]) > 1:
             raise UserError(f"-o {one_file} is a file, and there are {len(groups[0])} phrases: give a folder for them")
-    settings = speak_settings(args, keep_pictures=args.plots or args.page)
+    settings = speak_settings(args, keep_pictures=args.plots or args.page, timestamps=args.captions is not None)
     if (audio_format := FORMATS.get(output.format if isinstance(output, OutputSettings) else output.name)) is not None:
         settings = dataclasses.replace(settings, sampling_rate=audio_format.sampling_rate(settings.sampling_rate))
     return Request(groups, notes, settings, settings_from(args, WorkSettings), output, parameters(args))
@@ -260,7 +262,7 @@ def output_settings(args: argparse.Namespace, suffix: str) -> OutputSettings | A
     by_name = None if to_stdout or output.is_dir() else FILE_FORMATS.get(output.suffix.lower())
     if to_stdout or by_name is not None:
         goes = "audio to standard output" if to_stdout else f"the one file {output}"
-        for flag in ("plots", "page", "resume"):
+        for flag in ("plots", "page", "resume", *(["captions"] if to_stdout else [])):
             if getattr(args, flag):
                 raise UserError(f"--{flag} goes with a folder of files, not with {goes}; leave it out")
     if to_stdout:
