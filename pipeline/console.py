@@ -6,18 +6,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-import torch
 from tqdm import tqdm
 
-from benchmarks.offline import Benchmark, Speak, batch_speaker, measure, stream_speaker
-from benchmarks.result import closing_lines, store, summarize
-from common.config import AudioConfig
 from common.errors import UserError
-from common.metadata import Precision
 from common.phrases import Phrase
 from common.table import format_table, shorten
 from pipeline.page import write_page
@@ -30,7 +23,6 @@ from pipeline.speak import (
     OutputSettings,
     SpokenPhrase,
     Summary,
-    check_plain_name,
     details,
     page_entries,
     speak,
@@ -214,58 +206,3 @@ def _lines(phrases: Sequence[Phrase]) -> str:
     numbers = ", ".join(str(phrase.line) for phrase in phrases[:NAMED])
     more = f" and {len(phrases) - NAMED} more" if len(phrases) > NAMED else ""
     return f"line{'s' if len(phrases) > 1 else ''} {numbers}{more}"
-
-
-@dataclass(frozen=True)
-class ReportSettings:
-    """Where a benchmark's results go.
-
-    Attributes:
-        folder: for wavs, log, result and CSV row.
-        csv_file: name of the CSV file; None writes none.
-        parameters: what the log says of the run's flags.
-    """
-
-    folder: Path
-    log_file: str
-    csv_file: str | None
-    parameters: Mapping[str, Any]
-
-    def __post_init__(self) -> None:
-        """Raises UserError for a name that would leave the folder."""
-        for flag, name in (("--log-file", self.log_file), ("--csv", self.csv_file)):
-            if name is not None:
-                check_plain_name(flag, name)
-
-
-@contextmanager
-def voice_speaker(voice: Voice, benchmark: Benchmark, stream: bool) -> Iterator[Speak]:
-    """What a benchmark measures of a voice: batches, or streams that begin together."""
-    if stream:
-        scheduler = voice.scheduler(max_waiting=benchmark.batch)
-        scheduler.warm_up()
-        yield stream_speaker(scheduler, benchmark.speak_settings)
-        return
-    synthesizer = voice.synthesizer(benchmark.speak_settings)
-    try:
-        yield batch_speaker(synthesizer)
-    finally:
-        synthesizer.close()
-
-
-def report_benchmark(
-    framework: str,
-    benchmark: Benchmark,
-    speak: Speak,
-    precision: Precision,
-    wn_channels: int,
-    device: torch.device,
-    audio: AudioConfig,
-    report: ReportSettings,
-) -> None:
-    """Measures a backend with a bar, stores the result and prints the classic's closing lines."""
-    bar = partial(tqdm, disable=None, leave=False)
-    runs = measure(benchmark, speak, device, report.folder, audio.sampling_rate, progress=bar)
-    result = summarize(framework, benchmark, runs, precision, wn_channels, device, audio)
-    store(report.folder, result, runs, report.parameters, report.log_file, report.csv_file)
-    print("\n".join(closing_lines(result)))

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from benchmarks.offline import WARMUPS, Benchmark
 from common.cli import bounded_float, bounded_int, settings_from
 from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
 from common.engine import Engine, part_flag
@@ -19,7 +18,7 @@ from common.files import output_folder
 from common.metadata import PARTS, Part
 from common.phrases import Phrase, read_phrases
 from common.wav import SAMPLE_FORMATS
-from pipeline.console import ReportSettings, Request
+from pipeline.console import Request
 from pipeline.settings import (
     RuntimeOptions,
     RuntimeSettings,
@@ -128,17 +127,8 @@ def _add_audio_flags(group: argparse._ArgumentGroup) -> None:
         group.add_argument(flag, *long, dest=dest, type=int, help=f"{unit}; must agree with the model's [the model's]")
 
 
-def add_benchmark_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that every benchmark has, under the classic's names."""
-    parser.add_argument("--num-iters", type=int, default=10, help=f"timed iterations; {WARMUPS} warm-ups come before")
-    parser.add_argument("-il", "--input-length", type=int, default=64, help="symbols of each utterance")
-    parser.add_argument("-bs", "--batch-size", type=int, default=1, help="utterances at once")
-    parser.add_argument("--batches", type=int, default=1, help="batches in a row, to report a batch's share of")
-    parser.add_argument("--frames", type=int, help="fixed number of mel frames [the stop gate decides]")
-    parser.add_argument("--stream", action="store_true", help="speak as streams, and tell the time to first audio too")
-    parser.add_argument("-o", "--output", type=Path, default=Path("results"), help="folder for logs and results")
-    parser.add_argument("--log-file", default="nvlog.json", help="JSON log, in the output folder")
-    parser.add_argument("--csv", help="CSV file with one row, in the output folder")
+def add_benchmark_voice_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of speaking that benchmarks have, under the classic's names."""
     voice = parser.add_argument_group("voice")
     add_setting_flags(voice, (settings_of(SpeakSettings)[name] for name in ("sigma", "denoise")))
     _add_audio_flags(voice)
@@ -261,30 +251,6 @@ def output_settings(args: argparse.Namespace, suffix: str) -> OutputSettings | N
         suffix=suffix,
         sample_format=args.format,
     )
-
-
-def benchmark_settings(args: argparse.Namespace, frames: int | None = None) -> Benchmark:
-    """What to measure, by the flags of `add_benchmark_flags`; `frames` where no flag gives them.
-
-    Raises:
-        UserError: sizes that make no sense.
-    """
-    if args.stream and args.batches > 1:
-        raise UserError("--batches and --stream don't go together: streams begin at the same time; leave one out")
-    return Benchmark(
-        batch=args.batch_size,
-        length=args.input_length,
-        iterations=args.num_iters,
-        frames=args.frames or frames,
-        sigma=args.sigma,
-        denoise=denoise_strength(args),
-        batches=args.batches,
-    )
-
-
-def report_settings(args: argparse.Namespace, folder: Path) -> ReportSettings:
-    """Where a benchmark's results go. Raises UserError for names that would leave the folder."""
-    return ReportSettings(folder, args.log_file, args.csv, parameters(args))
 
 
 def denoise_strength(args: argparse.Namespace) -> float:

@@ -7,22 +7,23 @@ from typing import Any
 from common.metadata import ModelMetadata
 from pipeline.engine_set import EngineSet
 from pipeline.settings import SpeakSettings
+from pipeline.stages import sigma, stop_rule
 
 BESIDE_AUDIO = ("keep_pictures", "timestamps")  # settings that decide only what comes with the audio
 
 
 def identity_of(engines: EngineSet, settings: SpeakSettings) -> dict[str, Any]:
     """See `pipeline.Voice.identity`."""
-    rule = engines.stop_rule(settings)
+    rule = stop_rule(engines, settings, settings.speed)
     names = [one.name for one in dataclasses.fields(settings) if one.name not in BESIDE_AUDIO]
     return {
-        "models": {part: _metadata_of(engine.metadata) for part, engine in engines.engines.items()},
-        "backends": {part: engine.backend for part, engine in engines.engines.items()},
+        "models": {part: _metadata_of(engine.metadata) for part, engine in engines.parts.items()},
+        "backends": {part: engine.backend for part, engine in engines.parts.items()},
         "device": engines.device.type,
         "max_symbols": engines.max_symbols,
         "settings": {name: getattr(settings, name) for name in names}
         | {
-            "sigma": settings.sigma if settings.sigma is not None else engines.sigma,
+            "sigma": sigma(engines, settings),
             "gate_threshold": rule.gate_threshold,
             "max_decoder_steps": rule.max_decoder_steps,
             "sampling_rate": settings.sampling_rate or engines.audio.sampling_rate,

@@ -1,7 +1,7 @@
 """From phrases to the pieces of text that are spoken in one breath."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -33,11 +33,11 @@ class Piece:
     pause: float = 0.0
     speed: float | None = None
 
-    def own_settings(self, settings: SpeakSettings) -> SpeakSettings:
-        """The settings with the piece's own seed and speed in them. Raises InvalidInput for one out of range."""
-        own = {"seed": self.seed, "speed": self.speed}
-        given = {name: value for name, value in own.items() if value is not None}
-        return replace(settings, **given) if given else settings  # type: ignore[arg-type]
+    def seed_in(self, settings: SpeakSettings) -> int:
+        return settings.seed if self.seed is None else self.seed
+
+    def speed_in(self, settings: SpeakSettings) -> float:
+        return settings.speed if self.speed is None else self.speed
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class PieceResult:
         stop_reason: "gate" at the end of the text, "cap" where the frame limit cut it; None where it failed.
         seconds: of computing; a batch's time is shared out by frames. 0 in streams.
         mel: float32 [n_mel_channels, frames], where whole texts keep pictures.
-        alignment: float32 [frames as decoded, symbols], where pictures are kept.
+        alignment: attention weights, float32 [frames as decoded, symbols], where pictures or word times are wanted.
         error: why it failed; the other pieces of its batch are not harmed.
     """
 

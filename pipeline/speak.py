@@ -326,7 +326,7 @@ def _resampled(wav: WavWriter, from_rate: int, to_rate: int) -> Callable[[np.nda
 
 def reading_notes(voice: Voice, prepared: Sequence[PreparedPhrase]) -> list[str]:
     """What the user should know of how phrases will be read: characters left out or spelled, ARPAbet not learned."""
-    arpabet = voice.engines.engines["encoder"].metadata.arpabet
+    arpabet = voice.engines.parts["encoder"].metadata.arpabet
     notes = []
     for phrase in prepared:
         if phrase.dropped:
@@ -420,7 +420,7 @@ def details(voice: Voice, settings: SpeakSettings) -> dict[str, str]:
     sigma = settings.sigma if settings.sigma is not None else engines.sigma
     return {
         "Voice": voice.name or "not named by its checkpoint",
-        "Engines": ", ".join(engine.name for engine in engines.engines.values()),
+        "Engines": ", ".join(engine.name for engine in engines.parts.values()),
         "Precision": engines.precision.upper(),
         "Sigma": f"{sigma:g}",
         "Seed": str(settings.seed),

@@ -15,15 +15,17 @@ import torch
 from torch import Tensor
 
 from common.errors import Closed, EngineFailure, explained
+from common.metadata import Part
 from common.phrases import Phrase
-from common.random_streams import NoiseAhead, RandomStreams
+from common.random_streams import Noise, RandomStreams
 from common.timing import Stages
+from pipeline import stages
 from pipeline.engine_set import EngineSet
-from pipeline.mel import at_speed, frames_at_speed
 from pipeline.pieces import Piece, PieceResult, PreparedPhrase, describe, prepare
+from pipeline.policy import frames_at_speed
 from pipeline.settings import SpeakSettings
 from tacotron2.decoder import DecodedBatch, Utterance
-from waveglow.vocoder import padded_frames, vocode
+from waveglow.windows import padded_frames
 
 STAGES = ("encoder", "decoder", "postnet", "waveglow", "denoiser")
 BATCHES_AHEAD = 8  # batches are made of so many batches' worth of pieces, so that lengths match and memory is bounded
@@ -40,9 +42,7 @@ class _Vocoding:
     memory: Tensor
     decoded: DecodedBatch
     mels: Sequence[Tensor]  # of each piece, refined and at its speed
-    audio: Tensor  # float32 (all pieces' samples,), on the host once `arrived` has come
-    samples: Sequence[int]  # of each piece
-    arrived: torch.cuda.Event | None  # None on a CPU
+    audio: stages.HostAudio
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class Synthesizer:
         self.on_message = on_message
         self.on_progress = on_progress
         self.stages = Stages(engines.device)
-        self.sigma = self.settings.sigma if self.settings.sigma is not None else engines.sigma
-        self.denoiser = engines.denoiser(self.settings.denoise)
+        self.sigma = stages.sigma(engines, self.settings)
+        self.denoiser = engines.denoisers.get(self.settings.denoise)
         # While a GPU works, the host is free to draw noise; on a CPU drawing ahead would only take from the engines.
         self._pool = ThreadPoolExecutor(thread_name_prefix="synthesizer") if engines.on_gpu else None
         self._one_ahead = engines.on_gpu
@@ -117,8 +117,7 @@ class Synthesizer:
     def speak_batches(self, batches: Iterable[Sequence[Piece]]) -> Iterator[list[PieceResult]]:
         """Speaks batches of at most `batch_size` pieces, and yields the results of each.
 
-        On a GPU a batch is yielded when the next one has been decoded: the GPU is never without work while the host
-        takes the audio over.
+        On a GPU a batch is yielded when the next one has been decoded: the GPU has work while the host copies audio.
         """
         before: _Vocoding | _Failed | None = None
         for batch in batches:
@@ -164,7 +163,7 @@ class Synthesizer:
         if isinstance(started, _Vocoding):
             try:
                 with self.engines.running():
-                    return list(self._taken_over(started))
+                    return list(self._results(started))
             except Exception as error:
                 started = self._failed(started.pieces, self._symbols_done, error)
         pieces = started.pieces
@@ -180,25 +179,20 @@ class Synthesizer:
     def _start_together(self, pieces: Sequence[Piece]) -> "_Vocoding":
         started = time.perf_counter()
         memory = self._encode(pieces)
-        streams = [RandomStreams(self._settings_of(piece).seed, piece.encoded.text) for piece in pieces]
-        noises = [
-            NoiseAhead(stream, self.engines.noise_channels, self._noise_size(piece), self._pool, self.engines.on_gpu)
-            for stream, piece in zip(streams, pieces, strict=True)
-        ]
-        decoded = self._decode(pieces, memory, streams)
+        utterances = [stages.utterance(self.engines, piece, self.settings) for piece in pieces]
+        noises = [self._noise(piece, one.streams) for piece, one in zip(pieces, utterances, strict=True)]
+        decoded = self._decode(pieces, memory, utterances)
         mels = self._refine(pieces, decoded)
-        audio, samples = self._vocode(pieces, mels, noises)
-        arrived = torch.cuda.current_stream().record_event() if self.engines.on_gpu else None
-        return _Vocoding(pieces, started, memory[0], decoded, mels, audio, samples, arrived)
+        audios = self._denoise(self._vocode(pieces, mels, noises))
+        on_host = stages.HostAudio.of(torch.cat(audios).float(), [audio.numel() for audio in audios])
+        return _Vocoding(pieces, started, memory[0], decoded, mels, on_host)
 
-    def _taken_over(self, batch: "_Vocoding") -> Iterator[PieceResult]:
-        if batch.arrived is not None:
-            batch.arrived.synchronize()
-        parts = np.split(batch.audio.numpy(), np.cumsum(batch.samples)[:-1])
-        # Memory that is new is slow to write to, unless many threads do.
-        over_all = self._pool.map if self._pool is not None and len(parts) > 1 else map
+    def _results(self, batch: "_Vocoding") -> Iterator[PieceResult]:
+        views = batch.audio.wait()
+        # Page faults dominate this copy; threads hide them.
+        over_all = self._pool.map if self._pool is not None and len(views) > 1 else map
         silences = [round(piece.pause * self.engines.audio.sampling_rate) for piece in batch.pieces]
-        audios = list(over_all(_copied, parts, silences))
+        audios = list(over_all(_copied, views, silences))
         for item, (piece, audio) in enumerate(zip(batch.pieces, audios, strict=True)):
             if audio is None:
                 decoded = batch.decoded.mels[item, :, : batch.decoded.frames[item]]
@@ -221,10 +215,10 @@ class Synthesizer:
     def _encode(self, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
         self.on_message("Running Tacotron2 Encoder")
         with self.stages("encoder"):
-            return self.engines.encode([piece.encoded.ids for piece in pieces])
+            return stages.encode(self.engines, [piece.encoded.ids for piece in pieces])
 
     def _decode(
-        self, pieces: Sequence[Piece], memory: tuple[Tensor, Tensor], streams: Sequence[RandomStreams]
+        self, pieces: Sequence[Piece], memory: tuple[Tensor, Tensor], utterances: Sequence[Utterance]
     ) -> DecodedBatch:
         self.on_message("Running Tacotron2 Decoder")
         symbols = [len(piece.encoded.ids) for piece in pieces]
@@ -234,13 +228,13 @@ class Synthesizer:
             try:
                 decoded = self.engines.decoder.decode(
                     *memory,
-                    [self._utterance(piece, stream) for piece, stream in zip(pieces, streams, strict=True)],
-                    keep_alignments=self.settings.keep_pictures,
+                    utterances,
+                    keep_alignments=stages.keeps_attention(self.settings),
                     on_step=lambda step: self._advance_to(done + share * min(1.0, step / expected)),
                 )
             except EngineFailure as error:
                 if not torch.isfinite(memory[0]).all():  # then the decoder is not to blame
-                    raise self.engines.nan_error("encoder", describe(pieces[0])) from error
+                    raise stages.nan_error(self.engines, "encoder", describe(pieces[0])) from error
                 raise EngineFailure(f"{describe(pieces[0])}: {error}") from error
         self._advance_to(done + share)
         self.on_message(f"Stopping after {max(decoded.frames)} decoder steps")
@@ -252,54 +246,43 @@ class Synthesizer:
     def _refine(self, pieces: Sequence[Piece], decoded: DecodedBatch) -> list[Tensor]:
         self.on_message("Running Tacotron2 Postnet")
         with self.stages("postnet"):
-            mels = self.engines.refine_each(decoded.mels, decoded.frames)
-        speeds = [self._settings_of(piece).speed for piece in pieces]
+            mels = stages.refine_each(self.engines, decoded.mels, decoded.frames)
+        speeds = [piece.speed_in(self.settings) for piece in pieces]
         return [
-            at_speed(mel, speed, 0, frames_at_speed(frames, speed))
+            stages.at_speed(mel, speed, 0, frames_at_speed(frames, speed))
             for mel, speed, frames in zip(mels, speeds, decoded.frames, strict=True)
         ]
 
-    def _vocode(
-        self, pieces: Sequence[Piece], mels: Sequence[Tensor], noises: Sequence[NoiseAhead]
-    ) -> tuple[Tensor, list[int]]:
-        """Starts WaveGlow: audio of all pieces one after another, float32 on the host once it is there, and the samples
-        of each.
-        """
+    def _vocode(self, pieces: Sequence[Piece], mels: Sequence[Tensor], noises: Sequence[Noise]) -> list[Tensor]:
+        """Starts WaveGlow: the audio of each piece."""
         self.on_message("Running WaveGlow")
         engines = self.engines
-        waveglow = engines.engines["waveglow"]
-        dtype = waveglow.contract.outputs[0].dtype
         frames = [padded_frames(mel.size(1), engines.window_sizes[0]) for mel in mels]
         done, share = self._symbols_done, (1 - DECODER_SHARE) * sum(len(piece.encoded.ids) for piece in pieces)
         with self.stages("waveglow"):
-            positions = [count * engines.noise_per_frame for count in frames]
-            drawn = [noise.take(count) for noise, count in zip(noises, positions, strict=True)]
-            z = torch.cat([noise.to(waveglow.device, non_blocking=True) for noise in drawn]).mul_(self.sigma).to(dtype)
-            audios = vocode(
-                waveglow,
+            drawn = [
+                noise.take(0, count * engines.noise_per_frame) for noise, count in zip(noises, frames, strict=True)
+            ]
+            return stages.vocode(
+                engines,
                 mels,
-                [part.T for part in z.split(positions)],
-                window=engines.work.window,
+                drawn,
+                self.sigma,
                 on_frames=lambda finished: self._advance_to(done + share * finished / sum(frames)),
             )
-        if self.denoiser is not None:
-            with self.stages("denoiser"):
-                audios = [self.denoiser(audio.float()) for audio in audios]
-        audio = torch.cat(audios).float()
-        host = torch.empty(audio.shape, pin_memory=self.engines.on_gpu)
-        host.copy_(audio, non_blocking=True)
-        return host, [audio.numel() for audio in audios]
 
-    def _settings_of(self, piece: Piece) -> SpeakSettings:
-        return piece.own_settings(self.settings)
+    def _denoise(self, audios: list[Tensor]) -> list[Tensor]:
+        if self.denoiser is None:
+            return audios
+        with self.stages("denoiser"):
+            return [stages.denoise(self.denoiser, audio) for audio in audios]
 
-    def _utterance(self, piece: Piece, streams: RandomStreams) -> Utterance:
-        return Utterance(len(piece.encoded.ids), streams, self.engines.stop_rule(self._settings_of(piece)))
-
-    def _noise_size(self, piece: Piece) -> int:
-        # Positions of noise that a piece will probably need.
-        frames = TYPICAL_FRAMES / self._settings_of(piece).speed * len(piece.encoded.ids)
-        return round(frames) * self.engines.noise_per_frame
+    def _noise(self, piece: Piece, streams: RandomStreams) -> Noise:
+        """A piece's noise, of which a likely amount is drawn ahead while a GPU decodes."""
+        noise = Noise(streams, self.engines.noise_channels, self._pool, self.engines.on_gpu)
+        frames = round(TYPICAL_FRAMES / piece.speed_in(self.settings) * len(piece.encoded.ids))
+        noise.draw_ahead(frames * self.engines.noise_per_frame)
+        return noise
 
     def _alignment(self, decoded: DecodedBatch, item: int, symbols: int) -> np.ndarray | None:
         if decoded.alignments is None:
@@ -308,10 +291,9 @@ class Synthesizer:
 
     def _nan_error(self, piece: Piece, memory: Tensor, decoded: Tensor, mel: Tensor) -> EngineFailure:
         """The error that names the part at which what isn't a number came in."""
-        for part, tensor in (("encoder", memory), ("decoder_iter", decoded), ("postnet", mel)):
-            if not torch.isfinite(tensor).all():
-                return self.engines.nan_error(part, describe(piece))  # type: ignore[arg-type]
-        return self.engines.nan_error("waveglow", describe(piece))
+        before: tuple[tuple[Part, Tensor], ...] = (("encoder", memory), ("decoder_iter", decoded), ("postnet", mel))
+        wrong = [part for part, tensor in before if not torch.isfinite(tensor).all()]
+        return stages.nan_error(self.engines, (*wrong, "waveglow")[0], describe(piece))
 
     def _advance_to(self, symbols: float) -> None:
         self._symbols_done = symbols

@@ -20,13 +20,15 @@ from common.engine import Engine
 from common.errors import Closed, UserError, explained
 from common.metadata import Part, Precision
 from common.phrases import Phrase
-from pipeline.audio import Audio, Resampler, limit
+from pipeline.audio import Audio, Resampler
 from pipeline.engine_set import EngineSet
 from pipeline.identity import identity_of
 from pipeline.model_files import open_engines, voice_files
 from pipeline.pieces import Piece, PieceResult, PreparedPhrase, prepare
-from pipeline.scheduler import CLOSING_SECONDS, QUEUE_LENGTH, Scheduler, Speech
+from pipeline.scheduler import CLOSING_SECONDS, QUEUE_LENGTH, Scheduler
 from pipeline.settings import RuntimeOptions, RuntimeSettings, SpeakOptions, SpeakSettings, WorkSettings, written_out
+from pipeline.speech import Speech
+from pipeline.stages import level
 from pipeline.synthesizer import BATCHES_AHEAD, Synthesizer
 from pipeline.torch_engines import torch_engines
 from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
@@ -145,7 +147,7 @@ class Voice:
         return cls(_closed_on_error(engines, work, lambda: bias_of(waveglow, device)))
 
     def __repr__(self) -> str:
-        engines = ", ".join(engine.name for engine in self.engines.engines.values())
+        engines = ", ".join(engine.name for engine in self.engines.parts.values())
         return f"<Voice {self.name!r}, {self.sampling_rate} Hz, {self.engines.precision}: {engines}>"
 
     @property
@@ -229,7 +231,7 @@ class Voice:
     def submit(
         self, text: str, settings: SpeakSettings | None = None, on_event: Callable[[], object] = lambda: None
     ) -> Speech:
-        """Queues a text for streaming and returns at once; see `pipeline.scheduler.Speech`.
+        """Queues a text for streaming and returns at once; see `pipeline.speech.Speech`.
 
         Raises:
             InvalidInput: nothing can be spoken, or a setting is out of range.
@@ -281,7 +283,7 @@ class Voice:
 
     def leveled(self, piece: PieceResult) -> Audio:
         """A piece's audio at the voice's level, limited to full scale. Raises the error of a piece that failed."""
-        return Audio(limit(torch.from_numpy(piece.samples), self.engines.gain).numpy(), self.sampling_rate)
+        return Audio(level(self.engines, torch.from_numpy(piece.samples)).numpy(), self.sampling_rate)
 
     def close(self, drain: bool = False, timeout: float = CLOSING_SECONDS) -> None:
         """Closes the engines; may be called again. Arguments as for `Scheduler.close`.

@@ -26,8 +26,9 @@ from common.wav import WavWriter
 from pipeline import SpeakSettings, Voice, WorkSettings
 from pipeline.audio import Audio
 from pipeline.engine_set import EngineSet
-from pipeline.scheduler import FAILED_ROUNDS, CancelledError
+from pipeline.scheduler import FAILED_ROUNDS
 from pipeline.speak import OutputSettings, speak, stream_pcm
+from pipeline.speech import CancelledError
 from tacotron2.text.front_end import TextFrontEnd
 from tests.engine_doubles import Watched, tiny_engines
 from tests.scripts import run_script
@@ -279,7 +280,7 @@ def test_a_device_error_that_stays_ends_everything_at_once(
 
 def test_nobody_waits_for_ever_for_an_engine_that_does_not_return(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.scheduler.STUCK_SECONDS", 0.2)
-    monkeypatch.setattr("pipeline.scheduler.WATCH_SECONDS", 0.1)
+    monkeypatch.setattr("pipeline.speech.WATCH_SECONDS", 0.1)
     reasons: list[str] = []
     engines = tiny_engines()
     entered, leave = standing(engines, "waveglow")
@@ -322,7 +323,7 @@ def test_a_program_that_streams_and_forgets_to_close_ends_cleanly(tmp_path: Path
 
 
 def test_draining_does_not_wait_for_a_reader_that_has_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.scheduler.MAX_UNREAD_SECONDS", 0.1)
+    monkeypatch.setattr("pipeline.policy.MAX_UNREAD_SECONDS", 0.1)
     voice = Voice(tiny_engines())
     speech = voice.submit("A sentence. " * 50, SpeakSettings(**SETTINGS))
     speech.next_chunk(60)
@@ -334,7 +335,7 @@ def test_draining_does_not_wait_for_a_reader_that_has_stopped(monkeypatch: pytes
 
 
 def test_requests_under_way_are_bounded_whoever_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.scheduler.MAX_UNREAD_SECONDS", 0.1)
+    monkeypatch.setattr("pipeline.policy.MAX_UNREAD_SECONDS", 0.1)
     settings = SpeakSettings(**SETTINGS)
     with Voice(tiny_engines()) as voice:
         scheduler = voice.scheduler(max_slots=2, max_waiting=3)

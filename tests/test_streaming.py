@@ -16,8 +16,8 @@ from torch import Tensor
 from common.errors import Busy, Closed, UserError
 from common.metadata import Part
 from pipeline import Audio, SpeakSettings, Voice
-from pipeline.scheduler import GPU_BLOCKS, CancelledError
-from pipeline.streaming import CPU_CONTEXT, CPU_WINDOWS
+from pipeline.policy import CPU_BLOCKS, CPU_CONTEXT, CPU_WINDOWS, GPU_BLOCKS
+from pipeline.speech import CancelledError
 from tests.engine_doubles import Watched, tiny_engines
 
 NEVER = 1 - 1e-6  # a gate threshold that no gate of these models passes: utterances end at their caps
@@ -121,9 +121,9 @@ def requests(count: int) -> list[tuple[str, dict]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("blocks", [1, GPU_BLOCKS])
+@pytest.mark.parametrize("blocks", [CPU_BLOCKS, GPU_BLOCKS])
 def test_neighbours_change_nobodys_audio(voice: Voice, monkeypatch: pytest.MonkeyPatch, blocks: int) -> None:
-    monkeypatch.setattr(voice.scheduler(), "_blocks", blocks)
+    monkeypatch.setattr("pipeline.policy.CPU_BLOCKS", blocks)
     given = requests(110)
     speeches = []
     for number, (text, settings) in enumerate(given):
@@ -196,7 +196,7 @@ def test_whatever_fails_in_the_worker_the_next_request_is_spoken(monkeypatch: py
     with Voice(tiny_engines()) as voice:
         whole = voice.speak("Hello.", **settings)
         with monkeypatch.context() as broken:
-            broken.setattr("pipeline.scheduler.PieceResult", None)
+            broken.setattr("pipeline.streaming.PieceResult", None)
             with pytest.raises(UserError, match="speaking a request failed: TypeError"):
                 list(voice.stream("Hello.", **settings))
         assert_same(list(voice.stream("Hello.", **settings)), whole)
@@ -278,16 +278,16 @@ def test_what_is_not_a_number_is_an_error_of_its_own_request(part: Part, tensor:
 
 
 def test_a_slow_reader_blocks_nobody_and_is_not_served_ahead(voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.scheduler.MAX_UNREAD_SECONDS", 1.0)
+    monkeypatch.setattr("pipeline.policy.MAX_UNREAD_SECONDS", 1.0)
     settings = {"gate_threshold": NEVER, "max_decoder_steps": 60}
     slow = voice.submit("A sentence. " * 100, SpeakSettings(**settings))
     for _ in range(3):
         assert len(list(voice.stream("Hello.", **settings))) > 0
     deadline = time.monotonic() + 20
-    while slow._unread_seconds < 1.0 and time.monotonic() < deadline:
+    while slow.unread_seconds < 1.0 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.3)
-    assert slow._unread_seconds < 1.0 + 2 * 60 * 256 / 22050  # the piece under way, and no more
+    assert slow.unread_seconds < 1.0 + 2 * 60 * 256 / 22050  # the piece under way, and no more
     assert_same(list(slow), voice.speak("A sentence. " * 100, **settings))
 
 

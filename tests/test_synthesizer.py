@@ -13,9 +13,10 @@ from common.metadata import PARTS, ModelMetadata, Part
 from common.phrases import Phrase
 from common.random_streams import RandomStreams
 from pipeline import Audio, Voice
-from pipeline.engine_set import POSTNET_WINDOW, EngineSet
+from pipeline.engine_set import EngineSet
 from pipeline.model_files import open_engines
 from pipeline.pieces import PieceResult
+from pipeline.stages import POSTNET_WINDOW, encode, refine, refine_each
 from pipeline.synthesizer import Synthesizer
 from tacotron2.decoder import StopRule, Utterance
 from tests.models import synthesizer_on
@@ -64,7 +65,7 @@ def test_what_is_decoded_is_the_same_to_the_bit_in_any_batch(tiny_engines: Engin
     def decoded(places: list[int]) -> dict[int, torch.Tensor]:
         utterances = [Utterance(len(texts[place]), RandomStreams(place, ""), StopRule(1.0, 40)) for place in places]
         with engines.running():
-            batch = engines.decoder.decode(*engines.encode([texts[place] for place in places]), utterances)
+            batch = engines.decoder.decode(*encode(engines, [texts[place] for place in places]), utterances)
         return dict(zip(places, batch.mels, strict=True))
 
     for size in (2, 4, 8):
@@ -91,10 +92,10 @@ def test_the_postnet_in_windows_is_the_postnet_on_each_utterance(tiny_engines: E
     engines = EngineSet(tiny_engines)
     frames = [300, POSTNET_WINDOW + 1, POSTNET_WINDOW, 50, 401, 50, 3 * POSTNET_WINDOW]
     mels = torch.randn(len(frames), 80, max(frames), generator=torch.Generator().manual_seed(0))
-    one_by_one = [engines.refine(mels[item : item + 1, :, :length])[0] for item, length in enumerate(frames)]
+    one_by_one = [refine(engines, mels[item : item + 1, :, :length])[0] for item, length in enumerate(frames)]
     for on_gpu in (False, True):
         engines.on_gpu = on_gpu
-        for found, expected in zip(engines.refine_each(mels, frames), one_by_one, strict=True):
+        for found, expected in zip(refine_each(engines, mels, frames), one_by_one, strict=True):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 

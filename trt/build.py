@@ -21,7 +21,7 @@ from trt import bindings, timing_cache
 from trt.bindings import TensorRT, dotted, one_line, tensor_spec
 from trt.progress import monitored
 from trt.record import EngineRecord, SizeRange, profile_shapes, read_record, record_path
-from waveglow.vocoder import GRAIN, grains_within
+from waveglow.windows import GRAIN, grains_within
 
 if TYPE_CHECKING:
     import tensorrt

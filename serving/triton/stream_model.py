@@ -26,8 +26,8 @@ import triton_python_backend_utils as pb_utils  # what the server's Python backe
 from common.errors import Busy, Closed, InvalidInput, explained
 from common.metadata import PARTS
 from pipeline import Audio, SpeakSettings, Voice
-from pipeline.scheduler import CancelledError, Speech
 from pipeline.settings import settings_at
+from pipeline.speech import CancelledError, Speech
 
 WATCH_SECONDS = 0.1  # between looks whether a client has cancelled: the server tells only who asks
 
