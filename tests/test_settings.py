@@ -7,7 +7,7 @@ from typing import get_type_hints
 import pytest
 
 from pipeline import SpeakSettings, Voice, WorkSettings
-from pipeline.flags import add_engine_flags, add_speak_flags, denoise_strength, speak_settings
+from pipeline.flags import add_engine_flags, add_speak_flags, denoise_strength, read_texts, speak_settings
 from pipeline.settings import (
     Door,
     RuntimeOptions,
@@ -20,6 +20,7 @@ from scripts import corpus
 from serving.http.api import SpeechRequest
 from serving.triton.repository import INPUTS
 from tacotron2.text.lexicon import Lexicon
+from trt.inference_trt import make_parser
 
 OPENAIS = {"model", "input", "voice", "response_format", "stream_format", "instructions"}
 
@@ -107,3 +108,11 @@ def test_the_spellings_of_all_doors_are_taken_by_each(tmp_path) -> None:
             args = parser.parse_args([*source, *flags])
             assert speak_settings(args) == expected
             assert args.cuda_graph is False
+
+
+def test_the_console_command_takes_its_text_without_a_flag() -> None:
+    parser = make_parser("speak")
+    assert [one.text for one in read_texts(parser.parse_args(["Hello there.", "--denoise"]), [])] == ["Hello there."]
+    assert [one.text for one in read_texts(parser.parse_args(["--text", "A.", "--text", "B."]), [])] == ["A.", "B."]
+    with pytest.raises(SystemExit):
+        parser.parse_args(["Hello.", "--text", "Hello."])

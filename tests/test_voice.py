@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -19,6 +20,7 @@ from common.errors import InvalidInput, UserError
 from common.files import REPOSITORY
 from common.metadata import PARTS, Precision
 from pipeline import Audio, SpeakSettings, Voice, WorkSettings
+from pipeline.console import EXIT_CUT
 from tacotron2.text.lexicon import Lexicon
 from tests.engine_doubles import tiny_engines
 
@@ -293,3 +295,33 @@ def test_the_readmes_program_runs_from_another_folder(tmp_path: Path, tiny_folde
     assert rate == 22050
     assert len(samples) >= 256
     assert re.search(r"^\d+\.\d\d s at 22050 Hz\n(\d+\.\d\d s more: \d+ samples\n)+$", result.stdout)
+
+
+@pytest.mark.slow
+def test_an_installed_project_speaks_with_its_voice_and_writes_nothing_beside_itself(
+    tmp_path: Path, tiny_checkpoints: dict[str, Path]
+) -> None:
+    """Built from a copy whose demo voice is a tiny one, so that it takes seconds."""
+    clone, site, home, out = (tmp_path / name for name in ("clone", "site", "home", "out"))
+    tracked = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    for name in filter(lambda name: not name.endswith(".pt"), tracked.splitlines()):
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(REPOSITORY / name, clone / name)
+    for model, path in tiny_checkpoints.items():
+        shutil.copy(path, clone / "checkpoints" / f"{model}_demo.pt")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*pip, "--target", site, clone], check=True, timeout=300)
+    installed = {path for path in site.rglob("*") if "__pycache__" not in path.parts}
+    result = subprocess.run(
+        [sys.executable, site / "bin" / "speak", "Hello.", "-o", out, "--max-decoder-steps", "16"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(site), "HOME": str(home), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert result.returncode in (0, EXIT_CUT), result.stderr
+    assert f"Exporting the demo voice to {home}/.cache/" in result.stdout
+    assert len(list(out.glob("*.wav"))) == 1
+    assert {path for path in site.rglob("*") if "__pycache__" not in path.parts} == installed
