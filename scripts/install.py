@@ -30,6 +30,7 @@ MADE_HERE = ".made-by-scripts"  # a file in .venv; without it the environment is
 EXTRAS = ("run", "serve", "corpus", "analysis", "openvino", "hopper", "test")
 PROJECT = "tacotron2-waveglow-tensorrt"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+TRIED_TORCH = "torch==2.13.0"  # the release that the project was tested with
 # NVIDIA's builds of these would be lost to an upgrade.
 KEPT = re.compile(r"(torch|torchvision|torchaudio|numpy|.*triton|tensorrt([-_].*)?|(nvidia|cuda)[-_].*)", re.IGNORECASE)
 REASONS = {  # what pip's and the system's errors mean to users
@@ -174,11 +175,11 @@ def install(extra: str) -> None:
             wanted.append(str(requirement))
         elif not requirement.specifier.contains(version, prereleases=True):
             print(f"Warning: {requirement.name} {version} is kept, but the project was tried with {requirement}")
-    [*torch] = (requirement for requirement in wanted if re.match(r"torch\b", requirement))
-    if torch and not is_for_gpus():
+    needs_torch = "torch" not in kept and installed_version("torch") is None
+    if needs_torch and not is_for_gpus():
         print("Installing PyTorch, without CUDA as there is no NVIDIA driver", flush=True)
         # An index that can't be reached is no error to pip: it goes on to the wheels that it is configured to look at.
-        if pip("--no-deps", "--retries", "0", "--timeout", "5", "--index-url", CPU_INDEX, *torch):
+        if pip("--no-deps", "--retries", "0", "--timeout", "5", "--index-url", CPU_INDEX, TRIED_TORCH):
             print(f"No CPU build at {CPU_INDEX}: the package registry's may take 3 GB (Ctrl-C stops it)", flush=True)
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt") as constraints:
         constraints.writelines(f"{name}=={version}\n" for name, version in kept.items())

@@ -455,6 +455,7 @@ def test_pytorch_without_cuda_is_preferred_where_no_gpu_will_be(
     real_find = importlib.util.find_spec
     monkeypatch.setattr(install, "pip", pip_double)
     monkeypatch.setattr(install, "kept_packages", dict)
+    monkeypatch.setattr(install, "installed_version", lambda name: None)
     monkeypatch.setattr(install, "project_requirements", lambda extra: [Requirement("torch<9,>=2"), Requirement("x")])
     monkeypatch.setattr(install.shutil, "which", lambda name: "there" if machine == "driver" else None)
     monkeypatch.setattr(
