@@ -45,7 +45,7 @@ REASONS = {  # what pip's and the system's errors mean to users
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="install.py", description=__doc__)
-    parser.add_argument("extra", choices=EXTRAS, help="run is what speaking takes; the others add to it")
+    parser.add_argument("extra", metavar="EXTRA", help=f"{', '.join(EXTRAS)}: what speaking takes, and more than that")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--here", action="store_true", help="install into the Python that runs this, not into .venv")
     where.add_argument(
@@ -55,6 +55,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
+    if args.extra not in EXTRAS:
+        fail(f"unknown extra {args.extra}: it is one of {', '.join(EXTRAS)}")
     if args.here:
         install(args.extra)
     elif args.active and (is_environment() or is_nvidia_container()):
