@@ -687,23 +687,18 @@ def test_damaged_file_is_named_and_left_alone(server: Server, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("status", "words"), [(404, "no such file on the server"), (401, "wants a login"), (503, "503")]
+    ("attribute", "value", "words"),
+    [
+        ("status", 404, "no such file on the server"),
+        ("status", 401, "wants a login"),
+        ("status", 503, "503"),
+        ("type", "text/html; charset=utf-8", "web page"),
+        ("server_port", 9, "check the network"),  # nothing listens there
+    ],
 )
-def test_server_that_refuses(server: Server, tmp_path: Path, status: int, words: str) -> None:
-    server.status = status
+def test_server_that_sends_no_checkpoint(server: Server, tmp_path: Path, attribute: str, value, words: str) -> None:
+    setattr(server, attribute, value)
     assert_one_line_error(run_download(server, tmp_path), NAME, words)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_web_page_instead_of_a_file(server: Server, tmp_path: Path) -> None:
-    server.type = "text/html; charset=utf-8"
-    assert_one_line_error(run_download(server, tmp_path), "web page")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_no_server(server: Server, tmp_path: Path) -> None:
-    server.server_port = 9  # nothing listens there
-    assert_one_line_error(run_download(server, tmp_path), "check the network")
     assert list(tmp_path.iterdir()) == []
 
 
