@@ -170,14 +170,15 @@ def install(extra: str) -> None:
         fail(f"{sys.executable} has no pip: sudo apt-get install python3-pip, then run this again")
     print(f"Installing into {sys.prefix}", flush=True)
     require(pip("--no-deps", "--editable", str(ROOT), PIP_CONSTRAINT=""))
-    kept, wanted = kept_packages(), []
+    kept, wanted, needs_torch = kept_packages(), [], False
     for requirement in project_requirements(extra):
         version = kept.get(requirement.name)
         if version is None:
             wanted.append(str(requirement))
+            if requirement.name == "torch":
+                needs_torch = not requirement.specifier.contains(installed_version("torch") or "0")
         elif not requirement.specifier.contains(version, prereleases=True):
             print(f"Warning: {requirement.name} {version} is kept, but the project was tried with {requirement}")
-    needs_torch = "torch" not in kept and installed_version("torch") is None
     if needs_torch and not is_for_gpus():
         print("Installing PyTorch, without CUDA as there is no NVIDIA driver", flush=True)
         # An index that can't be reached is no error to pip: it goes on to the wheels that it is configured to look at.
