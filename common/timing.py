@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,14 +53,17 @@ class Stages:
 
 
 class TimedEngine:
-    """An engine that adds up the wall time spent running it; for engines on the CPU, which return when done."""
+    """An engine that adds up the wall time spent running it; for engines on the CPU, which return when done.
+
+    It runs what is bound, and has no other ability of the engine's.
+    """
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+        self.name, self.metadata, self.contract = engine.name, engine.metadata, engine.contract
+        self.device, self.limits, self.backend = engine.device, engine.limits, engine.backend
+        self.capturable = engine.capturable
         self.seconds = 0.0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
+        self._engine = engine
 
     def bind(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
         run = self._engine.bind(tensors)
@@ -72,3 +74,6 @@ class TimedEngine:
             self.seconds += time.perf_counter() - started
 
         return timed_run
+
+    def close(self) -> None:
+        self._engine.close()
