@@ -6,23 +6,20 @@ from contextlib import ExitStack
 import torch
 
 from benchmarks.classic import classic_speaker
-from benchmarks.offline import RANDOM_FRAMES, random_models
+from benchmarks.offline import (
+    RANDOM_FRAMES,
+    add_benchmark_flags,
+    random_models,
+    read_benchmark,
+    run_benchmark,
+    voice_speaker,
+)
 from common.cli import ArgumentParser, run
 from common.config import Tacotron2Config, WaveGlowConfig
 from common.errors import UserError
-from common.files import output_folder
 from common.metadata import Precision
 from pipeline import Voice
-from pipeline.console import report_benchmark, voice_speaker
-from pipeline.flags import (
-    add_benchmark_flags,
-    add_checkpoint_flags,
-    add_model_flags,
-    benchmark_settings,
-    check_audio_flags,
-    given_flags,
-    report_settings,
-)
+from pipeline.flags import add_checkpoint_flags, add_model_flags, check_audio_flags, given_flags
 from tacotron2.loading import load_tacotron2
 from waveglow.loading import load_waveglow
 
@@ -44,12 +41,12 @@ def make_parser() -> ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    benchmark = benchmark_settings(args, frames=RANDOM_FRAMES if args.random_weights else None)
+    benchmark = read_benchmark(args, frames=RANDOM_FRAMES if args.random_weights else None)
     device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
     if args.fp16 and device.type == "cpu":
         raise UserError("--fp16 needs an NVIDIA GPU, and PyTorch finds none; leave it out to run in FP32 on the CPU")
     of_loop = {
-        "--stream": args.stream,
+        "--stream": benchmark.stream,
         "--denoise": benchmark.denoise,
         "--batches": benchmark.batches > 1,
         "--conditioning": args.conditioning != "auto",
@@ -65,7 +62,6 @@ def main(args: argparse.Namespace) -> None:
     else:
         tacotron2, waveglow = load_tacotron2(args.tacotron2, flags), load_waveglow(args.waveglow, flags)
     check_audio_flags(args, waveglow.audio)
-    report = report_settings(args, output_folder(args.output))
     with ExitStack() as stack:
         if args.loop:
             voice = stack.enter_context(
@@ -73,14 +69,14 @@ def main(args: argparse.Namespace) -> None:
                     tacotron2, waveglow, device, precision, conditioning=args.conditioning, work=benchmark.work_settings
                 )
             )
-            speak = stack.enter_context(voice_speaker(voice, benchmark, args.stream))
+            speak = stack.enter_context(voice_speaker(voice, benchmark))
         else:
             speak = classic_speaker(tacotron2, waveglow, precision, device, benchmark.speak_settings)
         name = LOOP if args.loop else CLASSIC
         if args.conditioning not in ("auto", "exact"):
             name += f", conditioning of rank {args.conditioning}"
         width = waveglow.config.wn_channels
-        report_benchmark(name, benchmark, speak, precision, width, device, waveglow.audio, report)
+        run_benchmark(name, benchmark, speak, precision, width, device, waveglow.audio)
 
 
 def _check_random_weights(flags: dict[str, object]) -> None:

@@ -1,6 +1,6 @@
 """Clients of the load test: each speaks a text and yields the seconds of audio of each chunk as it comes.
 
-The library's needs no packages of servers: what a client needs is imported when it is used.
+The library's needs no packages of servers.
 """
 
 import http.client
@@ -10,28 +10,29 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
+from common.errors import UserError
 from pipeline import SpeakSettings, Voice
 from serving.triton import client as triton_client
 
 TIMEOUT_SECONDS = 120.0  # of a connection, without anything coming
 
 
-class Door(ABC):
-    """A way to a voice. Thread-safe."""
+class Client(ABC):
+    """Something that speaks. Thread-safe."""
 
     @abstractmethod
     def speak(self, text: str, seed: int) -> Iterator[float]:
         """Yields the seconds of audio of each chunk when it has come. Raises whatever goes wrong."""
 
-    def close(self) -> None:  # noqa: B027  a door may have nothing to give back
-        """Gives everything back."""
+    def close(self) -> None:  # noqa: B027  most clients own nothing
+        """Releases what the client owns."""
 
 
-class LibraryDoor(Door):
+class LibraryClient(Client):
     """`Voice.stream` in this process.
 
     Args:
-        voice: owned and closed by the door.
+        voice: owned and closed by the client.
         limits: of `pipeline.scheduler.Scheduler`.
     """
 
@@ -51,12 +52,14 @@ class LibraryDoor(Door):
         self._voice.close()
 
 
-class HttpDoor(Door):
-    """`POST /v1/audio/speech` as pcm, a connection for each request."""
+class HttpClient(Client):
+    """`POST /v1/audio/speech` as pcm, a connection for each request. Raises UserError for another kind of address."""
 
     def __init__(self, url: str, api_key: str = "") -> None:
         parts = urllib.parse.urlsplit(url)
         kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
+        if parts.scheme not in kinds:
+            raise UserError(f"--url {url}: must begin with http:// or https://")
         self._connection = kinds[parts.scheme]
         self._host = parts.netloc
         self._path = parts.path.rstrip("/") + "/v1/audio/speech"
@@ -79,7 +82,7 @@ class HttpDoor(Door):
             connection.close()
 
 
-class TritonDoor(Door):
+class TritonClient(Client):
     """The model `tts_stream` of Triton Inference Server over gRPC, a connection for each request."""
 
     def __init__(self, address: str) -> None:

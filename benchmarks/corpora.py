@@ -6,23 +6,24 @@ Runs without Ray, by the same workers in processes of their own. Lines are as lo
 import argparse
 import hashlib
 import json
-import random
-import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import torch
+
+from benchmarks.machine import Machine
+from benchmarks.result import Result, table, timed_runs
+from benchmarks.texts import sentences
 from common.cli import ArgumentParser, bounded_int, run
 from common.errors import UserError
-from common.files import REPOSITORY, output_folder
+from common.files import output_folder
 from common.metadata import Precision
-from common.phrases import Phrase, read_phrases
-from common.table import format_table
+from common.phrases import Phrase
 from pipeline import SpeakSettings, WorkSettings
-from pipeline.pieces import Piece
-from pipeline.synthesizer import Synthesizer
 from serving.corpora.corpus import Corpus
 from serving.corpora.job import AUDIOS, FORMATS, Job, VoiceSource, claim
 from serving.corpora.pool import ProcessPool, count_gpus
@@ -31,8 +32,8 @@ from serving.corpora.run import Driver
 from tacotron2.loading import DEMO_TACOTRON2
 from waveglow.loading import DEMO_WAVEGLOW
 
-CHARACTERS = (25, 170, 110)  # of a line: least, most, commonest, as LJSpeech has them
-EQUAL = 110  # characters of the texts of the batches without writing
+CHARACTERS = (25, 170, 110)  # of a line: least, most, usual, as LJSpeech has them; the last is that of equal texts
+WORK = ("speaking", "waiting", "reading", "writing")  # what a worker's time goes to
 ITERATIONS = 3
 
 
@@ -56,92 +57,58 @@ def main(args: argparse.Namespace) -> None:
     if max(args.gpus) > count_gpus():
         raise UserError(f"--gpus {max(args.gpus)}: this machine has {count_gpus()}; ask for no more, or for 0")
     settings = SpeakSettings(max_decoder_steps=args.max_decoder_steps)
-    texts = benchmark_texts(args.lines)
-    best, batch = 0.0, args.batch_sizes[0]
-    rows = []
-    for size in args.batch_sizes:
-        equal, mixed = batch_rates(_source(args, size), settings, texts)
-        rows.append((str(size), f"{equal:,.1f}", f"{mixed:,.1f}"))
-        best, batch = max((best, batch), (equal, size))
-    print("In batches, nothing written: seconds of audio a second")
-    print(format_table(["Batch", "Equal texts", "These lines"], rows, "rrr"))
-    results, first = [], 0.0
-    for gpus in args.gpus:
-        made = corpus_run(args, _source(args, batch), settings, texts, gpus)
-        first = first or made.rate
-        share = f"{made.rate / best / max(gpus, 1):.1%}"
-        shares = (f"{one:.1%}" for one in (made.busy, made.waiting, made.reading, made.writing))
-        results.append((str(gpus), f"{made.rate:,.1f}", share, f"{made.rate / first:.2f}", *shares, made.digest[:16]))
-    print(f"Corpora, writing included: {args.repeats} x {args.lines} lines, batch {batch}, {args.format}, {args.audio}")
-    heads = ["GPUs", "Audio s per s", "Of equal texts", "Of the first row"]
-    heads += ["Voice busy", "Waiting", "Reading", "Writing", "SHA-256 of the audio"]
-    print(format_table(heads, results, "rrrrrrrrl"))
+    texts = sentences(args.lines, *CHARACTERS)
+    batches = [batch_result(_source(args, size), settings, texts) for size in args.batch_sizes]
+    best = max(batches, key=lambda result: result.rate("equal_audio", "equal_taken"))
+    columns: dict[str, Callable[[Result], str]] = {
+        "Batch": lambda result: result.subject,
+        "Equal texts": lambda result: f"{result.rate('equal_audio', 'equal_taken'):,.1f}",
+        "These lines": lambda result: f"{result.rate('audio'):,.1f}",
+    }
+    print(f"In batches, nothing written: seconds of audio a second\n{table(batches, columns)}\n")
+    made = [corpus_result(args, _source(args, int(best.subject)), settings, texts, gpus) for gpus in args.gpus]
+
+    def share_of_best(result: Result) -> str:
+        share = result.rate("audio") / best.rate("equal_audio", "equal_taken") / result.settings["workers"]
+        return f"{share:.1%}"
+
+    columns = {
+        "GPUs": lambda result: result.subject,
+        "Audio s per s": lambda result: f"{result.rate('audio'):,.1f}",
+        "Of equal texts": share_of_best,
+        "Of the first row": lambda result: f"{result.rate('audio') / made[0].rate('audio'):.2f}",
+        **{f"{kind.capitalize()}": partial(_share_of_time, kind) for kind in WORK},
+        "SHA-256 of the audio": lambda result: result.settings["digest"][:16],
+    }
+    lines = f"{args.repeats} x {args.lines} lines, batch {best.subject}"
+    print(f"Corpora, writing included: {lines}, {args.format}, {args.audio}\n{table(made, columns)}")
     print("Shares of a worker's time. On a GPU one shard is read and one is written while another is spoken.")
 
 
-def benchmark_texts(count: int) -> list[str]:
-    """Different texts of LJSpeech's lengths: stretches of the sentences in phrases/, the same ones each time."""
-    paths = sorted((REPOSITORY / "phrases").glob("*.txt"))
-    words = " ".join(phrase.text for path in paths for phrase in read_phrases(path, [])).split()
-    chance = random.Random(0)
-    texts: dict[str, None] = {}
-    while len(texts) < count:
-        length, start = chance.triangular(*CHARACTERS), chance.randrange(len(words))
-        text = ""
-        while len(text) < length:
-            text, start = f"{text} {words[start % len(words)]}".strip(), start + 1
-        texts[f"{text[0].upper()}{text[1:].rstrip('.,;:')}."] = None
-    return list(texts)
-
-
-def batch_rates(source: VoiceSource, settings: SpeakSettings, texts: Sequence[str]) -> tuple[float, float]:
-    """Seconds of audio a second, from symbols to samples on the host: of batches of equal texts, and of these texts."""
+def batch_result(source: VoiceSource, settings: SpeakSettings, texts: Sequence[str]) -> Result:
+    """Batches of equal texts, and of these texts, from symbols to samples on the host."""
+    values: dict[str, list[float]] = {}
     with source.open() as voice, voice.synthesizer(settings) as synthesizer:
-        size = voice.engines.batch_size
-        near = min(texts, key=lambda text: abs(len(text) - EQUAL))
-        rates = []
-        for chosen in ([near] * size, texts):
+        near = min(texts, key=lambda text: abs(len(text) - CHARACTERS[-1]))
+        for name, chosen in (("equal_", [near] * voice.engines.batch_size), ("", texts)):
             phrases = [Phrase(index, text) for index, text in enumerate(chosen)]
             pieces = [piece for phrase in voice.prepare(phrases, settings) for piece in phrase.pieces]
             pieces.sort(key=lambda piece: len(piece.encoded.ids))
-            rates.append(_rate(synthesizer, [replace(p, seed=n) for n, p in enumerate(pieces)], voice.sampling_rate))
-    return rates[0], rates[1]
+            pieces = [replace(piece, seed=index) for index, piece in enumerate(pieces)]
+            audio, taken = values.setdefault(f"{name}audio", []), values.setdefault(f"{name}taken", [])
+            for iteration in timed_runs(ITERATIONS, source.device != "cpu"):
+                started = time.perf_counter()
+                spoken = [one.audio for one in synthesizer.speak_pieces(pieces) if one.audio is not None]
+                if iteration >= 0:
+                    taken.append(time.perf_counter() - started)
+                    audio.append(sum(map(len, spoken)) / voice.sampling_rate)
+        return Result(str(source.work.batch_size), {}, values, Machine.this(voice.engines.device))
 
 
-def _rate(synthesizer: Synthesizer, pieces: Sequence[Piece], sampling_rate: int) -> float:
-    list(synthesizer.speak_pieces(pieces))  # warms up
-    samples, started = 0, time.perf_counter()
-    for _ in range(ITERATIONS):
-        spoken = synthesizer.speak_pieces(pieces)
-        samples += sum(len(piece.audio) for piece in spoken if piece.audio is not None)
-    return samples / sampling_rate / (time.perf_counter() - started)
-
-
-@dataclass(frozen=True)
-class CorpusRun:
-    """How fast a corpus was made, and for what share of the time a worker did what.
-
-    Attributes:
-        rate: seconds of audio a second.
-        busy: speaking.
-        waiting: until the shard before was written.
-        reading: lines, beside the voice.
-        writing: audio and records, beside the voice.
-        digest: SHA-256 of the audio files.
-    """
-
-    rate: float
-    busy: float
-    waiting: float
-    reading: float
-    writing: float
-    digest: str
-
-
-def corpus_run(
+def corpus_result(
     args: argparse.Namespace, source: VoiceSource, settings: SpeakSettings, texts: Sequence[str], gpus: int
-) -> CorpusRun:
-    """Makes a corpus, and one to warm up before it; both are deleted."""
+) -> Result:
+    """Makes a corpus, and one to warm up before it; both are deleted. Raises UserError where all lines fail."""
     totals = RunTotals()
     pool = ProcessPool(source, max(1, gpus), on_gpus=gpus > 0)
     parent = output_folder(args.output) if args.output else None
@@ -172,16 +139,17 @@ def corpus_run(
                 driver.speak(job, corpus.shards(0, corpus.missing(0)))
                 taken = time.perf_counter() - started
             if not totals.audio_seconds:
-                raise UserError(
-                    f"all {args.repeats * len(texts)} lines failed, as cut ones do; raise --max-decoder-steps"
-                )
-            kinds = ("speaking", "waiting", "reading", "writing")
-            seconds = (sum(getattr(worker, f"{kind}_seconds") for worker in totals.workers.values()) for kind in kinds)
-            busy, waiting, reading, writing = (one / taken / pool.size for one in seconds)
-            rate, digest = totals.audio_seconds / taken, _digest(job.folder)
-            return CorpusRun(rate, busy, waiting, reading, writing, digest)
+                raise UserError(f"all {job.lines} lines failed, as cut ones do; raise --max-decoder-steps")
+            values = {kind: [getattr(one, f"{kind}_seconds") for one in totals.workers.values()] for kind in WORK}
+            values |= {"audio": [totals.audio_seconds], "taken": [taken]}
+            facts = {"workers": pool.size, "digest": _digest(job.folder)}
+            return Result(str(gpus), facts, values, Machine.this(torch.device("cuda" if gpus else "cpu")))
     finally:
         pool.close()
+
+
+def _share_of_time(kind: str, result: Result) -> str:
+    return f"{result.rate(kind) / result.settings['workers']:.1%}"
 
 
 def _source(args: argparse.Namespace, batch_size: int) -> VoiceSource:
@@ -201,14 +169,8 @@ def _json_lines(texts: Sequence[str], repeats: int) -> Iterator[str]:
 def _digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.suffix in (".wav", ".flac", ".tar")):
-        with open(path, "rb") as file:
-            shutil.copyfileobj(file, _Sum(digest), 1 << 20)
+        digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-class _Sum:
-    def __init__(self, digest) -> None:
-        self.write = digest.update
 
 
 if __name__ == "__main__":

@@ -6,26 +6,27 @@ backends alternate, so that whatever else the machine does falls on all of them.
 """
 
 import argparse
-import statistics
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from benchmarks.classic import classic_speaker
-from common.cli import ArgumentParser, run
+from benchmarks.machine import Machine
+from benchmarks.result import Result, table, timed_runs
+from common.cli import ArgumentParser, bounded_int, run
 from common.cpu_backend import is_openvino_installed, usable_cores
 from common.engine import Engine
 from common.errors import UserError
 from common.files import REPOSITORY
 from common.metadata import PARTS, Part
 from common.phrases import Phrase, read_phrases
-from common.table import format_markdown
-from common.timing import TimedEngine
 from exports.voice import export_voice
 from pipeline.model_files import open_engine, open_engines
 from pipeline.pieces import prepare
@@ -39,74 +40,64 @@ BASELINE = "PyTorch eager, the classic's loop"
 PART_NAMES = {"decoder_iter": "decoder", "waveglow": "WaveGlow"}
 
 
-@dataclass(frozen=True)
-class Measurement:
-    """One run: seconds of audio, seconds taken, and of them seconds inside each part's engine (none if not known)."""
-
-    audio: float
-    taken: float
-    parts: Mapping[Part, float] = field(default_factory=dict)
-
-
-Backend = Callable[[], Measurement]  # speaks all phrases once
+Backend = Callable[[], dict[str, float]]  # speaks all phrases: seconds of audio, taken, and inside each part's engine
 
 
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="cpu.py", description=__doc__)
     parser.add_argument("-i", "--input", type=Path, default=REPOSITORY / "phrases" / "phrase.txt", help="phrase file")
-    parser.add_argument("--num-iters", type=int, default=3, help="timed runs of each backend, after a warm-up")
+    parser.add_argument("--num-iters", type=bounded_int(1, 1000), default=3, help="timed runs, after a warm-up")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.num_iters < 1:
-        raise UserError(f"--num-iters {args.num_iters}: must be at least 1")
     phrases = read_phrases(args.input, [])
     with tempfile.TemporaryDirectory() as folder:
-        measured = measure(make_backends(phrases, Path(folder)), args.num_iters)
+        results = measure(make_backends(phrases, Path(folder)), args.num_iters)
+    baseline = _speed(next(result for result in results if result.subject == BASELINE))
+    columns: dict[str, Callable[[Result], str]] = {
+        "Backend": lambda result: result.subject,
+        "Audio s per s": lambda result: f"{_speed(result):.2f}",
+        "Range": lambda result: f"{_speed(result, 0):.2f} to {_speed(result, 100):.2f}",
+        "Outside engines": _outside,
+        "Speed-up": lambda result: f"{_speed(result) / baseline:.2f}",
+    }
     print(f"{len(phrases)} phrases, {usable_cores()} cores, median of {args.num_iters} runs")
-    print(f"{speed_table(measured)}\n\nMilliseconds for a second of audio:\n{part_table(measured)}")
+    print(table(results, columns))
+    parts = {PART_NAMES.get(part, part): partial(_milliseconds, part) for part in PARTS}
+    timed = [result for result in results if "waveglow" in result.values]
+    print("\nMilliseconds for a second of audio:")
+    print(table(timed, {"Backend": lambda result: result.subject, **parts}))
 
 
-def measure(backends: Mapping[str, Backend], iterations: int) -> dict[str, list[Measurement]]:
-    """Runs the backends in turn, after a warm-up of each; a list of `iterations` measurements for each.
-
-    Each run is a line on standard error.
-    """
-    measured: dict[str, list[Measurement]] = {name: [] for name in backends}
-    for iteration in range(1 + iterations):
+def measure(backends: Mapping[str, Backend], iterations: int) -> list[Result]:
+    """Runs the backends in turn, after a warm-up of each. Each run is a line on standard error."""
+    values: dict[str, dict[str, list[float]]] = {name: defaultdict(list) for name in backends}
+    for iteration in timed_runs(iterations, on_gpu=False):
         for name, speak in backends.items():
-            measurement = speak()
-            run_name = f"run {iteration} of {iterations}" if iteration else "warm-up"
-            speed = measurement.audio / measurement.taken
-            print(f"{name}, {run_name}: {speed:.2f} s of audio a second", file=sys.stderr, flush=True)
-            if iteration > 0:
-                measured[name].append(measurement)
-    return measured
+            found = speak()
+            found["speed"] = found["audio"] / found["taken"]
+            run_name = f"run {iteration + 1} of {iterations}" if iteration >= 0 else "warm-up"
+            print(f"{name}, {run_name}: {found['speed']:.2f} s of audio a second", file=sys.stderr, flush=True)
+            if iteration >= 0:
+                for key, value in found.items():
+                    values[name][key].append(value)
+    return [Result(name, {}, dict(found), Machine.this()) for name, found in values.items()]
 
 
-def speed_table(measured: Mapping[str, Sequence[Measurement]]) -> str:
-    """A Markdown table of each backend's speed: the median, its range, and its ratio to the baseline's."""
-    speeds = {name: [one.audio / one.taken for one in runs] for name, runs in measured.items()}
-    baseline = statistics.median(speeds[BASELINE])
-    rows = []
-    for name, runs in measured.items():
-        speed = statistics.median(speeds[name])
-        outside = statistics.median(1 - sum(one.parts.values()) / one.taken for one in runs)
-        shown = f"{100 * outside:.1f} %" if runs[0].parts else "-"
-        spread = f"{min(speeds[name]):.2f} to {max(speeds[name]):.2f}"
-        rows.append((name, f"{speed:.2f}", spread, shown, f"{speed / baseline:.2f}"))
-    return format_markdown(("Backend", "Audio s per s", "Range", "Outside engines", "Speed-up"), rows, "lrrrr")
+def _speed(result: Result, percent: float = 50) -> float:
+    return result.percentile("speed", percent)
 
 
-def part_table(measured: Mapping[str, Sequence[Measurement]]) -> str:
-    """A Markdown table of the milliseconds that each part takes for a second of audio, on each backend."""
-    rows = [
-        (name, *(f"{1e3 * statistics.median(one.parts[part] / one.audio for one in runs):.0f}" for part in PARTS))
-        for name, runs in measured.items()
-        if runs[0].parts
-    ]
-    return format_markdown(("Backend", *(PART_NAMES.get(part, part) for part in PARTS)), rows, "lrrrr")
+def _outside(result: Result) -> str:
+    """The share of the time that the engines don't take, where it is known."""
+    if "waveglow" not in result.values:
+        return "-"
+    return f"{1 - sum(result.rate(part) for part in PARTS):.1%}"
+
+
+def _milliseconds(part: Part, result: Result) -> str:
+    return f"{1e3 * result.rate(part, 'audio'):.0f}"
 
 
 def make_backends(phrases: Sequence[Phrase], folder: Path) -> dict[str, Backend]:
@@ -139,23 +130,23 @@ def classic_backend(phrases: Sequence[Phrase]) -> Backend:
     classic = classic_speaker(*models, "fp32", torch.device("cpu"), settings)
     pieces = [piece for phrase in prepare(phrases, settings, MAX_SYMBOLS) for piece in phrase.pieces]
 
-    def speak() -> Measurement:
+    def speak() -> dict[str, float]:
         started = time.perf_counter()
         samples = sum(len(classic([piece]).audios[0]) for piece in pieces)
-        return Measurement(samples / models[1].audio.sampling_rate, time.perf_counter() - started)
+        return {"audio": samples / models[1].audio.sampling_rate, "taken": time.perf_counter() - started}
 
     return speak
 
 
 def backend(engines: Mapping[Part, Engine], phrases: Sequence[Phrase]) -> Backend:
     """A voice on these engines, with the time inside of each."""
-    timed: dict[Part, TimedEngine] = {part: TimedEngine(engine) for part, engine in engines.items()}
-    voice = Voice(timed)  # type: ignore[arg-type]
+    inside = {part: timed_engine(engine) for part, engine in engines.items()}
+    voice = Voice(engines)
     texts = [phrase.text for phrase in phrases]
 
-    def speak() -> Measurement:
-        for engine in timed.values():
-            engine.seconds = 0.0
+    def speak() -> dict[str, float]:
+        for runs in inside.values():
+            runs.clear()
         started = time.perf_counter()
         seconds = 0.0
         for _, audio in voice.speak_many(texts):
@@ -163,9 +154,28 @@ def backend(engines: Mapping[Part, Engine], phrases: Sequence[Phrase]) -> Backen
                 raise audio
             seconds += audio.seconds
         taken = time.perf_counter() - started
-        return Measurement(seconds, taken, {part: engine.seconds for part, engine in timed.items()})
+        return {"audio": seconds, "taken": taken} | {part: sum(runs) for part, runs in inside.items()}
 
     return speak
+
+
+def timed_engine(engine: Engine) -> list[float]:
+    """The seconds of each run of an engine from now on; of one on the CPU, which returns when it is done."""
+    seconds: list[float] = []
+    bind = engine.bind
+
+    def timed_bind(tensors: Mapping[str, Tensor]) -> Callable[[], None]:
+        run_bound = bind(tensors)
+
+        def timed_run() -> None:
+            started = time.perf_counter()
+            run_bound()
+            seconds.append(time.perf_counter() - started)
+
+        return timed_run
+
+    engine.bind = timed_bind  # type: ignore[method-assign]  # it stays an engine of its own kind
+    return seconds
 
 
 if __name__ == "__main__":

@@ -1,46 +1,41 @@
-"""Measures a voice under load, through the library, HTTP or Triton Inference Server: when the first and the last audio
+"""Measures voices under load, through the library, HTTP or Triton Inference Server: when the first and the last audio
 come, and whether listeners are kept waiting.
 
   closed loop: --streams 32           so many listeners, each asking for the next text when the one before is done
   open loop:   --rate 100             so many requests a second at random moments, however long the answers take
+
+Clients are measured one after another with the same loads: --client library http --processes 1 4.
 """
 
 import argparse
-import json
-import platform
+import multiprocessing
 import random
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from threading import BrokenBarrierError
 
-import numpy as np
-
-from benchmarks.clients import Door, HttpDoor, LibraryDoor, TritonDoor
+from benchmarks.clients import Client, HttpClient, LibraryClient, TritonClient
+from benchmarks.machine import Machine
+from benchmarks.result import Result, table, write_results
+from benchmarks.texts import SHORT_PHRASES, sentences
 from common.cli import ArgumentParser, HelpFormatter, bounded_float, bounded_int, run
 from common.errors import UserError
 from common.files import written_whole
 from common.phrases import read_phrases
-from common.table import format_markdown
 from pipeline.scheduler import SWITCH_INTERVAL
 from serving.flags import add_voice_flags, open_voice
 
 MOST_IN_FLIGHT = 1024  # requests of an open loop; more means that what is measured can't keep up
-PERCENTILES = (50, 95, 99)
-SHORT_PHRASES = (
-    "Good morning.",
-    "Your order is on its way.",
-    "Turn left at the next light.",
-    "The meeting begins at noon.",
-    "Please say that again.",
-    "It will rain in the afternoon.",
-    "Thank you for calling.",
-    "The train leaves from platform four.",
-)
+SHOWN = (50, 95, 99)  # percentiles of the table
+SENTENCES = 32  # different ones, where their length is chosen
 
 
 @dataclass(frozen=True)
@@ -65,6 +60,13 @@ class Load:
     def name(self) -> str:
         return f"{self.streams} streams" if self.streams else f"{self.rate:g} requests/s"
 
+    def share(self, index: int, count: int) -> "Load":
+        """What one of `count` processes asks for; all of them together ask for this."""
+        streams, requests = ((total + index) // count for total in (self.streams, self.requests))
+        return replace(
+            self, streams=streams, rate=self.rate / count, requests=requests, seed=self.seed * count + index
+        )
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -73,21 +75,16 @@ class Answer:
     Attributes:
         chunks: (when it came, seconds of audio) of each chunk.
         error: "" if all went well.
-        due, ended: seconds from the test's beginning.
+        ended: seconds from the test's beginning.
     """
 
     chunks: tuple[tuple[float, float], ...]
     error: str
-    due: float
     ended: float
 
     @property
-    def audio_seconds(self) -> float:
-        return sum(seconds for _, seconds in self.chunks)
-
-    @property
     def waits(self) -> list[float]:
-        """Seconds of each silence that a listener hears who plays each chunk as early as he can."""
+        """Seconds of each silence within the audio, for a listener who plays each chunk as early as possible."""
         waits = []
         heard_until = self.chunks[0][0] if self.chunks else 0.0
         for came, seconds in self.chunks:
@@ -97,52 +94,29 @@ class Answer:
         return waits
 
 
-@dataclass(frozen=True)
-class Result:
-    """What a load test found. Latencies are percentiles in seconds, by "p50" and so on.
-
-    Attributes:
-        underruns: chunks that came later than the listener had played.
-        longest_wait: of a listener within a speech, in seconds.
-        errors: what went wrong, and how often.
-        audio_per_second: seconds of audio made in a second, by all together.
-    """
-
-    load: Load
-    door: str
-    machine: str
-    requests: int
-    seconds: float
-    first_chunk: dict[str, float]
-    last_chunk: dict[str, float]
-    audio_seconds: float
-    audio_per_second: float
-    requests_per_second: float
-    underruns: int
-    longest_wait: float
-    errors: dict[str, int] = field(default_factory=dict)
+RunLoad = Callable[[Sequence[str], Load], list[Answer]]
 
 
-def run_load(door: Door, texts: Sequence[str], load: Load, door_name: str = "", machine: str = "") -> Result:
-    """Puts a load on a door, and waits for all answers."""
+def run_load(client: Client, texts: Sequence[str], load: Load) -> list[Answer]:
+    """Puts a load on a client, and waits for all answers."""
     chance = random.Random(load.seed)
-    orders = [(chance.choice(texts), chance.randrange(1 << 31)) for _ in range(load.requests)]
-    begun = time.perf_counter()
-    answers = (_closed_loop if load.streams else _open_loop)(door, orders, load, begun)
-    return summarise(answers, load, door_name, machine)
+    requests = [(chance.choice(texts), chance.randrange(1 << 31)) for _ in range(load.requests)]
+    if not load.streams and not load.rate:
+        return []
+    return (_closed_loop if load.streams else _open_loop)(client, requests, load, time.perf_counter())
 
 
-def _closed_loop(door: Door, orders: Sequence[tuple[str, int]], load: Load, begun: float) -> list[Answer]:
-    lock, waiting, answers = threading.Lock(), iter(orders), []
+def _closed_loop(client: Client, requests: Sequence[tuple[str, int]], load: Load, begun: float) -> list[Answer]:
+    lock, waiting, answers = threading.Lock(), iter(requests), []
 
     def listen() -> None:
         while True:
             with lock:
-                order = next(waiting, None)
+                request = next(waiting, None)
             now = time.perf_counter() - begun
-            if order is None or now > load.seconds:
+            if request is None or now > load.seconds:
                 return
-            answer = ask(door, *order, due=now, begun=begun)
+            answer = _ask(client, *request, due=now, begun=begun)
             with lock:
                 answers.append(answer)
 
@@ -152,84 +126,114 @@ def _closed_loop(door: Door, orders: Sequence[tuple[str, int]], load: Load, begu
     return answers
 
 
-def _open_loop(door: Door, orders: Sequence[tuple[str, int]], load: Load, begun: float) -> list[Answer]:
+def _open_loop(client: Client, requests: Sequence[tuple[str, int]], load: Load, begun: float) -> list[Answer]:
     chance = random.Random(load.seed + 1)
     futures: list[Future[Answer]] = []
     due = 0.0
     with ThreadPoolExecutor(MOST_IN_FLIGHT) as pool:
-        for order in orders:
+        for request in requests:
             due += chance.expovariate(load.rate)  # Poisson: independent of what has been answered
             if due > load.seconds:
                 break
             time.sleep(max(0.0, begun + due - time.perf_counter()))
-            futures.append(pool.submit(ask, door, *order, due, begun))
+            futures.append(pool.submit(_ask, client, *request, due, begun))
         return [future.result() for future in futures]
 
 
-def ask(door: Door, text: str, seed: int, due: float, begun: float) -> Answer:
+def _ask(client: Client, text: str, seed: int, due: float, begun: float) -> Answer:
     """One request. Time counts from when it was due, also where this program was late itself."""
     chunks: list[tuple[float, float]] = []
     error = ""
     try:
-        for seconds in door.speak(text, seed):
+        for seconds in client.speak(text, seed):
             chunks.append((time.perf_counter() - begun - due, seconds))
         if not chunks:
             error = "no audio"
-    except Exception as failure:  # of whatever the door is made of; it is counted and told
+    except Exception as failure:  # of whatever the client is made of; it is counted and reported
         error = f"{type(failure).__name__}: {failure}"[:200]
-    return Answer(tuple(chunks), error, due, time.perf_counter() - begun)
+    return Answer(tuple(chunks), error, time.perf_counter() - begun)
 
 
-def summarise(answers: Sequence[Answer], load: Load, door: str = "", machine: str = "") -> Result:
-    """The figures of a test. Latencies, underruns and audio are of the answers without error."""
+@contextmanager
+def opened(open_client: Callable[[], Client], processes: int) -> Iterator[RunLoad]:
+    """What puts loads on a client; with several processes, on one client in each, which begin a load together."""
+    if processes == 1:
+        client = open_client()
+        try:
+            yield partial(run_load, client)
+        finally:
+            client.close()
+        return
+    context = multiprocessing.get_context("spawn")
+    begin = (open_client, context.Barrier(processes))
+    with ProcessPoolExecutor(processes, context, _begin_process, begin) as pool:
+
+        def run_shares(texts: Sequence[str], load: Load) -> list[Answer]:
+            shares = [load.share(index, processes) for index in range(processes)]
+            futures = [pool.submit(_run_share, texts, share) for share in shares]
+            # A process that fails stops the others at the barrier: its error is the one to show.
+            errors = [error for future in futures if (error := future.exception()) is not None]
+            for error in sorted(errors, key=lambda error: isinstance(error, BrokenBarrierError)):
+                raise error
+            return [answer for future in futures for answer in future.result()]
+
+        yield run_shares
+
+
+class _Process:
+    """What a process of the load test keeps between its loads."""
+
+    open_client: Callable[[], Client]
+    barrier: threading.Barrier
+    client: Client | None = None
+
+
+def _begin_process(open_client: Callable[[], Client], barrier: threading.Barrier) -> None:
+    _Process.open_client, _Process.barrier = open_client, barrier
+
+
+def _run_share(texts: Sequence[str], load: Load) -> list[Answer]:
+    try:
+        client = _Process.client = _Process.client or _Process.open_client()
+    except BaseException:
+        _Process.barrier.abort()
+        raise
+    _Process.barrier.wait()
+    return run_load(client, texts, load)
+
+
+def summarise(answers: Sequence[Answer], load: Load, client: str = "", machine: Machine | None = None) -> Result:
+    """The figures of a load. Latencies, waits and audio are of the answers without error."""
     good = [answer for answer in answers if not answer.error]
-    waits = [wait for answer in good for wait in answer.waits]
-    seconds = max((answer.ended for answer in answers), default=0.0)
-    audio = sum(answer.audio_seconds for answer in good)
-    return Result(
-        load=load,
-        door=door,
-        machine=machine,
-        requests=len(answers),
-        seconds=seconds,
-        first_chunk=_percentiles([answer.chunks[0][0] for answer in good]),
-        last_chunk=_percentiles([answer.chunks[-1][0] for answer in good]),
-        audio_seconds=audio,
-        audio_per_second=audio / seconds if seconds else 0.0,
-        requests_per_second=len(good) / seconds if seconds else 0.0,
-        underruns=len(waits),
-        longest_wait=max(waits, default=0.0),
-        errors=dict(Counter(answer.error for answer in answers if answer.error)),
-    )
+    values = {
+        "first_chunk": [answer.chunks[0][0] for answer in good],
+        "last_chunk": [answer.chunks[-1][0] for answer in good],
+        "audio": [sum(seconds for _, seconds in answer.chunks) for answer in good],
+        "waits": [wait for answer in good for wait in answer.waits],
+        "taken": [max((answer.ended for answer in answers), default=0.0)],
+    }
+    errors = dict(Counter(answer.error for answer in answers if answer.error))
+    settings = {"client": client, **asdict(load)}
+    return Result(load.name, settings, values, machine or Machine.this(), errors)
 
 
-def _percentiles(values: Sequence[float]) -> dict[str, float]:
-    if not values:
-        return {}
-    return {f"p{percent}": float(np.percentile(values, percent)) for percent in PERCENTILES}
-
-
-def table(results: Sequence[Result]) -> str:
+def load_table(results: Sequence[Result]) -> str:
     """A Markdown table, a row a result; latencies in milliseconds."""
-    headers = ["Load", "Requests", "First chunk p50 / p95 / p99 (ms)", "Last chunk p50 / p95 / p99 (ms)"]
-    headers += ["Audio s per s", "Underruns", "Errors"]
-    rows = [
-        [
-            result.load.name,
-            str(result.requests),
-            _milliseconds(result.first_chunk),
-            _milliseconds(result.last_chunk),
-            f"{result.audio_per_second:.1f}",
-            str(result.underruns),
-            str(sum(result.errors.values())),
-        ]
-        for result in results
-    ]
-    return format_markdown(headers, rows, align="lrrrrrr")
 
+    def milliseconds(name: str, result: Result) -> str:
+        return " / ".join(f"{1000 * result.percentile(name, percent):.1f}" for percent in SHOWN)
 
-def _milliseconds(latencies: dict[str, float]) -> str:
-    return " / ".join(f"{1000 * seconds:.1f}" for seconds in latencies.values()) or "-"
+    columns: dict[str, Callable[[Result], str]] = {
+        "Load": lambda result: result.subject,
+        "Client": lambda result: result.settings["client"],
+        "Requests": lambda result: str(len(result.values["audio"]) + sum(result.errors.values())),
+        "First chunk p50 / p95 / p99 (ms)": partial(milliseconds, "first_chunk"),
+        "Last chunk p50 / p95 / p99 (ms)": partial(milliseconds, "last_chunk"),
+        "Audio s per s": lambda result: f"{result.rate('audio'):.1f}",
+        "Underruns": lambda result: str(len(result.values["waits"])),
+        "Errors": lambda result: str(sum(result.errors.values())),
+    }
+    return table(results, columns)
 
 
 def save_plot(path: Path, results: Sequence[Result]) -> None:
@@ -238,10 +242,11 @@ def save_plot(path: Path, results: Sequence[Result]) -> None:
 
     figure = Figure(figsize=(7, 3.5), layout="constrained")
     axes = figure.subplots()
-    for percent in PERCENTILES:
-        values = [1000 * result.first_chunk.get(f"p{percent}", float("nan")) for result in results]
+    for percent in SHOWN:
+        values = [1000 * result.percentile("first_chunk", percent) for result in results]
         axes.plot(range(len(results)), values, marker="o", label=f"p{percent}")
-    axes.set_xticks(range(len(results)), [result.load.name for result in results])
+    labels = [f"{result.subject}\n{result.settings['client']}" for result in results]
+    axes.set_xticks(range(len(results)), labels, fontsize=7)
     axes.set_ylabel("First audio (ms)")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
@@ -256,74 +261,89 @@ class _Formatter(HelpFormatter, argparse.RawDescriptionHelpFormatter):
 
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="load.py", description=__doc__, formatter_class=_Formatter)
-    parser.add_argument("--door", choices=("library", "http", "triton"), default="library", help="what is measured")
+    kinds = ("library", "http", "triton")
+    parser.add_argument(
+        "--client", "--door", dest="clients", nargs="+", choices=kinds, default=["library"], help="what is measured"
+    )
     parser.add_argument("--url", help="of the server [http://127.0.0.1:8000; 127.0.0.1:8001 for triton]")
     parser.add_argument("--api-key", default="", help="of the HTTP server")
+    parser.add_argument(
+        "--processes",
+        type=bounded_int(1, 64),
+        nargs="+",
+        default=[1],
+        help="processes with a voice of their own that share a load, of the library; the most of these ask a server",
+    )
     load = parser.add_argument_group("load")
     load.add_argument("--streams", type=bounded_int(1, 1024), nargs="+", default=[], help="closed loops [1]")
     load.add_argument("--rate", type=bounded_float(0.01, 10_000), nargs="+", default=[], help="open loops, requests/s")
     load.add_argument("--requests", type=bounded_int(1, 1_000_000), default=1000, help="of each loop, at most")
     load.add_argument("--seconds", type=bounded_float(0.1, 3600), default=30.0, help="of each loop, at most")
     load.add_argument("--warm-up", type=bounded_int(0, 10_000), default=8, help="requests before, not measured")
-    load.add_argument("-i", "--input", type=Path, help="texts, one a line [eight short phrases]")
+    texts = load.add_mutually_exclusive_group()
+    texts.add_argument("-i", "--input", type=Path, help="texts, one a line [eight short phrases]")
+    texts.add_argument("--characters", type=bounded_int(20, 1000), help="sentences of about this length")
     load.add_argument("--seed", type=bounded_int(0, 2**31), default=0, help="of moments and texts")
-    load.add_argument("--max-streams", type=bounded_int(1, 1024), help="of the library door: texts spoken at a time")
+    load.add_argument("--max-streams", type=bounded_int(1, 1024), help="of the library: texts spoken at a time")
     results = parser.add_argument_group("results")
     results.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     results.add_argument("--plot", type=Path, metavar="FILE", help="draw first-audio latencies as a PNG")
-    results.add_argument("--machine", default="", help="what the table says of the machine [its processor]")
+    results.add_argument("--machine", help="what is printed of the machine [its processor]")
     add_voice_flags(parser)
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    texts = [phrase.text for phrase in read_phrases(args.input, [])] if args.input else SHORT_PHRASES
     bounds = {"requests": args.requests, "seconds": args.seconds, "seed": args.seed}
     loads = [Load(streams=streams, **bounds) for streams in args.streams or ([] if args.rate else [1])]
     loads += [Load(rate=rate, **bounds) for rate in args.rate]
-    machine = args.machine or platform.processor() or platform.machine()
-    sys.setswitchinterval(SWITCH_INTERVAL)
-    door = open_door(args)
-    try:
-        warm_up(door, texts, args.warm_up, max(load.streams for load in loads) or 8)
-        results = []
-        for load in loads:
-            results.append(run_load(door, texts, load, args.door, machine))
-            print(f"{load.name}: done", file=sys.stderr)
-    finally:
-        door.close()
-    print(f"Door: {args.door}; machine: {machine}\n\n{table(results)}")
+    texts, machine, results = read_texts(args), Machine.this(), []
+    for kind in args.clients:
+        for processes in args.processes if kind == "library" else [max(args.processes)]:
+            name = f"{processes} x {kind}" if processes > 1 and kind == "library" else kind
+            with opened(partial(open_client, args, kind), processes) as ask:
+                warm_up(ask, texts, args.warm_up * processes, max(load.streams for load in loads) or 8 * processes)
+                for load in loads:
+                    results.append(summarise(ask(texts, load), load, name, machine))
+                    print(f"{name}, {load.name}: done", file=sys.stderr)
+    print(f"Machine: {args.machine or machine.device}\n\n{load_table(results)}")
     for result in results:
         for error, count in result.errors.items():
-            print(f"{result.load.name}: {count} x {error}", file=sys.stderr)
+            print(f"{result.settings['client']}, {result.subject}: {count} x {error}", file=sys.stderr)
     if args.json:
-        with written_whole(args.json) as temporary:
-            temporary.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n", encoding="utf-8")
+        write_results(args.json, results)
     if args.plot:
         save_plot(args.plot, results)
 
 
-def open_door(args: argparse.Namespace) -> Door:
-    """The door that the flags name. Raises UserError."""
-    if args.door == "library":
-        # A closed loop's listeners are all accepted; an open one's wait as long as it takes, and that is measured.
-        limits = {"max_slots": args.max_streams, "max_waiting": MOST_IN_FLIGHT}
-        return LibraryDoor(open_voice(args, lambda message: print(message, file=sys.stderr)), **limits)
-    if args.door == "triton":
-        return TritonDoor(args.url or "127.0.0.1:8001")
-    url = args.url or "http://127.0.0.1:8000"
-    if not url.startswith(("http://", "https://")):
-        raise UserError(f"--url {url}: must begin with http:// or https://")
-    return HttpDoor(url, args.api_key)
+def read_texts(args: argparse.Namespace) -> Sequence[str]:
+    """What is spoken, by the flags. Raises UserError."""
+    if args.input:
+        return [phrase.text for phrase in read_phrases(args.input, [])]
+    if args.characters:
+        return sentences(SENTENCES, round(0.9 * args.characters), round(1.1 * args.characters), args.characters)
+    return SHORT_PHRASES
 
 
-def warm_up(door: Door, texts: Sequence[str], requests: int, streams: int) -> None:
+def open_client(args: argparse.Namespace, kind: str) -> Client:
+    """The client that the flags describe. Raises UserError."""
+    if kind == "triton":
+        return TritonClient(args.url or "127.0.0.1:8001")
+    if kind == "http":
+        return HttpClient(args.url or "http://127.0.0.1:8000", args.api_key)
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    # A closed loop's listeners are all accepted; an open one's wait as long as it takes, and that is measured.
+    limits = {"max_slots": args.max_streams, "max_waiting": MOST_IN_FLIGHT}
+    return LibraryClient(open_voice(args, lambda message: print(message, file=sys.stderr)), **limits)
+
+
+def warm_up(ask: RunLoad, texts: Sequence[str], requests: int, streams: int) -> None:
     """Speaks before the clock runs. Raises UserError if nothing can be spoken."""
     if not requests:
         return
-    result = run_load(door, texts, Load(streams=min(streams, requests), requests=requests, seconds=300))
-    if len(result.errors) and sum(result.errors.values()) == result.requests:
-        raise UserError(f"the door doesn't speak: {next(iter(result.errors))}")
+    answers = ask(texts, Load(streams=min(streams, requests), requests=requests, seconds=300))
+    if answers and all(answer.error for answer in answers):
+        raise UserError(f"the client doesn't speak: {answers[0].error}")
 
 
 if __name__ == "__main__":

@@ -1,49 +1,67 @@
-"""Measuring, once for all benchmarks: every backend is timed over the same region.
+"""Measures how long whole texts take, on every backend over the same region, and reports it as the classic did.
 
 The region is from symbol ids on the host to float audio on the host, device synchronised. Text to ids
 (pre-processing) and writing wavs (post-processing) are timed apart. Warm-ups come first and don't count.
 """
 
+import argparse
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
+from benchmarks import classic_report
+from benchmarks.machine import Machine
+from benchmarks.result import Result, timed_runs
+from benchmarks.texts import classic_text
 from common.checkpoint import LoadedModel
 from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
 from common.errors import UserError
-from common.files import REPOSITORY
-from common.phrases import Phrase, read_phrases
+from common.files import output_folder
+from common.metadata import Precision
+from common.phrases import Phrase
 from common.wav import wav_file
+from pipeline import SpeakSettings, Voice, WorkSettings
+from pipeline.flags import add_benchmark_voice_flags, denoise_strength, parameters
 from pipeline.pieces import Piece
 from pipeline.scheduler import Scheduler
-from pipeline.settings import SpeakSettings, WorkSettings
-from pipeline.synthesizer import Synthesizer
+from pipeline.speak import check_plain_name
+from pipeline.synthesizer import STAGES, Synthesizer
 from tacotron2.model import Tacotron2
 from tacotron2.text import EncodedText, encode
 from waveglow.model import WaveGlow
 
-WARMUPS = 3
 RANDOM_FRAMES = 600  # of each utterance when weights are random: 6.97 s of audio
 NEVER = 1.0  # a gate threshold that no gate passes
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What is measured.
+    """What is measured, and where its results go.
 
     Attributes:
         batch: utterances at once.
         length: symbols of each utterance.
-        iterations: timed ones, after WARMUPS.
+        iterations: timed ones, after the warm-ups.
         frames: fixed number of mel frames of each utterance; None lets the stop gate decide.
         sigma: of WaveGlow's noise; None is the model's.
         denoise: strength of the denoiser; 0 is off.
         batches: spoken in a row in each iteration, as a corpus is: on a GPU the next is decoded before the one before
             is copied to the host. What is reported is then a batch's share.
+        stream: whether utterances are spoken as streams that begin together.
+        folder: for wavs, log, result and CSV row.
+        log_file: name of the JSON log.
+        csv_file: name of the file with the CSV row; None writes none.
+        log_suffix: end of the name of a CSV file that is named by what ran; None writes none.
+        parameters: the flags, as the log shows them.
     """
 
     batch: int = 1
@@ -53,10 +71,16 @@ class Benchmark:
     sigma: float | None = None
     denoise: float = 0.0
     batches: int = 1
+    stream: bool = False
+    folder: Path = Path("results")
+    log_file: str = "nvlog.json"
+    csv_file: str | None = None
+    log_suffix: str | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raises UserError for sizes that make no sense."""
-        longest = len(benchmark_text())
+        """Raises UserError for sizes that make no sense, and for names that would leave the folder."""
+        longest = len(classic_text())
         for flag, value, most in (
             ("--num-iters", self.iterations, 1_000_000),
             ("-il", self.length, longest),
@@ -67,6 +91,12 @@ class Benchmark:
             if value is not None and not 1 <= value <= most:
                 text = f"; the benchmark's text has {longest} characters" if flag == "-il" else ""
                 raise UserError(f"{flag} {value}: must be between 1 and {most}{text}")
+        if self.stream and self.batches > 1:
+            raise UserError("--batches and --stream don't go together: streams begin at the same time; leave one out")
+        names = {"--log-file": self.log_file, "--csv": self.csv_file, "--log-suffix": self.log_suffix}
+        for flag, name in names.items():
+            if name is not None:
+                check_plain_name(flag, name)
 
     @property
     def speak_settings(self) -> SpeakSettings:
@@ -80,9 +110,43 @@ class Benchmark:
         return WorkSettings(batch_size=self.batch)
 
 
+def add_benchmark_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that every benchmark of whole texts has, under the classic's names."""
+    parser.add_argument("--num-iters", type=int, default=10, help="timed iterations, after warm-ups")
+    parser.add_argument("-il", "--input-length", type=int, default=64, help="symbols of each utterance")
+    parser.add_argument("-bs", "--batch-size", type=int, default=1, help="utterances at once")
+    parser.add_argument("--batches", type=int, default=1, help="batches in a row, to report a batch's share of")
+    parser.add_argument("--frames", type=int, help="fixed number of mel frames [the stop gate decides]")
+    parser.add_argument("--stream", action="store_true", help="speak as streams, and measure first audio too")
+    parser.add_argument("-o", "--output", type=Path, default=Path("results"), help="folder for logs and results")
+    parser.add_argument("--log-file", default="nvlog.json", help="JSON log, in the output folder")
+    parser.add_argument("--csv", help="CSV file with one row, in the output folder")
+    parser.add_argument("--log-suffix", help="write the row to log_bs1_il128_..._SUFFIX.log too, named by what ran")
+    add_benchmark_voice_flags(parser)
+
+
+def read_benchmark(args: argparse.Namespace, frames: int | None = None) -> Benchmark:
+    """What to measure, by the flags of `add_benchmark_flags`; `frames` where no flag gives them. Raises UserError."""
+    return Benchmark(
+        batch=args.batch_size,
+        length=args.input_length,
+        iterations=args.num_iters,
+        frames=args.frames or frames,
+        sigma=args.sigma,
+        denoise=denoise_strength(args),
+        batches=args.batches,
+        stream=args.stream,
+        folder=args.output,
+        log_file=args.log_file,
+        csv_file=args.csv,
+        log_suffix=args.log_suffix,
+        parameters=parameters(args),
+    )
+
+
 @dataclass(frozen=True)
 class SpokenBatch:
-    """What a backend gave for a batch.
+    """What a backend made of a batch.
 
     Attributes:
         audios: float32 [n] on the host, one for each utterance.
@@ -98,37 +162,6 @@ class SpokenBatch:
 
 
 Speak = Callable[[Sequence[Piece]], SpokenBatch]
-
-
-@dataclass(frozen=True)
-class Run:
-    """One timed pass over the region, and what lay outside of it; of several batches in a row one's share."""
-
-    latency: float  # seconds in the region
-    stages: dict[str, float]  # seconds of it by stage; the rest is the host's
-    frames: float  # mel frames of an utterance, on average
-    samples: int  # audio samples of all utterances
-    preprocessing: float  # seconds before the region
-    postprocessing: float  # seconds after it
-    first_audio: tuple[float, ...] = ()  # seconds until each utterance's first chunk, where audio is streamed
-
-
-def benchmark_text() -> str:
-    """The classic benchmark's text: the phrase of phrases/phrase.txt twice."""
-    phrase = read_phrases(REPOSITORY / "phrases" / "phrase.txt", [])[0].text
-    return f"{phrase} {phrase}"
-
-
-def utterances(benchmark: Benchmark) -> tuple[list[Piece], float]:
-    """The batches to speak, one after another, and the seconds that text to ids took."""
-    started = time.perf_counter()
-    text = benchmark_text()
-    pieces = []
-    for index in range(benchmark.batch * benchmark.batches):
-        encoded = encode(text, final_period=False)
-        cut = EncodedText(encoded.text[: benchmark.length], encoded.ids[: benchmark.length], ())
-        pieces.append(Piece(Phrase(index, cut.text), 0, True, cut))
-    return pieces, time.perf_counter() - started
 
 
 def random_models(wn_channels: int) -> tuple[LoadedModel[Tacotron2], LoadedModel[WaveGlow]]:
@@ -147,80 +180,121 @@ def random_models(wn_channels: int) -> tuple[LoadedModel[Tacotron2], LoadedModel
     )
 
 
-def batch_speaker(synthesizer: Synthesizer) -> Speak:
-    """Speaks batches on a synthesizer."""
+@contextmanager
+def voice_speaker(voice: Voice, benchmark: Benchmark) -> Iterator[Speak]:
+    """What is measured of a voice: batches, or streams that begin together."""
+    if benchmark.stream:
+        scheduler = voice.scheduler(max_waiting=benchmark.batch)
+        scheduler.warm_up()
+        yield partial(_speak_streams, scheduler, benchmark.speak_settings)
+    else:
+        with voice.synthesizer(benchmark.speak_settings) as synthesizer:
+            yield partial(_speak_batch, synthesizer)
 
-    def speak(pieces: Sequence[Piece]) -> SpokenBatch:
-        synthesizer.stages.clear()
-        spoken = list(synthesizer.speak_pieces(pieces))
-        frames = sum(one.frames for one in spoken) / len(spoken)
-        return SpokenBatch([one.samples for one in spoken], dict(synthesizer.stages.seconds), frames)
 
-    return speak
+def _speak_batch(synthesizer: Synthesizer, pieces: Sequence[Piece]) -> SpokenBatch:
+    synthesizer.stages.clear()
+    spoken = list(synthesizer.speak_pieces(pieces))
+    frames = sum(one.frames for one in spoken) / len(spoken)
+    return SpokenBatch([one.samples for one in spoken], dict(synthesizer.stages.seconds), frames)
 
 
-def stream_speaker(scheduler: Scheduler, settings: SpeakSettings) -> Speak:
-    """Speaks batches as streams that begin at the same time. Stages overlap there and aren't told apart."""
+def _speak_streams(scheduler: Scheduler, settings: SpeakSettings, pieces: Sequence[Piece]) -> SpokenBatch:
+    """The stages of streams overlap, and aren't timed apart."""
+    speeches = [scheduler.submit([piece], settings) for piece in pieces]
+    audios = [np.concatenate([chunk.samples for chunk in speech]) for speech in speeches]
+    frames = [piece.frames for speech in speeches for piece in speech.results]
+    first = tuple(speech.first_audio_seconds or 0.0 for speech in speeches)
+    return SpokenBatch(audios, {}, sum(frames) / len(frames), first)
 
-    def speak(pieces: Sequence[Piece]) -> SpokenBatch:
-        speeches = [scheduler.submit([piece], settings) for piece in pieces]
-        audios = [np.concatenate([chunk.samples for chunk in speech]) for speech in speeches]
-        frames = [piece.frames for speech in speeches for piece in speech.results]
-        first = tuple(speech.first_audio_seconds or 0.0 for speech in speeches)
-        return SpokenBatch(audios, {}, sum(frames) / len(frames), first)
 
-    return speak
+def run_benchmark(
+    framework: str,
+    benchmark: Benchmark,
+    speak: Speak,
+    precision: Precision,
+    wn_channels: int,
+    device: torch.device,
+    audio: AudioConfig,
+) -> None:
+    """Measures a backend with a bar, stores the result and prints the classic's closing lines."""
+    output_folder(benchmark.folder)
+    bar = partial(tqdm, disable=None, leave=False)
+    values = measure(benchmark, speak, device, audio.sampling_rate, bar)
+    settings = {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        "batch_size": benchmark.batch,
+        "batches": benchmark.batches,
+        "input_length": benchmark.length,
+        "precision": precision.upper(),
+        "wn_channels": wn_channels,
+        "iterations": benchmark.iterations,
+        "sampling_rate": audio.sampling_rate,
+        "hop_length": audio.hop_length,
+    }
+    result = Result(framework, settings, values, Machine.this(device))
+    names = [benchmark.csv_file] if benchmark.csv_file else []
+    if benchmark.log_suffix is not None:
+        names.append(classic_report.log_name(result, benchmark.log_suffix))
+    classic_report.store(benchmark.folder, result, benchmark.parameters, benchmark.log_file, names)
+    print("\n".join(classic_report.closing_lines(result)))
+    if benchmark.log_suffix is not None:
+        print((benchmark.folder / names[-1]).read_text(encoding="utf-8"), end="")
 
 
 def measure(
     benchmark: Benchmark,
     speak: Speak,
     device: torch.device,
-    folder: Path,
     sampling_rate: int,
     progress: Callable[[range], Iterable[int]] = lambda iterations: iterations,
-) -> list[Run]:
-    """Runs the warm-ups and then the timed iterations of a backend.
+) -> dict[str, list[float]]:
+    """Runs the warm-ups and the timed iterations of a backend; the values of the latter by name.
 
     Args:
         speak: from ids on the host to audio on the host.
-        folder: where the wavs go.
         sampling_rate: of the audio, in Hz.
         progress: goes through the iterations and may show how far they are.
     """
-    runs = []
-    for iteration in progress(range(WARMUPS + benchmark.iterations)):
-        if iteration == WARMUPS and device.type == "cuda":
+    on_gpu = device.type == "cuda"
+    values: dict[str, list[float]] = defaultdict(list)
+    for iteration in progress(timed_runs(benchmark.iterations, on_gpu)):
+        if iteration == 0 and on_gpu:
             torch.cuda.reset_peak_memory_stats(device)
-        pieces, preprocessing = utterances(benchmark)
+        begun = time.perf_counter()
+        pieces = _utterances(benchmark)
         _synchronize(device)
         started = time.perf_counter()
         spoken = speak(pieces)
         _synchronize(device)
-        latency = time.perf_counter() - started
-        postprocessing = _save(folder, spoken.audios, sampling_rate)
-        if iteration >= WARMUPS:
-            share = 1 / benchmark.batches
-            runs.append(
-                Run(
-                    share * latency,
-                    {stage: share * seconds for stage, seconds in spoken.stages.items()},
-                    spoken.frames,
-                    sum(len(audio) for audio in spoken.audios) // benchmark.batches,
-                    share * preprocessing,
-                    share * postprocessing,
-                    spoken.first_audio,
-                )
-            )
-    return runs
+        spoken_at = time.perf_counter()
+        for index, audio in enumerate(spoken.audios):
+            with wav_file(benchmark.folder / f"audio_{index}.wav", sampling_rate) as wav:
+                wav.append(audio)
+        ended = time.perf_counter()
+        if iteration < 0:
+            continue
+        stages = {stage: spoken.stages.get(stage, 0.0) for stage in STAGES}
+        times = {"preprocessing": started - begun, "latency": spoken_at - started, "postprocessing": ended - spoken_at}
+        for name, seconds in {**times, **stages}.items():
+            values[name].append(seconds / benchmark.batches)
+        values["frames"].append(spoken.frames)
+        values["samples"].append(sum(map(len, spoken.audios)) / benchmark.batches)
+        values["throughput"].append(values["samples"][-1] / values["latency"][-1])
+        values["first_audio"] += spoken.first_audio
+    if on_gpu:
+        values["peak_device_memory"] = [torch.cuda.max_memory_allocated(device)]  # bytes
+    return dict(values)
 
 
-def _save(folder: Path, audios: Sequence[np.ndarray], sampling_rate: int) -> float:
-    started = time.perf_counter()
-    for index, audio in enumerate(audios):
-        with wav_file(folder / f"audio_{index}.wav", sampling_rate) as wav:
-            wav.append(audio)
-    return time.perf_counter() - started
+def _utterances(benchmark: Benchmark) -> list[Piece]:
+    """The batches to speak, one after another."""
+    text, pieces = classic_text(), []
+    for index in range(benchmark.batch * benchmark.batches):
+        encoded = encode(text, final_period=False)
+        cut = EncodedText(encoded.text[: benchmark.length], encoded.ids[: benchmark.length], ())
+        pieces.append(Piece(Phrase(index, cut.text), 0, True, cut))
+    return pieces
 
 
 def _synchronize(device: torch.device) -> None:

@@ -1,9 +1,9 @@
-"""Prints the results that benchmarks left in a folder as one Markdown table."""
+"""Prints the results that benchmarks of whole texts left in a folder as one Markdown table."""
 
 import argparse
 from pathlib import Path
 
-from benchmarks.result import read_results, results_table
+from benchmarks.classic_report import read_results, results_table
 from common.cli import ArgumentParser, run
 from common.errors import UserError
 

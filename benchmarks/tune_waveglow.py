@@ -5,18 +5,18 @@ entered by hand into `waveglow.gpu.tuning`.
 """
 
 import argparse
-import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from benchmarks.machine import Machine
+from benchmarks.result import Result, table, timed_runs
 from common.cli import ArgumentParser, bounded_int, run
 from common.config import WaveGlowConfig
 from common.cuda import capture, triton_obstacle, with_index
 from common.errors import UserError
-from common.table import format_table
 from waveglow.conditioning import Conditioning, parse_conditioning
 from waveglow.gpu.network import Network
 from waveglow.gpu.tuning import Tiles, Tuning, default_tuning
@@ -46,21 +46,23 @@ def tunings(base: Tuning) -> Iterator[tuple[str, Tuning]]:
             yield f"both in one {tiles}", replace(base, fused=tiles)
 
 
-def milliseconds(work: Callable[[], None], repeats: int = 10) -> float:
-    """The median time of `work` on the GPU."""
+def timed(work: Callable[[], None], repeats: int = 10) -> list[float]:
+    """The seconds that runs of `work` take on the GPU."""
     times = []
-    for _ in range(repeats + 3):
+    for run_number in timed_runs(repeats, on_gpu=True):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record()
         work()
         end.record()
         end.synchronize()
-        times.append(start.elapsed_time(end))
-    return statistics.median(times[3:])
+        if run_number >= 0:
+            times.append(start.elapsed_time(end) / 1000)
+    return times
 
 
-def run_once(network: Network, frames: Sequence[int], mel: Tensor, z: Tensor) -> tuple[Tensor, float]:
-    """The audio (samples,) that a network gives of utterances of these lengths, and its milliseconds as one CUDA graph.
+def run_once(network: Network, frames: Sequence[int], mel: Tensor, z: Tensor) -> tuple[Tensor, list[float]]:
+    """The audio (samples,) that a network gives of utterances of these lengths, and the seconds of its runs as one CUDA
+    graph.
 
     mel (n_mel_channels, frames of all), z (n_group, positions of all).
     """
@@ -73,12 +75,11 @@ def run_once(network: Network, frames: Sequence[int], mel: Tensor, z: Tensor) ->
         for launch in launches:
             launch()
 
-    elapsed = milliseconds(capture(work, mel.device))
-    return audio, elapsed
+    return audio, timed(capture(work, mel.device))
 
 
-def tune(channels: int, conditioning: Conditioning, batch: int, frames: int) -> list[Sequence[str]]:
-    """A row for each way to cut: its name, milliseconds an utterance, difference from the default."""
+def tune(channels: int, conditioning: Conditioning, batch: int, frames: int) -> list[Result]:
+    """The seconds of each way to cut, and the relative difference of its audio from the default's. Raises UserError."""
     device = with_index("cuda")
     reason = triton_obstacle(device)
     if reason is not None:
@@ -90,19 +91,34 @@ def tune(channels: int, conditioning: Conditioning, batch: int, frames: int) -> 
     groups, positions = network.config.n_group, network.positions
     mel = torch.randn(network.config.n_mel_channels, batch * frames, device=device).half()
     z = (0.6 * torch.randn(groups, batch * frames * positions, device=device)).half()
-    rows: list[Sequence[str]] = []
+    results: list[Result] = []
     expected: Tensor | None = None
+    machine = Machine.this(device)
     for name, tuning in tunings(base):
+        values: dict[str, list[float]] = {}
+        errors: dict[str, int] = {}
         try:
-            audio, elapsed = run_once(network.retuned(tuning), [frames] * batch, mel, z)
+            audio, values["taken"] = run_once(network.retuned(tuning), [frames] * batch, mel, z)
         except Exception as error:  # too much shared memory, say: Triton has no one kind of error for it
-            rows.append((name, "-", str(error).splitlines()[0][:60]))
-            continue
-        expected = audio if expected is None else expected
-        difference = float((audio.double() - expected.double()).norm() / expected.double().norm())
-        verdict = f"{difference:.0e}" if difference < MAX_DIFFERENCE else f"WRONG by {difference:.0e}"
-        rows.append((name, f"{elapsed / batch:.3f}", verdict))
-    return rows
+            errors[str(error).splitlines()[0][:60]] = 1
+        else:
+            expected = audio if expected is None else expected
+            values["difference"] = [float((audio.double() - expected.double()).norm() / expected.double().norm())]
+        results.append(Result(name, {"batch_size": batch}, values, machine, errors))
+    return results
+
+
+def _milliseconds(result: Result) -> str:
+    if result.errors:
+        return "-"
+    return f"{1000 * result.percentile('taken', 50) / result.settings['batch_size']:.3f}"
+
+
+def _difference(result: Result) -> str:
+    if result.errors:
+        return next(iter(result.errors))
+    difference = result.values["difference"][0]
+    return f"{difference:.0e}" if difference < MAX_DIFFERENCE else f"WRONG by {difference:.0e}"
 
 
 def make_parser() -> ArgumentParser:
@@ -117,9 +133,10 @@ def make_parser() -> ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    rows = tune(args.wn_channels, args.conditioning, args.batch_size, args.frames)
-    print(torch.cuda.get_device_name())
-    print(format_table(("tiles", "ms an utterance", "difference"), rows))
+    results = tune(args.wn_channels, args.conditioning, args.batch_size, args.frames)
+    print(results[0].machine.device)
+    columns = {"Tiles": lambda result: result.subject, "ms an utterance": _milliseconds, "Difference": _difference}
+    print(table(results, columns))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,10 @@
 """Measuring where time goes."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
-
-from common.engine import Engine
 
 
 class Stages:
@@ -50,30 +47,3 @@ class Stages:
 
     def _add(self, name: str, seconds: float) -> None:
         self._seconds[name] = self._seconds.get(name, 0.0) + seconds
-
-
-class TimedEngine:
-    """An engine that adds up the wall time spent running it; for engines on the CPU, which return when done.
-
-    It runs what is bound, and has no other ability of the engine's.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        self.name, self.metadata, self.contract = engine.name, engine.metadata, engine.contract
-        self.device, self.limits, self.backend = engine.device, engine.limits, engine.backend
-        self.capturable = engine.capturable
-        self.seconds = 0.0
-        self._engine = engine
-
-    def bind(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
-        run = self._engine.bind(tensors)
-
-        def timed_run() -> None:
-            started = time.perf_counter()
-            run()
-            self.seconds += time.perf_counter() - started
-
-        return timed_run
-
-    def close(self) -> None:
-        self._engine.close()

@@ -1,6 +1,6 @@
 """Opening the four model files of the pipeline, whatever kind each is."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -9,11 +9,14 @@ from typing_extensions import Unpack
 from common.cpu_backend import choose_backend
 from common.engine import Engine
 from common.errors import UserError
-from common.files import finish_appearing, sha256_of
+from common.files import IS_CLONE, REPOSITORY, finish_appearing, sha256_of, user_cache_folder
 from common.metadata import PARTS, Part, Precision
 from pipeline.settings import RuntimeOptions, RuntimeSettings
+from tacotron2.loading import DEMO_TACOTRON2
 from trt.record import read_record
 
+# Where the demo voice is exported to and found again, from any folder: never among installed packages.
+DEMO_FOLDER = REPOSITORY / "output" if IS_CLONE else user_cache_folder("output") or Path("output")
 # What a user can do about a folder of two voices.
 AMBIGUOUS = "build the engines again with trt/export_onnx2trt.py, delete them, or name four files"
 
@@ -63,6 +66,31 @@ def open_engines(paths: Mapping[Part, Path], **runtime: Unpack[RuntimeOptions]) 
 def close_engines(engines: Mapping[Part, Engine]) -> None:
     for engine in reversed(list(engines.values())):
         engine.close()
+
+
+def voice_files(
+    folder: Path | None, precision: Precision | None, on_message: Callable[[str], None]
+) -> dict[Part, Path]:
+    """The four files of a folder; without one those of ./output, else the demo voice's. See `default_paths`."""
+    found = default_paths(folder or Path("output"), precision)
+    if found is None and folder is not None:
+        raise UserError(f"{folder}: no model files; export or build them there, or name another folder")
+    return found or demo_files(precision, on_message)
+
+
+def demo_files(precision: Precision | None, on_message: Callable[[str], None]) -> dict[Part, Path]:
+    """The demo voice's four files, exported once. Raises UserError where its checkpoints aren't installed."""
+    if found := default_paths(DEMO_FOLDER, precision):
+        return found
+    if not DEMO_TACOTRON2.is_file():
+        raise UserError(
+            f"{DEMO_TACOTRON2}: the demo voice isn't installed; name a folder of model files, or install the project "
+            "from its clone: pip install PATH"
+        )
+    on_message(f"Exporting the demo voice to {DEMO_FOLDER} (once)")
+    from exports.voice import export_voice  # loads onnx, which speaking doesn't need
+
+    return export_voice(DEMO_FOLDER, precision or "fp32", on_file=lambda file: on_message(str(file)))
 
 
 def default_paths(folder: Path, precision: Precision | None = None) -> dict[Part, Path] | None:

@@ -4,13 +4,16 @@ Command lines, the HTTP schema, Triton's inputs and all their checks are made fr
 """
 
 import dataclasses
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, TypedDict, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypedDict, TypeVar, get_args, get_origin, get_type_hints
+
+from typing_extensions import Unpack
 
 from common.cpu_backend import CpuBackend, CpuPrecision
 from common.errors import InvalidInput
@@ -25,6 +28,7 @@ SAMPLING_RATES = (8000, 16000, 22050, 24000, 44100, 48000)  # Hz that speech may
 Door = Literal["command line", "corpus", "http", "triton"]
 EVERYWHERE: tuple[Door, ...] = get_args(Door)
 COMMAND_LINES: tuple[Door, ...] = ("command line", "corpus")
+Method = TypeVar("Method", bound=Callable[..., Any])
 _KINDS: dict[type, tuple[Any, str]] = {
     int: (Integral, "a whole number"),
     float: (Real, "a number"),
@@ -174,9 +178,14 @@ class SpeakSettings(_Checked):
     ssml: bool = _setting(False, "the text is SSML", EVERYWHERE)
     timestamps: bool = _setting(False, "whether results carry the times of their words", ("http",))
 
+    @classmethod
+    def of(cls, **options: Unpack["SpeakOptions"]) -> "SpeakSettings":
+        """The settings of keyword arguments; a lexicon may be the path of its file. Raises as the class does."""
+        return cls(**options)  # type: ignore[arg-type]
+
 
 class SpeakOptions(TypedDict, total=False):
-    """`SpeakSettings` as keyword arguments. A test holds them equal."""
+    """`SpeakSettings` as keyword arguments, for type checkers. A test holds them equal."""
 
     seed: int
     sigma: float | None
@@ -246,7 +255,7 @@ class RuntimeSettings(_Checked):
 
 
 class RuntimeOptions(TypedDict, total=False):
-    """`RuntimeSettings` as keyword arguments. A test holds them equal."""
+    """`RuntimeSettings` as keyword arguments, for type checkers. A test holds them equal."""
 
     threads: int | None
     cpu_backend: CpuBackend
@@ -265,6 +274,28 @@ def settings_of(kind: type) -> dict[str, Setting]:
         )
         for one in dataclasses.fields(kind)
     }
+
+
+def written_out(kind: type, options: type) -> Callable[[Method], Method]:
+    """Shows `**options` of a method as the settings that they are, one by one, in `help()` and notebooks.
+
+    Args:
+        kind: the dataclass of the settings.
+        options: the TypedDict of their types.
+    """
+    hints = get_type_hints(options)
+
+    def show(method: Method) -> Method:
+        signature = inspect.signature(method)
+        own = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+        shown = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=setting.default, annotation=hints[name])
+            for name, setting in settings_of(kind).items()
+        ]
+        method.__signature__ = signature.replace(parameters=[*own, *shown])  # type: ignore[attr-defined]
+        return method
+
+    return show
 
 
 def _type_of(hint: Any) -> type:

@@ -20,10 +20,10 @@ from common.cpu_backend import usable_cores
 from common.errors import UserError
 from common.files import locked_folder, output_folder
 from common.metadata import Precision
-from pipeline import SpeakSettings, Voice, WorkSettings
+from pipeline import SpeakSettings, WorkSettings
 from pipeline.flags import add_setting_flags, speak_settings
+from pipeline.model_files import DEMO_FOLDER, demo_files
 from pipeline.settings import RuntimeSettings, settings_at, settings_of
-from pipeline.voice import DEMO_FOLDER
 from serving.corpora.corpus import SHARD_CHARACTERS, Corpus
 from serving.corpora.estimate import estimate
 from serving.corpora.job import AUDIOS, FORMATS, Identity, Job, VoiceSource
@@ -132,8 +132,8 @@ def _source(args: argparse.Namespace, on_gpus: bool) -> VoiceSource:
         tacotron2, waveglow = (path.resolve() for path in checkpoints_of(args))
         device = "cuda" if on_gpus else "cpu"
         return VoiceSource(None, tacotron2, waveglow, device, precision or "fp32", threads, work)
-    if args.models is None and not DEMO_FOLDER.exists():
-        Voice.load(None, on_message=print).close()
+    if args.models is None:
+        demo_files(precision, print)
     folder = (args.models or DEMO_FOLDER).resolve()
     return VoiceSource(folder, precision=precision, threads=threads, work=work)
 

@@ -1,88 +1,85 @@
-"""Installs the project into the Python that runs this script; scripts/lib.sh calls it. Needs only Python and pip.
+"""Installs the project with an extra, into .venv or into the Python that runs this. Needs Python and its venv module.
 
-It is more than `pip install -e .` for two reasons. Where there is neither an NVIDIA driver nor TensorRT it takes
-PyTorch's CPU build, which saves gigabytes of CUDA. And PyTorch, TensorRT and NumPy that NVIDIA's containers come with
-are kept as they are.
+It is more than `pip install -e .[EXTRA]` for two reasons. Where there is neither an NVIDIA driver nor TensorRT it takes
+PyTorch's CPU build, which saves gigabytes of CUDA. PyTorch, TensorRT and NumPy of NVIDIA's containers stay as they are.
 """
 
 import argparse
 import ctypes.util
+import fcntl
+import hashlib
 import importlib.metadata
 import importlib.util
 import os
+import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from common.cli import ArgumentParser, run
-from common.errors import UserError
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from pip._vendor.packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
+VENV = ROOT / ".venv"
+MADE_HERE = ".made-by-scripts"  # a file in .venv; without it the environment is the user's, and is never deleted
+EXTRAS = ("run", "serve", "corpus", "analysis", "openvino", "hopper", "test")
 PROJECT = "tacotron2-waveglow-tensorrt"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-TRIED_TORCH = "torch==2.13.0"  # the release that the project was tested with
 # NVIDIA's builds of these would be lost to an upgrade.
 KEPT = re.compile(r"(torch|torchvision|torchaudio|numpy|.*triton|tensorrt([-_].*)?|(nvidia|cuda)[-_].*)", re.IGNORECASE)
-# Its own dependencies are not wanted: only the server's binary is used, not the Python around it.
-WITHOUT_DEPENDENCIES = {"test": ("nvidia-pytriton==0.7.0",)}
+REASONS = {  # what pip's and the system's errors mean to users
+    "No space left on device": f"the disk is full: free some space for {VENV} and {tempfile.gettempdir()}",
+    "CERTIFICATE_VERIFY_FAILED": "the registry's certificate was not accepted: sudo apt-get install ca-certificates",
+    "NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|ProxyError|Max retries|unreachable": (
+        "the package registry can't be reached: check the network (`pip config list` shows pip's settings)"
+    ),
+    "Permission denied|Read-only file system": f"{ROOT} or {sys.prefix} can't be written: use a folder of yours",
+}
 
 
-def make_parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="install.py", description="Installs the project into the Python that runs this.")
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    install_parser = actions.add_parser("install", help="install what speaking takes, and an extra")
-    install_parser.add_argument("purpose", metavar="PURPOSE", help="run, or an extra of pyproject.toml")
-    actions.add_parser("nvidia-container", help="print yes if this is the Python of an NVIDIA container")
-    actions.add_parser("own-environment", help="print yes if packages may be installed right into this Python")
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="install.py", description=__doc__)
+    parser.add_argument("extra", choices=EXTRAS, help="run is what speaking takes; the others add to it")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--here", action="store_true", help="install into the Python that runs this, not into .venv")
+    where.add_argument(
+        "--active", action="store_true", help="the same if that is an environment or an NVIDIA container's"
+    )
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.action == "install":
-        install(args.purpose)
+    if args.here:
+        install(args.extra)
+    elif args.active and (is_environment() or is_nvidia_container()):
+        install(args.extra)
+        print(f"Installed for {sys.executable}")
     else:
-        answer = is_nvidia_container() if args.action == "nvidia-container" else is_own_environment()
-        print("yes" if answer else "no")
+        ensure_environment(args.extra)
+        if args.active:
+            print(f"Installed. Before you use the scripts: source {shlex.quote(str(VENV / 'bin/activate'))}")
+
+
+def is_environment() -> bool:
+    return sys.prefix != sys.base_prefix or os.environ.get("CONDA_PREFIX") == sys.prefix
 
 
 def is_nvidia_container() -> bool:
     """No virtual environment, and has TensorRT or a PyTorch of NVIDIA's own building (2.8.0a0+5228986c39.nv25.05)."""
-    if sys.prefix != sys.base_prefix:
-        return False
     torch = installed_version("torch") or ""
-    return importlib.util.find_spec("tensorrt") is not None or "nv" in torch.partition("+")[2]
-
-
-def is_own_environment() -> bool:
-    """This Python is a virtual or conda environment, or an NVIDIA container's that pip may write to."""
-    if sys.prefix != sys.base_prefix or os.environ.get("CONDA_PREFIX") == sys.prefix:
-        return True
-    managed_by_system = (Path(sysconfig.get_path("stdlib")) / "EXTERNALLY-MANAGED").exists()
-    allowed = os.environ.get("PIP_BREAK_SYSTEM_PACKAGES", "").lower() in ("1", "true", "yes")
-    return is_nvidia_container() and (allowed or not managed_by_system)
-
-
-def has_nvidia_driver() -> bool:
-    if Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi"):
-        return True
-    return ctypes.util.find_library("cuda") is not None
+    of_nvidia = importlib.util.find_spec("tensorrt") is not None or "nv" in torch.partition("+")[2]
+    return of_nvidia and not is_environment()
 
 
 def is_for_gpus() -> bool:
     """There is a driver, or TensorRT: a container is built where there is no driver, and run where there is one."""
-    return has_nvidia_driver() or importlib.util.find_spec("tensorrt") is not None
-
-
-def canonicalize_name(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+    driver = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
+    return driver or ctypes.util.find_library("cuda") is not None or importlib.util.find_spec("tensorrt") is not None
 
 
 def installed_version(name: str) -> str | None:
@@ -92,134 +89,172 @@ def installed_version(name: str) -> str | None:
         return None
 
 
-def install(purpose: str) -> None:
-    """Installs the project in place with what `purpose` needs. Raises UserError with what is missing."""
+def ensure_environment(extra: str) -> None:
+    """Makes .venv and installs into it what isn't there yet; a second call finds its records, and does nothing."""
+    whole, record = VENV / ".installed-run", VENV / f".installed-{extra}"
+    if content_of(record) == expected_record():
+        return
+    with open(ROOT / "pyproject.toml", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"Another script is installing into {VENV}: waiting for it", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if content_of(record) == expected_record():
+            return
+        made_for, expected = (text.partition("\n")[0] for text in (content_of(whole), expected_record()))
+        if made_for != expected:
+            reason = f"it was made with {made_for}, and this is {expected}" if made_for else "it was not finished"
+            make_environment(reason)
+        command = [str(VENV / "bin/python"), __file__, extra, "--here"]
+        if subprocess.run(command, check=False).returncode != 0:
+            sys.exit(1)
+        for path in (whole, record):
+            path.write_text(expected_record(), encoding="utf-8")
+
+
+def content_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def expected_record() -> str:
+    """What an installation depends on: Python, the project's folder, and what it requires.
+
+    Python is .venv's where it runs, unless the user names another one in PYTHON.
+    """
+    version = "" if "PYTHON" in os.environ else version_of(VENV / "bin/python")
+    requirements = (ROOT / "requirements.txt").read_bytes() + (ROOT / "pyproject.toml").read_bytes()
+    return f"Python {version or platform.python_version()} for {ROOT}\n{hashlib.sha256(requirements).hexdigest()}"
+
+
+def version_of(python: Path) -> str:
+    """The version of an interpreter; "" if it doesn't run."""
+    try:
+        command = [str(python), "-c", "import platform; print(platform.python_version())"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def make_environment(reason: str) -> None:
+    """Makes an empty .venv, in place of one of these scripts' own for a reason that is printed."""
+    try:
+        import ensurepip  # noqa: F401  Debian has it in a package of its own
+        import venv
+    except ImportError:
+        fail("this Python has no venv module: sudo apt-get install python3-venv, then run this again")
+    if os.path.lexists(VENV):
+        if not (VENV / MADE_HERE).exists():
+            fail(f"{VENV} was not made by these scripts: rename or delete it, and run this again")
+        print(f"The environment is made anew: {reason}")
+    print(f"Making a virtual environment in {VENV} (Python {platform.python_version()})", flush=True)
+    # In a container its own PyTorch and TensorRT are used, and can't be replaced.
+    builder = venv.EnvBuilder(system_site_packages=is_nvidia_container(), symlinks=True, with_pip=True)
+    try:
+        shutil.rmtree(VENV, ignore_errors=True)
+        VENV.mkdir()
+        (VENV / MADE_HERE).touch()
+        builder.create(VENV)
+    except (OSError, subprocess.CalledProcessError) as error:
+        said = error.output.decode(errors="replace") if isinstance(error, subprocess.CalledProcessError) else str(error)
+        shutil.rmtree(VENV, ignore_errors=True)
+        fail(f"{VENV} could not be made: {explain(said)}")
+
+
+def install(extra: str) -> None:
+    """Installs the project in place into the Python that runs this, with what the extra needs."""
     if importlib.util.find_spec("pip") is None:
-        raise UserError(f"{sys.executable} has no pip: sudo apt-get install python3-pip, then run this again")
+        fail(f"{sys.executable} has no pip: sudo apt-get install python3-pip, then run this again")
     print(f"Installing into {sys.prefix}", flush=True)
-    pip("--no-deps", "--editable", str(ROOT), PIP_CONSTRAINT="")
-    kept = kept_packages()
-    requirements = project_requirements(purpose)
-    for requirement in requirements:
-        version = kept.get(canonicalize_name(requirement.name))
-        if version and not requirement.specifier.contains(version, prereleases=True):
+    require(pip("--no-deps", "--editable", str(ROOT), PIP_CONSTRAINT=""))
+    kept, wanted = kept_packages(), []
+    for requirement in project_requirements(extra):
+        version = kept.get(requirement.name)
+        if version is None:
+            wanted.append(str(requirement))
+        elif not requirement.specifier.contains(version, prereleases=True):
             print(f"Warning: {requirement.name} {version} is kept, but the project was tried with {requirement}")
-    wanted = [str(requirement) for requirement in requirements if canonicalize_name(requirement.name) not in kept]
-    if "torch" not in kept:
-        install_torch(next(requirement for requirement in requirements if requirement.name == "torch"))
-        kept["torch"] = installed_version("torch") or ""  # its own dependencies come now, and none may exchange it
+    [*torch] = (requirement for requirement in wanted if re.match(r"torch\b", requirement))
+    if torch and not is_for_gpus():
+        print("Installing PyTorch, without CUDA as there is no NVIDIA driver", flush=True)
+        # An index that can't be reached is no error to pip: it goes on to the wheels that it is configured to look at.
+        if pip("--no-deps", "--retries", "0", "--timeout", "5", "--index-url", CPU_INDEX, *torch):
+            print(f"No CPU build at {CPU_INDEX}: the package registry's may take 3 GB (Ctrl-C stops it)", flush=True)
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt") as constraints:
-        constraints.writelines(f"{name}=={version}\n" for name, version in kept.items() if version)
+        constraints.writelines(f"{name}=={version}\n" for name, version in kept.items())
         constraints.flush()
         print("Installing the other packages", flush=True)
-        pip("--constraint", constraints.name, *wanted)
-    if purpose in WITHOUT_DEPENDENCIES:
-        pip("--no-deps", *WITHOUT_DEPENDENCIES[purpose])
-    check_imports([requirement.name for requirement in project_requirements("run")])
+        require(pip("--constraint", constraints.name, *wanted))
+    command = [sys.executable, "-c", "import onnxruntime, torch"]
+    imports = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    if imports.returncode != 0:
+        last_line = (imports.stderr.strip() or f"status {imports.returncode}").splitlines()[-1]
+        fail(f"the packages were installed, but don't work on this machine: {last_line}")
 
 
 def kept_packages() -> dict[str, str]:
     """Names and versions of the packages that must stay as they are.
 
-    In an environment that these scripts made, those that lie outside it; in one of the user's, all that are there.
+    In .venv, those that lie outside of it; in an environment of the user's, all that are there.
     """
     kept: dict[str, str] = {}
-    made_here = (Path(sys.prefix) / ".made-by-scripts").exists()
     for distribution in importlib.metadata.distributions():
         name = distribution.metadata["Name"]
-        inside = Path(sys.prefix).resolve() in Path(str(distribution.locate_file(""))).resolve().parents
-        if name and KEPT.fullmatch(name) and not (inside and made_here):
-            kept.setdefault(canonicalize_name(name), distribution.version)
+        in_venv = VENV in Path(str(distribution.locate_file(""))).resolve().parents and (VENV / MADE_HERE).exists()
+        if name and KEPT.fullmatch(name) and not in_venv:
+            kept.setdefault(re.sub(r"[-_.]+", "-", name).lower(), distribution.version)
     return kept
 
 
-def project_requirements(purpose: str) -> "list[Requirement]":
+def project_requirements(extra: str) -> "list[Requirement]":
     """What the installed project requires, with one of its extras; extras that an extra names are followed."""
     from pip._vendor.packaging.requirements import Requirement
 
     importlib.invalidate_caches()
     requirements: list[Requirement] = []
-    extras = [purpose]
-    for extra in extras:  # grows
+    extras = [extra]
+    for name in extras:  # grows
         for requirement in map(Requirement, importlib.metadata.requires(PROJECT) or []):
-            if requirement.marker is not None and not requirement.marker.evaluate({"extra": extra}):
+            if requirement.marker is not None and not requirement.marker.evaluate({"extra": name}):
                 continue
             requirement.marker = None
-            if canonicalize_name(requirement.name) == PROJECT:
+            if requirement.name == PROJECT:
                 extras += sorted(requirement.extras)
             elif requirement not in requirements:
                 requirements.append(requirement)
     return requirements
 
 
-def install_torch(requirement: "Requirement") -> None:
-    """Installs PyTorch, the CPU build where no GPU is meant to run it and it can be had. Raises UserError."""
-    if requirement.specifier.contains(installed_version("torch") or "0"):
-        return
-    if is_for_gpus():
-        print("Installing PyTorch for NVIDIA GPUs (several GB)", flush=True)
-        pip(str(requirement))
-        return
-    print("Installing PyTorch, without CUDA as there is no NVIDIA driver", flush=True)
-    # An index that can't be reached is no error to pip: it goes on to the wheels that it is configured to look at.
-    once = ("--no-deps", "--retries", "0", "--timeout", "5", "--index-url", CPU_INDEX)
-    if try_pip(*once, TRIED_TORCH) is None:
-        return
-    print(f"No CPU build at {CPU_INDEX}: the package registry's may take 3 GB (Ctrl-C stops it)", flush=True)
-    errors = try_pip(TRIED_TORCH)
-    if errors is not None and "No matching distribution" in errors and not is_network_failure(errors):
-        errors = try_pip(str(requirement))  # this Python has no such release
-    if errors is not None:
-        raise UserError(explain(errors))
-
-
-def check_imports(modules: list[str]) -> None:
-    """Proves that the packages work on this machine, before the installation is called whole."""
-    code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)"
-    command = [sys.executable, "-c", code, *(name.replace("-", "_") for name in modules)]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-    if result.returncode != 0:
-        last_line = (result.stderr.strip() or f"status {result.returncode}").splitlines()[-1]
-        raise UserError(f"the packages were installed, but don't work on this machine: {last_line}")
-
-
-def pip(*arguments: str, **variables: str) -> None:
-    errors = try_pip(*arguments, **variables)
-    if errors is not None:
-        raise UserError(explain(errors))
-
-
-def try_pip(*arguments: str, **variables: str) -> str | None:
-    """Runs `pip install`, with its progress on a terminal and in silence elsewhere. Returns the errors, if any."""
-    environment = os.environ | {"PIP_ROOT_USER_ACTION": "ignore", "PIP_DISABLE_PIP_VERSION_CHECK": "1"} | variables
-    # The project's own folder is there for this script alone: pip would take it for an installation.
-    paths = [path for path in environment.pop("PYTHONPATH", "").split(os.pathsep) if path and Path(path) != ROOT]
-    environment["PYTHONPATH"] = os.pathsep.join(paths)
+def pip(*arguments: str, **variables: str) -> str:
+    """Runs `pip install`, with its progress on a terminal and in silence elsewhere. Returns its errors, or ""."""
+    environment = {**os.environ, "PIP_ROOT_USER_ACTION": "ignore", "PIP_DISABLE_PIP_VERSION_CHECK": "1", **variables}
+    if is_nvidia_container():
+        environment["PIP_BREAK_SYSTEM_PACKAGES"] = "1"  # its Python is Ubuntu's, and was made to be installed into
     quiet = [] if sys.stdout.isatty() else ["--quiet"]
     command = [sys.executable, "-m", "pip", "install", "--no-input", *quiet, *arguments]
     result = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=environment, check=False)
-    return None if result.returncode == 0 else result.stderr
+    return (result.stderr or f"status {result.returncode}") if result.returncode != 0 else ""
 
 
-def is_network_failure(errors: str) -> bool:
-    marks = "NewConnectionError|NameResolutionError|ConnectTimeout|ReadTimeout|ProxyError|Max retries|unreachable"
-    return re.search(marks, errors) is not None
+def require(errors: str) -> None:
+    """Ends the program where pip has failed."""
+    if errors:
+        fail(explain(errors))
 
 
 def explain(errors: str) -> str:
-    """One line of what pip's errors mean for the user."""
-    if "No space left on device" in errors:
-        return f"the disk is full: free some space for {sys.prefix} and {tempfile.gettempdir()}, and run again"
-    if "CERTIFICATE_VERIFY_FAILED" in errors:
-        return "the package registry's certificate was not accepted: sudo apt-get install ca-certificates"
-    if is_network_failure(errors):
-        return "the package registry can't be reached: check the network (`pip config list` shows pip's settings)"
-    if "Permission denied" in errors:
-        return f"{sys.prefix} can't be written: use a virtual environment or a folder of yours"
+    """One line of what errors mean for the user: their known reason, or their last line."""
+    for marks, reason in REASONS.items():
+        if re.search(marks, errors):
+            return reason
     lines = [line.strip() for line in errors.splitlines() if line.strip() and not line.startswith(("hint:", "note:"))]
-    lines = [line for line in lines if line.lower().startswith("error")] or lines or ["no reason given"]
-    return f"pip failed: {lines[-1].removeprefix('ERROR:').strip()}"
+    last = ([line for line in lines if line.lower().startswith("error")] or lines or ["no reason given"])[-1]
+    return last.removeprefix("ERROR:").strip()
+
+
+def fail(message: str) -> NoReturn:
+    sys.exit(f"install.py: error: {message}")
 
 
 if __name__ == "__main__":
-    run(main, make_parser())
+    main(make_parser().parse_args())

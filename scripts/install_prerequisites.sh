@@ -11,13 +11,5 @@
 source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
 show_help_if_asked "$@"
-extra=${1:-run}
-(($# < 2)) && [[ $extra =~ ^(run|serve|corpus|analysis|openvino|hopper|test)$ ]] || fail "unknown extra: $* (--help lists them)" 2
 find_python
-if [[ $(run_installer own-environment) == yes ]]; then
-    run_installer install "$extra" || exit
-    echo "Installed for $(command -v -- "$PYTHON")"
-else
-    ensure_environment "$extra"
-    printf 'Installed. Before you use the scripts: source %q\n' "$VENV/bin/activate"
-fi
+exec "$PYTHON" "$ROOT/scripts/install.py" --active "${@:-run}"

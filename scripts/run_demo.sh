@@ -10,16 +10,6 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 PASSES_FLAGS_TO=trt/inference_trt.py
 show_help_if_asked "$@"
 
-# What the flags leave open:
-input=$ROOT/phrases/phrase.txt
-output=$ROOT/output
-for argument in "$@"; do
-    case $argument in
-        -i* | --input | --input=* | --text | --text=*) input='' ;;
-        -o* | --output | --output=* | --stream) output='' ;;
-    esac
-done
-
 ensure_environment run
-"$PYTHON" "$ROOT/trt/inference_trt.py" "$@" ${input:+-i "$input"} ${output:+-o "$output"} || exit
-[[ -z $output ]] || echo "The wav files are in $output"
+[[ " $*" =~ " "(-i|--input|--text) ]] || set -- -i "$ROOT/phrases/phrase.txt" "$@"
+exec "$PYTHON" "$ROOT/trt/inference_trt.py" -o "$ROOT/output" "$@" # a flag that is given twice has its last value

@@ -25,6 +25,7 @@ else
     TESTS_SHARED_FOLDER=$(mktemp -d) # models that are exported once for all of the processes below
     export TESTS_SHARED_FOLDER
     trap 'rm -rf -- "$TESTS_SHARED_FOLDER"' EXIT
+    cores=$(nproc)           # which counts no more of them than OMP_NUM_THREADS
     export OMP_NUM_THREADS=1 # the processes below share the cores; threads that wait for their turn would spin
     quick=("$PYTHON" -m pytest --numprocesses auto --dist loadfile --max-worker-restart 0)
     "${quick[@]}" -m "not slow" || failed+=(pytest)
@@ -38,7 +39,7 @@ else
     {
         printf '%s\n' "${alone[@]}"
         printf '%s %s %s %s %s %s\n' "${others[@]}"
-    } | xargs -L 1 -P "$(($(nproc) + 1))" "$PYTHON" -m pytest --no-header -m slow || failed+=("pytest -m slow")
+    } | xargs -L 1 -P "$((cores + 1))" "$PYTHON" -m pytest --no-header -m slow || failed+=("pytest -m slow")
 fi
 if ((${#failed[@]})); then
     fail "failed: ${failed[*]}"

@@ -8,6 +8,7 @@ from common.errors import UserError
 from common.metadata import Precision
 from pipeline import Voice
 from pipeline.flags import add_part_flags, add_setting_flags, model_paths
+from pipeline.model_files import DEMO_FOLDER, default_paths
 from pipeline.settings import RuntimeSettings, settings_of
 from tacotron2.loading import DEMO_TACOTRON2
 from waveglow.loading import DEMO_WAVEGLOW
@@ -44,6 +45,18 @@ def checkpoints_of(args: argparse.Namespace) -> tuple[Path, Path]:
     if len(args.checkpoints) != 2:
         raise UserError("--checkpoints takes two files, Tacotron 2's and WaveGlow's, or none for the demo voice")
     return tuple(args.checkpoints)
+
+
+def runs_on_gpu(args: argparse.Namespace) -> bool:
+    """Whether the voice that the flags name speaks on NVIDIA GPUs. Raises UserError."""
+    if args.checkpoints is not None:
+        return (args.device or "cpu").startswith("cuda")
+    files = list((model_paths(args) or {}).values())
+    for folder in [] if files else [args.models] if args.models else [Path("output"), DEMO_FOLDER]:
+        files += (default_paths(folder, "fp16" if args.fp16 else None) or {}).values()
+        if files:
+            break
+    return any(path.suffix != ".onnx" for path in files)
 
 
 def open_voice(args: argparse.Namespace, on_message: Callable[[str], None] = lambda message: None) -> Voice:

@@ -1,4 +1,4 @@
-"""The load test: what it calls an underrun, its loops, and the doors that need no other server."""
+"""The load test: what it calls an underrun, its loops, and the clients that need no other server."""
 
 import json
 import sys
@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from benchmarks import load as load_test
-from benchmarks.clients import Door, HttpDoor, LibraryDoor
-from benchmarks.load import Answer, Load, Result, run_load, summarise, table
+from benchmarks.clients import Client, HttpClient, LibraryClient
+from benchmarks.load import Answer, Load, load_table, run_load, summarise
 from common.cli import run
 from tests.engine_doubles import tiny_engines
 
 
-class TimedDoor(Door):
+class TimedClient(Client):
     """Speaks chunks of given lengths at given times."""
 
     def __init__(self, chunks: tuple[tuple[float, float], ...]) -> None:
@@ -40,7 +40,7 @@ class TimedDoor(Door):
 
 
 def answer(*chunks: tuple[float, float], error: str = "") -> Answer:
-    return Answer(chunks, error, due=0.0, ended=2.0)
+    return Answer(chunks, error, ended=2.0)
 
 
 def test_an_underrun_is_a_chunk_that_comes_after_the_listener_has_heard_all() -> None:
@@ -52,83 +52,104 @@ def test_an_underrun_is_a_chunk_that_comes_after_the_listener_has_heard_all() ->
 
 def test_figures_leave_out_what_failed() -> None:
     answers = [answer((0.1, 1.0), (0.5, 2.0)), answer((0.3, 1.0)), answer((0.9, 9.0), error="OSError: cut")]
-    result = summarise(answers, Load(streams=2))
-    assert result.requests == 3
-    assert result.first_chunk["p50"] == pytest.approx(0.2)
-    assert result.last_chunk["p50"] == pytest.approx(0.4)
-    assert result.audio_seconds == pytest.approx(4.0)
-    assert result.audio_per_second == pytest.approx(2.0)
+    result = summarise(answers, Load(streams=2), "http")
+    assert result.percentile("first_chunk", 50) == pytest.approx(0.2)
+    assert result.percentile("last_chunk", 50) == pytest.approx(0.4)
+    assert result.rate("audio") == pytest.approx(2.0)
     assert result.errors == {"OSError: cut": 1}
-    assert "| 2 streams | 3 | 200.0 / " in table([result])
+    assert "| 2 streams | http | 3 | 200.0 / " in load_table([result])
 
 
 def test_a_closed_loop_keeps_so_many_requests_under_way() -> None:
-    door = TimedDoor(((0.01, 1.0),))
-    result = run_load(door, ["Hello."], Load(streams=3, requests=12))
-    assert result.requests == 12
-    assert door.most <= 3
-    assert result.first_chunk["p50"] >= 0.01
+    client = TimedClient(((0.01, 1.0),))
+    answers = run_load(client, ["Hello."], Load(streams=3, requests=12))
+    assert len(answers) == 12
+    assert client.most <= 3
+    assert min(answer.chunks[0][0] for answer in answers) >= 0.01
 
 
 def test_an_open_loop_waits_for_no_answer() -> None:
-    door = TimedDoor(((0.4, 1.0),))
-    result = run_load(door, ["Hello."], Load(rate=200, requests=20))
-    assert result.requests == 20
-    assert door.most > 3
+    client = TimedClient(((0.4, 1.0),))
+    assert len(run_load(client, ["Hello."], Load(rate=200, requests=20))) == 20
+    assert client.most > 3
 
 
 def test_a_load_ends_in_time() -> None:
-    result = run_load(TimedDoor(((0.01, 1.0),)), ["Hello."], Load(streams=1, requests=10_000, seconds=0.3))
-    assert 0 < result.requests < 40
+    answers = run_load(TimedClient(((0.01, 1.0),)), ["Hello."], Load(streams=1, requests=10_000, seconds=0.3))
+    assert 0 < len(answers) < 40
+
+
+@pytest.mark.parametrize("load", [Load(streams=5, requests=13), Load(rate=10.0, requests=2)])
+def test_processes_share_a_load(load: Load) -> None:
+    shares = [load.share(index, 3) for index in range(3)]
+    assert sum(share.streams for share in shares) == load.streams
+    assert sum(share.rate for share in shares) == pytest.approx(load.rate)
+    assert sum(share.requests for share in shares) == load.requests
+    assert len({share.seed for share in shares}) == 3
+
+
+def test_sentences_have_the_length_that_was_asked_for() -> None:
+    flags = ["--characters", "100"]
+    texts = load_test.read_texts(load_test.make_parser().parse_args(flags))
+    assert len(set(texts)) == load_test.SENTENCES
+    assert all(80 < len(text) < 130 for text in texts)
 
 
 def test_the_library_can_be_measured() -> None:
     from pipeline import Voice
 
-    door = LibraryDoor(Voice(tiny_engines()))
+    client = LibraryClient(Voice(tiny_engines()))
     try:
-        result = run_load(door, ["Hello.", "Good morning."], Load(streams=2, requests=4, seconds=60))
+        answers = run_load(client, ["Hello.", "Good morning."], Load(streams=2, requests=4, seconds=60))
     finally:
-        door.close()
+        client.close()
+    result = summarise(answers, Load(streams=2))
     assert result.errors == {}
-    assert result.audio_seconds > 0
+    assert sum(result.values["audio"]) > 0
 
 
 @pytest.mark.slow
-def test_http_can_be_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_http_can_be_measured_from_several_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("uvicorn")
     from tests.http_servers import running_server
 
     with running_server(tmp_path, "--api-key", "secret") as server:
-        flags = ["--door", "http", "--url", server.url, "--api-key", "secret", "--seconds", "60", "--warm-up", "1"]
-        loads = ["--streams", "2", "--rate", "20", "--requests", "4"]
+        flags = ["--client", "http", "--url", server.url, "--api-key", "secret", "--seconds", "60", "--warm-up", "1"]
+        loads = ["--streams", "1", "2", "--rate", "20", "--requests", "4", "--processes", "2"]
         files = ["--json", str(tmp_path / "load.json"), "--plot", str(tmp_path / "load.png")]
         with pytest.raises(SystemExit) as ended:
             run(load_test.main, load_test.make_parser(), [*flags, *loads, *files])
         assert ended.value.code == 0
-        assert "| 2 streams | 4 |" in capsys.readouterr().out
-        closed, opened = json.loads((tmp_path / "load.json").read_text())
-        assert closed.keys() == Result.__dataclass_fields__.keys()
-        assert closed["errors"] == opened["errors"] == {}
+        assert "| 2 streams | http | 4 |" in capsys.readouterr().out
+        results = json.loads((tmp_path / "load.json").read_text())
+        assert [result["errors"] for result in results] == [{}] * 3
+        assert results[1]["statistics"]["first_chunk"]["p95"] > 0
         assert (tmp_path / "load.png").read_bytes()[:4] == b"\x89PNG"
-        refused = run_load(HttpDoor(server.url), ["Hello."], Load(streams=1, requests=1))
-        assert next(iter(refused.errors)).startswith("OSError: 401")
+        [refused] = run_load(HttpClient(server.url), ["Hello."], Load(streams=1, requests=1))
+        assert refused.error.startswith("OSError: 401")
 
 
-def test_a_door_that_nobody_answers_is_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--door", "http", "--url", "http://127.0.0.1:9", "--warm-up", "1"]
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--url", "http://127.0.0.1:9"], "the client doesn't speak: ConnectionRefusedError"),
+        (["--url", "127.0.0.1:9"], "--url 127.0.0.1:9: must begin with http:// or https://"),
+    ],
+)
+def test_servers_that_cannot_be_asked_are_named(capsys: pytest.CaptureFixture[str], flags, words: str) -> None:
     with pytest.raises(SystemExit) as ended:
-        run(load_test.main, load_test.make_parser(), flags)
+        run(load_test.main, load_test.make_parser(), ["--client", "http", "--warm-up", "1", *flags])
     assert ended.value.code == 1
-    assert "the door doesn't speak: ConnectionRefusedError" in capsys.readouterr().err
+    assert words in capsys.readouterr().err
 
 
-def test_the_librarys_door_needs_no_packages_of_servers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_librarys_client_needs_no_packages_of_servers(monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("fastapi", "uvicorn", "starlette", "pydantic", "prometheus_client", "av", "httpx")
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("serving", *names)]:
+    ours = ("serving", "benchmarks")
+    for name in [name for name in sys.modules if name.partition(".")[0] in (*ours, *names)]:
         monkeypatch.delitem(sys.modules, name)
     for name in names:
         monkeypatch.setitem(sys.modules, name, None)
     import importlib
 
-    assert importlib.import_module("benchmarks.load").LibraryDoor
+    assert importlib.import_module("benchmarks.load").LibraryClient

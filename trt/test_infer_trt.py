@@ -3,24 +3,14 @@
 import argparse
 from collections.abc import Mapping
 
+from benchmarks.offline import add_benchmark_flags, read_benchmark, run_benchmark, voice_speaker
 from common.cli import ArgumentParser, run
 from common.config import WaveGlowConfig
 from common.engine import Engine
 from common.errors import UserError
-from common.files import output_folder
 from common.metadata import Part
 from pipeline import Voice
-from pipeline.console import report_benchmark, voice_speaker
-from pipeline.flags import (
-    add_benchmark_flags,
-    add_engine_flags,
-    benchmark_settings,
-    check_audio_flags,
-    check_precision,
-    model_paths,
-    report_settings,
-    runtime_choice,
-)
+from pipeline.flags import add_engine_flags, check_audio_flags, check_precision, model_paths, runtime_choice
 
 FRAMEWORKS = {"OnnxEngine": "ONNX Runtime", "OpenVINOEngine": "OpenVINO", "TensorRTEngine": "TensorRT"}
 
@@ -29,11 +19,12 @@ def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="test_infer_trt.py", description=__doc__)
     add_benchmark_flags(parser)
     add_engine_flags(parser, required=True)
+    parser.add_argument("--wn-channels", type=int, help="of WaveGlow; must agree with the models' [the models']")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    benchmark = benchmark_settings(args)
+    benchmark = read_benchmark(args)
     paths = model_paths(args)
     assert paths is not None  # the parser requires them
     with Voice.from_files(paths, work=benchmark.work_settings, **runtime_choice(args)) as voice:
@@ -45,18 +36,11 @@ def main(args: argparse.Namespace) -> None:
             raise UserError(f"-bs {benchmark.batch}: the engines take {most} at most; build them with a wider -bs")
         waveglow = engines.parts["waveglow"].metadata.model
         assert isinstance(waveglow, WaveGlowConfig)
-        report = report_settings(args, output_folder(args.output))
-        with voice_speaker(voice, benchmark, args.stream) as speak:
-            report_benchmark(
-                framework(engines.parts),
-                benchmark,
-                speak,
-                engines.precision,
-                waveglow.wn_channels,
-                engines.device,
-                engines.audio,
-                report,
-            )
+        name, width = framework(engines.parts), waveglow.wn_channels
+        if args.wn_channels not in (None, width):
+            raise UserError(f"--wn-channels {args.wn_channels}: the models have {width}; leave the flag out")
+        with voice_speaker(voice, benchmark) as speak:
+            run_benchmark(name, benchmark, speak, engines.precision, width, engines.device, engines.audio)
 
 
 def framework(engines: Mapping[Part, Engine]) -> str:

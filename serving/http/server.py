@@ -5,6 +5,7 @@ import logging
 import os
 import resource
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
 
@@ -12,33 +13,17 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from common.errors import EngineFailure, UserError
-from pipeline import Voice
 from serving.http.app import make_app
+from serving.http.engine_pool import Engine, EnginePool
 from serving.http.service import ServerSettings, SpeechService
 from serving.http.speech_response import StreamCut
 
 MAX_CONNECTIONS = 4096
 BACKLOG = 128  # connections that wait to be accepted, at most; asyncio accepts as many at a time
 FILES = 32  # that may be opened while connections are open
-LINE_CHARACTERS = 500  # of a line of the log
 HEAD_SECONDS = 15.0  # that a client may take to send a request's head
 
 _log = logging.getLogger(__name__)
-
-
-def log_to_stderr() -> None:
-    """Lines from INFO on, with their time."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(handlers=[handler], level=logging.INFO)
-
-
-class LineFormatter(logging.Formatter):
-    """Keeps a message, which may quote what a client sent, on one line of bounded length, without control codes."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        line = super().formatMessage(record)[:LINE_CHARACTERS]
-        return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -57,22 +42,31 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def serve(voice: Voice, settings: ServerSettings, listener: socket.socket, drain_seconds: float) -> None:
+def serve(engines: Sequence[Engine], settings: ServerSettings, listener: socket.socket, drain_seconds: float) -> None:
     """Serves until SIGTERM or Ctrl-C, and then until the requests under way have been answered.
 
     Args:
+        engines: started here, and closed at the end.
         listener: bound; closed at the end.
         drain_seconds: most of them that requests under way get; then they are cut.
 
     Raises:
-        UserError: the voice can't speak, or can't any more.
+        UserError: an engine can't be started, or all can't speak any more.
     """
-    asyncio.run(_serve(voice, settings, listener, drain_seconds))
+    asyncio.run(_serve(EnginePool(engines), settings, listener, drain_seconds))
 
 
-async def _serve(voice: Voice, settings: ServerSettings, listener: socket.socket, drain_seconds: float) -> None:
-    service = SpeechService(voice, settings)
-    await asyncio.to_thread(service.warm_up)
+async def _serve(engines: EnginePool, settings: ServerSettings, listener: socket.socket, drain_seconds: float) -> None:
+    await engines.start()
+    try:
+        await _listen(SpeechService(engines, settings), listener, drain_seconds)
+    finally:
+        await engines.close()
+    if engines.failure:
+        raise EngineFailure(f"the server has ended, because the voice can't speak any more: {engines.failure}")
+
+
+async def _listen(service: SpeechService, listener: socket.socket, drain_seconds: float) -> None:
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     connections, backlog = _connection_limits()
     config = uvicorn.Config(
@@ -88,9 +82,6 @@ async def _serve(voice: Voice, settings: ServerSettings, listener: socket.socket
         server_header=False,
     )
     await SpeechServer(config, service).serve([listener])
-    status = service.scheduler.status()
-    if status.state == "failed":
-        raise EngineFailure(f"the server has ended, because the voice can't speak any more: {status.reason}")
 
 
 class SpeechServer(uvicorn.Server):
@@ -107,7 +98,7 @@ class SpeechServer(uvicorn.Server):
         print(f"Listening at http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
 
     async def on_tick(self, counter: int) -> bool:
-        return await super().on_tick(counter) or self._service.scheduler.status().state == "failed"
+        return await super().on_tick(counter) or bool(self._service.engines.failure)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # Not the parent's, which raises the signal again at the end: an operator's stop is no failure.
