@@ -63,9 +63,7 @@ class Load:
     def share(self, index: int, count: int) -> "Load":
         """What one of `count` processes asks for; all of them together ask for this."""
         streams, requests = ((total + index) // count for total in (self.streams, self.requests))
-        return replace(
-            self, streams=streams, rate=self.rate / count, requests=requests, seed=self.seed * count + index
-        )
+        return replace(self, streams=streams, rate=self.rate / count, requests=requests, seed=self.seed * count + index)
 
 
 @dataclass(frozen=True)
