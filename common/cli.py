@@ -128,8 +128,8 @@ def run(
     try:
         with _sigterm_as_interrupt():
             main(args)
-        print(end="", flush=True)  # now an error of the disk can still be reported
-        sys.exit(EXIT_NO_READER if output_closed() else 0)
+        print(end="", flush=True)  # now an error can still be reported
+        sys.exit(0)
     except KeyboardInterrupt as error:
         status = EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED
         done = str(error) or "every file that was finished is whole"

@@ -1,4 +1,4 @@
-"""Engines: whatever runs one part of the pipeline on named tensors.
+"""Engines, which run one part of the pipeline on named tensors.
 
 Four kinds share the small interface below: PyTorch (`TorchEngine`, here), ONNX Runtime (`common.onnx_engine`), OpenVINO
 (`common.openvino_engine`) and TensorRT (`trt.engine`). Tensors are torch tensors everywhere, on the engine's device,
@@ -6,7 +6,6 @@ and every kind but PyTorch reads and writes their memory in place.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -15,18 +14,17 @@ from torch import Tensor, nn
 from common.contract import Contract, TensorSpec, contract_of
 from common.cuda import with_index
 from common.errors import Closed, UserError
-from common.metadata import METADATA_KEY, ModelMetadata, Part
+from common.metadata import ModelMetadata
+from common.model_flags import SIZE_FLAGS
 
 Range = tuple[int, int]
-# The flags of trt/export_onnx2trt.py that set an engine's limits, by symbol.
-PROFILE_FLAGS = {"batch": "-bs/--batch-size", "text": "--text-size", "mel": "--mel-size"}
 
 
 class Engine(Protocol):
     """Runs one part. `limits` gives the sizes it accepts by symbol ("batch", "text", "mel"); none means any."""
 
-    name: str  # what messages call it: the file's path, or "PyTorch encoder"
-    backend: str  # what computes, and in which precision if not in the model's: "onnxruntime", "openvino bf16"
+    name: str  # for messages: the file's path, or "PyTorch encoder"
+    backend: str  # the runtime, with its precision where that isn't the model's: "onnxruntime", "openvino bf16"
     metadata: ModelMetadata
     contract: Contract
     device: torch.device
@@ -38,7 +36,7 @@ class Engine(Protocol):
         ...
 
     def bind(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
-        """Ties every input and output to memory and returns what runs the part on it, as often as wanted.
+        """Ties every input and output to memory; returns a function that runs the part on it, any number of times.
 
         Args:
             tensors: all inputs and outputs by name, contiguous, with the contract's dtypes and agreeing shapes.
@@ -49,7 +47,7 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Gives back what the engine owns. It can't be used afterwards, but may be closed again."""
+        """Releases what the engine owns. A closed engine can't run, but may be closed again."""
         ...
 
 
@@ -110,7 +108,7 @@ def sizes_of(engine: Engine, tensors: Mapping[str, Tensor]) -> dict[str, int]:
     """Checks named tensors against the engine's contract and limits; returns the sizes of its symbols.
 
     Raises:
-        UserError: says expected against found, or the limit and the flag that raises it.
+        UserError: says what was expected and what was found.
     """
     specs = engine.contract.tensors
     sizes: dict[str, int] = {}
@@ -132,13 +130,13 @@ def sizes_of(engine: Engine, tensors: Mapping[str, Tensor]) -> dict[str, int]:
         if not low <= size <= high:
             raise UserError(
                 f"{engine.name}: {symbol} size {size} is outside {low} to {high}, the range of its profile; build it "
-                f"with a wider {PROFILE_FLAGS[symbol]}"
+                f"with a wider {SIZE_FLAGS[symbol]}"
             )
     return sizes
 
 
 def check_bound(engine: Engine, tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """What every kind of engine demands of the tensors that are bound to it; returns the sizes of its symbols.
+    """Checks the tensors that are bound to an engine of any kind; returns the sizes of its symbols.
 
     Raises:
         UserError: a tensor is missing, unknown, not contiguous, on another device, or as `sizes_of` says.
@@ -174,7 +172,7 @@ class TorchEngine:
         self._module: nn.Module | None = module.eval().to(self.device)
         for layer in self._module.modules():
             if isinstance(layer, nn.RNNBase):
-                layer.flatten_parameters()  # cuDNN wants one block of weights, and would copy them at every run
+                layer.flatten_parameters()  # else cuDNN copies the weights into one block at every run
 
     @property
     def module(self) -> nn.Module:
@@ -198,24 +196,3 @@ class TorchEngine:
 
     def close(self) -> None:
         self._module = None
-
-
-def read_metadata(path: Path, part: Part, stored: Mapping[str, str]) -> ModelMetadata:
-    """The metadata of a model file, which has to be of the wanted part. Raises UserError."""
-    try:
-        metadata = ModelMetadata.from_json(stored[METADATA_KEY])
-    except KeyError:
-        raise UserError(f"{path}: not exported by this project; make it with {export_command(part)}") from None
-    except ValueError as error:
-        raise UserError(f"{path}: {error}; make it again with {export_command(part)}") from error
-    if metadata.part != part:
-        raise UserError(f"{path}: holds the {metadata.part}, not the {part}; give it with {part_flag(metadata.part)}")
-    return metadata
-
-
-def export_command(part: Part) -> str:
-    return f"exports/export_{'waveglow' if part == 'waveglow' else 'tacotron2'}_onnx.py"
-
-
-def part_flag(part: Part) -> str:
-    return "--decoder" if part == "decoder_iter" else f"--{part}"

@@ -6,19 +6,21 @@ agree where it does.
 
 import argparse
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from common.cli import bounded_float, bounded_int, settings_from
 from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
-from common.engine import Engine, part_flag
+from common.engine import Engine
 from common.errors import UserError
 from common.files import output_folder
 from common.metadata import PARTS, Part
-from common.phrases import Phrase, read_phrases
+from common.model_flags import part_flag
+from common.phrases import Phrase, live_phrases, read_phrases
 from common.wav import SAMPLE_FORMATS
 from pipeline.console import Request
+from pipeline.encoders import FORMATS, AudioFormat, available_formats
 from pipeline.settings import (
     RuntimeOptions,
     RuntimeSettings,
@@ -35,7 +37,9 @@ from waveglow.conditioning import Conditioning, parse_conditioning
 from waveglow.denoiser import DEFAULT_STRENGTH
 from waveglow.loading import DEMO_WAVEGLOW
 
-STDOUT = Path("-")  # as an output folder: audio to standard output
+STDOUT = Path("-")  # as an output: audio to standard output
+FILE_FORMATS = {".wav": "wav", ".flac": "flac", ".mp3": "mp3", ".opus": "opus", ".ogg": "opus", ".aac": "aac"}
+WAV_FORMATS = ("wav", *SAMPLE_FORMATS)
 # Flags that stand among those of speaking: not repeated as a model's dimensions.
 SPEAKING_DIMENSIONS = ("max_decoder_steps", "gate_threshold")
 _WAVEGLOW_FLAGS = {
@@ -52,15 +56,21 @@ def add_speak_flags(parser: argparse.ArgumentParser, text_without_flag: bool = F
     source = parser.add_mutually_exclusive_group(required=True)
     if text_without_flag:
         source.add_argument("words", nargs="?", metavar="TEXT", help="a phrase to speak")
-    source.add_argument("-i", "--input", help="text file with a phrase a line, or - for standard input")
+    source.add_argument(
+        "-i", "--input", help="text file with a phrase a line, or - for standard input, spoken as its lines come"
+    )
     source.add_argument("--text", action="append", help="a phrase to speak; may be given several times")
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("output"), help="folder for the wav files, or - (see --stream)"
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("output"),
+        help="folder for the audio files; or a file for one phrase, as hello.mp3; or - (see --stream)",
     )
     parser.add_argument(
         "--stream",
         action="store_true",
-        help="16-bit PCM to standard output as it is made, line after line; everything else goes to standard error",
+        help="audio to standard output as it is made, line after line; everything else goes to standard error",
     )
     parser.add_argument("--show-text", action="store_true", help="print how each line will be read, and speak nothing")
     voice = parser.add_argument_group("voice")
@@ -74,7 +84,10 @@ def add_speak_flags(parser: argparse.ArgumentParser, text_without_flag: bool = F
     )
     results = parser.add_argument_group("results")
     results.add_argument(
-        "--format", choices=SAMPLE_FORMATS, default=SAMPLE_FORMATS[0], help="of the wav files' samples"
+        "--format",
+        choices=dict.fromkeys((*WAV_FORMATS, *FORMATS)),
+        help="of the audio; wav is float32, pcm16 a wav of half the size "
+        "[what -o's name says; float32 in folders, pcm to standard output]",
     )
     results.add_argument(
         "--plots", action="store_true", help="save pictures of waveform, mel spectrogram and alignment"
@@ -204,23 +217,30 @@ def read_request(args: argparse.Namespace, suffix: str) -> Request:
         UserError: there is nothing to speak, or a flag can't be obeyed.
     """
     notes: list[str] = []
-    phrases = read_texts(args, notes)
+    groups = read_texts(args, notes)
     output = output_settings(args, suffix)
+    one_file = output.file if isinstance(output, OutputSettings) else None
+    if one_file is not None:
+        groups = [[phrase for phrases in groups for phrase in phrases]]
+        if len(groups[0]) > 1:
+            raise UserError(f"-o {one_file} is a file, and there are {len(groups[0])} phrases: give a folder for them")
     settings = speak_settings(args, keep_pictures=args.plots or args.page)
-    return Request(phrases, notes, settings, settings_from(args, WorkSettings), output, parameters(args))
+    if (audio_format := FORMATS.get(output.format if isinstance(output, OutputSettings) else output.name)) is not None:
+        settings = dataclasses.replace(settings, sampling_rate=audio_format.sampling_rate(settings.sampling_rate))
+    return Request(groups, notes, settings, settings_from(args, WorkSettings), output, parameters(args))
 
 
-def read_texts(args: argparse.Namespace, notes: list[str]) -> list[Phrase]:
-    """The phrases of the command line or of -i. Raises UserError."""
+def read_texts(args: argparse.Namespace, notes: list[str]) -> Iterable[Sequence[Phrase]]:
+    """The phrases of the command line or of -i, in groups that are there together. Raises UserError."""
     words = getattr(args, "words", None)
     texts = args.text if words is None else [words]
     if texts is None:
-        return read_phrases(None if args.input == "-" else Path(args.input), notes)
+        return live_phrases() if args.input == "-" else [read_phrases(Path(args.input), notes)]
     phrases = [Phrase(index, text.strip()) for index, text in enumerate(texts)]
     for phrase in phrases:
         if not phrase.text:
             raise UserError(f"--text number {phrase.line} is empty; give it something to say")
-    return phrases
+    return [phrases]
 
 
 def _meaning(dimension: str) -> str:
@@ -233,24 +253,44 @@ def speak_settings(args: argparse.Namespace, **others: Any) -> SpeakSettings:
     return settings_from(args, SpeakSettings, **{"denoise": denoise_strength(args)} | others)
 
 
-def output_settings(args: argparse.Namespace, suffix: str) -> OutputSettings | None:
-    """Where and as what to save, by the flags of `add_speak_flags`; None for audio to standard output.
+def output_settings(args: argparse.Namespace, suffix: str) -> OutputSettings | AudioFormat:
+    """Where and as what to save, by the flags of `add_speak_flags`; the format alone for audio to standard output.
 
     Raises:
         UserError: the folder can't be written, or flags exclude each other.
     """
-    if args.stream or args.output == STDOUT:
+    output, asked = args.output, args.format
+    to_stdout = args.stream or output == STDOUT
+    by_name = None if to_stdout or output.is_dir() else FILE_FORMATS.get(output.suffix.lower())
+    if to_stdout or by_name is not None:
+        goes = "audio to standard output" if to_stdout else f"the one file {output}"
         for flag in ("plots", "page", "resume"):
             if getattr(args, flag):
-                raise UserError(f"--{flag} goes with files, not with audio to standard output; leave it out")
-        return None
+                raise UserError(f"--{flag} goes with a folder of files, not with {goes}; leave it out")
+    if to_stdout:
+        if asked == "float32":
+            raise UserError("--format float32 is of files; leave it out, or take wav or pcm for standard output")
+        return FORMATS[_made_here({None: "pcm", "pcm16": "pcm"}.get(asked, asked))]
+    if asked == "pcm":
+        raise UserError("--format pcm is of standard output; pcm16 writes wav files of it")
+    if by_name and asked and asked != by_name and not {asked, by_name} <= {*WAV_FORMATS}:
+        raise UserError(f"--format {asked}: {output} names another format; leave one of them out")
+    name = _made_here(asked or by_name or "wav")
+    folder = output if by_name is None else output.parent
     return settings_from(
         args,
         OutputSettings,
-        folder=args.output if args.show_text else output_folder(args.output),
+        folder=folder if args.show_text else output_folder(folder),
+        file=None if by_name is None else output,
         suffix=suffix,
-        sample_format=args.format,
+        format="float32" if name == "wav" else name,
     )
+
+
+def _made_here(name: str) -> str:
+    if name not in (*SAMPLE_FORMATS, *available_formats()):
+        raise UserError(f"{name} needs PyAV: pip install av; wav needs nothing")
+    return name
 
 
 def denoise_strength(args: argparse.Namespace) -> float:

@@ -1,16 +1,19 @@
 """From phrases to the pieces of text that are spoken in one breath."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from common.errors import InvalidInput, UserError, explained
 from common.phrases import Phrase
-from pipeline.settings import SpeakSettings
+from pipeline.settings import SpeakSettings, settings_of
 from tacotron2.decoder import StopReason
 from tacotron2.text import EncodedText, split
 from tacotron2.text.front_end import TextFrontEnd
+from tacotron2.text.rewriting import Trace
+from tacotron2.text.ssml import Segment, parse_ssml, shown
 
 
 @dataclass(frozen=True)
@@ -98,25 +101,47 @@ class PreparedPhrase:
 def prepare(phrases: Sequence[Phrase], settings: SpeakSettings, max_symbols: int) -> list[PreparedPhrase]:
     """Each phrase's pieces, none longer than `max_symbols`; a phrase that can't be spoken has an error instead."""
     front_end = TextFrontEnd(settings.text_normalizer, settings.lexicon, settings.final_period)
-    return [_prepare(phrase, front_end, max_symbols) for phrase in phrases]
+    return [_prepare(phrase, settings, front_end, max_symbols) for phrase in phrases]
 
 
-def _prepare(phrase: Phrase, front_end: TextFrontEnd, max_symbols: int) -> PreparedPhrase:
-    reading = phrase.text
-    if not isinstance(reading, str):
-        wrong = InvalidInput(f"the text to speak must be a str, not {type(reading).__name__}")
+def _prepare(phrase: Phrase, settings: SpeakSettings, front_end: TextFrontEnd, max_symbols: int) -> PreparedPhrase:
+    if not isinstance(phrase.text, str):
+        wrong = InvalidInput(f"the text to speak must be a str, not {type(phrase.text).__name__}")
         return PreparedPhrase(phrase, "", (), wrong)
+    readings: list[str] = []
+    pieces: list[Piece] = []
     try:
-        reading = front_end.read(phrase.text)
-        texts = split(reading, max_symbols, final_period=front_end.final_period)
+        for segment in parse_ssml(phrase.text) if settings.ssml else [Segment(phrase.text)]:
+            texts = _read(segment, settings, front_end, max_symbols, readings)
+            speed = None if segment.speed == 1 else _within_range(settings.speed * segment.speed)
+            for text in texts:
+                pieces.append(Piece(phrase, len(pieces), False, text, speed=speed))
+            pieces[-1] = replace(pieces[-1], pause=segment.pause)
     except UserError as error:
         invalid = error if isinstance(error, InvalidInput) else InvalidInput(str(error))
-        return PreparedPhrase(phrase, reading, (), invalid)
+        return PreparedPhrase(phrase, phrase.text, (), invalid)
     except Exception as error:
-        return PreparedPhrase(phrase, reading, (), explained(error, _named(phrase, phrase.text)))
-    last = len(texts) - 1
-    pieces = tuple(Piece(phrase, number, number == last, text) for number, text in enumerate(texts))
-    return PreparedPhrase(phrase, reading, pieces)
+        return PreparedPhrase(phrase, phrase.text, (), explained(error, _named(phrase, phrase.text)))
+    pieces[-1] = replace(pieces[-1], last=True)
+    return PreparedPhrase(phrase, " ".join(readings), tuple(pieces))
+
+
+def _read(
+    segment: Segment, settings: SpeakSettings, front_end: TextFrontEnd, max_symbols: int, readings: list[str]
+) -> list[EncodedText]:
+    """The texts of a segment's pieces; adds how it is read to `readings`."""
+    trace = None
+    if settings.timestamps:
+        trace = segment.trace() if settings.ssml else Trace(segment.text)
+    with trace or nullcontext():
+        readings.append(front_end.read(segment.text))
+    texts = split(readings[-1], max_symbols, final_period=front_end.final_period and segment.ends, trace=trace)
+    return [shown(text) for text in texts] if settings.ssml else texts
+
+
+def _within_range(speed: float) -> float:
+    slowest, fastest = settings_of(SpeakSettings)["speed"].range or (0, 0)
+    return min(max(slowest, speed), fastest)
 
 
 def describe(piece: Piece) -> str:

@@ -11,11 +11,12 @@ import torch
 from common import cpu_backend
 from common.checkpoint import LoadedModel
 from common.contract import DECODER_STATE, contract_of
-from common.engine import Engine, infer, read_metadata
+from common.engine import Engine, infer
 from common.errors import UserError
 from common.files import sha256_of
 from common.metadata import METADATA_KEY, PARTS, ModelMetadata, Part, Precision
 from common.onnx_engine import OnnxEngine
+from common.onnx_file import read_metadata
 from common.phrases import Phrase
 from exports import export_tacotron2_onnx, export_waveglow_onnx, voice
 from exports import export_voice as export_voice_script

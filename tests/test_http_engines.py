@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from common.files import REPOSITORY
-from pipeline import Audio, SpeakSettings, Voice, scheduler
+from pipeline import Audio, SpeakSettings, Voice
 from pipeline.speech import CancelledError
 from tests.engine_doubles import tiny_engines
 from tests.http_servers import NEVER, ServerProcess, eventually, running_server
@@ -30,7 +30,7 @@ STREAMS = 16
 
 
 def test_an_engine_runs_ahead_of_a_slow_reader_by_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler, "MAX_UNREAD_SECONDS", 4.0)
+    monkeypatch.setattr("pipeline.policy.MAX_UNREAD_SECONDS", 4.0)
     monkeypatch.setattr(engine_process, "SENT_AHEAD_SECONDS", 1.0)
     bound = 4.0 + 1.0 + 2 * 100 * HOP / 22050  # with the pieces of text that are under way
     text = "One more sentence to say. " * 160
@@ -56,7 +56,7 @@ def test_an_engine_runs_ahead_of_a_slow_reader_by_a_bounded_time(monkeypatch: py
             assert (await engine.status()).audio_seconds - before < bound
             samples = await samples_of(speech)
             assert samples / 22050 > 1.5 * bound
-            assert samples == len(speech.reports) * 100 * HOP
+            assert samples == len(speech.results) * 100 * HOP
             assert engine.load == 0
             given_up = await engines.submit(text, settings)
             given_up.cancel()

@@ -112,7 +112,11 @@ def test_the_spellings_of_all_doors_are_taken_by_each(tmp_path) -> None:
 
 def test_the_console_command_takes_its_text_without_a_flag() -> None:
     parser = make_parser("speak")
-    assert [one.text for one in read_texts(parser.parse_args(["Hello there.", "--denoise"]), [])] == ["Hello there."]
-    assert [one.text for one in read_texts(parser.parse_args(["--text", "A.", "--text", "B."]), [])] == ["A.", "B."]
+    for words, texts in (
+        (["Hello there.", "--denoise"], ["Hello there."]),
+        (["--text", "A.", "--text", "B."], ["A.", "B."]),
+    ):
+        (phrases,) = read_texts(parser.parse_args(words), [])
+        assert [phrase.text for phrase in phrases] == texts
     with pytest.raises(SystemExit):
         parser.parse_args(["Hello.", "--text", "Hello."])

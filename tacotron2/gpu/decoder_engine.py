@@ -36,8 +36,8 @@ class FusedDecoderEngine(TritonEngine):
     Args:
         module: the part, in FP16.
         metadata: its metadata.
-        tuning: how the kernels are cut; by default `default_tuning` for each batch size.
-        persistent: whether many steps may be one kernel.
+        tuning: of the kernels; by default `default_tuning` for each batch size.
+        persistent: whether many steps may run as one kernel.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class FusedDecoderEngine(TritonEngine):
         if batch > LARGEST_BATCH or text > LONGEST_TEXT:
             return self._plain.bind(tensors)
         launches = self._step.launches(tensors, self._tuning or default_tuning(self.device, batch))
-        # What comes before a step that isn't captured is unknown: it has to be finished.
+        # Outside of a capture any kernel may precede a step: the first kernel waits until it is finished.
         first_alone = launches[0].alone()
 
         def run() -> None:
@@ -96,7 +96,7 @@ class FusedDecoderEngine(TritonEngine):
         return None
 
     def steps_at_once(self, batch: int, text: int) -> int:
-        """How many steps `run_steps` best runs as one kernel for such a batch; 0 where it can't."""
+        """The number of steps that `run_steps` best runs as one kernel for such a batch; 0 where it can't."""
         fits = batch == 1 and text <= MAX_TEXT and self._may_persist
         return MAX_STEPS if fits and self._persistent is not None else 0
 
@@ -107,5 +107,5 @@ class FusedDecoderEngine(TritonEngine):
 
     def close(self) -> None:
         self._plain.close()
-        for name in ("_step", "_module", "_persistent"):  # gone already where it is closed again
+        for name in ("_step", "_module", "_persistent"):  # absent where the engine is closed already
             vars(self).pop(name, None)

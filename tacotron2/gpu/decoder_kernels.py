@@ -266,7 +266,7 @@ def energies_kernel(
     processed_memory,  # (B, text, DIM)
     mask,  # uint8 (B, text), 1 where padding
     query,  # FP32 (B, DIM), the previous kernel's result
-    location,  # (PATCH, DIM): row t for the weights' tap t, row TAPS + t for the sums', zeros behind
+    location,  # (PATCH, DIM): row t for the weights' tap t, row TAPS + t for the sums', then zeros
     v,  # FP32 (DIM)
     energies,  # FP32 (B, text)
     text,

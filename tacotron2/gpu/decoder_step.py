@@ -58,7 +58,7 @@ def tuning_for(capability: tuple[int, int], batch: int) -> Tuning:
 
 @dataclass(frozen=True)
 class _Scratch:
-    """What the kernels of one step hand to one another."""
+    """Values between the kernels of one step."""
 
     prenet: Tensor  # FP16 (B, prenet_dim)
     query: Tensor  # FP32 (B, attention_dim)
@@ -74,7 +74,7 @@ class _Scratch:
 
 
 class FusedStep:
-    """The weights as the kernels want them, on the module's device, and the launches of a step."""
+    """The weights in the kernels' layouts, on the module's device, and the launches of a step."""
 
     def __init__(self, module: DecoderIterPart, metadata: ModelMetadata) -> None:
         assert isinstance(metadata.model, Tacotron2Config)
@@ -204,7 +204,7 @@ class FusedStep:
         )
 
     def _lstms(self, units: int) -> "tuple[_PackedLSTM, _PackedLSTM]":
-        # Both LSTMs' weights for programs of so many units, with their columns in the order in which their inputs are
+        # Both LSTMs' weights for programs of so many units. Their columns are in the order in which the inputs become
         # known: the previous kernel's result comes last.
         if units not in self._packed:
             config, module = self.config, self._module
@@ -226,7 +226,7 @@ def _by_items(
     constants: dict[str, Any],
     tuning: Tuning,
 ) -> Launch:
-    """The first of two kernels, whose programs take one item of the batch, or the second, whose take several."""
+    """A launch of one of two kernels: programs of the first take one item of the batch, those of the second several."""
     constants = {**constants, **overlapping(tuning.overlap)}
     if tuning.items == 1:
         return Launch(kernels[0], (parts, batch), arguments, constants)
@@ -238,10 +238,10 @@ _PackedLSTM = tuple[Tensor, Tensor]  # weights FP16 (programs, 4 * units, column
 
 
 def _pack_lstm(cell: MergedLSTMCell, widths: list[int], order: list[int], units: int) -> _PackedLSTM:
-    # `widths` of the parts of the columns, the hidden state's last; `order` in which they are wanted.
+    # widths: columns of each input, the hidden state last. order: of the inputs in the result.
     weight, bias = cell.gates.weight.detach(), cell.gates.bias.detach()
-    parts = weight.split(widths, 1)
-    weight = torch.cat([parts[i] for i in order], 1)
+    inputs = weight.split(widths, 1)
+    weight = torch.cat([inputs[i] for i in order], 1)
     rows = torch.arange(weight.size(0), device=weight.device).view(4, -1, units).transpose(0, 1).flatten()
     return weight[rows].half().view(-1, 4 * units, weight.size(1)), bias[rows].float().view(-1, 4 * units)
 
@@ -249,7 +249,7 @@ def _pack_lstm(cell: MergedLSTMCell, widths: list[int], order: list[int], units:
 def _lstm(
     tensors: Mapping[str, Tensor], name: str, early: Tensor, late: Tensor, packed: _PackedLSTM, tuning: Tuning
 ) -> Launch:
-    # The LSTM `name` on what is known early and late.
+    # The LSTM `name`: `early` is known before the previous kernel has finished, `late` is its result.
     from tacotron2.gpu.decoder_kernels import lstm_matrix_kernel, lstm_vector_kernel
 
     weights, bias = packed

@@ -128,6 +128,8 @@ def _units(
     """
     if cleaner not in CLEANERS:
         raise UserError(f"unknown cleaner {_shown(cleaner)}: choose {', '.join(CLEANERS)}")
+    if trace is not None:
+        trace.follow(text)
     with trace or nullcontext():
         text = _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
     units: list[_Unit] = []

@@ -9,7 +9,7 @@ Every rule rewrites by `Pattern.sub`, which records what it replaced while a tra
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from threading import get_ident
 from typing import Any
@@ -68,6 +68,9 @@ class Trace:
     What replaces something came from all of it, but for words at its ends that are the same. Substitutions in what a
     pattern found, made by its replacement function, are recorded too; those in other texts are not.
 
+    Args:
+        source, origins: where the text came from, if it is not the source itself.
+
     Attributes:
         source: the text as it was.
         text: as it is now.
@@ -75,9 +78,10 @@ class Trace:
             last. What was put in where nothing had been has an empty span.
     """
 
-    def __init__(self, text: str) -> None:
-        self.source = self.text = text
-        self.origins: list[Span] = list(zip(range(len(text)), range(1, len(text) + 1), strict=True))
+    def __init__(self, text: str, source: str | None = None, origins: Sequence[Span] | None = None) -> None:
+        self.text = text
+        self.source = text if source is None else source
+        self.origins = list(origins or zip(range(len(text)), range(1, len(text) + 1), strict=True))
         self._outer: Trace | None = None
 
     def __enter__(self) -> "Trace":
@@ -92,9 +96,7 @@ class Trace:
 
     def part(self, first: int, stop: int) -> "Trace":
         """A trace of a part of the text."""
-        part = Trace(self.text[first:stop])
-        part.source, part.origins = self.source, self.origins[first:stop]
-        return part
+        return Trace(self.text[first:stop], self.source, self.origins[first:stop])
 
     def follow(self, text: str) -> None:
         """Takes a text for what became of this one by other means than `Pattern.sub`."""

@@ -31,7 +31,7 @@ class Buffers:
     used_rows: int
 
     def products_of(self, layer: int) -> Tensor:
-        """What a layer mixes: (frames of a plane * ranks, 2 * channels)."""
+        """The products that a layer mixes: (frames of a plane * ranks, 2 * channels)."""
         return self.products[:, layer]
 
 
@@ -43,7 +43,7 @@ class Geometry:
         channels: that the kernels compute with.
         phases: of a frame; see `waveglow.gpu.kernels`.
         frame_rows: rows of a plane for a frame.
-        gap: empty rows of a plane behind each utterance.
+        gap: empty rows of a plane after each utterance.
         mel_blocks: blocks of WIDTH that a frame's mel taps fill.
         ranks: of the conditioning at the frames' rate, filled up; 0 for the exact conditioning.
         processors: multiprocessors of the GPU.

@@ -207,7 +207,7 @@ def _cut(tiles: Tiles, columns: int, tuning: Tuning) -> dict[str, Any]:
 
 
 def _tiles(table: Tensor, rows: int, tuning: Tuning) -> Any:
-    # What a kernel loads tiles of `rows` rows through.
+    # The table, or a tensor descriptor of tiles of `rows` rows.
     if not tuning.descriptors:
         return table
     from triton.tools.tensor_descriptor import TensorDescriptor

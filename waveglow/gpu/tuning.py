@@ -44,7 +44,7 @@ class Tuning:
         return max(ROW_TILE, *(tiles.rows for tiles in (self.gate, self.residual, self.fused) if tiles))
 
 
-# The fastest on an H100; docs/speed.md has what else was tried.
+# The fastest on an H100; docs/speed.md lists the others that were tried.
 HOPPER = Tuning(
     Tiles(128, 256, 8, 4),
     Tiles(128, 128, 4, 3),

@@ -20,7 +20,6 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from waveglow.gpu.folding import OUTPUTS, WIDTH
 from waveglow.hopper.loader import (
     COLUMNS,
-    Cursor,
     Loader,
     Ring,
     Sections,
@@ -28,9 +27,8 @@ from waveglow.hopper.loader import (
     Tables,
     advance,
     copy_tile,
+    first_loads,
     gate_ring,
-    load,
-    next_step,
     product_ring,
     rows_of,
 )
@@ -42,7 +40,7 @@ _STAGE_BLOCKS = gl.constexpr(COLUMNS // WIDTH)
 
 
 def tiles_of(table: Tensor, rows: int, columns: int = WIDTH) -> Any:
-    """What the kernel loads tiles of a table through."""
+    """A tensor descriptor of a table in tiles of (rows, columns), for the kernel."""
     shape = [rows, columns]
     return TensorDescriptor.from_tensor(table, shape, gl.NVMMASharedLayout.get_default_for(shape, gl.float16))
 
@@ -71,7 +69,7 @@ def _start(OVERLAP: gl.constexpr):
 
 @gluon.jit
 def _mixing_weights(mixing, shape, RANKS: gl.constexpr, FRAME_ROWS: gl.constexpr, num_warps: gl.constexpr):
-    # FP16 (SPLIT, TILE, SUMS): what the rows of a tile take of its products: see `_mixing` of `waveglow.gpu.kernels`.
+    # FP16 (SPLIT, TILE, SUMS): the weights of a tile's products in its rows; see `_mixing` of `waveglow.gpu.kernels`.
     LINES: gl.constexpr = gl.BlockedLayout([1, 8], [16, 2], [num_warps, 1], [1, 0])
     layout: gl.constexpr = gl.NVMMASharedLayout(2 * shape.SUMS, 16, 2)
     weights = gl.allocate_shared_memory(gl.float16, [shape.SPLIT, shape.TILE, shape.SUMS], layout)
@@ -82,6 +80,18 @@ def _mixing_weights(mixing, shape, RANKS: gl.constexpr, FRAME_ROWS: gl.constexpr
         values = gl.load(mixing + row % FRAME_ROWS * RANKS + product % RANKS, mask=same, other=0.0)
         weights.index(i).store(values)
     return weights
+
+
+@gluon.jit
+def _load_kept(bar, output_tiles, residual_tiles, output_weights, start_weights, shape, WITH_START: gl.constexpr):
+    # Starts the loads of the weights that a program keeps for all of its tiles.
+    STEP: gl.constexpr = shape.CHANNELS + _OUTPUTS  # rows of the residual's weights for one block of input
+    ROWS: gl.constexpr = _OUTPUTS + (_WIDTH if WITH_START else 0)
+    mbarrier.expect(bar, shape.BLOCKS * ROWS * _WIDTH * 2)
+    for i in gl.static_range(shape.BLOCKS):
+        copy_tile(output_tiles, [i * STEP + shape.CHANNELS, 0], bar, output_weights.index(i))
+        if WITH_START:
+            copy_tile(residual_tiles, [shape.BLOCKS * STEP + i * _WIDTH, 0], bar, start_weights.index(i))
 
 
 @gluon.jit
@@ -210,27 +220,15 @@ def layer(
     programs = gl.num_programs(0)
 
     # No kernel writes weights: they are loaded before the predecessor's results are there.
-    STEP: gl.constexpr = CHANNELS + _OUTPUTS  # rows of the residual's weights for one block of input
-    KEPT_ROWS: gl.constexpr = _OUTPUTS + (_WIDTH if FIRST and not LAST else 0)
     kept = ready.index(STAGES)
-    mbarrier.expect(kept, BLOCKS * KEPT_ROWS * _WIDTH * 2)
-    for i in gl.static_range(BLOCKS):
-        copy_tile(output_tiles, [i * STEP + CHANNELS, 0], kept, output_weights.index(i))
-        if FIRST and not LAST:
-            copy_tile(residual_tiles, [BLOCKS * STEP + i * _WIDTH, 0], kept, start_weights.index(i))
+    _load_kept(kept, output_tiles, residual_tiles, output_weights, start_weights, shape, FIRST and not LAST)
     _start(OVERLAP)
     loader = Loader(shape, tables, Ring(x_ring, w_ring, ready), sections, tiles, programs)
-    load_tile = first_tile + gl.program_id(0)
-    load_step = load_tile * 0  # a value of the program, not a constant: loops carry it
-    for i in gl.static_range(STAGES - 1):
-        load(loader, i, load_tile, load_step)
-        load_tile, load_step = next_step(loader, load_tile, load_step)
+    cursor = first_loads(loader, first_tile)
     mbarrier.wait(kept, 0)
 
     out_row = gl.arange(0, TILE, layout=gl.SliceLayout(1, shape.OUT))
     out_column = gl.arange(0, _OUTPUTS, layout=gl.SliceLayout(0, shape.OUT))
-    zero = gl.program_id(0) * 0
-    cursor = Cursor(zero, zero, load_tile, load_step)
     for tile in range(first_tile + gl.program_id(0), tiles, programs):
         phase, row = rows_of(tile, shape)
         sums = outputs + (phase * rows + row + out_row)[:, None] * _OUTPUTS + out_column[None, :]

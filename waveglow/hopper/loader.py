@@ -28,7 +28,7 @@ _view = _memory.reinterpret if hasattr(_memory, "reinterpret") else _memory._rei
 
 @_aggregate
 class Shape:
-    """The constants of a compiled kernel: `layer`'s arguments, and what follows from them."""
+    """The constants of a compiled kernel: `layer`'s arguments, and sizes that follow from them."""
 
     FIRST: gl.constexpr
     CHANNELS: gl.constexpr
@@ -46,7 +46,7 @@ class Shape:
     GATE: gl.constexpr  # layouts of sums: of a part of the gates, a block, the outputs
     BLOCK: gl.constexpr
     OUT: gl.constexpr
-    LINES: gl.constexpr  # of what is stored: a row stays in its warp, and a thread stores 16 bytes of it
+    LINES: gl.constexpr  # layout of stores: a row stays in its warp, and a thread stores 16 bytes of it
 
     @gluon.constexpr_function
     def __init__(self, FIRST, LAST, CHANNELS, PHASES, TAPS, MEL_BLOCKS, SPLIT, TILE, STAGES, SUMS, num_warps):
@@ -190,6 +190,18 @@ def next_step(loader, tile, step):
     step += 1
     over = step == loader.shape.TOTAL
     return gl.where(over, tile + loader.programs, tile), gl.where(over, 0, step)
+
+
+@gluon.jit
+def first_loads(loader, first_tile):
+    # Fills all stages but one; returns where loads and products go on.
+    tile = first_tile + gl.program_id(0)
+    zero = gl.program_id(0) * 0  # a value of the program, not a constant: loops carry it
+    step = tile * 0
+    for i in gl.static_range(loader.shape.STAGES - 1):
+        load(loader, i, tile, step)
+        tile, step = next_step(loader, tile, step)
+    return Cursor(zero, zero, tile, step)
 
 
 @gluon.jit

@@ -2,7 +2,7 @@
 
 import re
 
-from tacotron2.text.normalizer.say import cardinal, code, digits, letters
+from tacotron2.text.normalizer.say import SIGNS, cardinal, code, digits, letters
 from tacotron2.text.normalizer.tables import FILE_ENDINGS, SPELT_ENDINGS, TOP_DOMAINS
 from tacotron2.text.rewriting import Pattern
 
@@ -18,10 +18,6 @@ _PATH = Pattern(r"(?:~|\.{1,2})?(?:/[\w.-]+){2,40}/?|(?:~|\.{1,2})(?:/[\w.-]+){1
 _HANDLE = Pattern(r"@(\w{1,40})")
 _HASHTAG = Pattern(r"#([A-Za-z]\w{0,60})")
 _TOKEN = Pattern(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W_]|[^\s]")
-_SAID = {
-    **{".": "dot", "/": "slash", "\\": "backslash", ":": "colon", "-": "dash", "_": "underscore", "@": "at"},
-    **{"?": "question mark", "=": "equals", "&": "and", "#": "hash", "%": "percent", "+": "plus", "~": "tilde"},
-}
 _MARKS = frozenset("@#/\\._")
 
 
@@ -85,8 +81,8 @@ def _spoken(core: str) -> str:
 
 
 def _token(token: str) -> str:
-    if token in _SAID:
-        return _SAID[token]
+    if token in SIGNS:
+        return SIGNS[token]
     if token.isdigit():
         return code(token) if token.isascii() else token
     return letters(token) if token.isascii() and is_spelt(token) else token.lower()

@@ -1,6 +1,7 @@
 """Dates, years, decades and times of day."""
 
 import re
+from collections.abc import Sequence
 
 from tacotron2.text.normalizer.say import cardinal, count, has_figures, letters, ordinal_of, plural, two_digits, years
 from tacotron2.text.normalizer.tables import MONTH_NAMES, MONTHS, WEEKDAYS
@@ -167,6 +168,19 @@ def _date(year: str, month: str, day: str) -> str:
     if not (1 <= int(month) <= 12 and 1 <= int(day) <= 31):
         return ""
     return _written(MONTH_NAMES[int(month) - 1], day, year)
+
+
+def date_words(order: str, figures: Sequence[str]) -> str:
+    """A date whose figures stand in an order like "mdy", "ymd", "md", "my" or "y"; empty if there is no such date."""
+    if len(figures) != len(order) or set(order) - set("ymd"):
+        return ""
+    parts = dict(zip(order, figures, strict=True))
+    year = _full_year(parts["y"]) if len(parts.get("y", "")) == 2 else parts.get("y", "")
+    if "d" in parts:
+        return _date(year, parts.get("m", "0"), parts["d"])
+    if "m" not in parts:
+        return years(year)
+    return f"{MONTH_NAMES[int(parts['m']) - 1]} {years(year)}" if year and 1 <= int(parts["m"]) <= 12 else ""
 
 
 def _written(month: str, day: str, year: str | None) -> str:

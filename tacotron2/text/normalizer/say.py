@@ -12,6 +12,10 @@ LETTERS = {
     **{"s": "ess", "t": "tee", "u": "you", "v": "vee", "w": "double you", "x": "ex", "y": "why", "z": "zee"},
 }
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+SIGNS = {
+    **{".": "dot", "/": "slash", "\\": "backslash", ":": "colon", "-": "dash", "_": "underscore", "@": "at"},
+    **{"?": "question mark", "=": "equals", "&": "and", "#": "hash", "%": "percent", "+": "plus", "~": "tilde"},
+}
 
 # A number as it is written: groups of three or a plain run, then perhaps decimals.
 WHOLE = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
@@ -106,6 +110,12 @@ def ordinal_of(written: str) -> str:
 def letters(written: str) -> str:
     """The names of letters: "GPU" is "gee pee you". What is no letter is passed over."""
     return " ".join(LETTERS[letter] for letter in written.lower() if letter in LETTERS)
+
+
+def spelt(written: str) -> str:
+    """Each letter, digit and sign by its name; others as they are."""
+    names = LETTERS | {str(digit): name for digit, name in enumerate(DIGITS)} | SIGNS
+    return " ".join(names.get(character.lower(), character) for character in written if not character.isspace())
 
 
 def characters(written: str) -> str:

@@ -37,11 +37,11 @@ def read_telephones(text: str) -> str:
         return text
     text = _UUID.sub(lambda match: ", ".join(_one_by_one(group) for group in match[0].split("-")), text)
     for pattern in (_INTERNATIONAL, _AMERICAN, _BRITISH, _GROUPED, _LOCAL):
-        text = pattern.sub(lambda match: _grouped(match[0]), text)
+        text = pattern.sub(lambda match: telephone(match[0]), text)
     text = _CODE.sub(lambda match: match[1] + digits(match[2]), text)
     text = _ZIP.sub(_zip, text)
     text = _SERIAL.sub(_serial, text)
-    text = _IN_LETTERS.sub(lambda match: f"{_grouped(f'{match[1]} {match[2]}')}, {match[3].lower()}", text)
+    text = _IN_LETTERS.sub(lambda match: f"{telephone(f'{match[1]} {match[2]}')}, {match[3].lower()}", text)
     return _CALLED.sub(lambda match: f"{match[1]} {digits(match[2])}", text)
 
 
@@ -51,7 +51,8 @@ def _zip(match: re.Match[str]) -> str:
     return match[0] if amount else f"{match[1]} {digits(match[2])}"
 
 
-def _grouped(written: str) -> str:
+def telephone(written: str) -> str:
+    """The groups of a number digit by digit, with a pause between them; an amount as it is."""
     found = _FIGURES.findall(written)
     total = sum(map(len, found))
     if total > 19 or (written[0] == "+" and (total < 7 or (len(found) == 2 and "." in written))):
