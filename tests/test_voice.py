@@ -1,4 +1,4 @@
-"""The front door, as another program uses it."""
+"""`Voice`, as another program uses it."""
 
 import base64
 import dataclasses
