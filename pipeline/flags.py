@@ -39,7 +39,6 @@ from waveglow.denoiser import DEFAULT_STRENGTH
 from waveglow.loading import DEMO_WAVEGLOW
 
 STDOUT = Path("-")  # as an output: audio to standard output
-FILE_FORMATS = {".wav": "wav", ".flac": "flac", ".mp3": "mp3", ".opus": "opus", ".ogg": "opus", ".aac": "aac"}
 WAV_FORMATS = ("wav", *SAMPLE_FORMATS)
 # Flags that stand among those of speaking: not repeated as a model's dimensions.
 SPEAKING_DIMENSIONS = ("max_decoder_steps", "gate_threshold")
@@ -263,7 +262,7 @@ def output_settings(args: argparse.Namespace, suffix: str) -> OutputSettings | A
     """
     output, asked = args.output, args.format
     to_stdout = args.stream or output == STDOUT
-    by_name = None if to_stdout or output.is_dir() else FILE_FORMATS.get(output.suffix.lower())
+    by_name = None if to_stdout or output.is_dir() else FORMATS.get(output.suffix.lower()[1:])
     if to_stdout or by_name is not None:
         goes = "audio to standard output" if to_stdout else f"the one file {output}"
         for flag in ("plots", "page", "resume", *(["captions"] if to_stdout else [])):
@@ -273,11 +272,9 @@ def output_settings(args: argparse.Namespace, suffix: str) -> OutputSettings | A
         if asked == "float32":
             raise UserError("--format float32 is of files; leave it out, or take wav or pcm for standard output")
         return FORMATS[_made_here({None: "pcm", "pcm16": "pcm"}.get(asked, asked))]
-    if asked == "pcm":
-        raise UserError("--format pcm is of standard output; pcm16 writes wav files of it")
-    if by_name and asked and asked != by_name and not {asked, by_name} <= {*WAV_FORMATS}:
+    if by_name and asked and asked != by_name.name and not {asked, by_name.name} <= {*WAV_FORMATS}:
         raise UserError(f"--format {asked}: {output} names another format; leave one of them out")
-    name = _made_here(asked or by_name or "wav")
+    name = _made_here(asked or (by_name.name if by_name else "wav"))
     folder = output if by_name is None else output.parent
     return settings_from(
         args,
