@@ -166,9 +166,7 @@ class _Run:
         with self.voice.synthesizer(self.settings, on_message=on_message, on_progress=on_progress) as synthesizer:
             try:
                 for phrases in groups:
-                    self._speak_group(
-                        [self._result(one) for one in self.voice.prepare(phrases, self.settings)], synthesizer
-                    )
+                    self._speak_group(phrases, synthesizer)
             except KeyboardInterrupt as interrupt:
                 done = f"{len(self.summary.spoken)} of {self._read} phrases are done, and their files are whole"
                 interrupt.args = (f"{done}{'; --resume goes on from there' if self.manifest else ''}",)
@@ -187,7 +185,8 @@ class _Run:
     def _captions(self, result: PhraseResult) -> Path | None:
         return result.file.with_suffix(f".{self.output.captions}") if self.output.captions else None
 
-    def _speak_group(self, results: Sequence[PhraseResult], synthesizer: Synthesizer) -> None:
+    def _speak_group(self, phrases: Sequence[Phrase], synthesizer: Synthesizer) -> None:
+        results = [self._result(prepared) for prepared in self.voice.prepare(phrases, self.settings)]
         if not self._read:
             self._note_files(results)
         for note in reading_notes(self.voice, [result.prepared for result in results]):
