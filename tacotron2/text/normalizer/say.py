@@ -40,11 +40,11 @@ class Held:
         self._marks: dict[str, str] = {}
 
     def hold(self, text: str) -> str:
-        """The text with a character in place of each stretch."""
+        """The text with a character instead of each stretch."""
         return _UNTOUCHED.sub(self._mark, _HELD.sub("", text))
 
     def release(self, text: str) -> str:
-        """The text with the stretches in their places."""
+        """The text with the stretches instead of their characters."""
         stretches = {mark: stretch for stretch, mark in self._marks.items()}
         return _HELD.sub(lambda match: stretches.get(match[0], ""), text)
 
