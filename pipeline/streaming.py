@@ -22,7 +22,6 @@ from pipeline.policy import (
     POSTNET_CONTEXT,
     POSTNET_GRAIN,
     PieceWindows,
-    RefinedFrames,
     Standing,
     StreamWindow,
     WindowPlan,
@@ -35,6 +34,7 @@ from pipeline.stages import at_speed, keeps_attention, sigma, stop_rule
 from pipeline.words import Word, WordAligner
 from tacotron2.decoder import Utterance
 from waveglow.vocoder import with_silence
+from waveglow.windows import Window
 
 
 class Request(Standing):
@@ -65,7 +65,7 @@ class PlannedWindow(NamedTuple):
 
     piece: "StreamedPiece"
     span: StreamWindow
-    refine: RefinedFrames | None
+    refine: Window | None
 
     @property
     def frames_to_refine(self) -> int:
@@ -73,7 +73,7 @@ class PlannedWindow(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Window:
+class WindowInputs:
     """What WaveGlow needs for a piece's next chunk.
 
     Attributes:
@@ -149,11 +149,11 @@ class StreamedPiece(Utterance):
         decoded = self._decoded.start, self._decoded.stop
         return PlannedWindow(self, span, frames_to_refine(needed, self._refined.stop, decoded, self.frames))
 
-    def unrefined(self, refine: RefinedFrames) -> Tensor:
+    def unrefined(self, refine: Window) -> Tensor:
         """Decoded frames that the postnet has to see, (n_mel_channels, n)."""
         return self._decoded.slice(refine.start, refine.stop)
 
-    def window(self, planned: PlannedWindow, refined: Tensor | None) -> Window:
+    def window(self, planned: PlannedWindow, refined: Tensor | None) -> WindowInputs:
         """The next window as tensors; goes on to the one after it.
 
         Args:
@@ -171,7 +171,7 @@ class StreamedPiece(Utterance):
         self._refined.drop(max(0, frames_needed(windows.start, windows.speed) - 3))
         if not windows.finished:
             self._noise.draw_ahead(windows.stop * per_frame)
-        return Window(self, span, with_silence(mel, span.size), noise)
+        return WindowInputs(self, span, with_silence(mel, span.size), noise)
 
     def take_words(self, last: bool) -> list[Word]:
         """The words that became known since the last call, with times from the beginning of the piece's audio.

@@ -1,4 +1,4 @@
-"""The front door: a voice that speaks text, for scripts, servers, corpora and other people's programs.
+"""A voice that speaks text: for scripts, servers, corpora and other people's programs.
 
 with Voice.load("output") as voice:
     audio = voice.speak("Hello there.")
