@@ -124,7 +124,8 @@ class _Reader:
         try:
             self._parser.Parse(text.encode("utf-8", "replace"), True)
         except expat.ExpatError as error:
-            self._refuse(f"not well-formed: {expat.ErrorString(error.code)}", error.lineno, error.offset)
+            why = expat.ErrorString(error.code).removeprefix("not well-formed ").strip("()")
+            self._refuse(f"not well-formed: {why}", error.lineno, error.offset)
         spoken: list[Segment] = []
         for segment in self._segments:
             if any(map(str.isalnum, segment.text)):

@@ -30,6 +30,7 @@ HELD = f"{chr(_FIRST_HELD)}-{chr(_LAST_HELD)}"  # within a character class
 _HELD = Pattern(f"[{HELD}]")
 _UNTOUCHED = Pattern(rf"{ARPABET_GROUP.pattern}|{KEEP_START}([^{KEEP_START}{KEEP_END}]*){KEEP_END}")
 
+_FIGURE = Pattern("[0-9]")
 _DIGITS_OR_LETTERS = Pattern(r"[0-9]+|[A-Za-z]")
 
 
@@ -56,7 +57,7 @@ class Held:
 
 
 def has_figures(text: str) -> bool:
-    return any(digit in text for digit in "0123456789")
+    return _FIGURE.search(text) is not None
 
 
 def number(written: str) -> str:
