@@ -163,7 +163,7 @@ def _units(
         raise InvalidInput(f"nothing to speak in {_shown(text)}{without}: write at least one word")
     words = [] if trace is None else _words(units, origins, trace.source)
     if final_period:
-        heard = (place for place in range(len(units) - 1, -1, -1) if _is_heard(units[place]))
+        heard = (index for index in range(len(units) - 1, -1, -1) if _is_heard(units[index]))
         last = ending = next(heard)
         while units[ending].text in _CLOSING:
             ending = next(heard)
@@ -176,14 +176,14 @@ def _words(units: Sequence[_Unit], origins: Sequence[Span], source: str) -> list
     """The words by the units that they are spoken in, in order; spans don't overlap."""
     found: list[WordSpan] = []
     between = True  # whether a space stands between the last word and the next unit
-    for place, (unit, span) in enumerate(zip(units, origins, strict=True)):
+    for index, (unit, span) in enumerate(zip(units, origins, strict=True)):
         if unit.mark.isalpha():
             # What was written without a gap is one word, however many are spoken for it.
             if found and (not between or span[0] <= found[-1].span[1]):
                 first, _, _, (begun, ended) = found.pop()
-                found.append(WordSpan(first, place + 1, "", (begun, max(ended, span[1]))))
+                found.append(WordSpan(first, index + 1, "", (begun, max(ended, span[1]))))
             else:
-                found.append(WordSpan(place, place + 1, "", span))
+                found.append(WordSpan(index, index + 1, "", span))
             between = False
         elif unit.mark == SPACE:
             between = True
@@ -215,10 +215,10 @@ def _character(character: str) -> _Unit:
 def _encoded(
     units: Sequence[_Unit], start: int, stop: int, dropped: tuple[str, ...], words: Sequence[WordSpan]
 ) -> EncodedText:
-    places = [place for place in range(start, stop) if _is_heard(units[place])]
-    start, stop = places[0], places[-1] + 1
+    indices = [index for index in range(start, stop) if _is_heard(units[index])]
+    start, stop = indices[0], indices[-1] + 1
     heard = [unit for unit in units[start:stop] if unit.ids]
-    ids = [index for unit in heard for index in unit.ids]
+    ids = [symbol for unit in heard for symbol in unit.ids]
     symbols = [0, *accumulate(len(unit.ids) for unit in units[start:stop])]
     first_word = bisect_right(words, start, key=lambda word: word.stop)
     last_word = bisect_left(words, stop, key=lambda word: word.first)

@@ -52,12 +52,12 @@ class _Row:
         self._symbols = [0, *accumulate(sizes)]
         self._spoken = [0, *accumulate(map(str.isalpha, marks))]
         heard = [mark not in (" ", SILENT) for mark in marks]
-        self._end = [0] * (len(marks) + 1)  # of what is left when spaces before a place are taken off
-        for place, is_heard in enumerate(heard, start=1):
-            self._end[place] = place if is_heard else self._end[place - 1]
+        self._end = [0] * (len(marks) + 1)  # of what is left when spaces before an index are taken off
+        for index, is_heard in enumerate(heard, start=1):
+            self._end[index] = index if is_heard else self._end[index - 1]
         self._start = [len(marks)] * (len(marks) + 1)  # likewise after it
-        for place in range(len(marks) - 1, -1, -1):
-            self._start[place] = place if heard[place] else self._start[place + 1]
+        for index in range(len(marks) - 1, -1, -1):
+            self._start[index] = index if heard[index] else self._start[index + 1]
 
     def size(self, start: int, stop: int) -> int:
         """Symbols of the stretch without the spaces at its ends."""
@@ -115,8 +115,8 @@ def _atoms(row: _Row, max_symbols: int) -> list[_Atom]:
     return finest
 
 
-def _cut_at(atom: _Atom, places: Iterable[int], level: int) -> list[_Atom]:
-    inner = [place for place in places if atom.start < place < atom.stop]
+def _cut_at(atom: _Atom, indices: Iterable[int], level: int) -> list[_Atom]:
+    inner = [index for index in indices if atom.start < index < atom.stop]
     starts, stops = [atom.start, *inner], [*inner, atom.stop]
     cuts = [level] * len(inner) + [atom.cut]
     return [_Atom(*parts) for parts in zip(starts, stops, cuts, strict=True)]

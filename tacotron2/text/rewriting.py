@@ -140,8 +140,8 @@ class Trace:
     def _span(self, first: int, stop: int) -> Span:
         """Where the characters from `first` to before `stop` came from."""
         if first == stop:
-            place = self.origins[first - 1][1] if first else 0
-            return place, place
+            index = self.origins[first - 1][1] if first else 0
+            return index, index
         return self.origins[first][0], self.origins[stop - 1][1]
 
 
@@ -153,8 +153,8 @@ def _same_ends(old: str, new: str) -> tuple[int, int]:
 
 
 def _same_beginning(old: str, new: str) -> int:
-    same = next((place for place, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
-    if all(place == len(text) or text[place].isspace() for text, place in ((old, same), (new, same))):
+    same = next((index for index, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
+    if all(index == len(text) or text[index].isspace() for text, index in ((old, same), (new, same))):
         return same
     while same and not old[same - 1].isspace():
         same -= 1

@@ -43,7 +43,7 @@ class Segment:
 
     Attributes:
         text: plain, but for `{ARPAbet}`.
-        source: what it was written in, without the markup.
+        source: what it was written in, without the markup; empty for plain text.
         origins: of each of its characters: the first character in the source that it stands for, and the one after the
             last.
         pause: seconds of silence after it.
@@ -59,7 +59,7 @@ class Segment:
     ends: bool = True
 
     def trace(self) -> Trace:
-        return Trace(self.text, self.source, self.origins)
+        return Trace(self.text, self.source, self.origins) if self.source else Trace(self.text)
 
 
 def parse_ssml(source: str) -> list[Segment]:
@@ -124,7 +124,8 @@ class _Reader:
         try:
             self._parser.Parse(text.encode("utf-8", "replace"), True)
         except expat.ExpatError as error:
-            self._refuse(f"not well-formed: {expat.ErrorString(error.code)}", error.lineno, error.offset)
+            why = expat.ErrorString(error.code).removeprefix("not well-formed ").strip("()")
+            self._refuse(f"not well-formed: {why}", error.lineno, error.offset)
         spoken: list[Segment] = []
         for segment in self._segments:
             if any(map(str.isalnum, segment.text)):
@@ -168,7 +169,7 @@ class _Reader:
         if outer and outer.say:
             outer.content += element.content
         elif element.say:
-            span = element.start, max(element.start, self._place())
+            span = element.start, max(element.start, self._index())
             self._say(element.say(element.content), [span], element.speed)
         elif name in ("p", "s"):
             self._end_sentence()
@@ -178,14 +179,14 @@ class _Reader:
         if element.say:
             element.content += text
             return
-        first = self._place()
+        first = self._index()
         if len(text) == 1 and (entity := _ENTITY.match(self._source, first)):
             self._say(text, [entity.span()], element.speed)
         else:
-            self._say(text, [(place, place + 1) for place in range(first, first + len(text))], element.speed)
+            self._say(text, [(index, index + 1) for index in range(first, first + len(text))], element.speed)
 
     def _say(self, text: str, origins: list[Span], speed: float) -> None:
-        """Adds a text to what is spoken, from these places, or all of it from one."""
+        """Adds a text to what is spoken, from these spans, or all of it from one."""
         last = self._segments[-1]
         origins = origins if len(origins) == len(text) else origins * len(text)
         if last.text and (closing := len(text) - len(text.lstrip(_CLOSING))):  # stays with the words before it
@@ -201,27 +202,27 @@ class _Reader:
     def _end_sentence(self) -> None:
         last = self._segments[-1]
         if last.text:
-            place = last.origins[-1][1]
-            self._say("\n\n", [(place, place)], last.speed)
+            index = last.origins[-1][1]
+            self._say("\n\n", [(index, index)], last.speed)
 
-    def _place(self) -> int:
+    def _index(self) -> int:
         """Where the current event is in the source, in characters."""
         byte = self._parser.CurrentByteIndex - (len(_OPENED) if self._wrapped else 0)
         return self._characters[min(max(0, byte), len(self._characters) - 1)]
 
     def _tag_end(self) -> int:
         """Where the tag ends that begins here: a ">" within a value doesn't end it."""
-        quote, place = "", self._place()
-        while place < len(self._source):
-            character = self._source[place]
-            place += 1
+        quote, index = "", self._index()
+        while index < len(self._source):
+            character = self._source[index]
+            index += 1
             if quote:
                 quote = "" if character == quote else quote
             elif character in "\"'":
                 quote = character
             elif character == ">":
                 break
-        return place
+        return index
 
     def _pause(self, attributes: Mapping[str, str]) -> float:
         if "time" in attributes:

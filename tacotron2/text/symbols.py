@@ -1,4 +1,4 @@
-"""The 148 symbols that NVIDIA's Tacotron 2 was trained on; a symbol's id is its place in `SYMBOLS`."""
+"""The 148 symbols that NVIDIA's Tacotron 2 was trained on; a symbol's id is its index in `SYMBOLS`."""
 
 import re
 import string

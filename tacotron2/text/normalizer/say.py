@@ -30,6 +30,7 @@ HELD = f"{chr(_FIRST_HELD)}-{chr(_LAST_HELD)}"  # within a character class
 _HELD = Pattern(f"[{HELD}]")
 _UNTOUCHED = Pattern(rf"{ARPABET_GROUP.pattern}|{KEEP_START}([^{KEEP_START}{KEEP_END}]*){KEEP_END}")
 
+_FIGURE = Pattern("[0-9]")
 _DIGITS_OR_LETTERS = Pattern(r"[0-9]+|[A-Za-z]")
 
 
@@ -40,11 +41,11 @@ class Held:
         self._marks: dict[str, str] = {}
 
     def hold(self, text: str) -> str:
-        """The text with a character in place of each stretch."""
+        """The text with a character instead of each stretch."""
         return _UNTOUCHED.sub(self._mark, _HELD.sub("", text))
 
     def release(self, text: str) -> str:
-        """The text with the stretches in their places."""
+        """The text with the stretches instead of their characters."""
         stretches = {mark: stretch for stretch, mark in self._marks.items()}
         return _HELD.sub(lambda match: stretches.get(match[0], ""), text)
 
@@ -56,7 +57,7 @@ class Held:
 
 
 def has_figures(text: str) -> bool:
-    return any(digit in text for digit in "0123456789")
+    return _FIGURE.search(text) is not None
 
 
 def number(written: str) -> str:
