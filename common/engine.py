@@ -1,4 +1,4 @@
-"""Engines, which run one part of the pipeline on named tensors.
+"""Engines: each runs one part of the pipeline on named tensors.
 
 Four kinds share the small interface below: PyTorch (`TorchEngine`, here), ONNX Runtime (`common.onnx_engine`), OpenVINO
 (`common.openvino_engine`) and TensorRT (`trt.engine`). Tensors are torch tensors everywhere, on the engine's device,

@@ -18,6 +18,7 @@ from unittest import mock
 import numpy as np
 import onnxruntime
 import torch
+from torch import Tensor
 
 from common.cli import ArgumentParser, run
 from common.engine import Engine, infer
@@ -62,13 +63,9 @@ class Check:
     detail: str
 
 
-class _CheckFailedError(Exception):
-    """A failed check; its message goes into the report."""
-
-
 def _require(condition: bool, finding: str) -> None:
     if not condition:
-        raise _CheckFailedError(finding)
+        raise UserError(finding)
 
 
 def make_parser() -> ArgumentParser:
@@ -147,7 +144,7 @@ def verify(
 def _checked(name: str, check: Callable[[], str]) -> Check:
     try:
         return Check(name, True, check())
-    except _CheckFailedError as error:
+    except UserError as error:
         return Check(name, False, str(error))
     except Exception as error:  # any failure on an unknown machine belongs into the report
         return Check(name, False, " ".join(f"{type(error).__name__}: {error}".split()))
@@ -171,7 +168,7 @@ def _parity(path: Path, file: Path, part: Part, batch: SizeRange) -> str:
         for seed, sizes in enumerate((middle, smallest, largest, middle)):
             inputs = example_inputs(engine.metadata, sizes, seed)
             with engine.gpu.own_stream():
-                found = infer(engine, **{name: tensor.to(engine.device) for name, tensor in inputs.items()})
+                found = infer(engine, **_on_gpu(engine, inputs))
                 engine.gpu.synchronize()
             expected = infer(reference, **inputs)
             for name, tensor in found.items():
@@ -182,6 +179,10 @@ def _parity(path: Path, file: Path, part: Part, batch: SizeRange) -> str:
                     worst <= tolerance, f"{name} differs by {worst:.1e} of its range at {sizes}, over {tolerance:.0e}"
                 )
     return f"largest difference {worst:.1e} of the output's range, tolerance {tolerance:.0e}"
+
+
+def _on_gpu(engine: Engine, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to(engine.device) for name, tensor in tensors.items()}
 
 
 def _portable(file: Path, folder: Path, tensorrt: bindings.TensorRT, batch: SizeRange) -> Iterator[Check]:
@@ -221,19 +222,18 @@ def _scratch(path: Path, part: Part) -> str:
     for largest in (False, True):
         with closing(TensorRTEngine(path, part, largest_scratch=largest)) as engine:
             sizes = {symbol: low for symbol, (low, _) in engine.limits.items()}
-            inputs = example_inputs(engine.metadata, sizes)
-            on_gpu = {name: tensor.to(engine.device) for name, tensor in inputs.items()}
+            inputs = _on_gpu(engine, example_inputs(engine.metadata, sizes))
             outputs = {
                 spec.name: torch.empty(spec.resolve(sizes), dtype=spec.dtype, device=engine.device)
                 for spec in engine.contract.outputs
             }
             with engine.gpu.own_stream():
-                run = engine.bind({**on_gpu, **outputs})
+                run = engine.bind({**inputs, **outputs})
                 run()
                 engine.gpu.synchronize()
             scratch_bytes.append(run.scratch_bytes)
-            results.append({name: tensor.cpu() for name, tensor in outputs.items()})
-    same = all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+            results.append([tensor.cpu() for tensor in outputs.values()])
+    same = all(map(torch.equal, *results))
     _require(same, f"{scratch_bytes[0]} bytes give other numbers than {scratch_bytes[1]}")
     return f"{scratch_bytes[0] / 1e6:.1f} MB gives what {scratch_bytes[1] / 1e6:.1f} MB gives"
 
@@ -255,7 +255,7 @@ def _loops(paths: Mapping[Part, Path], batch: SizeRange) -> str:
 def _loop_difference(encoder: Engine, decoder: Engine, captured: BlockDecoder, batch: int) -> float:
     """The largest difference between the mels of the plain loop and of the captured one, on one random batch."""
     inputs = example_inputs(encoder.metadata, {"batch": batch, "text": TEXT_BUCKETS[1]})
-    memory = infer(encoder, **{name: tensor.to(encoder.device) for name, tensor in inputs.items()})
+    memory = infer(encoder, **_on_gpu(encoder, inputs))
     rule = StopRule(max_decoder_steps=LOOP_STEPS)
 
     def utterances() -> list[Utterance]:
