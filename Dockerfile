@@ -9,5 +9,5 @@ RUN bash scripts/install_prerequisites.sh serve
 
 FROM classic AS server
 EXPOSE 8000
-ENTRYPOINT ["python3", "serving/http/server.py"]
+ENTRYPOINT ["python3", "scripts/http_server.py"]
 CMD ["--host", "0.0.0.0"]

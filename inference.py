@@ -1,6 +1,7 @@
 """Speaks phrases to wav files with Tacotron 2 and WaveGlow in PyTorch: the baseline of the engines."""
 
 import argparse
+import dataclasses
 
 import torch
 
@@ -18,6 +19,8 @@ from pipeline.flags import (
     given_flags,
     read_request,
 )
+from tacotron2.loading import load_tacotron2
+from waveglow.loading import load_waveglow
 
 
 def make_parser() -> ArgumentParser:
@@ -39,20 +42,21 @@ def main(args: argparse.Namespace) -> None:
     device = "cuda" if torch.cuda.is_available() and not args.cpu else "cpu"
     if args.fp16 and device == "cpu":
         raise UserError("--fp16 needs an NVIDIA GPU, and PyTorch finds none; leave it out to run in FP32 on the CPU")
-    with Voice.from_checkpoints(
-        args.tacotron2,
-        args.waveglow,
+    flags = {**given_flags(args, Tacotron2Config, WaveGlowConfig), "sampling_rate": args.model_sampling_rate}
+    with Voice.from_models(
+        load_tacotron2(args.tacotron2, flags),
+        load_waveglow(args.waveglow, flags),
         device=device,
         precision="fp16" if args.fp16 else "fp32",
         fast=args.fast,
         conditioning=args.conditioning,
         work=request.work,
-        dimensions=given_flags(args, Tacotron2Config, WaveGlowConfig),
-        sampling_rate=args.model_sampling_rate,
     ) as voice:
         check_audio_flags(args, voice.engines.audio)
         if args.include_warmup:  # on the same engines, whose graphs the timed run finds captured
-            list(voice.speak_many([phrase.text for phrase in request.phrases], request.settings))
+            request = dataclasses.replace(request, groups=list(request.groups))
+            texts = [phrase.text for phrases in request.groups for phrase in phrases]
+            list(voice.speak_many(texts, request.settings))
         speak_request(voice, request)
 
 

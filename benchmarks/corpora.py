@@ -24,7 +24,6 @@ from common.files import output_folder
 from common.metadata import Precision
 from common.phrases import Phrase
 from pipeline import SpeakSettings, WorkSettings
-from pipeline.synthesizer import SpokenPiece
 from serving.corpora.corpus import Corpus
 from serving.corpora.job import AUDIOS, FORMATS, Job, VoiceSource, claim
 from serving.corpora.pool import ProcessPool, count_gpus
@@ -99,10 +98,10 @@ def batch_result(source: VoiceSource, settings: SpeakSettings, texts: Sequence[s
             audio, taken = values.setdefault(f"{name}audio", []), values.setdefault(f"{name}taken", [])
             for iteration in timed_runs(ITERATIONS, source.device != "cpu"):
                 started = time.perf_counter()
-                spoken = [one for one in synthesizer.speak_pieces(pieces) if isinstance(one, SpokenPiece)]
+                spoken = [one.audio for one in synthesizer.speak_pieces(pieces) if one.audio is not None]
                 if iteration >= 0:
                     taken.append(time.perf_counter() - started)
-                    audio.append(sum(len(piece.audio) for piece in spoken) / voice.sampling_rate)
+                    audio.append(sum(map(len, spoken)) / voice.sampling_rate)
         return Result(str(source.work.batch_size), {}, values, Machine.this(voice.engines.device))
 
 

@@ -35,7 +35,7 @@ from pipeline.flags import add_benchmark_voice_flags, denoise_strength, paramete
 from pipeline.pieces import Piece
 from pipeline.scheduler import Scheduler
 from pipeline.speak import check_plain_name
-from pipeline.synthesizer import STAGES, FailedPiece, Synthesizer
+from pipeline.synthesizer import STAGES, Synthesizer
 from tacotron2.model import Tacotron2
 from tacotron2.text import EncodedText, encode
 from waveglow.model import WaveGlow
@@ -172,20 +172,16 @@ def voice_speaker(voice: Voice, benchmark: Benchmark) -> Iterator[Speak]:
 
 def _speak_batch(synthesizer: Synthesizer, pieces: Sequence[Piece]) -> SpokenBatch:
     synthesizer.stages.clear()
-    spoken = []
-    for one in synthesizer.speak_pieces(pieces):
-        if isinstance(one, FailedPiece):
-            raise one.error
-        spoken.append(one)
+    spoken = list(synthesizer.speak_pieces(pieces))
     frames = sum(one.frames for one in spoken) / len(spoken)
-    return SpokenBatch([one.audio for one in spoken], dict(synthesizer.stages.seconds), frames)
+    return SpokenBatch([one.samples for one in spoken], dict(synthesizer.stages.seconds), frames)
 
 
 def _speak_streams(scheduler: Scheduler, settings: SpeakSettings, pieces: Sequence[Piece]) -> SpokenBatch:
     """The stages of streams overlap, and aren't timed apart."""
     speeches = [scheduler.submit([piece], settings) for piece in pieces]
     audios = [np.concatenate([chunk.samples for chunk in speech]) for speech in speeches]
-    frames = [report.frames for speech in speeches for report in speech.reports]
+    frames = [piece.frames for speech in speeches for piece in speech.results]
     first = tuple(speech.first_audio_seconds or 0.0 for speech in speeches)
     return SpokenBatch(audios, {}, sum(frames) / len(frames), first)
 

@@ -1,7 +1,7 @@
 """Tries ways to cut WaveGlow's matrix kernels on the GPU at hand: checks each and prints how fast it is.
 
 The weights are random, of the published checkpoint's size unless --wn-channels says otherwise. What comes out best is
-entered by hand into `waveglow.network`.
+entered by hand into `waveglow.gpu.tuning`.
 """
 
 import argparse
@@ -18,8 +18,9 @@ from common.config import WaveGlowConfig
 from common.cuda import capture, triton_obstacle, with_index
 from common.errors import UserError
 from waveglow.conditioning import Conditioning, parse_conditioning
+from waveglow.gpu.network import Network
+from waveglow.gpu.tuning import Tiles, Tuning, default_tuning
 from waveglow.model import WaveGlow
-from waveglow.network import Network, Tiles, Tuning, default_tuning
 from waveglow.parts import WaveGlowPart
 
 TILES = [
@@ -65,11 +66,10 @@ def run_once(network: Network, frames: Sequence[int], mel: Tensor, z: Tensor) ->
 
     mel (n_mel_channels, frames of all), z (n_group, positions of all).
     """
-    rows = network.rows_of(frames)
-    memory = torch.zeros(network.bytes_for(rows), dtype=torch.uint8, device=mel.device)
-    places = torch.from_numpy(network.places(frames, rows)).to(mel.device)
+    rows = network.geometry.rows_of(frames)
+    memory = torch.zeros(network.geometry.bytes_for(rows), dtype=torch.uint8, device=mel.device)
     audio = torch.full((z.numel(),), torch.nan, dtype=torch.float16, device=mel.device)
-    launches = network.launches(network.buffers(memory, rows), places, mel, z, audio)
+    launches = network.launches(network.geometry.buffers(memory, rows, frames), mel, z, audio)
 
     def work() -> None:
         for launch in launches:

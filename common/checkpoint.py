@@ -1,7 +1,7 @@
 """A model from a checkpoint: dimensions, audio settings and weights, each checked.
 
-What a checkpoint doesn't say of its dimensions is read from the shapes of its weights. `common.checkpoint_file` reads
-the files; `tacotron2.loading` and `waveglow.loading` say what is particular to a model.
+Dimensions that a checkpoint doesn't name are read from the shapes of its weights. `common.checkpoint_file` reads the
+files; `tacotron2.loading` and `waveglow.loading` have what is particular to a model.
 """
 
 import dataclasses
@@ -27,10 +27,10 @@ Model = TypeVar("Model", bound=nn.Module, covariant=True)
 State = dict[str, torch.Tensor]
 
 MODEL_FLAGS: dict[ModelName, str] = {"Tacotron 2": "--tacotron2", "WaveGlow": "--waveglow"}
-# What the classic calls model flags, but which are choices of a run: a flag may differ from the checkpoint's value.
+# The classic counts these among the model's flags. They are choices of a run: a flag may differ from the checkpoint.
 RUN_CHOICES = ("max_decoder_steps", "gate_threshold", "decoder_no_early_stopping")
 _CONFIGS: dict[ModelName, type] = {"Tacotron 2": Tacotron2Config, "WaveGlow": WaveGlowConfig}
-# Where trainers keep their settings, and what NeMo calls those of audio.
+# Keys under which trainers keep their settings, and NeMo's names of those of audio.
 _CONFIG_KEYS = ("config", "hparams", "hyper_parameters", "args", "data_config", "audio")
 _AUDIO_NAMES = {
     "sample_rate": "sampling_rate",
@@ -45,15 +45,15 @@ _TRAINING_COUNTER = "num_batches_tracked"  # of no use at inference, and absent 
 
 @dataclass(frozen=True)
 class LoadedModel(Generic[Model]):
-    """A model in FP32, in evaluation mode, and what its checkpoint says of it."""
+    """A model in FP32, in evaluation mode, with its checkpoint's description."""
 
     model: Model
     audio: AudioConfig
     sha256: str
-    sigma: float | None  # the noise that the checkpoint's author judged best, where it says so
+    sigma: float | None  # the noise that the checkpoint's author judged best, if stored
     voice: str
     gain: float = 1.0  # of the audio, from the checkpoint or the JSON file beside it (WaveGlow alone)
-    arpabet: bool | None = None  # whether it was trained on ARPAbet, where it says so (Tacotron 2 alone)
+    arpabet: bool | None = None  # whether it was trained on ARPAbet, if stored (Tacotron 2 alone)
 
     @property
     def config(self) -> Any:
@@ -74,9 +74,9 @@ def load_model(
     Args:
         name: the model that the file has to hold.
         make_model: from a Tacotron2Config or WaveGlowConfig to the empty model.
-        flags: dimensions and the sampling_rate as the user gives them: they fill what the checkpoint doesn't say, and
-            must agree with what it says.
-        dimensions_of: the dimensions that the weights show; may raise KeyError for one that is missing.
+        flags: the user's dimensions and sampling_rate. They complete the checkpoint's own, and must agree with them;
+            None is left out.
+        dimensions_of: reads dimensions from the weights; may raise KeyError for a missing tensor.
         adapt_state: from the state_dict of any trainer to the names of our model.
 
     Raises:
@@ -102,7 +102,7 @@ def load_model(
         audio.validate()
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
-    with torch.device("meta"), NoRandomWeights():  # they would be overwritten
+    with torch.device("meta"), NoRandomWeights():  # the checkpoint's replace them
         model = make_model(config)
     check_state(path, model, state)
     counters = {name: torch.tensor(0) for name in model.state_dict() if name.endswith(_TRAINING_COUNTER)}
@@ -149,7 +149,7 @@ def _gain_of(path: Path, checkpoint: Mapping[str, Any]) -> float:
 
 
 def model_name_of(state: Mapping[str, Any]) -> ModelName | None:
-    """The model that a state_dict is of, by its names; None for neither."""
+    """The model of a state_dict, recognised by its tensors' names; None for neither."""
     if "embedding.weight" in state or any(name.startswith("decoder.attention_rnn.") for name in state):
         return "Tacotron 2"
     if "upsample.weight" in state or any(name.startswith("WN.") for name in state):
@@ -158,7 +158,7 @@ def model_name_of(state: Mapping[str, Any]) -> ModelName | None:
 
 
 def count(state: Mapping[str, Any], name: str) -> int:
-    """How many layers of a name with a {} for their number there are."""
+    """The number of layers of a name that has {} in the position of their number."""
     return next(number for number in itertools.count() if name.format(number) not in state)
 
 
@@ -191,7 +191,7 @@ def _typed(name: str, value: Any, kind: type) -> Any:
 
 
 def _agreeing(stored: dict[str, Any], shown: dict[str, int]) -> dict[str, Any]:
-    """The stored dimensions with those that the weights show. Raises ValueError where they differ."""
+    """The stored dimensions, completed by those of the weights. Raises ValueError where they differ."""
     for name, value in shown.items():
         if stored.setdefault(name, value) != value:
             raise ValueError(f"its config has {name} = {stored[name]}, but its weights have {value}")
@@ -199,15 +199,14 @@ def _agreeing(stored: dict[str, Any], shown: dict[str, int]) -> dict[str, Any]:
 
 
 def _audio_settings(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The audio settings that a checkpoint says, at its top or in its configuration, however deep.
+    """The audio settings of a checkpoint: at its top level, or anywhere in its configuration.
 
     Raises:
-        ValueError: one of them is no number, or is said twice and differs.
+        ValueError: a setting is no number, or has two values.
     """
     found: dict[str, Any] = {}
     for name, value in _settings_in(checkpoint, at_top=True):
-        said = _typed_fields(AudioConfig, {_AUDIO_NAMES.get(name, name): value})
-        for setting, number in said.items():
+        for setting, number in _typed_fields(AudioConfig, {_AUDIO_NAMES.get(name, name): value}).items():
             if found.setdefault(setting, number) != number:
                 raise ValueError(f"{setting} is {found[setting]} in one place and {number} in another")
     return found
@@ -223,6 +222,7 @@ def _settings_in(values: Mapping[str, Any], at_top: bool = False) -> Iterator[tu
 
 
 def _merged(config_class: type, stored: dict[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
+    flags = {name: value for name, value in flags.items() if value is not None}
     for field in dataclasses.fields(config_class):
         name = field.name
         if name in stored and name in flags and name not in RUN_CHOICES and stored[name] != flags[name]:
@@ -247,4 +247,4 @@ def check_state(path: Path, model: nn.Module, state: Mapping[str, torch.Tensor])
             )
     surplus = sorted(set(state) - set(expected))
     if surplus:
-        raise UserError(f"{path}: the state_dict has {surplus[0]}, for which the dimensions have no place")
+        raise UserError(f"{path}: the state_dict has {surplus[0]}, which a model of its dimensions lacks")

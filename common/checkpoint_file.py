@@ -1,8 +1,8 @@
 """Files of weights as data: both formats of torch.save, safetensors, and NeMo's archives. No code of a file is run.
 
-A pickle may ask for any class or function. Those of PyTorch that make tensors are given; those that checkpoints hold
-beside tensors (`INERT_NAMES`) get stand-ins, so that pickled models and training state are data too; all others are
-refused. Where PyTorch's own unpickler for weights can read a file, it does.
+A pickle may ask for any class or function. It gets PyTorch's functions that make tensors. For names that checkpoints
+hold beside tensors (`INERT_NAMES`) it gets stand-ins, so that pickled models and training state are data too. All other
+names are refused. PyTorch's own unpickler for weights reads the files that it can read.
 """
 
 import codecs
@@ -26,7 +26,7 @@ import torch
 
 from common.errors import UserError
 
-# Names that are read as stand-ins: WaveGlow pickled as a module, and what training scripts keep beside the weights.
+# Names that get stand-ins: those of WaveGlow pickled as a module, and of training state beside the weights.
 INERT_NAMES = re.compile(
     r"glow\.\w+"
     r"|torch\.nn\.(modules|parallel|utils|backends)\.[\w.]+"
@@ -35,11 +35,11 @@ INERT_NAMES = re.compile(
     r"|argparse\.Namespace|pathlib\.\w*Path"
     r"|builtins\.(set|frozenset|list|dict|tuple|int|float|bool|str)"
 )
-# Where the weights are in what training scripts save; the first that is there counts.
+# Keys of the weights in files of training scripts; the first that exists counts.
 WEIGHT_KEYS = ("state_dict", "model", "model_state_dict", "ema")
-# Parts of names that wrappers add: DistributedDataParallel, torch.compile, Lightning, averaged weights, NeMo.
+# Components of names that wrappers add: DistributedDataParallel, torch.compile, Lightning, averaged weights, NeMo.
 WRAPPERS = {"module", "_orig_mod", "model", "ema", "waveglow"}
-# What is found in the place of a checkpoint, by how it begins.
+# Files that are mistaken for checkpoints, by their first bytes.
 _NO_CHECKPOINTS = {
     b"version h": "a Git LFS pointer in the place of the file; fetch the file with git lfs pull",
     b"<": "a web page in the place of the file; download it in a browser",
@@ -51,7 +51,7 @@ _SAFETENSORS_DTYPES |= {"I64": torch.int64, "I32": torch.int32, "U8": torch.uint
 
 
 class Inert(dict):
-    """Stands in for an object of any class: keeps its attributes, or its items, and does nothing."""
+    """Stands in for an object of any class: keeps its attributes or items, and has no behaviour."""
 
     def __init__(self, *args: Any) -> None:
         super().__init__()
@@ -65,7 +65,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint as data.
 
     Returns:
-        what the file holds, with "state_dict": tensors on the CPU by name, the names as the model has them.
+        the file's content, with "state_dict": tensors on the CPU by the model's own names.
 
     Raises:
         UserError: the file is missing, can't be read, asks to run code or holds no weights.
@@ -97,16 +97,16 @@ def _read(path: Path) -> Any:
 
 
 def _read_pickled(file: Path | IO[bytes], where: str) -> Any:
-    """What torch.save wrote, in either of its formats."""
+    """Reads a file of torch.save, in either of its formats."""
     if not zipfile.is_zipfile(file):
         for head, kind in _NO_CHECKPOINTS.items():
             if _head(file).startswith(head):
                 raise UserError(f"{where}: {kind}")
-        # PyTorch would take other files for its programs or for archives, and read them with less care.
+        # PyTorch reads other files, as programs or archives, with less care.
         if _head(file)[:1] != pickle.PROTO or tarfile.is_tarfile(_rewound(file)):
             raise ValueError("no pickle")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that the source of a pickled class can't be found
+            warnings.simplefilter("ignore")  # the source of a pickled class can't be found
             return torch.load(_rewound(file), map_location="cpu", weights_only=False, pickle_module=_LEGACY_PICKLE)
     with zipfile.ZipFile(file) as archive:
         members = archive.namelist()
@@ -136,9 +136,9 @@ def _rewound(file: Any) -> Any:
 
 @functools.cache
 def _stand_in(name: str) -> Any:
-    """What stands in for a name, which it keeps; None for a name that is refused."""
+    """The stand-in for a name, which keeps the name; None for a name that is refused."""
     if name == "collections.defaultdict":
-        return _without_default  # PyTorch's unpickler puts items into plain dictionaries alone
+        return _without_default  # PyTorch's unpickler sets items of plain dictionaries only
     return type(name, (Inert,), {}) if INERT_NAMES.fullmatch(name) else None
 
 
@@ -147,7 +147,7 @@ def _without_default(factory: Any = None) -> dict[Any, Any]:
 
 
 class _Rebuild:
-    """A function of PyTorch's that makes tensors; unlike the function itself, a pickle can't change it."""
+    """Calls a PyTorch function that makes tensors. A pickle can't change it, as it could the function itself."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
@@ -160,7 +160,7 @@ class _Rebuild:
 
 
 class _LegacyUnpickler(pickle.Unpickler):
-    """Reads torch.save's older format: PyTorch's unpickler for weights refuses every module that is pickled in it."""
+    """Reads torch.save's older format, in which PyTorch's unpickler for weights refuses every pickled module."""
 
     def find_class(self, module: str, name: str) -> Any:
         asked = f"{module.replace('__builtin__', 'builtins')}.{name}"
@@ -178,7 +178,7 @@ _REBUILDING: dict[str, Any] = {
     "torch.Size": torch.Size,
     "_codecs.encode": _Rebuild(codecs.encode),
 }
-# What `torch.load` takes in the place of the module pickle.
+# `torch.load` takes this instead of the module pickle.
 _LEGACY_PICKLE: Any = SimpleNamespace(
     __name__="pickle", Unpickler=_LegacyUnpickler, load=lambda file, **options: _LegacyUnpickler(file, **options).load()
 )
@@ -226,7 +226,7 @@ def _read_nemo(path: Path) -> dict[str, Any]:
             raise UserError(f"{path}: an archive without {_NEMO_WEIGHTS}; give a .nemo file, or the checkpoint inside")
         content = io.BytesIO(weights.read())
         text = config.read().decode() if config is not None else ""
-    # Of the YAML file only numbers are wanted, whatever they are nested in; the first of a name counts.
+    # Only numbers of the YAML file are needed, at any depth; the first of a name counts.
     numbers = re.findall(r"^\s*(\w+):\s*([\d.]+)\s*$", text, re.MULTILINE)
     return {"state_dict": _weights_in(_read_pickled(content, str(path))), "config": dict(reversed(numbers))}
 
@@ -244,7 +244,7 @@ def _weights_in(content: Any) -> dict[str, torch.Tensor]:
 
 
 def _state_of(module: dict[str, Any], prefix: str = "") -> dict[str, torch.Tensor]:
-    """What `state_dict()` would give of a module that was read as its attributes."""
+    """The `state_dict()` of a module that was read as its attributes."""
     own = {**module.get("_parameters", {}), **module.get("_buffers", {})}
     state = {prefix + name: value for name, value in own.items() if isinstance(value, torch.Tensor)}
     for name, child in module.get("_modules", {}).items():
@@ -255,6 +255,6 @@ def _state_of(module: dict[str, Any], prefix: str = "") -> dict[str, torch.Tenso
 
 def _unwrapped(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors under the model's own names. Averaged weights replace those that they are averages of."""
-    parts = {name: name.split(".") for name in state}
-    ordered = sorted(state, key=lambda name: "ema" in parts[name])
-    return {".".join(part for part in parts[name] if part not in WRAPPERS): state[name] for name in ordered}
+    words = {name: name.split(".") for name in state}
+    ordered = sorted(state, key=lambda name: "ema" in words[name])
+    return {".".join(word for word in words[name] if word not in WRAPPERS): state[name] for name in ordered}

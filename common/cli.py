@@ -1,4 +1,4 @@
-"""What every script's command line shares: strict flags with suggestions, and errors told in one line."""
+"""What every script's command line shares: strict flags with suggestions, and errors in one line."""
 
 import argparse
 import dataclasses
@@ -7,11 +7,12 @@ import io
 import math
 import os
 import re
+import select
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn, TypeVar
 
 from common.errors import UserError, is_out_of_memory
@@ -20,8 +21,9 @@ from common.files import describe_os_error
 EXIT_USER_ERROR = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports for Ctrl-C
+EXIT_NO_READER = 141  # 128 + SIGPIPE
 EXIT_TERMINATED = 143  # 128 + SIGTERM
-_MEMORY_FLAGS = ("--batch-size", "--window", "--frames")  # less of it takes less memory
+_MEMORY_FLAGS = ("--batch-size", "--window", "--frames")  # to lower when out of memory
 
 Settings = TypeVar("Settings")
 
@@ -36,7 +38,7 @@ class HelpFormatter(argparse.HelpFormatter):
         text = action.help
         if text and text.endswith("]"):
             return re.sub(r"\[(?!default: )([^\[\]]+)\]$", r"[default: \1]", text)
-        shown = action.option_strings and action.default not in (None, False, "", argparse.SUPPRESS)
+        shown = action.option_strings and action.nargs != 0 and action.default not in (None, "", argparse.SUPPRESS)
         return f"{text or ''} [default: %(default)s]".strip() if shown else text
 
 
@@ -49,16 +51,21 @@ class ArgumentParser(argparse.ArgumentParser):
     def __init__(self, **kwargs) -> None:
         kwargs.setdefault("formatter_class", HelpFormatter)
         super().__init__(allow_abbrev=False, **kwargs)
+        self._words: list[str] = []
         self.add_argument("--debug", action="store_true", help="show a traceback when something goes wrong")
 
-    def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"{self.prog}: error: {message}{self._suggestion(message)} (--help lists the flags)\n")
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._words = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(args, namespace)
 
-    def _suggestion(self, message: str) -> str:
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"{self.prog}: error: {message}{self._suggestion()} (--help lists the flags)\n")
+
+    def _suggestion(self) -> str:
         known = [flag for action in self._actions for flag in action.option_strings]
-        unknown = [word.split("=")[0] for word in re.findall(r"(?<!\S)-[\w=./-]+", message.partition("arguments:")[2])]
-        close = {word: difflib.get_close_matches(word, known, n=1, cutoff=0.6) for word in unknown}
-        hints = [f"{matches[0]} for {word}" for word, matches in close.items() if matches]
+        flags = [word.split("=")[0] for word in self._words if re.match(r"--?[a-zA-Z]", word)]
+        close = {flag: difflib.get_close_matches(flag, known, n=1, cutoff=0.6) for flag in flags if flag not in known}
+        hints = [f"{matches[0]} for {flag}" for flag, matches in close.items() if matches]
         return f"; did you mean {', '.join(hints)}?" if hints else ""
 
 
@@ -93,9 +100,10 @@ def bounded_float(low: float, high: float) -> Callable[[str], float]:
 
 
 def settings_from(args: argparse.Namespace, kind: type[Settings], **others: Any) -> Settings:
-    """A settings dataclass from the flags that are named as its fields; `others` go before flags."""
+    """A settings dataclass from the flags that are named as its fields; `others` go before flags. None is not given."""
     names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    return kind(**{name: value for name, value in vars(args).items() if name in names} | others)
+    given = {name: value for name, value in vars(args).items() if name in names and value is not None}
+    return kind(**given | others)
 
 
 class Terminated(KeyboardInterrupt):
@@ -108,15 +116,20 @@ def run(
     """Parses `argv`, calls `main`, and ends the process with a status and at most one line of error.
 
     Expected failures are `UserError`, an `OSError` (its file and the system's reason), running out of memory, Ctrl-C
-    and SIGTERM. Anything else is a bug of ours: it is still told in one line, with the advice to pass `--debug`.
+    and SIGTERM. Anything else is a defect: it is reported in one line too, with the advice to pass `--debug`. Code that
+    catches a `KeyboardInterrupt` on its way may put what was done by then into its `args`, which are printed.
 
-    Whoever catches a `KeyboardInterrupt` on its way may put what was done by then into its `args`, to be told.
-    A reader of the output that goes away (`| head -1`) doesn't end the work.
+    Where nobody reads the output any more (`| head -1`), the script ends quietly, as Unix tools do.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a test may have put another kind there
+            stream.reconfigure(errors="backslashreplace")  # an ASCII terminal takes every character
     args = parser.parse_args(argv)
     try:
-        with _patient_output(), _sigterm_as_interrupt():
+        with _sigterm_as_interrupt():
             main(args)
+        print(end="", flush=True)  # now an error can still be reported
+        sys.exit(0)
     except KeyboardInterrupt as error:
         status = EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED
         done = str(error) or "every file that was finished is whole"
@@ -124,41 +137,30 @@ def run(
     except UserError as error:
         _fail(parser, str(error), EXIT_USER_ERROR, args.debug)
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and output_closed():
+            sys.exit(EXIT_NO_READER)
         _fail(parser, _describe(error, parser), EXIT_USER_ERROR, args.debug)
-    sys.exit(0)
-
-
-@contextmanager
-def _patient_output() -> Iterator[None]:
-    """Standard output and error that take every character, on an ASCII terminal too, and outlive their readers."""
-    streams = {"stdout": sys.stdout, "stderr": sys.stderr}
-    for name, stream in streams.items():
-        if stream is not None and stream is getattr(sys, f"__{name}__"):  # not what a test has put there
-            stream.flush()
-            raw = io.BufferedWriter(_PatientFile(stream.fileno(), "w", closefd=False))
-            # A stream that Python leaves unbuffered (PYTHONUNBUFFERED) is told by its `write_through`.
-            at_once = stream.line_buffering or stream.write_through
-            setattr(sys, name, io.TextIOWrapper(raw, stream.encoding, "backslashreplace", line_buffering=at_once))
-    try:
-        yield
-        if sys.stdout is not None:
-            sys.stdout.flush()
     finally:
-        for name, stream in streams.items():
-            if getattr(sys, name) is not stream:
-                getattr(sys, name).flush()
-                setattr(sys, name, stream)
+        output_closed()  # or Python would report it at its end
 
 
-class _PatientFile(io.FileIO):
-    def write(self, data: Any) -> int:
-        try:
-            return super().write(data)
-        except BrokenPipeError:  # the reader has gone: from now on everything goes nowhere
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.fileno())
-            os.close(nowhere)
-            return len(memoryview(data).cast("B"))
+def output_closed() -> bool:
+    """Whether standard output or error is a pipe without a reader; what is written to it from now on is discarded."""
+    closed = False
+    for stream in (sys.stdout, sys.stderr):
+        if stream is None:
+            continue
+        with suppress(OSError):
+            stream.flush()
+        with suppress(io.UnsupportedOperation):  # no file
+            poll = select.poll()
+            poll.register(stream.fileno(), 0)  # errors alone
+            if any(event & select.POLLERR for _, event in poll.poll(0)):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
+                closed = True
+    return closed
 
 
 @contextmanager
@@ -184,7 +186,7 @@ def _describe(error: Exception, parser: argparse.ArgumentParser) -> str:
         return f"out of memory ({first_line[:120]}): use {less}"
     if isinstance(error, OSError):
         return describe_os_error(error)
-    # The last line of defence: users never meet a raw traceback.
+    # A defect. Users never meet a raw traceback.
     return f"internal error: {type(error).__name__}: {first_line} (run again with --debug for the traceback)"
 
 
@@ -192,5 +194,6 @@ def _fail(parser: argparse.ArgumentParser, message: str, status: int, debug: boo
     interrupted = status in (EXIT_INTERRUPTED, EXIT_TERMINATED)
     if debug and not interrupted:
         raise  # noqa: PLE0704  called from an except block: the original error with its traceback
+    output_closed()
     print(f"{parser.prog}: {'' if interrupted else 'error: '}{message}", file=sys.stderr)
     sys.exit(status)

@@ -32,7 +32,7 @@ class Tacotron2Config:
     postnet_n_convolutions: int = 5
 
     def validate(self) -> None:
-        """Raises ValueError for what no Tacotron 2 of this project can be."""
+        """Raises ValueError for values that this project can't run as Tacotron 2."""
         _check_positive(self)
         if self.n_frames_per_step != 1:
             raise ValueError(f"n_frames_per_step is {self.n_frames_per_step}: only 1 is supported")
@@ -47,8 +47,8 @@ class Tacotron2Config:
 
 @dataclass(frozen=True)
 class WaveGlowConfig:
-    """Architecture of WaveGlow; the defaults are those of NVIDIA's published 256-channel checkpoint but for
-    `wn_channels`, whose default is the classic flag's."""
+    """Architecture of WaveGlow. The defaults are those of NVIDIA's published 256-channel checkpoint, except that
+    `wn_channels` has the classic flag's default."""
 
     n_mel_channels: int = 80
     n_flows: int = 12
@@ -60,7 +60,7 @@ class WaveGlowConfig:
     wn_channels: int = 512
 
     def validate(self) -> None:
-        """Raises ValueError for what no WaveGlow can be."""
+        """Raises ValueError for values that make no WaveGlow."""
         _check_positive(self)
         if self.wn_kernel_size % 2 == 0:
             raise ValueError(f"wn_kernel_size is {self.wn_kernel_size}: it must be odd")
@@ -91,7 +91,7 @@ class AudioConfig:
     mel_fmax: float = 8000.0  # Hz
 
     def validate(self) -> None:
-        """Raises ValueError for what no audio can be."""
+        """Raises ValueError for values that describe no audio."""
         _check_positive(self)
         if not math.isfinite(self.mel_fmin) or not math.isfinite(self.mel_fmax):
             raise ValueError("mel_fmin and mel_fmax must be finite")

@@ -1,4 +1,4 @@
-"""The tensors between the parts: names, dtypes and shapes, said once for exporters, engines and checks.
+"""The tensors between the parts: names, dtypes and shapes, for exporters, engines and checks.
 
 A dimension is a number, a symbol ("batch", "text", "mel") or a multiple of one ("32*mel").
 """
@@ -7,6 +7,7 @@ import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from common.config import Tacotron2Config, WaveGlowConfig
@@ -16,6 +17,21 @@ from common.metadata import ModelMetadata
 Dim = int | str
 
 PRECISION_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+# Element types: NumPy's name, and the names of ONNX Runtime (inside "tensor()"), OpenVINO and TensorRT.
+_DTYPES = (
+    (torch.float32, "float32", ("float", "f32", "FLOAT")),
+    (torch.float16, "float16", ("float16", "f16", "HALF")),
+    (torch.int32, "int32", ("int32", "i32", "INT32")),
+    (torch.int64, "int64", ("int64", "i64", "INT64")),
+    (torch.bool, "bool", ("bool", "boolean", "BOOL")),
+)
+NUMPY_DTYPES = {dtype: np.dtype(name) for dtype, name, _ in _DTYPES}
+_DTYPES_BY_NAME = {name: dtype for dtype, _, names in _DTYPES for name in names}
+
+
+def dtype_named(name: str) -> torch.dtype:
+    """The element type that a runtime calls so; float64, which no part uses, for any other."""
+    return _DTYPES_BY_NAME.get(name.removeprefix("tensor(").removesuffix(")"), torch.float64)
 
 
 @functools.cache
@@ -70,7 +86,7 @@ class Contract:
 
     @property
     def symbols(self) -> list[str]:
-        """What the inputs are sized by: "batch", "text", "mel", in the order of their first use."""
+        """The symbols of the inputs' sizes: "batch", "text", "mel", in the order of their first use."""
         found = [parse_dim(dim)[1] for spec in self.inputs for dim in spec.shape]
         return [symbol for symbol in dict.fromkeys(found) if symbol]
 
@@ -172,7 +188,7 @@ def check_tensors(
 
 
 def _same_shape(expected: tuple[Dim, ...], found: tuple[Dim, ...]) -> bool:
-    # A symbol stands for any dynamic dimension: what it is called in a file does not matter.
+    # A symbol stands for any dynamic dimension: files may name it otherwise.
     return len(expected) == len(found) and all(
         a == b if isinstance(a, int) else not isinstance(b, int) for a, b in zip(expected, found, strict=True)
     )

@@ -1,4 +1,4 @@
-"""What this processor can do, and by that which runtime runs each ONNX file faster on it.
+"""The processor's abilities, and the runtime that runs each ONNX file faster on it.
 
 `python3 -m common.cpu_backend` prints `openvino` where OpenVINO is worth installing, else `onnxruntime`.
 """
@@ -17,13 +17,13 @@ from common.metadata import PARTS, Part
 CpuBackend = Literal["auto", "onnxruntime", "openvino"]
 CpuPrecision = Literal["fp32", "bf16"]
 
-# The names that Linux gives to the instruction sets; oneDNN, which OpenVINO computes with, wants all of them.
+# Linux's names of instruction sets. oneDNN, on which OpenVINO computes, needs all of AVX512.
 AVX512 = frozenset({"avx512f", "avx512bw", "avx512dq", "avx512vl"})
 AMX_BF16 = frozenset({"amx_tile", "amx_bf16"})
-# What OpenVINO runs faster where there is AVX-512 (docs/cpu.md has the measurements). The decoder step waits for its
-# weights from memory: no instruction set helps, and ONNX Runtime has less to do around it.
+# The parts that OpenVINO runs faster with AVX-512 (docs/cpu.md has the measurements). The decoder step waits for its
+# weights from memory: no instruction set helps, and ONNX Runtime has less overhead.
 OPENVINO_PARTS: frozenset[Part] = frozenset({"encoder", "postnet", "waveglow"})
-# What ONNX Runtime's products with 8-bit weights want, by machine.
+# The instruction set that ONNX Runtime's products with 8-bit weights need, by machine.
 INT8_FLAGS = {"x86_64": "avx2", "AMD64": "avx2", "aarch64": "asimddp", "arm64": "asimddp"}
 MOST_THREADS = 256
 M_MMAP_THRESHOLD = -3  # of mallopt(3)
@@ -58,10 +58,10 @@ def is_openvino_installed() -> bool:
 
 
 def choose_backend(part: Part, backend: CpuBackend, precision: CpuPrecision) -> Literal["onnxruntime", "openvino"]:
-    """What runs a part's ONNX file on this CPU. `auto` takes OpenVINO only where it is installed.
+    """The runtime for a part's ONNX file on this CPU. `auto` takes OpenVINO only where it is installed.
 
     Raises:
-        UserError: OpenVINO is asked for and not installed; BF16 is asked for where it can't be had.
+        UserError: OpenVINO was chosen and is not installed, or BF16 and the processor or runtime has none.
     """
     if precision == "bf16":
         if not cpu_flags() >= AMX_BF16:
@@ -78,7 +78,7 @@ def choose_backend(part: Part, backend: CpuBackend, precision: CpuPrecision) -> 
 def return_large_buffers() -> None:
     """Makes glibc return freed buffers of MMAP_THRESHOLD and more to the system, in the whole process.
 
-    By itself it keeps ever larger ones for later. Buffers of ever new lengths don't fit there, and memory grows.
+    By default glibc keeps freed buffers. Those of other lengths don't fit into them, and memory grows.
     """
     with suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
@@ -90,8 +90,9 @@ def usable_cores() -> int:
 
 
 def thread_count(threads: int | None) -> int:
-    """The threads to run with: those asked for, or OMP_NUM_THREADS of the environment (as PyTorch has it), or one for
-    each usable core. Raises UserError.
+    """The threads to run with: `threads`, else OMP_NUM_THREADS of the environment (as PyTorch), else one a usable core.
+
+    Raises UserError.
     """
     if threads is None:
         given = os.environ.get("OMP_NUM_THREADS", "")

@@ -1,4 +1,4 @@
-"""CUDA graphs, which GPU is current, and what Triton needs: said once for every engine. Imports nothing above it."""
+"""CUDA graph capture, device guards, caches by shape, and whether Triton can run."""
 
 import contextlib
 import logging
@@ -15,13 +15,13 @@ import torch
 from torch import Tensor
 
 OLDEST_CAPABILITY = (8, 0)  # Ampere
-MEASURED_CAPABILITY = (9, 0)  # Hopper: the kernels' sizes were chosen on H100 and H200, and have run nowhere else
+MEASURED_CAPABILITY = (9, 0)  # Hopper: the kernels have run on no other generation
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 _log = logging.getLogger(__name__)
-_said: set[str] = set()
+_warned_of: set[str] = set()
 
 
 def with_index(device: torch.device | str) -> torch.device:
@@ -38,25 +38,32 @@ def on_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:
 
 
 def upload(array: np.ndarray, device: torch.device) -> Tensor:
-    """An array as a tensor on the device, copied without waiting for what a GPU has to do before."""
+    """An array as a tensor on the device. The host doesn't wait for earlier work of a GPU."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-def capture(run: Callable[[], None], device: torch.device, warm_up: bool = True) -> Callable[[], None]:
-    """Records what `run` enqueues as a CUDA graph; returns what replays it on the current stream.
+def download(tensor: Tensor) -> Tensor:
+    """A tensor on the host: itself there, else a copy in pinned memory, complete once the current stream's work is."""
+    if tensor.device.type != "cuda":
+        return tensor
+    return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True)
 
-    On the CPU it returns `run` itself. Where it raises, the current stream is the one before, and nothing of the graph
-    is left: calling it again is a fresh attempt.
+
+def capture(run: Callable[[], None], device: torch.device, warm_up: bool = True) -> Callable[[], None]:
+    """Records the work that `run` enqueues as a CUDA graph; returns a function that replays it on the current stream.
+
+    On the CPU it returns `run` itself. After an error the current stream is the one before and the graph is gone:
+    calling this again is a fresh attempt.
 
     Args:
         run: must work at fixed addresses and must not wait for the GPU.
         device: the GPU that `run` works on; it need not be the current one.
-        warm_up: run once before recording, because compiling and allocating are illegal during capture. Leave it out
-            where `run` has run before on these addresses.
+        warm_up: run once before recording, because compiling and allocating are illegal during capture. Not needed
+            where `run` has run on these addresses before.
 
     Raises:
-        RuntimeError: the capture failed, or what `run` raises.
+        RuntimeError: the capture failed, or `run` did.
     """
     if device.type != "cuda":
         return run
@@ -73,7 +80,7 @@ def capture(run: Callable[[], None], device: torch.device, warm_up: bool = True)
     index = with_index(device).index
 
     def replay() -> None:
-        if torch.cuda.current_device() == index:  # entering a guard costs more than launching a small graph
+        if torch.cuda.current_device() == index:  # a device guard costs more than launching a small graph
             graph.replay()
             return
         with torch.cuda.device(device):
@@ -83,9 +90,9 @@ def capture(run: Callable[[], None], device: torch.device, warm_up: bool = True)
 
 
 def _record(run: Callable[[], None]) -> torch.cuda.CUDAGraph:
-    # Not `with torch.cuda.graph(...)`: it empties the allocator's cache at each capture, and where ending the capture
-    # fails as well, it leaves the capture stream current and hides the first error. And no pool shared by graphs: where
-    # its last graph has gone, PyTorch refuses to begin another one in it.
+    # `torch.cuda.graph(...)` won't do: it empties the allocator's cache at each capture. If ending the capture fails as
+    # well, it leaves the capture stream current and hides the first error. Graphs can't share a pool: once its last
+    # graph is destroyed, PyTorch refuses to begin another one in it.
     graph = torch.cuda.CUDAGraph()
     graph.capture_begin(capture_error_mode="thread_local")
     try:
@@ -99,11 +106,11 @@ def _record(run: Callable[[], None]) -> torch.cuda.CUDAGraph:
 
 
 class ShapeCache(Generic[Key, Value]):
-    """What exists for each shape, within a bound; what was used longest ago goes first. Not thread-safe.
+    """A bounded cache of values by shape, which drops the least recently used. Not thread-safe.
 
     Args:
         bound: on the sum of all sizes. One value alone may exceed it.
-        size: what the value of a key takes of the bound: bytes, or 1 where values are counted.
+        size: of a key's value, in the unit of the bound: bytes, or 1 where values are counted.
     """
 
     def __init__(self, bound: int, size: Callable[[Key], int] = lambda key: 1) -> None:
@@ -112,10 +119,10 @@ class ShapeCache(Generic[Key, Value]):
         self._entries: OrderedDict[Key, tuple[Value, int]] = OrderedDict()
 
     def get(self, key: Key, make: Callable[[], Value]) -> Value:
-        """The value for `key`; a new one where there is none, made after others have given way.
+        """The value for `key`. A missing one is made, after others have been dropped to make room.
 
         Raises:
-            Exception: what `make` raises; the key then has no value, and the next call makes one.
+            Exception: of `make`. The key then has no value, and the next call makes one.
         """
         if key not in self._entries:
             size = self._size(key)
@@ -126,7 +133,7 @@ class ShapeCache(Generic[Key, Value]):
         return self._entries[key][0]
 
     def keys(self) -> list[Key]:
-        """Which shapes have a value, the one used longest ago first."""
+        """The shapes that have a value, the least recently used first."""
         return list(self._entries)
 
     def clear(self) -> None:
@@ -151,12 +158,12 @@ def triton_obstacle(device: torch.device) -> str | None:
 
 
 def say_if_unmeasured(device: torch.device) -> None:
-    """Logs a warning, once for each kind of GPU, where this project's kernels have never run on its generation."""
+    """Warns, once for each kind of GPU, of a generation on which this project's kernels have never run."""
     capability = torch.cuda.get_device_capability(device)
     name = torch.cuda.get_device_name(device)
-    if capability == MEASURED_CAPABILITY or name in _said:
+    if capability == MEASURED_CAPABILITY or name in _warned_of:
         return
-    _said.add(name)
+    _warned_of.add(name)
     _log.warning(
         "%s (compute capability %d.%d): the GPU kernels compile for it but have only ever run on Hopper (9.0); if the "
         "audio is wrong, use the PyTorch engines, and please report it",

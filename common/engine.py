@@ -1,13 +1,12 @@
-"""Engines: whatever runs one part of the pipeline on named tensors.
+"""Engines, which run one part of the pipeline on named tensors.
 
 Four kinds share the small interface below: PyTorch (`TorchEngine`, here), ONNX Runtime (`common.onnx_engine`), OpenVINO
 (`common.openvino_engine`) and TensorRT (`trt.engine`). Tensors are torch tensors everywhere, on the engine's device,
 and every kind but PyTorch reads and writes their memory in place.
 """
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,25 +14,29 @@ from torch import Tensor, nn
 from common.contract import Contract, TensorSpec, contract_of
 from common.cuda import with_index
 from common.errors import Closed, UserError
-from common.metadata import METADATA_KEY, ModelMetadata, Part
+from common.metadata import ModelMetadata
+from common.model_flags import SIZE_FLAGS
 
 Range = tuple[int, int]
-# The flags of trt/export_onnx2trt.py that set an engine's limits, by symbol.
-PROFILE_FLAGS = {"batch": "-bs/--batch-size", "text": "--text-size", "mel": "--mel-size"}
 
 
 class Engine(Protocol):
     """Runs one part. `limits` gives the sizes it accepts by symbol ("batch", "text", "mel"); none means any."""
 
-    name: str  # what messages call it: the file's path, or "PyTorch encoder"
-    backend: str  # what computes, and in which precision if not in the model's: "onnxruntime", "openvino bf16"
+    name: str  # for messages: the file's path, or "PyTorch encoder"
+    backend: str  # the runtime, with its precision where that isn't the model's: "onnxruntime", "openvino bf16"
     metadata: ModelMetadata
     contract: Contract
     device: torch.device
     limits: Mapping[str, Range]
 
+    @property
+    def capturable(self) -> bool:
+        """Whether bound runs may be captured in a CUDA graph, once they have run outside of a capture."""
+        ...
+
     def bind(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
-        """Ties every input and output to memory and returns what runs the part on it, as often as wanted.
+        """Ties every input and output to memory; returns a function that runs the part on it, any number of times.
 
         Args:
             tensors: all inputs and outputs by name, contiguous, with the contract's dtypes and agreeing shapes.
@@ -44,7 +47,49 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Gives back what the engine owns. It can't be used afterwards, but may be closed again."""
+        """Releases what the engine owns. A closed engine can't run, but may be closed again."""
+        ...
+
+
+# What some engines can do beside. A wrapper has the abilities that it defines itself; else the plain path is taken.
+
+
+@runtime_checkable
+class MultiStep(Protocol):
+    """A `decoder_iter` engine that may run many steps at once. Its bound runs cost nothing but their tensors."""
+
+    def steps_at_once(self, batch: int, text: int) -> int:
+        """How many steps `run_steps` runs for so many slots and symbols; 0 where steps are better bound one by one."""
+        ...
+
+    def run_steps(self, tensors: Mapping[str, Tensor]) -> None:
+        """Enqueues that many steps.
+
+        Args:
+            tensors: the first step's inputs, whose state becomes the last step's; `prenet_dropout` as bits, uint8
+                (steps, 2, prenet_dim / 8), in memory of the host. Results with one more dimension, the steps, before
+                theirs: `decoder_output`, `gate_prediction` (in memory of the host) and, if wanted,
+                `out_attention_weights`.
+        """
+        ...
+
+
+@runtime_checkable
+class PackedVocoder(Protocol):
+    """A `waveglow` engine that takes windows of different sizes in one run."""
+
+    def run_packed(self, mels: Sequence[Tensor], noises: Sequence[Tensor]) -> list[Tensor]:
+        """mels (n_mel_channels, M) and noises (n_group, positions) of each window -> the audio (samples,) of each."""
+        ...
+
+
+@runtime_checkable
+class SelfCapturing(Protocol):
+    """An engine that captures a CUDA graph for each set of sizes."""
+
+    @property
+    def plain(self) -> Engine:
+        """The engine without graphs, for sizes that won't come again."""
         ...
 
 
@@ -63,7 +108,7 @@ def sizes_of(engine: Engine, tensors: Mapping[str, Tensor]) -> dict[str, int]:
     """Checks named tensors against the engine's contract and limits; returns the sizes of its symbols.
 
     Raises:
-        UserError: says expected against found, or the limit and the flag that raises it.
+        UserError: says what was expected and what was found.
     """
     specs = engine.contract.tensors
     sizes: dict[str, int] = {}
@@ -85,13 +130,13 @@ def sizes_of(engine: Engine, tensors: Mapping[str, Tensor]) -> dict[str, int]:
         if not low <= size <= high:
             raise UserError(
                 f"{engine.name}: {symbol} size {size} is outside {low} to {high}, the range of its profile; build it "
-                f"with a wider {PROFILE_FLAGS[symbol]}"
+                f"with a wider {SIZE_FLAGS[symbol]}"
             )
     return sizes
 
 
 def check_bound(engine: Engine, tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """What every kind of engine demands of the tensors that are bound to it; returns the sizes of its symbols.
+    """Checks the tensors that are bound to an engine of any kind; returns the sizes of its symbols.
 
     Raises:
         UserError: a tensor is missing, unknown, not contiguous, on another device, or as `sizes_of` says.
@@ -116,6 +161,7 @@ class TorchEngine:
     """A part's PyTorch module (`tacotron2.parts`, `waveglow.parts`), on any device."""
 
     backend = "pytorch"
+    capturable = True
 
     def __init__(self, module: nn.Module, metadata: ModelMetadata, device: torch.device | str = "cpu") -> None:
         self.name = f"PyTorch {metadata.part}"
@@ -126,7 +172,7 @@ class TorchEngine:
         self._module: nn.Module | None = module.eval().to(self.device)
         for layer in self._module.modules():
             if isinstance(layer, nn.RNNBase):
-                layer.flatten_parameters()  # cuDNN wants one block of weights, and would copy them at every run
+                layer.flatten_parameters()  # else cuDNN copies the weights into one block at every run
 
     @property
     def module(self) -> nn.Module:
@@ -150,24 +196,3 @@ class TorchEngine:
 
     def close(self) -> None:
         self._module = None
-
-
-def read_metadata(path: Path, part: Part, stored: Mapping[str, str]) -> ModelMetadata:
-    """The metadata of a model file, which has to be of the wanted part. Raises UserError."""
-    try:
-        metadata = ModelMetadata.from_json(stored[METADATA_KEY])
-    except KeyError:
-        raise UserError(f"{path}: not exported by this project; make it with {export_command(part)}") from None
-    except ValueError as error:
-        raise UserError(f"{path}: {error}; make it again with {export_command(part)}") from error
-    if metadata.part != part:
-        raise UserError(f"{path}: holds the {metadata.part}, not the {part}; give it with {part_flag(metadata.part)}")
-    return metadata
-
-
-def export_command(part: Part) -> str:
-    return f"exports/export_{'waveglow' if part == 'waveglow' else 'tacotron2'}_onnx.py"
-
-
-def part_flag(part: Part) -> str:
-    return "--decoder" if part == "decoder_iter" else f"--{part}"

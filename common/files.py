@@ -14,7 +14,8 @@ from pathlib import Path
 
 from common.errors import UserError
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parent.parent  # where the packages lie: a clone, or site-packages
+IS_CLONE = (REPOSITORY / "pyproject.toml").is_file()
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # which every file of a folder would meet
 _UNFINISHED = ".exporting."  # + a random word: a folder whose files are being written
 _LOCK = _UNFINISHED + "lock"

@@ -12,7 +12,7 @@ CACHED_SIZES = 32  # sizes that keep their graph
 
 
 class GraphRun:
-    """A run that is captured when it is called a second time: what comes once is not worth a capture.
+    """Runs directly at its first call, and captures at its second.
 
     While a larger graph is being captured it is recorded there, launch by launch.
 
@@ -44,6 +44,8 @@ class GraphEngine:
     The last CACHED_SIZES sets of sizes keep their memory and their graph. Not thread-safe; closing closes the engine
     inside.
     """
+
+    capturable = True
 
     def __init__(self, engine: Engine) -> None:
         self.name, self.metadata, self.contract = engine.name, engine.metadata, engine.contract

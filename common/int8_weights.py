@@ -1,4 +1,4 @@
-"""Weights in 8 bits inside an ONNX file: how a matrix product stores them, and how it becomes one in FP32 again.
+"""Weights in 8 bits inside an ONNX file: storing a matrix product's weights in 8 bits, and restoring FP32.
 
 The product is ONNX Runtime's `MatMulNBits`. BLOCK weights of a row share a scale and a zero point. With COMPUTE_IN_INT8
 the runtime rounds the other factor to 8 bits too, each row by itself, so that a row of a batch depends on no other.
@@ -41,7 +41,7 @@ def store_in_int8(model: onnx.ModelProto, weights: Iterable[str]) -> None:
 
 
 def with_fp32_weights(path: Path) -> bytes:
-    """An ONNX file whose 8-bit weights are FP32 ones of the same values, for what has no kernel for 8 bits."""
+    """An ONNX file with its 8-bit weights as FP32 of the same values, for devices without a kernel for 8 bits."""
     model = onnx.load(path)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:

@@ -1,4 +1,4 @@
-"""What a model file says about itself: stored inside every ONNX file and beside every engine."""
+"""The metadata of a model file, stored inside every ONNX file and beside every engine."""
 
 import base64
 import dataclasses
@@ -27,7 +27,7 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """Which part of which model a file holds, and what running it takes beside its weights.
+    """The part and the model that a file holds, and the settings that running it needs beside its weights.
 
     Attributes:
         model: the configuration of the part's own model; Tacotron 2's gate_threshold and max_decoder_steps are the
@@ -38,7 +38,7 @@ class ModelMetadata:
         int8_lstms: the file stores the weights of the decoder's LSTMs in 8 bits.
         bias: WaveGlow's bias spectrum for the denoiser, filter_length // 2 + 1 float32 magnitudes measured in FP32;
             None for Tacotron 2's parts and where it was not measured.
-        gain: what the voice's audio is multiplied by, above 0 and up to MAX_GAIN.
+        gain: multiplies the voice's audio; above 0 and up to MAX_GAIN.
         conditioning_rank: of WaveGlow's conditioning at the frames' rate; None where it is exact.
         conditioning_snr: how far the error of a lossy rank lies below the audio, in dB; None where nothing is lost.
         arpabet: whether Tacotron 2 was trained on ARPAbet; None where the checkpoint doesn't say.
@@ -82,7 +82,7 @@ class ModelMetadata:
         return metadata
 
     def check(self) -> None:
-        """Raises ValueError for values that no file of this project has."""
+        """Raises ValueError for values that this project never writes."""
         if self.part not in PARTS or self.precision not in ("fp32", "fp16"):
             raise ValueError(f"its metadata says {self.part} in {self.precision}, which is neither part nor precision")
         if self.part == "waveglow" or self.sigma is not None:
@@ -118,7 +118,7 @@ def check_keys(fields: dict[str, Any], record_class: type) -> None:
 
 
 def config_from(config_class: type[Config], values: dict[str, Any]) -> Config:
-    """A config dataclass from a dictionary, by the names of its fields; other keys are passed over."""
+    """A config dataclass from a dictionary, by the names of its fields; other keys are ignored."""
     names = {field.name for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     return config_class(**{name: value for name, value in values.items() if name in names})
 

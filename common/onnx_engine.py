@@ -1,38 +1,25 @@
-"""The ONNX Runtime kind of engine: a `.onnx` file behind the interface of `common.engine`, on a CPU or a GPU."""
+"""An engine on ONNX Runtime: a `.onnx` file behind the interface of `common.engine`, on a CPU or a GPU."""
 
 import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from common.contract import Dim, TensorSpec, check_tensors, contract_of
+from common.contract import NUMPY_DTYPES, Dim, TensorSpec, check_tensors, contract_of, dtype_named
 from common.cpu_backend import has_int8_kernel, return_large_buffers, thread_count
-from common.engine import Range, check_bound, closed, export_command, read_metadata
+from common.engine import Range, check_bound, closed
 from common.errors import UserError
 from common.files import user_cache_folder
 from common.metadata import Part
+from common.onnx_file import check_onnx_path, read_metadata, unreadable
 
 _log = logging.getLogger(__name__)
 
 GpuProvider = Literal["cuda", "tensorrt"]
 
-_ORT_DTYPES = {
-    "tensor(float)": torch.float32,
-    "tensor(float16)": torch.float16,
-    "tensor(int32)": torch.int32,
-    "tensor(int64)": torch.int64,
-    "tensor(bool)": torch.bool,
-}
-_NUMPY_DTYPES = {
-    torch.float32: np.float32,
-    torch.float16: np.float16,
-    torch.int32: np.int32,
-    torch.bool: np.bool_,
-}
 _PROVIDERS: dict[GpuProvider, str] = {"cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
 
@@ -40,16 +27,16 @@ class OnnxEngine:
     """An ONNX file of this project on ONNX Runtime: on its CPU provider, or on a GPU on its CUDA or TensorRT provider.
 
     Tensors are read and written in place, in host or in device memory. On a GPU the session works on a CUDA stream of
-    its own; a bound run stands in PyTorch's current stream as any kernel does, and returns before the GPU is done.
-    On a GPU, and on processors for which ONNX Runtime has no kernel for 8-bit weights, such weights become FP32.
+    its own, which a bound run orders with PyTorch's current stream; it returns before the GPU is done. On a GPU, and
+    on processors for which ONNX Runtime has no kernel for 8-bit weights, such weights become FP32.
 
     Args:
         path: the `.onnx` file.
         part: the part it has to hold.
         threads: CPU threads; None takes every core that this process may use.
         device: "cpu", "cuda" or "cuda:N".
-        gpu_provider: what runs it on a GPU. TensorRT's builds an engine when it first meets a shape, and keeps it in
-            the user's cache folder.
+        gpu_provider: the provider on a GPU. TensorRT's builds an engine for each new shape, and keeps it in the user's
+            cache folder.
 
     Raises:
         UserError: the file is missing, damaged, not this project's, of another part, or its tensors are not those of
@@ -66,7 +53,7 @@ class OnnxEngine:
         device: torch.device | str = "cpu",
         gpu_provider: GpuProvider = "cuda",
     ) -> None:
-        import onnxruntime as ort  # imported here so that PyTorch-only and TensorRT-only runs don't pay for it
+        import onnxruntime as ort  # imported late: runs on PyTorch or TensorRT alone don't need it
 
         check_onnx_path(path, part)
         options = ort.SessionOptions()
@@ -85,7 +72,7 @@ class OnnxEngine:
         else:
             return_large_buffers()
             if part != "decoder_iter":
-                # Shapes change with every phrase: without this, what the arena keeps for old ones would grow.
+                # Shapes change with every phrase, and the arena would keep memory for each.
                 self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
         def opened(model: str | bytes) -> ort.InferenceSession:
@@ -96,7 +83,7 @@ class OnnxEngine:
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
             raise unreadable(path) from error
         if self._stream is not None and session.get_providers()[0] != _PROVIDERS[gpu_provider]:
-            # It falls back to the CPU by itself where a library of the provider can't be loaded.
+            # ONNX Runtime falls back to the CPU where it can't load a library of the provider.
             raise UserError(
                 f"{path}: ONNX Runtime could not load its {gpu_provider} provider (are CUDA's and cuDNN's libraries of "
                 "the version it wants installed?); leave out --device to run on the CPU"
@@ -122,11 +109,11 @@ class OnnxEngine:
         if self._session is None:
             raise closed(self)
         binding = self._session.io_binding()
-        place = self.device.type, self.device.index or 0
+        device = self.device.type, self.device.index or 0
         for specs, bind in ((self.contract.inputs, binding.bind_input), (self.contract.outputs, binding.bind_output)):
             for spec in specs:
                 tensor = tensors[spec.name]
-                bind(spec.name, *place, _NUMPY_DTYPES[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
+                bind(spec.name, *device, NUMPY_DTYPES[tensor.dtype], tuple(tensor.shape), tensor.data_ptr())
         run, run_options, stream = self._session.run_with_iobinding, self._run_options, self._stream
         kept_alive = dict(tensors)
 
@@ -173,18 +160,8 @@ def gpu_providers(ort: Any, provider: GpuProvider, device_id: int, stream: int) 
     return [(wanted, options | kept), cuda, "CPUExecutionProvider"]
 
 
-def check_onnx_path(path: Path, part: Part) -> None:
-    """Raises UserError, with the command that makes it, where the file is missing."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such ONNX file; make it with {export_command(part)}")
-
-
-def unreadable(path: Path) -> UserError:
-    return UserError(f"{path}: not a readable ONNX file (truncated or damaged?); export it again")
-
-
 def checked_device(device: torch.device | str) -> torch.device:
-    """The CPU, or a GPU that is there, with its number. Raises UserError."""
+    """The device with its number. Raises UserError unless it is the CPU or an existing GPU."""
     try:
         checked = torch.device(device)
     except RuntimeError:
@@ -204,4 +181,4 @@ def checked_device(device: torch.device | str) -> torch.device:
 
 def _ort_spec(tensor: Any) -> TensorSpec:
     dims: tuple[Dim, ...] = tuple(dim if isinstance(dim, int) else str(dim) for dim in tensor.shape)
-    return TensorSpec(tensor.name, _ORT_DTYPES.get(tensor.type, torch.float64), dims)
+    return TensorSpec(tensor.name, dtype_named(tensor.type), dims)

@@ -1,4 +1,4 @@
-"""The OpenVINO kind of engine: a `.onnx` file on the CPU, behind the interface of `common.engine`."""
+"""An engine on OpenVINO: a `.onnx` file on the CPU, behind the interface of `common.engine`."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -8,24 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.contract import Dim, TensorSpec, check_tensors, contract_of
+from common.contract import Dim, TensorSpec, check_tensors, contract_of, dtype_named
 from common.cpu_backend import CpuPrecision, return_large_buffers, thread_count
-from common.engine import Range, check_bound, closed, read_metadata
+from common.engine import Range, check_bound, closed
 from common.errors import UserError
 from common.files import user_cache_folder
 from common.metadata import METADATA_KEY, Part
-from common.onnx_engine import check_onnx_path, unreadable
+from common.onnx_file import check_onnx_path, read_metadata, unreadable
 
-_TORCH_DTYPES = {
-    "f32": torch.float32,
-    "f16": torch.float16,
-    "i32": torch.int32,
-    "i64": torch.int64,
-    "boolean": torch.bool,
-}
 _HINTS = {"fp32": "f32", "bf16": "bf16"}
-_METADATA_PATH = ["framework", METADATA_KEY]  # where OpenVINO keeps an ONNX file's metadata
-CACHED_PARTS: tuple[Part, ...] = ("waveglow",)  # takes 2 s to compile, 0.4 s to load again; the others 0.2 s at most
+_METADATA_PATH = ["framework", METADATA_KEY]  # of an ONNX file's metadata in an OpenVINO model
+CACHED_PARTS: tuple[Part, ...] = ("waveglow",)  # the others compile as fast as a cached model loads
 
 logger = logging.getLogger(__name__)
 
@@ -39,15 +32,17 @@ class OpenVINOEngine:
         path: the `.onnx` file.
         part: the part it has to hold.
         threads: CPU threads; None takes every core that this process may use.
-        precision: what it computes in. Said explicitly, because OpenVINO by itself takes BF16 where there is AMX.
+        precision: of its computations. OpenVINO's own choice would be BF16 on a processor with AMX.
 
     Raises:
         UserError: the file is missing, damaged, not this project's, of another part, its tensors are not those of its
             part, or OpenVINO can't run it.
     """
 
+    capturable = False  # it runs on a CPU
+
     def __init__(self, path: Path, part: Part, threads: int | None = None, precision: CpuPrecision = "fp32") -> None:
-        import openvino as ov  # imported here so that runs on other engines don't pay for it
+        import openvino as ov  # imported late: other engines don't need it
 
         check_onnx_path(path, part)
         settings = {
@@ -55,8 +50,8 @@ class OpenVINOEngine:
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": 1,
             "INFERENCE_NUM_THREADS": thread_count(threads),
-            "CPU_RUNTIME_CACHE_CAPACITY": 0,  # of kernels by shape: lengths hardly come again, and it would grow
-            "ENABLE_CPU_PINNING": False,  # pinned threads of two processes would meet on the same cores
+            "CPU_RUNTIME_CACHE_CAPACITY": 0,  # of kernels by shape: lengths hardly repeat, and the cache would grow
+            "ENABLE_CPU_PINNING": False,  # pinned threads of two processes would share cores
         }
         cache = user_cache_folder("openvino") if part in CACHED_PARTS else None
         if cache is not None:
@@ -88,7 +83,7 @@ class OpenVINOEngine:
         check_bound(self, tensors)
         if self._model is None:
             raise closed(self)
-        request = self._model.create_infer_request()  # takes 0.05 ms: its memory is the compiled model's
+        request = self._model.create_infer_request()  # cheap: its memory is the compiled model's
         for name, tensor in tensors.items():
             request.set_tensor(name, self._tensor_class(tensor.detach().numpy(), shared_memory=True))
         kept_alive = dict(tensors)  # OpenVINO holds no reference to the memory
@@ -104,5 +99,4 @@ class OpenVINOEngine:
 
 def _spec(port: Any) -> TensorSpec:
     dims: tuple[Dim, ...] = tuple(dim.get_length() if dim.is_static else "?" for dim in port.partial_shape)
-    dtype = _TORCH_DTYPES.get(port.element_type.get_type_name(), torch.float64)
-    return TensorSpec(port.get_any_name(), dtype, dims)
+    return TensorSpec(port.get_any_name(), dtype_named(port.element_type.get_type_name()), dims)

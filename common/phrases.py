@@ -1,8 +1,9 @@
-"""Phrases to speak: the lines of a text file or of standard input."""
+"""Phrases to speak: the lines of a text file, or of standard input as they come."""
 
 import codecs
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,11 @@ from common.files import dangling_link
 
 _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _LINES_NAMED = 5  # in one note
+# The usual line ends, and no others: an odd separator within a line must not shift the numbers of the rest. A carriage
+# return at the very end may be the first half of a line end that isn't complete yet.
+_LINE_END = re.compile(rb"\r\n|\r(?=[^\n])|\n")
+_RULE = re.compile(r"[\s*_=~#.\u2026\u00b7\u2022\u2013\u2014-]*")  # what parts sections and scenes: "* * *", "---"
+_STDIN = "standard input"
 
 
 @dataclass(frozen=True)
@@ -19,11 +25,13 @@ class Phrase:
 
     Attributes:
         index: the line's number in its file, from 0. Lines that are skipped count, so audio_i is line i.
-        text: the line without white space at its ends; never empty.
+        text: the line without white space at its ends; not empty, unless there is an error.
+        error: why the line can't be read.
     """
 
     index: int
     text: str
+    error: UserError | None = None
 
     @property
     def line(self) -> int:
@@ -31,78 +39,128 @@ class Phrase:
         return self.index + 1
 
 
-def read_phrases(source: Path | None, notes: list[str]) -> list[Phrase]:
+def read_phrases(source: Path, notes: list[str]) -> list[Phrase]:
     """Reads the phrases of a UTF-8 text file (with or without a BOM, any line ends), one a line.
 
     Args:
-        source: the file; None is standard input.
-        notes: gets a line for the user where empty lines are skipped. Lines are numbered from 1 there, as editors do.
+        notes: gets a line for the user where lines without words are skipped. Lines are numbered from 1 there.
 
     Raises:
-        UserError: the file can't be read, isn't UTF-8 text, or holds nothing but empty lines.
+        UserError: the file can't be read, isn't UTF-8 text, or holds nothing to speak.
     """
-    name = "standard input" if source is None else str(source)
-    lines = _decoded(_content(source, name), name).split("\n")
-    if not lines[-1]:
-        lines.pop()  # the end of the last line, not a line of its own
-    if not lines:
-        raise UserError(f"{name} is empty: write the phrases to speak in it, one a line")
-    phrases = [Phrase(index, line.strip()) for index, line in enumerate(lines) if line.strip()]
+    name = str(source)
+    lines = _LINE_END.split(_content(source))
+    if lines[0].startswith(_UTF16):
+        raise _utf16(name)
+    for number, line in enumerate(lines, start=1):
+        if b"\0" in line:
+            raise _binary(name, number)
+    texts = [_text(line, number, name) for number, line in enumerate(lines, start=1)]
+    if not texts[-1]:
+        texts.pop()  # the end of the last line, not a line of its own
+    if not texts:
+        raise _nothing(name, "is empty")
+    phrases = [Phrase(index, text) for index, text in enumerate(texts) if not _RULE.fullmatch(text)]
+    empty = [number for number, text in enumerate(texts, start=1) if not text]
+    rules = [number for number, text in enumerate(texts, start=1) if text and _RULE.fullmatch(text)]
     if not phrases:
-        raise UserError(f"{name} holds only empty lines: write the phrases to speak in it, one a line")
-    empty = [number for number, line in enumerate(lines, start=1) if not line.strip()]
-    if empty:
-        notes.append(_skipped(name, empty))
+        raise _nothing(name, "holds only lines without words" if rules else "holds only empty lines")
+    notes += [_skipped(name, empty, "empty")] if empty else []
+    notes += [_skipped(name, rules, "without words")] if rules else []
     return phrases
 
 
-def _content(source: Path | None, name: str) -> bytes:
+def live_phrases() -> Iterator[list[Phrase]]:
+    """Reads the phrases of standard input as they come, one a line: yields those of all lines that are there.
+
+    Waits for a line where there is none. Lines without words are skipped; a line that isn't UTF-8 text has an error.
+
+    Raises:
+        UserError: standard input is closed, is UTF-16, or ended without anything to speak.
+    """
+    if sys.stdin is None:
+        raise UserError(f"{_STDIN} is closed: give a file of phrases instead")
+    held, index, nothing = b"", 0, True
+    while True:
+        arrived = sys.stdin.buffer.read1(1 << 16)  # type: ignore[union-attr]
+        *lines, held = _LINE_END.split(held + arrived)
+        if not arrived and held:
+            lines.append(held)
+        phrases = [phrase for number, line in enumerate(lines, start=index) if (phrase := _phrase(number, line))]
+        index += len(lines)
+        if phrases:
+            nothing = False
+            yield phrases
+        if not arrived:
+            break
+    if nothing:
+        raise _nothing(_STDIN, "is empty" if index == 0 else "holds only lines without words")
+
+
+def _phrase(index: int, line: bytes) -> Phrase | None:
+    """A line of standard input; None if there are no words in it. Raises UserError where the lines after it are no text
+    either.
+    """
+    if index == 0 and line.startswith(_UTF16):
+        raise _utf16(_STDIN)
     try:
-        if source is not None:
-            return source.read_bytes()
-        if sys.stdin is None:
-            raise UserError("standard input is closed: give a file of phrases instead")
-        return sys.stdin.buffer.read()
+        if b"\0" in line:
+            raise _binary(_STDIN, index + 1)
+        text = _text(line, index + 1, _STDIN)
+    except UserError as error:
+        return Phrase(index, "", error)
+    return None if _RULE.fullmatch(text) else Phrase(index, text)
+
+
+def _content(source: Path) -> bytes:
+    try:
+        return source.read_bytes()
     except FileNotFoundError as error:
-        reason = dangling_link(Path(name)) or "no such file of phrases; check the path"
-        raise UserError(f"{name}: {reason}") from error
+        reason = dangling_link(source) or "no such file of phrases; check the path"
+        raise UserError(f"{source}: {reason}") from error
     except IsADirectoryError as error:
-        raise UserError(f"{name} is a folder: give the text file in it that holds the phrases") from error
+        raise UserError(f"{source} is a folder: give the text file in it that holds the phrases") from error
     except PermissionError as error:
-        raise UserError(f"{name} can't be read (permission denied): check its permissions") from error
+        raise UserError(f"{source} can't be read (permission denied): check its permissions") from error
     except OSError as error:
-        raise UserError(f"{name} can't be read ({error.strerror or error}): give another file") from error
+        raise UserError(f"{source} can't be read ({error.strerror or error}): give another file") from error
 
 
-def _decoded(content: bytes, name: str) -> str:
-    if content.startswith(_UTF16):
-        raise UserError(f"{name} is UTF-16, not UTF-8: convert it with {_iconv('UTF-16', name)}")
-    # The commonest line ends, and no others: an odd separator within a line must not shift the numbers of the rest.
-    content = content.removeprefix(codecs.BOM_UTF8).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    zero = content.find(b"\0")
-    if zero >= 0:
-        line = content.count(b"\n", 0, zero) + 1
-        raise UserError(f"{name} is a binary file (line {line} holds a zero byte): give a UTF-8 text file")
+def _text(line: bytes, number: int, name: str) -> str:
+    """A line's text without white space at its ends. Raises UserError if it isn't UTF-8."""
+    if number == 1:
+        line = line.removeprefix(codecs.BOM_UTF8)
     try:
-        return content.decode("utf-8")
+        return line.decode("utf-8").strip()
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        column = error.start - content.rfind(b"\n", 0, error.start)
         raise UserError(
-            f"{name} line {line} is not UTF-8 (its byte {column} is 0x{content[error.start]:02x}): convert the file, "
+            f"{name} line {number} is not UTF-8 (its byte {error.start + 1} is 0x{line[error.start]:02x}): convert it, "
             f"from Windows-1252 for example with {_iconv('WINDOWS-1252', name)}"
         ) from error
 
 
+def _utf16(name: str) -> UserError:
+    return UserError(f"{name} is UTF-16, not UTF-8: convert it with {_iconv('UTF-16', name)}")
+
+
+def _binary(name: str, number: int) -> UserError:
+    return UserError(f"{name} is a binary file (line {number} holds a zero byte): give a UTF-8 text file")
+
+
+def _nothing(name: str, why: str) -> UserError:
+    return UserError(f"{name} {why}: write the phrases to speak in it, one a line")
+
+
 def _iconv(encoding: str, name: str) -> str:
-    return f'iconv -f {encoding} -t UTF-8 "{name}" > utf8.txt'
+    source = "" if name == _STDIN else f' "{name}" > utf8.txt'
+    return f"iconv -f {encoding} -t UTF-8{source}"
 
 
-def _skipped(name: str, numbers: Sequence[int]) -> str:
+def _skipped(name: str, numbers: Sequence[int], why: str) -> str:
     if len(numbers) == 1:
-        return f"{name} line {numbers[0]} is empty: skipped"
+        return f"{name} line {numbers[0]} is {why}: skipped"
     if len(numbers) > _LINES_NAMED:
         listed = f"{', '.join(map(str, numbers[:_LINES_NAMED]))} and {len(numbers) - _LINES_NAMED} more"
     else:
         listed = f"{', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
-    return f"{name} lines {listed} are empty: skipped"
+    return f"{name} lines {listed} are {why}: skipped"

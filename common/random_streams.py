@@ -58,66 +58,45 @@ class RandomStreams:
         return self._noise.standard_normal((positions, channels), np.float32, out)
 
 
-class NoiseAhead:
-    """A stream's noise, of which a likely amount is drawn by another thread before it is known how much is needed.
+class Noise:
+    """A stream's noise, for windows that move on through an utterance and may overlap.
 
     Args:
-        pool: where it is drawn; None draws it when it is taken.
-        pinned: whether it lies in memory that a GPU copies from while the host goes on.
+        pool: where noise is drawn ahead; None draws it when it is taken.
+        pinned: whether it is drawn to memory that a GPU copies from while the host goes on.
     """
 
     def __init__(
-        self, stream: RandomStreams, channels: int, likely: int, pool: Executor | None, pinned: bool = False
+        self, stream: RandomStreams, channels: int, pool: Executor | None = None, pinned: bool = False
     ) -> None:
         self._stream = stream
         self._channels = channels
-        self._pinned = pinned
-        self._drawn = pool.submit(self._draw, likely) if pool is not None else None
-
-    def take(self, positions: int) -> Tensor:
-        """The stream's first `positions` of noise: float32 (positions, channels). To be called once."""
-        if self._drawn is None:
-            return self._draw(positions)
-        drawn = self._drawn.result()
-        missing = positions - len(drawn)
-        return torch.cat([drawn, self._draw(missing)]) if missing > 0 else drawn[:positions]
-
-    def _draw(self, positions: int) -> Tensor:
-        noise = torch.empty(positions, self._channels, pin_memory=self._pinned)
-        self._stream.noise(positions, self._channels, noise.numpy())
-        return noise
-
-
-class NoiseWindows:
-    """A stream's noise for windows that move on through an utterance and overlap; drawn ahead by another thread.
-
-    Args:
-        pool: where the next window's noise is drawn while this one's is used; None draws when it is asked for.
-    """
-
-    def __init__(self, stream: RandomStreams, channels: int, pool: Executor | None) -> None:
-        self._stream = stream
-        self._channels = channels
         self._pool = pool
-        self._ahead: Future[np.ndarray] | None = None
-        self._kept = np.empty((0, channels), np.float32)
+        self._pinned = pinned
+        self._ahead: Future[Tensor] | None = None
+        self._kept = torch.empty(0, channels)
         self._start = 0  # the position that `_kept` begins at
 
     def draw_ahead(self, stop: int) -> None:
         """Has the noise as far as position `stop` drawn in the pool, if there is one and nothing is drawn already."""
         missing = stop - self._start - len(self._kept)
         if self._pool is not None and self._ahead is None and missing > 0:
-            self._ahead = self._pool.submit(self._stream.noise, missing, self._channels)
+            self._ahead = self._pool.submit(self._draw, missing)
 
-    def take(self, start: int, stop: int) -> np.ndarray:
-        """Noise of positions from `start`, which never goes back, to `stop`: float32 [stop - start, channels]."""
+    def take(self, start: int, stop: int) -> Tensor:
+        """Noise of positions from `start`, which never goes back, to `stop`: float32 (stop - start, channels)."""
         drawn = [self._kept[start - self._start :]]
         if self._ahead is not None:
             drawn.append(self._ahead.result())
             self._ahead = None
         missing = stop - start - sum(map(len, drawn))
         if missing > 0:
-            drawn.append(self._stream.noise(missing, self._channels))
-        drawn = [part for part in drawn if len(part)]
-        self._kept, self._start = drawn[0] if len(drawn) == 1 else np.concatenate(drawn), start
+            drawn.append(self._draw(missing))
+        drawn = [some for some in drawn if len(some)]
+        self._kept, self._start = drawn[0] if len(drawn) == 1 else torch.cat(drawn), start
         return self._kept[: stop - start]
+
+    def _draw(self, positions: int) -> Tensor:
+        noise = torch.empty(positions, self._channels, pin_memory=self._pinned)
+        self._stream.noise(positions, self._channels, noise.numpy())
+        return noise

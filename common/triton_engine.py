@@ -1,4 +1,4 @@
-"""What the engines on this project's Triton kernels share: where they run, what they are called, how they launch."""
+"""The common base of engines on this project's Triton kernels: where they run, their names, and kernel launches."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,6 +22,7 @@ class TritonEngine:
     """
 
     backend = "triton"
+    capturable = True
 
     def __init__(self, metadata: ModelMetadata, device: torch.device | str) -> None:
         self.name = f"Triton {metadata.part}"
@@ -44,7 +45,7 @@ class TritonEngine:
 
     @staticmethod
     def model_obstacle(metadata: ModelMetadata) -> str | None:
-        """Why the kernels can't compute this model, on whatever device; None if they can."""
+        """Why the kernels can't compute this model, on any device; None if they can."""
         raise NotImplementedError
 
     def bind(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
@@ -62,8 +63,8 @@ def best_engine(
     """The Triton engine where it can run, else the module on PyTorch, converted to the metadata's precision.
 
     Args:
-        engine: what is made of (module, metadata, device).
-        module: the part; an FP32 one is the better source for both.
+        engine: the class; it is called with (module, metadata, device).
+        module: the part, best in FP32, so that weights are rounded once.
     """
     if engine.obstacle(metadata, device) is None:
         return engine(module, metadata, device)  # type: ignore[call-arg, arg-type]
@@ -72,9 +73,9 @@ def best_engine(
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel with all it is launched with."""
+    """One kernel with its grid and arguments."""
 
-    kernel: Any  # what `triton.jit` made
+    kernel: Any  # of `triton.jit`
     grid: tuple[int, ...]
     arguments: tuple[Any, ...]
     constants: Mapping[str, Any] = field(default_factory=dict)  # the kernel's constants and launch options
@@ -83,7 +84,7 @@ class Launch:
         self.kernel[self.grid](*self.arguments, **self.constants)
 
     def alone(self) -> "Launch":
-        """The same, but started when its predecessor is finished."""
+        """This launch without overlap: it starts when its predecessor has finished."""
         constants = {name: value for name, value in self.constants.items() if name != "launch_pdl"}
         return replace(self, constants={**constants, **overlapping(False)})
 

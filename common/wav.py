@@ -84,6 +84,12 @@ class WavWriter:
         self._file.write(header)
 
 
+def pcm16(samples: np.ndarray) -> np.ndarray:
+    """float32 [n] within -1 and 1 as signed 16-bit little-endian integers, int16 [n]."""
+    scaled = samples * np.float32(32767)
+    return np.rint(scaled, out=scaled).astype("<i2")
+
+
 @contextmanager
 def wav_file(
     path: Path, sampling_rate: int, *, normalize: bool = True, sample_format: SampleFormat = "float32"

@@ -1,4 +1,4 @@
-"""What a lossy conditioning of WaveGlow does to its audio, measured on a voice's own mels before a file is written."""
+"""The error of a lossy conditioning of WaveGlow, measured on a voice's own mels before a file is written."""
 
 import math
 from pathlib import Path

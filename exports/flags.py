@@ -1,4 +1,4 @@
-"""What the three export scripts share: their flags, and a bar that gives way to a line for each file."""
+"""The flags that the three export scripts share, and a progress bar with a line for each finished file."""
 
 import argparse
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ def add_export_flags(parser: argparse.ArgumentParser, *optional: str) -> None:
 
 @contextmanager
 def files_bar(files: int) -> Iterator[OnFile]:
-    """A progress bar of `files` steps; yields what reports a file that is done."""
+    """A progress bar of `files` steps; yields a function that reports a finished file."""
     with tqdm(total=files, desc="exporting", unit="file", disable=None, leave=False) as bar:
 
         def report(file: ExportedFile) -> None:

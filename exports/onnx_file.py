@@ -1,4 +1,4 @@
-"""PyTorch part -> checked ONNX file: what both export scripts share."""
+"""PyTorch part -> checked ONNX file."""
 
 import logging
 import warnings
@@ -36,13 +36,13 @@ INT8_TOLERANCE = 0.05  # the same, of one decoder step with 8-bit LSTMs
 def export_part(module: nn.Module, metadata: ModelMetadata, path: Path) -> float:
     """Writes one part as an ONNX file with dynamic batch and lengths and its metadata inside, and proves it.
 
-    The file takes its name only after ONNX Runtime has given what PyTorch gives at another batch size and length.
+    The file gets its name only after ONNX Runtime has given PyTorch's results at another batch size and length.
 
     Returns:
         the largest relative difference found.
 
     Raises:
-        UserError: the written file does not compute what the PyTorch module computes.
+        UserError: the written file gives other results than the PyTorch module.
     """
     with written_whole(path) as temporary:
         _trace(module, metadata, temporary)
@@ -69,7 +69,7 @@ def _trace(module: nn.Module, metadata: ModelMetadata, path: Path) -> None:
         for spec in (*contract.inputs, *contract.outputs)
     }
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of tracing: what it warns of is what the check after it proves
+        warnings.simplefilter("ignore")  # of tracing: the check after it proves the file
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         torch.onnx.export(
             module,

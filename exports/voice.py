@@ -1,4 +1,4 @@
-"""Checkpoints -> the ONNX files of a voice: what the export scripts and the front door call."""
+"""Checkpoints -> the ONNX files of a voice, for the export scripts and `Voice.load`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -70,11 +70,11 @@ def export_voice(
         tacotron2, waveglow: checkpoints [the demo voice's].
         int8_decoder: store the decoder's LSTMs in 8 bits; for FP32 files on CPUs.
         sigma: the noise's standard deviation that the WaveGlow file stores as its default [the checkpoint's, else 0.6].
-        conditioning: of WaveGlow; a rank that loses something is measured on what Tacotron 2 says, and its loss stored.
+        conditioning: of WaveGlow; the loss of a lossy rank is measured on Tacotron 2's mels, and stored.
         force: accept a rank that loses more than is good.
         sampling_rate: in Hz, of checkpoints that don't say it [22050].
         symbols: a list of Tacotron 2's own; see `tacotron2.loading.load_tacotron2` [NVIDIA's].
-        on_file: told of each file as soon as it is proved.
+        on_file: called with each file as soon as it is checked.
 
     Returns:
         the files by part.
@@ -84,8 +84,8 @@ def export_voice(
             written.
     """
     check_choices(precision, int8_decoder, sigma)
-    flags = {} if sampling_rate is None else {"sampling_rate": sampling_rate}
-    # Both are loaded before the first is exported: what is wrong with the second is told at once.
+    flags = {"sampling_rate": sampling_rate}
+    # Both are loaded before the first is exported: an error in the second comes at once.
     parts = {
         **tacotron2_voice_parts(tacotron2, precision, flags, int8_decoder, symbols),
         **waveglow_voice_parts(waveglow, precision, flags, sigma, conditioning, tacotron2, force),
@@ -126,7 +126,7 @@ def waveglow_voice_parts(
     measure_on: Path | None = None,
     force: bool = False,
 ) -> Parts:
-    """WaveGlow as it is exported, with the denoiser's bias and what a lossy conditioning loses.
+    """WaveGlow as it is exported, with the denoiser's bias and the loss of a lossy conditioning.
 
     See `tacotron2_voice_parts` for `flags` and errors, and `exports.conditioning.measured_snr` for the last two.
     """

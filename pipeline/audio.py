@@ -1,22 +1,26 @@
 """Audio as callers get it: samples that know their rate, at the voice's own level, never clipped."""
 
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from common.errors import InvalidInput
-from common.wav import SAMPLE_FORMATS, SampleFormat, wav_file
+from common.files import write_whole
+from common.wav import SAMPLE_FORMATS, SampleFormat, WavWriter, pcm16
+from pipeline.encoders import FORMATS, make_encoder
 
-_OTHER_FORMATS = (".mp3", ".flac", ".ogg", ".opus", ".aac", ".m4a", ".raw", ".pcm")
+Target = TypeVar("Target", str, Path, BinaryIO)
 LIMITER_THRESHOLD = 0.8  # of full scale (-1.9 dBFS): below it the limiter changes nothing
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Audio:
     """Mono audio. Its length is the number of samples; NumPy takes it for its samples; equal audio has equal ones.
 
@@ -27,6 +31,9 @@ class Audio:
 
     samples: np.ndarray
     sampling_rate: int
+
+    def __repr__(self) -> str:
+        return f"<Audio of {self.seconds:.2f} s, {self.sampling_rate} Hz>"
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -53,36 +60,64 @@ class Audio:
             raise ValueError(f"chunks of one sampling rate are needed, not of {sorted(rates)}")
         return cls(np.concatenate([chunk.samples for chunk in chunks]), rates.pop())
 
-    def save(self, path: str | Path, *, normalize: bool = True, sample_format: SampleFormat = "float32") -> Path:
-        """Writes a wav file, in whole or not at all.
+    def save(
+        self,
+        target: Target,
+        *,
+        normalize: bool = True,
+        sample_format: SampleFormat = "float32",
+        format: str | None = None,
+    ) -> Target:
+        """Writes an audio file: to a path in whole or not at all, or to an open binary file. Returns the target.
 
         Args:
             normalize: scale the loudest sample to full scale, as the classic's files have it.
-            sample_format: IEEE float, or 16-bit integers (half the size).
+            sample_format: of a wav file: IEEE float, or 16-bit integers (half the size).
+            format: a name of `pipeline.encoders.FORMATS` [the path's suffix, else wav]. Opus holds few sampling rates,
+                and is resampled to 24 kHz from others.
 
         Raises:
-            InvalidInput: the name is another format's, or there is no such sample format.
+            InvalidInput: there is no such format or sample format, or a package for it is missing.
             UserError: there are no samples, or they aren't finite.
             OSError: the disk is full or the folder can't be written.
         """
-        path = Path(path)
-        if path.suffix.lower() in _OTHER_FORMATS:
-            raise InvalidInput(f"{path}: what is saved is a wav file; give it a name that ends with .wav", "path")
+        if isinstance(target, (str, Path)):
+            write_whole(Path(target), self._encoded(Path(target), format, normalize, sample_format))
+        else:
+            target.write(self._encoded(Path("audio"), format, normalize, sample_format))
+        return target
+
+    def _encoded(self, path: Path, format: str | None, normalize: bool, sample_format: SampleFormat) -> bytes:
+        """The bytes of a file; see `save`. The path is for messages, and for the format where there is none."""
+        known = FORMATS.get(format or path.suffix[1:].lower() or "wav")
+        if known is None:
+            names = ", ".join(FORMATS)
+            raise InvalidInput(f"{path}: no format {format or path.suffix}; there are {names}", "format")
         if sample_format not in SAMPLE_FORMATS:
             raise InvalidInput(f"sample_format {sample_format}: must be {' or '.join(SAMPLE_FORMATS)}", "sample_format")
-        with wav_file(path, self.sampling_rate, normalize=normalize, sample_format=sample_format) as wav:
-            wav.append(self.samples)
-        return path
+        content = BytesIO()
+        wav = WavWriter(path, content, self.sampling_rate, normalize, sample_format)
+        wav.append(self.samples)
+        wav.finish()
+        if known.name == "wav":
+            return content.getvalue()
+        samples = self.samples * np.float32(1 / wav.peak if normalize and wav.peak else 1)
+        rate = known.rate_of(self.sampling_rate)
+        if rate != self.sampling_rate:
+            samples = Resampler(self.sampling_rate, rate)(samples, last=True)
+        encoder = make_encoder(known, rate, whole=True)
+        return encoder.encode(samples) + encoder.finish()
+
+    def _repr_html_(self) -> str:
+        """A player, which notebooks show."""
+        if not len(self):
+            return repr(self)
+        wav = b64encode(self._encoded(Path("audio"), "wav", False, "pcm16")).decode()
+        return f'<audio controls src="data:audio/wav;base64,{wav}"></audio>'
 
     def pcm16(self) -> bytes:
         """The samples as signed 16-bit little-endian integers."""
         return pcm16(self.samples).tobytes()
-
-
-def pcm16(samples: np.ndarray) -> np.ndarray:
-    """float32 [n] within -1 and 1 as signed 16-bit little-endian integers, int16 [n]."""
-    scaled = samples * np.float32(32767)
-    return np.rint(scaled, out=scaled).astype("<i2")
 
 
 def limit(samples: Tensor, gain: float) -> Tensor:

@@ -3,31 +3,23 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, BinaryIO, TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from common.cli import EXIT_NO_READER
 from common.errors import UserError
 from common.phrases import Phrase
 from common.table import format_table, shorten
-from pipeline.page import write_page
+from pipeline.encoders import AudioFormat, make_encoder
+from pipeline.manifest import PhraseResult
+from pipeline.page import details, write_page
 from pipeline.pieces import prepare
 from pipeline.settings import SpeakSettings, WorkSettings
-from pipeline.speak import (
-    STOP_WORDS,
-    FailedPhrase,
-    Listener,
-    OutputSettings,
-    SpokenPhrase,
-    Summary,
-    details,
-    page_entries,
-    speak,
-    stream_pcm,
-)
+from pipeline.speak import Listener, OutputSettings, Summary, speak, stream
 from pipeline.voice import Voice
 
 EXIT_CUT = 3  # everything was spoken, but the frame limit cut a phrase
@@ -40,21 +32,22 @@ class Request:
     """What a script was asked to speak, checked before any model is loaded.
 
     Attributes:
+        groups: phrases that are there together; standard input's come as its lines do.
         notes: what the user should know of the phrases.
-        output: None streams PCM to standard output; everything else then goes to standard error.
+        output: files, or a stream of this format to standard output; all else then goes to standard error.
         parameters: what the log says of the run's flags.
     """
 
-    phrases: Sequence[Phrase]
+    groups: Iterable[Sequence[Phrase]]
     notes: Sequence[str]
     settings: SpeakSettings
     work: WorkSettings
-    output: OutputSettings | None
+    output: OutputSettings | AudioFormat
     parameters: Mapping[str, Any]
 
     @property
     def messages(self) -> TextIO:
-        return sys.stdout if self.output is not None else sys.stderr
+        return sys.stdout if isinstance(self.output, OutputSettings) else sys.stderr
 
 
 def show_text(request: Request) -> None:
@@ -63,13 +56,16 @@ def show_text(request: Request) -> None:
     Raises:
         UserError: lines that can't be spoken, which it names.
     """
-    failed = []
-    for phrase in prepare(request.phrases, request.settings, request.work.max_symbols):
-        if phrase.named_error is not None:
-            failed.append(FailedPhrase(phrase.phrase, phrase.named_error))
-        else:
-            print(f"{phrase.phrase.line}: {' '.join(piece.encoded.text for piece in phrase.pieces)}")
-    _raise_failed(failed, len(request.phrases))
+    lines, failed = 0, []
+    for phrases in request.groups:
+        for phrase in prepare(phrases, request.settings, request.work.max_symbols):
+            lines += 1
+            result = PhraseResult(phrase, error=phrase.named_error)
+            if result.error is not None:
+                failed.append(result)
+            else:
+                print(f"{result.phrase.line}: {result.spoken_text}")
+    _raise_failed(failed, lines)
 
 
 def speak_request(voice: Voice, request: Request) -> None:
@@ -81,53 +77,52 @@ def speak_request(voice: Voice, request: Request) -> None:
     """
     for note in request.notes:
         print(f"Note: {note}", file=request.messages)
-    if request.output is None:
-        _stream(voice, request)
+    output = request.output
+    if not isinstance(output, OutputSettings):
+        _stream(voice, request, output)
         return
     with progress() as listener:
-        summary = speak(voice, request.phrases, request.settings, request.output, listener, request.parameters)
+        summary = speak(voice, request.groups, request.settings, output, listener, request.parameters)
     print(summary_table(summary))
-    if request.output.page:
-        page = request.output.folder / "index.html"
-        write_page(page, "Spoken phrases", page_entries(summary), details(voice, request.settings))
+    if output.page:
+        page = output.folder / "index.html"
+        write_page(page, "Spoken phrases", summary.spoken, details(voice, request.settings))
         print(f"Page: {page}")
-    _raise_failed(summary.failed, len(request.phrases))
-    cut = [spoken.phrase for spoken in summary.spoken if spoken.cut]
+    _raise_failed(summary.failed, len(summary.results))
+    cut = [result for result in summary.spoken if result.cut]
     if cut:
         print(f"Warning: cut by the frame limit: {_lines(cut)}", file=sys.stderr)
         sys.exit(EXIT_CUT)
 
 
-def _stream(voice: Voice, request: Request) -> None:
-    listener = Listener(on_note=lambda note: print(f"Note: {note}", file=sys.stderr))
-    with _raw_stdout() as out:
-        try:
-            failed = stream_pcm(voice, request.phrases, request.settings, out, listener)
-        except BrokenPipeError:  # whoever listens has heard enough
-            return
-    _raise_failed(failed, len(request.phrases))
-
-
-@contextmanager
-def _raw_stdout() -> Iterator[BinaryIO]:
-    """Standard output for bytes, whose end is told (see `common.cli.run`, where it is not)."""
+def _stream(voice: Voice, request: Request, audio_format: AudioFormat) -> None:
+    encoder = make_encoder(audio_format, request.settings.sampling_rate or voice.sampling_rate)
+    listener = Listener(
+        on_note=lambda note: print(f"Note: {note}", file=sys.stderr),
+        on_phrase=lambda result: print(f"Not spoken: {result.error}", file=sys.stderr),
+    )
+    # A file of its own: what standard output holds would be written when Python ends, to a reader that may be gone.
     with open(os.dup(sys.stdout.fileno()), "wb", buffering=0) as out:
-        yield out
+        try:
+            failed = stream(voice, request.groups, request.settings, out, encoder, listener)
+        except BrokenPipeError:  # the listener has heard enough
+            return
+    _raise_failed(failed)
 
 
 def summary_table(summary: Summary) -> str:
     rows = [
         (
-            str(spoken.phrase.line),
-            shorten(spoken.phrase.text, 48),
-            f"{spoken.seconds:.2f}",
-            f"{spoken.taken:.2f}",
-            STOP_WORDS["cap" if spoken.cut else "gate"],
-            str(spoken.file),
+            str(result.phrase.line),
+            shorten(result.phrase.text, 48),
+            f"{result.seconds:.2f}",
+            f"{result.taken:.2f}",
+            result.stopped_by,
+            str(result.file),
         )
-        for spoken in summary.spoken
+        for result in summary.spoken
     ]
-    audio = sum(spoken.seconds for spoken in summary.spoken if not spoken.resumed)
+    audio = sum(result.seconds for result in summary.spoken if not result.resumed)
     rate = f": {audio / summary.latency:.2f} s of audio per second" if summary.latency else ""
     table = format_table(["Line", "Phrase", "Audio s", "Taken s", "Stopped by", "File"], rows, "rlrrll")
     return f"{table}\n{audio:.2f} s of audio in {summary.latency:.2f} s{rate}"
@@ -141,19 +136,27 @@ def progress() -> Iterator[Listener]:
             yield Listener(
                 on_message=tqdm.write,
                 on_note=lambda note: tqdm.write(f"Note: {note}"),
-                on_start=bar.reset,
+                on_start=lambda phrases, symbols: bar.reset(symbols),
                 on_progress=lambda symbols: _advance(bar, symbols),
-                on_phrase=lambda phrase: _tell_failure(phrase, tqdm.write),
+                on_phrase=lambda result: _report_failure(result, tqdm.write),
             )
         return
     lines = _Lines()
     yield Listener(
-        on_message=print,
-        on_note=lambda note: print(f"Note: {note}"),
+        on_message=_print,
+        on_note=lambda note: _print(f"Note: {note}"),
         on_start=lines.start,
         on_progress=lines.progress,
         on_phrase=lines.phrase,
     )
+
+
+def _print(message: str, file: TextIO | None = None) -> None:
+    """Ends the script where nobody reads its output: no phrase is to blame for that."""
+    try:
+        print(message, file=file)
+    except BrokenPipeError:
+        sys.exit(EXIT_NO_READER)
 
 
 def _advance(bar: tqdm, symbols: float) -> None:
@@ -161,48 +164,51 @@ def _advance(bar: tqdm, symbols: float) -> None:
     bar.refresh()
 
 
-def _tell_failure(phrase: SpokenPhrase | FailedPhrase, write: Callable[[str], object]) -> None:
-    if isinstance(phrase, FailedPhrase):
-        write(f"Not spoken: {phrase.error}")
+def _report_failure(result: PhraseResult, write: Callable[[str], object]) -> None:
+    if result.error is not None:
+        write(f"Not spoken: {result.error}")
 
 
 class _Lines:
     """A line of progress on standard error every LINE_EVERY seconds."""
 
     def __init__(self) -> None:
-        self._total = 0
+        self._symbols = 0
         self._phrases = 0
-        self._started = self._told = time.monotonic()
+        self._done = 0  # phrases
+        self._started = self._reported = time.monotonic()
 
-    def start(self, symbols: int) -> None:
-        self._total = symbols
-        self._started = self._told = time.monotonic()
+    def start(self, phrases: int, symbols: int) -> None:
+        self._symbols = symbols
+        self._phrases += phrases
+        self._started = self._reported = time.monotonic()
 
-    def phrase(self, phrase: SpokenPhrase | FailedPhrase) -> None:
-        self._phrases += 1
-        _tell_failure(phrase, print)
+    def phrase(self, result: PhraseResult) -> None:
+        self._done += 1
+        _report_failure(result, _print)
 
     def progress(self, symbols: float) -> None:
         now = time.monotonic()
-        if now - self._told < LINE_EVERY or not 0 < symbols < self._total:
+        if now - self._reported < LINE_EVERY or not 0 < symbols < self._symbols:
             return
-        self._told = now
-        left = (now - self._started) * (self._total - symbols) / symbols
-        share = 100 * symbols / self._total
-        print(f"{self._phrases} phrases done, {share:.0f} % of the text, about {left:.0f} s left", file=sys.stderr)
+        self._reported = now
+        left = (now - self._started) * (self._symbols - symbols) / symbols
+        share = 100 * symbols / self._symbols
+        phrases = f"{self._done} of {self._phrases} phrases done, " if self._phrases > 1 else ""
+        _print(f"{phrases}{share:.0f} % of the text, about {left:.0f} s left", sys.stderr)
 
 
-def _raise_failed(failed: Sequence[FailedPhrase], phrases: int) -> None:
-    """Raises UserError, naming them, if phrases failed."""
+def _raise_failed(failed: Sequence[PhraseResult], phrases: int = 0) -> None:
+    """Raises UserError, naming them, if phrases failed. `phrases` is the number of all, where that is known."""
     if not failed:
         return
     if len(failed) == 1:
         raise UserError(str(failed[0].error))
-    named = _lines([one.phrase for one in failed])
-    raise UserError(f"{len(failed)} of {phrases} phrases could not be spoken ({named}): {failed[0].error}")
+    share = f"{len(failed)} of {phrases}" if phrases else f"{len(failed)}"
+    raise UserError(f"{share} phrases could not be spoken ({_lines(failed)}): {failed[0].error}")
 
 
-def _lines(phrases: Sequence[Phrase]) -> str:
-    numbers = ", ".join(str(phrase.line) for phrase in phrases[:NAMED])
-    more = f" and {len(phrases) - NAMED} more" if len(phrases) > NAMED else ""
-    return f"line{'s' if len(phrases) > 1 else ''} {numbers}{more}"
+def _lines(results: Sequence[PhraseResult]) -> str:
+    numbers = ", ".join(str(result.phrase.line) for result in results[:NAMED])
+    more = f" and {len(results) - NAMED} more" if len(results) > NAMED else ""
+    return f"line{'s' if len(results) > 1 else ''} {numbers}{more}"

@@ -1,25 +1,29 @@
-"""Audio formats of streams: float samples in, bytes out as they come.
+"""Audio formats: float samples in, a stream's bytes out as they come, or a whole file.
 
 wav and pcm need nothing; the others go through PyAV (FFmpeg's libraries), which the extra `serve` installs.
 """
 
 import io
+import tempfile
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common.errors import InvalidInput
-from common.wav import wav_header
-from pipeline.audio import pcm16
+from common.files import write_whole
+from common.wav import SAMPLE_FORMATS, WavWriter, pcm16, wav_file, wav_header
 
 OPUS_RATES = (8000, 16000, 24000, 48000)  # Hz of our sampling rates, those that Opus codes
 BIT_RATE = 96_000
 OPUS_DEFAULT_RATE = 24000  # above what a voice of 22,050 Hz holds
+LOSSY_PEAK = 0.89  # of full scale (-1 dBFS), in files: what a lossy decoder gives overshoots what was encoded
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,10 @@ class AudioFormat:
             rates = ", ".join(map(str, OPUS_RATES))
             raise InvalidInput(f"sampling_rate {asked}: opus takes {rates}", "sampling_rate")
         return asked or OPUS_DEFAULT_RATE
+
+    def rate_of(self, rate: int) -> int:
+        """The rate that audio of some rate gets in this format: its own, if the format holds it."""
+        return rate if self.name != "opus" or rate in OPUS_RATES else OPUS_DEFAULT_RATE
 
 
 # A stream's sizes can't be written at the beginning afterwards: no Xing header. Ogg's pages would hold back a second of
@@ -96,6 +104,37 @@ def make_encoder(audio_format: AudioFormat, sampling_rate: int, whole: bool = Fa
     if audio_format.container:
         return _AvEncoder(audio_format, sampling_rate, whole)
     return _IntegerEncoder(sampling_rate, audio_format.name == "wav", whole)
+
+
+@contextmanager
+def audio_file(path: Path, sampling_rate: int, name: str, *, normalize: bool = True) -> Iterator[WavWriter]:
+    """A mono audio file, there in whole or not at all: what `common.wav.wav_file` is, for the other formats too.
+
+    Args:
+        name: of FORMATS, or of a wav file's SAMPLE_FORMATS.
+        normalize: scale the loudest sample to full scale, or to LOSSY_PEAK.
+
+    Raises:
+        InvalidInput: PyAV isn't installed, and the format needs it.
+        UserError: the audio is empty, not finite or too long.
+        OSError: the disk is full or the folder can't be written.
+    """
+    for sample_format in SAMPLE_FORMATS:
+        if name == sample_format:
+            with wav_file(path, sampling_rate, normalize=normalize, sample_format=sample_format) as writer:
+                yield writer
+            return
+    encoder = make_encoder(FORMATS[name], sampling_rate, whole=True)
+    # The loudest sample is known at the end: until then floats are kept, on disk.
+    with tempfile.TemporaryFile(dir=path.parent) as floats:
+        writer = WavWriter(path, floats, sampling_rate, normalize, "float32")
+        yield writer
+        writer.finish()
+        scale = np.float32(LOSSY_PEAK if normalize and FORMATS[name].bit_rate else 1.0)
+        floats.seek(len(wav_header(sampling_rate, "float32", 0)))
+        while block := floats.read(4 * WavWriter.BLOCK):
+            encoder.encode(np.frombuffer(block, "<f4") * scale)
+        write_whole(path, encoder.finish())
 
 
 def available_formats() -> Sequence[str]:

@@ -1,34 +1,20 @@
-"""The four engines of a voice as one thing: checked to belong together, with the sizes that all of them take.
-
-The stages of speaking that the offline synthesizer and the scheduler share are methods here: encode, refine.
-"""
+"""The four engines of a voice as one thing: checked to belong together, with the sizes that all of them take."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
 from common.config import Tacotron2Config, WaveGlowConfig
-from common.cuda import ShapeCache, upload
-from common.engine import Engine, Range, infer
-from common.errors import Closed, EngineFailure, InvalidInput, UserError
+from common.engine import Engine, Range
+from common.errors import Closed, UserError
 from common.metadata import DEFAULT_SIGMA, PARTS, Part
-from pipeline.settings import SpeakSettings, WorkSettings
-from tacotron2.decoder import LONGEST_DECODING, StopRule
-from tacotron2.decoder_graph import bucket_of, make_decoder
-from waveglow.denoiser import Denoiser
-from waveglow.vocoder import CONTEXT, END_SILENCE, SILENCE, window_sizes
-
-DENOISERS = 16  # strengths that are kept
-NEVER = 1.0  # a gate threshold that no gate passes
-POSTNET_CONTEXT = 10  # frames that a frame depends on, on either side: five convolutions of five
-# On a GPU, whose graphs are of one size each, the postnet sees utterances of different lengths in windows of one.
-POSTNET_WINDOW, POSTNET_WINDOWS = 96, 64  # frames of a window, and windows at a time
+from pipeline.settings import WorkSettings
+from tacotron2.decoder_graph import make_decoder
+from waveglow.denoiser import Denoisers
+from waveglow.vocoder import window_sizes
 
 
 @dataclass(frozen=True)
@@ -47,10 +33,10 @@ class Limits:
 class EngineSet:
     """Four engines of one precision, from models that fit together. Owns them: `close` closes them.
 
-    Not thread-safe: one thread runs engines at a time.
+    Not thread-safe: one thread runs engines at a time. `pipeline.stages` has what is run on them.
 
     Args:
-        engines: one engine for each part.
+        engines: one engine for each part, in `parts` afterwards.
         work: how the work is cut.
         measure_bias: gives the denoiser's bias where WaveGlow's metadata carry none; called once, when it is needed.
 
@@ -65,7 +51,7 @@ class EngineSet:
         measure_bias: Callable[[], tuple[float, ...]] | None = None,
     ) -> None:
         check_together(engines)
-        self.engines = engines
+        self.parts = engines
         self.work = work or WorkSettings()
         self.limits = Limits.of(engines)
         waveglow, tacotron2 = engines["waveglow"].metadata, engines["encoder"].metadata
@@ -77,6 +63,7 @@ class EngineSet:
         self.precision = tacotron2.precision
         self.sigma = waveglow.sigma if waveglow.sigma is not None else DEFAULT_SIGMA
         self.gain = waveglow.gain
+        self.denoisers = Denoisers(waveglow, measure_bias)
         self.noise_channels = waveglow.model.n_group
         self.noise_per_frame = self.audio.hop_length // self.noise_channels
         self.window_sizes = window_sizes(engines["waveglow"], self.work.window)
@@ -87,9 +74,6 @@ class EngineSet:
         self.on_gpu = bool(devices)
         self.decoder = make_decoder(engines["decoder_iter"], self.work.cuda_graph)
         self._stream = torch.cuda.Stream(self.device) if devices else None
-        self._denoisers = ShapeCache[float, Denoiser](DENOISERS)
-        self._waveglow_metadata = waveglow
-        self._measure_bias = measure_bias
         self._closed = False
 
     @contextmanager
@@ -104,149 +88,6 @@ class EngineSet:
                 return
             with torch.cuda.device(self.device), torch.cuda.stream(self._stream):
                 yield
-
-    def stop_rule(self, settings: SpeakSettings) -> StopRule:
-        """When an utterance ends: the caller's choice, else the voice's own, within what the engines take."""
-        config = self.tacotron2_config
-        threshold = settings.gate_threshold
-        if threshold is None:
-            threshold = NEVER if config.decoder_no_early_stopping else config.gate_threshold
-        steps = settings.max_decoder_steps
-        if steps is None:
-            steps = min(config.max_decoder_steps, LONGEST_DECODING)
-        longest = self.limits.mel[1]
-        if self.window_sizes[1] <= 2 * CONTEXT:  # too little for windows that overlap: all in one, or not at all
-            longest = min(longest, int((self.window_sizes[1] - END_SILENCE) * settings.speed))
-        return StopRule(threshold, min(steps, longest))
-
-    def denoiser(self, strength: float) -> Denoiser | None:
-        """The denoiser of this strength, from the bias that the WaveGlow file carries; None for strength 0.
-
-        Raises:
-            InvalidInput: the file carries none.
-        """
-        self.check_denoiser(strength)
-        if strength == 0:
-            return None
-        if self._waveglow_metadata.bias is None and self._measure_bias is not None:
-            self._waveglow_metadata = replace(self._waveglow_metadata, bias=self._measure_bias())
-        return self._denoisers.get(strength, lambda: Denoiser.of(self._waveglow_metadata, strength))
-
-    def check_denoiser(self, strength: float) -> None:
-        """Raises InvalidInput for a strength above 0 where the WaveGlow file carries no bias. Thread-safe."""
-        if strength and self._waveglow_metadata.bias is None and self._measure_bias is None:
-            raise InvalidInput(
-                "denoise: the WaveGlow file carries no bias for it; export the file with "
-                "exports/export_waveglow_onnx.py, or leave the denoiser off",
-                "denoise",
-            )
-
-    def encode(self, texts: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-        """Symbol ids, int32 [symbols] each -> memory (B, T, .) and processed memory (B, T, .) on the decoder's device.
-
-        T is the bucket that the longest text's length falls into, so that graphs are used again.
-
-        On a CPU each text is encoded alone: ONNX Runtime's rounding depends on the width of what it computes, and a
-        difference in the last bit can grow over hundreds of decoder steps until it is heard. The decoder's rounding is
-        the same for all buckets.
-        """
-        width = bucket_of(max(map(len, texts)), self.limits.text)
-        if self.on_gpu or self.limits.batch[0] > 1:
-            return self._encode_together(texts, width)
-        alone = [self._encode_together([ids], max(len(ids), self.limits.text[0])) for ids in texts]
-        memory, processed_memory = (
-            torch.cat([F.pad(one, (0, 0, 0, width - one.size(1))) for one in side]) for side in zip(*alone, strict=True)
-        )
-        return memory, processed_memory
-
-    def _encode_together(self, texts: Sequence[np.ndarray], width: int) -> tuple[Tensor, Tensor]:
-        engine, decoder = self.engines["encoder"], self.engines["decoder_iter"]
-        lengths = [len(ids) for ids in texts]
-        sequences = np.zeros((len(texts), width), np.int32)
-        for row, ids in zip(sequences, texts, strict=True):
-            row[: len(ids)] = ids
-        outputs = infer(
-            engine,
-            sequences=upload(sequences, engine.device),
-            sequence_lengths=upload(np.array(lengths, np.int32), engine.device),
-        )
-        return outputs["memory"].to(decoder.device), outputs["processed_memory"].to(decoder.device)
-
-    def refine(self, mels: Tensor, capture: bool = True) -> Tensor:
-        """The postnet: frames (B, n_mel_channels, M) as decoded -> the same refined, on WaveGlow's device.
-
-        All of the batch have M frames: padding would be heard across an utterance's end.
-
-        Args:
-            capture: whether an engine that captures graphs may capture this size, because it comes again.
-        """
-        engine = self.engines["postnet"]
-        if not capture:
-            engine = getattr(engine, "plain", engine)
-        frames = mels.size(2)
-        mels = mels.contiguous().to(engine.device)
-        if frames < self.limits.mel[0]:  # shorter than the engine takes: silence follows, and is cut off
-            mels = F.pad(mels, (0, self.limits.mel[0] - frames), value=SILENCE)
-        refined = infer(engine, mel_outputs=mels)["mel_outputs_postnet"][:, :, :frames]
-        return refined.to(self.engines["waveglow"].device)
-
-    def refine_each(self, mels: Tensor, frames: Sequence[int]) -> list[Tensor]:
-        """The postnet on utterances of any lengths.
-
-        Args:
-            mels: (B, n_mel_channels, M) as decoded.
-            frames: of each utterance; what lies beyond them is ignored.
-
-        Returns:
-            of each utterance (n_mel_channels, frames), on WaveGlow's device.
-        """
-        low, high = self.limits.mel
-        windowed = self.on_gpu and len(set(frames)) > 1 and low <= POSTNET_WINDOW <= high
-        items = [item for item, length in enumerate(frames) if windowed and length > POSTNET_WINDOW]
-        refined: dict[int, Tensor] = {}
-        if items:
-            whole = self._refine_in_windows(mels, items, frames)
-            refined = {item: whole[item, :, : frames[item]] for item in items}
-        for length in dict.fromkeys(length for item, length in enumerate(frames) if item not in refined):
-            equal = [item for item, other in enumerate(frames) if other == length]
-            chosen = mels if len(equal) == len(frames) else mels[equal]
-            refined.update(zip(equal, self.refine(chosen[:, :, :length]), strict=True))
-        return [refined[item] for item in range(len(frames))]
-
-    def _refine_in_windows(self, mels: Tensor, items: Sequence[int], frames: Sequence[int]) -> Tensor:
-        """As `refine_each` for some of the utterances, all longer than a window: (B, n_mel_channels, M).
-
-        The first window begins where its utterance does and the last one ends with it, so that the edges see what they
-        should; each frame between has its context.
-        """
-        windows: list[tuple[int, int, int, int]] = []  # whose, where it begins, and where what is kept begins and ends
-        for item in items:
-            last = frames[item] - POSTNET_WINDOW
-            starts = [*range(0, last, POSTNET_WINDOW - 2 * POSTNET_CONTEXT), last]
-            edges = [0, *(start + POSTNET_CONTEXT for start in starts[1:]), frames[item]]
-            windows += zip([item] * len(starts), starts, edges, edges[1:], strict=False)
-        at_once = min(1 << (len(windows) - 1).bit_length(), POSTNET_WINDOWS, self.limits.batch[1])
-        at_once = max(at_once, self.limits.batch[0])
-        windows += [(items[0], 0, 0, 0)] * (-len(windows) % at_once)  # of which nothing is kept
-        owner, start, kept_start, kept_stop = np.array(windows).T[:, :, None]
-        frame = start + np.arange(POSTNET_WINDOW)  # (windows, POSTNET_WINDOW)
-        window, place = ((frame >= kept_start) & (frame < kept_stop)).nonzero()
-
-        rows = mels.transpose(1, 2)  # (B, M, n_mel_channels)
-        seen = rows[upload(owner, rows.device), upload(frame, rows.device)].transpose(1, 2)
-        done = torch.cat([self.refine(part) for part in seen.split(at_once)]).transpose(1, 2)
-        result = torch.empty_like(rows, device=done.device)
-        target = tuple(upload(index, done.device) for index in (owner[window, 0], frame[window, place]))
-        source = tuple(upload(index, done.device) for index in (window, place))
-        result[target] = done[source]
-        return result.transpose(1, 2)
-
-    def nan_error(self, part: Part, which: str) -> EngineFailure:
-        """The error of a part that gave what isn't a number."""
-        return EngineFailure(
-            f"{self.engines[part].name}: NaN or infinity in the {part}'s output for {which}; "
-            "try FP32, or export and build the file again"
-        )
 
     def recover(self) -> None:
         """Makes the device usable after an engine's exception: cached memory is released.
@@ -271,7 +112,7 @@ class EngineSet:
             return
         self._closed = True
         self.decoder.close()
-        for engine in reversed(list(self.engines.values())):
+        for engine in reversed(list(self.parts.values())):
             engine.close()
 
 

@@ -6,31 +6,40 @@ agree where it does.
 
 import argparse
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, get_args
+from typing import Any, cast
 
 from common.cli import bounded_float, bounded_int, settings_from
 from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
-from common.cpu_backend import CpuBackend, CpuPrecision
-from common.engine import Engine, part_flag
+from common.engine import Engine
 from common.errors import UserError
 from common.files import output_folder
 from common.metadata import PARTS, Part
-from common.onnx_engine import GpuProvider
-from common.phrases import Phrase, read_phrases
+from common.model_flags import part_flag
+from common.phrases import Phrase, live_phrases, read_phrases
 from common.wav import SAMPLE_FORMATS
 from pipeline.console import Request
-from pipeline.settings import RANGES, SAMPLING_RATES, WHOLE_NUMBERS, SpeakSettings, WorkSettings
+from pipeline.encoders import FORMATS, AudioFormat, available_formats
+from pipeline.settings import (
+    RuntimeOptions,
+    RuntimeSettings,
+    Setting,
+    SpeakSettings,
+    WorkSettings,
+    settings_at,
+    settings_of,
+)
 from pipeline.speak import OutputSettings
 from tacotron2.loading import DEMO_TACOTRON2
 from tacotron2.text.lexicon import Lexicon
-from tacotron2.text.normalizer import NORMALIZERS
 from waveglow.conditioning import Conditioning, parse_conditioning
 from waveglow.denoiser import DEFAULT_STRENGTH
 from waveglow.loading import DEMO_WAVEGLOW
 
-STDOUT = Path("-")  # as an output folder: audio to standard output
+STDOUT = Path("-")  # as an output: audio to standard output
+FILE_FORMATS = {".wav": "wav", ".flac": "flac", ".mp3": "mp3", ".opus": "opus", ".ogg": "opus", ".aac": "aac"}
+WAV_FORMATS = ("wav", *SAMPLE_FORMATS)
 # Flags that stand among those of speaking: not repeated as a model's dimensions.
 SPEAKING_DIMENSIONS = ("max_decoder_steps", "gate_threshold")
 _WAVEGLOW_FLAGS = {
@@ -39,44 +48,44 @@ _WAVEGLOW_FLAGS = {
     "n_early_every": "--early-every",
     "n_early_size": "--early-size",
 }
-
-
-class _Type(TypedDict):
-    type: Any
-    default: Any
+_BOUNDED: dict[type, Callable[..., Callable[[str], float]]] = {int: bounded_int, float: bounded_float}
 
 
 def add_speak_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of every script that speaks phrases."""
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("-i", "--input", help="text file with a phrase a line, or - for standard input")
+    source.add_argument(
+        "-i", "--input", help="text file with a phrase a line, or - for standard input, spoken as its lines come"
+    )
     source.add_argument("--text", action="append", help="a phrase to speak; may be given several times")
     parser.add_argument(
-        "-o", "--output", type=Path, default=Path("output"), help="folder for the wav files, or - (see --stream)"
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("output"),
+        help="folder for the audio files; or a file for one phrase, as hello.mp3; or - (see --stream)",
     )
     parser.add_argument(
         "--stream",
         action="store_true",
-        help="16-bit PCM to standard output as it is made, line after line; everything else goes to standard error",
+        help="audio to standard output as it is made, line after line; everything else goes to standard error",
     )
     parser.add_argument("--show-text", action="store_true", help="print how each line will be read, and speak nothing")
-    _add_voice_flags(parser.add_argument_group("voice"))
+    voice = parser.add_argument_group("voice")
+    add_setting_flags(voice, settings_at("command line"))
+    _add_audio_flags(voice)
     work = parser.add_argument_group("work")
-    work.add_argument("--batch-size", **_work("batch_size"), help="phrases decoded together")
-    work.add_argument("--max-symbols", **_work("max_symbols"), help="longer text is split and joined")
-    work.add_argument(
-        "--window",
-        **_work("window"),
-        help="mel frames vocoded at a time: less takes less memory [what suits the device]",
-    )
-    work.add_argument("--no-cuda-graph", action="store_true", help="step the decoder from the host, on a GPU too")
+    add_setting_flags(work, settings_at("command line", WorkSettings))
     work.add_argument("--strict", action="store_true", help="stop at the first line that can't be spoken")
     work.add_argument(
         "--resume", action="store_true", help="leave out what an earlier run with the same settings finished"
     )
     results = parser.add_argument_group("results")
     results.add_argument(
-        "--format", choices=SAMPLE_FORMATS, default=SAMPLE_FORMATS[0], help="of the wav files' samples"
+        "--format",
+        choices=dict.fromkeys((*WAV_FORMATS, *FORMATS)),
+        help="of the audio; wav is float32, pcm16 a wav of half the size "
+        "[what -o's name says; float32 in folders, pcm to standard output]",
     )
     results.add_argument(
         "--plots", action="store_true", help="save pictures of waveform, mel spectrogram and alignment"
@@ -85,45 +94,40 @@ def add_speak_flags(parser: argparse.ArgumentParser) -> None:
     results.add_argument("--log-file", default=OutputSettings.log_file, help="JSON log, in the output folder")
 
 
-def _add_voice_flags(voice: argparse._ArgumentGroup) -> None:
-    voice.add_argument("--seed", **_speak("seed"), help="of the random numbers: the same one, the same audio [0]")
-    voice.add_argument(
-        "-s",
-        "--sigma-infer",
-        dest="sigma",
-        **_speak("sigma"),
-        help="standard deviation of WaveGlow's noise [the model's]",
-    )
-    voice.add_argument("--speed", **_speak("speed"), help="0.5 is half as fast, 2 twice as fast; the pitch stays")
-    _add_denoiser_flags(voice)
-    voice.add_argument("--gate-threshold", **_speak("gate_threshold"), help="ends a phrase (0 to 1) [the model's]")
-    voice.add_argument(
-        "--max-decoder-steps", **_speak("max_decoder_steps"), help="most mel frames of a piece [the model's]"
-    )
-    voice.add_argument("--no-final-period", action="store_true", help="leave lines without end punctuation as they are")
-    voice.add_argument(
-        "--text-normalizer",
-        choices=NORMALIZERS,
-        default=SpeakSettings.text_normalizer,
-        help="what reads numbers, dates, units and the like as words; none leaves them to the classic's cleaners",
-    )
-    voice.add_argument(
-        "--lexicon", type=Path, help="file of words and how to say them: word, tab, respelling or {ARPAbet}"
-    )
-    voice.add_argument(
-        "--sample-rate", type=int, choices=SAMPLING_RATES, help="resample the audio, in Hz [the model's]"
-    )
-    _add_audio_flags(voice)
+def add_setting_flags(group: argparse._ActionsContainer, settings: Iterable[Setting]) -> None:
+    """Adds the flags of settings. `settings_from` makes their dataclass of the values."""
+    for setting in settings:
+        name = f"--{'no-' if setting.off else ''}{setting.name.replace('_', '-')}"
+        options: dict[str, Any] = {"dest": setting.name, "default": setting.default, "help": _help_of(setting)}
+        if setting.type is bool:
+            options["action"] = "store_false" if setting.off else "store_true"
+        elif setting.bare is not None:
+            options |= {"action": _WithOrWithoutValue, "nargs": "?", "const": setting.bare, "default": None}
+        if setting.choices:
+            options |= {"choices": setting.choices, "type": setting.type}
+        elif setting.type in _BOUNDED and setting.range is not None:
+            options["type"] = _BOUNDED[setting.type](*setting.range)
+        elif setting.type is Lexicon:
+            options["type"] = Path
+        group.add_argument(*(setting.flags or (name,)), **options)
 
 
-def _add_denoiser_flags(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--denoise", action="store_true", help="take WaveGlow's own hum out of the audio")
-    group.add_argument(
-        "-d",
-        "--denoising-strength",
-        type=bounded_float(*RANGES["denoise"]),
-        help=f"how much of the hum to take out; turns --denoise on [{DEFAULT_STRENGTH}]",
-    )
+def _help_of(setting: Setting) -> str:
+    if setting.off:
+        return setting.off
+    if setting.bare is not None:
+        return f"{setting.help} [{setting.default:g}; without a value {setting.bare:g}]"
+    return f"{setting.help} [{setting.unset}]" if setting.unset else setting.help
+
+
+class _WithOrWithoutValue(argparse.Action):
+    """A flag that may come without a value, which then doesn't change what an earlier one gave."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        if values is not self.const or getattr(namespace, self.dest) is None:
+            setattr(namespace, self.dest, values)
 
 
 def _add_audio_flags(group: argparse._ArgumentGroup) -> None:
@@ -137,46 +141,25 @@ def _add_audio_flags(group: argparse._ArgumentGroup) -> None:
 def add_benchmark_voice_flags(parser: argparse.ArgumentParser) -> None:
     """Adds the flags of speaking that benchmarks have, under the classic's names."""
     voice = parser.add_argument_group("voice")
-    voice.add_argument(
-        "-s",
-        "--sigma-infer",
-        dest="sigma",
-        **_speak("sigma"),
-        help="standard deviation of WaveGlow's noise [the model's]",
-    )
-    _add_denoiser_flags(voice)
+    add_setting_flags(voice, (settings_of(SpeakSettings)[name] for name in ("sigma", "denoise")))
     _add_audio_flags(voice)
 
 
 def add_engine_flags(parser: argparse.ArgumentParser, note: str | None = None, required: bool = False) -> None:
     """Adds the four model files, and what every script that runs them takes."""
     group = parser.add_argument_group("models", note)
+    add_part_flags(group, required)
+    group.add_argument("--waveglow-ckpt", default="", help="classic flag: anything given turns the denoiser on")
+    group.add_argument("--fp16", action="store_true", help="the models are in half precision")
+    add_setting_flags(group, settings_at("command line", RuntimeSettings))
+
+
+def add_part_flags(group: argparse._ActionsContainer, required: bool = False) -> None:
+    """Adds the four model files, as `model_paths` reads them."""
     for part in PARTS:
         group.add_argument(
             part_flag(part), type=Path, dest=part, required=required, help=f"{part} .engine, .plan or .onnx file"
         )
-    group.add_argument("--waveglow-ckpt", default="", help="classic flag: anything given turns the denoiser on")
-    group.add_argument("--fp16", action="store_true", help="the models are in half precision")
-    group.add_argument("--threads", type=bounded_int(1, 256), help="on a CPU, of .onnx files [OMP_NUM_THREADS, or all]")
-    group.add_argument(
-        "--cpu-backend",
-        choices=get_args(CpuBackend),
-        default="auto",
-        help="what runs .onnx files on a CPU; auto takes what is faster on this processor",
-    )
-    group.add_argument(
-        "--cpu-precision",
-        choices=get_args(CpuPrecision),
-        default="fp32",
-        help="what .onnx files are computed in on a CPU; bf16 needs AMX and OpenVINO",
-    )
-    group.add_argument("--device", default="cpu", help="what runs .onnx files: cpu, cuda or cuda:N")
-    group.add_argument(
-        "--gpu-provider",
-        choices=get_args(GpuProvider),
-        default="cuda",
-        help="what ONNX Runtime runs .onnx files with on --device cuda",
-    )
 
 
 def add_checkpoint_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -232,20 +215,28 @@ def read_request(args: argparse.Namespace, suffix: str) -> Request:
         UserError: there is nothing to speak, or a flag can't be obeyed.
     """
     notes: list[str] = []
-    phrases = read_texts(args, notes)
+    groups = read_texts(args, notes)
     output = output_settings(args, suffix)
-    return Request(phrases, notes, speak_settings(args), work_settings(args), output, parameters(args))
+    one_file = output.file if isinstance(output, OutputSettings) else None
+    if one_file is not None:
+        groups = [[phrase for phrases in groups for phrase in phrases]]
+        if len(groups[0]) > 1:
+            raise UserError(f"-o {one_file} is a file, and there are {len(groups[0])} phrases: give a folder for them")
+    settings = speak_settings(args, keep_pictures=args.plots or args.page)
+    if (audio_format := FORMATS.get(output.format if isinstance(output, OutputSettings) else output.name)) is not None:
+        settings = dataclasses.replace(settings, sampling_rate=audio_format.sampling_rate(settings.sampling_rate))
+    return Request(groups, notes, settings, settings_from(args, WorkSettings), output, parameters(args))
 
 
-def read_texts(args: argparse.Namespace, notes: list[str]) -> list[Phrase]:
-    """The phrases of --text or of -i. Raises UserError."""
+def read_texts(args: argparse.Namespace, notes: list[str]) -> Iterable[Sequence[Phrase]]:
+    """The phrases of --text or of -i, in groups that are there together. Raises UserError."""
     if args.text is None:
-        return read_phrases(None if args.input == "-" else Path(args.input), notes)
+        return live_phrases() if args.input == "-" else [read_phrases(Path(args.input), notes)]
     phrases = [Phrase(index, text.strip()) for index, text in enumerate(args.text)]
     for phrase in phrases:
         if not phrase.text:
             raise UserError(f"--text number {phrase.line} is empty; give it something to say")
-    return phrases
+    return [phrases]
 
 
 def _meaning(dimension: str) -> str:
@@ -253,48 +244,56 @@ def _meaning(dimension: str) -> str:
     return f"{dimension}: of training alone, and checked against the checkpoint" if trained else dimension
 
 
-def speak_settings(args: argparse.Namespace) -> SpeakSettings:
-    """How to speak, by the flags of `add_speak_flags`. Raises UserError for a lexicon that can't be read."""
-    return settings_from(
-        args,
-        SpeakSettings,
-        denoise=denoise_strength(args),
-        final_period=not args.no_final_period,
-        lexicon=None if args.lexicon is None else Lexicon.load(args.lexicon),
-        sampling_rate=args.sample_rate,
-        keep_pictures=args.plots or args.page,
-    )
+def speak_settings(args: argparse.Namespace, **others: Any) -> SpeakSettings:
+    """How to speak, by the flags of SpeakSettings; `others` go before flags. Raises UserError."""
+    return settings_from(args, SpeakSettings, **{"denoise": denoise_strength(args)} | others)
 
 
-def work_settings(args: argparse.Namespace) -> WorkSettings:
-    return settings_from(args, WorkSettings, cuda_graph=not args.no_cuda_graph)
-
-
-def output_settings(args: argparse.Namespace, suffix: str) -> OutputSettings | None:
-    """Where and as what to save, by the flags of `add_speak_flags`; None for audio to standard output.
+def output_settings(args: argparse.Namespace, suffix: str) -> OutputSettings | AudioFormat:
+    """Where and as what to save, by the flags of `add_speak_flags`; the format alone for audio to standard output.
 
     Raises:
         UserError: the folder can't be written, or flags exclude each other.
     """
-    if args.stream or args.output == STDOUT:
+    output, asked = args.output, args.format
+    to_stdout = args.stream or output == STDOUT
+    by_name = None if to_stdout or output.is_dir() else FILE_FORMATS.get(output.suffix.lower())
+    if to_stdout or by_name is not None:
+        goes = "audio to standard output" if to_stdout else f"the one file {output}"
         for flag in ("plots", "page", "resume"):
             if getattr(args, flag):
-                raise UserError(f"--{flag} goes with files, not with audio to standard output; leave it out")
-        return None
+                raise UserError(f"--{flag} goes with a folder of files, not with {goes}; leave it out")
+    if to_stdout:
+        if asked == "float32":
+            raise UserError("--format float32 is of files; leave it out, or take wav or pcm for standard output")
+        return FORMATS[_made_here({None: "pcm", "pcm16": "pcm"}.get(asked, asked))]
+    if asked == "pcm":
+        raise UserError("--format pcm is of standard output; pcm16 writes wav files of it")
+    if by_name and asked and asked != by_name and not {asked, by_name} <= {*WAV_FORMATS}:
+        raise UserError(f"--format {asked}: {output} names another format; leave one of them out")
+    name = _made_here(asked or by_name or "wav")
+    folder = output if by_name is None else output.parent
     return settings_from(
         args,
         OutputSettings,
-        folder=args.output if args.show_text else output_folder(args.output),
+        folder=folder if args.show_text else output_folder(folder),
+        file=None if by_name is None else output,
         suffix=suffix,
-        sample_format=args.format,
+        format="float32" if name == "wav" else name,
     )
+
+
+def _made_here(name: str) -> str:
+    if name not in (*SAMPLE_FORMATS, *available_formats()):
+        raise UserError(f"{name} needs PyAV: pip install av; wav needs nothing")
+    return name
 
 
 def denoise_strength(args: argparse.Namespace) -> float:
     """The denoiser's strength, 0 if no flag turns it on."""
-    if args.denoising_strength is not None:
-        return args.denoising_strength
-    return DEFAULT_STRENGTH if args.denoise or getattr(args, "waveglow_ckpt", "") else 0.0
+    if args.denoise is not None:
+        return args.denoise
+    return DEFAULT_STRENGTH if getattr(args, "waveglow_ckpt", "") else 0.0
 
 
 def model_paths(args: argparse.Namespace) -> dict[Part, Path] | None:
@@ -302,14 +301,13 @@ def model_paths(args: argparse.Namespace) -> dict[Part, Path] | None:
     given: dict[Part, Path] = {part: getattr(args, part) for part in PARTS if getattr(args, part) is not None}
     missing = [part_flag(part) for part in PARTS if part not in given]
     if given and missing:
-        raise UserError(f"{', '.join(missing)} missing; give all four models or none")
+        raise UserError(f"{', '.join(missing)} missing; give all four model files, or none")
     return given or None
 
 
-def runtime_choice(args: argparse.Namespace) -> dict[str, Any]:
-    """What the flags of `add_engine_flags` say of how to run `.onnx` files, as the arguments of `open_engines`."""
-    names = ("threads", "cpu_backend", "cpu_precision", "device", "gpu_provider")
-    return {name: getattr(args, name) for name in names}
+def runtime_choice(args: argparse.Namespace) -> RuntimeOptions:
+    """What the flags of `add_engine_flags` say of how to run model files."""
+    return cast(RuntimeOptions, {name: getattr(args, name) for name in settings_of(RuntimeSettings)})
 
 
 def given_flags(
@@ -341,18 +339,3 @@ def check_precision(args: argparse.Namespace, engines: Mapping[Part, Engine]) ->
         precision = engine.metadata.precision
         if args.fp16 and precision != "fp16":
             raise UserError(f"{engine.name} is {precision}, but --fp16 was given; export it with --fp16")
-
-
-def _speak(setting: str) -> _Type:
-    """The argparse type and default of a number among SpeakSettings."""
-    return _number(setting, getattr(SpeakSettings, setting))
-
-
-def _work(setting: str) -> _Type:
-    return _number(setting, getattr(WorkSettings, setting))
-
-
-def _number(setting: str, default: Any) -> _Type:
-    low, high = RANGES[setting]
-    whole = setting in WHOLE_NUMBERS
-    return {"type": bounded_int(int(low), int(high)) if whole else bounded_float(low, high), "default": default}

@@ -1,102 +1,109 @@
-"""What an output folder holds of earlier runs, so that a later one can go on where one was stopped.
+"""One phrase of a run, from being read to its files; and what a folder holds of earlier runs, so that a later one can
+go on where one was stopped.
 
-`manifest.jsonl` gets a line for each phrase whose wav is whole.
+`manifest.jsonl` gets a line for each phrase whose audio file is whole.
 """
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any
 
+from common.errors import UserError
+from common.phrases import Phrase
 from pipeline.pieces import PreparedPhrase
 
 MANIFEST = "manifest.jsonl"
-
-Record = TypeVar("Record")
-
-
-@dataclass(frozen=True)
-class PieceRecord:
-    """A spoken piece of a phrase. `taken` are seconds of computing; `picture` is a name in the output folder."""
-
-    number: int
-    text: str
-    stop_reason: Literal["gate", "cap"]
-    taken: float
-    picture: str | None
+MADE = ("size", "seconds", "taken", "cut", "pictures")  # what is known of a phrase once it has been spoken
 
 
-@dataclass(frozen=True)
-class PhraseRecord:
-    """A phrase whose wav is whole.
+@dataclass
+class PhraseResult:
+    """A phrase and what became of it; its fields are filled in as it is spoken.
 
     Attributes:
-        file: its name in the folder.
-        configuration: of the run that made it, as `configuration_of` gives it.
+        prepared: how it is read, in pieces.
+        file: of its audio; "-" is standard output.
+        configuration: as `configuration_of` gives it.
         size: of the file, in bytes.
         seconds: of audio.
+        taken: seconds of computing.
+        cut: by the frame limit, before the text's end was recognised.
+        pictures: of its pieces: names in the file's folder.
+        resumed: whether an earlier run has made it.
+        error: why it could not be spoken.
     """
 
-    file: str
-    configuration: str
-    size: int
-    text: str
-    reading: str
-    seconds: float
-    pieces: tuple[PieceRecord, ...]
+    prepared: PreparedPhrase
+    file: Path = Path("-")
+    configuration: str = ""
+    size: int = 0
+    seconds: float = 0.0
+    taken: float = 0.0
+    cut: bool = False
+    pictures: list[str] = field(default_factory=list)
+    resumed: bool = False
+    error: UserError | None = None
 
     @property
-    def cut(self) -> bool:
-        return any(piece.stop_reason == "cap" for piece in self.pieces)
+    def phrase(self) -> Phrase:
+        return self.prepared.phrase
+
+    @property
+    def spoken_text(self) -> str:
+        """The words and sounds that are spoken for it."""
+        return " ".join(piece.encoded.text for piece in self.prepared.pieces)
+
+    @property
+    def stopped_by(self) -> str:
+        return "frame limit" if self.cut else "end of speech"
 
 
-def configuration_of(identity: Mapping[str, Any], sample_format: str, phrase: PreparedPhrase) -> str:
-    """What decides a phrase's wav, as a hash: the voice and its settings (`Voice.identity`), and the text as read."""
-    texts = [piece.encoded.text for piece in phrase.pieces]
-    content = json.dumps([identity, sample_format, texts], sort_keys=True)
+def configuration_of(identity: Mapping[str, Any], audio_format: str, phrase: PreparedPhrase) -> str:
+    """What decides a phrase's file, as a hash: the voice and its settings (`Voice.identity`), and the text as read."""
+    pieces = [(piece.encoded.text, piece.pause, piece.speed) for piece in phrase.pieces]
+    content = json.dumps([identity, audio_format, pieces], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 class Manifest:
-    """The record of a folder's whole phrases. One writer at a time."""
+    """The records of a folder's whole phrases. One writer at a time."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
         self._path = folder / MANIFEST
-        self._records = {record.file: record for record in _phrases(_lines(self._path))}
+        self._records = {record.get("file"): record for record in _json_lines(self._path)}
 
-    def whole(self, file: str, configuration: str, with_pictures: bool) -> PhraseRecord | None:
-        """The record of a file that is there, whole and of this configuration; None if it has to be made."""
-        record = self._records.get(file)
-        if record is None or record.configuration != configuration:
-            return None
-        path = self._folder / file
-        if not path.is_file() or path.stat().st_size != record.size:
-            return None
-        if with_pictures and not all(has_picture(self._folder, piece) for piece in record.pieces):
-            return None
-        return record
+    def resume(self, result: PhraseResult, with_pictures: bool) -> None:
+        """Fills in a phrase that an earlier run has made, if its files are there, whole and of its configuration."""
+        record = self._records.get(result.file.name, {})
+        if record.get("configuration") != result.configuration or not record.keys() >= {*MADE}:
+            return
+        if not result.file.is_file() or result.file.stat().st_size != record["size"]:
+            return
+        pictures = [result.file.with_name(name) for name in record["pictures"]]
+        if with_pictures and not (pictures and all(picture.is_file() for picture in pictures)):
+            return
+        for name in MADE:
+            setattr(result, name, record[name])
+        result.resumed = True
 
-    def add(self, record: PhraseRecord) -> None:
-        """Adds a record and brings it to disk."""
-        _append(self._path, record)
-        self._records[record.file] = record
+    def add(self, result: PhraseResult) -> None:
+        """Adds the record of a phrase whose file is whole, and brings it to disk."""
+        record = {
+            "file": result.file.name,
+            "configuration": result.configuration,
+            "text": result.phrase.text,
+            "reading": result.prepared.reading,
+            "pieces": len(result.prepared.pieces),
+        } | {name: getattr(result, name) for name in MADE}
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
 
 
-def has_picture(folder: Path, piece: PieceRecord) -> bool:
-    return piece.picture is not None and (folder / piece.picture).is_file()
-
-
-def _append(path: Path, record: Any) -> None:
-    with open(path, "a", encoding="utf-8") as file:
-        file.write(json.dumps(dataclasses.asdict(record)) + "\n")
-
-
-def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
-    """The JSON objects of a file, a line each; a line that a killed run left half-written is passed over."""
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a file, a line each. A line that a killed run left half-written is skipped."""
     if not path.is_file():
         return
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -106,19 +113,3 @@ def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
             continue
         if isinstance(fields, dict):
             yield fields
-
-
-def _phrases(lines: Iterator[Mapping[str, Any]]) -> Iterator[PhraseRecord]:
-    for fields in lines:
-        pieces = tuple(_made(PieceRecord, piece) for piece in fields.get("pieces", ()))
-        record = _made(PhraseRecord, {**fields, "pieces": pieces})
-        if record is not None and None not in pieces:
-            yield record
-
-
-def _made(kind: type[Record], fields: Mapping[str, Any]) -> Record | None:
-    """A record from its fields; None for another version's."""
-    try:
-        return kind(**fields)
-    except TypeError:
-        return None

@@ -1,88 +1,66 @@
 """Opening the four model files of the pipeline, whatever kind each is."""
 
-import importlib
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from common.cpu_backend import CpuBackend, CpuPrecision, choose_backend
+import torch
+from typing_extensions import Unpack
+
+from common.cpu_backend import choose_backend
 from common.engine import Engine
 from common.errors import UserError
-from common.files import finish_appearing
+from common.files import IS_CLONE, REPOSITORY, finish_appearing, sha256_of, user_cache_folder
 from common.metadata import PARTS, Part, Precision
-from common.onnx_engine import GpuProvider
+from pipeline.settings import RuntimeOptions, RuntimeSettings
+from tacotron2.loading import DEMO_TACOTRON2
+from trt.record import read_record
 
-# What opens each kind of file, by its suffix: looked up when it is needed, so that nobody loads a runtime that he
-# doesn't use, and so that this layer needs no import from the one above it.
-OPENERS = {
-    ".onnx": ("common.onnx_engine", "OnnxEngine"),
-    ".engine": ("trt.engine", "TensorRTEngine"),
-    ".plan": ("trt.engine", "TensorRTEngine"),
-}
-OPENVINO = ("common.openvino_engine", "OpenVINOEngine")
-# What says whether a folder's engines can be used; above this layer, too.
-ENGINE_CHECK = "trt.usable"
-
-_log = logging.getLogger(__name__)
+# Where the demo voice is exported to and found again, from any folder: never among installed packages.
+DEMO_FOLDER = REPOSITORY / "output" if IS_CLONE else user_cache_folder("output") or Path("output")
+# What a user can do about a folder of two voices.
+AMBIGUOUS = "build the engines again with trt/export_onnx2trt.py, delete them, or name four files"
 
 
-def open_engine(
-    path: Path,
-    part: Part,
-    threads: int | None = None,
-    cpu_backend: CpuBackend = "auto",
-    cpu_precision: CpuPrecision = "fp32",
-    device: str = "cpu",
-    gpu_provider: GpuProvider = "cuda",
-) -> Engine:
+def open_engine(path: Path, part: Part, **runtime: Unpack[RuntimeOptions]) -> Engine:
     """Opens one model file: `.onnx` on ONNX Runtime or OpenVINO, `.engine` or `.plan` on TensorRT.
 
     Args:
-        path: the file; all further arguments but `device` are for a `.onnx` alone.
+        path: the file.
         part: the part it has to hold.
-        threads: CPU threads; None takes every core that this process may use.
-        cpu_backend: what runs it on a CPU; "auto" takes what is faster for the part on this processor.
-        cpu_precision: what it is computed in on a CPU; "bf16" wants a processor with AMX, and OpenVINO.
-        device: "cpu", "cuda" or "cuda:N"; anything else is an error. TensorRT takes PyTorch's current GPU for "cpu".
-        gpu_provider: ONNX Runtime's provider that runs it on a GPU.
+        runtime: of `RuntimeSettings`; all but `device` are for a `.onnx` alone. TensorRT takes PyTorch's current GPU
+            for device "cpu".
 
     Raises:
         UserError: the file can't be opened, or not in the way that is asked for.
     """
-    if path.suffix not in OPENERS:
-        raise UserError(f"{path}: unknown kind of model file; give a .onnx, .engine or .plan file")
+    # Each runtime is loaded by whom it opens a file for: importing one takes seconds, and it may not be installed.
+    chosen = RuntimeSettings(**runtime)
+    on_cpu = chosen.device == "cpu"
+    if path.suffix in (".engine", ".plan"):
+        from trt.engine import TensorRTEngine
+
+        return TensorRTEngine(path, part, None if on_cpu else chosen.device)
     if path.suffix != ".onnx":
-        return _engine_class(OPENERS[path.suffix])(path, part, None if device == "cpu" else device)
-    if device != "cpu":
-        return _engine_class(OPENERS[".onnx"])(path, part, threads, device, gpu_provider)
-    if choose_backend(part, cpu_backend, cpu_precision) == "openvino":
-        return _engine_class(OPENVINO)(path, part, threads, cpu_precision)
-    return _engine_class(OPENERS[".onnx"])(path, part, threads)
+        raise UserError(f"{path}: unknown kind of model file; give a .onnx, .engine or .plan file")
+    if on_cpu and choose_backend(part, chosen.cpu_backend, chosen.cpu_precision) == "openvino":
+        from common.openvino_engine import OpenVINOEngine
+
+        return OpenVINOEngine(path, part, chosen.threads, chosen.cpu_precision)
+    from common.onnx_engine import OnnxEngine
+
+    return OnnxEngine(path, part, chosen.threads, chosen.device, chosen.gpu_provider)
 
 
-def open_engines(
-    paths: Mapping[Part, Path],
-    threads: int | None = None,
-    cpu_backend: CpuBackend = "auto",
-    cpu_precision: CpuPrecision = "fp32",
-    device: str = "cpu",
-    gpu_provider: GpuProvider = "cuda",
-) -> dict[Part, Engine]:
+def open_engines(paths: Mapping[Part, Path], **runtime: Unpack[RuntimeOptions]) -> dict[Part, Engine]:
     """Opens all four files as `open_engine` does; none stays open if one can't be opened."""
     engines: dict[Part, Engine] = {}
     try:
         for part in PARTS:
-            engines[part] = open_engine(paths[part], part, threads, cpu_backend, cpu_precision, device, gpu_provider)
+            engines[part] = open_engine(paths[part], part, **runtime)
     except BaseException:
         close_engines(engines)
         raise
     return engines
-
-
-def _engine_class(opener: tuple[str, str]) -> Callable[..., Engine]:
-    module, name = opener
-    engine_class: Callable[..., Engine] = getattr(importlib.import_module(module), name)
-    return engine_class
 
 
 def close_engines(engines: Mapping[Part, Engine]) -> None:
@@ -90,38 +68,55 @@ def close_engines(engines: Mapping[Part, Engine]) -> None:
         engine.close()
 
 
-def default_paths(folder: Path, precision: Precision | None = None) -> dict[Part, Path] | None:
-    """The four files of a folder: its engines if they can be used, else its ONNX files, else None.
+def voice_files(
+    folder: Path | None, precision: Precision | None, on_message: Callable[[str], None]
+) -> dict[Part, Path]:
+    """The four files of a folder; without one those of ./output, else the demo voice's. See `default_paths`."""
+    found = default_paths(folder or Path("output"), precision)
+    if found is None and folder is not None:
+        raise UserError(f"{folder}: no model files; export or build them there, or name another folder")
+    return found or demo_files(precision, on_message)
 
-    Engines that can't be opened on this machine, that were not built from the ONNX files beside them or that aren't
-    four are passed over with a warning in the log.
+
+def demo_files(precision: Precision | None, on_message: Callable[[str], None]) -> dict[Part, Path]:
+    """The demo voice's four files, exported once. Raises UserError where its checkpoints aren't installed."""
+    if found := default_paths(DEMO_FOLDER, precision):
+        return found
+    if not DEMO_TACOTRON2.is_file():
+        raise UserError(
+            f"{DEMO_TACOTRON2}: the demo voice isn't installed; name a folder of model files, or install the project "
+            "from its clone: pip install PATH"
+        )
+    on_message(f"Exporting the demo voice to {DEMO_FOLDER} (once)")
+    from exports.voice import export_voice  # loads onnx, which speaking doesn't need
+
+    return export_voice(DEMO_FOLDER, precision or "fp32", on_file=lambda file: on_message(str(file)))
+
+
+def default_paths(folder: Path, precision: Precision | None = None) -> dict[Part, Path] | None:
+    """The four files of a folder: its engines, else its ONNX files, else None. Without a GPU ONNX files come first.
 
     Args:
         precision: of the engines; None takes FP16 ones rather than FP32 ones.
 
     Raises:
-        UserError: some of the files are there, but not four that belong together; or there are engines that can't be
-            taken, and no ONNX files that could stand in for them.
+        UserError: some of the files are there, but not four that belong together; or the engines were not built from
+            the ONNX files beside them.
     """
     finish_appearing(folder)
     files = {part: folder / f"{part}.onnx" for part in PARTS}
-    missing = [path.name for path in files.values() if not path.exists()]
+    missing = _missing(files)
+    if not missing and not torch.cuda.is_available():
+        return files
     precisions: tuple[Precision, ...] = (precision,) if precision else ("fp16", "fp32")
     for one in precisions:
         engines = {part: folder / f"{part}_{one}.engine" for part in PARTS}
-        lacking = [path.name for path in engines.values() if not path.exists()]
-        if len(lacking) == len(PARTS):
-            continue
-        obstacle: str | None = None
-        if lacking:
-            obstacle = f"{folder}: {', '.join(lacking)} missing beside engines in {one}"
-        elif len(missing) < len(PARTS):  # else there is nothing to compare with: opening them says what is wrong
-            obstacle = importlib.import_module(ENGINE_CHECK).obstacle(engines, files)
-        if obstacle is None:
+        lacking = _missing(engines)
+        if not lacking:
+            _check_origin(engines, files)
             return engines
-        if missing:
-            raise UserError(f"{obstacle}; the ONNX files beside it can't stand in: {', '.join(missing)} missing")
-        _log.warning("%s; using the .onnx files beside it", obstacle)
+        if len(lacking) < len(PARTS):
+            raise UserError(f"{folder}: {', '.join(lacking)} missing beside engines in {one}; {AMBIGUOUS}")
     if not missing:
         return files
     if len(missing) == len(PARTS):
@@ -132,3 +127,25 @@ def default_paths(folder: Path, precision: Precision | None = None) -> dict[Part
     raise UserError(
         f"{folder}: {', '.join(missing)} missing; export the whole voice: exports/export_voice.py -o {folder}"
     )
+
+
+def _missing(paths: Mapping[Part, Path]) -> list[str]:
+    return [path.name for path in paths.values() if not path.exists()]
+
+
+def _check_origin(engines: Mapping[Part, Path], files: Mapping[Part, Path]) -> None:
+    """Raises UserError if an engine was built from another export than the ONNX file beside it.
+
+    An ONNX file of the same checkpoint in another precision is no other export.
+    """
+    for part, path in engines.items():
+        if not files[part].exists():
+            continue
+        record = read_record(path)
+        if record.onnx_sha256 == sha256_of(files[part]):
+            continue
+        from trt.build import read_onnx_metadata  # loads onnx, which running engines doesn't need
+
+        beside, built = read_onnx_metadata(files[part], part), record.metadata
+        if beside.precision == built.precision or beside.checkpoint_sha256 != built.checkpoint_sha256:
+            raise UserError(f"{path} was not built from the {files[part].name} beside it; {AMBIGUOUS}")

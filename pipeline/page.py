@@ -6,12 +6,15 @@ No scripts, no network.
 import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from datetime import datetime
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
 from common.files import written_whole
+from pipeline.manifest import PhraseResult
+from pipeline.settings import SpeakSettings
+from pipeline.voice import Voice
 
 LONG_TEXT = 600  # characters; of a longer text the beginning is shown, and the whole on demand
 PRELOADED = 50  # players that show their length before they are played
@@ -77,27 +80,13 @@ figcaption { font-size: .875rem; margin-top: .35rem; }
 """
 
 
-@dataclass(frozen=True)
-class PageEntry:
-    """A phrase as the page shows it."""
-
-    line: int  # the phrase's number, from 1
-    text: str
-    reading: str  # the words and sounds that were spoken for it
-    audio: Path
-    seconds: float  # of audio
-    stop_reason: str
-    pictures: tuple[Path, ...] = ()  # of the pieces, in order: PNG files that exist
-    notes: tuple[str, ...] = ()  # what a listener should know
-
-
-def write_page(path: Path, title: str, entries: Sequence[PageEntry], details: Mapping[str, str]) -> None:
+def write_page(path: Path, title: str, results: Sequence[PhraseResult], details: Mapping[str, str]) -> None:
     """Writes the page of a run; its links are relative, so that the folder can be moved or served as it is.
 
     Args:
         path: of the HTML file; complete once it is there.
         title: heading and title of the page.
-        entries: the phrases, in the order in which they are shown.
+        results: the phrases that were spoken, in the order in which they are shown.
         details: what was the same for all of them: name and value.
 
     Raises:
@@ -105,12 +94,28 @@ def write_page(path: Path, title: str, entries: Sequence[PageEntry], details: Ma
     """
     # A command line's bytes need not be text: what UTF-8 can't hold becomes a question mark.
     with written_whole(path) as temporary, open(temporary, "w", encoding="utf-8", errors="replace") as file:
-        for part in _page(path.parent, title, entries, details):
-            file.write(part)
+        for section in _page(path.parent, title, results, details):
+            file.write(section)
 
 
-def _page(folder: Path, title: str, entries: Sequence[PageEntry], details: Mapping[str, str]) -> Iterator[str]:
-    count = "1 phrase" if len(entries) == 1 else f"{len(entries)} phrases"
+def details(voice: Voice, settings: SpeakSettings) -> dict[str, str]:
+    """What was the same for all phrases of a run."""
+    engines = voice.engines
+    sigma = settings.sigma if settings.sigma is not None else engines.sigma
+    return {
+        "Voice": voice.name or "not named by its checkpoint",
+        "Engines": ", ".join(Path(engine.name).name for engine in engines.parts.values()),
+        "Precision": engines.precision.upper(),
+        "Sigma": f"{sigma:g}",
+        "Seed": str(settings.seed),
+        "Speed": f"{settings.speed:g}",
+        "Denoiser": f"{settings.denoise:g}" if settings.denoise else "off",
+        "Made": datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
+
+
+def _page(folder: Path, title: str, results: Sequence[PhraseResult], details: Mapping[str, str]) -> Iterator[str]:
+    count = "1 phrase" if len(results) == 1 else f"{len(results)} phrases"
     yield f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -124,7 +129,7 @@ def _page(folder: Path, title: str, entries: Sequence[PageEntry], details: Mappi
 <a class="skip" href="#phrases">Skip to the phrases</a>
 <header>
 <h1>{escape(title)}</h1>
-<p class="soft">{count}, {_duration(sum(entry.seconds for entry in entries))} of audio</p>
+<p class="soft">{count}, {_duration(sum(result.seconds for result in results))} of audio</p>
 </header>
 <main>
 <section aria-labelledby="details">
@@ -132,7 +137,7 @@ def _page(folder: Path, title: str, entries: Sequence[PageEntry], details: Mappi
 {_definitions(details)}
 </section>
 """
-    if any(entry.pictures for entry in entries):
+    if any(result.pictures for result in results):
         yield """<section aria-labelledby="reading">
 <h2 id="reading">Reading the pictures</h2>
 <p>All plots of a picture share the time axis. Under the waveform stands each word where it is heard. The mel
@@ -142,44 +147,31 @@ gap is something left out, a flat line something held or stuck.</p>
 </section>
 """
     yield '<section aria-labelledby="phrases">\n<h2 id="phrases" tabindex="-1">Phrases</h2>\n'
-    if len(entries) > JUMP:
-        yield _jumps(entries)
+    if len(results) > JUMP:
+        lines = [result.phrase.line for result in results[::JUMP]]
+        links = "".join(f'<li><a href="#phrase-{line}">Phrase {line}</a></li>\n' for line in lines)
+        yield f'<nav aria-label="Jump to a phrase">\n<ul>\n{links}</ul>\n</nav>\n'
     yield "<ol>\n"
-    for number, entry in enumerate(entries):
+    for number, result in enumerate(results):
         # Durations of the first players are read from the files; of a thousand that would take a while.
         preload = "metadata" if number < PRELOADED else "none"
-        yield f"<li>\n{_article(folder, entry, preload)}</li>\n"
+        yield f"<li>\n{_article(folder, result, preload)}</li>\n"
     yield "</ol>\n</section>\n</main>\n</body>\n</html>\n"
 
 
-def _jumps(entries: Sequence[PageEntry]) -> str:
-    links = "".join(f'<li><a href="#phrase-{e.line}">Phrase {e.line}</a></li>\n' for e in entries[::JUMP])
-    return f'<nav aria-label="Jump to a phrase">\n<ul>\n{links}</ul>\n</nav>\n'
-
-
-def _article(folder: Path, entry: PageEntry, preload: str) -> str:
-    name = f"phrase-{entry.line}"
-    audio = _link(folder, entry.audio)
-    facts = {"Length": _duration(entry.seconds), "Stopped by": entry.stop_reason}
-    download = f'<a href="{audio}" download>{escape(entry.audio.name)}</a>'
-    return f"""<article id="{name}" aria-labelledby="{name}-title">
-<h3 id="{name}-title">Phrase {entry.line}</h3>
-{_text(entry.text)}
-{_reading(entry)}
-<audio controls preload="{preload}" src="{audio}" aria-label="Audio of phrase {entry.line}"></audio>
+def _article(folder: Path, result: PhraseResult, preload: str) -> str:
+    line = result.phrase.line
+    audio = _link(folder, result.file)
+    facts = {"Length": _duration(result.seconds), "Stopped by": result.stopped_by}
+    download = f'<a href="{audio}" download>{escape(result.file.name)}</a>'
+    return f"""<article id="phrase-{line}" aria-labelledby="phrase-{line}-title">
+<h3 id="phrase-{line}-title">Phrase {line}</h3>
+{_text(result.phrase.text)}
+{_reading(result)}
+<audio controls preload="{preload}" src="{audio}" aria-label="Audio of phrase {line}"></audio>
 {_definitions(facts, Download=download)}
-{_notes(entry.notes)}{_pictures(folder, entry)}</article>
+{_notes(result)}{_pictures(folder, result)}</article>
 """
-
-
-def _reading(entry: PageEntry) -> str:
-    """How the text was read, where that isn't the text itself."""
-    if entry.reading.casefold() == " ".join(entry.text.split()).casefold():
-        return ""
-    return f"""<details class="reading"{" open" if len(entry.reading) <= LONG_TEXT else ""}>
-<summary>Read as</summary>
-<p dir="auto">{escape(entry.reading)}</p>
-</details>"""
 
 
 def _text(text: str) -> str:
@@ -193,26 +185,44 @@ def _text(text: str) -> str:
 </details>"""
 
 
-def _notes(notes: Sequence[str]) -> str:
-    items = "".join(f"<li>{escape(note)}</li>\n" for note in notes)
+def _reading(result: PhraseResult) -> str:
+    """How the text was read, where that isn't the text itself."""
+    reading = result.spoken_text
+    if reading.casefold() == " ".join(result.phrase.text.split()).casefold():
+        return ""
+    return f"""<details class="reading"{" open" if len(reading) <= LONG_TEXT else ""}>
+<summary>Read as</summary>
+<p dir="auto">{escape(reading)}</p>
+</details>"""
+
+
+def _notes(result: PhraseResult) -> str:
+    notes = []
+    if len(result.prepared.pieces) > 1:
+        notes.append(f"Long text: spoken in {len(result.prepared.pieces)} pieces and joined.")
+    if result.cut:
+        notes.append("The decoder reached its frame limit before the text's end was recognised.")
+    items = "".join(f"<li>{note}</li>\n" for note in notes)
     return f'<ul class="notes" aria-label="Notes">\n{items}</ul>\n' if notes else ""
 
 
-def _pictures(folder: Path, entry: PageEntry) -> str:
-    shown = []
-    for number, picture in enumerate(entry.pictures, start=1):
+def _pictures(folder: Path, result: PhraseResult) -> str:
+    figures = []
+    for number, name in enumerate(result.pictures, start=1):
+        picture = result.file.with_name(name)
         link = _link(folder, picture)
-        piece = f", piece {number} of {len(entry.pictures)}" if len(entry.pictures) > 1 else ""
-        shown.append(f"""<figure>
-<div class="wide" tabindex="0" role="region" aria-label="Picture of phrase {entry.line}{piece}">
-<img src="{link}" alt="Speech of phrase {entry.line}{piece}. Waveform with its words, mel spectrogram and alignment over
+        piece = f", piece {number} of {len(result.pictures)}" if len(result.pictures) > 1 else ""
+        which = f"phrase {result.phrase.line}{piece}"
+        figures.append(f"""<figure>
+<div class="wide" tabindex="0" role="region" aria-label="Picture of {which}">
+<img src="{link}" alt="Speech of {which}. Waveform with its words, mel spectrogram and alignment over
 time." loading="lazy" decoding="async"{_size(picture)}>
 </div>
 <figcaption>Waveform, mel spectrogram, alignment{piece}:
-<a href="{link}" download>{escape(picture.name)}</a></figcaption>
+<a href="{link}" download>{escape(name)}</a></figcaption>
 </figure>
 """)
-    return f'<div class="pictures">\n{"".join(shown)}</div>\n' if shown else ""
+    return f'<div class="pictures">\n{"".join(figures)}</div>\n' if figures else ""
 
 
 def _size(picture: Path) -> str:

@@ -1,13 +1,19 @@
 """From phrases to the pieces of text that are spoken in one breath."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from common.errors import InvalidInput, UserError, explained
 from common.phrases import Phrase
-from pipeline.settings import SpeakSettings
+from pipeline.settings import SpeakSettings, settings_of
+from tacotron2.decoder import StopReason
 from tacotron2.text import EncodedText, split
 from tacotron2.text.front_end import TextFrontEnd
+from tacotron2.text.rewriting import Trace
+from tacotron2.text.ssml import Segment, parse_ssml, shown
 
 
 @dataclass(frozen=True)
@@ -18,6 +24,8 @@ class Piece:
         number: within the phrase, from 0.
         last: whether it is the phrase's last.
         seed: of its random numbers; None takes the settings'. So phrases of different seeds share a batch.
+        pause: seconds of silence after its audio.
+        speed: None takes the settings'.
     """
 
     phrase: Phrase
@@ -25,6 +33,47 @@ class Piece:
     last: bool
     encoded: EncodedText
     seed: int | None = None
+    pause: float = 0.0
+    speed: float | None = None
+
+    def seed_in(self, settings: SpeakSettings) -> int:
+        return settings.seed if self.seed is None else self.seed
+
+    def speed_in(self, settings: SpeakSettings) -> float:
+        return settings.speed if self.speed is None else self.speed
+
+
+@dataclass(frozen=True)
+class PieceResult:
+    """What became of a piece: speech, or the error that ended it.
+
+    Attributes:
+        audio: float32 [frames * hop_length, and the pause] at the model's own level, a copy of its own. None where it
+            failed, and in streams, which deliver audio in chunks.
+        frames: mel frames, at the piece's speed; 0 where it failed.
+        stop_reason: "gate" at the end of the text, "cap" where the frame limit cut it; None where it failed.
+        seconds: of computing; a batch's time is shared out by frames. 0 in streams.
+        mel: float32 [n_mel_channels, frames], where whole texts keep pictures.
+        alignment: attention weights, float32 [frames as decoded, symbols], where pictures or word times are wanted.
+        error: why it failed; the other pieces of its batch are not harmed.
+    """
+
+    piece: Piece
+    audio: np.ndarray | None = None
+    frames: int = 0
+    stop_reason: StopReason | None = None
+    seconds: float = 0.0
+    mel: np.ndarray | None = None
+    alignment: np.ndarray | None = None
+    error: UserError | None = None
+
+    @property
+    def samples(self) -> np.ndarray:
+        """The audio of a piece that was spoken whole. Raises the error of one that failed."""
+        if self.error is not None:
+            raise self.error
+        assert self.audio is not None, "a stream's audio is in its chunks"
+        return self.audio
 
 
 @dataclass(frozen=True)
@@ -52,25 +101,47 @@ class PreparedPhrase:
 def prepare(phrases: Sequence[Phrase], settings: SpeakSettings, max_symbols: int) -> list[PreparedPhrase]:
     """Each phrase's pieces, none longer than `max_symbols`; a phrase that can't be spoken has an error instead."""
     front_end = TextFrontEnd(settings.text_normalizer, settings.lexicon, settings.final_period)
-    return [_prepare(phrase, front_end, max_symbols) for phrase in phrases]
+    return [_prepare(phrase, settings, front_end, max_symbols) for phrase in phrases]
 
 
-def _prepare(phrase: Phrase, front_end: TextFrontEnd, max_symbols: int) -> PreparedPhrase:
-    reading = phrase.text
-    if not isinstance(reading, str):
-        wrong = InvalidInput(f"the text to speak must be a str, not {type(reading).__name__}")
+def _prepare(phrase: Phrase, settings: SpeakSettings, front_end: TextFrontEnd, max_symbols: int) -> PreparedPhrase:
+    if not isinstance(phrase.text, str):
+        wrong = InvalidInput(f"the text to speak must be a str, not {type(phrase.text).__name__}")
         return PreparedPhrase(phrase, "", (), wrong)
+    readings: list[str] = []
+    pieces: list[Piece] = []
     try:
-        reading = front_end.read(phrase.text)
-        texts = split(reading, max_symbols, final_period=front_end.final_period)
+        for segment in parse_ssml(phrase.text) if settings.ssml else [Segment(phrase.text)]:
+            texts = _read(segment, settings, front_end, max_symbols, readings)
+            speed = None if segment.speed == 1 else _within_range(settings.speed * segment.speed)
+            for text in texts:
+                pieces.append(Piece(phrase, len(pieces), False, text, speed=speed))
+            pieces[-1] = replace(pieces[-1], pause=segment.pause)
     except UserError as error:
         invalid = error if isinstance(error, InvalidInput) else InvalidInput(str(error))
-        return PreparedPhrase(phrase, reading, (), invalid)
+        return PreparedPhrase(phrase, phrase.text, (), invalid)
     except Exception as error:
-        return PreparedPhrase(phrase, reading, (), explained(error, _named(phrase, phrase.text)))
-    last = len(texts) - 1
-    pieces = tuple(Piece(phrase, number, number == last, text) for number, text in enumerate(texts))
-    return PreparedPhrase(phrase, reading, pieces)
+        return PreparedPhrase(phrase, phrase.text, (), explained(error, _named(phrase, phrase.text)))
+    pieces[-1] = replace(pieces[-1], last=True)
+    return PreparedPhrase(phrase, " ".join(readings), tuple(pieces))
+
+
+def _read(
+    segment: Segment, settings: SpeakSettings, front_end: TextFrontEnd, max_symbols: int, readings: list[str]
+) -> list[EncodedText]:
+    """The texts of a segment's pieces; adds how it is read to `readings`."""
+    trace = None
+    if settings.timestamps:
+        trace = segment.trace() if settings.ssml else Trace(segment.text)
+    with trace or nullcontext():
+        readings.append(front_end.read(segment.text))
+    texts = split(readings[-1], max_symbols, final_period=front_end.final_period and segment.ends, trace=trace)
+    return [shown(text) for text in texts] if settings.ssml else texts
+
+
+def _within_range(speed: float) -> float:
+    slowest, fastest = settings_of(SpeakSettings)["speed"].range or (0, 0)
+    return min(max(slowest, speed), fastest)
 
 
 def describe(piece: Piece) -> str:

@@ -13,7 +13,7 @@ from matplotlib.image import AxesImage
 
 from common.files import written_whole
 from pipeline.audio import Audio
-from pipeline.words import SpokenWord, spoken_words
+from pipeline.words import Word, spoken_words
 
 DPI = 100
 MAX_COLUMNS, MAX_ROWS = 4000, 2000  # of the data drawn; anything longer is pooled to fit
@@ -103,7 +103,7 @@ class _Picture:
         )
 
 
-def _draw_wave(axes: Axes, audio: Audio, words: Sequence[SpokenWord]) -> None:
+def _draw_wave(axes: Axes, audio: Audio, words: Sequence[Word]) -> None:
     """The waveform's outline, and under it each word where it is heard."""
     columns = min(MAX_COLUMNS, len(audio.samples))
     edges = np.arange(columns) * len(audio.samples) // columns
@@ -121,13 +121,13 @@ def _draw_wave(axes: Axes, audio: Audio, words: Sequence[SpokenWord]) -> None:
         axes.text(word.start, row, f" {word.text}", fontsize=8, va="center", clip_on=True, parse_math=False)
 
 
-def _label_words(axes: Axes, words: Sequence[SpokenWord], apart: float) -> None:
+def _label_words(axes: Axes, words: Sequence[Word], apart: float) -> None:
     """As many words as fit, each at its first symbol; `apart` symbols are a line's height."""
-    kept: list[SpokenWord] = []
+    kept: list[Word] = []
     for word in words:
-        if not kept or word.first - kept[-1].first >= apart:
+        if not kept or word.span[0] - kept[-1].span[0] >= apart:
             kept.append(word)
-    axes.set_yticks([word.first for word in kept], [_short(word.text) for word in kept], fontsize=8, parse_math=False)
+    axes.set_yticks([word.span[0] for word in kept], [_short(word.text) for word in kept], fontsize=8, parse_math=False)
     axes.set_ylabel("Text")
 
 

@@ -1,32 +1,26 @@
-"""Phrases to wav files: the work between a Voice and a folder. Prints nothing: progress goes to callbacks."""
+"""Phrases to audio files: the work between a Voice and a folder. Prints nothing: progress goes to callbacks."""
 
 import logging
 import select
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
-
-import numpy as np
 
 from common.errors import Closed, UserError, explained
 from common.files import DISK_ERRORS, describe_os_error, locked_folder
 from common.json_log import JsonLog
 from common.phrases import Phrase
-from common.wav import SampleFormat, WavWriter, wav_file
+from common.wav import SAMPLE_FORMATS
 from pipeline.audio import Audio, Resampler
-from pipeline.manifest import Manifest, PhraseRecord, PieceRecord, configuration_of
-from pipeline.page import PageEntry
-from pipeline.pieces import PreparedPhrase, describe
+from pipeline.encoders import Encoder, audio_file
+from pipeline.manifest import Manifest, PhraseResult, configuration_of
+from pipeline.pieces import PieceResult, PreparedPhrase, describe
 from pipeline.settings import SpeakSettings
-from pipeline.synthesizer import STAGES, FailedPiece, SpokenPiece
+from pipeline.synthesizer import STAGES, Synthesizer
 from pipeline.voice import Voice
 from tacotron2.text.cleaners import other_scripts
-
-STOP_WORDS = {"gate": "end of speech", "cap": "frame limit"}
 
 
 @dataclass(frozen=True)
@@ -35,8 +29,9 @@ class OutputSettings:
 
     Attributes:
         folder: exists, and can be written.
+        file: of the only phrase; then the folder gets no log and no manifest.
         suffix: of the file names: audio_{number}_{suffix}.wav.
-        sample_format: of the wav files.
+        format: of SAMPLE_FORMATS (of wav files), or a name of `pipeline.encoders.FORMATS`.
         plots: save a picture of each piece.
         page: save pictures and an index.html that shows everything.
         log_file: name of the JSON log in the folder.
@@ -45,8 +40,9 @@ class OutputSettings:
     """
 
     folder: Path
+    file: Path | None = None
     suffix: str = ""
-    sample_format: SampleFormat = "float32"
+    format: str = "float32"
     plots: bool = False
     page: bool = False
     log_file: str = "nvlog.json"
@@ -59,7 +55,16 @@ class OutputSettings:
             check_plain_name("--suffix", self.suffix)
         check_plain_name("--log-file", self.log_file)
 
-    def file(self, kind: str, number: int | str, ending: str) -> Path:
+    @property
+    def ending(self) -> str:
+        """Of audio files."""
+        return ".wav" if self.format in SAMPLE_FORMATS else f".{self.format}"
+
+    def audio(self, phrase: Phrase) -> Path:
+        """The path of a phrase's audio."""
+        return self.file or self.beside("audio", phrase.index, self.ending)
+
+    def beside(self, kind: str, number: int | str, ending: str) -> Path:
         """The path of a phrase's (or a piece's) file of a kind: "audio", "speech"."""
         return self.folder / f"{kind}_{number}_{self.suffix}{ending}"
 
@@ -70,264 +75,201 @@ def check_plain_name(flag: str, name: str) -> None:
         raise UserError(f"{flag} {name}: must be a plain file name, without folders; it goes into the output folder")
 
 
-@dataclass(frozen=True)
-class SpokenPhrase:
-    """A phrase whose wav is there.
-
-    Attributes:
-        resumed: whether an earlier run had made it.
-    """
-
-    phrase: Phrase
-    file: Path
-    record: PhraseRecord
-    resumed: bool = False
-
-    @property
-    def seconds(self) -> float:
-        """Of audio."""
-        return self.record.seconds
-
-    @property
-    def taken(self) -> float:
-        """Seconds of computing."""
-        return sum(piece.taken for piece in self.record.pieces)
-
-    @property
-    def cut(self) -> bool:
-        """By the frame limit, before the text's end was recognised."""
-        return self.record.cut
-
-
-@dataclass(frozen=True)
-class FailedPhrase:
-    """A phrase that could not be spoken, and why."""
-
-    phrase: Phrase
-    error: UserError
-
-
-@dataclass(frozen=True)
+@dataclass
 class Summary:
-    """What a run did. `latency` and `stages` are seconds of speaking, pictures and waiting apart."""
+    """What a run did. `latency` and `stages` are seconds of speaking, without pictures and waiting for text."""
 
-    spoken: Sequence[SpokenPhrase]
-    failed: Sequence[FailedPhrase]
-    latency: float
-    stages: Mapping[str, float]
+    results: list[PhraseResult] = field(default_factory=list)
+    latency: float = 0.0
+    stages: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def spoken(self) -> list[PhraseResult]:
+        return [result for result in self.results if result.error is None]
+
+    @property
+    def failed(self) -> list[PhraseResult]:
+        return [result for result in self.results if result.error is not None]
 
 
 @dataclass(frozen=True)
 class Listener:
-    """Whom a run tells of its progress; all of it may be left out.
+    """Callbacks for the progress of a run; each may be left out.
 
     Attributes:
         on_message: what is running, in the classic's words.
         on_note: what the user should know of a phrase.
-        on_start: told the number of symbols to speak.
-        on_progress: told the number of symbols whose speech is done, fractions included.
-        on_phrase: told of each phrase that is saved or failed.
+        on_start: phrases have been read; gets their number and that of the symbols to speak for them.
+        on_progress: gets the number of these symbols whose speech is done, fractions included.
+        on_phrase: a phrase has been saved or has failed.
     """
 
     on_message: Callable[[str], None] = lambda message: None
     on_note: Callable[[str], None] = lambda note: None
-    on_start: Callable[[int], None] = lambda symbols: None
+    on_start: Callable[[int, int], None] = lambda phrases, symbols: None
     on_progress: Callable[[float], None] = lambda symbols: None
-    on_phrase: Callable[[SpokenPhrase | FailedPhrase], None] = lambda phrase: None
+    on_phrase: Callable[[PhraseResult], None] = lambda result: None
 
 
 def speak(
     voice: Voice,
-    phrases: Sequence[Phrase],
+    groups: Iterable[Sequence[Phrase]],
     settings: SpeakSettings,
     output: OutputSettings,
     listener: Listener | None = None,
     parameters: Mapping[str, Any] | None = None,
 ) -> Summary:
-    """Speaks phrases to wav files. A phrase that can't be spoken fails alone, unless `output.strict`.
+    """Speaks phrases to audio files. A phrase that can't be spoken fails alone, unless `output.strict`.
 
     Args:
+        groups: phrases that are there together: all of a file, or those of standard input that have come.
         parameters: what the log says of the run's settings.
 
     Raises:
         UserError: the folder is another run's, or (strict) a phrase can't be spoken.
         Closed: the voice can't work any more.
         OSError: the disk is full or broken; then no phrase could be written.
-        KeyboardInterrupt: as it came, saying how many phrases are done; finished files are whole.
+        KeyboardInterrupt: as it came, with how many phrases are done; finished files are whole.
     """
-    listener = listener or Listener()
-    with locked_folder(output.folder):
-        run = _Run(voice, voice.prepare(phrases, settings), settings, output, listener)
-        with JsonLog(output.folder / output.log_file) as log:
-            log.log("PARAMETER", parameters or {})
-            summary = run.speak()
-            log.log(0, _log_entry(summary))
+    run = _Run(voice, settings, output, listener or Listener())
+    if output.file is not None:
+        return run.speak(groups)
+    with locked_folder(output.folder), JsonLog(output.folder / output.log_file) as log:
+        log.log("PARAMETER", parameters or {})
+        run.manifest = Manifest(output.folder)
+        summary = run.speak(groups)
+        log.log(0, _log_entry(summary))
     return summary
 
 
 class _Run:
-    """One run into a folder."""
+    """One run. Records phrases in a manifest, if it has one."""
 
-    def __init__(
-        self,
-        voice: Voice,
-        prepared: Sequence[PreparedPhrase],
-        settings: SpeakSettings,
-        output: OutputSettings,
-        listener: Listener,
-    ) -> None:
+    def __init__(self, voice: Voice, settings: SpeakSettings, output: OutputSettings, listener: Listener) -> None:
         self.voice = voice
         self.settings = settings
         self.output = output
         self.listener = listener
-        self.manifest = Manifest(output.folder)
+        self.manifest: Manifest | None = None
         # The lexicon is in the texts as they are read: a new word changes no other phrase.
         self.identity = voice.identity(replace(settings, lexicon=None))
-        self.jobs = [self._job(phrase) for phrase in prepared]
-        self.spoken: list[SpokenPhrase] = []
-        self.failed: list[FailedPhrase] = []
+        self.summary = Summary()
+        self._read = 0  # phrases
         self._drawing = 0.0  # seconds spent on pictures, which are not part of speaking
 
-    def speak(self) -> Summary:
-        for note in (*self._notes_on_files(), *reading_notes(self.voice, [job.phrase for job in self.jobs])):
+    def speak(self, groups: Iterable[Sequence[Phrase]]) -> Summary:
+        on_message, on_progress = self.listener.on_message, self.listener.on_progress
+        with self.voice.synthesizer(self.settings, on_message=on_message, on_progress=on_progress) as synthesizer:
+            try:
+                for phrases in groups:
+                    self._speak_group(
+                        [self._result(one) for one in self.voice.prepare(phrases, self.settings)], synthesizer
+                    )
+            except KeyboardInterrupt as interrupt:
+                done = f"{len(self.summary.spoken)} of {self._read} phrases are done, and their files are whole"
+                interrupt.args = (f"{done}{'; --resume goes on from there' if self.manifest else ''}",)
+                raise
+            self.summary.stages = dict(synthesizer.stages.seconds)
+        return self.summary
+
+    def _result(self, prepared: PreparedPhrase) -> PhraseResult:
+        """A phrase to speak; filled in, if an earlier run has made it."""
+        configuration = configuration_of(self.identity, self.output.format, prepared)
+        result = PhraseResult(prepared, self.output.audio(prepared.phrase), configuration)
+        if self.output.resume and self.manifest is not None:
+            self.manifest.resume(result, self.settings.keep_pictures)
+        return result
+
+    def _speak_group(self, results: Sequence[PhraseResult], synthesizer: Synthesizer) -> None:
+        if not self._read:
+            self._note_files(results)
+        for note in reading_notes(self.voice, [result.prepared for result in results]):
             self.listener.on_note(note)
-        pieces = [piece for job in self.jobs if job.whole is None for piece in job.phrase.pieces]
-        self.listener.on_start(sum(len(piece.encoded.ids) for piece in pieces))
-        synthesizer = self.voice.synthesizer(
-            self.settings, on_message=self.listener.on_message, on_progress=self.listener.on_progress
-        )
-        started = time.perf_counter()
+        self._read += len(results)
+        pieces = [piece for result in results if not result.resumed for piece in result.prepared.pieces]
+        self.listener.on_start(len(results), sum(len(piece.encoded.ids) for piece in pieces))
+        started, self._drawing = time.perf_counter(), 0.0
+        spoken = synthesizer.speak_pieces(pieces)
+        for result in results:
+            self._speak_phrase(result, spoken)
+        self.summary.latency += time.perf_counter() - started - self._drawing
+
+    def _note_files(self, results: Sequence[PhraseResult]) -> None:
+        """Says what is in the folder already, and what becomes of it."""
+        resumed = sum(result.resumed for result in results)
+        replaced = sum(result.file.exists() for result in results)
+        others = len({*self.output.folder.glob(f"audio_*{self.output.ending}")} - {result.file for result in results})
+        if resumed:
+            self.listener.on_note(f"{resumed} of {len(results)} phrases are there and stay")
+        elif self.output.file is None and (replaced or others):
+            beside = f"; {others} others stay beside them" if others else ""
+            kind = self.output.ending.removeprefix(".")
+            holds = f"{self.output.folder} holds {kind} files of an earlier run"
+            self.listener.on_note(f"{holds}: {replaced} are replaced{beside}")
+
+    def _speak_phrase(self, result: PhraseResult, spoken: Iterator[PieceResult]) -> None:
+        """Saves a phrase's files, and takes its pieces from those that are spoken."""
+        pieces = (next(spoken) for _ in result.prepared.pieces)
         try:
-            spoken = synthesizer.speak_pieces(pieces)
-            for job in self.jobs:
-                self._speak_phrase(job, spoken)
-        except KeyboardInterrupt as interrupt:
-            done = f"{len(self.spoken)} of {len(self.jobs)} phrases are done"
-            interrupt.args = (f"{done}, and their files are whole; --resume goes on from there",)
-            raise
-        finally:
-            synthesizer.close()
-        latency = time.perf_counter() - started - self._drawing
-        return Summary(self.spoken, self.failed, latency, dict(synthesizer.stages.seconds))
-
-    def _job(self, phrase: PreparedPhrase) -> "_Job":
-        """What is to be done for a phrase, by what is there of it."""
-        path = self.output.file("audio", phrase.phrase.index, ".wav")
-        configuration = configuration_of(self.identity, self.output.sample_format, phrase)
-        whole = None
-        if self.output.resume:
-            whole = self.manifest.whole(path.name, configuration, self.settings.keep_pictures)
-        return _Job(phrase, path, configuration, whole)
-
-    def _notes_on_files(self) -> list[str]:
-        """What is in the folder already, and what becomes of it."""
-        whole = sum(job.whole is not None for job in self.jobs)
-        if whole:
-            return [f"{whole} of {len(self.jobs)} phrases are there and stay"]
-        replaced = sum(job.path.exists() for job in self.jobs)
-        others = len({*self.output.folder.glob("audio_*.wav")} - {job.path for job in self.jobs})
-        if not replaced and not others:
-            return []
-        beside = f"; {others} others stay beside them" if others else ""
-        return [f"{self.output.folder} holds wav files of an earlier run: {replaced} are replaced{beside}"]
-
-    def _speak_phrase(self, job: "_Job", spoken: Iterator[SpokenPiece | FailedPiece]) -> None:
-        phrase = job.phrase.phrase
-        pieces = (next(spoken) for _ in job.phrase.pieces)
-        outcome: SpokenPhrase | FailedPhrase
-        try:
-            if job.phrase.named_error is not None:
-                raise job.phrase.named_error
-            if job.whole is not None:
-                outcome = SpokenPhrase(phrase, job.path, job.whole, resumed=True)
-            else:
-                outcome = SpokenPhrase(phrase, job.path, self._save(job, pieces))
-            self.spoken.append(outcome)
+            if result.prepared.named_error is not None:
+                raise result.prepared.named_error
+            if not result.resumed:
+                self._save(result, pieces)
         except Exception as error:
-            failure = _failure(error, job.phrase)
+            result.error = _failure(error, result.phrase)
             if self.output.strict:
-                raise failure from error
-            outcome = FailedPhrase(phrase, failure)
-            self.failed.append(outcome)
-            if job.whole is None:
-                deque(pieces, maxlen=0)  # what is left of this phrase must not be taken for the next one's
-        self.listener.on_phrase(outcome)
+                raise result.error from error
+            for _ in pieces:
+                pass  # what is left of this phrase must not be taken for the next one's
+        self.summary.results.append(result)
+        self.listener.on_phrase(result)
 
-    def _save(self, job: "_Job", spoken: Iterator[SpokenPiece | FailedPiece]) -> PhraseRecord:
-        """Writes a phrase's wav from its pieces, as they come. Raises the error of a piece that failed."""
+    def _save(self, result: PhraseResult, pieces: Iterator[PieceResult]) -> None:
+        """Writes a phrase's files as its pieces come. Raises the error of a piece that failed."""
         rate = self.settings.sampling_rate or self.voice.sampling_rate
-        pieces: list[PieceRecord] = []
-        with wav_file(job.path, rate, sample_format=self.output.sample_format) as wav:
-            write = _resampled(wav, self.voice.sampling_rate, rate)
-            for one in spoken:
-                if isinstance(one, FailedPiece):
-                    raise one.error
-                audio = self.voice.leveled(one)
-                pieces.append(self._record(one, audio))
-                write(audio.samples, one.piece.last)
-        record = PhraseRecord(
-            file=job.path.name,
-            configuration=job.configuration,
-            size=job.path.stat().st_size,
-            text=job.phrase.phrase.text,
-            reading=job.phrase.reading,
-            seconds=wav.seconds,
-            pieces=tuple(pieces),
-        )
-        self.manifest.add(record)
-        return record
+        resample = Resampler(self.voice.sampling_rate, rate) if rate != self.voice.sampling_rate else None
+        with audio_file(result.file, rate, self.output.format) as file:
+            for piece in pieces:
+                audio = self.voice.leveled(piece)
+                file.append(resample(audio.samples, piece.piece.last) if resample else audio.samples)
+                result.taken += piece.seconds
+                result.cut |= piece.stop_reason == "cap"
+                if self.settings.keep_pictures:
+                    result.pictures.append(self._save_picture(piece, audio).name)
+        result.seconds = file.seconds
+        result.size = result.file.stat().st_size
+        if self.manifest is not None:
+            self.manifest.add(result)
 
-    def _record(self, spoken: SpokenPiece, audio: Audio) -> PieceRecord:
-        picture = self._save_picture(spoken, audio).name if self.settings.keep_pictures else None
-        piece = spoken.piece
-        return PieceRecord(piece.number, piece.encoded.text, spoken.stop_reason, spoken.seconds, picture)
-
-    def _save_picture(self, spoken: SpokenPiece, audio: Audio) -> Path:
-        # On a machine's first run matplotlib makes a font cache, and tells of it in the middle of the progress bar.
+    def _save_picture(self, result: PieceResult, audio: Audio) -> Path:
+        # On a machine's first run matplotlib makes a font cache, and logs it in the middle of the progress bar.
         logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
         from pipeline.plots import save_speech  # takes a while to load
 
         started = time.perf_counter()
-        assert spoken.alignment is not None
-        assert spoken.mel is not None
-        piece = spoken.piece
+        assert result.alignment is not None
+        assert result.mel is not None
+        piece = result.piece
         number = piece.phrase.index if piece.number == 0 else f"{piece.phrase.index}.{piece.number}"
-        path = self.output.file("speech", number, ".png")
-        save_speech(path, audio, spoken.mel, spoken.alignment, piece.encoded.text)
+        path = self.output.beside("speech", number, ".png")
+        samples = audio.samples[: result.frames * self.voice.engines.audio.hop_length]  # without the pause
+        save_speech(path, Audio(samples, audio.sampling_rate), result.mel, result.alignment, piece.encoded.text)
         self._drawing += time.perf_counter() - started
         return path
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A phrase to save. `whole` is the record of its wav, if that is there."""
-
-    phrase: PreparedPhrase
-    path: Path
-    configuration: str
-    whole: PhraseRecord | None
-
-
-def _failure(error: Exception, phrase: PreparedPhrase) -> UserError:
-    """Why a phrase could not be spoken or written, naming its line. Raises what ends all phrases alike."""
+def _failure(error: Exception, phrase: Phrase) -> UserError:
+    """Why a phrase could not be spoken or written, with its line. Raises what ends all phrases alike."""
     if isinstance(error, Closed) or (isinstance(error, OSError) and error.errno in DISK_ERRORS):
         raise error
     if isinstance(error, OSError):
-        return UserError(f"line {phrase.phrase.line}: {describe_os_error(error)}")
-    return error if isinstance(error, UserError) else explained(error, f"line {phrase.phrase.line}")
-
-
-def _resampled(wav: WavWriter, from_rate: int, to_rate: int) -> Callable[[np.ndarray, bool], None]:
-    """What appends samples to a wav file, at another rate if need be; told which are the last."""
-    if from_rate == to_rate:
-        return lambda samples, last: wav.append(samples)
-    resampler = Resampler(from_rate, to_rate)
-    return lambda samples, last: wav.append(resampler(samples, last))
+        return UserError(f"line {phrase.line}: {describe_os_error(error)}")
+    return error if isinstance(error, UserError) else explained(error, f"line {phrase.line}")
 
 
 def reading_notes(voice: Voice, prepared: Sequence[PreparedPhrase]) -> list[str]:
     """What the user should know of how phrases will be read: characters left out or spelled, ARPAbet not learned."""
-    arpabet = voice.engines.engines["encoder"].metadata.arpabet
+    arpabet = voice.engines.parts["encoder"].metadata.arpabet
     notes = []
     for phrase in prepared:
         if phrase.dropped:
@@ -343,10 +285,15 @@ def reading_notes(voice: Voice, prepared: Sequence[PreparedPhrase]) -> list[str]
     return notes
 
 
-def stream_pcm(
-    voice: Voice, phrases: Sequence[Phrase], settings: SpeakSettings, out: BinaryIO, listener: Listener | None = None
-) -> Sequence[FailedPhrase]:
-    """Writes phrases as 16-bit little-endian mono PCM, as it is made, one after the other in order.
+def stream(
+    voice: Voice,
+    groups: Iterable[Sequence[Phrase]],
+    settings: SpeakSettings,
+    out: BinaryIO,
+    encoder: Encoder,
+    listener: Listener | None = None,
+) -> list[PhraseResult]:
+    """Writes phrases as one stream of an encoder's format, as they are made, one after the other in order.
 
     Returns:
         the phrases that failed; what had been written of them stays.
@@ -356,25 +303,27 @@ def stream_pcm(
         Closed: the voice can't work any more.
     """
     listener = listener or Listener()
-    prepared = voice.prepare(phrases, settings)
-    for note in reading_notes(voice, prepared):
-        listener.on_note(note)
     failed = []
-    for phrase in prepared:
-        try:
-            if phrase.named_error is not None:
-                raise phrase.named_error
-            speech = voice.scheduler().submit(phrase.pieces, settings)
+    for phrases in groups:
+        prepared = voice.prepare(phrases, settings)
+        for note in reading_notes(voice, prepared):
+            listener.on_note(note)
+        for phrase in prepared:
             try:
-                for chunk in speech:
-                    _write_all(out, chunk.pcm16())
-            finally:
-                speech.cancel()
-        except OSError:  # of the only output there is
-            raise
-        except Exception as error:
-            failed.append(FailedPhrase(phrase.phrase, _failure(error, phrase)))
-            listener.on_phrase(failed[-1])
+                if phrase.named_error is not None:
+                    raise phrase.named_error
+                speech = voice.scheduler().submit(phrase.pieces, settings)
+                try:
+                    for chunk in speech:
+                        _write_all(out, encoder.encode(chunk.samples))
+                finally:
+                    speech.cancel()
+            except OSError:  # of the only output there is
+                raise
+            except Exception as error:
+                failed.append(PhraseResult(phrase, error=_failure(error, phrase.phrase)))
+                listener.on_phrase(failed[-1])
+    _write_all(out, encoder.finish())
     return failed
 
 
@@ -388,47 +337,6 @@ def _write_all(out: BinaryIO, content: bytes) -> None:
         else:
             left = left[written:]
     out.flush()
-
-
-def page_entries(summary: Summary) -> list[PageEntry]:
-    """The phrases of a run as its page shows them."""
-    return [_entry(spoken) for spoken in summary.spoken]
-
-
-def _entry(spoken: SpokenPhrase) -> PageEntry:
-    record = spoken.record
-    notes = []
-    if len(record.pieces) > 1:
-        notes.append(f"Long text: spoken in {len(record.pieces)} pieces and joined.")
-    if spoken.cut:
-        notes.append("The decoder reached its frame limit before the text's end was recognised.")
-    folder = spoken.file.parent
-    return PageEntry(
-        line=spoken.phrase.line,
-        text=record.text,
-        reading=" ".join(piece.text for piece in record.pieces),
-        audio=spoken.file,
-        seconds=spoken.seconds,
-        stop_reason=STOP_WORDS["cap" if spoken.cut else "gate"],
-        pictures=tuple(folder / piece.picture for piece in record.pieces if piece.picture is not None),
-        notes=tuple(notes),
-    )
-
-
-def details(voice: Voice, settings: SpeakSettings) -> dict[str, str]:
-    """What was the same for all phrases of a run, for its page."""
-    engines = voice.engines
-    sigma = settings.sigma if settings.sigma is not None else engines.sigma
-    return {
-        "Voice": voice.name or "not named by its checkpoint",
-        "Engines": ", ".join(engine.name for engine in engines.engines.values()),
-        "Precision": engines.precision.upper(),
-        "Sigma": f"{sigma:g}",
-        "Seed": str(settings.seed),
-        "Speed": f"{settings.speed:g}",
-        "Denoiser": f"{settings.denoise:g}" if settings.denoise else "off",
-        "Made": datetime.now().astimezone().isoformat(timespec="seconds"),
-    }
 
 
 def _log_entry(summary: Summary) -> dict[str, float]:

@@ -14,51 +14,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.errors import Closed, EngineFailure, UserError, explained
+from common.errors import Closed, EngineFailure, explained
+from common.metadata import Part
 from common.phrases import Phrase
-from common.random_streams import NoiseAhead, RandomStreams
+from common.random_streams import Noise, RandomStreams
 from common.timing import Stages
+from pipeline import stages
 from pipeline.engine_set import EngineSet
-from pipeline.mel import at_speed, frames_at_speed
-from pipeline.pieces import Piece, PreparedPhrase, describe, prepare
+from pipeline.pieces import Piece, PieceResult, PreparedPhrase, describe, prepare
+from pipeline.policy import frames_at_speed
 from pipeline.settings import SpeakSettings
-from tacotron2.decoder import DecodedBatch, StopReason, Utterance
-from waveglow.vocoder import padded_frames, vocode
+from tacotron2.decoder import DecodedBatch, Utterance
+from waveglow.windows import padded_frames
 
 STAGES = ("encoder", "decoder", "postnet", "waveglow", "denoiser")
 BATCHES_AHEAD = 8  # batches are made of so many batches' worth of pieces, so that lengths match and memory is bounded
 DECODER_SHARE = 0.4  # of the work, for the progress bar alone
 TYPICAL_FRAMES = 6  # of a symbol: for the progress bar, and for how much noise to draw ahead
-
-
-@dataclass(frozen=True)
-class SpokenPiece:
-    """A piece of a phrase as speech.
-
-    Attributes:
-        audio: float32 [frames * hop_length] at the model's own level, a copy of its own.
-        frames: mel frames, at the speed that was asked for.
-        stop_reason: "gate" at the end of the text, "cap" where the frame limit cut it.
-        seconds: of computing; a batch's time is shared out by frames.
-        mel: float32 [n_mel_channels, frames], where pictures are kept.
-        alignment: float32 [frames as decoded, symbols], where pictures are kept.
-    """
-
-    piece: Piece
-    audio: np.ndarray
-    frames: int
-    stop_reason: StopReason
-    seconds: float
-    mel: np.ndarray | None
-    alignment: np.ndarray | None
-
-
-@dataclass(frozen=True)
-class FailedPiece:
-    """A piece that could not be spoken, and why; the others of its batch are not harmed."""
-
-    piece: Piece
-    error: UserError
 
 
 @dataclass(frozen=True)
@@ -70,9 +42,7 @@ class _Vocoding:
     memory: Tensor
     decoded: DecodedBatch
     mels: Sequence[Tensor]  # of each piece, refined and at its speed
-    audio: Tensor  # float32 (all pieces' samples,), on the host once `arrived` has come
-    samples: Sequence[int]  # of each piece
-    arrived: torch.cuda.Event | None  # None on a CPU
+    audio: stages.HostAudio
 
 
 @dataclass(frozen=True)
@@ -106,9 +76,8 @@ class Synthesizer:
         self.on_message = on_message
         self.on_progress = on_progress
         self.stages = Stages(engines.device)
-        self.stop = engines.stop_rule(self.settings)
-        self.sigma = self.settings.sigma if self.settings.sigma is not None else engines.sigma
-        self.denoiser = engines.denoiser(self.settings.denoise)
+        self.sigma = stages.sigma(engines, self.settings)
+        self.denoiser = engines.denoisers.get(self.settings.denoise)
         # While a GPU works, the host is free to draw noise; on a CPU drawing ahead would only take from the engines.
         self._pool = ThreadPoolExecutor(thread_name_prefix="synthesizer") if engines.on_gpu else None
         self._one_ahead = engines.on_gpu
@@ -120,14 +89,14 @@ class Synthesizer:
         """The phrases as pieces that these engines can speak."""
         return prepare(phrases, self.settings, self.engines.max_symbols)
 
-    def speak(self, phrases: Sequence[Phrase]) -> Iterator[SpokenPiece | FailedPiece]:
+    def speak(self, phrases: Sequence[Phrase]) -> Iterator[PieceResult]:
         """Yields every piece of every phrase that can be spoken, in order, as soon as it and all before it are done.
 
         Phrases that nothing can be read from are left out: `prepare` names them.
         """
         return self.speak_pieces([piece for phrase in self.prepare(phrases) for piece in phrase.pieces])
 
-    def speak_pieces(self, pieces: Sequence[Piece]) -> Iterator[SpokenPiece | FailedPiece]:
+    def speak_pieces(self, pieces: Sequence[Piece]) -> Iterator[PieceResult]:
         """As `speak`, on prepared pieces."""
         self._symbols_done = 0.0
         size = self.engines.batch_size
@@ -136,7 +105,7 @@ class Synthesizer:
             for start in range(0, len(pieces), BATCHES_AHEAD * size)
             for batch in _batches_by_length(pieces[start : start + BATCHES_AHEAD * size], size)
         ]
-        spoken: dict[int, SpokenPiece | FailedPiece] = {}
+        spoken: dict[int, PieceResult] = {}
         next_out = 0
         results = self.speak_batches([pieces[item] for item in batch] for batch in batches)
         for batch, done in zip(batches, results, strict=True):
@@ -145,11 +114,10 @@ class Synthesizer:
                 yield spoken.pop(next_out)
                 next_out += 1
 
-    def speak_batches(self, batches: Iterable[Sequence[Piece]]) -> Iterator[list[SpokenPiece | FailedPiece]]:
+    def speak_batches(self, batches: Iterable[Sequence[Piece]]) -> Iterator[list[PieceResult]]:
         """Speaks batches of at most `batch_size` pieces, and yields the results of each.
 
-        On a GPU a batch is yielded when the next one has been decoded: the GPU is never without work while the host
-        takes the audio over.
+        On a GPU a batch is yielded when the next one has been decoded: the GPU has work while the host copies audio.
         """
         before: _Vocoding | _Failed | None = None
         for batch in batches:
@@ -190,17 +158,17 @@ class Synthesizer:
         self.engines.recover()
         return _Failed(pieces, symbols_done, error)
 
-    def _finish(self, started: "_Vocoding | _Failed") -> list[SpokenPiece | FailedPiece]:
+    def _finish(self, started: "_Vocoding | _Failed") -> list[PieceResult]:
         """The results of a batch; where it failed, of its halves, until the piece that is to blame is alone."""
         if isinstance(started, _Vocoding):
             try:
                 with self.engines.running():
-                    return list(self._taken_over(started))
+                    return list(self._results(started))
             except Exception as error:
                 started = self._failed(started.pieces, self._symbols_done, error)
         pieces = started.pieces
         if len(pieces) == 1:
-            return [FailedPiece(pieces[0], explained(started.error, describe(pieces[0])))]
+            return [PieceResult(pieces[0], error=explained(started.error, describe(pieces[0])))]
         # Random numbers belong to the text, so that halves say what the whole would have.
         halves = pieces[: len(pieces) // 2], pieces[len(pieces) // 2 :]
         done, self._symbols_done = self._symbols_done, started.symbols_done
@@ -211,25 +179,20 @@ class Synthesizer:
     def _start_together(self, pieces: Sequence[Piece]) -> "_Vocoding":
         started = time.perf_counter()
         memory = self._encode(pieces)
-        seeds = [self.settings.seed if piece.seed is None else piece.seed for piece in pieces]
-        streams = [RandomStreams(seed, piece.encoded.text) for seed, piece in zip(seeds, pieces, strict=True)]
-        noises = [
-            NoiseAhead(stream, self.engines.noise_channels, self._noise_size(piece), self._pool, self.engines.on_gpu)
-            for stream, piece in zip(streams, pieces, strict=True)
-        ]
-        decoded = self._decode(pieces, memory, streams)
-        mels = self._refine(decoded)
-        audio, samples = self._vocode(pieces, mels, noises)
-        arrived = torch.cuda.current_stream().record_event() if self.engines.on_gpu else None
-        return _Vocoding(pieces, started, memory[0], decoded, mels, audio, samples, arrived)
+        utterances = [stages.utterance(self.engines, piece, self.settings) for piece in pieces]
+        noises = [self._noise(piece, one.streams) for piece, one in zip(pieces, utterances, strict=True)]
+        decoded = self._decode(pieces, memory, utterances)
+        mels = self._refine(pieces, decoded)
+        audios = self._denoise(self._vocode(pieces, mels, noises))
+        on_host = stages.HostAudio.of(torch.cat(audios).float(), [audio.numel() for audio in audios])
+        return _Vocoding(pieces, started, memory[0], decoded, mels, on_host)
 
-    def _taken_over(self, batch: "_Vocoding") -> Iterator[SpokenPiece]:
-        if batch.arrived is not None:
-            batch.arrived.synchronize()
-        parts = np.split(batch.audio.numpy(), np.cumsum(batch.samples)[:-1])
-        # Memory that is new is slow to write to, unless many threads do.
-        over_all = self._pool.map if self._pool is not None and len(parts) > 1 else map
-        audios = list(over_all(_copied, parts))
+    def _results(self, batch: "_Vocoding") -> Iterator[PieceResult]:
+        views = batch.audio.wait()
+        # Page faults dominate this copy; threads hide them.
+        over_all = self._pool.map if self._pool is not None and len(views) > 1 else map
+        silences = [round(piece.pause * self.engines.audio.sampling_rate) for piece in batch.pieces]
+        audios = list(over_all(_copied, views, silences))
         for item, (piece, audio) in enumerate(zip(batch.pieces, audios, strict=True)):
             if audio is None:
                 decoded = batch.decoded.mels[item, :, : batch.decoded.frames[item]]
@@ -239,7 +202,7 @@ class Synthesizer:
         keep, frames = self.settings.keep_pictures, batch.decoded.frames
         for item, (piece, audio, mel) in enumerate(zip(batch.pieces, audios, batch.mels, strict=True)):
             assert audio is not None
-            yield SpokenPiece(
+            yield PieceResult(
                 piece=piece,
                 audio=audio,
                 frames=mel.size(1),
@@ -252,10 +215,10 @@ class Synthesizer:
     def _encode(self, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
         self.on_message("Running Tacotron2 Encoder")
         with self.stages("encoder"):
-            return self.engines.encode([piece.encoded.ids for piece in pieces])
+            return stages.encode(self.engines, [piece.encoded.ids for piece in pieces])
 
     def _decode(
-        self, pieces: Sequence[Piece], memory: tuple[Tensor, Tensor], streams: Sequence[RandomStreams]
+        self, pieces: Sequence[Piece], memory: tuple[Tensor, Tensor], utterances: Sequence[Utterance]
     ) -> DecodedBatch:
         self.on_message("Running Tacotron2 Decoder")
         symbols = [len(piece.encoded.ids) for piece in pieces]
@@ -265,13 +228,13 @@ class Synthesizer:
             try:
                 decoded = self.engines.decoder.decode(
                     *memory,
-                    [Utterance(count, stream, self.stop) for count, stream in zip(symbols, streams, strict=True)],
-                    keep_alignments=self.settings.keep_pictures,
+                    utterances,
+                    keep_alignments=stages.keeps_attention(self.settings),
                     on_step=lambda step: self._advance_to(done + share * min(1.0, step / expected)),
                 )
             except EngineFailure as error:
                 if not torch.isfinite(memory[0]).all():  # then the decoder is not to blame
-                    raise self.engines.nan_error("encoder", describe(pieces[0])) from error
+                    raise stages.nan_error(self.engines, "encoder", describe(pieces[0])) from error
                 raise EngineFailure(f"{describe(pieces[0])}: {error}") from error
         self._advance_to(done + share)
         self.on_message(f"Stopping after {max(decoded.frames)} decoder steps")
@@ -280,49 +243,46 @@ class Synthesizer:
                 self.on_message(f"Warning! Reached max decoder steps: {describe(piece)} was cut at {frames} frames")
         return decoded
 
-    def _refine(self, decoded: DecodedBatch) -> list[Tensor]:
+    def _refine(self, pieces: Sequence[Piece], decoded: DecodedBatch) -> list[Tensor]:
         self.on_message("Running Tacotron2 Postnet")
         with self.stages("postnet"):
-            mels = self.engines.refine_each(decoded.mels, decoded.frames)
-        speed = self.settings.speed
+            mels = stages.refine_each(self.engines, decoded.mels, decoded.frames)
+        speeds = [piece.speed_in(self.settings) for piece in pieces]
         return [
-            at_speed(mels[item], speed, 0, frames_at_speed(frames, speed)) for item, frames in enumerate(decoded.frames)
+            stages.at_speed(mel, speed, 0, frames_at_speed(frames, speed))
+            for mel, speed, frames in zip(mels, speeds, decoded.frames, strict=True)
         ]
 
-    def _vocode(
-        self, pieces: Sequence[Piece], mels: Sequence[Tensor], noises: Sequence[NoiseAhead]
-    ) -> tuple[Tensor, list[int]]:
-        """Starts WaveGlow: audio of all pieces one after another, float32 on the host once it is there, and the samples
-        of each.
-        """
+    def _vocode(self, pieces: Sequence[Piece], mels: Sequence[Tensor], noises: Sequence[Noise]) -> list[Tensor]:
+        """Starts WaveGlow: the audio of each piece."""
         self.on_message("Running WaveGlow")
         engines = self.engines
-        waveglow = engines.engines["waveglow"]
-        dtype = waveglow.contract.outputs[0].dtype
         frames = [padded_frames(mel.size(1), engines.window_sizes[0]) for mel in mels]
         done, share = self._symbols_done, (1 - DECODER_SHARE) * sum(len(piece.encoded.ids) for piece in pieces)
         with self.stages("waveglow"):
-            positions = [count * engines.noise_per_frame for count in frames]
-            drawn = [noise.take(count) for noise, count in zip(noises, positions, strict=True)]
-            z = torch.cat([noise.to(waveglow.device, non_blocking=True) for noise in drawn]).mul_(self.sigma).to(dtype)
-            audios = vocode(
-                waveglow,
+            drawn = [
+                noise.take(0, count * engines.noise_per_frame) for noise, count in zip(noises, frames, strict=True)
+            ]
+            return stages.vocode(
+                engines,
                 mels,
-                [part.T for part in z.split(positions)],
-                window=engines.work.window,
+                drawn,
+                self.sigma,
                 on_frames=lambda finished: self._advance_to(done + share * finished / sum(frames)),
             )
-        if self.denoiser is not None:
-            with self.stages("denoiser"):
-                audios = [self.denoiser(audio.float()) for audio in audios]
-        audio = torch.cat(audios).float()
-        host = torch.empty(audio.shape, pin_memory=self.engines.on_gpu)
-        host.copy_(audio, non_blocking=True)
-        return host, [audio.numel() for audio in audios]
 
-    def _noise_size(self, piece: Piece) -> int:
-        # Positions of noise that a piece will probably need.
-        return round(TYPICAL_FRAMES / self.settings.speed * len(piece.encoded.ids)) * self.engines.noise_per_frame
+    def _denoise(self, audios: list[Tensor]) -> list[Tensor]:
+        if self.denoiser is None:
+            return audios
+        with self.stages("denoiser"):
+            return [stages.denoise(self.denoiser, audio) for audio in audios]
+
+    def _noise(self, piece: Piece, streams: RandomStreams) -> Noise:
+        """A piece's noise, of which a likely amount is drawn ahead while a GPU decodes."""
+        noise = Noise(streams, self.engines.noise_channels, self._pool, self.engines.on_gpu)
+        frames = round(TYPICAL_FRAMES / piece.speed_in(self.settings) * len(piece.encoded.ids))
+        noise.draw_ahead(frames * self.engines.noise_per_frame)
+        return noise
 
     def _alignment(self, decoded: DecodedBatch, item: int, symbols: int) -> np.ndarray | None:
         if decoded.alignments is None:
@@ -331,10 +291,9 @@ class Synthesizer:
 
     def _nan_error(self, piece: Piece, memory: Tensor, decoded: Tensor, mel: Tensor) -> EngineFailure:
         """The error that names the part at which what isn't a number came in."""
-        for part, tensor in (("encoder", memory), ("decoder_iter", decoded), ("postnet", mel)):
-            if not torch.isfinite(tensor).all():
-                return self.engines.nan_error(part, describe(piece))  # type: ignore[arg-type]
-        return self.engines.nan_error("waveglow", describe(piece))
+        before: tuple[tuple[Part, Tensor], ...] = (("encoder", memory), ("decoder_iter", decoded), ("postnet", mel))
+        wrong = [part for part, tensor in before if not torch.isfinite(tensor).all()]
+        return stages.nan_error(self.engines, (*wrong, "waveglow")[0], describe(piece))
 
     def _advance_to(self, symbols: float) -> None:
         self._symbols_done = symbols
@@ -347,6 +306,8 @@ def _batches_by_length(pieces: Sequence[Piece], batch_size: int) -> list[list[in
     return sorted(batches)  # the batch with the earliest phrase first, so that results come out early
 
 
-def _copied(audio: np.ndarray) -> np.ndarray | None:
-    """A copy, because a view would keep the whole batch; None where the audio isn't finite."""
-    return audio.copy() if np.isfinite(audio.sum()) else None  # a sum needs no memory
+def _copied(audio: np.ndarray, silence: int) -> np.ndarray | None:
+    """A copy with silence after it, because a view would keep the whole batch; None where the audio isn't finite."""
+    if not np.isfinite(audio.sum()):  # a sum needs no memory
+        return None
+    return np.pad(audio, (0, silence)) if silence else audio.copy()

@@ -6,16 +6,18 @@ import torch
 
 from common.checkpoint import LoadedModel
 from common.engine import Engine, TorchEngine
+from common.errors import UserError
 from common.graph_engine import GraphEngine
 from common.metadata import Part, Precision
 from common.triton_engine import best_engine
+from tacotron2.gpu.decoder_engine import FusedDecoderEngine
+from tacotron2.gpu.encoder_engine import FusedEncoderEngine
 from tacotron2.model import Tacotron2
 from tacotron2.parts import tacotron2_parts
-from tacotron2.triton_engine import FusedDecoderEngine, FusedEncoderEngine
 from waveglow.conditioning import Conditioning
+from waveglow.gpu.engine import FastWaveGlowEngine
 from waveglow.model import WaveGlow
 from waveglow.parts import waveglow_parts
-from waveglow.triton_engine import FastWaveGlowEngine
 
 
 def torch_engines(
@@ -33,8 +35,13 @@ def torch_engines(
         conditioning: of WaveGlow.
 
     Raises:
-        UserError: WaveGlow's upsampling has no such rank, or holds NaN.
+        UserError: there is no GPU, FP16 is asked for on a CPU, or WaveGlow's upsampling has no such rank or holds NaN.
     """
+    device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {device}: PyTorch finds no NVIDIA GPU; use device cpu")
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("FP16 needs an NVIDIA GPU; run in FP32 on the CPU")
     parts = tacotron2_parts(tacotron2, precision)
     if not fast:
         parts |= waveglow_parts(waveglow, precision, conditioning=conditioning)

@@ -5,30 +5,31 @@ with Voice.load("output") as voice:
     audio.save("hello.wav")
 """
 
-import dataclasses
-import hashlib
-import importlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from typing_extensions import Unpack
 
 from common.checkpoint import LoadedModel
 from common.engine import Engine
 from common.errors import Closed, UserError, explained
-from common.files import REPOSITORY
-from common.metadata import ModelMetadata, Part, Precision
+from common.metadata import Part, Precision
 from common.phrases import Phrase
-from pipeline.audio import Audio, Resampler, limit
+from pipeline.audio import Audio, Resampler
 from pipeline.engine_set import EngineSet
-from pipeline.model_files import default_paths, open_engines
-from pipeline.pieces import Piece, PreparedPhrase, prepare
-from pipeline.scheduler import CLOSING_SECONDS, Scheduler, Speech
-from pipeline.settings import SpeakSettings, WorkSettings
-from pipeline.synthesizer import BATCHES_AHEAD, FailedPiece, SpokenPiece, Synthesizer
+from pipeline.identity import identity_of
+from pipeline.model_files import open_engines, voice_files
+from pipeline.pieces import Piece, PieceResult, PreparedPhrase, prepare
+from pipeline.scheduler import CLOSING_SECONDS, QUEUE_LENGTH, Scheduler
+from pipeline.settings import RuntimeOptions, RuntimeSettings, SpeakOptions, SpeakSettings, WorkSettings, written_out
+from pipeline.speech import Speech
+from pipeline.stages import level
+from pipeline.synthesizer import BATCHES_AHEAD, Synthesizer
 from pipeline.torch_engines import torch_engines
 from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
 from tacotron2.model import Tacotron2
@@ -39,7 +40,7 @@ from waveglow.model import WaveGlow
 
 _log = logging.getLogger(__name__)
 
-DEMO_FOLDER = REPOSITORY / "output"  # where the demo voice is exported to and found again, from any folder
+OnProgress = Callable[[float, int], object]  # of the number done, and of how many
 
 
 class Voice:
@@ -62,6 +63,7 @@ class Voice:
         self._closed = False
 
     @classmethod
+    @written_out(RuntimeSettings, RuntimeOptions)
     def load(
         cls,
         folder: str | Path | None = None,
@@ -69,40 +71,30 @@ class Voice:
         precision: Precision | None = None,
         work: WorkSettings | None = None,
         on_message: Callable[[str], None] = lambda message: None,
-        **options: Any,
+        **runtime: Unpack[RuntimeOptions],
     ) -> "Voice":
         """Opens the voice of a folder: four .engine or .onnx files, as the exporters and the builder name them.
 
         Args:
-            folder: None takes ./output if models are there, else the demo voice, which it exports once to DEMO_FOLDER.
+            folder: None takes ./output if models are there, else the demo voice, which it exports once.
             precision: of the engines; None takes FP16 engines if they are there, else FP32.
             on_message: told which files are taken, and what takes long.
-            options: of `pipeline.model_files.open_engines`: threads, device, ...
+            runtime: of `RuntimeSettings`.
 
         Raises:
             UserError: files are missing, damaged or don't belong together.
         """
-        folders = [Path("output"), DEMO_FOLDER] if folder is None else [Path(folder)]
-        paths = next((found for one in folders if (found := default_paths(one, precision)) is not None), None)
-        if paths is None:
-            if folder is not None:
-                raise UserError(f"{folder}: no model files; export or build them there, or name another folder")
-            if not DEMO_TACOTRON2.is_file():
-                raise UserError(
-                    f"{DEMO_TACOTRON2}: the demo voice isn't installed; name a folder of model files, or install the "
-                    "project from its clone with pip install -e"
-                )
-            on_message(f"Exporting the demo voice to {DEMO_FOLDER} (once)")
-            # The exporters stand above this layer, and are needed once.
-            export_voice = importlib.import_module("exports.voice").export_voice
-            paths = export_voice(DEMO_FOLDER, precision or "fp32", on_file=lambda file: on_message(str(file)))
+        paths = voice_files(None if folder is None else Path(folder), precision, on_message)
         on_message(f"Models: {', '.join(str(path) for path in paths.values())}")
-        return cls.from_files(paths, work=work, **options)
+        return cls.from_files(paths, work=work, **runtime)
 
     @classmethod
-    def from_files(cls, paths: Mapping[Part, Path], *, work: WorkSettings | None = None, **options: Any) -> "Voice":
-        """Opens four model files of any kinds. `options` as for `load`. Raises UserError."""
-        return cls(_closed_on_error(open_engines(paths, **options), work))
+    @written_out(RuntimeSettings, RuntimeOptions)
+    def from_files(
+        cls, paths: Mapping[Part, Path], *, work: WorkSettings | None = None, **runtime: Unpack[RuntimeOptions]
+    ) -> "Voice":
+        """Opens four model files of any kinds. `runtime` as for `load`. Raises UserError."""
+        return cls(_closed_on_error(open_engines(paths, **runtime), work))
 
     @classmethod
     def from_checkpoints(
@@ -115,7 +107,6 @@ class Voice:
         fast: bool = True,
         conditioning: Conditioning = "auto",
         work: WorkSettings | None = None,
-        dimensions: Mapping[str, Any] | None = None,
         sampling_rate: int | None = None,
         symbols: str | Path | None = None,
     ) -> "Voice":
@@ -127,19 +118,13 @@ class Voice:
             fast: take this project's GPU kernels, where the device supports them.
             conditioning: "auto" computes WaveGlow's conditioning at the frames' rate where that loses nothing, "exact"
                 at the positions', a number at the frames' with that rank, which may be lossy.
-            dimensions: what the checkpoints' configurations lack, by name.
             sampling_rate: in Hz, of checkpoints that don't say it [22050].
             symbols: a list of Tacotron 2's own; see `tacotron2.loading.load_tacotron2` [NVIDIA's].
 
         Raises:
             UserError: a checkpoint can't be used, or FP16 was asked for on a CPU.
         """
-        device = torch.device(device)
-        if device.type == "cuda" and not torch.cuda.is_available():
-            raise UserError(f"device {device}: PyTorch finds no NVIDIA GPU; use device cpu")
-        if precision == "fp16" and device.type == "cpu":
-            raise UserError("FP16 needs an NVIDIA GPU; run in FP32 on the CPU")
-        given = {**(dimensions or {}), **({} if sampling_rate is None else {"sampling_rate": sampling_rate})}
+        given = {"sampling_rate": sampling_rate}
         models = (
             load_tacotron2(Path(tacotron2), given, Path(symbols) if symbols else None),
             load_waveglow(Path(waveglow), given),
@@ -157,12 +142,12 @@ class Voice:
         conditioning: Conditioning = "auto",
         work: WorkSettings | None = None,
     ) -> "Voice":
-        """As `from_checkpoints`, of models that are loaded. Raises UserError for models that don't fit together."""
+        """As `from_checkpoints`, of models that are loaded. Raises UserError also for two that don't fit together."""
         engines = torch_engines(tacotron2, waveglow, precision, device, fast, conditioning)
         return cls(_closed_on_error(engines, work, lambda: bias_of(waveglow, device)))
 
     def __repr__(self) -> str:
-        engines = ", ".join(engine.name for engine in self.engines.engines.values())
+        engines = ", ".join(engine.name for engine in self.engines.parts.values())
         return f"<Voice {self.name!r}, {self.sampling_rate} Hz, {self.engines.precision}: {engines}>"
 
     @property
@@ -186,63 +171,58 @@ class Voice:
         Returns:
             what JSON has: strings, numbers, None, lists and dictionaries of them.
         """
-        chosen, engines = settings or SpeakSettings(), self.engines
-        rule = engines.stop_rule(chosen)
-        speaking = {one.name: getattr(chosen, one.name) for one in dataclasses.fields(chosen)}
-        del speaking["keep_pictures"]
-        return {
-            "models": {part: _identity_of(engine.metadata) for part, engine in engines.engines.items()},
-            "backends": {part: engine.backend for part, engine in engines.engines.items()},
-            "device": engines.device.type,
-            "max_symbols": engines.max_symbols,
-            "settings": speaking
-            | {
-                "sigma": chosen.sigma if chosen.sigma is not None else engines.sigma,
-                "gate_threshold": rule.gate_threshold,
-                "max_decoder_steps": rule.max_decoder_steps,
-                "sampling_rate": chosen.sampling_rate or self.sampling_rate,
-                "lexicon": None if chosen.lexicon is None else chosen.lexicon.sha256(),
-            },
-        }
+        return identity_of(self.engines, settings or SpeakSettings())
 
-    def speak(self, text: str, **settings: Any) -> Audio:
+    @written_out(SpeakSettings, SpeakOptions)
+    def speak(self, text: str, *, on_progress: OnProgress | None = None, **settings: Unpack[SpeakOptions]) -> Audio:
         """Speaks a text of any length.
 
         Args:
-            settings: of `pipeline.settings.SpeakSettings`, by name.
+            on_progress: called with the symbols of the text that are spoken, fractions included, and with all of them.
+            settings: `pipeline.settings.SpeakSettings` says what each means.
 
         Raises:
-            UserError: nothing can be spoken, a setting is out of range, or an engine gave what isn't a number.
+            UserError: nothing can be spoken, a setting is of another type or out of range, or an engine gave what isn't
+                a number.
         """
-        ((_, audio),) = self.speak_many([text], SpeakSettings(**settings))
+        ((_, audio),) = self.speak_many([text], SpeakSettings.of(**settings), on_progress)
         if isinstance(audio, UserError):
             raise audio
         return audio
 
     def speak_many(
-        self, texts: Sequence[str], settings: SpeakSettings | None = None
+        self, texts: Sequence[str], settings: SpeakSettings | None = None, on_progress: OnProgress | None = None
     ) -> Iterator[tuple[int, Audio | UserError]]:
-        """Speaks texts in batches. Yields (index, audio or why there is none) for each text, in order."""
-        chosen = settings or SpeakSettings()
+        """Speaks texts in batches. Yields (index, audio or why there is none) for each text, in order.
+
+        Args:
+            on_progress: as for `speak`; its symbols are those of the texts that are spoken together.
+        """
+        settings = settings or SpeakSettings()
         with self._lock:
-            synthesizer = self.synthesizer(chosen)
+            synthesizer = self.synthesizer(settings)
         at_once = BATCHES_AHEAD * self.engines.batch_size
         with synthesizer:
             for first in range(0, len(texts), at_once):
                 phrases = [Phrase(first + item, text) for item, text in enumerate(texts[first : first + at_once])]
-                prepared = self.prepare(phrases, chosen)
-                spoken = synthesizer.speak_pieces([piece for phrase in prepared for piece in phrase.pieces])
+                prepared = self.prepare(phrases, settings)
+                pieces = [piece for phrase in prepared for piece in phrase.pieces]
+                if on_progress is not None:
+                    symbols = sum(len(piece.encoded.ids) for piece in pieces)
+                    synthesizer.on_progress = partial(_progress, on_progress, symbols)
+                spoken = synthesizer.speak_pieces(pieces)
                 for phrase in prepared:
                     with self._lock:  # released between phrases, so that a slow consumer doesn't block others
-                        audio = self._joined(phrase, spoken, chosen)
+                        audio = _joined(self, phrase, spoken, settings)
                     yield phrase.phrase.index, audio
 
-    def stream(self, text: str, **settings: Any) -> Iterator[Audio]:
+    @written_out(SpeakSettings, SpeakOptions)
+    def stream(self, text: str, **settings: Unpack[SpeakOptions]) -> Iterator[Audio]:
         """Speaks a text as a stream of chunks, the first one early; together they are what `speak` gives.
 
         Closing the iterator gives the rest up. `settings` and errors as for `speak`; an error may come after chunks.
         """
-        speech = self.submit(text, SpeakSettings(**settings))
+        speech = self.submit(text, SpeakSettings.of(**settings))
         try:
             yield from speech
         finally:
@@ -251,7 +231,7 @@ class Voice:
     def submit(
         self, text: str, settings: SpeakSettings | None = None, on_event: Callable[[], object] = lambda: None
     ) -> Speech:
-        """Queues a text for streaming and returns at once; see `pipeline.scheduler.Speech`.
+        """Queues a text for streaming and returns at once; see `pipeline.speech.Speech`.
 
         Raises:
             InvalidInput: nothing can be spoken, or a setting is out of range.
@@ -261,31 +241,49 @@ class Voice:
         chosen = settings or SpeakSettings()
         return self.scheduler().submit(self._pieces(text, chosen), chosen, on_event)
 
-    def scheduler(self, **limits: Any) -> Scheduler:
-        """The voice's scheduler, started at the first call. `limits` as for `Scheduler`, for the first call only."""
+    def scheduler(
+        self,
+        *,
+        max_slots: int | None = None,
+        max_waiting: int = QUEUE_LENGTH,
+        on_failed: Callable[[str], object] = lambda reason: None,
+    ) -> Scheduler:
+        """The voice's scheduler, started at the first call.
+
+        Args:
+            max_slots, max_waiting, on_failed: as for `Scheduler`, for the first call alone.
+        """
         with self._starting:
             if self._closed:
                 raise Closed("the voice is closed; load it again")
             if self._scheduler is None:
-                self._scheduler = Scheduler(self.engines, lock=self._lock, **limits)
+                self._scheduler = Scheduler(
+                    self.engines, max_slots=max_slots, max_waiting=max_waiting, lock=self._lock, on_failed=on_failed
+                )
             return self._scheduler
 
-    def synthesizer(self, settings: SpeakSettings | None = None, **callbacks: Any) -> Synthesizer:
+    def synthesizer(
+        self,
+        settings: SpeakSettings | None = None,
+        on_message: Callable[[str], None] = lambda message: None,
+        on_progress: Callable[[float], None] = lambda symbols: None,
+    ) -> Synthesizer:
         """An offline synthesizer on this voice's engines, for callers that want batches, progress and pictures.
 
-        The caller closes it, and uses it in one thread while no other call on this voice runs.
+        The caller closes it, and uses it in one thread while no other call on this voice runs. Arguments as for
+        `Synthesizer`.
         """
         if self._closed:
             raise Closed("the voice is closed; load it again")
-        return Synthesizer(self.engines, settings, **callbacks)
+        return Synthesizer(self.engines, settings, on_message, on_progress)
 
     def prepare(self, phrases: Sequence[Phrase], settings: SpeakSettings | None = None) -> list[PreparedPhrase]:
         """How phrases will be read, in pieces that this voice can speak."""
         return prepare(phrases, settings or SpeakSettings(), self.engines.max_symbols)
 
-    def leveled(self, piece: SpokenPiece) -> Audio:
-        """A piece's audio at the voice's level, limited to full scale."""
-        return Audio(limit(torch.from_numpy(piece.audio), self.engines.gain).numpy(), self.sampling_rate)
+    def leveled(self, piece: PieceResult) -> Audio:
+        """A piece's audio at the voice's level, limited to full scale. Raises the error of a piece that failed."""
+        return Audio(level(self.engines, torch.from_numpy(piece.samples)).numpy(), self.sampling_rate)
 
     def close(self, drain: bool = False, timeout: float = CLOSING_SECONDS) -> None:
         """Closes the engines; may be called again. Arguments as for `Scheduler.close`.
@@ -317,32 +315,26 @@ class Voice:
             raise prepared.error
         return prepared.pieces
 
-    def _joined(
-        self, phrase: PreparedPhrase, spoken: Iterator[SpokenPiece | FailedPiece], settings: SpeakSettings
-    ) -> Audio | UserError:
-        """The audio of a phrase's pieces, taken from the spoken ones in order."""
-        if phrase.error is not None:
-            return phrase.error
-        pieces = [next(spoken) for _ in phrase.pieces]
-        failed = [piece.error for piece in pieces if isinstance(piece, FailedPiece)]
-        if failed:
-            return failed[0]
-        try:
-            whole = Audio.join([self.leveled(piece) for piece in pieces if isinstance(piece, SpokenPiece)])
-            if settings.sampling_rate is None or settings.sampling_rate == self.sampling_rate:
-                return whole
-            resampler = Resampler(self.sampling_rate, settings.sampling_rate)
-            return Audio(resampler(whole.samples, last=True), settings.sampling_rate)
-        except Exception as error:
-            return explained(error, f"line {phrase.phrase.line}")
+
+def _progress(on_progress: OnProgress, symbols: int, done: float) -> None:
+    on_progress(done, symbols)
 
 
-def _identity_of(metadata: ModelMetadata) -> dict[str, Any]:
-    """All that a model file says of itself but how it describes its voice; the denoiser's bias as a hash."""
-    fields = dataclasses.asdict(metadata)
-    del fields["voice"], fields["arpabet"]
-    bias = metadata.bias
-    return fields | {"bias": None if bias is None else hashlib.sha256(repr(bias).encode()).hexdigest()}
+def _joined(
+    voice: Voice, phrase: PreparedPhrase, spoken: Iterator[PieceResult], settings: SpeakSettings
+) -> Audio | UserError:
+    """The audio of a phrase's pieces, taken from the spoken ones in order."""
+    if phrase.error is not None:
+        return phrase.error
+    pieces = [next(spoken) for _ in phrase.pieces]
+    try:
+        whole = Audio.join([voice.leveled(piece) for piece in pieces])
+        if settings.sampling_rate is None or settings.sampling_rate == voice.sampling_rate:
+            return whole
+        resampler = Resampler(voice.sampling_rate, settings.sampling_rate)
+        return Audio(resampler(whole.samples, last=True), settings.sampling_rate)
+    except Exception as error:
+        return explained(error, f"line {phrase.phrase.line}")
 
 
 def _closed_on_error(

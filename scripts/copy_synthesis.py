@@ -23,7 +23,8 @@ from waveglow.denoiser import DEFAULT_STRENGTH, Denoiser, bias_of
 from waveglow.loading import DEMO_WAVEGLOW, load_waveglow
 from waveglow.parts import waveglow_parts
 from waveglow.recording import log_mel, read_recording
-from waveglow.vocoder import padded_frames, vocode, window_sizes
+from waveglow.vocoder import vocode, window_sizes
+from waveglow.windows import padded_frames
 
 
 def make_parser() -> ArgumentParser:

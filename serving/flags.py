@@ -4,11 +4,12 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from common.cli import bounded_int
-from common.engine import part_flag
 from common.errors import UserError
-from common.metadata import PARTS, Part, Precision
+from common.metadata import Precision
 from pipeline import Voice
+from pipeline.flags import add_part_flags, add_setting_flags, model_paths
+from pipeline.model_files import DEMO_FOLDER, default_paths
+from pipeline.settings import RuntimeSettings, settings_of
 from tacotron2.loading import DEMO_TACOTRON2
 from waveglow.loading import DEMO_WAVEGLOW
 
@@ -18,11 +19,10 @@ def add_voice_flags(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group(
         "voice", "Four model files, a folder of them, or checkpoints; without any of these the demo voice."
     )
-    for part in PARTS:
-        group.add_argument(part_flag(part), type=Path, dest=part, help=f"{part} .engine, .plan or .onnx file")
+    add_part_flags(group)
     add_source_flags(group)
     group.add_argument("--device", help="of --checkpoints: cpu, cuda, cuda:1... [cpu]")
-    group.add_argument("--threads", type=bounded_int(1, 256), help="on a CPU, of .onnx files [OMP_NUM_THREADS, or all]")
+    add_setting_flags(group, [settings_of(RuntimeSettings)["threads"]])
 
 
 def add_source_flags(group: argparse._ArgumentGroup) -> None:
@@ -47,6 +47,18 @@ def checkpoints_of(args: argparse.Namespace) -> tuple[Path, Path]:
     return tuple(args.checkpoints)
 
 
+def runs_on_gpu(args: argparse.Namespace) -> bool:
+    """Whether the voice that the flags name speaks on NVIDIA GPUs. Raises UserError."""
+    if args.checkpoints is not None:
+        return (args.device or "cpu").startswith("cuda")
+    files = list((model_paths(args) or {}).values())
+    for folder in [] if files else [args.models] if args.models else [Path("output"), DEMO_FOLDER]:
+        files += (default_paths(folder, "fp16" if args.fp16 else None) or {}).values()
+        if files:
+            break
+    return any(path.suffix != ".onnx" for path in files)
+
+
 def open_voice(args: argparse.Namespace, on_message: Callable[[str], None] = lambda message: None) -> Voice:
     """Opens the voice that the flags name.
 
@@ -56,7 +68,7 @@ def open_voice(args: argparse.Namespace, on_message: Callable[[str], None] = lam
     Raises:
         UserError: flags that contradict one another, or models that can't be opened.
     """
-    given: dict[Part, Path] = {part: path for part in PARTS if (path := getattr(args, part)) is not None}
+    given = model_paths(args)
     named = [given, args.models, args.checkpoints is not None]
     if sum(map(bool, named)) > 1:
         raise UserError("give four model files, or --models, or --checkpoints: one of the three")
@@ -65,13 +77,10 @@ def open_voice(args: argparse.Namespace, on_message: Callable[[str], None] = lam
         return Voice.from_checkpoints(*checkpoints_of(args), device=args.device or "cpu", precision=precision)
     if args.device is not None:
         raise UserError("--device is for --checkpoints; model files run where they were made for")
-    if not given:
+    if given is None:
         return Voice.load(
             args.models, precision="fp16" if args.fp16 else None, on_message=on_message, threads=args.threads
         )
-    missing = [part_flag(part) for part in PARTS if part not in given]
-    if missing:
-        raise UserError(f"{', '.join(missing)} missing; give all four model files, or none")
     voice = Voice.from_files(given, threads=args.threads)
     if args.fp16 and voice.engines.precision != "fp16":
         voice.close()

@@ -125,7 +125,7 @@ class DecodedBatch:
     mels: Tensor  # (B, n_mel_channels, max frames), in the model's dtype
     frames: list[int]
     stop_reasons: list[StopReason]
-    alignments: Tensor | None  # (B, max frames, T), where asked for
+    alignments: Tensor | None  # (B, max frames, T) on the host, where asked for
 
     @classmethod
     def of(cls, mels: Tensor, alignments: Tensor | None, utterances: Sequence[Utterance]) -> "DecodedBatch":
@@ -178,7 +178,7 @@ def decode(
         target = states[1 - step % 2]
         frames.append(target.decoder_input.clone())
         if keep_alignments:
-            alignments.append(target.attention_weights.clone())
+            alignments.append(target.attention_weights.to("cpu", copy=True))
         for utterance, value in zip(utterances, gate.flatten().tolist(), strict=True):
             utterance.look([value])
         if all(utterance.ended for utterance in utterances):

@@ -40,7 +40,7 @@ class Watched:
     ) -> None:
         self.name, self.metadata, self.contract = engine.name, engine.metadata, engine.contract
         self.device, self.limits, self.backend = engine.device, engine.limits, engine.backend
-        self.bindings = 0
+        self.capturable, self.bindings = engine.capturable, 0
         self._engine, self._before, self._after = engine, before, after
 
     def bind(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:

@@ -1,13 +1,16 @@
-"""The HTTP server on quick engines that fail when a test wants them to: `python faulty_http_server.py FAULTS flags...`.
+"""The HTTP server on quick engines that fail when a test wants it: `-m tests.faulty_http_server FAULTS flags...`.
 
 FAULTS is a file that the test writes and removes: {"part": ..., "fault": "error" | "memory" | "nan" | "slow",
 "after": runs of the part that still go well}. Only the engines are doubles; the server is the real one.
 """
 
+import argparse
+import importlib
 import json
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,8 +19,10 @@ from torch import Tensor
 from common.cli import run
 from common.metadata import Part
 from pipeline import Voice
-from serving.http import app
+from scripts.http_server import make_engines, make_parser, server_settings
+from serving.http import app, engine_pool
 from serving.http import server as http_server
+from serving.http.log import log_to_stderr
 from tests.engine_doubles import Watched, tiny_engines
 
 FLOAT_INPUTS: dict[Part, str] = {"decoder_iter": "prenet_dropout", "postnet": "mel_outputs", "waveglow": "z"}
@@ -61,18 +66,25 @@ def strike(fault: str, tensors: Mapping[str, Tensor], part: Part) -> None:
         time.sleep(SLOW_SECONDS)
 
 
-def serve(args) -> None:
-    http_server.log_to_stderr()
+def load(path: Path) -> Voice:
+    """A voice on quick engines, in whichever process speaks."""
     torch.set_num_threads(1)
-    http_server.HEAD_SECONDS = app.BODY_SECONDS = PATIENCE_SECONDS
-    faults = Faults(Path(sys.argv[1]))
+    faults = Faults(path)
     # Untrained gates fire at once: here utterances end at their caps.
     quick = tiny_engines(decoder_no_early_stopping=True)
-    engines = {part: Watched(engine, faults.before(part)) for part, engine in quick.items()}
-    settings = http_server.server_settings(args)
-    with http_server.bind(args.host, args.port) as listener, Voice(engines) as voice:
-        http_server.serve(voice, settings, listener, args.drain_seconds)
+    return Voice({part: Watched(engine, faults.before(part)) for part, engine in quick.items()})
+
+
+def serve(args: argparse.Namespace) -> None:
+    log_to_stderr()
+    http_server.HEAD_SECONDS = app.BODY_SECONDS = PATIENCE_SECONDS
+    engine_pool.WATCH_SECONDS, engine_pool.ANSWER_SECONDS = 0.5, PATIENCE_SECONDS
+    # By its module's name: processes of engines can't import from the script that is run.
+    engines = make_engines(args, partial(importlib.import_module("tests.faulty_http_server").load, Path(sys.argv[1])))
+    settings = server_settings(args)
+    with http_server.bind(args.host, args.port) as listener:
+        http_server.serve(engines, settings, listener, args.drain_seconds)
 
 
 if __name__ == "__main__":
-    run(serve, http_server.make_parser(), sys.argv[2:])
+    run(serve, make_parser(), sys.argv[2:])

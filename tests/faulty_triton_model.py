@@ -24,7 +24,7 @@ from tests.faulty_http_server import Faults
 class FaultyVoice(Voice):
     def __init__(self, engines: EngineSet) -> None:
         faults = Faults(Path(os.environ["FAULTS"]))
-        engines.engines.update({part: Watched(one, faults.before(part)) for part, one in engines.engines.items()})
+        engines.parts.update({part: Watched(one, faults.before(part)) for part, one in engines.parts.items()})
         # Untrained gates fire at once: here utterances end at their caps.
         engines.tacotron2_config = dataclasses.replace(engines.tacotron2_config, decoder_no_early_stopping=True)
         super().__init__(engines)

@@ -94,12 +94,11 @@ def running_server(folder: Path, *flags: str, descriptors: int | None = None) ->
         descriptors: that the system allows it.
     """
     faults, log = folder / "faults.json", folder / "server.log"
-    script = REPOSITORY / "tests" / "faulty_http_server.py"
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
     limited = [] if descriptors is None else ["bash", "-c", f'ulimit -n {descriptors}; exec "$@"', "bash"]
     with log.open("w") as errors:
         process = subprocess.Popen(
-            [*limited, sys.executable, str(script), str(faults), "--port", "0", *flags],
+            [*limited, sys.executable, "-m", "tests.faulty_http_server", str(faults), "--port", "0", *flags],
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,

@@ -23,6 +23,12 @@ def transcribe(path: Path) -> str:
     return " ".join(segment.text for segment in segments)
 
 
+def word_times(path: Path) -> list[tuple[str, float, float]]:
+    """The words that are heard in a wav file, each with its beginning and end in seconds."""
+    segments, _ = _model().transcribe(str(path), language="en", beam_size=5, temperature=0.0, word_timestamps=True)
+    return [(word.word, float(word.start), float(word.end)) for segment in segments for word in segment.words]
+
+
 def word_errors(said: str, heard: str) -> tuple[int, int]:
     """Substitutions, deletions and insertions between two texts after normalisation, and the number of words said."""
     expected, actual = _words(said), _words(heard)

@@ -9,9 +9,9 @@ from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest import mock
 
-from common.engine import part_flag
 from common.files import REPOSITORY
 from common.metadata import PARTS
+from common.model_flags import part_flag
 
 
 def run_script(script: str, *args: object, cwd: Path | None = None, **options) -> subprocess.CompletedProcess:

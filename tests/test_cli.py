@@ -99,6 +99,26 @@ def test_pytorchs_own_allocator_fails_as_expected(capsys: pytest.CaptureFixture[
     assert "out of memory" in outcome(main, capsys)[1]
 
 
+@pytest.mark.parametrize(
+    ("argv", "hint"),
+    [
+        (("--text", "hi", "--sped", "2"), "unrecognized arguments: --sped 2; did you mean --speed for --sped? "),
+        (("--tex", "hi"), "one of the arguments --text is required; did you mean --text for --tex? "),
+        (("--text", "hi", "--zzz"), "unrecognized arguments: --zzz "),
+        (("--text", "hi", "--spee", "-1"), "unrecognized arguments: --spee -1; did you mean --speed for --spee? "),
+    ],
+)
+def test_an_unknown_flag_is_named_with_its_nearest(
+    capsys: pytest.CaptureFixture[str], argv: tuple[str, ...], hint: str
+) -> None:
+    parser = ArgumentParser(prog="script")
+    parser.add_mutually_exclusive_group(required=True).add_argument("--text")
+    parser.add_argument("--speed")
+    with pytest.raises(SystemExit, match="2"):
+        parser.parse_args(argv)
+    assert capsys.readouterr().err == f"script: error: {hint}(--help lists the flags)\n"
+
+
 def test_other_errors_are_bugs_of_ours_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     status, err = outcome(raising(ValueError("odd\nnews")), capsys)
     internal = "script: error: internal error: ValueError: odd (run again with --debug for the traceback)\n"
@@ -127,17 +147,18 @@ def test_settings_are_taken_from_the_flags_of_their_names() -> None:
     assert settings_from(args, Size, length=5, batch=1) == Size(1, 5)
 
 
-# In processes of their own: what is tested is the process's standard output, or a signal to it.
+# In processes of their own: what is tested is the process's output, or a signal to it.
 
 PRINTS = """
 from common.cli import ArgumentParser, run
 def main(args):
-    for _ in range(20000):
-        print("Crème brûlée " * 10)
-    open("done", "w").close()
+    try:
+        for _ in range(20000):
+            print("Crème brûlée " * 10)
+    finally:
+        open("cleaned", "w").close()
 run(main, ArgumentParser(prog="script"), [])
 """
-
 
 TERMINATES = """
 import os, signal, time
@@ -155,55 +176,54 @@ finally:
     print(signal.getsignal(signal.SIGTERM) is before)
 """
 
+WAITS = """
+import sys
+from common.cli import ArgumentParser, run
+def main(args):
+    for stream in (sys.stdout, sys.stderr):
+        print("progress", file=stream)
+    sys.stdin.read()
+run(main, ArgumentParser())
+"""
+
+
+def environment(**variables: str) -> dict[str, str]:
+    return os.environ | {"PYTHONPATH": str(REPOSITORY)} | variables
+
 
 def test_sigterm_cleans_up_as_ctrl_c_does() -> None:
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(
-        [sys.executable, "-c", TERMINATES], env=environment, capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, "-c", TERMINATES]
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
     whole = "script: interrupted; every file that was finished is whole\n"
     assert (done.returncode, done.stdout, done.stderr) == (143, "cleaned\nTrue\n", whole)
 
 
-def test_an_ascii_terminal_takes_every_character(tmp_path) -> None:
-    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(
-        [sys.executable, "-c", PRINTS], cwd=tmp_path, env=environment, capture_output=True, check=True
-    )
+def test_an_ascii_terminal_takes_every_character(tmp_path: Path) -> None:
+    ascii_only = environment(PYTHONIOENCODING="ascii")
+    done = subprocess.run([sys.executable, "-c", PRINTS], cwd=tmp_path, env=ascii_only, capture_output=True, check=True)
     assert done.stdout.startswith(rb"Cr\xe8me br\xfbl\xe9e")
     assert done.stderr == b""
 
 
-def test_a_reader_that_goes_away_does_not_end_the_work(tmp_path) -> None:
+def test_a_script_whose_reader_goes_away_ends_quietly(tmp_path: Path) -> None:
     command = f"{sys.executable} -c '{PRINTS}' | head -n 1; echo ${{PIPESTATUS[0]}}"
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, check=True)
-    assert done.stdout.decode().split("\n")[1] == "0"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment(), capture_output=True, check=True)
+    assert done.stdout.decode().split("\n")[1] == "141"
     assert done.stderr == b""
-    assert (tmp_path / "done").exists()
+    assert (tmp_path / "cleaned").exists()
 
 
-def test_unbuffered_output_is_written_at_once(tmp_path: Path) -> None:
-    program = tmp_path / "program.py"
-    program.write_text(
-        "import sys\n"
-        "from common.cli import ArgumentParser, run\n"
-        "def main(args):\n"
-        "    for stream in (sys.stdout, sys.stderr):\n"
-        "        print('progress', file=stream)\n"
-        "    sys.stdin.read()\n"
-        "run(main, ArgumentParser())\n"
-    )
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(REPOSITORY)}
+def test_unbuffered_output_is_written_at_once() -> None:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, str(program)], env=environment, **pipes) as process:
+    unbuffered = environment(PYTHONUNBUFFERED="1")
+    with subprocess.Popen([sys.executable, "-c", WAITS], env=unbuffered, **pipes) as process:
         try:
             ready = {process.stdout, process.stderr}
             while ready:  # the program waits for its input all the while
                 found, _, _ = select.select(list(ready), [], [], 60)
                 assert found, "nothing was written"
                 for stream in found:
-                    assert os.read(stream.fileno(), 100) == b"progress\n"
+                    assert stream.readline() == b"progress\n"
                     ready.remove(stream)
         finally:
             process.kill()

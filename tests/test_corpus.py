@@ -24,6 +24,7 @@ from exports.voice import export_voice
 from pipeline import SpeakSettings, Voice
 from pipeline.engine_set import EngineSet
 from pipeline.pieces import prepare
+from scripts.corpus import main, make_parser
 from serving.corpora.corpus import Corpus
 from serving.corpora.estimate import estimate
 from serving.corpora.job import Job, VoiceSource, identity_of
@@ -34,7 +35,6 @@ from serving.corpora.report import CorpusTotals, RunTotals
 from serving.corpora.run import Driver
 from serving.corpora.shard import ShardReport
 from serving.corpora.worker import Worker
-from serving.corpus import main, make_parser
 from tacotron2.text import TextFrontEnd
 from tests.corpora import MOST_STEPS, WORK, LocalPool, export_quick_voice, make, tree, write_lines
 

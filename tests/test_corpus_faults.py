@@ -138,7 +138,7 @@ run(corpus.main, corpus.make_parser(), words)
 
 
 def start_driver(marks: Path, hold_at: int, *words: str) -> subprocess.Popen:
-    """`serving/corpus.py` with workers that wait before they write the shards from `hold_at` on."""
+    """`scripts/corpus.py` with workers that wait before they write the shards from `hold_at` on."""
     marks.mkdir(exist_ok=True)
     command = [sys.executable, "-c", DRIVER, str(marks), str(hold_at), *words]
     return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -158,7 +158,7 @@ def test_a_driver_that_is_killed_takes_its_workers_along_and_the_next_does_the_r
         driver.communicate()
         assert end(processes)
     assert not (tmp_path / "corpus" / "manifest.jsonl").exists()
-    result = run_script("serving/corpus.py", *words, env=environment())
+    result = run_script("scripts/corpus.py", *words, env=environment())
     assert result.returncode == 3, result.stderr  # some lines are cut
     assert "Traceback" not in result.stderr
     assert tree(tmp_path / "corpus") == tree(plain)
@@ -231,7 +231,7 @@ def test_a_full_disk_is_told_in_a_line_and_the_rest_is_done_when_there_is_room(
     folder = small_disk / "corpus"
     (small_disk / "something else").write_bytes(bytes(150_000))
     words = flags(source.folder, lines, folder, "--no-ray", "--workers", "1")
-    result = run_script("serving/corpus.py", *words, env=environment())
+    result = run_script("scripts/corpus.py", *words, env=environment())
     assert_one_line_error(result, "No space left", "free some space")
     with pytest.raises(OSError, match="No space left") as caught:
         make(replace(source, beside=True), lines, folder)
@@ -250,7 +250,7 @@ def test_a_corpus_of_which_every_line_fails_is_finished_and_says_so_in_any_local
     (tmp_path / "in.jsonl").write_text('{"id": "a", "text": "Caf\u00e9."}', encoding="utf-8")
     words = flags(source.folder, tmp_path / "in.jsonl", tmp_path / "corpus", "--no-ray", "--workers", "1")
     plain_c = environment(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
-    result = run_script("serving/corpus.py", *words, "--max-decoder-steps", "1", env=plain_c)
+    result = run_script("scripts/corpus.py", *words, "--max-decoder-steps", "1", env=plain_c)
     assert result.returncode == 4, result.stderr
     assert "0 lines" in result.stdout
     (entry,) = (tmp_path / "corpus" / "retry.jsonl").read_text(encoding="utf-8").splitlines()
@@ -261,7 +261,7 @@ def test_the_demo_voice_speaks_a_corpus_whose_lines_all_end(demo_folder: Path, t
     lines = tmp_path / "lines.csv"
     lines.write_text("id,text\n" + "".join(f"a{n},{n}.\n" for n in range(6)))
     words = ["-i", lines, "-o", tmp_path / "corpus", "--models", demo_folder, "--no-ray", "--workers", 1]
-    result = run_script("serving/corpus.py", *words, "--threads", 1, env=environment())
+    result = run_script("scripts/corpus.py", *words, "--threads", 1, env=environment())
     assert result.returncode == 0, result.stderr
     assert "6 lines" in result.stdout
     entries = [json.loads(line) for line in (tmp_path / "corpus" / "manifest.jsonl").read_text().splitlines()]
@@ -274,7 +274,7 @@ def test_a_dry_run_says_how_much_and_how_long_and_writes_nothing(
 ) -> None:
     assert source.folder is not None
     words = flags(source.folder, lines, tmp_path / "new", "--dry-run")
-    result = run_script("serving/corpus.py", *words, env=environment())
+    result = run_script("scripts/corpus.py", *words, env=environment())
     assert result.returncode == 0, result.stderr
     assert "64 lines" in result.stdout
     assert "hours of audio" in result.stdout

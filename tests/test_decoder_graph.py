@@ -261,8 +261,6 @@ def step(session: DecoderSession, speakers: Sequence[Speaker]) -> None:
 class ManyStepsAtOnce:
     """An engine that runs 24 steps of a single utterance at once; step by step underneath."""
 
-    free_bindings = True
-
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.runs = 0

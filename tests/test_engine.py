@@ -95,8 +95,8 @@ def test_default_files_are_all_four_or_none(tmp_path: Path) -> None:
     assert default_paths(tmp_path, "fp32") == {part: tmp_path / f"{part}.onnx" for part in PARTS}
 
 
-def test_engines_that_are_not_asked_for_or_not_four_are_never_passed_over_in_silence(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_engines_that_are_not_asked_for_or_not_four_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for part in PARTS:
         (tmp_path / f"{part}_fp16.engine").touch()
@@ -108,8 +108,10 @@ def test_engines_that_are_not_asked_for_or_not_four_are_never_passed_over_in_sil
         default_paths(tmp_path)
     for part in PARTS:
         (tmp_path / f"{part}.onnx").touch()
-    assert default_paths(tmp_path) == {part: tmp_path / f"{part}.onnx" for part in PARTS}
-    assert "postnet_fp16.engine missing" in caplog.text
+    assert default_paths(tmp_path) == {part: tmp_path / f"{part}.onnx" for part in PARTS}  # there is no GPU
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(UserError, match=r"postnet_fp16\.engine missing beside engines in fp16"):
+        default_paths(tmp_path)
 
 
 def test_closing_twice_is_closing_once_and_nothing_runs_afterwards(

@@ -23,11 +23,13 @@ from common.files import REPOSITORY
 from common.metadata import PARTS, Part
 from common.phrases import Phrase
 from common.wav import WavWriter
-from pipeline import SpeakSettings, Voice, WorkSettings
+from pipeline import SpeakSettings, Voice, WorkSettings, encoders
 from pipeline.audio import Audio
+from pipeline.encoders import FORMATS, make_encoder
 from pipeline.engine_set import EngineSet
-from pipeline.scheduler import FAILED_ROUNDS, CancelledError
-from pipeline.speak import OutputSettings, speak, stream_pcm
+from pipeline.scheduler import FAILED_ROUNDS
+from pipeline.speak import OutputSettings, speak, stream
+from pipeline.speech import CancelledError
 from tacotron2.text.front_end import TextFrontEnd
 from tests.engine_doubles import Watched, tiny_engines
 from tests.scripts import run_script
@@ -84,7 +86,7 @@ def faulty_voice(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     owner, name = {
         "reading": (TextFrontEnd, "read"),
         "leveling": (Voice, "leveled"),
-        "delivering": (Audio, "pcm16"),
+        "delivering": (encoders, "pcm16"),
         "writing": (WavWriter, "append"),
         "finishing": (WavWriter, "finish"),
     }.get(stage, (None, ""))
@@ -110,7 +112,7 @@ def test_one_fault_costs_one_file_at_most(
     faulty_voice: Voice, undisturbed: list[np.ndarray], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     phrases = [Phrase(index, text) for index, text in enumerate(TEXTS)]
-    summary = speak(faulty_voice, phrases, SpeakSettings(**SETTINGS), OutputSettings(tmp_path, sample_format="pcm16"))
+    summary = speak(faulty_voice, [phrases], SpeakSettings(**SETTINGS), OutputSettings(tmp_path, format="pcm16"))
     # A batch that fails is spoken again in halves, where a fault that comes once is met no more.
     assert len(summary.failed) == (1 if faulty_voice.engines.batch_size == 1 else 0)
     assert len(summary.failed) + len(summary.spoken) == len(TEXTS)
@@ -135,7 +137,8 @@ def test_one_fault_costs_one_streamed_line(
 ) -> None:
     phrases = [Phrase(index, text) for index, text in enumerate(TEXTS)]
     out = io.BytesIO()
-    (failed,) = stream_pcm(faulty_voice, phrases, SpeakSettings(**SETTINGS), out)
+    encoder = make_encoder(FORMATS["pcm"], faulty_voice.sampling_rate)
+    (failed,) = stream(faulty_voice, [phrases], SpeakSettings(**SETTINGS), out, encoder)
     assert isinstance(failed.error, EngineFailure)
     assert f"speaking line {failed.phrase.line}" in str(failed.error)
     assert "no such kernel" in caplog.text
@@ -164,7 +167,7 @@ def test_an_interruption_ends_the_run(tmp_path: Path, error: type[BaseException]
     engines = tiny_engines()
     engines["postnet"] = Watched(engines["postnet"], interrupt)
     with Voice(engines) as voice, pytest.raises(error):
-        speak(voice, [Phrase(0, "Hello.")], SpeakSettings(**SETTINGS), OutputSettings(tmp_path))
+        speak(voice, [[Phrase(0, "Hello.")]], SpeakSettings(**SETTINGS), OutputSettings(tmp_path))
 
 
 def test_a_file_that_can_not_be_written_costs_its_phrase_and_a_broken_disk_the_run(
@@ -176,13 +179,13 @@ def test_a_file_that_can_not_be_written_costs_its_phrase_and_a_broken_disk_the_r
     phrases = [Phrase(index, text) for index, text in enumerate(TEXTS)]
     (tmp_path / "audio_1_.wav").mkdir()
     with Voice(tiny_engines()) as voice:
-        summary = speak(voice, phrases, SpeakSettings(**SETTINGS), OutputSettings(tmp_path))
+        summary = speak(voice, [phrases], SpeakSettings(**SETTINGS), OutputSettings(tmp_path))
         assert [spoken.phrase.index for spoken in summary.spoken] == [0, 2]
         assert "line 2: " in str(summary.failed[0].error)
         assert "audio_1_.wav: Is a directory" in str(summary.failed[0].error)
         monkeypatch.setattr(WavWriter, "append", full)
         with pytest.raises(OSError, match="No space left"):
-            speak(voice, phrases, SpeakSettings(**SETTINGS), OutputSettings(tmp_path))
+            speak(voice, [phrases], SpeakSettings(**SETTINGS), OutputSettings(tmp_path))
 
 
 def test_a_pipe_that_is_full_loses_nothing() -> None:
@@ -199,7 +202,8 @@ def test_a_pipe_that_is_full_loses_nothing() -> None:
     listener = threading.Thread(target=listen)
     listener.start()
     with Voice(tiny_engines()) as voice, open(write, "wb", buffering=0) as out:
-        assert list(stream_pcm(voice, [Phrase(0, TEXTS[0])], SpeakSettings(**SETTINGS), out)) == []
+        encoder = make_encoder(FORMATS["pcm"], voice.sampling_rate)
+        assert stream(voice, [[Phrase(0, TEXTS[0])]], SpeakSettings(**SETTINGS), out, encoder) == []
     listener.join(60)
     os.close(read)
     assert sum(map(len, heard)) == 20 * 256 * 2
@@ -279,7 +283,7 @@ def test_a_device_error_that_stays_ends_everything_at_once(
 
 def test_nobody_waits_for_ever_for_an_engine_that_does_not_return(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.scheduler.STUCK_SECONDS", 0.2)
-    monkeypatch.setattr("pipeline.scheduler.WATCH_SECONDS", 0.1)
+    monkeypatch.setattr("pipeline.speech.WATCH_SECONDS", 0.1)
     reasons: list[str] = []
     engines = tiny_engines()
     entered, leave = standing(engines, "waveglow")
@@ -322,7 +326,7 @@ def test_a_program_that_streams_and_forgets_to_close_ends_cleanly(tmp_path: Path
 
 
 def test_draining_does_not_wait_for_a_reader_that_has_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.scheduler.MAX_UNREAD_SECONDS", 0.1)
+    monkeypatch.setattr("pipeline.policy.MAX_UNREAD_SECONDS", 0.1)
     voice = Voice(tiny_engines())
     speech = voice.submit("A sentence. " * 50, SpeakSettings(**SETTINGS))
     speech.next_chunk(60)
@@ -334,7 +338,7 @@ def test_draining_does_not_wait_for_a_reader_that_has_stopped(monkeypatch: pytes
 
 
 def test_requests_under_way_are_bounded_whoever_reads_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.scheduler.MAX_UNREAD_SECONDS", 0.1)
+    monkeypatch.setattr("pipeline.policy.MAX_UNREAD_SECONDS", 0.1)
     settings = SpeakSettings(**SETTINGS)
     with Voice(tiny_engines()) as voice:
         scheduler = voice.scheduler(max_slots=2, max_waiting=3)

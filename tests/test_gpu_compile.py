@@ -19,15 +19,17 @@ from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
 from common.contract import contract_of
 from common.metadata import ModelMetadata
 from common.triton_engine import Launch
-from tacotron2 import persistent_decoder
+from tacotron2.gpu.decoder_step import FusedStep
+from tacotron2.gpu.decoder_step import tuning_for as decoder_tuning
+from tacotron2.gpu.encoder_engine import FusedEncoder
+from tacotron2.hopper import persistent_decoder
 from tacotron2.model import Tacotron2
 from tacotron2.parts import DecoderIterPart, EncoderPart
-from tacotron2.triton_engine import FusedEncoder, FusedStep
-from tacotron2.triton_engine import tuning_for as decoder_tuning
 from waveglow.conditioning import Conditioning
+from waveglow.gpu.network import Network
+from waveglow.gpu.tuning import HOPPER, Tuning
+from waveglow.gpu.tuning import tuning_for as waveglow_tuning
 from waveglow.model import WaveGlow
-from waveglow.network import HOPPER, Network, Tuning
-from waveglow.network import tuning_for as waveglow_tuning
 from waveglow.parts import WaveGlowPart
 
 triton = pytest.importorskip("triton", reason="Triton is not installed")
@@ -120,15 +122,14 @@ def encoder_launch() -> Launch:
 
 
 def waveglow_launches(tuning: Tuning, batch: int, channels: int, conditioning: Conditioning) -> list[Launch]:
-    network = folded(channels, conditioning).retuned(tuning)
-    network.processors = 31  # few enough for a round of whole tiles, and one of halves
-    frames = 64
-    rows, total = network.rows_of([frames] * batch), batch * frames
-    memory = torch.zeros(network.bytes_for(rows), dtype=torch.uint8)
+    # Few enough multiprocessors for a round of whole tiles, and one of halves
+    network = folded(channels, conditioning).retuned(tuning, processors=31)
+    geometry, frames = network.geometry, [64] * batch
+    rows, total = geometry.rows_of(frames), sum(frames)
+    memory = torch.zeros(geometry.bytes_for(rows), dtype=torch.uint8)
     shapes = (80, total), (8, total * 32), (total * 256,)
     mel, z, audio = (torch.zeros(shape, dtype=torch.float16) for shape in shapes)
-    places = torch.from_numpy(network.places([frames] * batch, rows))
-    steps = network.launches(network.buffers(memory, rows), places, mel, z, audio)
+    steps = network.launches(geometry.buffers(memory, rows, frames), mel, z, audio)
     return [step for step in steps if isinstance(step, Launch)]
 
 

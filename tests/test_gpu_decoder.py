@@ -19,16 +19,11 @@ from common.random_streams import PRENET_KEEP, RandomStreams
 from common.triton_engine import best_engine
 from tacotron2.decoder import DecodedBatch, StopRule, Utterance, decode
 from tacotron2.decoder_graph import BlockDecoder, DecoderSession, make_decoder
+from tacotron2.gpu.decoder_engine import FusedDecoderEngine
+from tacotron2.gpu.decoder_step import FusedStep, Tuning, default_tuning, tuning_for
+from tacotron2.hopper.persistent_decoder import MAX_STEPS, PersistentDecoder, packed_weights
 from tacotron2.model import Tacotron2
 from tacotron2.parts import DecoderIterPart
-from tacotron2.persistent_decoder import MAX_STEPS, PersistentDecoder, packed_weights
-from tacotron2.triton_engine import (
-    FusedDecoderEngine,
-    FusedStep,
-    Tuning,
-    default_tuning,
-    tuning_for,
-)
 from tests.models import TINY_TACOTRON2
 from tests.scripts import run_interpreted
 

@@ -13,9 +13,9 @@ from common.engine import TorchEngine, infer
 from common.errors import UserError
 from common.metadata import ModelMetadata
 from common.triton_engine import best_engine
+from tacotron2.gpu.encoder_engine import FusedEncoder, FusedEncoderEngine
 from tacotron2.model import Tacotron2
 from tacotron2.parts import EncoderPart
-from tacotron2.triton_engine import FusedEncoder, FusedEncoderEngine
 from tests.models import TINY_TACOTRON2
 from tests.scripts import run_interpreted
 

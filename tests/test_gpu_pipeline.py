@@ -7,7 +7,7 @@ import torch
 from common.engine import Engine
 from common.metadata import Part
 from common.phrases import Phrase
-from pipeline.synthesizer import SpokenPiece
+from pipeline.pieces import PieceResult
 from pipeline.torch_engines import torch_engines
 from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
 from tests.models import synthesizer_on
@@ -44,14 +44,14 @@ def fast_gpu() -> Engines:
 
 
 @pytest.fixture(scope="module")
-def on_cpu() -> list[SpokenPiece]:
+def on_cpu() -> list[PieceResult]:
     torch.set_num_threads(8)
     return speak(engines_on("cpu"), range(8))
 
 
-def speak(engines: Engines, which: range | list[int], **options) -> list[SpokenPiece]:
+def speak(engines: Engines, which: range | list[int], **options) -> list[PieceResult]:
     spoken = list(synthesizer_on(engines, **options).speak([Phrase(i, TEXTS[i]) for i in which]))
-    return [piece for piece in spoken if isinstance(piece, SpokenPiece)]
+    return list(spoken)
 
 
 def log_spectrum(audio: np.ndarray) -> np.ndarray:
@@ -59,7 +59,7 @@ def log_spectrum(audio: np.ndarray) -> np.ndarray:
     return np.log10(np.abs(np.fft.rfft(frames)) + 1e-3)
 
 
-def assert_same_speech(found: SpokenPiece, expected: SpokenPiece, difference: float = 0.15) -> None:
+def assert_same_speech(found: PieceResult, expected: PieceResult, difference: float = 0.15) -> None:
     """Same ending and same length to a frame or two, and spectra that differ by little (mean, in decades)."""
     assert found.stop_reason == expected.stop_reason
     assert abs(found.frames - expected.frames) <= 2
@@ -78,19 +78,19 @@ def test_captured_loop_is_the_plain_loop(plain_gpu: Engines, batch: int) -> None
 
 @pytest.mark.parametrize("batch", [1, 3, 8])
 def test_gpu_says_what_the_cpu_says(
-    plain_gpu: Engines, fast_gpu: Engines, on_cpu: list[SpokenPiece], batch: int
+    plain_gpu: Engines, fast_gpu: Engines, on_cpu: list[PieceResult], batch: int
 ) -> None:
     for engines in (plain_gpu, fast_gpu):
         for found, expected in zip(speak(engines, range(8), batch_size=batch), on_cpu, strict=True):
             assert_same_speech(found, expected)
 
 
-def test_requests_of_changing_size(fast_gpu: Engines, on_cpu: list[SpokenPiece]) -> None:
+def test_requests_of_changing_size(fast_gpu: Engines, on_cpu: list[PieceResult]) -> None:
     synthesizer = synthesizer_on(fast_gpu)
     for which in (range(8), [1, 3, 5, 6], range(8), [2]):
         spoken = list(synthesizer.speak([Phrase(i, TEXTS[i]) for i in which]))
         for found in spoken:
-            assert isinstance(found, SpokenPiece)
+            assert found.error is None
             assert_same_speech(found, on_cpu[found.piece.phrase.index])
 
 

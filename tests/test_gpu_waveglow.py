@@ -21,13 +21,14 @@ from common.metadata import ModelMetadata, Precision
 from common.triton_engine import best_engine
 from tests.models import TINY_TACOTRON2
 from tests.scripts import run_interpreted
-from waveglow import triton_engine
 from waveglow.conditioning import upsampling_taps
-from waveglow.folding import OUTPUTS, WIDTH, fold, width_of
+from waveglow.gpu import engine as waveglow_engine
+from waveglow.gpu.engine import FastWaveGlowEngine
+from waveglow.gpu.folding import OUTPUTS, WIDTH, fold, width_of
+from waveglow.gpu.network import Network
+from waveglow.gpu.tuning import GENERAL, HOPPER, Tiles, Tuning
 from waveglow.model import WaveGlow
-from waveglow.network import GENERAL, HOPPER, Network, Tiles, Tuning
 from waveglow.parts import WaveGlowPart
-from waveglow.triton_engine import FastWaveGlowEngine
 
 TWO_KERNELS = dataclasses.replace(HOPPER, fused=None)
 SMALL = WaveGlowConfig(n_flows=4, n_early_every=2, wn_layers=3, wn_channels=64)
@@ -172,14 +173,15 @@ def interpret(descriptors: bool, channels: int = 64, rank: int | None = None) ->
     part, frames = random_part(config, rank=rank), [3, 1, 5]
     inputs = [random_inputs(config, 1, count) for count in frames]
     network = Network(part, torch.device("cpu"), dataclasses.replace(INTERPRETED, descriptors=descriptors))
-    rows = network.rows_of(frames) + 2  # more than they take
-    memory = torch.full((network.bytes_for(rows),), 255, dtype=torch.uint8)
-    memory[: 2 * network.gap * WIDTH] = 0
-    buffers = network.buffers(memory, rows)
-    assert buffers.table[network.gap :].isnan().all()
+    geometry = network.geometry
+    rows = geometry.rows_of(frames) + 2  # more than they take
+    memory = torch.full((geometry.bytes_for(rows),), 255, dtype=torch.uint8)
+    memory[: 2 * geometry.gap * WIDTH] = 0
+    buffers = geometry.buffers(memory, rows, frames)
+    assert buffers.table[geometry.gap :].isnan().all()
     mel, z = (torch.cat([pair[i][0].half() for pair in inputs], 1) for i in (0, 1))
     audio = torch.full((sum(frames) * 256,), float("nan"), dtype=torch.float16)
-    for launch in network.launches(buffers, torch.from_numpy(network.places(frames, rows)), mel, z, audio):
+    for launch in network.launches(buffers, mel, z, audio):
         launch()
     assert relative_error(audio, torch.cat([part(*pair)[0] for pair in inputs])) < 2e-3
 
@@ -322,11 +324,11 @@ def test_bound_runs_outlive_larger_shapes_and_a_full_cache(small_engine: FastWav
     run()
     run()
     expected = audio.clone()
-    infer(small_engine, **half_inputs(SMALL, 4, 30 + 10 * triton_engine.CACHED_SHAPES))
-    for frames in range(30, 30 + 10 * triton_engine.CACHED_SHAPES, 10):
+    infer(small_engine, **half_inputs(SMALL, 4, 30 + 10 * waveglow_engine.CACHED_SHAPES))
+    for frames in range(30, 30 + 10 * waveglow_engine.CACHED_SHAPES, 10):
         for _ in range(2):
             infer(small_engine, **half_inputs(SMALL, 4, frames))
-    assert len(small_engine._plans.keys()) == triton_engine.CACHED_SHAPES
+    assert len(small_engine._plans.keys()) == waveglow_engine.CACHED_SHAPES
     audio.zero_()
     run()
     assert torch.equal(audio, expected)

@@ -446,7 +446,8 @@ def test_metrics_count_what_happened(server: ServerProcess) -> None:
         lines = httpx.get(f"{server.url}/metrics").text.splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
-    before = {name: value(name) for name in ("speech_first_audio_seconds_count", "speech_audio_seconds_total")}
+    counted = ("first_audio_seconds_count", "audio_seconds_total", "characters_total", "request_seconds_count")
+    before = {f"speech_{name}": value(f"speech_{name}") for name in counted}
     refused = value('speech_requests_total{outcome="refused",status="400"}')
     server.speak(frames=100)
     server.speak("")
@@ -456,6 +457,8 @@ def test_metrics_count_what_happened(server: ServerProcess) -> None:
     made = value("speech_audio_seconds_total") - before["speech_audio_seconds_total"]
     assert made == pytest.approx(100 * HOP / 22050)
     assert value('speech_requests_total{outcome="refused",status="400"}') == refused + 1
+    assert value("speech_characters_total") == before["speech_characters_total"] + len("Hello there.")
+    assert value("speech_request_seconds_count") == before["speech_request_seconds_count"] + 1
     assert value("speech_queue_length") == value("speech_active_streams") == 0
 
 

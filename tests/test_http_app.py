@@ -5,12 +5,14 @@ import io
 import itertools
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
 from unittest import mock
 
 import httpx
 import numpy as np
 import pytest
+from torch import Tensor
 
 from common.errors import UserError
 from common.metadata import Part
@@ -23,23 +25,38 @@ pytest.importorskip("uvicorn")
 av = pytest.importorskip("av")
 soundfile = pytest.importorskip("soundfile")
 from pipeline.encoders import FORMATS, make_encoder
-from serving.http import server as http_server
+from scripts.http_server import make_parser, server_settings
 from serving.http.api import SpeechRequest
 from serving.http.app import make_app
+from serving.http.engine_pool import Engine, EnginePool
+from serving.http.log import LineFormatter
+from serving.http.messages import EngineSettings
 from serving.http.service import ServerSettings, SpeechService
 
 SPEECH = "/v1/audio/speech"
 
 
 @pytest.fixture(scope="module")
-def voice() -> Iterator[Voice]:
-    with Voice(tiny_engines()) as voice:
-        yield voice
+def loop() -> Iterator[asyncio.AbstractEventLoop]:
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield loop
+    loop.close()
+
+
+@contextmanager
+def engine_of(voice: Voice, loop: asyncio.AbstractEventLoop) -> Iterator[EnginePool]:
+    """The voice as the one engine of a server, in this process; closed with it."""
+    engines = EnginePool([Engine(EngineSettings("engine 0", lambda: voice), None)])
+    loop.run_until_complete(engines.start())
+    yield engines
+    loop.run_until_complete(engines.close())
 
 
 @pytest.fixture(scope="module")
-def service(voice: Voice) -> SpeechService:
-    return SpeechService(voice, ServerSettings(max_characters=100))
+def service(loop: asyncio.AbstractEventLoop) -> Iterator[SpeechService]:
+    with engine_of(Voice(tiny_engines()), loop) as engines:
+        yield SpeechService(engines, ServerSettings(max_characters=100))
 
 
 def ask(service: SpeechService, method: str, path: str, **options) -> httpx.Response:
@@ -48,11 +65,11 @@ def ask(service: SpeechService, method: str, path: str, **options) -> httpx.Resp
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             return await client.request(method, path, **options)
 
-    return asyncio.run(answer())
+    return asyncio.get_event_loop().run_until_complete(answer())
 
 
 def metric(service: SpeechService, labels: str) -> float:
-    lines = service.metrics.exposition().decode().splitlines()
+    lines = service.metrics.exposition({}, 0.0).decode().splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"speech_requests_total{labels}"))
 
 
@@ -102,14 +119,12 @@ def test_every_answer_has_its_headers(
         {"content": b"{}", "headers": {"Content-Type": "text/\x1b[31mx"}},
     ],
 )
-def test_clients_can_not_forge_the_log(
-    service: SpeechService, options: dict, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_clients_can_not_forge_the_log(service: SpeechService, options: dict, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    generous = SpeechService(service.voice, ServerSettings(max_characters=10_000))
+    generous = SpeechService(service.engines, ServerSettings(max_characters=10_000))
     assert ask(generous, "POST", SPEECH, **options).status_code in (400, 415)
     (record,) = [record for record in caplog.records if record.name == "serving.http.service"]
-    line = http_server.LineFormatter("%(levelname)s %(message)s").format(record)
+    line = LineFormatter("%(levelname)s %(message)s").format(record)
     assert line.startswith("INFO request ")
     assert line.isprintable()
     assert len(line) <= 500
@@ -131,9 +146,9 @@ def test_an_unforeseen_error_is_answered_logged_and_counted_as_a_failure(
 
 @pytest.mark.parametrize("key", ["schlüssel", "two words", "a\nb"])
 def test_a_key_that_no_header_can_carry_is_refused_at_the_start(key: str) -> None:
-    args = http_server.make_parser().parse_args(["--api-key", key])
+    args = make_parser().parse_args(["--api-key", key])
     with pytest.raises(UserError, match="--api-key: clients send it in a header"):
-        http_server.server_settings(args)
+        server_settings(args)
 
 
 @pytest.mark.parametrize("audio_format", ["wav", "pcm", "flac", "mp3", "opus", "aac"])
@@ -182,8 +197,23 @@ def test_lossy_formats_keep_what_is_above_9_kilohertz() -> None:
 def test_a_name_of_another_site_is_no_way_to_a_local_server(service: SpeechService, host: str, status: int) -> None:
     assert ask(service, "GET", "/v1/models", headers={"Host": host}).status_code == status
     assert ask(service, "GET", "/health", headers={"Host": host}).status_code == 200
-    open_to_all = SpeechService(service.voice, ServerSettings(local_only=False))
+    open_to_all = SpeechService(service.engines, ServerSettings(local_only=False))
     assert ask(open_to_all, "GET", "/v1/models", headers={"Host": host}).status_code == 200
+
+
+def test_pages_of_other_sites_need_to_be_allowed(service: SpeechService) -> None:
+    origin = {"Origin": "https://my.example"}
+    preflight = origin | {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
+    allowing = SpeechService(service.engines, ServerSettings(origins=("https://my.example",)))
+    for one, allowed in ((service, None), (allowing, "https://my.example")):
+        answers = [
+            ask(one, "OPTIONS", SPEECH, headers=preflight),
+            ask(one, "POST", SPEECH, json=request(), headers=origin),
+            ask(one, "POST", SPEECH, json={}, headers=origin),  # errors are to be read, too
+        ]
+        assert [answer.headers.get("access-control-allow-origin") for answer in answers] == [allowed] * 3
+    other = ask(allowing, "POST", SPEECH, json=request(), headers={"Origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in other.headers
 
 
 def test_null_means_not_given(service: SpeechService) -> None:
@@ -225,7 +255,7 @@ def test_the_description_of_the_api_can_be_followed(service: SpeechService) -> N
     fields = described["components"]["schemas"]["SpeechRequest"]["properties"]
     assert (fields["speed"]["minimum"], fields["speed"]["maximum"]) == (0.5, 2.0)
     assert "mp3" in fields["response_format"]["enum"]
-    with_key = SpeechService(service.voice, ServerSettings(api_key="secret"))
+    with_key = SpeechService(service.engines, ServerSettings(api_key="secret"))
     assert "HTTPBearer" in ask(with_key, "GET", "/openapi.json").json()["components"]["securitySchemes"]
 
 
@@ -243,25 +273,43 @@ def _references(node: object) -> Iterator[str]:
 # Faults
 
 
-def failing(part: Part, calls: set[int]) -> dict[Part, Watched]:
-    """Quick engines, of which a part's raises at its calls of these numbers."""
+@contextmanager
+def faulty_service(
+    loop: asyncio.AbstractEventLoop, part: Part, fault: Callable[[Mapping[str, Tensor]], object]
+) -> Iterator[SpeechService]:
+    """A server whose engine meets a fault before each run of a part, once it is ready."""
+    faults: list[Callable[[Mapping[str, Tensor]], object]] = []
+
+    def meet(tensors: Mapping[str, Tensor]) -> None:
+        for fault in faults:
+            fault(tensors)
+
+    quick = tiny_engines(decoder_no_early_stopping=True)
+    engines = {one: Watched(engine, meet) if one == part else Watched(engine) for one, engine in quick.items()}
+    for one, engine in engines.items():
+        engine.name = f"/srv/my secrets/{one}.onnx"
+    with engine_of(Voice(engines), loop) as pool:
+        faults.append(fault)
+        yield SpeechService(pool, ServerSettings())
+
+
+def failing(calls: Container[int]) -> Callable[[Mapping[str, Tensor]], None]:
+    """A fault that raises at the calls of these numbers."""
     number = itertools.count()
 
     def fail(tensors: object) -> None:
         if next(number) in calls:
             raise RuntimeError("no such kernel")
 
-    quick = tiny_engines(decoder_no_early_stopping=True)
-    return {one: Watched(engine, fail) if one == part else Watched(engine) for one, engine in quick.items()}
+    return fail
 
 
 @pytest.mark.parametrize(
     ("part", "call"),
     [*itertools.product(("encoder", "decoder_iter", "postnet", "waveglow"), (0,)), ("postnet", 1), ("waveglow", 1)],
 )
-def test_whatever_fails_fails_its_own_request_alone(part: Part, call: int) -> None:
-    with Voice(failing(part, {call})) as voice:
-        service = SpeechService(voice, ServerSettings())
+def test_whatever_fails_fails_its_own_request_alone(part: Part, call: int, loop: asyncio.AbstractEventLoop) -> None:
+    with faulty_service(loop, part, failing({call})) as service:
         answer = ask(service, "POST", SPEECH, json=request(frames=400, stream_format="sse"))
         last = answer.text.strip().rpartition("data: ")[2]  # an event where audio had been sent
         assert answer.status_code == (500 if call == 0 else 200)
@@ -274,9 +322,8 @@ def test_whatever_fails_fails_its_own_request_alone(part: Part, call: int) -> No
         assert len(again.content) == 2 * 100 * 256
 
 
-def test_a_voice_that_can_not_speak_any_more_says_so_everywhere() -> None:
-    with Voice(failing("decoder_iter", {*range(1000)})) as voice:
-        service = SpeechService(voice, ServerSettings())
+def test_a_voice_that_can_not_speak_any_more_says_so_everywhere(loop: asyncio.AbstractEventLoop) -> None:
+    with faulty_service(loop, "decoder_iter", failing(range(1000))) as service:
         assert ask(service, "GET", "/health").json()["status"] == "ready"
         for _ in range(FAILED_ROUNDS):
             assert ask(service, "POST", SPEECH, json=request()).status_code == 500
@@ -286,18 +333,15 @@ def test_a_voice_that_can_not_speak_any_more_says_so_everywhere() -> None:
         refused = ask(service, "POST", SPEECH, json=request())
         assert refused.status_code == 503
         assert refused.headers["retry-after"]
-        assert 'speech_state{speech_state="failed"} 1.0' in ask(service, "GET", "/metrics").text
+        assert 'speech_state{engine="engine 0",speech_state="failed"} 1.0' in ask(service, "GET", "/metrics").text
 
 
-def test_errors_do_not_tell_clients_where_the_models_are() -> None:
-    engines = failing("encoder", set())
-    engines["decoder_iter"] = Watched(
-        engines["decoder_iter"], lambda tensors: tensors["prenet_dropout"].fill_(float("nan"))
-    )
-    for part, engine in engines.items():
-        engine.name = f"/srv/my secrets/{part}.onnx"
-    with Voice(engines) as voice:
-        answer = ask(SpeechService(voice, ServerSettings()), "POST", SPEECH, json=request())
+def test_errors_do_not_tell_clients_where_the_models_are(loop: asyncio.AbstractEventLoop) -> None:
+    def spoil(tensors: Mapping[str, Tensor]) -> None:
+        tensors["prenet_dropout"].fill_(float("nan"))
+
+    with faulty_service(loop, "decoder_iter", spoil) as service:
+        answer = ask(service, "POST", SPEECH, json=request())
     assert answer.status_code == 500
     assert "NaN" in answer.json()["error"]["message"]
     assert "secrets" not in answer.text

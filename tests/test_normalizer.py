@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from common.errors import InvalidInput, UserError
 from tacotron2.text import TextFrontEnd, encode, split
 from tacotron2.text.lexicon import Lexicon
-from tacotron2.text.normalizer import NORMALIZERS, Normalizer, get_normalizer
+from tacotron2.text.normalizer import NORMALIZERS, get_normalizer
 from tacotron2.text.symbols import ARPABET_GROUP
 
 
 def test_a_normaliser_is_chosen_by_name() -> None:
     assert NORMALIZERS == ("english", "none")
     assert get_normalizer("none")("Dr. 5% “x”") == "Dr. 5% “x”"
-    assert get_normalizer("english")("5%") == get_normalizer()("5%") == Normalizer()("5%") == "five percent"
+    assert get_normalizer("english")("5%") == get_normalizer()("5%") == "five percent"
     with pytest.raises(UserError, match='unknown text normaliser "klingon": choose english, none'):
         get_normalizer("klingon")
 
@@ -188,7 +188,6 @@ def test_the_first_text_loads_the_rules_fast_and_without_a_library() -> None:
     code = """
 import sys, time
 from tacotron2.text import TextFrontEnd
-assert "tacotron2.text.normalizer.rules" not in sys.modules
 started = time.process_time()
 assert TextFrontEnd().read("5") == "five"
 print(time.process_time() - started)

@@ -1,6 +1,5 @@
 """Phrase files: what is read, what is skipped, what is refused; and the files that come with the project."""
 
-import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from common.errors import UserError
-from common.phrases import Phrase, read_phrases
+from common.phrases import Phrase, live_phrases, read_phrases
 
 PHRASES = Path(__file__).resolve().parent.parent / "phrases"
 
@@ -25,7 +24,7 @@ def read(path: Path, content: bytes) -> tuple[list[Phrase], list[str]]:
     return read_phrases(path, notes), notes
 
 
-def refusal(path: Path | None) -> str:
+def refusal(path: Path) -> str:
     with pytest.raises(UserError) as caught:
         read_phrases(path, [])
     message = str(caught.value)
@@ -69,11 +68,57 @@ class TestReading:
         assert read(file, b"\none\n\n\n")[1] == [f"{file} lines 1, 3 and 4 are empty: skipped"]
         assert read(file, b"one\n" + b"\n" * 100)[1] == [f"{file} lines 2, 3, 4, 5, 6 and 95 more are empty: skipped"]
 
-    def test_standard_input(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO("eins\n\nzwölf\n".encode())))
-        notes: list[str] = []
-        assert read_phrases(None, notes) == [Phrase(0, "eins"), Phrase(2, "zwölf")]
-        assert notes == ["standard input line 2 is empty: skipped"]
+    def test_lines_that_part_scenes_are_skipped_and_said(self, file: Path) -> None:
+        phrases, notes = read(file, "one\n* * *\n---\n\n…\n-5\n".encode())
+        assert phrases == [Phrase(0, "one"), Phrase(5, "-5")]
+        assert notes == [f"{file} line 4 is empty: skipped", f"{file} lines 2, 3 and 5 are without words: skipped"]
+
+
+class TestStandardInput:
+    @pytest.fixture
+    def pipe(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+        """Puts a pipe into the place of standard input, and gives its writing end."""
+        reading, writing = os.pipe()
+        with open(reading, "rb") as stream:
+            monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=stream))
+            yield writing
+
+    def test_phrases_come_as_soon_as_their_lines_are_whole(self, pipe: int) -> None:
+        groups = live_phrases()
+        os.write(pipe, "\ufeffeins\n\n***\nzw\u00f6lf\r".encode())
+        assert next(groups) == [Phrase(0, "eins")]
+        os.write(pipe, b"\nthree\nfo")
+        assert next(groups) == [Phrase(3, "zw\u00f6lf"), Phrase(4, "three")]
+        os.write(pipe, b"ur")
+        os.close(pipe)
+        assert list(groups) == [[Phrase(5, "four")]]
+
+    def test_a_line_that_is_no_text_fails_alone(self, pipe: int) -> None:
+        os.write(pipe, b"one\ncaf\xe9\n\0\nfour\n")
+        os.close(pipe)
+        ((first, second, third, fourth),) = live_phrases()
+        assert (first, fourth) == (Phrase(0, "one"), Phrase(3, "four"))
+        assert "standard input line 2 is not UTF-8 (its byte 4 is 0xe9)" in str(second.error)
+        assert "line 3 holds a zero byte" in str(third.error)
+
+    @pytest.mark.parametrize(
+        ("content", "words"),
+        [
+            (b"", "standard input is empty"),
+            (b"\n \n--\n", "standard input holds only lines without words"),
+            ("one\n".encode("utf-16"), "standard input is UTF-16"),
+        ],
+    )
+    def test_nothing_to_speak(self, pipe: int, content: bytes, words: str) -> None:
+        os.write(pipe, content)
+        os.close(pipe)
+        with pytest.raises(UserError, match=words):
+            list(live_phrases())
+
+    def test_closed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("sys.stdin", None)
+        with pytest.raises(UserError, match="standard input is closed"):
+            next(live_phrases())
 
 
 class TestRefusing:
@@ -99,8 +144,9 @@ class TestRefusing:
             assert f"{file} is empty" in refusal(file)
 
     def test_only_empty_lines(self, file: Path) -> None:
-        file.write_bytes(b"\n  \r\n\t\n")
-        assert f"{file} holds only empty lines" in refusal(file)
+        for content, what in ((b"\n  \r\n\t\n", "empty lines"), (b"\n--\n", "lines without words")):
+            file.write_bytes(content)
+            assert f"{file} holds only {what}" in refusal(file)
 
     def test_a_binary_file(self, file: Path) -> None:
         file.write_bytes(b"RIFF\n\x00\x01")
@@ -117,12 +163,6 @@ class TestRefusing:
         message = refusal(file)
         assert f"{file} is UTF-16" in message
         assert f'iconv -f UTF-16 -t UTF-8 "{file}"' in message
-
-    def test_standard_input_that_is_empty_or_closed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"")))
-        assert "standard input is empty" in refusal(None)
-        monkeypatch.setattr("sys.stdin", None)
-        assert "standard input is closed" in refusal(None)
 
 
 class TestTheProjectsPhrases:

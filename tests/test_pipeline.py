@@ -126,7 +126,7 @@ def test_pytorch_baseline_speaks_the_same_words(tmp_path: Path, demo_folder: Pat
 
 def test_without_paths_the_demo_voice_is_exported_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = tmp_path / "project" / "output"
-    monkeypatch.setattr("pipeline.voice.DEMO_FOLDER", models)
+    monkeypatch.setattr("pipeline.model_files.DEMO_FOLDER", models)
     spoken = tmp_path / "spoken"
     spoken.mkdir()
     flags = ("--text", "Hi.", "-o", spoken)

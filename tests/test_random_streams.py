@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from common.random_streams import NoiseAhead, RandomStreams
+from common.random_streams import Noise, RandomStreams
 
 
 def test_the_same_seed_and_text_give_the_same_numbers() -> None:
@@ -41,8 +41,10 @@ def test_numbers_do_not_depend_on_how_many_are_asked_for_at_once(prenet_dim: int
 @pytest.mark.parametrize("likely", [100, 640, 1000])
 def test_noise_drawn_ahead_is_the_same_noise(likely: int) -> None:
     with ThreadPoolExecutor() as pool:
-        ahead = NoiseAhead(RandomStreams(0, "a"), 8, likely, pool)
-        assert np.array_equal(ahead.take(640).numpy(), RandomStreams(0, "a").noise(640, 8))
+        ahead, whole = Noise(RandomStreams(0, "a"), 8, pool), RandomStreams(0, "a").noise(1280, 8)
+        for start in (0, 0, 320, 500):  # windows overlap
+            ahead.draw_ahead(start + likely)
+            assert np.array_equal(ahead.take(start, start + 640).numpy(), whole[start : start + 640])
 
 
 def test_noise_is_standard_normal() -> None:

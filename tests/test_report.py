@@ -15,11 +15,15 @@ import numpy as np
 import pytest
 
 from common.json_log import JsonLog
+from common.phrases import Phrase
 from common.table import display_width, format_markdown, format_table, shorten
 from pipeline.audio import Audio
-from pipeline.page import LONG_TEXT, PageEntry, write_page
+from pipeline.manifest import PhraseResult
+from pipeline.page import LONG_TEXT, write_page
+from pipeline.pieces import Piece, PreparedPhrase
 from pipeline.plots import save_speech
-from pipeline.words import spoken_words
+from pipeline.words import LAG, spoken_words
+from tacotron2.text import EncodedText
 
 RATE, HOP = 22050, 256
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -41,9 +45,11 @@ def save(path: Path, weights: np.ndarray, text: str, mel: np.ndarray | None = No
     save_speech(path, Audio(samples, RATE), np.zeros((80, frames), np.float32) if mel is None else mel, weights, text)
 
 
-def entry(audio: Path, text: str = "Hello.", line: int = 1, **more) -> PageEntry:
-    plain = {"line": line, "text": text, "reading": text, "seconds": 3.6, "stop_reason": "end of speech"}
-    return PageEntry(audio=audio, **{**plain, **more})
+def spoken(audio: Path, text: str = "Hello.", line: int = 1, reading: str | None = None, **more) -> PhraseResult:
+    """A phrase that was spoken in one piece, with this file."""
+    phrase = Phrase(line - 1, text)
+    piece = Piece(phrase, 0, True, EncodedText(text if reading is None else reading, np.zeros(1, np.int32), ()))
+    return PhraseResult(PreparedPhrase(phrase, text, (piece,)), audio, **{"seconds": 3.6, **more})
 
 
 class Page(HTMLParser):
@@ -83,7 +89,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def entries(folder: Path) -> list[PageEntry]:
+def results(folder: Path) -> list[PhraseResult]:
     """Three phrases whose texts and file names have everything that HTML and URLs give a meaning to."""
     texts = ("Good morning!", 'Is 1 < 2 & "so" <script>alert(1)</script>?', "Caf\u00e9 at 5 o'clock.")
     made = []
@@ -92,50 +98,46 @@ def entries(folder: Path) -> list[PageEntry]:
         audio.write_bytes(b"RIFF")
         for picture in pictures:
             save(picture, diagonal(50, len(text)), text)
-        notes = ("Cut at <100> frames.",) if index == 1 else ()
         reading = text.lower() if index < 2 else "cafe at five <o'clock>."
-        made.append(
-            entry(audio, text, index + 1, reading=reading, seconds=1.25 + index, pictures=tuple(pictures), notes=notes)
-        )
+        more = {"seconds": 1.25 + index, "cut": index == 1, "pictures": [picture.name for picture in pictures]}
+        made.append(spoken(audio, text, index + 1, reading, **more))
     return made
 
 
 @pytest.fixture(scope="module")
-def page(folder: Path, entries: list[PageEntry]) -> Page:
-    write_page(folder / "index.html", "Tom & Jerry <speak>", entries, {"Voice": "a<b>", "Seed": "0"})
+def page(folder: Path, results: list[PhraseResult]) -> Page:
+    write_page(folder / "index.html", "Tom & Jerry <speak>", results, {"Voice": "a<b>", "Seed": "0"})
     return Page(folder / "index.html")
 
 
-def test_page_shows_texts_as_they_are_and_runs_none_of_them(page: Page, entries: list[PageEntry]) -> None:
-    for entry in entries:
-        assert entry.text in page.text
-    for text in ("Tom & Jerry <speak>", "a<b>", "Cut at <100> frames.", "end of speech", "2.25 s", "6.75 s of audio"):
+def test_page_shows_texts_as_they_are_and_runs_none_of_them(page: Page, results: list[PhraseResult]) -> None:
+    for text in (
+        *(result.phrase.text for result in results),
+        *("Tom & Jerry <speak>", "a<b>", "end of speech", "frame limit before the text's end", "2.25 s"),
+        "6.75 s of audio",
+    ):
         assert text in page.text
     assert page.all("script") == []
-
-
-def test_page_shows_how_a_text_was_read_where_that_is_not_the_text(page: Page) -> None:
-    assert page.text.count("Read as") == 1
+    assert page.text.count("Read as") == 1  # only where it isn't the text
     assert "cafe at five <o'clock>." in page.text
 
 
-def test_page_offers_every_file_for_download(page: Page, entries: list[PageEntry]) -> None:
-    offered = [unquote(link["href"]) for link in page.all("a") if "download" in link]
-    assert offered == [file.name for e in entries for file in (e.audio, *e.pictures)]
-
-
-def test_page_links_lead_to_the_files_beside_it(page: Page, entries: list[PageEntry], folder: Path) -> None:
-    files = [unquote(link) for link in page.links() if not link.startswith(("#", "data:"))]
+def test_page_links_lead_to_the_files_beside_it_and_offer_them(
+    page: Page, results: list[PhraseResult], folder: Path
+) -> None:
+    names = [name for result in results for name in (result.file.name, *result.pictures)]
+    links = [unquote(link) for link in page.links() if not link.startswith(("#", "data:"))]
     assert not any(urlsplit(link).scheme or urlsplit(link).netloc for link in page.links() if link != "data:,")
-    assert set(files) == {f.name for e in entries for f in (e.audio, *e.pictures)}
-    assert all((folder / name).is_file() for name in files)
-    assert [unquote(audio["src"]) for audio in page.all("audio")] == [entry.audio.name for entry in entries]
+    assert set(links) == set(names)
+    assert all((folder / name).is_file() for name in links)
+    assert [unquote(audio["src"]) for audio in page.all("audio")] == [result.file.name for result in results]
+    assert [unquote(link["href"]) for link in page.all("a") if "download" in link] == names
 
 
 def test_page_links_hold_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pages").mkdir()
-    write_page(Path("pages/i.html"), "Page", [entry(Path("a.wav"))], {})
+    write_page(Path("pages/i.html"), "Page", [spoken(Path("a.wav"))], {})
     assert Page(tmp_path / "pages/i.html").all("audio")[0]["src"] == "../a.wav"
 
 
@@ -158,11 +160,11 @@ def test_page_can_be_read_by_assistive_tools(page: Page) -> None:
     assert labels == ["Audio of phrase 1", "Audio of phrase 2", "Audio of phrase 3"]
 
 
-def test_page_shows_durations_before_playing_and_keeps_its_layout(page: Page, entries: list[PageEntry]) -> None:
+def test_page_shows_durations_before_playing_and_keeps_its_layout(page: Page, folder: Path) -> None:
     assert all(audio["preload"] == "metadata" and "controls" in audio for audio in page.all("audio"))
     images = page.all("img")
     assert all(image["loading"] == "lazy" for image in images)
-    height, width = pixels(entries[0].pictures[0]).shape[:2]
+    height, width = pixels(folder / "speech_0_trt").shape[:2]
     assert (images[0]["width"], images[0]["height"]) == (str(width), str(height))
 
 
@@ -185,7 +187,7 @@ def test_page_colours_have_contrast(tmp_path: Path, scheme: str) -> None:
 
 def test_page_of_a_thousand_phrases_has_links_that_lead_through_it(tmp_path: Path) -> None:
     audio = tmp_path / "a.wav"
-    many = [entry(audio, line=i + 1) for i in range(1000)]
+    many = [spoken(audio, line=i + 1) for i in range(1000)]
     write_page(tmp_path / "index.html", "Page", many, {})
     page = Page(tmp_path / "index.html")
     assert len(page.all("article")) == 1000
@@ -198,7 +200,7 @@ def test_page_of_a_thousand_phrases_has_links_that_lead_through_it(tmp_path: Pat
 
 def test_page_folds_a_long_text_and_keeps_all_of_it(tmp_path: Path) -> None:
     text = "word " * 4000 + "end."
-    write_page(tmp_path / "index.html", "Page", [entry(tmp_path / "a.wav", text)], {})
+    write_page(tmp_path / "index.html", "Page", [spoken(tmp_path / "a.wav", text)], {})
     page = Page(tmp_path / "index.html")
     assert page.text.index("\u2026") < page.text.index("Whole text, 20,004 characters") < page.text.index(text)
     assert page.text.index("\u2026") - page.text.index("word") <= LONG_TEXT + 1
@@ -207,7 +209,7 @@ def test_page_folds_a_long_text_and_keeps_all_of_it(tmp_path: Path) -> None:
 
 def test_page_survives_text_and_names_that_are_not_unicode(tmp_path: Path) -> None:
     odd = b"a\xff".decode("utf-8", "surrogateescape")
-    write_page(tmp_path / "i.html", "Page", [entry(tmp_path / odd, odd)], {})
+    write_page(tmp_path / "i.html", "Page", [spoken(tmp_path / odd, odd)], {})
     page = Page(tmp_path / "i.html")
     assert page.all("audio")[0]["src"] == "a%FF"
     assert "a?" in page.text
@@ -283,18 +285,22 @@ def test_words_have_the_times_at_which_they_are_read() -> None:
     text = "say {HH AW1 S} now."
     symbols = 4 + 3 + 1 + 4  # a group has a symbol for each sound
     words = spoken_words(text, diagonal(10 * symbols, symbols), seconds=symbols)
-    assert [(word.text, word.first, word.start, word.end) for word in words] == [
-        ("say", 0, 0, 3),
-        ("{HH AW1 S}", 4, 4, 7),
-        ("now.", 8, 8, 12),
+    assert [(word.text, word.span) for word in words] == [
+        ("say", (0, 3)),
+        ("{HH AW1 S}", (4, 7)),
+        ("now.", (8, 12)),
     ]
+    lag = LAG / 10
+    times = [time for word in words for time in (word.start, word.end)]
+    assert times == pytest.approx([lag, 4 + lag, 4 + lag, 8 + lag, 8 + lag, 12])
 
 
 def test_words_keep_their_order_where_the_attention_jumps_back() -> None:
     weights = diagonal(60, 6)
     weights[45] = np.eye(6, dtype=np.float32)[0]
     words = spoken_words("ab cde", weights, seconds=6.0)
-    assert [(word.start, word.end) for word in words] == [(0, 2), (3, 6)]
+    times = [time for word in words for time in (word.start, word.end)]
+    assert times == pytest.approx([LAG / 10, 3 + LAG / 10, 3 + LAG / 10, 6])
 
 
 def test_table_columns_stand_under_one_another() -> None:

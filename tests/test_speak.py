@@ -1,13 +1,16 @@
 """Speaking scripts, in this process with tiny models: what they write, say and end with."""
 
+import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from scipy.io import wavfile
@@ -18,7 +21,9 @@ from common.metadata import PARTS
 from common.phrases import Phrase
 from pipeline import SpeakSettings, Voice, WorkSettings
 from pipeline.console import EXIT_CUT, progress
-from pipeline.speak import FailedPhrase, Listener, OutputSettings, SpokenPhrase, speak, stream_pcm
+from pipeline.encoders import FORMATS, make_encoder
+from pipeline.manifest import PhraseResult
+from pipeline.speak import Listener, OutputSettings, Summary, speak, stream
 from tests.scripts import assert_one_line_error, leftovers, model_flags, run_here
 
 TRT = "trt/inference_trt.py"
@@ -39,13 +44,20 @@ def phrases(*texts: str) -> list[Phrase]:
     return [Phrase(index, text) for index, text in enumerate(texts)]
 
 
+def speak_texts(
+    voice: Voice, folder: Path, *texts: str, listener: Listener | None = None, resume: bool = False, **settings: float
+) -> Summary:
+    output = OutputSettings(folder, suffix="trt", resume=resume)
+    return speak(voice, [phrases(*texts)], SpeakSettings(**{**SETTINGS, **settings}), output, listener)
+
+
 def table_lines(out: str) -> list[str]:
     return [line for line in out.splitlines() if "audio_" in line]
 
 
 def test_a_bad_line_fails_alone_and_is_named_as_editors_count(tmp_path: Path, tiny_folder: Path) -> None:
     lines = tmp_path / "lines.txt"
-    lines.write_text("Hello.\n\n...\n{}\nGood bye.\n")
+    lines.write_text("Hello.\n\n?!\n{}\nGood bye.\n")
     result = run_here(TRT, "-i", lines, "-o", tmp_path / "out", *SHORT, *model_flags(tiny_folder))
     assert result.returncode == 1
     error = result.stderr.splitlines()[-1]
@@ -94,27 +106,24 @@ def test_text_is_shown_as_it_will_be_read_and_nothing_is_spoken(tmp_path: Path) 
 def test_resume_leaves_what_is_whole_and_speaks_the_rest(
     tmp_path: Path, voice: Voice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = OutputSettings(tmp_path, "trt", resume=True)
-    settings = SpeakSettings(**SETTINGS)
-    first = speak(voice, phrases("Hello.", "Good bye."), settings, output)
-    assert [spoken.resumed for spoken in first.spoken] == [False, False]
+    def resumed(*texts: str, **settings: float) -> list[bool]:
+        return [result.resumed for result in speak_texts(voice, tmp_path, *texts, resume=True, **settings).spoken]
+
+    assert resumed("Hello.", "Good bye.") == [False, False]
     written = (tmp_path / "audio_0_trt.wav").stat().st_mtime_ns
     (tmp_path / "audio_1_trt.wav").write_bytes(b"RIFF")  # not whole
-    again = speak(voice, phrases("Hello.", "Good bye.", "More."), settings, output)
-    assert [spoken.resumed for spoken in again.spoken] == [True, False, False]
+    assert resumed("Hello.", "Good bye.", "More.") == [True, False, False]
     assert (tmp_path / "audio_0_trt.wav").stat().st_mtime_ns == written
-    for changed in (SpeakSettings(seed=1, **SETTINGS), SpeakSettings(speed=1.1, **SETTINGS)):
-        assert not speak(voice, phrases("Hello."), changed, output).spoken[0].resumed
-    assert speak(voice, phrases("Hello."), changed, output).spoken[0].resumed
+    assert resumed("Hello.", seed=1) == [False]
+    assert resumed("Hello.", speed=1.1) == [False]
+    assert resumed("Hello.", speed=1.1) == [True]
     monkeypatch.setattr(voice.engines, "sigma", 0.1)  # as of a voice that was exported again
-    assert not speak(voice, phrases("Hello."), changed, output).spoken[0].resumed
-    assert not speak(voice, phrases("Other."), settings, output).spoken[0].resumed
-    plain = OutputSettings(tmp_path, "trt")
-    assert not speak(voice, phrases("Other."), settings, plain).spoken[0].resumed
+    assert resumed("Hello.", speed=1.1) == [False]
+    assert resumed("Other.") == [False]
+    assert not speak_texts(voice, tmp_path, "Other.").spoken[0].resumed
 
 
 def test_a_run_that_is_interrupted_keeps_its_whole_phrases_and_goes_on_from_there(tmp_path: Path, voice: Voice) -> None:
-    settings, output = SpeakSettings(**SETTINGS), OutputSettings(tmp_path, "trt", resume=True)
     vocoded: list[str] = []
 
     def interrupt(message: str) -> None:
@@ -123,55 +132,55 @@ def test_a_run_that_is_interrupted_keeps_its_whole_phrases_and_goes_on_from_ther
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt, match=r"1 of 2 phrases are done, and their files are whole; --resume"):
-        speak(voice, phrases("Hello.", LONG), settings, output, Listener(on_message=interrupt))
+        speak_texts(voice, tmp_path, "Hello.", LONG, listener=Listener(on_message=interrupt))
     assert leftovers(tmp_path) == ["audio_0_trt.wav"]
-    summary = speak(voice, phrases("Hello.", LONG), settings, output)
-    assert [spoken.resumed for spoken in summary.spoken] == [True, False]
+    summary = speak_texts(voice, tmp_path, "Hello.", LONG, resume=True)
+    assert [result.resumed for result in summary.spoken] == [True, False]
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path, voice: Voice) -> None:
     with locked_folder(tmp_path), pytest.raises(UserError, match="another run is writing here"):
-        speak(voice, phrases("Hello."), SpeakSettings(**SETTINGS), OutputSettings(tmp_path))
+        speak_texts(voice, tmp_path, "Hello.")
 
 
 def test_a_run_says_what_was_there(tmp_path: Path, voice: Voice) -> None:
-    settings, output = SpeakSettings(**SETTINGS), OutputSettings(tmp_path, "trt")
     notes: list[str] = []
-    speak(voice, phrases("One.", "Two.", "Three."), settings, output, Listener(on_note=notes.append))
+    speak_texts(voice, tmp_path, "One.", "Two.", "Three.", listener=Listener(on_note=notes.append))
     assert notes == []
-    speak(voice, phrases("Hello."), settings, output, Listener(on_note=notes.append))
+    speak_texts(voice, tmp_path, "Hello.", listener=Listener(on_note=notes.append))
     assert notes == [f"{tmp_path} holds wav files of an earlier run: 1 are replaced; 2 others stay beside them"]
 
 
+@pytest.mark.parametrize(
+    ("texts", "line"), [(("Hello.", "Good bye."), r"\d of 2 phrases done, "), ((LONG,), "")], ids=["two", "one"]
+)
 def test_without_a_terminal_a_line_of_progress_comes_now_and_then(
-    tmp_path: Path, voice: Voice, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    voice: Voice,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    texts: Sequence[str],
+    line: str,
 ) -> None:
     monkeypatch.setattr("pipeline.console.LINE_EVERY", 0.0)
     with progress() as listener:
-        speak(voice, phrases("Hello.", "Good bye."), SpeakSettings(**SETTINGS), OutputSettings(tmp_path), listener)
-    told = capsys.readouterr().err.splitlines()
-    assert told
-    assert all(re.fullmatch(r"\d+ phrases done, \d+ % of the text, about \d+ s left", line) for line in told)
+        speak_texts(voice, tmp_path, *texts, listener=listener)
+    printed = capsys.readouterr().err.splitlines()
+    assert printed
+    assert all(re.fullmatch(line + r"\d+ % of the text, about \d+ s left", one) for one in printed)
 
 
-def test_what_is_left_out_or_spelled_is_named_once_a_phrase(tmp_path: Path, voice: Voice) -> None:
+def test_what_is_left_out_spelled_or_not_learned_is_named_once_a_phrase(tmp_path: Path, voice: Voice) -> None:
     notes: list[str] = []
-    texts = phrases("Fine.", "Hi {name}, 日本語.")
-    speak(voice, texts, SpeakSettings(**SETTINGS), OutputSettings(tmp_path), Listener(on_note=notes.append))
+    texts = ("Fine.", "Hi {name}, 日本語.", "I say {HH AW1}.")
+    speak_texts(voice, tmp_path, *texts, listener=Listener(on_note=notes.append))
     beginning = 'line 2 ("hi name, ri ben yu ."): '
+    unsure = "the voice doesn't say that it was trained on ARPAbet; what stands in braces may be garbled"
     assert notes == [
         beginning + "left out '{' '}', which can't be spoken; braces hold ARPAbet, as in {HH AW1 S}",
         beginning + "3 Chinese letters are spelled in Latin: the voice is English",
+        f'line 3 ("i say {{HH AW1}}."): {unsure}',
     ]
-
-
-def test_arpabet_that_the_voice_may_not_know_is_named(tmp_path: Path, voice: Voice) -> None:
-    notes: list[str] = []
-    texts = phrases("Plain.", "I say {HH AW1}.")
-    speak(voice, texts, SpeakSettings(**SETTINGS), OutputSettings(tmp_path), Listener(on_note=notes.append))
-    assert len(notes) == 1
-    assert 'line 2 ("i say {HH AW1}.")' in notes[0]
-    assert "doesn't say that it was trained on ARPAbet" in notes[0]
 
 
 def test_an_engine_that_fails_on_one_phrase_fails_it_alone(
@@ -185,14 +194,50 @@ def test_an_engine_that_fails_on_one_phrase_fails_it_alone(
         return encode(texts)
 
     monkeypatch.setattr(voice.engines, "encode", choosy)
-    told: list[SpokenPhrase | FailedPhrase] = []
-    output = OutputSettings(tmp_path, "trt")
-    texts = phrases("Hello.", "Fails here.", f"Fails here. {LONG}", "Good bye.")
-    summary = speak(voice, texts, SpeakSettings(**SETTINGS), output, Listener(on_phrase=told.append))
-    assert [spoken.phrase.line for spoken in summary.spoken] == [1, 4]
-    assert [failed.phrase.line for failed in summary.failed] == [2, 3]
-    assert [one.phrase.line for one in told] == [1, 2, 3, 4]
+    done: list[PhraseResult] = []
+    texts = ("Hello.", "Fails here.", f"Fails here. {LONG}", "Good bye.")
+    summary = speak_texts(voice, tmp_path, *texts, listener=Listener(on_phrase=done.append))
+    assert [result.phrase.line for result in summary.spoken] == [1, 4]
+    assert [result.phrase.line for result in summary.failed] == [2, 3]
+    assert [result.phrase.line for result in done] == [1, 2, 3, 4]
     assert sorted(path.name for path in tmp_path.glob("*.wav")) == ["audio_0_trt.wav", "audio_3_trt.wav"]
+
+
+def test_phrases_that_come_later_are_spoken_when_they_come(tmp_path: Path, voice: Voice) -> None:
+    def groups() -> Iterator[list[Phrase]]:
+        yield [Phrase(0, "Hello.")]
+        assert (tmp_path / "audio_0_.wav").is_file()
+        yield [Phrase(1, "", UserError("line 2 is not UTF-8")), Phrase(2, "Good bye.")]
+        assert (tmp_path / "audio_2_.wav").is_file()
+
+    summary = speak(voice, groups(), SpeakSettings(**SETTINGS), OutputSettings(tmp_path))
+    assert [result.phrase.line for result in summary.spoken] == [1, 3]
+    assert [str(result.error) for result in summary.failed] == ["line 2 is not UTF-8"]
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"), [("hello.wav", 22050), ("hello.flac", 22050), ("hello.mp3", 22050), ("hello.opus", 48000)]
+)
+def test_one_phrase_goes_into_one_file_of_the_format_of_its_name(
+    tmp_path: Path, tiny_folder: Path, name: str, rate: int
+) -> None:
+    file = tmp_path / "made" / name
+    result = run_here(TRT, "--text", "Hello.", "-o", file, *SHORT, *model_flags(tiny_folder))
+    assert result.returncode == EXIT_CUT, result.stderr
+    assert os.listdir(file.parent) == [name]
+    with av.open(str(file)) as container:
+        # By its header; a codec's frames are longer.
+        assert container.duration / 1e6 == pytest.approx(40 * 256 / 22050, abs=0.06)
+        (track,) = container.streams
+        assert (track.rate, track.channels) == (rate, 1)
+
+
+def test_a_folder_gets_files_of_the_format(tmp_path: Path, tiny_folder: Path) -> None:
+    flags = ("--format", "mp3", *SHORT, *model_flags(tiny_folder))
+    run_here(TRT, "--text", "Hello.", "--text", "Good bye.", "-o", tmp_path, *flags)
+    assert sorted(os.listdir(tmp_path)) == ["audio_0_trt.mp3", "audio_1_trt.mp3", "manifest.jsonl", "nvlog.json"]
+    again = run_here(TRT, "--text", "Hello.", "-o", tmp_path, "--resume", *flags)
+    assert "1 of 1 phrases are there and stay" in again.stdout
 
 
 @pytest.mark.slow
@@ -226,6 +271,12 @@ def test_the_log_tells_the_stages(tmp_path: Path, tiny_folder: Path) -> None:
         (("-o", "-", "--resume"), ("--resume", "standard output")),
         (("--sample-rate", "12345"), ("--sample-rate", "16000")),
         (("--lexicon", "no.txt"), ("no.txt", "lexicon")),
+        (("-o", "a.mp3", "--page"), ("--page", "one file a.mp3")),
+        (("-o", "a.mp3", "--text", "More."), ("a.mp3", "2 phrases", "give a folder")),
+        (("-o", "a.mp3", "--format", "flac"), ("--format flac", "a.mp3")),
+        (("-o", "a.opus", "--sample-rate", "44100"), ("44100", "opus takes")),
+        (("-o", "-", "--format", "float32"), ("--format float32", "standard output")),
+        (("--format", "pcm"), ("--format pcm", "standard output")),
     ],
     ids=" ".join,
 )
@@ -268,36 +319,69 @@ def test_a_strength_turns_the_denoiser_on(tmp_path: Path, tiny_folder: Path) -> 
     assert spoken("--denoise") == spoken("--waveglow-ckpt", "anything") == spoken("-d", "0.01") != plain
 
 
+def program(tiny_folder: Path, *flags: str) -> list[str]:
+    return [sys.executable, str(REPOSITORY / TRT), *SHORT, *model_flags(tiny_folder), *flags]
+
+
+PCM = 2 * 40 * 256  # bytes of a phrase of 40 frames, two a sample
+
+
 @pytest.mark.slow
 def test_audio_streams_to_standard_output_and_all_else_does_not(tmp_path: Path, tiny_folder: Path) -> None:
-    command = [sys.executable, str(REPOSITORY / TRT), *SHORT, *model_flags(tiny_folder)]
-    texts = ["--text", "Hello.", "--text", "...", "--text", "Good bye, and so on."]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    result = subprocess.run(
-        [*command, *texts, "-o", "-"], cwd=tmp_path, env=environment, capture_output=True, timeout=300, check=False
-    )
+    texts = ("--text", "Hello.", "--text", "?!", "--text", "Good bye, and so on.")
+    command = program(tiny_folder, *texts, "-o", "-")
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=300, check=False)
     assert result.returncode == 1
     assert b"line 2" in result.stderr
-    assert len(result.stdout) == 2 * 2 * 40 * 256  # two phrases of 40 frames, two bytes a sample
+    assert len(result.stdout) == 2 * PCM
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.slow
 def test_a_listener_that_leaves_ends_the_stream_quietly(tmp_path: Path, tiny_folder: Path) -> None:
-    words = " ".join([sys.executable, str(REPOSITORY / TRT), *SHORT, *model_flags(tiny_folder)])
+    words = " ".join(program(tiny_folder))
     texts = " ".join(["--text 'Hello there.'"] * 50)
     command = f"set -o pipefail; {words} {texts} --stream | head -c 1000 | wc -c"
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     result = subprocess.run(
-        ["bash", "-c", command], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
     )
     assert (result.stdout.strip(), result.stderr, result.returncode) == ("1000", "", 0)
 
 
-def test_streamed_lines_are_the_lines_spoken_alone(voice: Voice, tmp_path: Path) -> None:
-    settings = SpeakSettings(**SETTINGS)
-    with open(tmp_path / "pcm", "wb") as out:
-        assert list(stream_pcm(voice, phrases("Hello.", LONG), settings, out)) == []
-    samples = np.frombuffer((tmp_path / "pcm").read_bytes(), "<i2") / 32767
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["end of input", "Ctrl-C", "no listener"])
+def test_lines_of_standard_input_are_heard_as_they_come(tiny_folder: Path, ending: str) -> None:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(program(tiny_folder, "-i", "-", "-o", "-"), bufsize=0, **pipes) as process:
+        assert process.stdin
+        assert process.stdout
+        assert process.stderr
+        try:
+            for line in (b"Hello.\n", b"\xff\nGood bye.\n"):
+                process.stdin.write(line)
+                heard = 0
+                while heard < PCM:  # before standard input ends
+                    chunk = process.stdout.read(PCM - heard)
+                    assert chunk, process.stderr.read()
+                    heard += len(chunk)
+            if ending == "end of input":
+                process.stdin.close()
+            elif ending == "Ctrl-C":
+                process.send_signal(signal.SIGINT)
+            else:
+                process.stdout.close()
+                process.stdin.write(b"Nobody hears this.\n")
+            printed, status = process.stderr.read().decode(), process.wait(60)
+        finally:
+            process.kill()
+    assert printed.startswith("Not spoken: standard input line 2 is not UTF-8")
+    assert "Traceback" not in printed
+    assert status == {"end of input": 1, "Ctrl-C": 130, "no listener": 0}[ending]
+
+
+def test_streamed_lines_are_the_lines_spoken_alone(voice: Voice) -> None:
+    out, encoder = io.BytesIO(), make_encoder(FORMATS["pcm"], voice.sampling_rate)
+    assert stream(voice, [phrases("Hello."), phrases(LONG)], SpeakSettings(**SETTINGS), out, encoder) == []
+    samples = np.frombuffer(out.getvalue(), "<i2") / 32767
     alone = np.concatenate([voice.speak(text, **SETTINGS).samples for text in ("Hello.", LONG)])
     assert np.abs(samples - alone).max() < 1e-3

@@ -1,11 +1,11 @@
 """A stream's chunks join to the offline audio, whatever the text, the speed, the engine and the neighbours."""
 
-import dataclasses
 import queue
 import random
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,8 @@ from torch import Tensor
 from common.errors import Busy, Closed, UserError
 from common.metadata import Part
 from pipeline import Audio, SpeakSettings, Voice
-from pipeline.scheduler import GPU_BLOCKS, CancelledError
-from pipeline.streaming import CPU_CONTEXT, CPU_WINDOWS
+from pipeline.policy import CPU_BLOCKS, CPU_CONTEXT, CPU_WINDOWS, GPU_BLOCKS
+from pipeline.speech import CancelledError
 from tests.engine_doubles import Watched, tiny_engines
 
 NEVER = 1 - 1e-6  # a gate threshold that no gate of these models passes: utterances end at their caps
@@ -63,7 +63,7 @@ def test_the_denoiser_hears_across_the_seams() -> None:
     engines = tiny_engines()
     metadata = engines["waveglow"].metadata
     bias = tuple(np.random.default_rng(0).uniform(0, 5, metadata.audio.filter_length // 2 + 1).tolist())
-    engines["waveglow"].metadata = dataclasses.replace(metadata, bias=bias)
+    engines["waveglow"].metadata = replace(metadata, bias=bias)
     settings = {"gate_threshold": NEVER, "max_decoder_steps": 250}
     with Voice(engines) as voice:
         plain = voice.speak("Denoised speech.", **settings)
@@ -121,9 +121,9 @@ def requests(count: int) -> list[tuple[str, dict]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("blocks", [1, GPU_BLOCKS])
+@pytest.mark.parametrize("blocks", [CPU_BLOCKS, GPU_BLOCKS])
 def test_neighbours_change_nobodys_audio(voice: Voice, monkeypatch: pytest.MonkeyPatch, blocks: int) -> None:
-    monkeypatch.setattr(voice.scheduler(), "_blocks", blocks)
+    monkeypatch.setattr("pipeline.policy.CPU_BLOCKS", blocks)
     given = requests(110)
     speeches = []
     for number, (text, settings) in enumerate(given):
@@ -139,7 +139,7 @@ def test_neighbours_change_nobodys_audio(voice: Voice, monkeypatch: pytest.Monke
         if speech.cancelled:
             continue
         chunks = list(speech)
-        assert len(speech.reports) == 1, number
+        assert len(speech.results) == 1, number
         assert_same(chunks, voice.speak(text, **settings))
 
 
@@ -196,7 +196,7 @@ def test_whatever_fails_in_the_worker_the_next_request_is_spoken(monkeypatch: py
     with Voice(tiny_engines()) as voice:
         whole = voice.speak("Hello.", **settings)
         with monkeypatch.context() as broken:
-            broken.setattr("pipeline.scheduler.PieceReport", None)
+            broken.setattr("pipeline.streaming.PieceResult", None)
             with pytest.raises(UserError, match="speaking a request failed: TypeError"):
                 list(voice.stream("Hello.", **settings))
         assert_same(list(voice.stream("Hello.", **settings)), whole)
@@ -278,16 +278,16 @@ def test_what_is_not_a_number_is_an_error_of_its_own_request(part: Part, tensor:
 
 
 def test_a_slow_reader_blocks_nobody_and_is_not_served_ahead(voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.scheduler.MAX_UNREAD_SECONDS", 1.0)
+    monkeypatch.setattr("pipeline.policy.MAX_UNREAD_SECONDS", 1.0)
     settings = {"gate_threshold": NEVER, "max_decoder_steps": 60}
     slow = voice.submit("A sentence. " * 100, SpeakSettings(**settings))
     for _ in range(3):
         assert len(list(voice.stream("Hello.", **settings))) > 0
     deadline = time.monotonic() + 20
-    while slow._unread_seconds < 1.0 and time.monotonic() < deadline:
+    while slow.unread_seconds < 1.0 and time.monotonic() < deadline:
         time.sleep(0.01)
     time.sleep(0.3)
-    assert slow._unread_seconds < 1.0 + 2 * 60 * 256 / 22050  # the piece under way, and no more
+    assert slow.unread_seconds < 1.0 + 2 * 60 * 256 / 22050  # the piece under way, and no more
     assert_same(list(slow), voice.speak("A sentence. " * 100, **settings))
 
 
@@ -320,5 +320,27 @@ def test_pictures_of_a_stream_are_those_of_the_whole(voice: Voice) -> None:
     list(speech)
     with voice.synthesizer(settings) as synthesizer:
         (whole,) = list(synthesizer.speak_pieces(voice._pieces("Hello there.", settings)))
-    (alignment,) = speech.alignments
-    torch.testing.assert_close(torch.from_numpy(alignment), torch.from_numpy(whole.alignment), atol=1e-4, rtol=0)
+    (result,) = speech.results
+    torch.testing.assert_close(torch.from_numpy(result.alignment), torch.from_numpy(whole.alignment), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("rate", [22050, 48000])
+def test_pieces_have_their_own_speed_seed_and_pause_in_streams_and_whole_texts(voice: Voice, rate: int) -> None:
+    same = {"gate_threshold": NEVER, "max_decoder_steps": 90}
+    settings = SpeakSettings(**same, sampling_rate=rate)
+    (piece,) = voice._pieces("Hello there.", settings)
+    pieces = [replace(piece, number=0, last=False, speed=0.6, seed=4, pause=0.5), replace(piece, number=1)]
+    with voice.synthesizer(settings) as synthesizer:
+        slow, plain = synthesizer.speak_pieces(pieces)
+    speech = voice.scheduler().submit(pieces, settings)
+    streamed = Audio.join(list(speech))
+    expected = [voice.speak("Hello there.", **same, speed=0.6, seed=4), voice.speak("Hello there.", **same)]
+    assert [result.frames for result in speech.results] == [slow.frames, plain.frames] == [150, 90]
+    for result, audio, pause in zip((slow, plain), expected, (11025, 0), strict=True):
+        assert len(result.samples) == len(audio) + pause
+        assert np.abs(voice.leveled(result).samples[: len(audio)] - audio.samples).max() < TOLERANCE
+        assert not result.samples[len(audio) :].any()
+    whole = np.concatenate([voice.leveled(result).samples for result in (slow, plain)])
+    if rate == 22050:
+        assert_same([streamed], Audio(whole, rate))
+    assert len(streamed) == pytest.approx(len(whole) * rate / 22050, abs=1)

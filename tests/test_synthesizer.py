@@ -13,9 +13,11 @@ from common.metadata import PARTS, ModelMetadata, Part
 from common.phrases import Phrase
 from common.random_streams import RandomStreams
 from pipeline import Audio, Voice
-from pipeline.engine_set import POSTNET_WINDOW, EngineSet
+from pipeline.engine_set import EngineSet
 from pipeline.model_files import open_engines
-from pipeline.synthesizer import FailedPiece, SpokenPiece, Synthesizer
+from pipeline.pieces import PieceResult
+from pipeline.stages import POSTNET_WINDOW, encode, refine, refine_each
+from pipeline.synthesizer import Synthesizer
 from tacotron2.decoder import StopRule, Utterance
 from tests.models import synthesizer_on
 from waveglow.denoiser import Denoiser
@@ -29,21 +31,21 @@ def tiny_engines(tiny_folder: Path) -> Engines:
     return open_engines({part: tiny_folder / f"{part}.onnx" for part in PARTS})
 
 
-def speak(engines: Engines, texts: dict[int, str], **settings) -> dict[int, SpokenPiece]:
+def speak(engines: Engines, texts: dict[int, str], **settings) -> dict[int, PieceResult]:
     """Every phrase's first piece, by its index. Fails where a piece failed."""
     return {s.piece.phrase.index: s for s in spoken_by(synthesizer_on(engines, **settings), texts)}
 
 
-def spoken_by(synthesizer: Synthesizer, texts: dict[int, str]) -> list[SpokenPiece]:
+def spoken_by(synthesizer: Synthesizer, texts: dict[int, str]) -> list[PieceResult]:
     found = list(synthesizer.speak([Phrase(i, text) for i, text in texts.items()]))
-    assert not [piece.error for piece in found if isinstance(piece, FailedPiece)]
-    return [piece for piece in found if isinstance(piece, SpokenPiece)]
+    assert [piece.error for piece in found] == [None] * len(found)
+    return found
 
 
 def failure_of(engines: Engines, text: str, **settings) -> str:
     """The reason why a text of one piece could not be spoken."""
     (failed,) = synthesizer_on(engines, **settings).speak([Phrase(0, text)])
-    assert isinstance(failed, FailedPiece)
+    assert failed.error is not None
     return str(failed.error)
 
 
@@ -63,7 +65,7 @@ def test_what_is_decoded_is_the_same_to_the_bit_in_any_batch(tiny_engines: Engin
     def decoded(places: list[int]) -> dict[int, torch.Tensor]:
         utterances = [Utterance(len(texts[place]), RandomStreams(place, ""), StopRule(1.0, 40)) for place in places]
         with engines.running():
-            batch = engines.decoder.decode(*engines.encode([texts[place] for place in places]), utterances)
+            batch = engines.decoder.decode(*encode(engines, [texts[place] for place in places]), utterances)
         return dict(zip(places, batch.mels, strict=True))
 
     for size in (2, 4, 8):
@@ -90,10 +92,10 @@ def test_the_postnet_in_windows_is_the_postnet_on_each_utterance(tiny_engines: E
     engines = EngineSet(tiny_engines)
     frames = [300, POSTNET_WINDOW + 1, POSTNET_WINDOW, 50, 401, 50, 3 * POSTNET_WINDOW]
     mels = torch.randn(len(frames), 80, max(frames), generator=torch.Generator().manual_seed(0))
-    one_by_one = [engines.refine(mels[item : item + 1, :, :length])[0] for item, length in enumerate(frames)]
+    one_by_one = [refine(engines, mels[item : item + 1, :, :length])[0] for item, length in enumerate(frames)]
     for on_gpu in (False, True):
         engines.on_gpu = on_gpu
-        for found, expected in zip(engines.refine_each(mels, frames), one_by_one, strict=True):
+        for found, expected in zip(refine_each(engines, mels, frames), one_by_one, strict=True):
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
@@ -125,7 +127,7 @@ def test_pytorch_and_onnx_runtime_say_the_same(demo_engines: Engines, torch_demo
 def test_pieces_come_in_order_whatever_their_length(tiny_engines: Engines) -> None:
     phrases = [Phrase(i, "a" * n + ".") for i, n in enumerate([30, 3, 20, 90, 1, 50, 2, 9, 70, 4])]
     synthesizer = synthesizer_on(tiny_engines, batch_size=2, max_symbols=24, max_decoder_steps=8)
-    spoken = [piece for piece in synthesizer.speak(phrases) if isinstance(piece, SpokenPiece)]
+    spoken = list(synthesizer.speak(phrases))
     order = [(s.piece.phrase.index, s.piece.number) for s in spoken]
     assert order == sorted(order)
     assert [i for i, _ in order if _ == 0] == list(range(10))
@@ -221,11 +223,9 @@ def test_a_piece_that_fails_does_not_harm_the_others_of_its_batch(tiny_engines: 
     for index, piece in enumerate(found):
         assert piece.piece.phrase.index == index
         if index == 2:
-            assert isinstance(piece, FailedPiece)
             assert "seven" in str(piece.error)
         else:
-            assert isinstance(piece, SpokenPiece)
-            assert np.abs(piece.audio - expected[index].audio).max() < 1e-4
+            assert np.abs(piece.samples - expected[index].audio).max() < 1e-4
 
 
 def test_a_batch_is_taken_over_while_the_next_is_decoded(tiny_engines: Engines) -> None:
@@ -260,11 +260,9 @@ def test_a_batch_is_taken_over_while_the_next_is_decoded(tiny_engines: Engines) 
         assert [piece.piece.phrase.index for piece in found] == list(texts)
         for index, piece in enumerate(found):
             if index in (2, 5):
-                assert isinstance(piece, FailedPiece)
                 assert ("nine are too many" if index == 5 else "NaN") in str(piece.error)
             else:
-                assert isinstance(piece, SpokenPiece)
-                assert np.abs(piece.audio - expected[index].audio).max() < 1e-4
+                assert np.abs(piece.samples - expected[index].audio).max() < 1e-4
                 assert piece.seconds > 0
 
 

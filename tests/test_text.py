@@ -1,15 +1,18 @@
 """The text front end: the classic's ids, what is dropped, and how long texts are cut."""
 
 import random
+import re
 import time
 
 import numpy as np
 import pytest
 
 from common.errors import InvalidInput, UserError
-from tacotron2.text import encode, split
+from tacotron2.text import TextFrontEnd, encode, split
 from tacotron2.text.cleaners import english_cleaners
+from tacotron2.text.lexicon import Lexicon
 from tacotron2.text.numbers import cardinal, ordinal, year
+from tacotron2.text.rewriting import Trace
 from tacotron2.text.symbols import SYMBOLS
 
 SPACE = 11
@@ -405,3 +408,86 @@ class TestSplit:
         pieces = split(text, 256)
         assert time.process_time() - started < 10  # about a second; quadratic time would be minutes
         assert max(len(piece.ids) for piece in pieces) <= 256
+
+
+class TestWordSpans:
+    """Which part of the text each spoken word came from."""
+
+    @staticmethod
+    def spans(text: str, front_end: TextFrontEnd | None = None, max_symbols: int = 256) -> list[str]:
+        """The text of each word as it was written; checks what holds of all."""
+        with Trace(text) as trace:
+            reading = (front_end or TextFrontEnd()).read(text)
+        written, done, before = [], 0, None
+        for piece in split(reading, max_symbols, trace=trace):
+            symbols = sum(("{" not in unit) or len(unit.split()) for unit in re.findall(r"\{[^}]*\}|.", piece.text))
+            covered, last = 0, 0
+            for first, stop, word, span in piece.words:
+                assert last <= first < stop <= symbols == len(piece.ids)
+                assert done <= span[0] < span[1] <= len(text) or span == before  # a word that was cut in two
+                covered, last, (_, done), before = covered + stop - first, stop, span, span
+                assert word == text[slice(*span)]
+                written.append(word)
+            silent = sum(not unit.isalpha() for unit in re.sub(r"\{[^}]*\}", "", piece.text))
+            assert symbols - silent <= covered  # every letter and sound is in a word
+        return written
+
+    @pytest.mark.parametrize(
+        ("text", "written"),
+        [
+            ("The price fell 20% today.", ["The", "price", "fell", "20%", "today."]),
+            ("1 one 20 20 twenty", ["1", "one", "20", "20", "twenty"]),
+            ("Dr. Smith's $1.5m, on 12/25/2024!", ["Dr.", "Smith's", "$1.5m,", "on", "12/25/2024!"]),
+            ("see https://x.com/a_b?c=1, or bob@x.org", ["see", "https://x.com/a_b?c=1,", "or", "bob@x.org"]),
+            ("“Hello” — she (so) said…", ["“Hello”", "she", "(so)", "said…"]),
+            ("Naïve e\u0301te\u0301 ﬁn 5½ x²", ["Naïve", "e\u0301te\u0301", "ﬁn", "5½", "x²"]),
+            ("IBM's F-16s at -5°C and AT&T", ["IBM's", "F-16s", "at", "-5°C", "and", "AT&T"]),
+            ("He {HH AW1 S} said {name} 😀 ok", ["He", "{HH AW1 S}", "said", "{name}", "ok"]),
+            ("# Head\n- *one*\n\n2<br>now\t&amp; 3", ["Head", "one", "2", "now", "&amp;", "3"]),
+            ("5 p.m. to 9 p.m. at 123 N Main St.", ["5 p.m.", "to", "9 p.m.", "at", "123 N Main St."]),
+            ("Hello—world, 日本 THE END", ["Hello", "world,", "日本", "THE", "END"]),
+        ],
+    )
+    def test_what_is_rewritten_is_one_span_and_other_words_are_exact(self, text: str, written: list[str]) -> None:
+        assert self.spans(text) == written
+        assert [word for word in self.spans(text, max_symbols=16) if word in written]
+
+    def test_without_the_normaliser(self) -> None:
+        assert self.spans("Dr. Who paid $5.", TextFrontEnd(normalizer="none")) == ["Dr.", "Who", "paid", "$5."]
+
+    def test_of_a_lexicon(self) -> None:
+        lexicon = Lexicon({"Nguyen": "{W IH1 N}", "C++": "see plus plus"})
+        text = "Mr. Nguyen's C++ (Nguyen-style)."
+        assert self.spans(text, TextFrontEnd(lexicon=lexicon)) == ["Mr.", "Nguyen's", "C++", "(Nguyen-style)."]
+
+    def test_nothing_changes_in_what_is_read_and_without_a_trace_there_are_no_words(self) -> None:
+        text = "Pay 20% by 5 p.m. " * 20
+        with Trace(text) as trace:
+            reading = TextFrontEnd().read(text)
+        assert reading == TextFrontEnd().read(text)
+        traced, plain = split(reading, 64, trace=trace), split(reading, 64)
+        assert traced == plain
+        assert [piece.ids.tolist() for piece in traced] == [piece.ids.tolist() for piece in plain]
+        assert not any(piece.words for piece in plain)
+
+    def test_any_text(self) -> None:
+        fragments = (
+            *(
+                "$5 ",
+                "12/25/2024",
+                " 3:30pm ",
+                "Dr. ",
+                "XIV",
+                "GPU",
+                "25°C",
+                "john@doe.com ",
+                " #tag",
+                "\u2013",
+                "—",
+                "“",
+            ),
+            *("90s", "½ ", "²", "😀", "**b** ", "&amp;", "<b>", " a.m.", " the ", "{HH AW1 S}", "%", "\n- ", "ﬁ", "İ"),
+        )
+        chosen = random.Random(0)
+        for _ in range(200):
+            self.spans("a" + "".join(chosen.choice(fragments) for _ in range(30)), max_symbols=40)

@@ -19,8 +19,9 @@ import pytest
 
 from common.errors import UserError
 from common.files import REPOSITORY
+from common.metadata import PARTS, Part
 from pipeline import Audio, Voice
-from serving.triton.repository import PLAIN_INSTANCES, make_repository, model_paths
+from serving.triton.repository import PLAIN_INSTANCES, make_repository
 from serving.triton.server import server_command
 from tests.http_servers import faults_in
 from tests.scripts import assert_one_line_error, run_here
@@ -48,12 +49,16 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def onnx_files(folder: Path) -> dict[Part, Path]:
+    return {part: folder / f"{part}.onnx" for part in PARTS}
+
+
 @pytest.fixture(scope="module")
 def server(demo_folder: Path) -> Iterator[dict[str, str]]:
     """A running server's addresses by protocol. The repository is moved after it was written."""
     with tempfile.TemporaryDirectory(prefix="triton.") as folder:
         written, moved = Path(folder, "written"), Path(folder, "moved")
-        make_repository(written, model_paths(demo_folder, {}), MAX_CHARACTERS)
+        make_repository(written, onnx_files(demo_folder), MAX_CHARACTERS)
         shutil.move(written, moved)
         with running(moved) as (process, addresses):
             yield addresses
@@ -66,7 +71,7 @@ def faulty(tiny_folder: Path) -> Iterator[tuple[subprocess.Popen, dict[str, str]
     """A server whose engines fail as its file of faults says: its process, its addresses, that file."""
     with tempfile.TemporaryDirectory(prefix="triton.") as folder:
         repository, faults = Path(folder, "repository"), Path(folder, "faults.json")
-        make_repository(repository, model_paths(tiny_folder, {}), max_waiting=MAX_WAITING)
+        make_repository(repository, onnx_files(tiny_folder), max_waiting=MAX_WAITING)
         model = repository / "tts_stream" / "1" / "model.py"
         model.rename(model.with_name("served_model.py"))
         shutil.copy(REPOSITORY / "tests" / "faulty_triton_model.py", model)
@@ -252,27 +257,26 @@ def test_a_voice_that_can_not_speak_any_more_ends_the_server(faulty) -> None:
 def test_a_repository_is_not_written_over_another(tmp_path: Path, demo_folder: Path) -> None:
     (tmp_path / "tts").mkdir()
     with pytest.raises(UserError, match="is there already"):
-        make_repository(tmp_path, model_paths(demo_folder, {}))
+        make_repository(tmp_path, onnx_files(demo_folder))
     assert os.listdir(tmp_path) == ["tts"]
 
 
 def test_models_are_all_named_or_none(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no model files"):
-        model_paths(tmp_path, {})
-    with pytest.raises(UserError, match="--decoder, --postnet, --waveglow missing"):
-        model_paths(tmp_path, {"encoder": tmp_path / "encoder.onnx"})
+    flags = ("scripts/make_triton_repository.py", "-o", tmp_path / "repository", "--models", tmp_path)
+    assert_one_line_error(run_here(*flags), "no model files")
+    assert_one_line_error(run_here(*flags, "--encoder", "encoder.onnx"), "--decoder, --postnet, --waveglow missing")
 
 
 def test_what_is_no_repository_is_not_served(tmp_path: Path) -> None:
-    result = run_here("serving/triton/server.py", "--server", tmp_path, tmp_path, cwd=tmp_path)
-    assert_one_line_error(result, "no model repository; write one with serving/triton/repository.py")
+    result = run_here("scripts/triton_server.py", "--server", tmp_path, tmp_path, cwd=tmp_path)
+    assert_one_line_error(result, "no model repository; write one with scripts/make_triton_repository.py")
 
 
 def test_a_folder_with_spaces_is_refused(tmp_path: Path) -> None:
     spaced = tmp_path / "my models"
     (spaced / "tts_stream").mkdir(parents=True)
     (spaced / "tts_stream" / "config.pbtxt").touch()
-    result = run_here("serving/triton/server.py", "--server", SERVER, spaced, cwd=tmp_path)
+    result = run_here("scripts/triton_server.py", "--server", SERVER, spaced, cwd=tmp_path)
     assert_one_line_error(result, "my models: the server starts no models from a folder with spaces")
 
 
@@ -286,5 +290,5 @@ def test_no_empty_folder_is_searched_for_libraries(tmp_path: Path, monkeypatch: 
 def test_a_client_without_a_server_says_so_in_a_line(tmp_path: Path, flags: list[str]) -> None:
     (port,) = free_ports(1)
     address = f"127.0.0.1:{port}"
-    result = run_here("serving/triton/client.py", "--text", "Hi.", "--url", address, *flags, cwd=tmp_path)
+    result = run_here("scripts/triton_client.py", "--text", "Hi.", "--url", address, *flags, cwd=tmp_path)
     assert_one_line_error(result, address, "onnect")

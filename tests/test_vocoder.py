@@ -12,7 +12,8 @@ from common.errors import UserError
 from common.metadata import Part
 from common.onnx_engine import OnnxEngine
 from tests.models import parts_of, tiny_waveglow
-from waveglow.vocoder import END_SILENCE, GRAIN, Window, padded_frames, plan_windows, vocode, window_sizes, with_silence
+from waveglow.vocoder import vocode, window_sizes, with_silence
+from waveglow.windows import END_SILENCE, GRAIN, Window, padded_frames, plan_windows
 
 
 @pytest.mark.parametrize("window", [64, 128, 384])

@@ -1,6 +1,8 @@
 """The front door, as another program uses it."""
 
+import base64
 import dataclasses
+import io
 import json
 import re
 import subprocess
@@ -50,6 +52,24 @@ def test_a_stream_gives_what_speaking_gives(voice: Voice) -> None:
     assert np.abs(joined.samples - whole.samples).max() < 1e-4
 
 
+def test_speaking_tells_its_progress(voice: Voice) -> None:
+    told: list[tuple[float, int]] = []
+    voice.speak("Hello there.", on_progress=lambda done, total: told.append((done, total)), **SHORT)
+    done, totals = zip(*told, strict=True)
+    assert list(done) == sorted(done)
+    assert set(totals) == {len("Hello there.")}
+    assert done[-1] == totals[0]
+
+
+def test_a_lexicon_may_be_the_path_of_its_file(voice: Voice, tmp_path: Path) -> None:
+    path = tmp_path / "words.tsv"
+    path.write_text("Hi\thello\n")
+    expected = voice.speak("Hi.", lexicon=Lexicon({"Hi": "hello"}), **SHORT)
+    assert voice.speak("Hi.", lexicon=path, **SHORT) == voice.speak("Hi.", lexicon=str(path), **SHORT) == expected
+    with pytest.raises(UserError, match="cannot read the lexicon"):
+        voice.speak("Hi.", lexicon=tmp_path / "none.tsv")
+
+
 def test_many_texts_come_in_order_and_one_that_fails_is_an_error_in_its_place(voice: Voice) -> None:
     found = list(voice.speak_many(["One.", "...", "Three."], SpeakSettings(**SHORT)))
     assert [index for index, _ in found] == [0, 1, 2]
@@ -65,13 +85,16 @@ def test_what_can_not_be_spoken_or_set_is_one_line(voice: Voice) -> None:
         ("...", {}, "nothing to speak"),
         ("Hi.", {"speed": 3}, "speed 3: must be between 0.5 and 2"),
         ("Hi.", {"sigma": float("nan")}, "sigma nan"),
-        ("Hi.", {"speed": "2"}, "speed '2': must be a number"),
+        ("Hi.", {"speed": "2"}, "speed: must be a number, not str"),
+        ("Hi.", {"seed": True}, "seed: must be a whole number, not bool"),
+        ("Hi.", {"final_period": "no"}, "final_period: must be True or False, not str"),
+        ("Hi.", {"text_normalizer": 1}, "text_normalizer: must be a str, not int"),
         ("Hi.", {"seed": 1.5}, "seed 1.5: must be a whole number"),
-        ("Hi.", {"seed": None}, "seed None: must be a whole number"),
+        ("Hi.", {"seed": None}, "seed: must be a whole number, not None"),
+        ("Hi.", {"sentence_silence": -1}, "sentence_silence -1: must be between 0 and 10"),
         ("Hi.", {"text_normalizer": "klingon"}, "klingon"),
         ("Hi.", {"sampling_rate": 12345}, "16000"),
-        ("Hi.", {"lexicon": "words.txt"}, "lexicon: must be a Lexicon"),
-        ("Hi.", {"lexicon": {"Hi": "hello"}}, "not a dict"),
+        ("Hi.", {"lexicon": {"Hi": "hello"}}, "lexicon: must be a Lexicon or the path of its file, not dict"),
         (None, {}, "the text to speak must be a str, not NoneType"),
         (b"Hi.", {}, "not bytes"),
         (["Hi."], {}, "not list"),
@@ -83,18 +106,59 @@ def test_what_can_not_be_spoken_or_set_is_one_line(voice: Voice) -> None:
             assert error.value.setting == next(iter(settings), None)
 
 
-def test_audio_is_an_array_that_knows_when_it_is_equal(voice: Voice, tmp_path: Path) -> None:
+def test_audio_is_an_array_that_knows_when_it_is_equal(voice: Voice) -> None:
     audio = Audio(np.array([0.5, -0.5, 0.25], np.float32), 22050)
     assert len(audio) == 3
     assert np.asarray(audio).tolist() == [0.5, -0.5, 0.25]
     assert audio == Audio(audio.samples.copy(), 22050)
     assert audio != Audio(audio.samples, 16000)
     assert audio != Audio(audio.samples[:2], 22050)
-    for name, sample_format, setting in (("a.mp3", "float32", "path"), ("a.wav", "int24", "sample_format")):
-        with pytest.raises(InvalidInput) as error:
-            audio.save(tmp_path / name, sample_format=sample_format)
-        assert error.value.setting == setting
+    assert repr(audio) == "<Audio of 0.00 s, 22050 Hz>"
     assert "22050 Hz" in repr(voice)
+
+
+def test_audio_plays_in_a_notebook() -> None:
+    audio = Audio(np.array([0.5, -0.5, 0.25], np.float32), 22050)
+    (data,) = re.findall(r'<audio controls src="data:audio/wav;base64,([^"]+)">', audio._repr_html_())
+    rate, samples = wavfile.read(io.BytesIO(base64.b64decode(data)))
+    assert (rate, samples.tolist()) == (22050, [16384, -16384, 8192])
+    assert Audio(audio.samples[:0], 22050)._repr_html_() == "<Audio of 0.00 s, 22050 Hz>"
+
+
+@pytest.mark.parametrize(("suffix", "rate"), [("wav", 22050), ("flac", 22050), ("mp3", 22050), ("opus", 24000)])
+def test_audio_is_saved_in_the_format_of_its_name(tmp_path: Path, suffix: str, rate: int) -> None:
+    av = pytest.importorskip("av")
+    tone = np.sin(2 * np.pi * 440 / 22050 * np.arange(22050)).astype(np.float32) / 4
+    path = Audio(tone, 22050).save(tmp_path / f"tone.{suffix}")
+    with av.open(path) as file:
+        (stream,) = file.streams.audio
+        samples = np.concatenate([frame.to_ndarray()[0] for frame in file.decode(stream)])
+        assert stream.sample_rate == rate or suffix == "opus"  # which is always decoded at 48 kHz
+        seconds = len(samples) / stream.sample_rate
+    assert seconds == pytest.approx(1, abs=0.1)  # lossy encoders pad
+    scale = 1 if samples.dtype.kind == "f" else np.iinfo(samples.dtype).max
+    assert np.abs(samples).max() / scale == pytest.approx(1, abs=0.1)  # scaled to full scale
+    buffer = io.BytesIO()
+    assert Audio(tone, 22050).save(buffer, format=suffix) is buffer
+    if suffix in ("wav", "flac"):
+        assert buffer.getvalue() == path.read_bytes()
+
+
+def test_what_can_not_be_saved_is_one_line(tmp_path: Path) -> None:
+    audio = Audio(np.array([0.5, -0.5, 0.25], np.float32), 22050)
+    for name, options, setting in (
+        ("a.doc", {}, "format"),
+        ("a.wav", {"format": "m4a"}, "format"),
+        ("a.wav", {"sample_format": "int24"}, "sample_format"),
+    ):
+        with pytest.raises(InvalidInput) as error:
+            audio.save(tmp_path / name, **options)
+        assert error.value.setting == setting
+        assert "\n" not in str(error.value)
+    for samples in ([], [float("nan")]):
+        with pytest.raises(UserError, match="no file was written"):
+            Audio(np.array(samples, np.float32), 22050).save(tmp_path / "a.mp3")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_speed_and_rate_change_the_length_as_they_say(voice: Voice) -> None:
@@ -173,9 +237,9 @@ def test_an_installation_without_the_demo_voice_says_so_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("pipeline.voice.DEMO_FOLDER", tmp_path / "site-packages" / "output")
-    monkeypatch.setattr("pipeline.voice.DEMO_TACOTRON2", tmp_path / "site-packages" / "tacotron2_demo.pt")
-    with pytest.raises(UserError, match="the demo voice isn't installed; name a folder of model files, or install"):
+    monkeypatch.setattr("pipeline.model_files.DEMO_FOLDER", tmp_path / "site-packages" / "output")
+    monkeypatch.setattr("pipeline.model_files.DEMO_TACOTRON2", tmp_path / "site-packages" / "tacotron2_demo.pt")
+    with pytest.raises(UserError, match="the demo voice isn't installed; name a folder of model files, or install the"):
         Voice.load()
     assert list(tmp_path.iterdir()) == []
 

@@ -328,9 +328,6 @@ class IOptimizationProfile:
     def set_shape(self, input: str, min: Sequence[int], opt: Sequence[int], max: Sequence[int]) -> None:
         self._shapes[input] = [tuple(min), tuple(opt), tuple(max)]
 
-    def get_shape(self, input: str) -> list[tuple[int, ...]]:
-        return self._shapes[input]
-
 
 class ITimingCache:
     __slots__ = ("_matches",)
@@ -439,21 +436,12 @@ class Builder:
 def _problem(network: INetworkDefinition, config: IBuilderConfig) -> str | None:
     if not network._strong:
         return "this project builds strongly typed networks only"
-    if not network._outputs:
-        return "Network has no outputs"
     for tensor in network._inputs:
-        if -1 not in tensor.shape:
-            continue
-        if not config._profiles:
-            return "Network has dynamic or shape inputs, but no optimization profile has been defined."
-        for profile in config._profiles:
-            if tensor.name not in profile._shapes:
-                return f"Dynamic input {tensor.name} does not have dimensions in profile 0"
-            for shape in profile.get_shape(tensor.name):
-                if len(shape) != len(tensor.shape):
-                    return f"profile of {tensor.name} has {len(shape)} dimensions, the input {len(tensor.shape)}"
-                if any(fixed not in (-1, size) for fixed, size in zip(tensor.shape, shape, strict=True)):
-                    return f"profile of {tensor.name} contradicts its static dimensions {tensor.shape}"
+        if not any(tensor.name in profile._shapes for profile in config._profiles):
+            return f"Dynamic input {tensor.name} does not have dimensions in profile 0"
+        for shape in config._profiles[0]._shapes[tensor.name]:
+            if any(fixed not in (-1, size) for fixed, size in zip(tensor.shape, shape, strict=True)):
+                return f"profile of {tensor.name} contradicts its static dimensions {tensor.shape}"
     return None
 
 
@@ -554,7 +542,6 @@ class ICudaEngine:
         destroyed.append("ICudaEngine")
 
     num_io_tensors = property(lambda self: len(self._names))
-    num_optimization_profiles = property(lambda self: len(self._profiles))
     num_layers = property(lambda self: len(self._layers))
 
     @property
@@ -565,20 +552,15 @@ class ICudaEngine:
         return self._names[index]
 
     def get_tensor_mode(self, name: str) -> TensorIOMode:
-        if not self._known("getTensorIOMode", name):
-            return TensorIOMode.NONE
         return TensorIOMode.INPUT if name in self._inputs else TensorIOMode.OUTPUT
 
     def get_tensor_dtype(self, name: str) -> DataType:
-        return self._tensor(name).dtype if self._known("getTensorDataType", name) else DataType.FLOAT
+        return self._tensor(name).dtype
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return self._tensor(name).shape if self._known("getTensorShape", name) else ()
+        return self._tensor(name).shape
 
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
-        if name not in self._inputs or not 0 <= profile_index < len(self._profiles):
-            _FirstLogger.error(f"ICudaEngine::getProfileShape: Error Code 3: no {name} in profile {profile_index}")
-            return []
         return self._profiles[profile_index][name]
 
     def create_engine_inspector(self) -> EngineInspector:
@@ -594,12 +576,6 @@ class ICudaEngine:
 
     def _tensor(self, name: str) -> ITensor:
         return self._inputs.get(name) or self._outputs[name]
-
-    def _known(self, function: str, name: str) -> bool:
-        if name in self._names:
-            return True
-        _FirstLogger.error(f"ICudaEngine::{function}: Error Code 3: invalid tensor name: {name}")
-        return False
 
 
 def _scratch_bytes(engine: ICudaEngine, shapes: dict[str, tuple[int, ...]]) -> int:
@@ -632,11 +608,8 @@ class IExecutionContext:
         if name not in self._engine._inputs:
             return self._refuse("setInputShape", f"{name} is not an input")
         low, _, high = self._engine.get_tensor_profile_shape(name, 0)
-        static = self._engine._inputs[name].shape
         shape = tuple(shape)
-        if len(shape) != len(static):
-            return self._refuse("setInputShape", f"{name} has {len(static)} dimensions, {len(shape)} given")
-        if not all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True)):
+        if len(shape) != len(low) or not all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True)):
             return self._refuse("setInputShape", f"{list(shape)} of {name} does not satisfy any optimization profile")
         if self._shapes.get(name) != shape:
             self._shapes[name] = shape
@@ -648,8 +621,6 @@ class IExecutionContext:
         return [name for name in self._engine._inputs if name not in self._shapes]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        if not self._engine._known("getTensorShape", name):
-            return ()
         if name in self._shapes:
             return self._shapes[name]
         static = self._engine._tensor(name).shape

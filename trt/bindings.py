@@ -1,6 +1,6 @@
-"""The one door to TensorRT: imports `tensorrt` or `tensorrt_rtx` when first needed, keeps its errors, finds the GPU.
+"""TensorRT's module, errors and GPU: imports `tensorrt` or `tensorrt_rtx` when it is first needed.
 
-Everything else takes the module from here and uses only what TensorRT 10, 11 and TensorRT-RTX share.
+All other code takes the module from here, and uses only the functions that TensorRT 10, 11 and TensorRT-RTX share.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from common.contract import Dim, TensorSpec
+from common.contract import Dim, TensorSpec, dtype_named
 from common.cuda import on_device, with_index
 from common.errors import UserError
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 Flavour = Literal["tensorrt", "tensorrt_rtx", "tensorrt_lean"]
 
-BUILDERS: tuple[Flavour, ...] = ("tensorrt", "tensorrt_rtx")  # in the order in which they are taken
+BUILDERS: tuple[Flavour, ...] = ("tensorrt", "tensorrt_rtx")  # in order of preference
 PRODUCTS: dict[Flavour, str] = {
     "tensorrt": "TensorRT",
     "tensorrt_rtx": "TensorRT-RTX",
@@ -36,15 +36,8 @@ INSTALL: dict[Flavour, str] = {
     "tensorrt_rtx": "pip install tensorrt-rtx-cu13",
     "tensorrt_lean": "pip install tensorrt-lean",
 }
-TORCH_DTYPES = {
-    "FLOAT": torch.float32,
-    "HALF": torch.float16,
-    "INT32": torch.int32,
-    "INT64": torch.int64,
-    "BOOL": torch.bool,
-}
-MAX_MESSAGE = 400  # characters of TensorRT's own words that go into a message
-MAX_ERRORS = 20  # that are kept
+MAX_MESSAGE = 400  # characters of TensorRT's own words in a message
+MAX_ERRORS = 20  # of TensorRT's, kept
 DEFAULT_STREAM = 0  # the handle of CUDA's legacy default stream
 _OUT_OF_MEMORY = re.compile(r"out ?of ?memory|cudaErrorMemoryAllocation|cudaMalloc", re.IGNORECASE)
 
@@ -53,7 +46,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TensorRT:
-    """An imported TensorRT. `errors` collects what it logs: its functions return None or False and log the reason."""
+    """An imported TensorRT. Its functions return None or False on failure; `errors` collects the reasons it logs."""
 
     api: Any  # the module
     flavour: Flavour
@@ -88,12 +81,12 @@ class ErrorLog:
 
     @property
     def out_of_memory(self) -> bool:
-        """Whether any of the errors, of which `str` may show only the beginning, is a lack of device memory."""
+        """Whether any error is a lack of device memory, beyond those that fit into `str` too."""
         return any(_OUT_OF_MEMORY.search(error) for error in tuple(self._errors))
 
 
 def one_line(words: str) -> str:
-    """Words fit for a message of one line: no line breaks, and no longer than need be."""
+    """Words as one line of a message, cut at MAX_MESSAGE characters."""
     words = " ".join(words.split())
     return words if len(words) <= MAX_MESSAGE else words[: MAX_MESSAGE - 3] + "..."
 
@@ -116,24 +109,24 @@ class Gpu:
         torch.cuda.synchronize(self.device)
 
     def own_stream(self) -> AbstractContextManager[Any]:
-        """Makes a new stream the current one for a `with` block; it begins behind what the current stream does now."""
+        """Makes a new stream the current one for a `with` block; its work begins after the present stream's."""
         stream = torch.cuda.Stream(self.device)
         stream.wait_stream(torch.cuda.current_stream(self.device))
         return torch.cuda.stream(stream)
 
     def current(self) -> AbstractContextManager[Any]:
-        """Makes this GPU the current one for a `with` block. TensorRT works on whichever is current when called."""
+        """Makes this GPU the current one for a `with` block: TensorRT works on the current GPU."""
         return on_device(self.device)
 
 
-_loaded: dict[ModuleType, TensorRT] = {}  # the first logger of a process wins in TensorRT, so each is made once
+_loaded: dict[ModuleType, TensorRT] = {}  # TensorRT keeps the first logger of a process
 
 
 def load(*flavours: Flavour) -> TensorRT:
     """Imports TensorRT in one of its flavours, the first that is installed.
 
     Args:
-        flavours: those that will do; none for what can build engines.
+        flavours: the acceptable ones, in order of preference; by default those that build engines.
 
     Raises:
         UserError: none is installed or can be loaded, or it is older than version 10.
@@ -150,7 +143,7 @@ def load(*flavours: Flavour) -> TensorRT:
         except (ImportError, OSError, RuntimeError) as error:  # a library that it needs is missing
             problems.append(f"{name} can't be loaded: {error}")
             continue
-        if hasattr(module, "Runtime"):  # type stubs alone make a folder that imports as an empty module
+        if hasattr(module, "Runtime"):  # a folder of type stubs imports as an empty module
             return _wrap(module, name)
     why = one_line("; ".join(problems)) or f"{' or '.join(PRODUCTS[name] for name in flavours)} is not installed"
     raise UserError(f"{why}; install it ({INSTALL[flavours[0]]}), or run the .onnx files instead")
@@ -201,7 +194,7 @@ def find_gpu(device: torch.device | str | None = None) -> Gpu:
 
 
 def check_supported(tensorrt: TensorRT, gpu: Gpu) -> None:
-    """Raises UserError for a GPU that this release of TensorRT is known to have left behind."""
+    """Raises UserError for a GPU that this release of TensorRT no longer supports."""
     if tensorrt.flavour == "tensorrt" and gpu.compute_capability < 75 and version_numbers(tensorrt.version) >= (10, 5):
         raise UserError(
             f"TensorRT {tensorrt.version} no longer runs on {gpu.name} (compute capability "
@@ -222,9 +215,9 @@ def version_numbers(version: str) -> tuple[int, ...]:
 def tensor_spec(name: str, dtype: Any, shape: Any) -> TensorSpec:
     """A TensorRT tensor's specification; dynamic dimensions, -1 in TensorRT, are called "dynamic"."""
     dims: tuple[Dim, ...] = tuple(dim if dim >= 0 else "dynamic" for dim in shape_tuple(shape))
-    return TensorSpec(name, TORCH_DTYPES.get(dtype.name, torch.float64), dims)
+    return TensorSpec(name, dtype_named(dtype.name), dims)
 
 
 def shape_tuple(dims: Any) -> tuple[int, ...]:
-    """TensorRT's Dims, which can be iterated over but don't say so, as a tuple."""
+    """TensorRT's Dims as a tuple. Dims can be iterated over, though their type doesn't declare it."""
     return tuple(int(dim) for dim in dims)

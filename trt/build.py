@@ -13,15 +13,16 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from common.contract import check_tensors, contract_of
-from common.engine import PROFILE_FLAGS, export_command, part_flag, read_metadata
 from common.errors import UserError
 from common.files import sha256_of, written_whole
 from common.metadata import ModelMetadata, Part
+from common.model_flags import SIZE_FLAGS, part_flag
+from common.onnx_file import check_onnx_path, read_metadata, unreadable
 from trt import bindings, timing_cache
 from trt.bindings import TensorRT, dotted, one_line, tensor_spec
 from trt.progress import monitored
 from trt.record import EngineRecord, SizeRange, profile_shapes, read_record, record_path
-from waveglow.vocoder import GRAIN, grains_within
+from waveglow.windows import GRAIN, grains_within
 
 if TYPE_CHECKING:
     import tensorrt
@@ -34,7 +35,7 @@ DEFAULT_MEL = SizeRange(32, 768, 1664)  # frames
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How engines are built. None leaves a choice to TensorRT."""
+    """Options of a build. None leaves a choice to TensorRT."""
 
     batch: SizeRange = DEFAULT_BATCH
     text: SizeRange = DEFAULT_TEXT
@@ -43,12 +44,12 @@ class BuildOptions:
     optimization_level: int | None = None  # 0 to 5
     compute_capabilities: tuple[int, ...] = ()  # TensorRT-RTX alone: the GPUs to build for, 75 for 7.5
     timing_cache: Path | None = None
-    version_compatible: bool = False  # TensorRT alone: later versions and the lean runtime run it too
-    same_compute_capability: bool = False  # TensorRT alone: other models of GPU of the same compute capability run it
+    version_compatible: bool = False  # TensorRT alone: for later versions and the lean runtime too
+    same_compute_capability: bool = False  # TensorRT alone: for other GPUs of the same compute capability too
 
     def check(self) -> None:
         """Raises UserError for values that no engine can be built with."""
-        for symbol, flag in PROFILE_FLAGS.items():
+        for symbol, flag in SIZE_FLAGS.items():
             sizes: SizeRange = getattr(self, symbol)
             if not 1 <= sizes.min <= sizes.opt <= sizes.max:
                 raise UserError(f"{flag} {sizes}: must be min,opt,max with 1 <= min <= opt <= max")
@@ -64,10 +65,10 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class Built:
-    """An engine that is there now.
+    """An engine file.
 
     Attributes:
-        seconds: that building it took; None where it was up to date.
+        seconds: of its build; None if it was up to date.
     """
 
     path: Path
@@ -89,12 +90,12 @@ def build_engine(
 
     Args:
         force: build even if the engine there comes from the same ONNX file, TensorRT, GPU and options.
-        on_progress: told the fraction done, 0 to 1, where this TensorRT reports it.
+        on_progress: called with the fraction done, 0 to 1, if this TensorRT reports it.
 
     Raises:
         UserError: the ONNX file is not this part of this project, TensorRT is missing or can't build it (in its own
             words), or no GPU is there to build for.
-        KeyboardInterrupt: Ctrl-C, passed on once TensorRT has stopped.
+        KeyboardInterrupt: Ctrl-C, raised once TensorRT has stopped.
     """
     options = options or BuildOptions()
     options.check()
@@ -123,7 +124,7 @@ def build_engine(
     seconds = None
     existing = None if force else up_to_date(path, record)
     if existing is None:
-        # TensorRT-RTX measures nothing when it builds.
+        # TensorRT-RTX has no timing cache: it measures nothing during a build.
         cache = options.timing_cache if trt.flavour == "tensorrt" else None
         if cache is not None:
             timing_cache.prove_writable(cache)
@@ -131,7 +132,7 @@ def build_engine(
         plan, config = _build(trt, onnx_path, record, cache, on_progress)
         existing = _write(path, plan, record)
         seconds = time.perf_counter() - started
-        if cache is not None:  # after the engine, which took minutes
+        if cache is not None:  # last: the engine took minutes
             timing_cache.save(config, cache)
     return Built(path, existing, seconds)
 
@@ -146,18 +147,17 @@ def load_builder(options: BuildOptions) -> TensorRT:
 
 
 def read_onnx_metadata(path: Path, part: Part) -> ModelMetadata:
-    """What an ONNX file of this project says of itself. Raises UserError if it is anything else."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such ONNX file; make it with {export_command(part)}")
+    """The metadata of an ONNX file. Raises UserError unless this project exported it, for this part."""
+    check_onnx_path(path, part)
     try:
         model = onnx.load(path, load_external_data=False)
     except (DecodeError, ValueError) as error:
-        raise UserError(f"{path}: not a readable ONNX file (truncated or damaged?); export it again") from error
+        raise unreadable(path) from error
     return read_metadata(path, part, {entry.key: entry.value for entry in model.metadata_props})
 
 
 def up_to_date(path: Path, wanted: EngineRecord) -> EngineRecord | None:
-    """The record of the engine at `path` if it is whole and the one that building would give, else None."""
+    """The record of the engine at `path` if the file is whole and matches the wanted build, else None."""
     try:
         record = read_record(path)
     except UserError:
@@ -168,7 +168,7 @@ def up_to_date(path: Path, wanted: EngineRecord) -> EngineRecord | None:
 
 
 def _target(trt: TensorRT, options: BuildOptions) -> tuple[str, tuple[int, ...]]:
-    """The name of the GPU that is built on ("" without one), and the compute capabilities that are built for."""
+    """The name of the building GPU ("" without one), and the compute capabilities to build for."""
     known: list[int] | None = None
     if trt.flavour == "tensorrt_rtx":
         names = [name.removeprefix("SM") for name in trt.api.ComputeCapability.__members__ if name.startswith("SM")]
@@ -205,7 +205,7 @@ def _build(
     cache: Path | None,
     on_progress: Callable[[float], None],
 ) -> tuple[tensorrt.IHostMemory, tensorrt.IBuilderConfig]:
-    """The plan, and the configuration that it was built with, which holds the builder's measurements."""
+    """The plan and its configuration, which holds the builder's measurements."""
     trt.errors.clear()
     builder: tensorrt.Builder = trt.api.Builder(trt.logger)
     # In TensorRT 11 this flag does nothing: all networks are strongly typed.
@@ -230,7 +230,7 @@ def _build(
 
 
 def _reason(error: tensorrt.ParserError) -> str:
-    # The node is what the user needs; the description alone may be no more than an assertion that failed.
+    # The description alone may be no more than a failed assertion: the node helps the user.
     node = f"{error.node_name()} ({error.node_operator()}): " if error.node() >= 0 else ""
     return f"{node}{error.desc()}"
 
@@ -255,7 +255,7 @@ def _configure(trt: TensorRT, config: tensorrt.IBuilderConfig, record: EngineRec
         config.set_memory_pool_limit(trt.api.MemoryPoolType.WORKSPACE, record.workspace_mib * MIB)
     if record.version_compatible:
         config.set_flag(trt.api.BuilderFlag.VERSION_COMPATIBLE)
-        # The plan would carry a runtime of its own, which is code: who opens it brings one along.
+        # Else the plan carries a runtime, which is code; the program that opens the plan has its own.
         config.set_flag(trt.api.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
     if record.same_compute_capability:
         level = getattr(trt.api.HardwareCompatibilityLevel, "SAME_COMPUTE_CAPABILITY", None)
@@ -263,7 +263,7 @@ def _configure(trt: TensorRT, config: tensorrt.IBuilderConfig, record: EngineRec
             raise UserError(f"{trt.product} {trt.version} has no --same-compute-capability; install a later one")
         config.hardware_compatibility_level = level
     if trt.flavour == "tensorrt_rtx":
-        rtx: Any = config  # what follows is TensorRT-RTX's alone
+        rtx: Any = config  # with members that TensorRT alone lacks
         if hasattr(trt.api.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
             # A run that may allocate can't be captured into a CUDA graph.
             rtx.set_flag(trt.api.BuilderFlag.REQUIRE_USER_ALLOCATION)
@@ -274,7 +274,7 @@ def _configure(trt: TensorRT, config: tensorrt.IBuilderConfig, record: EngineRec
 
 
 def make_profile(builder: tensorrt.Builder, record: EngineRecord) -> tensorrt.IOptimizationProfile:
-    """The record's sizes as TensorRT wants them: a smallest, best and largest shape for every input."""
+    """The record's sizes as a TensorRT profile: the smallest, best and largest shape of every input."""
     profile = builder.create_optimization_profile()
     for spec in contract_of(record.metadata).inputs:
         shapes: list[Any] = profile_shapes(record, spec)  # tuples, which become TensorRT's Dims by themselves

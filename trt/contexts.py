@@ -26,8 +26,8 @@ _log = logging.getLogger(__name__)
 class Workspace:
     """Scratch memory of a device, shared by all engines on it: they run one after another on one stream.
 
-    It grows to the largest need. What was taken before stays valid for as long as it is held, which is what a captured
-    CUDA graph needs.
+    It grows to the largest need. Memory taken earlier stays valid while a reference to it exists, as a captured CUDA
+    graph needs.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -46,7 +46,7 @@ _workspaces: weakref.WeakValueDictionary[torch.device, Workspace] = weakref.Weak
 
 
 def workspace_of(device: torch.device) -> Workspace:
-    """The workspace of a device, which lives for as long as somebody holds it."""
+    """The workspace of a device, which lives as long as a reference to it exists."""
     return _workspaces.setdefault(device, Workspace(device))
 
 
@@ -65,8 +65,8 @@ class Contexts:
     Every method is called with the engine's GPU as the current one. Not thread-safe.
 
     Args:
-        refusal: makes an error of what TensorRT refused and the reasons that it logged.
-        largest_scratch: give every context the scratch memory of the profile's largest sizes, not of its own sizes.
+        refusal: makes an error of a description and the reasons that TensorRT logged.
+        largest_scratch: size every context's scratch memory for the profile's largest sizes, not its own.
         runtime_cache: the file that TensorRT-RTX's compiled kernels are kept in.
     """
 
@@ -91,7 +91,7 @@ class Contexts:
         self._free: list[Slot] = []
 
     def take(self, sizes: dict[str, int]) -> Slot:
-        """A free context that is set to these sizes already, or else any free one, or else a new one.
+        """A context set to these sizes: a free one that has them already, else any free one, else a new one.
 
         Raises:
             UserError: TensorRT refused the sizes or a new context.
@@ -104,11 +104,11 @@ class Contexts:
         try:
             self._resize(slot, sizes)
         except BaseException:
-            self.give_back(slot)
+            self.release(slot)
             raise
         return slot
 
-    def give_back(self, slot: Slot) -> None:
+    def release(self, slot: Slot) -> None:
         if slot.context is not None:
             self._free.append(slot)
 
@@ -158,7 +158,7 @@ class Contexts:
 
     def _scratch_bytes(self, context: tensorrt.IExecutionContext, sizes: Mapping[str, int]) -> int:
         scratch_bytes = context.update_device_memory_size_for_shapes()
-        # 0 stands for an error too (NvInferRuntime.h); only the log tells it from an engine that needs no memory.
+        # 0 means an error (NvInferRuntime.h), or an engine that needs no memory: the log tells which.
         if scratch_bytes <= 0 and self._trt.errors:
             raise self._refusal(f"has no scratch memory size for {described(sizes)}")
         assert self._engine is not None
@@ -166,11 +166,11 @@ class Contexts:
 
 
 def _runtime_config(trt: TensorRT, engine: tensorrt.ICudaEngine, cache: Path) -> tuple[Any, Callable[[], None]]:
-    """What contexts are created with, and what keeps their kernels for the next process.
+    """The argument that creates contexts, and a function that keeps their kernels for the next process.
 
-    The caller manages the contexts' memory, and kernels are compiled at the first run. TensorRT-RTX specialises kernels
-    to shapes in the background by default, and puts them in place between two runs: a CUDA graph captured before would
-    keep the slow ones.
+    The caller manages the contexts' memory, and kernels are compiled at the first run. By default TensorRT-RTX
+    specialises kernels to shapes in the background and installs them between two runs: a CUDA graph captured before
+    would keep the slow ones.
     """
     strategy = trt.api.ExecutionContextAllocationStrategy.USER_MANAGED
     if not hasattr(trt.api, "DynamicShapesKernelSpecializationStrategy"):
@@ -184,8 +184,11 @@ def _runtime_config(trt: TensorRT, engine: tensorrt.ICudaEngine, cache: Path) ->
 
 
 def _kept_kernels(config: Any, path: Path) -> Callable[[], None]:
-    """Gives TensorRT-RTX the kernels that an earlier process compiled, if they are still good for this GPU, driver and
-    version. Returns what writes them, with those that were compiled since; a failure is logged."""
+    """Loads the kernels that an earlier process compiled, if they still fit this GPU, driver and TensorRT-RTX.
+
+    Returns:
+        a function that writes all kernels, those compiled since included; it logs a failure.
+    """
     if not hasattr(config, "create_runtime_cache"):  # an older TensorRT-RTX
         return _nothing
     cache = config.create_runtime_cache()

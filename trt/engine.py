@@ -1,4 +1,4 @@
-"""The TensorRT kind of engine: a plan on a GPU behind the interface of `common.engine`."""
+"""An engine on TensorRT: a plan on a GPU behind the interface of `common.engine`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from common.contract import TensorSpec, check_tensors, contract_of, parse_dim
 from common.engine import Range, check_bound, closed
 from common.errors import EngineFailure, UserError
 from common.metadata import Part
+from common.onnx_file import check_part
 from trt import bindings
 from trt.bindings import (
     DEFAULT_STREAM,
@@ -28,7 +29,7 @@ from trt.bindings import (
     version_numbers,
 )
 from trt.contexts import Contexts, Slot, described, workspace_of
-from trt.record import BUILD_AGAIN, EngineRecord, check_part, profile_shapes, read_plan, read_record
+from trt.record import BUILD_AGAIN, EngineRecord, profile_shapes, read_plan, read_record
 
 if TYPE_CHECKING:
     import tensorrt
@@ -37,15 +38,15 @@ _log = logging.getLogger(__name__)
 
 
 class OutOfDeviceMemory(EngineFailure, torch.cuda.OutOfMemoryError):
-    """Not enough GPU memory. As PyTorch's own error of the kind, so that callers need to catch only that one."""
+    """Not enough GPU memory: an error of PyTorch's own class too, so that callers catch only that one."""
 
 
 class BoundRun:
     """Runs the engine on the memory it was bound to: one enqueue on PyTorch's current stream.
 
-    On a stream of its own it allocates nothing and waits for nothing, so it can be captured into a CUDA graph once it
-    has run outside of a capture. On CUDA's default stream TensorRT makes the host wait for the whole GPU. Keep it for
-    as long as a graph that captured it: it holds the context and all memory that the graph uses. Not thread-safe.
+    It allocates nothing and waits for nothing, so after a first run a CUDA graph can capture it. CUDA's default stream
+    is the exception: there TensorRT makes the host wait for the whole GPU. Keep a run as long as a graph that captured
+    it: the run holds the context and all memory that the graph uses. Not thread-safe.
     """
 
     def __init__(self, engine: TensorRTEngine, slot: Slot, memory: tuple[Tensor, ...]) -> None:
@@ -67,7 +68,7 @@ class BoundRun:
 
     @property
     def scratch_bytes(self) -> int:
-        """The scratch memory that it works in; shared with other runs."""
+        """The size of its scratch memory, which other runs share."""
         return self._slot.scratch_bytes
 
     def capturable(self) -> bool:
@@ -82,15 +83,15 @@ class BoundRun:
 class TensorRTEngine:
     """An engine file that `trt/export_onnx2trt.py` built, on one GPU and on PyTorch's current stream there.
 
-    Enter a `torch.cuda.stream(torch.cuda.Stream())` around what runs engines: on CUDA's default stream TensorRT makes
-    the host wait at each run, of which a warning is logged once. Engines of a GPU share scratch memory: run them on one
-    stream, or on streams ordered by events, as CUDA graphs replayed on the current stream are. Not thread-safe.
+    Run engines inside `torch.cuda.stream(torch.cuda.Stream())`: on CUDA's default stream TensorRT makes the host wait
+    at each run, and a warning is logged once. Engines of a GPU share scratch memory: run them on one stream, or on
+    streams ordered by events, as CUDA graphs replayed on the current stream are. Not thread-safe.
 
     Args:
         path: the `.engine` or `.plan` file, with its JSON beside it.
         part: the part it has to hold.
-        device: the GPU, such as "cuda:1"; None takes PyTorch's current one. Calls work whichever GPU is current.
-        largest_scratch: reserve scratch memory for the profile's largest sizes, whatever sizes are used.
+        device: the GPU, such as "cuda:1"; None takes PyTorch's current one. Later calls work with any current GPU.
+        largest_scratch: size scratch memory for the profile's largest sizes, not for the sizes in use.
 
     Raises:
         UserError: the file or its JSON is missing, damaged, of another part, of another TensorRT or for another GPU;
@@ -109,7 +110,7 @@ class TensorRTEngine:
     ) -> None:
         self.name = str(path)
         self.record = read_record(path)
-        check_part(path, self.record, part)
+        check_part(path, self.record.metadata, part)
         plan = read_plan(path, self.record)
         self.metadata = self.record.metadata
         self.contract = contract_of(self.metadata)
@@ -174,9 +175,9 @@ class TensorRTEngine:
             try:
                 run = self._bind_slot(slot, tensors)
             except BaseException:
-                self._contexts.give_back(slot)
+                self._contexts.release(slot)
                 raise
-        weakref.finalize(run, self._contexts.give_back, slot).atexit = False
+        weakref.finalize(run, self._contexts.release, slot).atexit = False
         return run
 
     def close(self) -> None:
@@ -190,7 +191,7 @@ class TensorRTEngine:
             self._runtime = None
 
     def error(self, problem: str, advice: str = "run scripts/verify_gpu.sh and report what it says") -> UserError:
-        """The error for something that TensorRT refused, with its own words."""
+        """The error for a refusal of TensorRT, with the reasons that it logged."""
         errors = self._trt.errors
         if errors.out_of_memory:
             return OutOfDeviceMemory(
@@ -261,7 +262,7 @@ class TensorRTEngine:
         return {symbol: (sizes.min, sizes.max) for symbol, sizes in self.record.profile.items()}
 
     def _dynamic(self, spec: TensorSpec) -> TensorSpec:
-        """The specification with dimensions that the profile allows a single size for taken as dynamic again."""
+        """The specification with dimensions of one size made dynamic again: a builder may have fixed them."""
         expected = self.contract.tensors.get(spec.name)
         fixed = {symbol: sizes.max for symbol, sizes in self.record.profile.items() if sizes.min == sizes.max}
         if expected is None or len(expected.shape) != len(spec.shape):
@@ -274,7 +275,7 @@ class TensorRTEngine:
 
 
 def tensorrt_of(name: str, record: EngineRecord) -> TensorRT:
-    """The TensorRT that runs an engine: what it was built by, or if it may, a later version or the lean runtime.
+    """The TensorRT that runs an engine: its builder's, or for a portable engine a later version or the lean runtime.
 
     Raises:
         UserError: none of them is installed.
@@ -304,7 +305,7 @@ def gpu_for(name: str, record: EngineRecord, device: torch.device | str | None =
             f"{name}: built by {record.built_by}, but this GPU is {gpu.name}, compute capability "
             f"{dotted(gpu.compute_capability)}; {BUILD_AGAIN} on this machine"
         )
-    # TensorRT would try it: its kernels were chosen for the number of multiprocessors and the memory of one model.
+    # TensorRT would run it, though its kernels were chosen for the multiprocessors and the memory of another model.
     if record.flavour == "tensorrt" and not record.same_compute_capability and gpu.name != record.gpu:
         raise UserError(
             f"{name}: built for {record.gpu}, but this GPU is {gpu.name}; {BUILD_AGAIN} on this machine, or with "

@@ -1,4 +1,4 @@
-"""Shows what is in TensorRT engines: names, types and ranges of their tensors, layers and memory."""
+"""Shows TensorRT engines: names, types and ranges of their tensors, layers and memory."""
 
 import argparse
 import json
@@ -83,7 +83,7 @@ def _tensor(record: EngineRecord, spec: TensorSpec, width: int) -> str:
 
 
 def describe_engine(engine: TensorRTEngine, layers: bool) -> list[str]:
-    """What only TensorRT itself can tell, on the GPU that the engine is for."""
+    """Facts that only TensorRT knows, on the GPU that the engine is for."""
     cuda_engine = engine.cuda_engine
     lines = [
         f"  GPU          {engine.gpu.name}",

@@ -8,10 +8,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.cli import ArgumentParser, run
-from common.engine import part_flag
 from common.errors import UserError
 from common.files import output_folder
 from common.metadata import PARTS, Part
+from common.model_flags import part_flag
 from trt.build import BuildOptions, Built, build_engine, check_buildable, load_builder, read_onnx_metadata
 from trt.record import SizeRange
 
@@ -92,7 +92,7 @@ def main(args: argparse.Namespace) -> None:
     paths: dict[Part, Path] = {part: getattr(args, part) for part in PARTS if getattr(args, part) is not None}
     if not paths:
         raise UserError(f"nothing to build: give at least one of {', '.join(map(part_flag, PARTS))}")
-    for part, path in paths.items():  # all files are looked at before the first is built, which may take minutes
+    for part, path in paths.items():  # all files are checked before the first build, which may take minutes
         check_buildable(path, read_onnx_metadata(path, part), args.fp16)
     folder = output_folder(args.output)
     if load_builder(options).flavour == "tensorrt_rtx" and options.timing_cache is not None:

@@ -34,7 +34,7 @@ def main(args: argparse.Namespace) -> None:
         show_text(request)
         return
     with open_voice(args, request) as voice:
-        check_precision(args, voice.engines.engines)
+        check_precision(args, voice.engines.parts)
         check_audio_flags(args, voice.engines.audio)
         speak_request(voice, request)
 

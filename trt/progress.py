@@ -1,4 +1,4 @@
-"""A build's progress as one fraction, and Ctrl-C in a way that TensorRT's C++ survives."""
+"""A build's progress as one fraction, and Ctrl-C during a build without an exception in TensorRT's C++ code."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def monitored(trt: TensorRT, config: tensorrt.IBuilderConfig, on_progress: Calla
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed; raised once the builder has returned.
-        Exception: what `on_progress` raised, likewise.
+        Exception: of `on_progress`, likewise.
     """
     with _interruptible() as interrupted:
         monitor = _monitor(trt, config, Progress(on_progress), interrupted)
@@ -71,7 +71,7 @@ def _interruptible() -> Iterator[threading.Event]:
     """Ctrl-C sets the event that is yielded: an exception must not pass through TensorRT's C++ frames."""
     interrupted = threading.Event()
     previous = signal.getsignal(signal.SIGINT)
-    # A handler that wasn't installed from Python, None here, couldn't be put back.
+    # None is a handler that Python didn't install, and can't restore.
     if threading.current_thread() is not threading.main_thread() or previous is None:
         yield interrupted
         return
@@ -104,7 +104,7 @@ def _monitor(trt: TensorRT, config: tensorrt.IBuilderConfig, progress: Progress,
             self._safely(lambda: progress.finish(phase_name))
 
         def _safely(self, report: Callable[[], None]) -> None:
-            # Called from C++, where an exception would end the process: it is raised once the builder has returned.
+            # An exception must not reach the calling C++ code: `monitored` raises it once the builder has returned.
             try:
                 report()
             except Exception as error:

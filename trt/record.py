@@ -1,7 +1,7 @@
-"""The JSON beside each engine: what it was built from, by what, for which GPUs and which sizes.
+"""The JSON beside each engine: its ONNX file, its TensorRT, its GPUs and its sizes.
 
-A plan says little of itself, runs only where it was built for, and does not notice a flipped byte; the record is what
-its file is checked against before TensorRT sees it.
+A plan describes itself poorly, runs only on the GPUs that it was built for, and doesn't notice a flipped byte. So its
+file is checked against the record before TensorRT sees it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.contract import TensorSpec
-from common.engine import part_flag
 from common.errors import UserError
-from common.metadata import ModelMetadata, Part, check_format, check_keys
+from common.metadata import ModelMetadata, check_format, check_keys
 from trt.bindings import PRODUCTS, Flavour, dotted
 
 RECORD_FORMAT = 3  # raised when the record changes
@@ -25,7 +24,7 @@ BUILD_AGAIN = "build it again with trt/export_onnx2trt.py"
 
 
 class SizeRange(NamedTuple):
-    """The sizes of a dimension that an engine takes, and the one that it is tuned for."""
+    """The sizes of a dimension that an engine takes, and the size that it is tuned for."""
 
     min: int
     opt: int
@@ -37,7 +36,7 @@ class SizeRange(NamedTuple):
 
 @dataclass(frozen=True)
 class EngineRecord:
-    """What an engine is, and what it was built from, by and for."""
+    """The description of an engine and of its build."""
 
     metadata: ModelMetadata
     flavour: Flavour
@@ -120,15 +119,8 @@ def read_record(engine_path: Path) -> EngineRecord:
         ) from error
 
 
-def check_part(engine_path: Path, record: EngineRecord, part: Part) -> None:
-    """Raises UserError unless the engine holds the wanted part."""
-    found = record.metadata.part
-    if found != part:
-        raise UserError(f"{engine_path}: holds the {found}, not the {part}; give it with {part_flag(found)}")
-
-
 def read_plan(engine_path: Path, record: EngineRecord) -> bytes:
-    """The engine file's content, proved to be what its record describes. Raises UserError if it is anything else."""
+    """The engine file's content, checked against its record. Raises UserError if they don't agree."""
     if _is_onnx(engine_path):
         raise UserError(f"{engine_path}: an ONNX file was written over this engine; {BUILD_AGAIN}")
     plan = engine_path.read_bytes()

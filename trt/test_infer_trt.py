@@ -29,14 +29,14 @@ def main(args: argparse.Namespace) -> None:
     assert paths is not None  # the parser requires them
     with Voice.from_files(paths, work=benchmark.work_settings, **runtime_choice(args)) as voice:
         engines = voice.engines
-        check_precision(args, engines.engines)
+        check_precision(args, engines.parts)
         check_audio_flags(args, engines.audio)
         if engines.batch_size < benchmark.batch_size:
             most = engines.batch_size
             raise UserError(f"-bs {benchmark.batch_size}: the engines take {most} at most; build them with a wider -bs")
-        waveglow = engines.engines["waveglow"].metadata.model
+        waveglow = engines.parts["waveglow"].metadata.model
         assert isinstance(waveglow, WaveGlowConfig)
-        name, width = framework(engines.engines), waveglow.wn_channels
+        name, width = framework(engines.parts), waveglow.wn_channels
         if args.wn_channels not in (None, width):
             raise UserError(f"--wn-channels {args.wn_channels}: the models have {width}; leave the flag out")
         with voice_speaker(voice, benchmark) as speak:

@@ -1,4 +1,4 @@
-"""TensorRT's timing cache: what the builder measured, kept in a file so that the next build needn't measure again."""
+"""TensorRT's timing cache: the builder's measurements in a file, so that the next build needn't repeat them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 def prove_writable(path: Path) -> None:
-    """Makes the cache's folder if need be. Raises UserError if the cache can't be read or written there."""
+    """Makes the cache's folder if it is missing. Raises UserError if the cache can't be read or written there."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path.parent):
@@ -42,7 +42,7 @@ def load(trt: TensorRT, config: tensorrt.IBuilderConfig, path: Path) -> None:
 
 
 def save(config: tensorrt.IBuilderConfig, path: Path) -> None:
-    """Writes what the builder measured. A failure is logged as a warning: the engine is built all the same."""
+    """Writes the builder's measurements. A failure is only a warning: the engine is built already."""
     cache = config.get_timing_cache()
     content = cache.serialize() if cache is not None else None
     try:

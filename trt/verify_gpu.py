@@ -1,7 +1,7 @@
 """Checks TensorRT on this machine's GPU, from building the engines to speech, and prints a report to paste.
 
-What a machine without an NVIDIA GPU can't check: that every engine computes what ONNX Runtime computes from the same
-file, in FP16 without infinities; and that the whole pipeline on them says the same as on ONNX Runtime.
+It needs an NVIDIA GPU: it checks that every engine gives the results of ONNX Runtime on the same file, in FP16 without
+infinities, and that the whole pipeline speaks the same on both.
 """
 
 import argparse
@@ -31,8 +31,8 @@ from exports.onnx_file import TOLERANCE, example_inputs
 from exports.voice import export_voice
 from pipeline import Voice
 from pipeline.audio import Audio
-from pipeline.settings import SpeakSettings, WorkSettings
-from pipeline.synthesizer import FailedPiece, SpokenPiece
+from pipeline.pieces import PieceResult
+from pipeline.settings import SpeakOptions, SpeakSettings, WorkSettings
 from tacotron2.decoder import StopRule, Utterance, decode
 from tacotron2.decoder_graph import TEXT_BUCKETS, BlockDecoder
 from trt import bindings
@@ -63,7 +63,7 @@ class Check:
 
 
 class _CheckFailedError(Exception):
-    """What a check found; its message goes into the report."""
+    """A failed check; its message goes into the report."""
 
 
 def _require(condition: bool, finding: str) -> None:
@@ -119,7 +119,7 @@ def main(args: argparse.Namespace) -> None:
 def verify(
     models: Path | None, folder: Path, precision: Precision, batch: SizeRange, tensorrt: bindings.TensorRT
 ) -> Iterator[Check]:
-    """Yields one `Check` after another; what later ones need and earlier ones failed to give, they don't check."""
+    """Yields one `Check` after another. A check that needs the result of a failed one is left out."""
     if models is None:
         models = folder / f"onnx_{precision}"
         if not all((models / f"{part}.onnx").exists() for part in PARTS):
@@ -136,7 +136,7 @@ def verify(
     if len(paths) < len(PARTS):
         return
     yield _checked("captured decoder loop as the plain one", partial(_loops, paths, batch))
-    spoken: dict[str, list[SpokenPiece]] = {}
+    spoken: dict[str, list[PieceResult]] = {}
     for name, chosen in (("TensorRT", paths), ("ONNX Runtime", files)):
         yield _checked(f"speech on {name}", partial(_speak, name, chosen, batch, spoken))
     if len(spoken) == 2:
@@ -149,7 +149,7 @@ def _checked(name: str, check: Callable[[], str]) -> Check:
         return Check(name, True, check())
     except _CheckFailedError as error:
         return Check(name, False, str(error))
-    except Exception as error:  # whatever goes wrong on a machine we have not seen belongs into the report
+    except Exception as error:  # any failure on an unknown machine belongs into the report
         return Check(name, False, " ".join(f"{type(error).__name__}: {error}".split()))
 
 
@@ -160,8 +160,8 @@ def _build(file: Path, part: Part, folder: Path, options: BuildOptions, paths: d
 
 
 def _parity(path: Path, file: Path, part: Part, batch: SizeRange) -> str:
-    """The engine against ONNX Runtime on the same random inputs, at its smallest sizes, its largest batch and text,
-    and between, going back and forth between shapes as speech does."""
+    """The engine against ONNX Runtime on the same random inputs: at middle sizes, its smallest sizes, its largest batch
+    and text, and at the middle sizes again, since speech goes back and forth between shapes."""
     with closing(TensorRTEngine(path, part)) as engine, closing(OnnxEngine(file, part)) as reference:
         low, high = ({symbol: limits[end] for symbol, limits in engine.limits.items()} for end in (0, 1))
         high["mel"] = min(high.get("mel", 0), PARITY_MEL_FRAMES)
@@ -185,7 +185,7 @@ def _parity(path: Path, file: Path, part: Part, batch: SizeRange) -> str:
 
 
 def _portable(file: Path, folder: Path, tensorrt: bindings.TensorRT, batch: SizeRange) -> Iterator[Check]:
-    """What only one of TensorRT's products offers: engines for other versions and GPUs, or kernels that are kept."""
+    """Checks for one of TensorRT's products: engines for other versions and GPUs, or kernels that are kept."""
     if tensorrt.flavour == "tensorrt_rtx":
         yield _checked("compiled kernels are kept", partial(_kept_kernels, folder))
         return
@@ -206,16 +206,16 @@ def _portable(file: Path, folder: Path, tensorrt: bindings.TensorRT, batch: Size
 
 
 def _kept_kernels(folder: Path) -> str:
-    """Those that the checks before compiled."""
+    """The kernels that earlier checks compiled."""
     kept = {path.name: path.stat().st_size for path in folder.glob("*.engine.cache")}
     _require(len(kept) == len(PARTS), f"kept for {len(kept)} of {len(PARTS)} engines")
     return f"{sum(kept.values()) / 1e6:.1f} MB"
 
 
 def _scratch(path: Path, part: Part) -> str:
-    """The engine with the scratch memory that TensorRT names for the sizes at hand, against that of its largest sizes.
+    """The engine with scratch memory for the sizes in use, against one with memory for its largest sizes.
 
-    TensorRT's two manuals differ in which of them it must be given.
+    TensorRT's two manuals differ in which of them it needs.
     """
     results, scratch_bytes = [], []
     for largest in (False, True):
@@ -274,27 +274,27 @@ def _loop_difference(encoder: Engine, decoder: Engine, captured: BlockDecoder, b
     return worst
 
 
-def _speak(name: str, paths: Mapping[Part, Path], batch: SizeRange, spoken: dict[str, list[SpokenPiece]]) -> str:
+def _speak(name: str, paths: Mapping[Part, Path], batch: SizeRange, spoken: dict[str, list[PieceResult]]) -> str:
     phrases = [Phrase(i, text) for i, text in enumerate(TEXTS)]
     work = WorkSettings(batch_size=batch.max)
     settings = replace(SETTINGS, keep_pictures=True)
     with Voice.from_files(paths, work=work) as voice, voice.synthesizer(settings) as synthesizer:
         list(synthesizer.speak(phrases[:1]))  # the first run of a shape sets kernels up
         started = time.perf_counter()
-        results = list(synthesizer.speak(phrases))
+        pieces = list(synthesizer.speak(phrases))
         seconds = time.perf_counter() - started
-        pieces = [piece for piece in results if isinstance(piece, SpokenPiece)]
-        for failed in (piece for piece in results if isinstance(piece, FailedPiece)):
-            raise failed.error
         for index, piece in enumerate(pieces):
             _require_sound(voice.leveled(piece), f"phrase {index}")
-        audio = sum(len(piece.audio) for piece in pieces) / voice.sampling_rate
+        audio = sum(len(piece.samples) for piece in pieces) / voice.sampling_rate
     spoken[name] = pieces
     return f"{audio:.2f} s of audio in {seconds:.2f} s"
 
 
 def _stream(paths: Mapping[Part, Path], batch: SizeRange) -> str:
-    settings = {"gate_threshold": SETTINGS.gate_threshold, "max_decoder_steps": SETTINGS.max_decoder_steps}
+    settings: SpeakOptions = {
+        "gate_threshold": SETTINGS.gate_threshold,
+        "max_decoder_steps": SETTINGS.max_decoder_steps,
+    }
     with Voice.from_files(paths, work=WorkSettings(batch_size=batch.max)) as voice:
         list(voice.stream(TEXTS[0], **settings))  # records the graphs
         started = time.perf_counter()
@@ -315,7 +315,7 @@ def _require_sound(audio: Audio, name: str) -> None:
     _require(float(np.abs(audio.samples).max()) > MINIMUM_PEAK, f"{name} is silent")
 
 
-def _compare(found: list[SpokenPiece], expected: list[SpokenPiece]) -> str:
+def _compare(found: list[PieceResult], expected: list[PieceResult]) -> str:
     details = []
     for index, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
         assert ours.mel is not None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from common.errors import UserError
 
 # "auto" takes the smallest rank that changes the upsampling by less than FP16 does when it rounds the weights, else the
-# exact form. "exact" computes at the positions' rate. A number is a rank, and loses what lies beyond it.
+# exact form. "exact" computes at the positions' rate. A number is a rank; what lies beyond it is lost.
 Conditioning = Literal["auto", "exact"] | int
 
 FP16_ROUNDING = 2.0**-11  # relative, of one value: FP16's unit roundoff

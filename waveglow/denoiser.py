@@ -4,6 +4,8 @@ The hum's spectrum, the bias, is a property of the checkpoint. It is measured on
 runs in, and travels in the metadata of every WaveGlow file.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -12,14 +14,20 @@ from torch import Tensor
 
 from common.checkpoint import LoadedModel
 from common.config import AudioConfig
+from common.cuda import ShapeCache
 from common.engine import Engine, TorchEngine, infer
-from common.errors import UserError
+from common.errors import InvalidInput, UserError
 from common.metadata import ModelMetadata
 from waveglow.model import WaveGlow
 from waveglow.parts import waveglow_parts
 
 DEFAULT_STRENGTH = 0.01
 BIAS_FRAMES = 88  # mel frames of nothing that the bias is measured on
+KEPT_STRENGTHS = 16
+NO_BIAS = (
+    "the WaveGlow file carries no bias for the denoiser; export it with exports/export_waveglow_onnx.py, or leave the "
+    "denoiser off"
+)
 
 
 def bias_of(waveglow: LoadedModel[WaveGlow], device: torch.device | str = "cpu") -> tuple[float, ...]:
@@ -64,10 +72,7 @@ class Denoiser:
     def of(cls, waveglow: ModelMetadata, strength: float = DEFAULT_STRENGTH) -> "Denoiser":
         """The denoiser of a WaveGlow file, from its metadata. Raises UserError if they carry no bias."""
         if waveglow.bias is None:
-            raise UserError(
-                "the WaveGlow file carries no bias for the denoiser; export it with exports/export_waveglow_onnx.py, "
-                "or leave the denoiser off"
-            )
+            raise UserError(NO_BIAS)
         return cls(waveglow.bias, waveglow.audio, strength)
 
     def __call__(self, audio: Tensor) -> Tensor:
@@ -80,6 +85,33 @@ class Denoiser:
         kept = (magnitude - self._floor).clamp_min(0)
         spectrum = spectrum * (kept / magnitude.clamp_min(1e-9))
         return torch.istft(spectrum, **_settings(self.audio, audio.device), length=audio.numel())
+
+
+class Denoisers:
+    """The denoisers of a voice, by strength, from the bias that its WaveGlow file carries.
+
+    Args:
+        measure_bias: gives the bias where the file carries none; called once, when it is needed.
+    """
+
+    def __init__(self, waveglow: ModelMetadata, measure_bias: Callable[[], tuple[float, ...]] | None = None) -> None:
+        self._waveglow = waveglow
+        self._measure_bias = measure_bias
+        self._made = ShapeCache[float, Denoiser](KEPT_STRENGTHS)
+
+    def get(self, strength: float) -> Denoiser | None:
+        """The denoiser of this strength; None for 0. Raises InvalidInput if there is no bias."""
+        self.check(strength)
+        if strength == 0:
+            return None
+        if self._waveglow.bias is None and self._measure_bias is not None:
+            self._waveglow = replace(self._waveglow, bias=self._measure_bias())
+        return self._made.get(strength, lambda: Denoiser.of(self._waveglow, strength))
+
+    def check(self, strength: float) -> None:
+        """Raises InvalidInput for a strength above 0 if there is no bias. Thread-safe."""
+        if strength and self._waveglow.bias is None and self._measure_bias is None:
+            raise InvalidInput(f"denoise: {NO_BIAS}", "denoise")
 
 
 def _stft(samples: Tensor, audio: AudioConfig) -> Tensor:

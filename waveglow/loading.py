@@ -20,7 +20,7 @@ _RENAMED = {
     ".parametrizations.weight.original1": ".weight_v",
     "wavenet.": "WN.",
 }
-# NeMo keeps the inverted 1x1 convolutions, and the filters of its mel spectrogram, beside the weights.
+# NeMo stores the inverted 1x1 convolutions and the filters of its mel spectrogram beside the weights.
 _LEFT_OUT = (".inv_conv.", "audio_to_melspec_precessor.")
 _KINDS = ("weight_g", "weight_v", "bias")
 

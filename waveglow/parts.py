@@ -88,7 +88,7 @@ class WaveGlowPart(nn.Module):
 
     def forward(self, mel: Tensor, z: Tensor) -> Tensor:
         # mel: (B, n_mel_channels, M); z: (B, n_group, G), G = M * 256 / n_group -> audio (B, M * 256)
-        # The upsampled (B, n_mel_channels * n_group, G), or the frames behind zeros (B, n_mel_channels, taps - 1 + M)
+        # The upsampled (B, n_mel_channels * n_group, G), or the frames after zeros (B, n_mel_channels, taps - 1 + M)
         spect = self.upsample(mel)[:, :, : z.size(2)] if self.rank is None else F.pad(mel, (self.mel_taps - 1, 0))
         early_size = self.config.n_early_size
         audio, early = z[:, : self.remaining], z[:, self.remaining :]
@@ -103,7 +103,7 @@ class WaveGlowPart(nn.Module):
 
 
 class PositionCondition(nn.Module):
-    """What the layers of one flow add before their gates, from the upsampled mel: exact, for any upsampling."""
+    """The conditioning that one flow's layers add before their gates, from the upsampled mel: exact."""
 
     def __init__(self, wn: model.WN) -> None:
         super().__init__()
@@ -146,7 +146,7 @@ class FlowPart(nn.Module):
     """One flow's network (`waveglow.model.WN`), folded.
 
     Args:
-        condition: what its layers add before their gates.
+        condition: of its layers, added before their gates.
         spectrum_bias: of the upsampling (n_mel_channels * n_group,), folded into the layers' biases.
     """
 

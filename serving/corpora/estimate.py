@@ -8,7 +8,6 @@ from pathlib import Path
 from common.errors import UserError
 from common.phrases import Phrase
 from pipeline import SpeakSettings, Voice
-from pipeline.synthesizer import FailedPiece, SpokenPiece
 from serving.corpora.lines import Survey, read_lines
 
 FLAC_SHARE = 0.55  # of a wav file's size: what speech of the demo voice takes
@@ -57,13 +56,13 @@ def estimate(path: Path, found: Survey, voice: Voice, settings: SpeakSettings, s
             spoken = list(synthesizer.speak_pieces(pieces))
             taken = time.perf_counter() - started
     unspoken = {phrase.phrase.index for phrase in phrases if not phrase.pieces}
-    unspoken |= {one.piece.phrase.index for one in spoken if isinstance(one, FailedPiece) or one.stop_reason == "cap"}
+    unspoken |= {one.piece.phrase.index for one in spoken if one.stop_reason != "gate"}
     if len(unspoken) == len(texts):
         raise UserError(
             f"{path}: none of {len(texts)} lines from all over it can be spoken to its end; check --max-decoder-steps"
         )
-    whole = [one for one in spoken if isinstance(one, SpokenPiece) and one.piece.phrase.index not in unspoken]
-    seconds = sum(len(piece.audio) for piece in whole) / voice.sampling_rate
+    whole = [one for one in spoken if one.piece.phrase.index not in unspoken]
+    seconds = sum(len(piece.samples) for piece in whole) / voice.sampling_rate
     hours = seconds * found.characters / sum(map(len, texts)) / 3600
     return Estimate(hours, seconds / taken, len(texts), len(unspoken))
 

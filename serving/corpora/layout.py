@@ -19,8 +19,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.files import write_whole, written_whole
-from common.wav import wav_header
-from pipeline.audio import pcm16
+from common.wav import pcm16, wav_header
 from serving.corpora.job import AudioName, Job
 from serving.corpora.lines import Line
 

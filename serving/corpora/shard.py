@@ -53,7 +53,7 @@ class ShardReading:
 
 
 @dataclass(frozen=True)
-class PieceResult:
+class PieceSummary:
     """What became of a piece, beside its audio.
 
     Attributes:
@@ -133,7 +133,7 @@ def write_shard(
     gain: float,
     shard: Shard,
     readings: Sequence[LineReading],
-    results: Sequence[PieceResult],
+    results: Sequence[PieceSummary],
     audio: str,
 ) -> ShardReport:
     """Writes the audio of a shard's lines, and last the record that makes it done. Returns the report, completed.
@@ -149,7 +149,7 @@ def write_shard(
     """
     started = time.perf_counter()
     layout = Layout(job)
-    pieces: dict[int, list[tuple[PieceResult, np.ndarray]]] = {line.number: [] for line in shard.lines}
+    pieces: dict[int, list[tuple[PieceSummary, np.ndarray]]] = {line.number: [] for line in shard.lines}
     total, start = sum(result.samples for result in results), 0
     samples = np.memmap(audio, np.float32, "c", shape=(total,)) if total else np.empty(0, np.float32)
     for result in results:
@@ -186,7 +186,7 @@ def _spoken_line(
     shard: Shard,
     line: Line,
     reading: LineReading,
-    parts: Sequence[tuple[PieceResult, np.ndarray]],
+    parts: Sequence[tuple[PieceSummary, np.ndarray]],
     gain: float,
 ) -> SpokenLine:
     """A line's audio, encoded and, where it is a file of its own, written."""
@@ -221,7 +221,7 @@ def _unspoken_line(job: Job, shard: Shard, line: Line, reason: str) -> SpokenLin
     return SpokenLine({**line.to_dict(), **settings, "reason": reason, "round": shard.round})
 
 
-def _reason(reading: LineReading, results: Sequence[PieceResult]) -> str | None:
+def _reason(reading: LineReading, results: Sequence[PieceSummary]) -> str | None:
     """Why a line has no audio; None if it has."""
     if reading.error is not None:
         return reading.error

@@ -14,11 +14,11 @@ import torch
 
 from common.errors import Closed, UserError, explained
 from pipeline import Voice
-from pipeline.synthesizer import FailedPiece, SpokenPiece
+from pipeline.pieces import PieceResult
 from serving.corpora.job import CONFIGURATION, Identity, Job, VoiceSource, identity_of
 from serving.corpora.layout import Shard
 from serving.corpora.process import MOST_DEATHS, Process, SharedSamples
-from serving.corpora.shard import PieceResult, ShardReading, ShardReport, give_up_shard, read_shard, write_shard
+from serving.corpora.shard import PieceSummary, ShardReading, ShardReport, give_up_shard, read_shard, write_shard
 
 _log = logging.getLogger(__name__)
 
@@ -137,7 +137,7 @@ class Worker:
             self._reading = following.name, begin(following)
         return reading.result()
 
-    def _spoken(self, voice: Voice, job: Job, reading: ShardReading) -> tuple[list[PieceResult], SharedSamples]:
+    def _spoken(self, voice: Voice, job: Job, reading: ShardReading) -> tuple[list[PieceSummary], SharedSamples]:
         """The results of all pieces, and their audio in the same order. If an engine fails, all is spoken once more: a
         batch that failed was spoken in halves, which round otherwise, and failures that pass should leave no trace.
         """
@@ -146,14 +146,14 @@ class Worker:
         audio = self._samples[0]
         for _ in range(2):
             audio.clear()
-            results: list[PieceResult] = []
+            results: list[PieceSummary] = []
             failures = 0
             for speed, batches in groupby(reading.batches, key=lambda batch: batch.speed):
                 with voice.synthesizer(replace(settings, speed=speed)) as synthesizer:
                     for spoken in synthesizer.speak_batches(batch.pieces for batch in batches):
                         for piece in spoken:
                             results.append(_result(piece))
-                            if isinstance(piece, SpokenPiece):
+                            if piece.audio is not None:
                                 audio.append(piece.audio)
                     failures += synthesizer.failures
             if not failures:
@@ -170,12 +170,11 @@ class Worker:
             return self._failed(job, shard, error)
 
 
-def _result(spoken: SpokenPiece | FailedPiece) -> PieceResult:
-    piece = spoken.piece
-    line, number = piece.phrase.line, piece.number
-    if isinstance(spoken, FailedPiece):
-        return PieceResult(line, number, error=str(spoken.error))
-    return PieceResult(line, number, len(spoken.audio), spoken.frames, spoken.stop_reason)
+def _result(spoken: PieceResult) -> PieceSummary:
+    line, number = spoken.piece.phrase.line, spoken.piece.number
+    if spoken.audio is None:
+        return PieceSummary(line, number, error=str(spoken.error))
+    return PieceSummary(line, number, len(spoken.audio), spoken.frames, spoken.stop_reason)
 
 
 def _call(process: Process | None, function: Callable[..., Any], *arguments: object) -> Any:

@@ -2,15 +2,14 @@
 
 import difflib
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from common.errors import Busy, Closed, InvalidInput, UserError
 from pipeline.encoders import FORMATS, AudioFormat
-from pipeline.settings import RANGES, SAMPLING_RATES, SpeakSettings
-from tacotron2.text.normalizer import NORMALIZERS
+from pipeline.settings import Setting, SpeakSettings, settings_at
 
 MODEL = "tacotron2-waveglow"
 # Clients are written for these names. There is one model, so they mean the same.
@@ -18,7 +17,6 @@ MODEL_ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 
 INVALID, SERVER_ERROR = "invalid_request_error", "server_error"  # OpenAI's types of errors
 RETRY_AFTER = 1  # seconds
-_OUR_NAMES = {"sampling_rate": "sample_rate"}  # fields that the API calls otherwise than SpeakSettings does
 
 
 class ApiError(Exception):
@@ -81,15 +79,19 @@ def _optional(description: str, **schema: Any) -> Any:
     return Field(None, description=description, json_schema_extra=schema)
 
 
-def _setting(name: str, description: str) -> Any:
-    """The optional field of a number in `SpeakSettings`."""
-    low, high = RANGES[name]
-    default = getattr(SpeakSettings(), name)
-    return _optional(description, minimum=low, maximum=high, **({} if default is None else {"default": default}))
+def _setting(setting: Setting) -> tuple[Any, Any]:
+    """The optional field of a setting. Its value is checked by `SpeakSettings`, as at every door."""
+    schema: dict[str, Any] = {} if setting.default is None else {"default": setting.default}
+    if setting.range is not None:
+        schema |= {"minimum": setting.range[0], "maximum": setting.range[1]}
+    if setting.choices:
+        schema["enum"] = [*setting.choices, None]
+    unset = f" [{setting.unset}]" if setting.unset else ""
+    return setting.type | None, _optional(f"{setting.help}{unset}", **schema)
 
 
-class SpeechRequest(BaseModel):
-    """The body of `POST /v1/audio/speech`. The first group is OpenAI's, the second one ours."""
+class _Request(BaseModel):
+    """The body of `POST /v1/audio/speech`: OpenAI's fields, and the settings of speech."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -97,24 +99,19 @@ class SpeechRequest(BaseModel):
     input: str = Field(description="the text to speak", json_schema_extra={"minLength": 1})
     voice: str | VoiceId = Field(description="one of /v1/audio/voices")
     response_format: str | None = _optional("of the audio", enum=[*FORMATS, None], default="mp3")
-    speed: float | None = _setting("speed", "the pitch stays")
     stream_format: Literal["audio", "sse"] | None = _optional("plain bytes, or server-sent events", default="audio")
     instructions: str | None = _optional("accepted and not used: this model takes none")
-
     stream: bool | None = _optional("whether the audio is sent while it is made, or whole", default=True)
-    seed: int | None = _setting("seed", "the same seed and text give the same audio")
-    sample_rate: int | None = _optional("in Hz [the voice's own]", enum=[*SAMPLING_RATES, None])
-    sigma: float | None = _setting("sigma", "standard deviation of WaveGlow's noise [the voice's own]")
-    denoise: float | None = _setting("denoise", "strength of the denoiser; 0.01 is the classic's")
-    gate_threshold: float | None = _setting("gate_threshold", "probability above which an utterance ends")
-    max_decoder_steps: int | None = _setting("max_decoder_steps", "most mel frames of a piece of text")
-    final_period: bool | None = _optional("add a period where a text has no end punctuation", default=True)
-    text_normalizer: str | None = _optional("how text is read", enum=[*NORMALIZERS, None], default="english")
     alignment: bool | None = _optional("with stream_format sse: events that tell how the text was read", default=False)
 
 
-# The fields that mean what `SpeakSettings` does by the same name.
-_SETTINGS = {*SpeechRequest.model_fields} & {*SpeakSettings.__dataclass_fields__}
+_SETTINGS = {setting.name_at("http"): setting for setting in settings_at("http")}
+SpeechRequest: type[_Request] = create_model(
+    "SpeechRequest",
+    __base__=_Request,
+    __doc__=_Request.__doc__,
+    **{name: _setting(setting) for name, setting in _SETTINGS.items()},  # type: ignore[call-overload]
+)
 
 
 @dataclass(frozen=True)
@@ -146,7 +143,6 @@ def read_order(body: bytes, voices: Collection[str], max_characters: int) -> Spe
     voice = request.voice if isinstance(request.voice, str) else request.voice.id
     _check_choice("voice", voice, voices)
     audio_format = FORMATS[_check_choice("response_format", request.response_format or "mp3", FORMATS)]
-    _check_choice("text_normalizer", request.text_normalizer or "english", NORMALIZERS)
     if request.alignment and request.stream_format != "sse":
         raise ApiError(400, "alignment needs stream_format 'sse'", param="alignment")
     if request.stream is False and request.stream_format == "sse":
@@ -157,11 +153,11 @@ def read_order(body: bytes, voices: Collection[str], max_characters: int) -> Spe
         message = f"input has {len(request.input)} characters, and at most {max_characters} are spoken in one request"
         raise ApiError(413, message, param="input", code="string_above_max_length")
     try:
+        given = request.model_dump(include={*_SETTINGS}, exclude_none=True)
         settings = SpeakSettings(
-            sampling_rate=audio_format.sampling_rate(request.sample_rate),
-            keep_pictures=bool(request.alignment),
-            **request.model_dump(include=_SETTINGS, exclude_none=True),
+            **{_SETTINGS[name].name: value for name, value in given.items()}, keep_pictures=bool(request.alignment)
         )
+        settings = replace(settings, sampling_rate=audio_format.sampling_rate(settings.sampling_rate))
     except UserError as error:
         raise api_error(error) from error
     events, whole = request.stream_format == "sse", request.stream is False
@@ -174,7 +170,7 @@ def api_error(error: UserError) -> ApiError:
     if isinstance(error, InvalidInput):
         if error.setting is None:
             return ApiError(400, message, param="input")
-        field = _OUR_NAMES.get(error.setting, error.setting)
+        field = next((name for name, one in _SETTINGS.items() if one.name == error.setting), error.setting)
         return ApiError(400, message.replace(error.setting, field, 1), param=field, code="invalid_value")
     if isinstance(error, (Busy, Closed)):
         return unavailable(message, "queue_full" if isinstance(error, Busy) else "closed")
@@ -186,7 +182,7 @@ def unavailable(message: str, code: str) -> ApiError:
     return ApiError(503, message, kind=SERVER_ERROR, code=code, retry_after=RETRY_AFTER)
 
 
-def _parse(body: bytes) -> SpeechRequest:
+def _parse(body: bytes) -> _Request:
     try:
         body.decode()
     except UnicodeDecodeError as error:

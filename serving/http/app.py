@@ -1,4 +1,4 @@
-"""The HTTP application: OpenAI's speech API, health, metrics and a page to try it, on one voice."""
+"""The HTTP application: OpenAI's speech API, health, metrics and a page to try it, on the engines of one voice."""
 
 import asyncio
 import hmac
@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, FastAPI, Request, Security
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -47,6 +48,11 @@ def make_app(service: SpeechService) -> ASGIApp:
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(Exception, _answer_exception)
+    if service.settings.origins:
+        origins, read_by_pages = list(service.settings.origins), ["X-Sample-Rate", "X-Request-Id", "Retry-After"]
+        app.add_middleware(
+            CORSMiddleware, origins, allow_methods=["*"], allow_headers=["*"], expose_headers=read_by_pages
+        )
     app.openapi()["components"]["schemas"].update(_request_schemas())
     return RecordedRequests(app, service)
 
@@ -80,9 +86,9 @@ def _api(service: SpeechService) -> APIRouter:
                 {
                     "id": settings.voices[0],
                     "name": settings.voices[0],
-                    "description": service.voice.name,
+                    "description": service.engines.voice.name,
                     "aliases": settings.voices[1:],
-                    "sampling_rate": service.voice.sampling_rate,
+                    "sampling_rate": service.engines.voice.sampling_rate,
                 }
             ],
             "response_formats": available_formats(),
@@ -91,7 +97,11 @@ def _api(service: SpeechService) -> APIRouter:
 
     @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def metrics() -> Response:
-        return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        engines = service.engines
+        names = (engine.name for engine in engines.engines)
+        states = dict(zip(names, await engines.statuses(), strict=True))
+        exposition = service.metrics.exposition(states, engines.audio_seconds)
+        return Response(exposition, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     return router
 
@@ -100,22 +110,21 @@ def _public(service: SpeechService) -> APIRouter:
     """What everybody may read: the page, and whether the server is well."""
     router = APIRouter()
 
-    def answer(well: bool, status: str, load: dict[str, int]) -> Response:
-        return JSONResponse({"status": status, **load}, 200 if well else 503)
-
     @router.get("/health/live", responses={503: {}})
     async def live() -> Response:
-        state = service.scheduler.status().state
-        return answer(state != "failed", "failed" if state == "failed" else "live", {})
+        failed = bool(service.engines.failure)
+        return JSONResponse({"status": "failed" if failed else "live"}, 503 if failed else 200)
 
     @router.head("/health", include_in_schema=False)
     @router.get("/health/ready", responses={503: {}})
     @router.get("/health", responses={503: {}})
     async def ready() -> Response:
-        status = service.scheduler.status()
-        is_ready = status.state == "running"
-        load = {"waiting": status.waiting, "active": status.active}
-        return answer(is_ready, "ready" if is_ready else status.state, load)
+        statuses = await service.engines.statuses()
+        running = sum(status.state == "running" for status in statuses)
+        state = "ready" if running == len(statuses) else "degraded" if running else "failed"
+        load = {"waiting": sum(one.waiting for one in statuses), "active": sum(one.active for one in statuses)}
+        counts = {"engines": len(statuses), "engines_ready": running}
+        return JSONResponse({"status": state, **load, **counts}, 200 if running else 503)
 
     for path, (name, media_type) in _PAGE.items():
         router.add_api_route(path, _file(name, media_type), methods=["GET", "HEAD"], include_in_schema=False)
@@ -165,7 +174,8 @@ class RecordedRequests:
 
     def _end(self, path: str, record: RequestRecord) -> None:
         if path == _SPEECH_PATH:
-            self._service.metrics.ended(record.status, record.outcome)
+            characters = len(record.order.text) if record.order is not None else 0
+            self._service.metrics.ended(record.status, record.outcome, record.seconds, characters)
         if path == _SPEECH_PATH or record.status >= 400:
             record.log()
 

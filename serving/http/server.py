@@ -1,101 +1,29 @@
-"""Speaks over HTTP: OpenAI's speech API, and a page to try it, on one voice."""
+"""Listening, and serving until SIGTERM: connections whose clients must be punctual, and an orderly end."""
 
-import argparse
 import asyncio
 import logging
 import os
 import resource
 import socket
-import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from common.cli import ArgumentParser, bounded_float, bounded_int, run
 from common.errors import EngineFailure, UserError
-from pipeline import Voice
-from pipeline.scheduler import SWITCH_INTERVAL
-from serving.flags import add_voice_flags, open_voice
 from serving.http.app import make_app
+from serving.http.engine_pool import Engine, EnginePool
 from serving.http.service import ServerSettings, SpeechService
 from serving.http.speech_response import StreamCut
 
-API_KEY_VARIABLE = "SPEECH_API_KEY"
 MAX_CONNECTIONS = 4096
 BACKLOG = 128  # connections that wait to be accepted, at most; asyncio accepts as many at a time
 FILES = 32  # that may be opened while connections are open
-LINE_CHARACTERS = 500  # of a line of the log
 HEAD_SECONDS = 15.0  # that a client may take to send a request's head
 
 _log = logging.getLogger(__name__)
-
-
-def make_parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="server.py", description=__doc__)
-    server = parser.add_argument_group("server")
-    server.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 lets other machines in")
-    server.add_argument("--port", type=bounded_int(0, 65535), default=8000, help="0 takes a free one")
-    server.add_argument("--api-key", help=f"that clients must send [${API_KEY_VARIABLE}, or none]")
-    server.add_argument(
-        "--voice-name",
-        action="append",
-        metavar="NAME",
-        help="that requests may ask for; may be repeated [default and alloy]",
-    )
-    limits = parser.add_argument_group("limits")
-    limits.add_argument(
-        "--max-streams", type=bounded_int(1, 1024), help="pieces of text spoken at a time [32 on a GPU, 8 on a CPU]"
-    )
-    limits.add_argument("--max-queue", type=bounded_int(1, 100_000), default=64, help="requests that may wait")
-    limits.add_argument("--max-characters", type=bounded_int(1, 1_000_000), default=4096, help="of a request's text")
-    limits.add_argument(
-        "--drain-seconds",
-        type=bounded_float(0, 86400),
-        default=60,
-        help="for requests under way to end after SIGTERM",
-    )
-    add_voice_flags(parser)
-    return parser
-
-
-def main(args: argparse.Namespace) -> None:
-    log_to_stderr()
-    sys.setswitchinterval(SWITCH_INTERVAL)
-    settings = server_settings(args)
-    with bind(args.host, args.port) as listener, open_voice(args, _log.info) as voice:
-        serve(voice, settings, listener, args.drain_seconds)
-
-
-def server_settings(args: argparse.Namespace) -> ServerSettings:
-    """What the flags allow. Raises UserError."""
-    api_key = os.environ.get(API_KEY_VARIABLE, "") if args.api_key is None else args.api_key
-    if not all("!" <= character <= "~" for character in api_key):
-        raise UserError("--api-key: clients send it in a header, so use letters, digits and signs of ASCII, no spaces")
-    return ServerSettings(
-        max_streams=args.max_streams,
-        max_queue=args.max_queue,
-        max_characters=args.max_characters,
-        api_key=api_key,
-        voices=tuple(args.voice_name or ServerSettings.voices),
-        local_only=args.host == "localhost" or args.host.startswith("127.") or args.host == "::1",
-    )
-
-
-def log_to_stderr() -> None:
-    """Lines from INFO on, with their time."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.basicConfig(handlers=[handler], level=logging.INFO)
-
-
-class LineFormatter(logging.Formatter):
-    """Keeps a message, which may quote what a client sent, on one line of bounded length, without control codes."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        line = super().formatMessage(record)[:LINE_CHARACTERS]
-        return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -114,22 +42,31 @@ def bind(host: str, port: int) -> socket.socket:
     return bound
 
 
-def serve(voice: Voice, settings: ServerSettings, listener: socket.socket, drain_seconds: float) -> None:
+def serve(engines: Sequence[Engine], settings: ServerSettings, listener: socket.socket, drain_seconds: float) -> None:
     """Serves until SIGTERM or Ctrl-C, and then until the requests under way have been answered.
 
     Args:
+        engines: started here, and closed at the end.
         listener: bound; closed at the end.
         drain_seconds: most of them that requests under way get; then they are cut.
 
     Raises:
-        UserError: the voice can't speak, or can't any more.
+        UserError: an engine can't be started, or all can't speak any more.
     """
-    asyncio.run(_serve(voice, settings, listener, drain_seconds))
+    asyncio.run(_serve(EnginePool(engines), settings, listener, drain_seconds))
 
 
-async def _serve(voice: Voice, settings: ServerSettings, listener: socket.socket, drain_seconds: float) -> None:
-    service = SpeechService(voice, settings)
-    await asyncio.to_thread(service.warm_up)
+async def _serve(engines: EnginePool, settings: ServerSettings, listener: socket.socket, drain_seconds: float) -> None:
+    await engines.start()
+    try:
+        await _listen(SpeechService(engines, settings), listener, drain_seconds)
+    finally:
+        await engines.close()
+    if engines.failure:
+        raise EngineFailure(f"the server has ended, because the voice can't speak any more: {engines.failure}")
+
+
+async def _listen(service: SpeechService, listener: socket.socket, drain_seconds: float) -> None:
     logging.getLogger("uvicorn.error").addFilter(_is_news)
     connections, backlog = _connection_limits()
     config = uvicorn.Config(
@@ -145,9 +82,6 @@ async def _serve(voice: Voice, settings: ServerSettings, listener: socket.socket
         server_header=False,
     )
     await SpeechServer(config, service).serve([listener])
-    status = service.scheduler.status()
-    if status.state == "failed":
-        raise EngineFailure(f"the server has ended, because the voice can't speak any more: {status.reason}")
 
 
 class SpeechServer(uvicorn.Server):
@@ -164,7 +98,7 @@ class SpeechServer(uvicorn.Server):
         print(f"Listening at http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
 
     async def on_tick(self, counter: int) -> bool:
-        return await super().on_tick(counter) or self._service.scheduler.status().state == "failed"
+        return await super().on_tick(counter) or bool(self._service.engines.failure)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # Not the parent's, which raises the signal again at the end: an operator's stop is no failure.
@@ -225,7 +159,3 @@ def _is_news(record: logging.LogRecord) -> bool:
     """Whether uvicorn's record isn't of an answer that was cut on purpose, which has its line already."""
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, (StreamCut, asyncio.CancelledError))
-
-
-if __name__ == "__main__":
-    run(main, make_parser())

@@ -1,20 +1,14 @@
-"""The voice behind a server, what the server allows, and how requests went."""
+"""The engines behind a server, what the server allows, and how requests went."""
 
-import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from common.errors import UserError
-from pipeline import Voice
-from pipeline.scheduler import Speech
-from serving.http.api import ApiError, SpeechOrder, api_error
+from serving.http.api import SpeechOrder
+from serving.http.engine_pool import EnginePool
 from serving.http.metrics import Metrics
-from serving.http.speech_events import SpeechEvents
 
 CLIENT_GONE = 499  # the status in logs, as servers have it, where nobody is left to read one
-WARM_UP_TEXT = "Ready."
 
 _log = logging.getLogger(__name__)
 
@@ -24,19 +18,17 @@ class ServerSettings:
     """What a server allows.
 
     Attributes:
-        max_streams: most pieces of text decoded at a time; None takes what suits the device.
-        max_queue: most requests that wait; further ones are refused.
         max_characters: of one request's text.
         api_key: that clients must send; "" asks for none.
         voices: names that the voice answers to; the first one is its own.
+        origins: of other sites, whose pages may use the server.
         local_only: whether the server listens on this machine's loopback addresses alone.
     """
 
-    max_streams: int | None = None
-    max_queue: int = 64
     max_characters: int = 4096  # OpenAI's limit
     api_key: str = field(default="", repr=False)
     voices: tuple[str, ...] = ("default", "alloy")
+    origins: tuple[str, ...] = ()
     local_only: bool = True
 
 
@@ -62,6 +54,10 @@ class RequestRecord:
             return "cancelled"
         return "refused" if self.status >= 400 else "done"
 
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.arrived
+
     def log(self) -> None:
         reason = f": {self.reason}" if self.reason else ""
         if self.order is None:
@@ -77,38 +73,20 @@ class RequestRecord:
             len(self.order.text),
             first,
             self.audio_seconds,
-            time.perf_counter() - self.arrived,
+            self.seconds,
             reason,
         )
 
 
 class SpeechService:
-    """Speaks the requests of a server. For one event loop.
+    """What answers requests are made from: engines that speak, what is allowed, and the metrics.
 
     Args:
-        voice: stays the caller's, who closes it after the last request.
+        engines: stay the caller's, who closes them after the last request.
     """
 
-    def __init__(self, voice: Voice, settings: ServerSettings) -> None:
-        self.voice = voice
+    def __init__(self, engines: EnginePool, settings: ServerSettings) -> None:
+        self.engines = engines
         self.settings = settings
-        self.scheduler = voice.scheduler(max_slots=settings.max_streams, max_waiting=settings.max_queue)
-        self.metrics = Metrics(self.scheduler.status)
+        self.metrics = Metrics()
         self.started = int(time.time())
-
-    def warm_up(self) -> None:
-        """Speaks a word, so that the first request doesn't wait for what is made at first use. Raises UserError."""
-        self.scheduler.warm_up()
-        for _ in self.voice.stream(WARM_UP_TEXT):
-            pass
-
-    async def submit(self, order: SpeechOrder, events: SpeechEvents) -> Speech:
-        """Queues a request; its text is read beside the event loop. Raises UserError."""
-        return await asyncio.to_thread(self.voice.submit, order.text, order.settings, events.notify)
-
-    def answer_to(self, error: UserError) -> ApiError:
-        """An error of the voice as clients may read it: without the folders of the model files."""
-        answer = api_error(error)
-        for engine in self.voice.engines.engines.values():
-            answer.args = (str(answer).replace(engine.name, Path(engine.name).name),)
-        return answer

@@ -16,10 +16,10 @@ from starlette.types import Message, Receive, Scope, Send
 from common.errors import EngineFailure, UserError
 from pipeline import Audio
 from pipeline.encoders import Encoder, make_encoder
-from pipeline.scheduler import CancelledError, Speech
-from serving.http.api import ApiError, SpeechOrder, unavailable
+from pipeline.speech import CancelledError
+from serving.http.api import ApiError, SpeechOrder, api_error, unavailable
+from serving.http.engine_pool import RemoteSpeech
 from serving.http.service import CLIENT_GONE, RequestRecord, SpeechService
-from serving.http.speech_events import SpeechEvents
 
 STALLED_SECONDS = 60.0  # that a client may read nothing before its request is given up
 
@@ -37,16 +37,15 @@ async def speak(service: SpeechService, record: RequestRecord, order: SpeechOrde
     Raises:
         ApiError: there is no audio.
     """
-    events = SpeechEvents()
-    with _as_answers(service), ExitStack() as owned:
-        speech = await service.submit(order, events)
+    with _as_answers(), ExitStack() as owned:
+        speech = await service.engines.submit(order.text, order.settings)
         owned.callback(speech.cancel)
         watcher = asyncio.create_task(_cancel_when_gone(speech, receive))
         owned.callback(watcher.cancel)
         encoder = make_encoder(order.audio_format, speech.sampling_rate, order.whole)
         owned.callback(encoder.finish)
-        answer = _Answer(service, record, order, speech, events, encoder)
-        chunk = await events.next_chunk(speech)
+        answer = _Answer(service, record, order, speech, encoder)
+        chunk = await speech.next_chunk()
         if chunk is None:
             raise EngineFailure("the text gave no audio")
         if order.whole:
@@ -90,8 +89,7 @@ class _Answer:
     service: SpeechService
     record: RequestRecord
     order: SpeechOrder
-    speech: Speech
-    events: SpeechEvents
+    speech: RemoteSpeech
     encoder: Encoder
 
     @property
@@ -106,7 +104,7 @@ class _Answer:
         }
 
     async def audio(self, chunk: Audio | None) -> AsyncIterator[bytes]:
-        """The encoded audio, from its first chunk on. Raises what `Speech.next_chunk` does."""
+        """The encoded audio, from its first chunk on. Raises what `RemoteSpeech.next_chunk` does."""
         record = self.record
         while chunk is not None:
             if data := await self._encoded(chunk.samples):
@@ -115,26 +113,27 @@ class _Answer:
             if record.first_audio_seconds is None:
                 record.first_audio_seconds = time.perf_counter() - record.arrived
                 self.service.metrics.first_audio(record.first_audio_seconds)
-            chunk = await self.events.next_chunk(self.speech)
+            chunk = await self.speech.next_chunk()
         yield await self._encoded(None)
 
     async def event_stream(self, chunk: Audio | None) -> AsyncIterator[bytes]:
         """The audio in server-sent events, as OpenAI names them. The last one says how it ended."""
-        alignments = 0  # sent
+        seen = 0  # pieces
         try:
             async for data in self.audio(chunk):
                 if data:
                     yield _event("speech.audio.delta", audio=base64.b64encode(data).decode())
-                for number in range(alignments, len(self.speech.alignments)):
-                    yield _alignment(self.speech.alignments[number], self.speech.reports[number].text)
-                    alignments = number + 1
-            read = sum(len(report.text) for report in self.speech.reports)
-            spoken = sum(report.frames for report in self.speech.reports)
+                for piece in self.speech.results[seen:]:
+                    if piece.alignment is not None and self.order.settings.keep_pictures:
+                        yield _alignment(piece.alignment, piece.piece.encoded.text)
+                    seen += 1
+            read = sum(len(piece.piece.encoded.text) for piece in self.speech.results)
+            spoken = sum(piece.frames for piece in self.speech.results)
             usage = {"input_tokens": read, "output_tokens": spoken, "total_tokens": read + spoken}
             yield _event("speech.audio.done", usage=usage)
         except UserError as error:
             self.record.failed, self.record.reason = True, str(error)
-            yield _event("error", **self.service.answer_to(error).body)
+            yield _event("error", **api_error(error).body)
 
     async def _encoded(self, samples: np.ndarray | None) -> bytes:
         """The encoder's next bytes, or its last ones. Codecs run beside the event loop."""
@@ -144,19 +143,19 @@ class _Answer:
 
 
 @contextmanager
-def _as_answers(service: SpeechService) -> Iterator[None]:
+def _as_answers() -> Iterator[None]:
     """What may come before an answer begins, as ApiError."""
     try:
         yield
     except CancelledError:
         raise ApiError(CLIENT_GONE, "the client has gone") from None
     except UserError as error:
-        raise service.answer_to(error) from error
+        raise api_error(error) from error
     except asyncio.CancelledError:  # the time that requests under way get when the server ends is over
         raise unavailable("the server is shutting down", "shutting_down") from None
 
 
-async def _cancel_when_gone(speech: Speech, receive: Receive) -> None:
+async def _cancel_when_gone(speech: RemoteSpeech, receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     speech.cancel()

@@ -1,50 +1,22 @@
-"""Speaks a text through NVIDIA's Triton Inference Server: streamed over gRPC, or whole over HTTP."""
+"""A client of NVIDIA's Triton Inference Server: audio streamed over gRPC, or whole over HTTP."""
 
-import argparse
 import queue
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.cli import ArgumentParser, run
 from common.errors import UserError
 from pipeline.audio import Audio
+from serving.triton.repository import INPUTS
 
 
-def make_parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="client.py", description=__doc__)
-    parser.add_argument("--text", required=True, help="what to speak")
-    parser.add_argument("-o", "--output", type=Path, default=Path("audio.wav"), help="wav file")
-    parser.add_argument("--whole", action="store_true", help="ask the model tts over HTTP, for one answer")
-    parser.add_argument("--url", help="host and port of the server [127.0.0.1:8001, with --whole 127.0.0.1:8000]")
-    parser.add_argument("--seed", type=int, help="seed of the random numbers [0]")
-    parser.add_argument("--speed", type=float, help="0.5 to 2.0 [1.0]")
-    return parser
-
-
-def main(args: argparse.Namespace) -> None:
-    options = {name: getattr(args, name) for name in ("seed", "speed") if getattr(args, name) is not None}
-    if args.whole:
-        audio = speak(args.url or "127.0.0.1:8000", args.text, **options)
-    else:
-        chunks = []
-        for chunk in stream(args.url or "127.0.0.1:8001", args.text, **options):
-            chunks.append(chunk)
-            print(f"{chunk.seconds:.2f} s of audio", file=sys.stderr)
-        audio = Audio.join(chunks)
-    audio.save(args.output, normalize=False)
-    print(f"{args.output}: {audio.seconds:.2f} s")
-
-
-def speak(url: str, text: str, **options: float) -> Audio:
+def speak(url: str, text: str, **options: float | str | bool) -> Audio:
     """A text's whole audio, from the model `tts` over HTTP.
 
     Args:
-        options: seed, speed, sigma or output_rate.
+        options: the models' further inputs, in lower case: seed, speed, output_rate, ...
 
     Raises:
         UserError: the server refused, with its reason, or can't be reached.
@@ -59,7 +31,7 @@ def speak(url: str, text: str, **options: float) -> Audio:
     return Audio(result.as_numpy("AUDIO"), int(result.as_numpy("SAMPLING_RATE")[0]))
 
 
-def stream(url: str, text: str, **options: float) -> Iterator[Audio]:
+def stream(url: str, text: str, **options: float | str | bool) -> Iterator[Audio]:
     """A text's audio as it is made, from the model `tts_stream` over gRPC; see `speak`. Closing it cancels."""
     import tritonclient.grpc as client
 
@@ -84,20 +56,17 @@ def stream(url: str, text: str, **options: float) -> Iterator[Audio]:
         server.close()
 
 
-def _inputs(client: Any, text: str, options: dict[str, float]) -> list[Any]:
-    """The tensors of a request, for either protocol's client."""
-    types = {"seed": ("INT64", np.int64), "output_rate": ("INT32", np.int32)}
-    values: list[tuple[str, str, np.ndarray]] = [("TEXT", "BYTES", np.array([text.encode()], np.object_))]
-    for name, value in options.items():
-        data_type, dtype = types.get(name, ("FP32", np.float32))
-        values.append((name.upper(), data_type, np.array([value], dtype)))
+def _inputs(client: Any, text: str, options: Mapping[str, Any]) -> list[Any]:
+    """The tensors of a request, for either protocol's client. Raises UserError for an option that isn't there."""
+    from tritonclient.utils import triton_to_np_dtype
+
+    types = {field.name: field.data_type.removeprefix("TYPE_").replace("STRING", "BYTES") for field in INPUTS}
     inputs = []
-    for name, data_type, array in values:
-        tensor = client.InferInput(name, [1], data_type)
-        tensor.set_data_from_numpy(array)
+    for name, value in {"TEXT": text, **{name.upper(): value for name, value in options.items()}}.items():
+        if name not in types:
+            raise UserError(f"the model has no input {name}; it has {', '.join(types)}")
+        tensor = client.InferInput(name, [1], types[name])
+        dtype = triton_to_np_dtype(types[name])
+        tensor.set_data_from_numpy(np.array([value.encode() if isinstance(value, str) else value], dtype))
         inputs.append(tensor)
     return inputs
-
-
-if __name__ == "__main__":
-    run(main, make_parser())

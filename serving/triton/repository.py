@@ -1,18 +1,15 @@
-"""Writes a model repository for NVIDIA's Triton Inference Server: the models `tts` and `tts_stream` of one voice."""
+"""Model repositories for NVIDIA's Triton Inference Server, of one voice: the models `tts` and `tts_stream`."""
 
-import argparse
 import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.cli import ArgumentParser, bounded_int, run
-from common.engine import part_flag
 from common.errors import UserError
 from common.files import REPOSITORY, appearing_together, output_folder
-from common.metadata import PARTS, Part
-from pipeline.model_files import default_paths
+from common.metadata import Part
+from pipeline.settings import Setting, settings_at
 from trt.record import record_path
 
 # The packages of this project that a served voice imports.
@@ -34,50 +31,14 @@ class TensorField:
         return f'  {{ name: "{self.name}", data_type: {self.data_type}, dims: [ {self.dims} ]{optional} }}'
 
 
-INPUTS = (
-    TensorField("TEXT", "TYPE_STRING", 1),
-    TensorField("SEED", "TYPE_INT64", 1, optional=True),
-    TensorField("SPEED", "TYPE_FP32", 1, optional=True),
-    TensorField("SIGMA", "TYPE_FP32", 1, optional=True),
-    TensorField("OUTPUT_RATE", "TYPE_INT32", 1, optional=True),
-)
+def _input(setting: Setting) -> TensorField:
+    whole = "TYPE_INT64" if setting.range is not None and setting.range[1] >= 2**31 else "TYPE_INT32"
+    data_type = {int: whole, float: "TYPE_FP32", bool: "TYPE_BOOL", str: "TYPE_STRING"}[setting.type]
+    return TensorField(setting.name_at("triton").upper(), data_type, 1, optional=True)
+
+
+INPUTS = (TensorField("TEXT", "TYPE_STRING", 1), *map(_input, settings_at("triton")))
 OUTPUTS = (TensorField("AUDIO", "TYPE_FP32", -1), TensorField("SAMPLING_RATE", "TYPE_INT32", 1))
-
-
-def make_parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="repository.py", description=__doc__)
-    parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the repository")
-    models = parser.add_argument_group("models", "Four model files, or a folder of them.")
-    models.add_argument("--models", type=Path, default=Path("output"), metavar="FOLDER", help="folder of the files")
-    for part in PARTS:
-        models.add_argument(part_flag(part), type=Path, dest=part, help=f"{part} .engine, .plan or .onnx file")
-    limits = parser.add_argument_group("limits")
-    limits.add_argument("--max-characters", type=bounded_int(1, 1_000_000), default=4096, help="of a request's text")
-    limits.add_argument("--max-waiting", type=bounded_int(1, 10_000), default=64, help="requests that may wait")
-    return parser
-
-
-def main(args: argparse.Namespace) -> None:
-    paths = model_paths(args.models, {part: getattr(args, part) for part in PARTS})
-    make_repository(args.output, paths, args.max_characters, args.max_waiting)
-    print(f"Written to {args.output}: tts and tts_stream. To serve them: bash scripts/serve_triton.sh {args.output}")
-
-
-def model_paths(folder: Path, given: Mapping[Part, Path | None]) -> dict[Part, Path]:
-    """The four files that were named, or those of the folder. Raises UserError."""
-    named = {part: path for part, path in given.items() if path is not None}
-    if not named:
-        found = default_paths(folder)
-        if found is None:
-            raise UserError(f"{folder}: no model files; export them there, or name a folder with --models")
-        return found
-    missing = [part_flag(part) for part in PARTS if part not in named]
-    if missing:
-        raise UserError(f"{', '.join(missing)} missing; give all four model files, or none")
-    for path in named.values():
-        if not path.is_file():
-            raise UserError(f"{path}: no such model file")
-    return named
 
 
 def make_repository(
@@ -88,12 +49,15 @@ def make_repository(
     It holds all that the server needs beside the Python packages of requirements.txt, and may be moved.
 
     Raises:
-        UserError: the folder can't be written, or holds models already.
+        UserError: the folder can't be written or holds models already, or a model file isn't there.
     """
     output_folder(output)
     for name in ("tts", "tts_stream"):
         if (output / name).exists():
             raise UserError(f"{output / name} is there already; delete it, or choose another folder with -o")
+    for path in paths.values():
+        if not path.is_file():
+            raise UserError(f"{path}: no such model file")
     on_gpu = any(path.suffix != ".onnx" for path in paths.values())
     with appearing_together(output) as temporary:
         parameters = {"max_characters": str(max_characters), "max_waiting": str(max_waiting)}
@@ -150,7 +114,3 @@ def _copy_voice(paths: Mapping[Part, Path], folder: Path) -> None:
             shutil.copy2(record, folder / record.name)
     names = {part: path.name for part, path in paths.items()}
     (folder / "voice.json").write_text(json.dumps(names, indent=1) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    run(main, make_parser())

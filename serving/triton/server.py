@@ -1,6 +1,5 @@
-"""Starts NVIDIA's Triton Inference Server on a model repository: the binary of the package nvidia-pytriton."""
+"""How NVIDIA's Triton Inference Server is started: the binary of the package nvidia-pytriton."""
 
-import argparse
 import os
 import shutil
 import site
@@ -8,29 +7,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from common.cli import ArgumentParser, bounded_int, run
 from common.errors import UserError
 from common.files import appearing_together
-
-PORTS = {"http": 8000, "grpc": 8001, "metrics": 8002}
-
-
-def make_parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="server.py", description=__doc__)
-    parser.add_argument("repository", type=Path, help="folder that serving/triton/repository.py wrote")
-    parser.add_argument("--server", type=Path, required=True, help="folder that nvidia-pytriton and numpy<2 are in")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    for name, port in PORTS.items():
-        parser.add_argument(f"--{name}-port", type=bounded_int(1, 65535), default=port, help=f"port for {name}")
-    return parser
-
-
-def main(args: argparse.Namespace) -> None:
-    if not (args.repository / "tts_stream" / "config.pbtxt").is_file():
-        raise UserError(f"{args.repository}: no model repository; write one with serving/triton/repository.py -o")
-    ports = {name: getattr(args, f"{name}_port") for name in PORTS}
-    command, environment = server_command(args.server, args.repository, args.host, ports)
-    os.execve(command[0], command, environment)
 
 
 def server_command(
@@ -85,7 +63,3 @@ def server_command(
         "PYTHONPATH": os.pathsep.join(packages),
     }
     return command, environment
-
-
-if __name__ == "__main__":
-    run(main, make_parser())

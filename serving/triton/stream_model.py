@@ -26,9 +26,9 @@ import triton_python_backend_utils as pb_utils  # what the server's Python backe
 from common.errors import Busy, Closed, InvalidInput, explained
 from common.metadata import PARTS
 from pipeline import Audio, SpeakSettings, Voice
-from pipeline.scheduler import CancelledError, Speech
+from pipeline.settings import settings_at
+from pipeline.speech import CancelledError, Speech
 
-OPTIONS = {"SEED": "seed", "SPEED": "speed", "SIGMA": "sigma", "OUTPUT_RATE": "sampling_rate"}  # tensor: setting
 WATCH_SECONDS = 0.1  # between looks whether a client has cancelled: the server tells only who asks
 
 _log = logging.getLogger(__name__)
@@ -91,11 +91,12 @@ class TritonPythonModel:
         text = _text(request)
         if len(text) > self._max_characters:
             raise InvalidInput(f"TEXT has {len(text)} characters; at most {self._max_characters} are spoken at once")
-        settings = {}
-        for name, setting in OPTIONS.items():
+        settings: dict[str, Any] = {}
+        for setting in settings_at("triton"):
+            name = setting.name_at("triton").upper()
             tensor = pb_utils.get_input_tensor_by_name(request, name)
             if tensor is not None:
-                settings[setting] = tensor.as_numpy().flatten()[0].item()
+                settings[setting.name] = _text_of(tensor) if setting.type is str else tensor.as_numpy().item()
         return self._voice.submit(text, SpeakSettings(**settings))
 
     def _send(self, speech: Speech, sender: Any, name: str) -> None:
@@ -141,13 +142,18 @@ def _text(request: Any) -> str:
     tensor = pb_utils.get_input_tensor_by_name(request, "TEXT")
     if tensor is None:  # where inputs are optional, the server only counts them
         raise InvalidInput("TEXT is missing")
+    return _text_of(tensor)
+
+
+def _text_of(tensor: Any) -> str:
+    """A tensor's string. Raises InvalidInput if it isn't one UTF-8 string."""
     values = tensor.as_numpy().flatten()
     if values.size != 1:
-        raise InvalidInput(f"TEXT holds {values.size} strings; send one a request")
+        raise InvalidInput(f"{tensor.name()} holds {values.size} strings; send one a request")
     try:
         return values[0].decode("utf-8") if isinstance(values[0], bytes) else str(values[0])
     except UnicodeDecodeError as error:
-        raise InvalidInput("TEXT is not UTF-8") from error
+        raise InvalidInput(f"{tensor.name()} is not UTF-8") from error
 
 
 def _response(audio: Audio) -> Any:

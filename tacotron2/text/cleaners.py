@@ -1,6 +1,5 @@
 """Cleaners: what is done to a text before its characters are looked up among the symbols."""
 
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
@@ -9,6 +8,7 @@ from functools import lru_cache
 from unidecode import unidecode
 
 from tacotron2.text.numbers import expand_numbers
+from tacotron2.text.rewriting import Pattern
 
 _ABBREVIATIONS = {
     "mrs": "misess",  # the classic's spelling, which its voices were trained on
@@ -30,12 +30,10 @@ _ABBREVIATIONS = {
     "col": "colonel",
     "ft": "fort",
 }
-_ABBREVIATION = re.compile(rf"\b({'|'.join(_ABBREVIATIONS)})\.")
-_WHITESPACE = re.compile(r"\s+")
-_TO_TRANSLITERATE = re.compile(r"[^\x00-\x7f£]")  # unidecode would make "ps" of £, and no rule for pounds would see it
-_SCRIPT = re.compile(
-    r"(?!LATIN|MODIFIER|FULLWIDTH|MATHEMATICAL|COMBINING)([A-Z]+)\b.*\b(?:LETTER|SYLLABLE|IDEOGRAPH)\b"
-)
+_ABBREVIATION = Pattern(rf"\b({'|'.join(_ABBREVIATIONS)})\.")
+_WHITESPACE = Pattern(r"\s+")
+_TO_TRANSLITERATE = Pattern(r"[^\x00-\x7f£]")  # unidecode would make "ps" of £, and no rule for pounds would see it
+_SCRIPT = Pattern(r"(?!LATIN|MODIFIER|FULLWIDTH|MATHEMATICAL|COMBINING)([A-Z]+)\b.*\b(?:LETTER|SYLLABLE|IDEOGRAPH)\b")
 _SILENT = {"Mn", "Me", "Cf"}  # Unicode categories of accents and of marks that nobody sees
 
 

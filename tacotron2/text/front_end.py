@@ -2,13 +2,11 @@
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from common.errors import InvalidInput
+from tacotron2.text.encoding import encode
+from tacotron2.text.lexicon import Lexicon
 from tacotron2.text.normalizer import get_normalizer
-
-if TYPE_CHECKING:
-    from tacotron2.text.lexicon import Lexicon
 
 _SPEAKABLE = re.compile(r"[^\W_]")
 
@@ -24,7 +22,7 @@ class TextFrontEnd:
     """
 
     normalizer: str = "english"
-    lexicon: "Lexicon | None" = None
+    lexicon: Lexicon | None = None
     final_period: bool = True
 
     def __post_init__(self) -> None:
@@ -47,3 +45,12 @@ class TextFrontEnd:
                 f'nothing to speak in "{line[:40]}{"..." if len(line) > 40 else ""}": write at least one word'
             )
         return words
+
+
+def describe_reading(text: str, front_end: TextFrontEnd) -> str:
+    """The text in the letters that the voice will get: read by the front end, then cleaned.
+
+    Raises:
+        InvalidInput: nothing is left to speak.
+    """
+    return encode(front_end.read(text), final_period=front_end.final_period).text

@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from common.errors import UserError
-from tacotron2.text import encode
+from tacotron2.text.encoding import encode
+from tacotron2.text.rewriting import Pattern
 from tacotron2.text.symbols import ARPABET_GROUP, KEEP_END, KEEP_START
 
-_CHUNK = re.compile(rf"{ARPABET_GROUP.pattern}|[^\s{{}}]+")
-_PART = re.compile(r"[\w'\u2019]+")
+_CHUNK = Pattern(rf"{ARPABET_GROUP.pattern}|[^\s{{}}]+")
+_PART = Pattern(r"[\w'\u2019]+")
 _OUTER = "\"'.,;:!?()[]<>*_~`\u2018\u2019\u201c\u201d\u2026"  # punctuation that is not part of a word at its ends
-_POSSESSIVE = re.compile(r"['\u2019][sS]?$")
+_POSSESSIVE = Pattern(r"['\u2019][sS]?$")
 _VOICELESS = frozenset("F K P T TH".split())  # noqa: SIM905
 _SIBILANT = frozenset("CH JH S SH Z ZH".split())  # noqa: SIM905
 

@@ -7,6 +7,8 @@ cents million"). Pounds, which never got as far as its rule for them, are read l
 
 import re
 
+from tacotron2.text.rewriting import Pattern
+
 # Their words are a page of code; the libraries that have them cost seconds of loading (inflect) or come without a wheel
 # (num2words' docopt).
 _SMALL = (
@@ -31,11 +33,11 @@ _CURRENCIES = {  # one, many, one of the hundredth part, many of them
 
 # A pattern that begins with a run of digits begins only at the run's first digit: without that, a long run that does
 # not match would be tried again from each of its digits, in quadratic time.
-_GROUPED = re.compile(r"[0-9][0-9,]+[0-9]")
-_MONEY = re.compile(r"([$£])([0-9.,]*[0-9])( (?:hundred|thousand|million|billion|trillion)\b)?")
-_DECIMAL = re.compile(r"(?<![0-9])([0-9]+)\.([0-9]+)")
-_ORDINAL = re.compile(r"(?<![0-9])([0-9]+)(?:st|nd|rd|th)")
-_NUMBER = re.compile(r"[0-9]+")
+_GROUPED = Pattern(r"[0-9][0-9,]+[0-9]")
+_MONEY = Pattern(r"([$£])([0-9.,]*[0-9])( (?:hundred|thousand|million|billion|trillion)\b)?")
+_DECIMAL = Pattern(r"(?<![0-9])([0-9]+)\.([0-9]+)")
+_ORDINAL = Pattern(r"(?<![0-9])([0-9]+)(?:st|nd|rd|th)")
+_NUMBER = Pattern(r"[0-9]+")
 
 
 def expand_numbers(text: str) -> str:

@@ -31,64 +31,25 @@ Where to look; each module has one entry, which `rules` puts in order:
 """
 
 from collections.abc import Callable
-from functools import cache, lru_cache
 
 from common.errors import UserError
-from tacotron2.text.normalizer.say import Held
-from tacotron2.text.normalizer.typography import blocks
+from tacotron2.text.normalizer.rules import normalize
 
-NORMALIZERS = ("english", "none")
+__all__ = ["NORMALIZERS", "get_normalizer"]
+
+_NORMALIZERS: dict[str, Callable[[str], str]] = {"english": normalize, "none": lambda text: text}
+NORMALIZERS = tuple(_NORMALIZERS)
 
 
-class Normalizer:
-    """Reads numbers, dates, money, units, addresses, abbreviations, symbols and typography as words.
+def get_normalizer(name: str = "english") -> Callable[[str], str]:
+    """What reads a text as words, in one line; "none" leaves it as it is.
 
-    Cheap to make and safe to share between threads: it has no state. The rules are loaded by the first text. Takes
-    linear time, and takes any text. What comes out needs no further normalisation: words come back as they are.
+    It is safe to share between threads, takes linear time, and takes any text. What comes out needs no further
+    normalisation: words come back as they are.
+
+    Raises:
+        UserError: the name is not in `NORMALIZERS`.
     """
-
-    def __init__(self, name: str = "english") -> None:
-        """Raises UserError for a name that is not in `NORMALIZERS`."""
-        if name not in NORMALIZERS:
-            raise UserError(f'unknown text normaliser "{name}": choose {", ".join(NORMALIZERS)}')
-        self.name = name
-
-    def __call__(self, text: str) -> str:
-        """The text as it will be read, in one line."""
-        if self.name == "none":
-            return text
-        held = Held()
-        read = [_read(block) for block in blocks(held.hold(text))]
-        return held.release(_joined([block for block in read if block]))
-
-    def __repr__(self) -> str:
-        return f"Normalizer({self.name!r})"
-
-
-@lru_cache(maxsize=len(NORMALIZERS))
-def get_normalizer(name: str = "english") -> Normalizer:
-    """The one normaliser of that name. Raises UserError for a name that is not in `NORMALIZERS`."""
-    return Normalizer(name)
-
-
-def _read(block: str) -> str:
-    for rule in _rules():
-        block = rule(block)
-    return block
-
-
-def _joined(read: list[str]) -> str:
-    """The blocks as one text, each with an end but the last, whose end is the caller's."""
-    ended = [
-        block if block.rstrip("\"')]}").endswith((".", "!", "?", ":", ";", ",")) else f"{block}." for block in read[:-1]
-    ]
-    return " ".join([*ended, *read[-1:]])
-
-
-@cache
-def _rules() -> tuple[Callable[[str], str], ...]:
-    from tacotron2.text.normalizer.rules import (
-        RULES,
-    )  # compiles some hundred patterns: scripts' help doesn't wait for it
-
-    return RULES
+    if name not in _NORMALIZERS:
+        raise UserError(f'unknown text normaliser "{name}": choose {", ".join(NORMALIZERS)}')
+    return _NORMALIZERS[name]

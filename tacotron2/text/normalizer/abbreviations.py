@@ -17,11 +17,12 @@ from tacotron2.text.normalizer.tables import (
     STATES,
     STREETS,
 )
+from tacotron2.text.rewriting import Pattern
 
 _CAPITAL = f"[A-Z{HELD}]"
-_AT_END, _FIGURE, _DECIMAL = re.compile(r"\s*$"), re.compile(" ?[0-9]"), re.compile(r"[0-9]+\.[0-9]")
-_ENDS_HERE = re.compile(rf"\s*$|\s+{OPENER}")  # after an abbreviation whose point ends a sentence, too
-_LATIN = re.compile(
+_AT_END, _FIGURE, _DECIMAL = Pattern(r"\s*$"), Pattern(" ?[0-9]"), Pattern(r"[0-9]+\.[0-9]")
+_ENDS_HERE = Pattern(rf"\s*$|\s+{OPENER}")  # after an abbreviation whose point ends a sentence, too
+_LATIN = Pattern(
     rf"(?<![\w/.])({'|'.join(re.escape(short) for short in sorted(LATIN, key=len, reverse=True))})(?![A-Za-z])",
     re.IGNORECASE,
 )
@@ -37,7 +38,7 @@ _DIRECTIONS = {
     "SE": "Southeast",
     "SW": "Southwest",
 }
-_NUMBERED_STREET = re.compile(
+_NUMBERED_STREET = Pattern(
     r"(?<![\w.,-])([0-9]{1,5})( (?:[NSEW]|NE|NW|SE|SW)\.?)?"
     rf"((?: (?:[A-Z][A-Za-z']+|[0-9]{{1,3}}(?:st|nd|rd|th))\.?){{1,3}}?)"
     rf" ({_STREET}|Street|Drive|Avenue|Boulevard|Road|Lane|Court|Place|Square|Highway|Parkway|Way)"
@@ -45,28 +46,28 @@ _NUMBERED_STREET = re.compile(
     re.IGNORECASE,
 )
 # Saint or street, doctor or drive: a street after a name and before what isn't one.
-_STREET_AFTER_NAME = re.compile(
+_STREET_AFTER_NAME = Pattern(
     rf"(?<=[a-z]) (St)(?=,|\s*$)|(?<=[a-z]) (St|Dr)\.(?= +(?!{_CAPITAL})|[,;:!?)]|\s*$| {OPENER})"
     rf"|(?<=[a-z]) ({_PLAIN_STREETS}|{_PLAIN_STREETS.title()})\b\.?(?! ?[0-9])"
 )
-_BEFORE_NAME = re.compile(rf"\b(St|Ste|Dr|Drs|Ft|Mt)\.? (?={_CAPITAL}[a-z.{HELD}]|[{HELD}])")
+_BEFORE_NAME = Pattern(rf"\b(St|Ste|Dr|Drs|Ft|Mt)\.? (?={_CAPITAL}[a-z.{HELD}]|[{HELD}])")
 _SAINT_DOCTOR = {"St": "Saint", "Ste": "Saint", "Dr": "Doctor", "Drs": "Doctors", "Ft": "Fort", "Mt": "Mount"}
-_NO_SPACE = re.compile(r"\b(Mr|Mrs|Ms|Dr|St|Prof)\.(?=[A-Z][a-z])")
-_TITLE = re.compile(r"\b([A-Za-z]{2,6})\.(?=\s|$|[,;:!?)])")
-_UNPOINTED_TITLE = re.compile(
+_NO_SPACE = Pattern(r"\b(Mr|Mrs|Ms|Dr|St|Prof)\.(?=[A-Z][a-z])")
+_TITLE = Pattern(r"\b([A-Za-z]{2,6})\.(?=\s|$|[,;:!?)])")
+_UNPOINTED_TITLE = Pattern(
     r"\b(?:(Mr|Mrs|Ms|Dr|Prof)(?= [A-Z])|(mr|mrs|dr)\b\.?(?= [A-Za-z])|(ms|st|prof)\b\.?(?= [a-z]{2}))"
 )
-_NOT_BEFORE_PROF = re.compile(r"\b(?:my|the|a|our|his|her|your|their|this|that|dash|dot|slash) $")
-_BEFORE_SMALL = re.compile(r"(?:^|[:,] |\b(?:and|hi|by|to|dear|with|from|in|at|of|near) )$")  # "ms smith"
-_ENDING = re.compile(rf"\b([A-Za-z]{{2,6}})\.(?![A-Za-z0-9])(\s*(?:[A-Z{HELD}\"(]|$))?")
-_EDITION = re.compile(r"(?<=[0-9](?:st|nd|rd|th) )ed\.(?=(\s*$)?)")
-_VERSUS = re.compile(r"(?<![\w.'-])vs(?=\s)|(?<=\s)v\.(?=\s[A-Z])")
-_BEFORE_NUMBER = re.compile(
+_NOT_BEFORE_PROF = Pattern(r"\b(?:my|the|a|our|his|her|your|their|this|that|dash|dot|slash) $")
+_BEFORE_SMALL = Pattern(r"(?:^|[:,] |\b(?:and|hi|by|to|dear|with|from|in|at|of|near) )$")  # "ms smith"
+_ENDING = Pattern(rf"\b([A-Za-z]{{2,6}})\.(?![A-Za-z0-9])(\s*(?:[A-Z{HELD}\"(]|$))?")
+_EDITION = Pattern(r"(?<=[0-9](?:st|nd|rd|th) )ed\.(?=(\s*$)?)")
+_VERSUS = Pattern(r"(?<![\w.'-])vs(?=\s)|(?<=\s)v\.(?=\s[A-Z])")
+_BEFORE_NUMBER = Pattern(
     rf"\b((?i:{'|'.join(BEFORE_NUMBERS)}))(?:\.? ?(?=[#(]?[0-9])|(?<!\bNo)(?:\. ?| )(?=[IVX]+\b(?!')))"
 )
-_ROMAN_PAGES = re.compile(r"\b([Pp]p?)\. ?([ivxl]{1,8})(?: ?- ?([ivxl]{1,8}))?\b(?!\.\w)")
-_STATE = re.compile(rf"(?<=[a-z.]), ({'|'.join(STATES)})\b(?:,? ([0-9]{{5}})(?:-([0-9]{{4}}))?(?![0-9]))?")
-_ZIP = re.compile(rf"\b({'|'.join(STATES)}) ([0-9]{{5}})(?:-([0-9]{{4}}))?(?![\w,.-]*[0-9])")
+_ROMAN_PAGES = Pattern(r"\b([Pp]p?)\. ?([ivxl]{1,8})(?: ?- ?([ivxl]{1,8}))?\b(?!\.\w)")
+_STATE = Pattern(rf"(?<=[a-z.]), ({'|'.join(STATES)})\b(?:,? ([0-9]{{5}})(?:-([0-9]{{4}}))?(?![0-9]))?")
+_ZIP = Pattern(rf"\b({'|'.join(STATES)}) ([0-9]{{5}})(?:-([0-9]{{4}}))?(?![\w,.-]*[0-9])")
 
 _ROMAN = "[MDCLXVI]{1,15}"
 _VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
@@ -77,22 +78,22 @@ _COUNTED = (
     r"|District|Ward|Dynasty|Factor|Army"
 )
 _COUNTED += f"|{_COUNTED.lower()}|{_COUNTED.upper()}"
-_AFTER_NOUN = re.compile(rf"\b({_COUNTED}) ({_ROMAN})(?!'[a-rt-z]|\.?[A-Za-z])")
+_AFTER_NOUN = Pattern(rf"\b({_COUNTED}) ({_ROMAN})(?!'[a-rt-z]|\.?[A-Za-z])")
 # After "volume I" and the like in lower case: what shows that it is no pronoun.
-_NO_PRONOUN_AFTER = re.compile(r"\s*(?:$|[,.;:)\]-]|(?:of|is|and|to|was|or|in|at|on|by|for)\b)")
-_AFTER_RULER = re.compile(
+_NO_PRONOUN_AFTER = Pattern(r"\s*(?:$|[,.;:)\]-]|(?:of|is|and|to|was|or|in|at|on|by|for)\b)")
+_AFTER_RULER = Pattern(
     rf"\b(?:({'|'.join(sorted(RULER_TITLES))}) )?([A-Z][a-z]{{1,15}}) ({_ROMAN})(?![A-Za-z])"
     r"(?=('s|[,.;:)]|\s(?:of|and|or|at|in|on|to|from|by|with)\b|\s*$|\s(?!(?:missed|loved|wanted|needed|liked|asked|called|tried|hoped|need)\b)"
     r"(?:[a-z]{2,}ed|[a-z]{3,}s|built|won|became|fell|took|made|gave|led|lost|fought|began|rose|sought|wrote|held)\b)?)"
 )
-_AFTER_PERSON = re.compile(
+_AFTER_PERSON = Pattern(
     rf"\b(?:(?:{'|'.join(sorted(GIVEN_NAMES))}) (?:[A-Z]\. )?[A-Z][a-z]+|[A-Z][a-z]+ [A-Z][a-z]+,) (I{{2,3}}|IV)\b"
     r"(?!['-]?\w)"
 )
-_ANY_ROMAN = re.compile(r"\b[MDCLXVI]{1,15}(?:th|st|nd|rd|TH)?\b")
-_NTH = re.compile(r"\b([IVXL]{2,8}|[VX])(?:th|st|nd|rd|TH)\b")
-_CENTURY = re.compile(r"\b([XVI]{1,6})(?:th|st|nd|rd)?(?= [Cc]entur)")
-_ALONE = re.compile(r"(?<![A-Za-z.'&])(?<![a-z0-9]-)([XVI]{2,8}|[MDCLXVI]{4,12})(?![A-Za-z.'&-]?[A-Za-z])")
+_ANY_ROMAN = Pattern(r"\b[MDCLXVI]{1,15}(?:th|st|nd|rd|TH)?\b")
+_NTH = Pattern(r"\b([IVXL]{2,8}|[VX])(?:th|st|nd|rd|TH)\b")
+_CENTURY = Pattern(r"\b([XVI]{1,6})(?:th|st|nd|rd)?(?= [Cc]entur)")
+_ALONE = Pattern(r"(?<![A-Za-z.'&])(?<![a-z0-9]-)([XVI]{2,8}|[MDCLXVI]{4,12})(?![A-Za-z.'&-]?[A-Za-z])")
 _INITIALISMS = frozenset({"IV", "VI", "DC", "CD"})  # numerals only after a name or another numeral
 _NO_NUMERALS = frozenset({"XI", "MIX", "DIM", "MILD", "CIVIL", "VIVID", "LIVID", "CIVIC", "MIMIC", "MDI", "XXX"})
 

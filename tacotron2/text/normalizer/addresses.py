@@ -2,27 +2,22 @@
 
 import re
 
-from tacotron2.text.normalizer.say import cardinal, code, digits, letters
+from tacotron2.text.normalizer.say import SIGNS, cardinal, code, digits, letters
 from tacotron2.text.normalizer.tables import FILE_ENDINGS, SPELT_ENDINGS, TOP_DOMAINS
+from tacotron2.text.rewriting import Pattern
 
-_CHUNK = re.compile(r"\S+")
+_CHUNK = Pattern(r"\S+")
 _OPENING, _CLOSING = "([\"'<", ".,;:!?)\"']>"
-_EMAIL = re.compile(r"(?:mailto:)?[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
-_SCHEME = re.compile(r"(?:https?|ftp|file|ssh|git)://", re.IGNORECASE)
-_DOMAIN = re.compile(
-    r"([A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+){0,8})\.([A-Za-z]{2,6})(?::[0-9]{1,5})?((?:[/?#].*)?)", re.DOTALL
-)
-_DOTNET = re.compile(r"([A-Za-z]*)\.NET")
-_IP = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3}){3}|localhost)(?::([0-9]{1,5})|/([0-9]{1,2}))?((?:/\S*)?)")
-_FILE = re.compile(r"[\w./~\\-]*[\w-]\.([A-Za-z0-9]{1,6})")
-_PATH = re.compile(r"(?:~|\.{1,2})?(?:/[\w.-]+){2,40}/?|(?:~|\.{1,2})(?:/[\w.-]+){1,40}/?|[A-Za-z]:\\\S*")
-_HANDLE = re.compile(r"@(\w{1,40})")
-_HASHTAG = re.compile(r"#([A-Za-z]\w{0,60})")
-_TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W_]|[^\s]")
-_SAID = {
-    **{".": "dot", "/": "slash", "\\": "backslash", ":": "colon", "-": "dash", "_": "underscore", "@": "at"},
-    **{"?": "question mark", "=": "equals", "&": "and", "#": "hash", "%": "percent", "+": "plus", "~": "tilde"},
-}
+_EMAIL = Pattern(r"(?:mailto:)?[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
+_SCHEME = Pattern(r"(?:https?|ftp|file|ssh|git)://", re.IGNORECASE)
+_DOMAIN = Pattern(r"([A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+){0,8})\.([A-Za-z]{2,6})(?::[0-9]{1,5})?((?:[/?#].*)?)", re.DOTALL)
+_DOTNET = Pattern(r"([A-Za-z]*)\.NET")
+_IP = Pattern(r"([0-9]{1,3}(?:\.[0-9]{1,3}){3}|localhost)(?::([0-9]{1,5})|/([0-9]{1,2}))?((?:/\S*)?)")
+_FILE = Pattern(r"[\w./~\\-]*[\w-]\.([A-Za-z0-9]{1,6})")
+_PATH = Pattern(r"(?:~|\.{1,2})?(?:/[\w.-]+){2,40}/?|(?:~|\.{1,2})(?:/[\w.-]+){1,40}/?|[A-Za-z]:\\\S*")
+_HANDLE = Pattern(r"@(\w{1,40})")
+_HASHTAG = Pattern(r"#([A-Za-z]\w{0,60})")
+_TOKEN = Pattern(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W_]|[^\s]")
 _MARKS = frozenset("@#/\\._")
 
 
@@ -86,8 +81,8 @@ def _spoken(core: str) -> str:
 
 
 def _token(token: str) -> str:
-    if token in _SAID:
-        return _SAID[token]
+    if token in SIGNS:
+        return SIGNS[token]
     if token.isdigit():
         return code(token) if token.isascii() else token
     return letters(token) if token.isascii() and is_spelt(token) else token.lower()

@@ -14,56 +14,57 @@ from tacotron2.text.normalizer.tables import (
     units,
 )
 from tacotron2.text.numbers import NUMBER_WORDS
+from tacotron2.text.rewriting import Pattern
 
-_DOTTED = re.compile(rf"(?<![\w.])((?:[A-Za-z]\.){{2,8}}(?:[A-Z](?![A-Za-z]))?)('?s\b)?(\s*$|\s+(?={OPENER}))?")
+_DOTTED = Pattern(rf"(?<![\w.])((?:[A-Za-z]\.){{2,8}}(?:[A-Z](?![A-Za-z]))?)('?s\b)?(\s*$|\s+(?={OPENER}))?")
 # Initials before a name, or several in a row; not what is called by a letter ("plan B. Then").
-_INITIALS = re.compile(
+_INITIALS = Pattern(
     rf"(?<![\w.'-])([A-HJ-Z]\. ?(?:[A-Z]\. ?){{0,4}})(?=[A-Z][a-z'])(?!{OPENER})"
     r"|(?<![\w.'-])([A-HJ-Z]\. (?:[A-Z]\. ?){1,4})(?=([a-z,;:!?)])?)"
 )
-_LETTERED = re.compile(
+_LETTERED = Pattern(
     r"\b(?:[Pp]lan|[Vv]itamin|[Gg]rade|[Tt]ype|[Gg]roup|[Cc]lass|[Oo]ption|[Pp]art|[Ss]ection|[Ll]evel) $"
 )
-_OKAY = re.compile(r"\b(?:OK|Ok|ok)\b(?!\.[a-z])")
-_LONE_RATE = re.compile(r"(?<![\w/.])([A-Za-zµ]{1,3})/(s|h|hr|min|sec|L|dL|kg)(?![\w/])")
-_BETWEEN_CAPITALS = re.compile(r"(?<=[A-Z])/(?=[A-Z])")
-_A_SLASH = re.compile(r"\bA/(?=[A-Z]\b)")
-_AMPERSAND = re.compile(r"(?<![\w&])([A-Z]{1,3})&([A-Z]{1,3})(?![\w&])")
-_PLUS_PLUS = re.compile(r"(?<!\w)([A-Za-z])\+\+(?!\w)")
-_SHARP = re.compile(r"(?<!\w)([A-Z])#(?!\w)")
-_GRADE = re.compile(r"(?<![\w])([A-F])([+-])(?=[\s.,;:!?)]|$)")
-_CODE = re.compile(r"(?<![A-Za-z0-9'])(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])([A-Za-z0-9]+)(?![A-Za-z0-9])")
-_CODE_PART = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
+_OKAY = Pattern(r"\b(?:OK|Ok|ok)\b(?!\.[a-z])")
+_LONE_RATE = Pattern(r"(?<![\w/.])([A-Za-zµ]{1,3})/(s|h|hr|min|sec|L|dL|kg)(?![\w/])")
+_BETWEEN_CAPITALS = Pattern(r"(?<=[A-Z])/(?=[A-Z])")
+_A_SLASH = Pattern(r"\bA/(?=[A-Z]\b)")
+_AMPERSAND = Pattern(r"(?<![\w&])([A-Z]{1,3})&([A-Z]{1,3})(?![\w&])")
+_PLUS_PLUS = Pattern(r"(?<!\w)([A-Za-z])\+\+(?!\w)")
+_SHARP = Pattern(r"(?<!\w)([A-Z])#(?!\w)")
+_GRADE = Pattern(r"(?<![\w])([A-F])([+-])(?=[\s.,;:!?)]|$)")
+_CODE = Pattern(r"(?<![A-Za-z0-9'])(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])([A-Za-z0-9]+)(?![A-Za-z0-9])")
+_CODE_PART = Pattern(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _LONG_CODE = 8  # characters: hashes and serial numbers, where each one counts
-_CAPITALS = re.compile(r"(?<![A-Za-z0-9])([A-Z]{2,})('?s|'S)?(?![A-Za-z0-9])")
-_CONTRACTION = re.compile(
+_CAPITALS = Pattern(r"(?<![A-Za-z0-9])([A-Z]{2,})('?s|'S)?(?![A-Za-z0-9])")
+_CONTRACTION = Pattern(
     r"(?<![A-Za-z0-9'])(?:[A-Z]+'(?:T|LL|RE|VE|D|M)|(?:IT|HE|SHE|THAT|WHAT|WHO|WHERE|THERE|HERE|LET|HOW)'S)(?![A-Za-z0-9'])"
 )
-_DRAWN_OUT = re.compile(r"([AEIOUYHMRSZ])\1\1")
-_SENTENCE = re.compile(r"[^.!?\n]*(?:[.!?\n]+|$)")
-_WORD = re.compile(r"[A-Za-z]+")
-_MIXED = re.compile(
+_DRAWN_OUT = Pattern(r"([AEIOUYHMRSZ])\1\1")
+_SENTENCE = Pattern(r"[^.!?\n]*(?:[.!?\n]+|$)")
+_WORD = Pattern(r"[A-Za-z]+")
+_MIXED = Pattern(
     r"(?<![A-Za-z0-9])([A-Z]?[a-z]{1,15})([A-Z]{2,4})(s?)(?![A-Za-z0-9])|(?<![A-Za-z0-9])(Ph[Dd]|iOS|NVMe|LaTeX|macOS|PCIe|SaaS|LoRA)(?![A-Za-z0-9])"
 )
 _MIXED_WORDS = {
     **{"phd": "pee aitch dee", "ios": "eye oh ess", "nvme": "en vee em ee", "latex": "lay tek"},
     **{"macos": "mac oh ess", "pcie": "pee see eye ee", "saas": "sass", "lora": "lora"},
 }
-_LONE_CAPITAL = re.compile(r"(?<![\w'.])([B-HJ-Z])(?![\w'.&]|\.\w)|(?<![\w'.])([B-HJ-Z])(?=\.(?:\s|$))")
-_LONE_SMALL = re.compile(r"(?<![\w'.&-])([b-hj-z])(?![\w'.&-])|(?<![\w'.&-])([b-hj-z])(?=\.(?:\s*$| [A-Z]))")
-_LETTER_A = re.compile(
+_LONE_CAPITAL = Pattern(r"(?<![\w'.])([B-HJ-Z])(?![\w'.&]|\.\w)|(?<![\w'.])([B-HJ-Z])(?=\.(?:\s|$))")
+_LONE_SMALL = Pattern(r"(?<![\w'.&-])([b-hj-z])(?![\w'.&-])|(?<![\w'.&-])([b-hj-z])(?=\.(?:\s*$| [A-Z]))")
+_LETTER_A = Pattern(
     r"\b((?:[Pp]lan|[Gg]rade|[Vv]itamin|[Hh]epatitis|[Gg]roup|[Tt]ype|[Ss]ection|[Oo]ption|[Ee]xhibit|[Pp]oint|[Tt]eam"
     r"|[Ll]evel|[Ss]eries|[Aa]ppendix|[Aa]nswer|[Ll]etter|from|from point) )A\b(?! [a-z]{3,})"
 )
-_A_TO_B = re.compile(r"\bA(?= {1,3}(?:to|and|or|plus|minus|versus) {1,3}[B-Z]\b)")
-_NO_VOWELS = re.compile(r"(?<![\w'.-])([bcdfghj-np-tv-xz]{2,5})(?![\w'])")
+_A_TO_B = Pattern(r"\bA(?= {1,3}(?:to|and|or|plus|minus|versus) {1,3}[B-Z]\b)")
+_NO_VOWELS = Pattern(r"(?<![\w'.-])([bcdfghj-np-tv-xz]{2,5})(?![\w'])")
 _INTERJECTIONS = frozenset("hm hmm hmmm mm mmm mhm shh sh shhh brr grr psst pst pfft tsk zzz nth th ths".split())  # noqa: SIM905
 _VOWELS = frozenset("AEIOUY")
-_GOOD_END = re.compile(
+_GOOD_END = Pattern(
     r"(?:^|[AEIOUY])(?:[BCDFGHJKLMNPQRSTVWXZ]?|C[HKT]|F[FT]|GH|L[DFKLMPST]|MP|N[CDGKST]|P[ST]|R[BCDEFGKLMNPST]|S[HKPST]"
     r"|T[HSZ]|X[T]|Z{2}|DTH|NCH|NTH|RCH|RST|RTH|TCH)S?$"
 )
-_BAD_BEGINNING = re.compile(
+_BAD_BEGINNING = Pattern(
     r"[BCDFGHJKLMNPQRSTVWXZ]{4}|(?!SCH|SCR|SHR|SPH|SPL|SPR|STR|THR|CHR|PHR)[BCDFGHJKLMNPQRSTVWXZ]{3}"
     r"|(?!BL|BR|CH|CL|CR|DR|DW|FL|FR|GH|GL|GN|GR|KN|KL|KR|PH|PL|PR|PS|QU|RH|SC|SH|SK|SL|SM|SN|SP|ST|SW|TH|TR|TW|WH|WR)"
     r"[BCDFGHJKLMNPQRSTVWXZ]{2}"

@@ -1,9 +1,11 @@
 """Dates, years, decades and times of day."""
 
 import re
+from collections.abc import Sequence
 
 from tacotron2.text.normalizer.say import cardinal, count, has_figures, letters, ordinal_of, plural, two_digits, years
 from tacotron2.text.normalizer.tables import MONTH_NAMES, MONTHS, WEEKDAYS
+from tacotron2.text.rewriting import Pattern
 
 # In any case: "Jan", "JAN", "jan"; what else "may" and the like may be is decided by what stands beside them.
 _MONTH = (
@@ -15,76 +17,76 @@ _DAY = r"(?:3[01]|[12][0-9]|0?[1-9])"
 _NTH = r"(?:st|nd|rd|th|ST|ND|RD|TH)?"
 _YEAR = r"[12][0-9]{3}"
 _START, _END = r"(?<![\w.,:/'-])", r"(?![\w%°]|[.,:/-][0-9])"
-_ISO = re.compile(rf"{_START}({_YEAR})([-/])(1[0-2]|0?[1-9])\2({_DAY})(?:[T ](?=[0-9]{{2}}:[0-9]{{2}})|(?![\w/-]))")
-_SLASHED = re.compile(rf"{_START}([0-3]?[0-9])([/.-])([0-3]?[0-9])\2({_YEAR}|[0-9]{{2}})(?![\w/-]|\.[0-9])")
-_DAY_MONTH_CODE = re.compile(rf"{_START}({_DAY})[-/]({_MONTH})[-/]({_YEAR}|[0-9]{{2}})(?![\w/-])")
+_ISO = Pattern(rf"{_START}({_YEAR})([-/])(1[0-2]|0?[1-9])\2({_DAY})(?:[T ](?=[0-9]{{2}}:[0-9]{{2}})|(?![\w/-]))")
+_SLASHED = Pattern(rf"{_START}([0-3]?[0-9])([/.-])([0-3]?[0-9])\2({_YEAR}|[0-9]{{2}})(?![\w/-]|\.[0-9])")
+_DAY_MONTH_CODE = Pattern(rf"{_START}({_DAY})[-/]({_MONTH})[-/]({_YEAR}|[0-9]{{2}})(?![\w/-])")
 _DAYS = rf"({_DAY}){_NTH}(?:( ?- ?| to | and )({_DAY}){_NTH})?"
-_MONTH_DAY = re.compile(rf"\b({_MONTH})(?:\.? |-){_DAYS}(?:(?:,? |-)({_YEAR}))?{_END}")
-_DAY_MONTH = re.compile(
+_MONTH_DAY = Pattern(rf"\b({_MONTH})(?:\.? |-){_DAYS}(?:(?:,? |-)({_YEAR}))?{_END}")
+_DAY_MONTH = Pattern(
     rf"(?<![\w.,:/$£€-]){_DAYS}( of| OF)? ({_MONTH})\.?(?:,? ({_YEAR}))?(?![\w%°]|[.:/-][0-9]| [0-9]{{1,2}}(?![0-9]))"
 )
-_AFTER_WEEKDAY = re.compile(rf"\b{_WEEKDAY}(?:day|nesday|rsday|urday)?\.?, ?$")  # with a comma: as mail writes it
-_MONTH_YEAR = re.compile(rf"\b({_MONTH})\.?,? ({_YEAR}){_END}")
-_MONTHS = re.compile(rf"\b({_MONTH})\.? ?- ?({_MONTH})")
+_AFTER_WEEKDAY = Pattern(rf"\b{_WEEKDAY}(?:day|nesday|rsday|urday)?\.?, ?$")  # with a comma: as mail writes it
+_MONTH_YEAR = Pattern(rf"\b({_MONTH})\.?,? ({_YEAR}){_END}")
+_MONTHS = Pattern(rf"\b({_MONTH})\.? ?- ?({_MONTH})")
 # After "may 6" or "march 15" in lower case: what shows that it is no verb's ("march 15 miles").
-_AFTER_A_DATE = re.compile(
+_AFTER_A_DATE = Pattern(
     r" *(?:$|[^\w\s]|(?:at|in|on|to|and|or|is|was|for|from|of|the|we|i|he|she|they|it|you|until|till|by|with|as|a|an"
     r"|through|after|before|so|but|if|this|next|are|were|will|has|had|our|my|his|her)\b)"
 )
-_ON_DATE = re.compile(
+_ON_DATE = Pattern(
     r"\b((?:[Oo]n|[Bb]y|[Uu]ntil|[Ss]ince|[Bb]efore|[Aa]fter|[Dd]ue|[Dd]ated|[Tt]ill) (?:the )?)"
     r"(1[0-2]|0?[1-9])/(3[01]|[12][0-9]|0?[1-9])(?![\w/]|[.,][0-9])"
 )
-_WEEKDAYS = re.compile(rf"\b({_WEEKDAY})\.? ?(-|/|&|and|or|to|through) ?({_WEEKDAY})\b\.?(?![A-Za-z])")
-_WEEKDAY_BEFORE = re.compile(
+_WEEKDAYS = Pattern(rf"\b({_WEEKDAY})\.? ?(-|/|&|and|or|to|through) ?({_WEEKDAY})\b\.?(?![A-Za-z])")
+_WEEKDAY_BEFORE = Pattern(
     rf"\b({_WEEKDAY})\b(?:\.,?|,)? (?={_MONTH}\.? (?:[0-9]|[a-z-]+(?:st|nd|rd|th)\b)"
     rf"|the [a-z-]+ (?:to [a-z-]+ )?of {_MONTH}"
     r"|[0-9]{1,2}(?:[:/]|st|nd|rd|th| ?[ap]\.?m|-[0-9]{1,2} ?[ap]\.?m))"
 )
-_WEEKDAY_ALONE = re.compile(
+_WEEKDAY_ALONE = Pattern(
     r"\b(Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b\.? (?=(?:night|morning|afternoon|evening|noon)s?\b)"
     r"|\b([Mm]on|[Tt]ues|Wed|[Tt]hurs?|[Ff]ri)\.(?=(?: [a-z0-9(]|[,;:)]))"
 )
-_ERA = re.compile(
+_ERA = Pattern(
     r"(?<![\w.,-])([0-9]{1,3}(?:,[0-9]{3})?|[0-9]{4,6}) ?(BCE|BC|CE|AD|B\.C\.(?:E\.)?|A\.D\.?|C\.E\.)(?![A-Za-z0-9])"
 )
-_ERA_BEFORE = re.compile(r"\b(AD|A\.D\.) ([0-9]{1,4})\b")
-_YEARS = re.compile(rf"{_START}({_YEAR})(?: ?- ?|/)({_YEAR}|[0-9]{{2}})(?![\w-]|[.,:/][0-9])")
-_DECADES = re.compile(r"(?<![\w.,:$£€])('?)((?:1[0-9]|20)?[0-9]0)'?s ?- ?'?((?:1[0-9]|20)?[0-9]0)'?s\b")
-_DECADE = re.compile(r"(?<![\w.,:$£€])(?<![0-9]-)('?)((?:1[0-9]|20)?[0-9]0)'?s\b(?!\.?[0-9])")
+_ERA_BEFORE = Pattern(r"\b(AD|A\.D\.) ([0-9]{1,4})\b")
+_YEARS = Pattern(rf"{_START}({_YEAR})(?: ?- ?|/)({_YEAR}|[0-9]{{2}})(?![\w-]|[.,:/][0-9])")
+_DECADES = Pattern(r"(?<![\w.,:$£€])('?)((?:1[0-9]|20)?[0-9]0)'?s ?- ?'?((?:1[0-9]|20)?[0-9]0)'?s\b")
+_DECADE = Pattern(r"(?<![\w.,:$£€])(?<![0-9]-)('?)((?:1[0-9]|20)?[0-9]0)'?s\b(?!\.?[0-9])")
 # Beside these "30s" is seconds.
-_AFTER_SECONDS = re.compile(r" (?:timeout|delay|wait|limit|interval|pause|countdown|timer|clip|ago|later|each|apart)\b")
-_BEFORE_SECONDS = re.compile(
+_AFTER_SECONDS = Pattern(r" (?:timeout|delay|wait|limit|interval|pause|countdown|timer|clip|ago|later|each|apart)\b")
+_BEFORE_SECONDS = Pattern(
     r"(?:[:=~<>]|\b(?i:after|within|for|in|every|than|about|around|wait|waits|waited|least|most|takes?|took|last(?:s|ed)?"
     r"|(?:timeout|delay|interval|duration|period|limit|time|pause) of|exactly|only|another|extra|to|by|under|over)) ?$"
 )
-_SEASON = re.compile(
+_SEASON = Pattern(
     r"(?<![\w/.-])([0-9]{2})/([0-9]{2})(?= (?:season|campaign|school|academic|financial|fiscal|tax|winter))"
 )
-_ROUND = re.compile(r"(?<![\w.,$-])(10{1,3})'?s(?= of\b)")
-_SHORT_YEAR = re.compile(r"(?<![\w'])'([0-9]{2})(?![\w'\"])")
+_ROUND = Pattern(r"(?<![\w.,$-])(10{1,3})'?s(?= of\b)")
+_SHORT_YEAR = Pattern(r"(?<![\w'])'([0-9]{2})(?![\w'\"])")
 
 _MERIDIEM = r"([AaPp])(?:\. ?[Mm]\.|\.?[Mm]\b)"
-_TIME = re.compile(
+_TIME = Pattern(
     rf"(?<![\w:.$-])([01]?[0-9]|2[0-4])(?:[:.]([0-5][0-9])(?::([0-5][0-9])(?:[.,][0-9]+)?)?)? ?{_MERIDIEM}"
     r"(?![A-Za-z0-9])"
     r"|(?<![\w:.$-])([01]?[0-9]|2[0-4]):([0-5][0-9])(?::([0-5][0-9])(?:\.[0-9]{1,6})?)?(Z\b)?(?![\w:]|\.[0-9])"
 )
 _CLOCK = r"[0-9]{1,2}(?:[:.][0-5][0-9])?"
 _HALF = r"(?: ?[AaPp](?:\. ?[Mm]\.|\.?[Mm]\b))"
-_TIMES = re.compile(
+_TIMES = Pattern(
     rf"(?<![\w:.$-])({_CLOCK}{_HALF}?) ?- ?"
     rf"(?={_CLOCK}{_HALF}(?![0-9])|[0-9]{{1,2}}:[0-5][0-9](?![0-9])|(?:noon|midnight)\b)"
     r"|\b(noon|midnight) ?- ?(?=[0-9])"
 )
-_LONG = re.compile(r"(?<![\w:.-])([0-9]):([0-5][0-9]):([0-5][0-9])(?:\.[0-9]+)?(?![\w:]| ?[AaPp]\.?[Mm]\b)")
-_OFFSET = re.compile(r"\b(UTC|GMT)([+-])([0-9]{1,2})(?::?([0-9]{2}))?\b")
-_SCREENS = re.compile(r"(?<![\w:.])(16|21|32|4|3|5):(9|10|3|2|4)(?![\w:])")
-_DURATION = re.compile(
+_LONG = Pattern(r"(?<![\w:.-])([0-9]):([0-5][0-9]):([0-5][0-9])(?:\.[0-9]+)?(?![\w:]| ?[AaPp]\.?[Mm]\b)")
+_OFFSET = Pattern(r"\b(UTC|GMT)([+-])([0-9]{1,2})(?::?([0-9]{2}))?\b")
+_SCREENS = Pattern(r"(?<![\w:.])(16|21|32|4|3|5):(9|10|3|2|4)(?![\w:])")
+_DURATION = Pattern(
     r"(?<![\w.:])([0-9]{1,3}) ?h(?:rs?)? ?([0-5]?[0-9])(?: ?m(?:in)?s?)?(?: ?([0-5]?[0-9]) ?s(?:ec)?s?)?(?!\w|\.\w)"
 )
-_MINUTES = re.compile(r"(?<![\w.:])([0-9]{1,3}) ?m(?:in)? ?([0-5]?[0-9]) ?s(?:ec)?s?(?![\w])")
-_SENTENCE_GOES_ON = re.compile(
+_MINUTES = Pattern(r"(?<![\w.:])([0-9]{1,3}) ?m(?:in)? ?([0-5]?[0-9]) ?s(?:ec)?s?(?![\w])")
+_SENTENCE_GOES_ON = Pattern(
     r"[ ,;:!?)]*(?:[a-z0-9,;:!?(]|EST|EDT|CST|CDT|MST|MDT|PST|PDT|GMT|UTC|BST|CET|E|P|C|M|I |on |-)"
 )
 
@@ -166,6 +168,19 @@ def _date(year: str, month: str, day: str) -> str:
     if not (1 <= int(month) <= 12 and 1 <= int(day) <= 31):
         return ""
     return _written(MONTH_NAMES[int(month) - 1], day, year)
+
+
+def date_words(order: str, figures: Sequence[str]) -> str:
+    """A date whose figures stand in an order like "mdy", "ymd", "md", "my" or "y"; empty if there is no such date."""
+    if len(figures) != len(order) or set(order) - set("ymd"):
+        return ""
+    parts = dict(zip(order, figures, strict=True))
+    year = _full_year(parts["y"]) if len(parts.get("y", "")) == 2 else parts.get("y", "")
+    if "d" in parts:
+        return _date(year, parts.get("m", "0"), parts["d"])
+    if "m" not in parts:
+        return years(year)
+    return f"{MONTH_NAMES[int(parts['m']) - 1]} {years(year)}" if year and 1 <= int(parts["m"]) <= 12 else ""
 
 
 def _written(month: str, day: str, year: str | None) -> str:

@@ -4,6 +4,7 @@ import re
 
 from tacotron2.text.normalizer.say import FREE, MINUS, NUMBER, WHOLE, cardinal, has_figures, number
 from tacotron2.text.normalizer.tables import COUNTED_NOUNS, CURRENCIES, MONTH_NAMES, MONTHS, SCALES, UNITS
+from tacotron2.text.rewriting import Pattern
 
 _SIGNS = "|".join(re.escape(sign) for sign in sorted(CURRENCIES, key=len, reverse=True) if not sign.isalpha())
 _CODES = "|".join(sign for sign in CURRENCIES if sign.isalpha())
@@ -12,32 +13,32 @@ _SCALE = (
 )
 _PER = r"(?: ?/ ?([A-Za-z]{1,12})\b)?"
 # As the continent writes it: a comma before decimals is none between thousands where not three figures follow it.
-_CONTINENTAL = re.compile(r"(?<![\w.,])([0-9]{1,3}(?:\.[0-9]{3}){1,5}),([0-9]{1,2})(?![\w,]|\.[0-9])")
-_COMMA_AFTER_SIGN = re.compile(r"(?<=[$£€₹])( ?[0-9]+),([0-9]{1,2})(?![0-9]|,[0-9])")
+_CONTINENTAL = Pattern(r"(?<![\w.,])([0-9]{1,3}(?:\.[0-9]{3}){1,5}),([0-9]{1,2})(?![\w,]|\.[0-9])")
+_COMMA_AFTER_SIGN = Pattern(r"(?<=[$£€₹])( ?[0-9]+),([0-9]{1,2})(?![0-9]|,[0-9])")
 # Groups of three parted by spaces, apostrophes or points; and India's, the last of three and the others of two.
-_SPACED = re.compile(
+_SPACED = Pattern(
     r"(?<![\w.,'/:-])([0-9]{1,3})((?: [0-9]{3}){1,6}|(?:'[0-9]{3}){1,6})(?:,([0-9]{1,2}))?(?![\w']|[., -]?[0-9])"
 )
-_POINTED = re.compile(r"(?<![\w.,])[0-9]{1,3}(?:\.[0-9]{3}){2,6}(?![\w]|[.,]?[0-9])")
-_INDIAN = re.compile(r"(?<![\w.,])[0-9]{1,2}(?:,[0-9]{2}){1,6},[0-9]{3}(?![\w]|,[0-9])")
-_NO_FIRST_GROUP = re.compile(rf"(?:{'|'.join((*MONTHS, *MONTH_NAMES))})\.? $", re.IGNORECASE)
-_COUNTED = re.compile(
+_POINTED = Pattern(r"(?<![\w.,])[0-9]{1,3}(?:\.[0-9]{3}){2,6}(?![\w]|[.,]?[0-9])")
+_INDIAN = Pattern(r"(?<![\w.,])[0-9]{1,2}(?:,[0-9]{2}){1,6},[0-9]{3}(?![\w]|,[0-9])")
+_NO_FIRST_GROUP = Pattern(rf"(?:{'|'.join((*MONTHS, *MONTH_NAMES))})\.? $", re.IGNORECASE)
+_COUNTED = Pattern(
     rf"(?<![\w.,])({NUMBER}) ?([kKmMbBtT]|bn|mn)(?= (?:[a-z]+ )?(?:{'|'.join(sorted(COUNTED_NOUNS))})\b)"
 )
-_DECIMAL_COMMA = re.compile(r"(?<=[0-9]),(?=[0-9]{1,2} ?(?:[%€°]|[kcm]?[mgl]\b|km\b))")
-_MONEY = re.compile(
+_DECIMAL_COMMA = Pattern(r"(?<=[0-9]),(?=[0-9]{1,2} ?(?:[%€°]|[kcm]?[mgl]\b|km\b))")
+_MONEY = Pattern(
     rf"(?<![\w./])({MINUS}?)({_SIGNS}|(?:{_CODES})\b ?)({MINUS}?) ?({NUMBER})"
     rf"(?:(?: ?(million|billion|[kKmMbB]n?))? ?- ?(?:{_SIGNS})?({NUMBER}))?{_SCALE}(\+?){_PER}"
 )
-_MONEY_AFTER = re.compile(
+_MONEY_AFTER = Pattern(
     rf"(?<![\w.,$£€])({MINUS}?)({WHOLE}(?:[.,][0-9]{{1,2}})?|{NUMBER}){_SCALE} ?([€£¥₹₽₺₴]|(?:{_CODES})\b){_PER}"
 )
-_CENTS = re.compile(rf"{FREE}({NUMBER}) ?(¢)|{FREE}([0-9]{{1,2}})(p)\b")
-_A_NOTE = re.compile(
+_CENTS = Pattern(rf"{FREE}({NUMBER}) ?(¢)|{FREE}([0-9]{{1,2}})(p)\b")
+_A_NOTE = Pattern(
     rf"\b([Aa]|[Aa]nother|[Ee]very|[Tt]his|[Tt]hat) (\$|£|€)({NUMBER}){_SCALE}(?=[ -][a-z])"
     r"(?! (?:and|or|to|for|is|was|in|per|a|on)\b)"
 )
-_TICKER = re.compile(r"\$(?=[A-Za-z])")
+_TICKER = Pattern(r"\$(?=[A-Za-z])")
 
 
 def read_money(text: str) -> str:

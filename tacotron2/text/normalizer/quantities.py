@@ -21,100 +21,101 @@ from tacotron2.text.normalizer.say import (
     plural,
 )
 from tacotron2.text.normalizer.tables import ATTACHED_ONLY, PER_WORDS, SCALES, SPACED_ONLY, UNITS, units
+from tacotron2.text.rewriting import Pattern
 
 # Quantities: what may stand before a unit
 _MIXED = r"(?:[0-9]{1,6}[ -])?[0-9]{1,4}/[0-9]{1,4}"
 _QUANTITY = rf"(?:{_MIXED}|{NUMBER})"
 _UNIT = "|".join(re.escape(unit) for unit in sorted(UNITS, key=len, reverse=True))
-_WITH_UNIT = re.compile(
+_WITH_UNIT = Pattern(
     rf"(?<![\w.,/^])(?<!\^-)({MINUS}?)({_QUANTITY})(?:( ?- ?| to | or |/-)({MINUS}?{_QUANTITY}))?( ?|-)({_UNIT})"
     r"(?:\^([23]))?((?: ?/ ?(?:[A-Za-zµμΩ]{1,5}|100 ?km)(?:\^?[23])?)?)(?![A-Za-z0-9^])(\.(?![\w.]))?"
 )
-_SHORT_MEASURE = re.compile(r"\b(sq|cu|fl)\. (?=(?:mi|ft|in|yd|m|km|cm|oz)\b)")
-_RATE = re.compile(
+_SHORT_MEASURE = Pattern(r"\b(sq|cu|fl)\. (?=(?:mi|ft|in|yd|m|km|cm|oz)\b)")
+_RATE = Pattern(
     r"(?:(?<=[0-9s])|(?<=people))(?<!/[0-9])(?<!/[0-9]{2})(?: ?/ ?| per )"
     r"(sq (?:mi|km|ft|m|yd)|(?:km|mi|m|cm|ft)\^?[23]|min|sec|hr|h|s|wk|mo|yr|kg|lb|gal|mi"
     rf"|{'|'.join(sorted(PER_WORDS))})(?![\w/^])"
 )
-_SQUARED = re.compile(r"(?<![\w/=])(km|m|cm|mm|ft|mi|in|yd)\^([23])(?![\w^])")
-_PER_UNIT = re.compile(r" ?/ ?([A-Za-zµμΩ]{1,5}|100 ?km)(?:\^?([23]))?")
+_SQUARED = Pattern(r"(?<![\w/=])(km|m|cm|mm|ft|mi|in|yd)\^([23])(?![\w^])")
+_PER_UNIT = Pattern(r" ?/ ?([A-Za-zµμΩ]{1,5}|100 ?km)(?:\^?([23]))?")
 _POWERS = {"2": "square", "3": "cubic"}
-_FEET_INCHES = re.compile(r"(?<![\w.,])([0-9]{1,3})['′] ?([0-9]{1,2}(?:\.[0-9]+)?)(?:[\"″]|'')?(?![\w'])")
-_FEET = re.compile(r"(?<![\w.,'])([0-9]{1,5}(?:\.[0-9]+)?)(['′])(?!\w)")
-_OPEN_QUOTE = re.compile(r"(?<!\w)'(?=\w)")
-_INCHES = re.compile(rf"(?<![\w.,/\"])({_MIXED}|[0-9]{{1,5}}(?:\.[0-9]+)?)(\"|″)(?!\w)")
+_FEET_INCHES = Pattern(r"(?<![\w.,])([0-9]{1,3})['′] ?([0-9]{1,2}(?:\.[0-9]+)?)(?:[\"″]|'')?(?![\w'])")
+_FEET = Pattern(r"(?<![\w.,'])([0-9]{1,5}(?:\.[0-9]+)?)(['′])(?!\w)")
+_OPEN_QUOTE = Pattern(r"(?<!\w)'(?=\w)")
+_INCHES = Pattern(rf"(?<![\w.,/\"])({_MIXED}|[0-9]{{1,5}}(?:\.[0-9]+)?)(\"|″)(?!\w)")
 # After a measure: what it measures, so that "12-inch pizza" takes the singular.
-_DESCRIBED = re.compile(
+_DESCRIBED = Pattern(
     r" (?!(?:of|in|and|or|to|by|x|long|wide|tall|high|deep|thick|from|apart|away|below|above|is|was|are|were|at|on|with"
     r"|per|each|off|for|so|but|than|as|into|out|up|down|across|under|over)\b)[a-z]{2}"
 )
-_DIMENSIONS = re.compile(rf"{FREE}({NUMBER})((?: ?[A-Za-z]{{1,3}})?) ?([x×X]) ?(?={NUMBER}(?![0-9]* ?\^| ?= ?[0-9]))")
-_SIZE = re.compile(rf"{NUMBER} ?(?:[x×\"″′']|[mcd]?m\b|km\b|in\b|ft\b|inch|feet|meter)|[0-9]{{3}}")
-_ARTICLE = re.compile(r"\b[Aa]n? $")  # "a 5 kg bag" takes the singular
-_PERCENT = re.compile(rf"(?<![\w.,])({MINUS}?)({NUMBER}) ?%?(?: ?- ?({NUMBER}))? ?(%|‰)(?!\w)")
-_PERCENT_LEFT = re.compile(r"(?<=[0-9]) ?%")
+_DIMENSIONS = Pattern(rf"{FREE}({NUMBER})((?: ?[A-Za-z]{{1,3}})?) ?([x×X]) ?(?={NUMBER}(?![0-9]* ?\^| ?= ?[0-9]))")
+_SIZE = Pattern(rf"{NUMBER} ?(?:[x×\"″′']|[mcd]?m\b|km\b|in\b|ft\b|inch|feet|meter)|[0-9]{{3}}")
+_ARTICLE = Pattern(r"\b[Aa]n? $")  # "a 5 kg bag" takes the singular
+_PERCENT = Pattern(rf"(?<![\w.,])({MINUS}?)({NUMBER}) ?%?(?: ?- ?({NUMBER}))? ?(%|‰)(?!\w)")
+_PERCENT_LEFT = Pattern(r"(?<=[0-9]) ?%")
 
 # Numbers
-_SCIENTIFIC = re.compile(rf"(?<![\w.])({MINUS}?{NUMBER})[eE]([+-]?)([0-9]{{1,3}})(?!\w|\.\w)")
-_TIMES_TEN = re.compile(
+_SCIENTIFIC = Pattern(rf"(?<![\w.])({MINUS}?{NUMBER})[eE]([+-]?)([0-9]{{1,3}})(?!\w|\.\w)")
+_TIMES_TEN = Pattern(
     rf"(?<![\w.])(?:({MINUS}?{NUMBER}) ?[x×*·] ?)?10\^({MINUS}|\+)?([0-9]{{1,3}})"
     rf"(?: ({_UNIT})((?:/[A-Za-zµμΩ]{{1,5}}(?:\^[23])?)?)(?![A-Za-z0-9]))?"
 )
 # Before a figure and a letter: what is numbered so ("Bus 5B"), and after them: what has a house number.
-_NUMBERED = re.compile(
+_NUMBERED = Pattern(
     r"\b(?i:apartment|apt|room|suite|unit|gate|flat|seat|row|class|exhibit|figure|table|building|section|step|part"
     r"|question|appendix|platform|grade|bus|flight|route|highway|form|studio|line|train|terminal|door|floor|locker|bay"
     r"|track|exit|zone|model|no|number|chapter|version|type|level|page|road|house|block|lane|dock|hall)\.? $"
     r"|(?<![.!?] )(?<!^)\b[A-Z][A-Za-z]*\.? $"
 )
-_HOUSE = re.compile(r" [A-Z][a-z]")
-_QUANTIFIED = re.compile(
+_HOUSE = Pattern(r" [A-Z][a-z]")
+_QUANTIFIED = Pattern(
     r"\b(?:over|about|around|nearly|almost|than|to|reached|of|has|have|had|got|at|from|worth|hit|passed|raised|cost|costs"
     r"|exceeds?|exceeded|another|only|just|some|approximately|roughly|least|most|up|by|was|is|are|were|with|and) $",
     re.IGNORECASE,
 )
-_POWER = re.compile(r"(?<=[\w)])\^([-+\N{MINUS SIGN}]?)\(?([0-9]{1,4}|[a-z])\)?(?!\w|\.\w)")
-_VERSION = re.compile(
+_POWER = Pattern(r"(?<=[\w)])\^([-+\N{MINUS SIGN}]?)\(?([0-9]{1,4}|[a-z])\)?(?!\w|\.\w)")
+_VERSION = Pattern(
     r"(?<![\w.])([vV](?:\. ?)?)?([0-9]{1,6}(?:\.[0-9]{1,6}){1,5})(?=([A-Za-z]{0,5}[0-9]*)(?![\w.]*[0-9]))"
 )
-_SHORT_VERSION = re.compile(r"(?<![\w.])v\.? ?([0-9]{1,4})(?![\w.]*[0-9])")
-_SPECIAL = re.compile(r"(?<![\w./,-])(24/7|9/11|20/20|401(?:k|\(k\))|[2458][kK]|7/11|360)(?![\w/]|[.,][0-9])")
+_SHORT_VERSION = Pattern(r"(?<![\w.])v\.? ?([0-9]{1,4})(?![\w.]*[0-9])")
+_SPECIAL = Pattern(r"(?<![\w./,-])(24/7|9/11|20/20|401(?:k|\(k\))|[2458][kK]|7/11|360)(?![\w/]|[.,][0-9])")
 _SPECIAL_WORDS = {
     **{"24/7": "twenty-four seven", "9/11": "nine eleven", "20/20": "twenty twenty"},
     **{"401k": "four oh one kay", "401(k)": "four oh one kay", "7/11": "seven eleven"},
     **{"4k": "four kay", "8k": "eight kay", "5k": "five kay", "2k": "two kay", "360": "three hundred sixty"},
 }
-_FRACTION = re.compile(
+_FRACTION = Pattern(
     rf"(?<![\w./,])(?:({WHOLE})[ -])?([0-9]{{1,4}})/([0-9]{{1,4}})((?:st|nd|rd|th)s?)?(?![\w/]|[.,][0-9])"
 )
-_RATIO = re.compile(rf"(?<![\w:.])({WHOLE}):({WHOLE})(?![\w:]|\.[0-9])")
-_RANGE = re.compile(rf"(?<![\w.,-])({NUMBER}) ?- ?({NUMBER})(?![\w-]|\.[0-9])(?! ?=)")
-_SERIES = re.compile(r"(?<![\w.,-])[0-9]{1,4}(?:-[0-9]{1,4}){2,9}(?![\w-])")
-_ORDINAL = re.compile(rf"(?<![\w.,])({WHOLE})(?:st|nd|rd|th|ST|ND|RD|TH)(?![A-Za-z0-9])")
-_SCALED = re.compile(rf"(?<![\w.,:])(?<!\w-)(?:({NUMBER}) ?- ?)?({NUMBER})(k|K|M|B|bn|mn|T)(\+?)(?![A-Za-z0-9])")
-_TIMES = re.compile(rf"(?<![\w.,])({NUMBER}[x×]|[0-9]{{1,2}}X)(?![A-Za-z0-9])")
-_HASH_NUMBER = re.compile(r"(?<!\w)# ?(?=[0-9])")
-_PLUS_AFTER = re.compile(r"(?<=[0-9])\+(?=[\s,.;:!?)]|$)(?! ?[0-9])")
-_SIGNED = re.compile(rf"(^|[\s(\[=<>,;:/*×÷+|\"']|\b[a-z]\^)([-+±\N{{MINUS SIGN}}]) ?(?={NUMBER})")
-_ABOUT = re.compile(r"(?<![\w])[~≈] ?(?=[$£€]?[0-9])")
-_PAIRED = re.compile(
+_RATIO = Pattern(rf"(?<![\w:.])({WHOLE}):({WHOLE})(?![\w:]|\.[0-9])")
+_RANGE = Pattern(rf"(?<![\w.,-])({NUMBER}) ?- ?({NUMBER})(?![\w-]|\.[0-9])(?! ?=)")
+_SERIES = Pattern(r"(?<![\w.,-])[0-9]{1,4}(?:-[0-9]{1,4}){2,9}(?![\w-])")
+_ORDINAL = Pattern(rf"(?<![\w.,])({WHOLE})(?:st|nd|rd|th|ST|ND|RD|TH)(?![A-Za-z0-9])")
+_SCALED = Pattern(rf"(?<![\w.,:])(?<!\w-)(?:({NUMBER}) ?- ?)?({NUMBER})(k|K|M|B|bn|mn|T)(\+?)(?![A-Za-z0-9])")
+_TIMES = Pattern(rf"(?<![\w.,])({NUMBER}[x×]|[0-9]{{1,2}}X)(?![A-Za-z0-9])")
+_HASH_NUMBER = Pattern(r"(?<!\w)# ?(?=[0-9])")
+_PLUS_AFTER = Pattern(r"(?<=[0-9])\+(?=[\s,.;:!?)]|$)(?! ?[0-9])")
+_SIGNED = Pattern(rf"(^|[\s(\[=<>,;:/*×÷+|\"']|\b[a-z]\^)([-+±\N{{MINUS SIGN}}]) ?(?={NUMBER})")
+_ABOUT = Pattern(r"(?<![\w])[~≈] ?(?=[$£€]?[0-9])")
+_PAIRED = Pattern(
     r"\b((?:[Rr]oom|[Ff]light|[Hh]ighway|[Rr]oute|[Ii]nterstate|[Bb]oeing|[Aa]irbus|[Aa]partment|[Ss]uite|[Gg]ate|[Bb]us"
     r"|RTX|GTX|Threadripper|Ryzen|Radeon|Core) )([0-9]{3,4})\b(?![.,:/%-]?[0-9])"
 )
 # Models: "737-800", "C-130"; and more than one of a kind: "F-16s", "747s", "three 9s".
-_MODEL = re.compile(
+_MODEL = Pattern(
     r"(?<![\w.,-])(7[0-9]7|(?<=Airbus )[0-9]{3})-([0-9]{1,4})(?![\w-])|\b([A-Z]{1,3})-([0-9]{3,4})(?![\w-]|\.[0-9])"
 )
-_PLURAL = re.compile(r"((?<=[A-Za-z])-|(?<![\w.,$£€-]))([0-9]{1,4})'?s(?!\w)")
-_BEFORE_PLURAL = re.compile(
+_PLURAL = Pattern(r"((?<=[A-Za-z])-|(?<![\w.,$£€-]))([0-9]{1,4})'?s(?!\w)")
+_BEFORE_PLURAL = Pattern(
     r"(?<![A-Za-z])(?:(?=[a-z]{0,3}[A-Z])[A-Za-z]{2,}|[Tt]wo|[Tt]hree|[Ff]our|[Ff]ive|six|seven|eight|nine|ten"
     r"|several|some|many|few|all|the|these|those|of|both) $"
 )
-_BOEING = re.compile("7[0-9]7")
-_LETTER_POINT = re.compile(r"(?<![\w.])([A-Z])\.(?=[0-9]{2})")  # "H.264"
-_DECIMAL_CODE = re.compile(r"(?<![\w.])([0-9]+\.[0-9]+)(?=[A-Za-z]{1,3}\b)")  # "802.11ac"
-_WORD_NUMBER = re.compile(r"(?<=[A-Za-z])-(?=[0-9])")
-_ANY_NUMBER = re.compile(rf"(?<![A-Za-z0-9])({NUMBER})(?![A-Za-z0-9])")
+_BOEING = Pattern("7[0-9]7")
+_LETTER_POINT = Pattern(r"(?<![\w.])([A-Z])\.(?=[0-9]{2})")  # "H.264"
+_DECIMAL_CODE = Pattern(r"(?<![\w.])([0-9]+\.[0-9]+)(?=[A-Za-z]{1,3}\b)")  # "802.11ac"
+_WORD_NUMBER = Pattern(r"(?<=[A-Za-z])-(?=[0-9])")
+_ANY_NUMBER = Pattern(rf"(?<![A-Za-z0-9])({NUMBER})(?![A-Za-z0-9])")
 
 
 def read_units(text: str) -> str:

@@ -3,6 +3,7 @@
 import re
 
 from tacotron2.text.numbers import cardinal, ordinal, year
+from tacotron2.text.rewriting import Pattern
 from tacotron2.text.symbols import ARPABET_GROUP, KEEP_END, KEEP_START
 
 LETTERS = {
@@ -11,6 +12,10 @@ LETTERS = {
     **{"s": "ess", "t": "tee", "u": "you", "v": "vee", "w": "double you", "x": "ex", "y": "why", "z": "zee"},
 }
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+SIGNS = {
+    **{".": "dot", "/": "slash", "\\": "backslash", ":": "colon", "-": "dash", "_": "underscore", "@": "at"},
+    **{"?": "question mark", "=": "equals", "&": "and", "#": "hash", "%": "percent", "+": "plus", "~": "tilde"},
+}
 
 # A number as it is written: groups of three or a plain run, then perhaps decimals.
 WHOLE = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
@@ -22,10 +27,10 @@ FREE = r"(?<![\w.,])"  # a number begins here
 # Private use characters, each of which stands for an untouched stretch while the rules work around it.
 _FIRST_HELD, _LAST_HELD = 0xF0000, 0x10FFFD
 HELD = f"{chr(_FIRST_HELD)}-{chr(_LAST_HELD)}"  # within a character class
-_HELD = re.compile(f"[{HELD}]")
-_UNTOUCHED = re.compile(rf"{ARPABET_GROUP.pattern}|{KEEP_START}([^{KEEP_START}{KEEP_END}]*){KEEP_END}")
+_HELD = Pattern(f"[{HELD}]")
+_UNTOUCHED = Pattern(rf"{ARPABET_GROUP.pattern}|{KEEP_START}([^{KEEP_START}{KEEP_END}]*){KEEP_END}")
 
-_DIGITS_OR_LETTERS = re.compile(r"[0-9]+|[A-Za-z]")
+_DIGITS_OR_LETTERS = Pattern(r"[0-9]+|[A-Za-z]")
 
 
 class Held:
@@ -105,6 +110,12 @@ def ordinal_of(written: str) -> str:
 def letters(written: str) -> str:
     """The names of letters: "GPU" is "gee pee you". What is no letter is passed over."""
     return " ".join(LETTERS[letter] for letter in written.lower() if letter in LETTERS)
+
+
+def spelt(written: str) -> str:
+    """Each letter, digit and sign by its name; others as they are."""
+    names = LETTERS | {str(digit): name for digit, name in enumerate(DIGITS)} | SIGNS
+    return " ".join(names.get(character.lower(), character) for character in written if not character.isspace())
 
 
 def characters(written: str) -> str:

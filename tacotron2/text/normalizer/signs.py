@@ -3,10 +3,11 @@
 import re
 
 from tacotron2.text.normalizer.say import count
+from tacotron2.text.rewriting import Pattern
 
-_PLAIN = re.compile(r"[A-Za-z\s.,;:!?'()-]*")
-_FIGURES = re.compile("[0-9]+")
-_AND = re.compile(r"&+")
+_PLAIN = Pattern(r"[A-Za-z\s.,;:!?'()-]*")
+_FIGURES = Pattern("[0-9]+")
+_AND = Pattern(r"&+")
 _SAID = {
     **{"+": "plus", "±": "plus or minus", "×": "times", "÷": "divided by", "=": "equals", "<": "less than"},
     **{">": "greater than", "≤": "at most", "≥": "at least", "≠": "not equal to", "≈": "about", "%": "percent"},
@@ -27,18 +28,18 @@ _SAID = {
     **{"σ": "sigma", "φ": "phi", "ω": "omega", "Σ": "sigma", "τ": "tau", "ρ": "rho"},
 }
 _COMPARISONS = {">=": "at least", "<=": "at most", "!=": "not equal to", "==": "equals"}
-_COMPARED = re.compile("(?<![<>=!-])(?:" + "|".join(_COMPARISONS) + ")(?![<>=])")
-_SIGN = re.compile(f"[{re.escape(''.join(_SAID))}]")
-_AND_OR = re.compile(r"\b(and|either)/or\b", re.IGNORECASE)
-_ALTERNATIVES = re.compile(r"\b([Hh]e|[Ss]he|[Hh]is|[Hh]er|[Hh]im|[Yy]es|[Oo]n|[Tt]rue|[Ee]ither|[Mm]r)/(?=[A-Za-z])")
-_SLASH = re.compile(r"(?<=[\w.)]) ?/ ?(?=[\w(])")
-_TIMES = re.compile(r"(?<=[a-z)]) ?\*{1,2} ?(?=[a-z(])")
-_ARROW = re.compile(r"(?<![-=<])(?:<?[-=]{1,9}>|<[-=]{1,9})")
-_BAR = re.compile(r"\|+")
-_SILENT = re.compile(r"[\"*_~^`\\/|<>=#+@%&$\[\]]")
-_REPEATED = re.compile(r"([!?,;:])\1{2,}|\.{4,}|-{3,}")
-_BRACE = re.compile(r"(?<=[\w}])(?=\{)|(?<=\})(?=\w)")
-_UNDERSCORE = re.compile(r"(?<=\w)_+(?=\w)")
+_COMPARED = Pattern("(?<![<>=!-])(?:" + "|".join(_COMPARISONS) + ")(?![<>=])")
+_SIGN = Pattern(f"[{re.escape(''.join(_SAID))}]")
+_AND_OR = Pattern(r"\b(and|either)/or\b", re.IGNORECASE)
+_ALTERNATIVES = Pattern(r"\b([Hh]e|[Ss]he|[Hh]is|[Hh]er|[Hh]im|[Yy]es|[Oo]n|[Tt]rue|[Ee]ither|[Mm]r)/(?=[A-Za-z])")
+_SLASH = Pattern(r"(?<=[\w.)]) ?/ ?(?=[\w(])")
+_TIMES = Pattern(r"(?<=[a-z)]) ?\*{1,2} ?(?=[a-z(])")
+_ARROW = Pattern(r"(?<![-=<])(?:<?[-=]{1,9}>|<[-=]{1,9})")
+_BAR = Pattern(r"\|+")
+_SILENT = Pattern(r"[\"*_~^`\\/|<>=#+@%&$\[\]]")
+_REPEATED = Pattern(r"([!?,;:])\1{2,}|\.{4,}|-{3,}")
+_BRACE = Pattern(r"(?<=[\w}])(?=\{)|(?<=\})(?=\w)")
+_UNDERSCORE = Pattern(r"(?<=\w)_+(?=\w)")
 
 
 def read_signs(text: str) -> str:

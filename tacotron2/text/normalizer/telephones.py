@@ -4,32 +4,31 @@ import re
 
 from tacotron2.text.normalizer.say import characters, digits, has_figures
 from tacotron2.text.normalizer.tables import OPENERS
+from tacotron2.text.rewriting import Pattern
 
 _START, _END = r"(?<![\w.+$€£/-])", r"(?![\w/]|[.-][0-9])"
-_INTERNATIONAL = re.compile(rf"{_START}\+[0-9]{{1,3}}(?:[ .-]?\(?[0-9]{{1,4}}\)?){{2,5}}{_END}")
-_AMERICAN = re.compile(rf"{_START}(?:1[ .-]?)?(?:\([0-9]{{3}}\)[ -]?|[0-9]{{3}}[ .-])[0-9]{{3}}[ .-][0-9]{{4}}{_END}")
-_LOCAL = re.compile(rf"{_START}[2-9][0-9]{{2}}-[0-9]{{4}}{_END}")
-_BRITISH = re.compile(rf"{_START}\(?0[0-9]{{2,4}}\)? [0-9]{{3,4}} [0-9]{{3,4}}{_END}")
-_IN_LETTERS = re.compile(rf"{_START}(1)-(8[0-9]{{2}})-([A-Z]{{4,8}}){_END}")
-_GROUPED = re.compile(
-    rf"{_START}(?:[0-9]{{4}}[ -]){{3}}[0-9]{{4}}{_END}|{_START}[0-9]{{3}}-[0-9]{{2}}-[0-9]{{4}}{_END}"
-)
-_CALLED = re.compile(
+_INTERNATIONAL = Pattern(rf"{_START}\+[0-9]{{1,3}}(?:[ .-]?\(?[0-9]{{1,4}}\)?){{2,5}}{_END}")
+_AMERICAN = Pattern(rf"{_START}(?:1[ .-]?)?(?:\([0-9]{{3}}\)[ -]?|[0-9]{{3}}[ .-])[0-9]{{3}}[ .-][0-9]{{4}}{_END}")
+_LOCAL = Pattern(rf"{_START}[2-9][0-9]{{2}}-[0-9]{{4}}{_END}")
+_BRITISH = Pattern(rf"{_START}\(?0[0-9]{{2,4}}\)? [0-9]{{3,4}} [0-9]{{3,4}}{_END}")
+_IN_LETTERS = Pattern(rf"{_START}(1)-(8[0-9]{{2}})-([A-Z]{{4,8}}){_END}")
+_GROUPED = Pattern(rf"{_START}(?:[0-9]{{4}}[ -]){{3}}[0-9]{{4}}{_END}|{_START}[0-9]{{3}}-[0-9]{{2}}-[0-9]{{4}}{_END}")
+_CALLED = Pattern(
     r"\b((?:[Cc]all|[Dd]ial|[Dd]ialed|[Dd]ialled|[Cc]alled|[Pp]hone|[Tt]ext)(?:ing)?) ([0-9]{3})\b(?![.,]?[0-9])"
 )
 # What is a code wherever it stands, and a ZIP code after a place's name.
-_CODE = re.compile(
+_CODE = Pattern(
     r"\b((?:(?:code|pin|otp|passcode|password|zip|extension)(?: (?:is|was|number|no\.?))?"
     r"|(?:ending|ends|ended) (?:in|with)|(?:last|first) (?:three|four|five|six) digits(?: are| of)?"
     r"|(?:account|card|serial|confirmation|tracking|routing|reference|order|case|ticket|member|policy|invoice)"
     r" (?:number|no\.?)(?: is)?)[:,]? #?)([0-9]{3,12})(?![\w%]|[.,:/-][0-9])",
     re.IGNORECASE,
 )
-_ZIP = re.compile(r"(?<![A-Za-z'])([A-Z][a-z]+) ([0-9]{5})(?= *(?:$|[,.;:!?)]))")
+_ZIP = Pattern(r"(?<![A-Za-z'])([A-Z][a-z]+) ([0-9]{5})(?= *(?:$|[,.;:!?)]))")
 _BEFORE_AMOUNTS = OPENERS.union(("About", "Nearly", "Over", "Under", "Almost", "Exactly", "Around", "Roughly", "Total"))
-_SERIAL = re.compile(rf"{_START}[0-9]{{1,12}}(?:-[0-9]{{1,12}}){{2,8}}(?:-[xX])?{_END}")
-_UUID = re.compile(r"\b[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\b")
-_FIGURES = re.compile(r"[0-9]+")
+_SERIAL = Pattern(rf"{_START}[0-9]{{1,12}}(?:-[0-9]{{1,12}}){{2,8}}(?:-[xX])?{_END}")
+_UUID = Pattern(r"\b[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\b")
+_FIGURES = Pattern(r"[0-9]+")
 
 
 def read_telephones(text: str) -> str:
@@ -38,11 +37,11 @@ def read_telephones(text: str) -> str:
         return text
     text = _UUID.sub(lambda match: ", ".join(_one_by_one(group) for group in match[0].split("-")), text)
     for pattern in (_INTERNATIONAL, _AMERICAN, _BRITISH, _GROUPED, _LOCAL):
-        text = pattern.sub(lambda match: _grouped(match[0]), text)
+        text = pattern.sub(lambda match: telephone(match[0]), text)
     text = _CODE.sub(lambda match: match[1] + digits(match[2]), text)
     text = _ZIP.sub(_zip, text)
     text = _SERIAL.sub(_serial, text)
-    text = _IN_LETTERS.sub(lambda match: f"{_grouped(f'{match[1]} {match[2]}')}, {match[3].lower()}", text)
+    text = _IN_LETTERS.sub(lambda match: f"{telephone(f'{match[1]} {match[2]}')}, {match[3].lower()}", text)
     return _CALLED.sub(lambda match: f"{match[1]} {digits(match[2])}", text)
 
 
@@ -52,7 +51,8 @@ def _zip(match: re.Match[str]) -> str:
     return match[0] if amount else f"{match[1]} {digits(match[2])}"
 
 
-def _grouped(written: str) -> str:
+def telephone(written: str) -> str:
+    """The groups of a number digit by digit, with a pause between them; an amount as it is."""
     found = _FIGURES.findall(written)
     total = sum(map(len, found))
     if total > 19 or (written[0] == "+" and (total < 7 or (len(found) == 2 and "." in written))):

@@ -1,22 +1,22 @@
-"""Triton kernels of one decoder step: what `tacotron2.triton_engine` launches, seven in a row.
+"""Triton kernels of one decoder step, which `tacotron2.gpu.decoder_step` launches seven in a row.
 
     prenet -> attention LSTM -> query -> energies -> context -> decoder LSTM -> projection
 
-A step reads its 36 MB of weights once and computes next to nothing, so what costs is waiting: for the weights, which
-mostly come from the L2 cache, and for one kernel after another. With OVERLAP (PDL, programmatic dependent launch) a
-kernel starts while its predecessors still run. It loads its weights and multiplies what is known already, and then
-waits (`_wait`) for its predecessor, which has waited for its own, so that behind `_wait` everything before is finished.
-What may be read ahead of it follows from when a kernel lets its successor start (`_release`): all do at once, except
-two.
+A step reads all weights once and computes next to nothing. Its time is spent waiting: for the weights, which mostly
+come from the L2 cache, and for one kernel after another. With OVERLAP (PDL, programmatic dependent launch) a kernel
+starts while its predecessors still run, loads its weights and multiplies the values that are known already. Then it
+waits (`_wait`) for its predecessor, which has waited for its own: after `_wait` everything before is finished. When a
+kernel lets its successor start (`_release`) decides what the successor may read before its wait. All kernels release at
+once, except two.
 
-    query  releases behind its wait: energies that start find the attention LSTM finished, so the decoder LSTM may read
-           the new attention state ahead
-    GUARD  releases behind its wait: for a batch of one the decoder LSTM, else the projection. What starts behind it
-           finds the context finished, so the attention LSTM may read its own old state and the old context ahead, the
-           energies the old weights
+    query  releases after its wait. The energies then start with the attention LSTM finished, so the decoder LSTM may
+           read the new attention state early.
+    GUARD  releases after its wait: for a batch of one the decoder LSTM, else the projection. The kernel after it starts
+           with the context finished, so the attention LSTM may read its own old state and the old context early, and
+           the energies the old weights.
 
-Nothing is written ahead of `_wait`. What is read ahead of it and changes from step to step is read from the L2 cache
-(".cg"), where all multiprocessors see the same.
+Nothing is written before `_wait`. Values that change from step to step and are read before it are read from the L2
+cache (".cg"), where all multiprocessors see the same.
 
 Sizes in capitals are constants of a compiled kernel and powers of two, except MELS and TAPS.
 """
@@ -27,14 +27,14 @@ import triton.language as tl
 
 @triton.jit
 def _release(OVERLAP: tl.constexpr):
-    # Lets the next kernel start, once all programs of this one have come here.
+    # Lets the next kernel start, once all programs of this one have called it.
     if OVERLAP:
         tl.extra.cuda.gdc_launch_dependents()
 
 
 @triton.jit
 def _wait(OVERLAP: tl.constexpr):
-    # Waits until the previous kernel is finished and its results can be seen.
+    # Waits until the previous kernel is finished and its results are visible.
     if OVERLAP:
         tl.extra.cuda.gdc_wait()
 
@@ -58,7 +58,7 @@ def _items(x, item, batch, N: tl.constexpr, WIDTH: tl.constexpr):
 
 
 @triton.jit
-def _lstm(gates, cell):
+def lstm_cell(gates, cell):
     # gates: (4, units, items), in the order input, forget, candidate, output; cell: (units, items) -> hidden, cell
     gate = tl.arange(0, 4)[:, None, None]
     i = tl.sigmoid(tl.sum(tl.where(gate == 0, gates, 0.0), 0))
@@ -129,8 +129,8 @@ def prenet_matrix_kernel(
 
 @triton.jit
 def lstm_vector_kernel(
-    early,  # (N_EARLY), known ahead
-    old_hidden,  # (HIDDEN), known ahead; the cell too
+    early,  # (N_EARLY), known early
+    old_hidden,  # (HIDDEN), known early; the cell too
     late,  # (N_LATE), the previous kernel's result
     weights,  # (HIDDEN / UNITS, 4 * UNITS, N_EARLY + HIDDEN + N_LATE): the gates' rows of each program's units
     bias,  # FP32 (HIDDEN / UNITS, 4 * UNITS)
@@ -142,10 +142,10 @@ def lstm_vector_kernel(
     N_LATE: tl.constexpr,
     HIDDEN: tl.constexpr,
     UNITS: tl.constexpr,
-    GUARD: tl.constexpr,  # whether to release behind the wait
+    GUARD: tl.constexpr,  # whether to release after the wait
     OVERLAP: tl.constexpr,
 ):
-    # For a batch of one. Each program has all gates of its units, so it finishes them.
+    # For a batch of one. A program computes all gates of its units, and then their new state.
     _release(OVERLAP and not GUARD)
     rows = tl.program_id(0) * 4 * UNITS + tl.arange(0, 4 * UNITS)
     units = tl.program_id(0) * UNITS + tl.arange(0, UNITS)
@@ -161,7 +161,7 @@ def lstm_vector_kernel(
     _wait(OVERLAP)
     _release(OVERLAP and GUARD)
     gates += _dot_rows(late_weights, tl.load(late + c))
-    hidden, cell = _lstm(tl.reshape(gates, (4, UNITS, 1)), cell[:, None])
+    hidden, cell = lstm_cell(tl.reshape(gates, (4, UNITS, 1)), cell[:, None])
     tl.store(new_hidden + units[:, None], hidden.to(tl.float16))
     tl.store(new_cell + units[:, None], cell.to(tl.float16))
 
@@ -182,8 +182,8 @@ def _product(sums, row, x, item, batch, N: tl.constexpr, STEP: tl.constexpr):
 
 @triton.jit
 def lstm_matrix_kernel(
-    early,  # (B, N_EARLY), known ahead
-    old_hidden,  # (B, HIDDEN), known ahead; the cell too
+    early,  # (B, N_EARLY), known early
+    old_hidden,  # (B, HIDDEN), known early; the cell too
     late,  # (B, N_LATE), the previous kernel's result
     weights,  # (HIDDEN / UNITS, 4 * UNITS, N_EARLY + HIDDEN + N_LATE)
     bias,  # FP32 (HIDDEN / UNITS, 4 * UNITS)
@@ -197,7 +197,7 @@ def lstm_matrix_kernel(
     UNITS: tl.constexpr,
     ITEMS: tl.constexpr,  # batch, padded
     STEP: tl.constexpr,  # columns multiplied at a time
-    GUARD: tl.constexpr,  # whether to release behind the wait
+    GUARD: tl.constexpr,  # whether to release after the wait
     OVERLAP: tl.constexpr,
 ):
     _release(OVERLAP and not GUARD)
@@ -205,18 +205,18 @@ def lstm_matrix_kernel(
     units = tl.program_id(0) * UNITS + tl.arange(0, UNITS)
     item = tl.arange(0, ITEMS)
     row = weights + rows[:, None] * (N_EARLY + HIDDEN + N_LATE)
-    place = item[None, :] * HIDDEN + units[:, None]
+    offset = item[None, :] * HIDDEN + units[:, None]
     present = (item < batch)[None, :]
-    cell = tl.load(old_cell + place, mask=present, other=0.0, cache_modifier=".cg").to(tl.float32)
+    cell = tl.load(old_cell + offset, mask=present, other=0.0, cache_modifier=".cg").to(tl.float32)
     gates = tl.load(bias + rows)[:, None] + tl.zeros((4 * UNITS, ITEMS), tl.float32)
     gates = _product(gates, row, early, item, batch, N_EARLY, STEP)
     gates = _product(gates, row + N_EARLY, old_hidden, item, batch, HIDDEN, STEP)
     _wait(OVERLAP)
     _release(OVERLAP and GUARD)
     gates = _product(gates, row + (N_EARLY + HIDDEN), late, item, batch, N_LATE, STEP)
-    hidden, cell = _lstm(tl.reshape(gates, (4, UNITS, ITEMS)), cell)
-    tl.store(new_hidden + place, hidden.to(tl.float16), mask=present)
-    tl.store(new_cell + place, cell.to(tl.float16), mask=present)
+    hidden, cell = lstm_cell(tl.reshape(gates, (4, UNITS, ITEMS)), cell)
+    tl.store(new_hidden + offset, hidden.to(tl.float16), mask=present)
+    tl.store(new_cell + offset, cell.to(tl.float16), mask=present)
 
 
 @triton.jit
@@ -261,12 +261,12 @@ def query_matrix_kernel(
 
 @triton.jit
 def energies_kernel(
-    weights,  # (B, text), of the previous step; known ahead, as is `sums`
+    weights,  # (B, text), of the previous step; known early, as is `sums`
     sums,  # (B, text)
     processed_memory,  # (B, text, DIM)
     mask,  # uint8 (B, text), 1 where padding
     query,  # FP32 (B, DIM), the previous kernel's result
-    location,  # (PATCH, DIM): row t for the weights' tap t, row TAPS + t for the sums', zeros behind
+    location,  # (PATCH, DIM): row t for the weights' tap t, row TAPS + t for the sums', then zeros
     v,  # FP32 (DIM)
     energies,  # FP32 (B, text)
     text,
@@ -286,14 +286,14 @@ def energies_kernel(
     source += item * text
     history = tl.load(weights + source, mask=inside & ~of_sums[None, :], other=0.0, cache_modifier=".cg")
     history += tl.load(sums + source, mask=inside & of_sums[None, :], other=0.0, cache_modifier=".cg")
-    place = item * text + t
-    x = tl.load(processed_memory + place[:, None] * DIM + a[None, :], mask=(t < text)[:, None], other=0.0)
-    padding = tl.load(mask + place, mask=t < text, other=1)
+    offset = item * text + t
+    x = tl.load(processed_memory + offset[:, None] * DIM + a[None, :], mask=(t < text)[:, None], other=0.0)
+    padding = tl.load(mask + offset, mask=t < text, other=1)
     v_row = tl.load(v + a)
     x = tl.dot(history, tl.load(location + tap[:, None] * DIM + a[None, :]), x.to(tl.float32))
     _wait(OVERLAP)
     energy = tl.sum(_tanh(x + tl.load(query + item * DIM + a)[None, :]) * v_row[None, :], 1)
-    tl.store(energies + place, tl.where(padding != 0, float("-inf"), energy), mask=t < text)
+    tl.store(energies + offset, tl.where(padding != 0, float("-inf"), energy), mask=t < text)
 
 
 @triton.jit
@@ -331,10 +331,10 @@ def context_kernel(
     tl.store(context + item * DIM + columns, (tl.sum(total, 0) * scale).to(tl.float16))
     if tl.program_id(0) == 0:
         weight = tl.exp(energy - top) * scale
-        place = item * text + t
-        old = tl.load(sums + place, mask=t < text, other=0.0).to(tl.float32)
-        tl.store(new_weights + place, weight.to(tl.float16), mask=t < text)
-        tl.store(new_sums + place, (old + weight).to(tl.float16), mask=t < text)
+        offset = item * text + t
+        old = tl.load(sums + offset, mask=t < text, other=0.0).to(tl.float32)
+        tl.store(new_weights + offset, weight.to(tl.float16), mask=t < text)
+        tl.store(new_sums + offset, (old + weight).to(tl.float16), mask=t < text)
 
 
 @triton.jit
@@ -349,7 +349,7 @@ def projection_kernel(
     HIDDEN: tl.constexpr,
     CONTEXT: tl.constexpr,
     ROWS: tl.constexpr,
-    GUARD: tl.constexpr,  # whether to release behind the wait
+    GUARD: tl.constexpr,  # whether to release after the wait
     OVERLAP: tl.constexpr,
 ):
     _release(OVERLAP and not GUARD)
@@ -383,63 +383,21 @@ def projection_matrix_kernel(
     CONTEXT: tl.constexpr,
     ROWS: tl.constexpr,
     ITEMS: tl.constexpr,  # in one program
-    GUARD: tl.constexpr,  # whether to release behind the wait
+    GUARD: tl.constexpr,  # whether to release after the wait
     OVERLAP: tl.constexpr,
 ):
     _release(OVERLAP and not GUARD)
     item = tl.program_id(1) * ITEMS + tl.arange(0, ITEMS)
     rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    real = tl.minimum(rows, MELS)  # beyond the last row it is computed again, and not stored
+    real = tl.minimum(rows, MELS)  # programs beyond the last row compute it again and don't store it
     row = weights + real[:, None] * (HIDDEN + CONTEXT)
     hidden_weights = tl.load(row + tl.arange(0, HIDDEN)[None, :])
     y = tl.load(bias + real)[:, None] + tl.zeros((ROWS, ITEMS), tl.float32)
     _wait(OVERLAP)
     _release(OVERLAP and GUARD)
     y = tl.dot(hidden_weights, tl.trans(_items(hidden, item, batch, HIDDEN, HIDDEN)), y)
-    # The weights of both would not fit into the registers at once.
+    # One half after the other: the weights of both don't fit into the registers at once.
     y = _product(y, row + HIDDEN, context, item, batch, CONTEXT, CONTEXT // 2).to(tl.float16)
     present = item[None, :] < batch
     tl.store(frame + item[None, :] * MELS + rows[:, None], y, mask=present & (rows[:, None] < MELS))
     tl.store(gate + item[None, :] + tl.zeros_like(rows)[:, None], y, mask=present & (rows[:, None] == MELS))
-
-
-@triton.jit
-def encoder_lstm_kernel(
-    inputs,  # (B, text, 2, 4 * HIDDEN): the inputs' share of the gates, biases included, of both directions
-    weights,  # (2, HIDDEN / UNITS, 4 * UNITS, HIDDEN): the gates' rows of each program's units
-    lengths,  # int32 (B)
-    exchange,  # int32 (B, 2, 2, HIDDEN), zeros: hidden values of the steps with an even and with an odd number
-    out,  # (B, text, 2 * HIDDEN), written up to each length
-    text,
-    HIDDEN: tl.constexpr,
-    UNITS: tl.constexpr,
-):
-    # All steps of both directions of a bidirectional LSTM. A program keeps the weights of its units in registers, and
-    # the programs of one direction hand one another their hidden values through memory, each with its step's number in
-    # its upper half: who finds all numbers has all values, and nobody waits at a barrier. Reusing two places is safe:
-    # a program is at step s + 2 only when it has all values of s + 1, whose writers have all read s. All programs have
-    # to run at once.
-    part, direction, item = tl.program_id(0), tl.program_id(1), tl.program_id(2)
-    units = part * UNITS + tl.arange(0, UNITS)
-    row, k = tl.arange(0, 4 * UNITS), tl.arange(0, HIDDEN)
-    first = (direction * (HIDDEN // UNITS) + part) * 4 * UNITS
-    w = tl.load(weights + (first + row)[:, None] * HIDDEN + k[None, :]).to(tl.float32)
-    input_row = row // UNITS * HIDDEN + part * UNITS + row % UNITS
-    length = tl.load(lengths + item)
-    exchange += (item * 2 + direction) * 2 * HIDDEN
-    h = tl.zeros((HIDDEN,), tl.float32)
-    cell = tl.zeros((UNITS, 1), tl.float32)
-    for step in range(length):
-        position = item * text + tl.where(direction == 0, step, length - 1 - step)
-        x = tl.load(inputs + (position * 2 + direction) * 4 * HIDDEN + input_row).to(tl.float32)
-        gates = x + tl.sum(w * h[None, :], 1)
-        hidden, cell = _lstm(tl.reshape(gates, (4, UNITS, 1)), cell)
-        value = tl.reshape(hidden, (UNITS,)).to(tl.float16)
-        tl.store(out + position * 2 * HIDDEN + direction * HIDDEN + units, value)
-        place = exchange + step % 2 * HIDDEN
-        bits = value.to(tl.int16, bitcast=True).to(tl.int32) & 0xFFFF
-        tl.store(place + units, bits | ((step + 1) << 16))
-        words = tl.load(place + k, volatile=True)
-        while tl.min(words >> 16, 0) < step + 1:
-            words = tl.load(place + k, volatile=True)
-        h = (words & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)

@@ -1,10 +1,10 @@
 """The decoder loop of one utterance as one kernel for many steps, on a Hopper GPU: compiles and launches
 `decoder_kernel.cu`.
 
-Seven kernels a step (`tacotron2.triton_kernels`) read 36 MB of weights from the L2 cache at every step. This one keeps
-them on chip, spread over the multiprocessors, as long as it runs. It is CUDA C++, compiled by NVRTC through
-cuda-bindings, because Triton can't keep weights where they are needed; without them, or on another GPU, the seven
-kernels do the work.
+Seven kernels a step (`tacotron2.gpu.decoder_kernels`) read all weights from the L2 cache at every step. This one keeps
+them on chip, spread over the multiprocessors, for all of its steps. It is CUDA C++, compiled by NVRTC through
+cuda-bindings, because Triton can't keep weights there. Without cuda-bindings, or on another GPU, the seven kernels do
+the work.
 """
 
 import ctypes
@@ -28,10 +28,10 @@ from common.random_streams import PRENET_KEEP
 from tacotron2.parts import DecoderIterPart, MergedLSTMCell
 
 SOURCE = Path(__file__).with_name("decoder_kernel.cu")
-# What the source's constants of these names are
+# The source's constants of these names
 BLOCKS, THREADS, WARPS, COPIES = 128, 256, 8, 4
 MAX_TEXT = 256
-MAX_STEPS = 32  # of a launch: more would waste more where an utterance ends, fewer load the weights more often
+MAX_STEPS = 32  # of a launch: with more, more run past an utterance's end; with fewer, weights are loaded more often
 SHARED_BYTES = 195_440
 SIZES = {
     "n_mel_channels": 80,
@@ -96,7 +96,7 @@ class _Launch(ctypes.Structure):
 
 
 class PersistentDecoder:
-    """A decoder's weights as the kernel wants them, and its launches, which must follow one another on one stream.
+    """A decoder's weights in the kernel's layout, and its launches. They must follow one another on one stream.
 
     Args:
         module: the part, in FP16, on the GPU.
@@ -109,7 +109,7 @@ class PersistentDecoder:
         self._tensors = packed_weights(module)
         self._device = module.v.weight.device
         self._weights = _Weights(*(self._tensors[name].data_ptr() for name in _WEIGHTS))
-        # What the blocks tell one another; the last word is the number of the next step, and 0 is nobody's.
+        # Exchanged between blocks. The last word is the number of the next step; no step has the number 0.
         self._exchange = torch.zeros(EXCHANGE_WORDS, dtype=torch.int32, device=self._device)
         self._exchange[-1:] = 1
         with on_device(self._device):
@@ -135,11 +135,11 @@ class PersistentDecoder:
 
         Args:
             tensors: named as for one step (`common.contract`) with a batch of one and at most MAX_TEXT symbols, in
-                FP16. The state's inputs hold the state after the step before, and then after the last one. What belongs
-                to each step has one more dimension before the others: decoder_output, gate_prediction (which may be on
-                the host, pinned) and, where it is wanted, out_attention_weights. prenet_dropout is on the host and
-                read at once: uint8 (steps, 2, prenet_dim / 8), a bit for each value that is 1 where it is kept, as
-                `np.packbits` packs them.
+                FP16. The state's inputs hold the state before the first step and receive the state after the last one.
+                Tensors of each step have one more dimension in front: decoder_output, gate_prediction (which may be on
+                the host, pinned) and, optionally, out_attention_weights. prenet_dropout is on the host and is read
+                before this returns: uint8 (steps, 2, prenet_dim / 8), packed as by `np.packbits`, a bit 1 for each
+                value that is kept.
         """
         steps, text = tensors["gate_prediction"].size(0), tensors["mask"].size(1)
         assert steps <= MAX_STEPS
@@ -153,11 +153,11 @@ class PersistentDecoder:
 
 
 def packed_weights(module: DecoderIterPart) -> dict[str, Tensor]:
-    """The kernel's `Weights`, which says their shapes."""
+    """The kernel's struct `Weights`, with the shapes given there."""
     first, second = (weight.detach().float() for weight in module.prenet.parameters())
     projection, bias = module.projection.weight.detach().float(), module.projection.bias.detach().float()
     mels, padding = first.size(1), BLOCKS - len(bias)
-    # Of each block: two rows of the first prenet layer behind the projection, and one of the projection itself
+    # Rows of each block: two of the first prenet layer folded with the projection, and one of the projection itself
     folded, folded_bias = first @ projection[:mels], first @ bias[:mels]
     rows = torch.cat([folded.view(BLOCKS, 2, -1), F.pad(projection, (0, 0, 0, padding))[:, None]], 1)
     biases = torch.cat([folded_bias.view(BLOCKS, 2), F.pad(bias, (0, padding))[:, None]], 1)
@@ -191,20 +191,20 @@ def _tiles(cell: MergedLSTMCell, widths: list[int]) -> Tensor:
     """An LSTM's weights as the operands A of `mma.m16n8k16` (PTX ISA), FP16 (BLOCKS, WARPS, tiles, 2, 32 lanes, 8).
 
     Args:
-        widths: of the parts of its columns. Each warp has a stretch of each part, each lane l a quarter l % 4 of that:
-            which column is which of a tile is free, as long as it is the same for the vector.
+        widths: columns of each input. Each warp has a stretch of each input, and lane l the quarter l % 4 of it. The
+            order of columns in a tile is free: only the vector's has to be the same.
     """
     tiles = []
-    for part in _by_block(cell.gates.weight.detach().half()).split(widths, 2):
+    for columns in _by_block(cell.gates.weight.detach().half()).split(widths, 2):
         # (block, 16 rows, half of them, lane / 4, warp, lane % 4, tile, half of the columns, pair of columns)
-        split = part.unflatten(2, (WARPS, 4, -1, 2, 2)).unflatten(1, (2, 2, 8))
+        split = columns.unflatten(2, (WARPS, 4, -1, 2, 2)).unflatten(1, (2, 2, 8))
         tiles.append(split.permute(0, 4, 6, 1, 3, 5, 7, 2, 8))
     return torch.cat(tiles, 2).contiguous()
 
 
 @functools.cache
 def _kernel(device: torch.device) -> Callable[[_Weights, _Launch], None]:
-    """What launches the kernel on a device, which has to be the current one, on the current stream."""
+    """A function that launches the kernel on the current stream of a device, which has to be the current one."""
     from cuda.bindings import driver
 
     function = _check(driver.cuModuleGetFunction(_check(driver.cuModuleLoadData(machine_code())), b"decode"))
@@ -214,7 +214,7 @@ def _kernel(device: torch.device) -> Callable[[_Weights, _Launch], None]:
     def start(weights: _Weights, launch: _Launch) -> None:
         arguments = (ctypes.c_void_p * 2)(ctypes.addressof(weights), ctypes.addressof(launch))
         stream = torch.cuda.current_stream(device).cuda_stream
-        # Cooperative: all blocks run at once, or none.
+        # A cooperative launch runs all blocks at once, or fails.
         _check(
             driver.cuLaunchCooperativeKernel(
                 function, BLOCKS, 1, 1, THREADS, 1, 1, SHARED_BYTES, stream, ctypes.addressof(arguments)
@@ -225,7 +225,7 @@ def _kernel(device: torch.device) -> Callable[[_Weights, _Launch], None]:
 
 
 def machine_code() -> bytes:
-    """The source as machine code of compute capability 9.0; compiled once and then kept among the user's caches."""
+    """The source as machine code of compute capability 9.0. Compiled once, then kept in the user's cache folder."""
     source = SOURCE.read_bytes()
     folder = user_cache_folder("nvrtc")
     key = hashlib.sha256(b"\n".join([source, *_OPTIONS, metadata.version("cuda-bindings").encode()])).hexdigest()
@@ -234,13 +234,13 @@ def machine_code() -> bytes:
         return file.read_bytes()
     code = compiled(source)
     if file is not None:
-        with suppress(OSError):  # a full disk: it is compiled each time then
+        with suppress(OSError):  # on a full disk it is compiled in every process
             write_whole(file, code)
     return code
 
 
 def compiled(source: bytes) -> bytes:
-    """Compiles the source by NVRTC; needs no GPU. Raises RuntimeError where it is wrong."""
+    """Compiles the source with NVRTC; needs no GPU. Raises RuntimeError with the compiler's log."""
     from cuda.bindings import nvrtc
 
     program = _check(nvrtc.nvrtcCreateProgram(source, SOURCE.name.encode(), 0, [], []))
@@ -258,7 +258,7 @@ def compiled(source: bytes) -> bytes:
 
 
 def _check(results: tuple[Any, ...]) -> Any:
-    """What a function of cuda-bindings returned beside its status; raises RuntimeError where that is an error."""
+    """The result of a function of cuda-bindings without its status. Raises RuntimeError if the status is an error."""
     if int(results[0]) != 0:
         raise RuntimeError(f"{results[0].name} from CUDA")
     return results[1] if len(results) == 2 else None

@@ -37,11 +37,13 @@ class FoldedLayer:
 
 @dataclass(frozen=True)
 class FoldedFlow:
-    """One flow: its layers, the outputs' bias (OUTPUTS), and the mixer (from channel, to channel) whose columns stand
-    `early` channels further on, where that many channels of noise join the audio behind this flow.
+    """One flow: its layers, the outputs' bias (OUTPUTS) and the mixer (from channel, to channel).
 
-    products: for the conditioning at the frames' rate, from a frame's mel taps to what all layers mix: (mel taps *
-        n_mel_channels filled up to whole blocks, ranks * layers * 2 * channels), the last in the gate's order.
+    `early` channels of noise join the audio after this flow; the mixer's columns are shifted by as many.
+
+    products, mixing: for the conditioning at the frames' rate, else None. The products make what all layers mix from a
+        frame's mel taps: (mel taps * n_mel_channels filled up to whole blocks, ranks * layers * 2 * channels), the last
+        in the gate's order. The mixing says how the positions of a frame mix it: (positions, ranks).
     """
 
     channels: int
@@ -50,6 +52,7 @@ class FoldedFlow:
     mixer: Tensor
     early: int
     products: Tensor | None
+    mixing: Tensor | None
 
 
 def width_of(config: WaveGlowConfig) -> int:
@@ -63,7 +66,7 @@ def fold(
     """The flows in the order in which they run, weights in `dtype`, biases and mixers in FP32.
 
     Args:
-        ranks: what the rank of the conditioning is filled up to with zeros; for the exact one it doesn't matter.
+        ranks: zeros fill the rank of the conditioning up to this; the exact conditioning ignores it.
     """
     config = part.config
     upsample_taps = None
@@ -119,10 +122,12 @@ def _fold_flow(
     wide_mixer = mixer.new_zeros(config.n_group, config.n_group)
     wide_mixer[: 2 * half, early : early + 2 * half] = mixer.T
     wide_bias = nn.functional.pad(output_bias, (0, OUTPUTS - output_bias.numel()))
-    products = None
+    products = mixing = None
     if isinstance(flow.condition, FrameCondition):
         products = _fold_products(flow.condition, ranks).to(dtype)
-    return FoldedFlow(2 * half, layers, wide_bias, wide_mixer, early, products)
+        weights = flow.condition.weights  # (rank, positions), the same for all flows
+        mixing = nn.functional.pad(weights.T, (0, ranks - len(weights))).to(dtype).contiguous()
+    return FoldedFlow(2 * half, layers, wide_bias, wide_mixer, early, products, mixing)
 
 
 def _fold_products(condition: FrameCondition, ranks: int) -> Tensor:
@@ -156,9 +161,9 @@ def _fold_residual(
 
 
 def _gate_order(weight: Tensor, dim: int) -> Tensor:
-    # From rows (2 * channels at `dim`) of tanh's and then of sigmoid's to the gate's order, filled up with zeros. So
-    # the kernels find both of a channel in the same thread, and the gated channels in the order of a matrix operand.
-    # The sigmoid's are halved: sigmoid(b) = (1 + tanh(b / 2)) / 2.
+    # Brings rows (2 * channels at `dim`: tanh's, then sigmoid's) into the gate's order, filled up with zeros. The
+    # kernels then have both values of a channel in one thread, and the gated channels in the order of a matrix operand.
+    # The sigmoid's rows are halved: sigmoid(b) = (1 + tanh(b / 2)) / 2.
     tanh, sigmoid = weight.movedim(dim, 0).chunk(2)
     both = torch.stack((tanh, 0.5 * sigmoid))
     filled = both.new_zeros(2, _up(both.size(1), WIDTH), *both.shape[2:])

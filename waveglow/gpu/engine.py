@@ -1,4 +1,4 @@
-"""WaveGlow on an NVIDIA GPU in FP16: an engine on the launches of `waveglow.network`, one CUDA graph per shape."""
+"""WaveGlow on an NVIDIA GPU in FP16: an engine on the launches of `waveglow.gpu.network`, one CUDA graph per shape."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +12,11 @@ from common.engine import check_bound
 from common.graph_engine import GraphRun
 from common.metadata import ModelMetadata
 from common.triton_engine import Launch, TritonEngine
-from waveglow.folding import OUTPUTS
+from waveglow.gpu.folding import OUTPUTS
+from waveglow.gpu.geometry import Buffers
+from waveglow.gpu.network import Network
+from waveglow.gpu.tuning import ROW_TILE, Tuning, default_tuning
 from waveglow.model import WaveGlow
-from waveglow.network import ROW_TILE, Network, Tuning, default_tuning
 from waveglow.parts import WaveGlowPart
 
 CACHED_SHAPES = 32  # shapes that keep their graph
@@ -22,9 +24,9 @@ CACHED_SHAPES = 32  # shapes that keep their graph
 
 @dataclass
 class _Plan:
-    """The memory that a shape's launches read and write, and what runs them."""
+    """A shape: the memory of its launches, and a function that runs them."""
 
-    places: Tensor
+    buffers: Buffers
     mel: Tensor
     z: Tensor
     audio: Tensor
@@ -34,16 +36,16 @@ class _Plan:
 class FastWaveGlowEngine(TritonEngine):
     """WaveGlow in FP16 on CUDA: an `Engine` as `TorchEngine` is, several times as fast.
 
-    A shape that runs a second time is captured into a CUDA graph; the last CACHED_SHAPES shapes keep theirs. Utterances
-    of different lengths go through in one run (`run_packed`), whose shape is their sum, rounded up. All shapes work in
-    the same memory, which grows to the largest: runs must follow one another, on one stream at a time. A bound run may
-    itself be captured into a graph; its launches are then recorded there.
+    A shape that runs a second time is captured into a CUDA graph; the last CACHED_SHAPES shapes keep their graphs. One
+    run takes utterances of different lengths (`run_packed`); its shape is the sum of their lengths, rounded up. All
+    shapes share one memory, which grows to the largest: runs must follow one another, on one stream at a time. A bound
+    run may itself be captured into a graph, which then records its launches.
 
     Args:
         module: the part or the model it is made from; in FP32, so that weights are rounded once, or in FP16.
         metadata: its metadata, of FP16.
-        tuning: how the kernels are cut; by default what was fastest on this kind of GPU.
-        graphs: whether shapes are captured; if not, every run launches its kernels one by one.
+        tuning: of the kernels; by default the fastest on this kind of GPU.
+        graphs: whether shapes are captured. Without, every run launches its kernels one by one.
     """
 
     def __init__(
@@ -77,7 +79,7 @@ class FastWaveGlowEngine(TritonEngine):
         mel, z, audio = (tensors[name] for name in ("mel", "z", "audio"))
         batch, frames = mel.size(0), mel.size(2)
         lengths = [frames] * batch
-        used_rows = self._network.rows_of(lengths)
+        used_rows = self._network.geometry.rows_of(lengths)
         plan = self._plans.get((used_rows, batch * frames), lambda: self._plan(used_rows, batch * frames, lengths))
 
         @torch.inference_mode()
@@ -92,22 +94,22 @@ class FastWaveGlowEngine(TritonEngine):
 
     @torch.inference_mode()
     def run_packed(self, mels: Sequence[Tensor], noises: Sequence[Tensor]) -> list[Tensor]:
-        """Vocodes utterances of any lengths, each as it would be alone, in the time that their sum takes.
+        """Vocodes utterances of any lengths in one run. Each gets the audio that it would get alone.
 
         Args:
-            mels: of each (n_mel_channels, M).
-            noises: of each (n_group, M * hop_length / n_group), likewise on the device and in FP16.
+            mels: FP16 (n_mel_channels, M) for each utterance, on the device.
+            noises: FP16 (n_group, M * hop_length / n_group) for each utterance, on the device.
 
         Returns:
-            of each its audio (M * hop_length,).
+            the audio (M * hop_length,) of each utterance.
         """
         frames = [mel.size(1) for mel in mels]
-        total, rows = sum(frames), _rounded_up(self._network.rows_of(frames))
-        most = rows // self._network.frame_rows
+        total, rows = sum(frames), _rounded_up(self._network.geometry.rows_of(frames))
+        most = rows // self._network.geometry.frame_rows
         plan = self._plans.get((rows, most), lambda: self._plan(rows, most))
-        places = torch.from_numpy(self._network.places(frames, rows)).pin_memory()
+        row_map = torch.from_numpy(self._network.geometry.row_map(frames, rows)).pin_memory()
         with on_device(self.device):
-            plan.places.copy_(places, non_blocking=True)
+            plan.buffers.row_map.copy_(row_map, non_blocking=True)
             plan.mel[:, :total].copy_(torch.cat(list(mels), 1))
             plan.z[:, : total * self._network.positions].copy_(torch.cat(list(noises), 1))
             plan.run()
@@ -116,19 +118,19 @@ class FastWaveGlowEngine(TritonEngine):
 
     @torch.inference_mode()
     def _plan(self, used_rows: int, frames: int, lengths: Sequence[int] = ()) -> _Plan:
-        """For planes of so many rows and so many frames, at first those of utterances of the given lengths."""
-        needed = self._network.bytes_for(used_rows)
+        """A plan for planes of so many rows and for so many frames; its row map is that of the given lengths."""
+        needed = self._network.geometry.bytes_for(used_rows)
         if needed > self._memory.numel():
-            # Graphs work at fixed addresses: those of the smaller memory go with it.
+            # Graphs work at fixed addresses: those on the smaller memory are of no use any more.
             self._plans.clear()
             self._memory = torch.empty(0, dtype=torch.uint8, device=self.device)
             self._memory = torch.zeros(needed, dtype=torch.uint8, device=self.device)
-        buffers, config = self._network.buffers(self._memory, used_rows), self._network.config
+        buffers = self._network.geometry.buffers(self._memory, used_rows, lengths)
+        config = self._network.config
         positions = frames * self._network.positions
         sizes = (config.n_mel_channels, frames), (config.n_group, positions), (config.n_group * positions,)
         mel, z, audio = (torch.zeros(size, dtype=torch.float16, device=self.device) for size in sizes)
-        places = torch.from_numpy(self._network.places(lengths, used_rows)).to(self.device)
-        launches = self._network.launches(buffers, places, mel, z, audio)
+        launches = self._network.launches(buffers, mel, z, audio)
 
         def run() -> None:
             for launch in launches:
@@ -137,14 +139,14 @@ class FastWaveGlowEngine(TritonEngine):
         with on_device(self.device):
             kernels = {id(launch.kernel) for launch in launches if isinstance(launch, Launch)}
             if not kernels <= self._compiled:
-                run()  # Triton compiles at the first launch, which must not happen during a capture
+                run()  # Triton compiles at the first launch, which is illegal during a capture
                 self._compiled |= kernels
             replay = GraphRun(run, self.device, warm_up=False) if self._graphs else run
-            return _Plan(places, mel, z, audio, replay)
+            return _Plan(buffers, mel, z, audio, replay)
 
     def close(self) -> None:
         self._plans.clear()
-        for name in ("_network", "_memory"):  # gone already where it is closed again
+        for name in ("_network", "_memory"):  # absent where the engine is closed already
             vars(self).pop(name, None)
 
 

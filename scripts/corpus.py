@@ -10,18 +10,20 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
-from common.cli import ArgumentParser, bounded_float, bounded_int, run
+from common.cli import ArgumentParser, bounded_int, run, settings_from
 from common.cpu_backend import usable_cores
 from common.errors import UserError
 from common.files import locked_folder, output_folder
 from common.metadata import Precision
-from pipeline import SpeakSettings, Voice, WorkSettings
-from pipeline.settings import SAMPLING_RATES
-from pipeline.voice import DEMO_FOLDER
+from pipeline import SpeakSettings, WorkSettings
+from pipeline.flags import add_setting_flags, speak_settings
+from pipeline.model_files import DEMO_FOLDER, demo_files
+from pipeline.settings import RuntimeSettings, settings_at, settings_of
 from serving.corpora.corpus import SHARD_CHARACTERS, Corpus
 from serving.corpora.estimate import estimate
 from serving.corpora.job import AUDIOS, FORMATS, Identity, Job, VoiceSource
@@ -32,7 +34,6 @@ from serving.corpora.report import CorpusTotals, RunTotals
 from serving.corpora.run import make_corpus
 from serving.corpora.shard import ShardReport
 from serving.flags import add_source_flags, checkpoints_of
-from tacotron2.text.lexicon import Lexicon
 
 GPU_BATCH, CPU_BATCH = 64, 8
 BATCHES_A_SHARD = {True: 8, False: 4}  # on GPUs, on CPUs: a worker that dies has done one or two shards in vain
@@ -55,38 +56,27 @@ def make_parser() -> ArgumentParser:
 def _add_corpus_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--format", choices=FORMATS, default="ljspeech", help="what the corpus is read as")
     group.add_argument("--audio", choices=AUDIOS, default="wav", help="16-bit audio files")
-    group.add_argument("--sample-rate", type=int, choices=SAMPLING_RATES, help="in Hz [the voice's]")
-    group.add_argument("--seed", type=bounded_int(0, 2**63), default=0, help="of lines without a seed of their own")
-    group.add_argument("--speed", type=bounded_float(0.5, 2), default=1.0, help="of lines without one of their own")
-    group.add_argument("-s", "--sigma", type=bounded_float(0, 10), help="of WaveGlow's noise [the voice's]")
-    group.add_argument("--denoise", type=bounded_float(0, 1000), default=0.0, help="strength; 0.01 is the classic's")
-    group.add_argument("--gate-threshold", type=bounded_float(1e-6, 1 - 1e-6), help="ends a piece [the voice's]")
-    group.add_argument("--max-decoder-steps", type=bounded_int(1, 100_000), help="frames of a piece [the voice's]")
-    group.add_argument("--text-normalizer", choices=("english", "none"), default="english", help="reads numbers etc.")
-    group.add_argument("--lexicon", type=Path, help="a file of your own readings: word, tab, reading")
-    group.add_argument("--no-final-period", action="store_true", help="add no period to lines without an end")
+    add_setting_flags(group, settings_at("corpus"))
 
 
 def _add_worker_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--gpus", type=bounded_int(0, 4096), help="a worker for each; 0 works on CPUs [all there are]")
     group.add_argument("--workers", type=bounded_int(1, 4096), help="on CPUs [as many as have room]")
-    group.add_argument("--threads", type=bounded_int(1, 256), default=CPU_THREADS, help="of a worker on a CPU")
+    add_setting_flags(group, [replace(settings_of(RuntimeSettings)["threads"], default=CPU_THREADS, unset="")])
     group.add_argument("--address", help="of a Ray cluster, host:port or auto [a Ray on this machine]")
     group.add_argument("--no-ray", action="store_true", help="processes of this machine, without Ray")
 
 
 def _add_voice_flags(group: argparse._ArgumentGroup) -> None:
     add_source_flags(group)
-    group.add_argument("--batch-size", type=bounded_int(1, 1024), help=f"[GPU: {GPU_BATCH}; CPU: {CPU_BATCH}]")
     group.add_argument("--shard-lines", type=bounded_int(1, 100_000), help="most, recorded together [8 or 4 batches]")
-    group.add_argument("--max-symbols", type=bounded_int(16, 2048), default=256, help="longest piece of a line")
-    group.add_argument("--window", type=bounded_int(96, 100_000), help="mel frames vocoded at a time [by the device]")
-    group.add_argument("--no-cuda-graph", action="store_true", help="step the decoder from the host")
+    batch, *others = settings_at("corpus", WorkSettings)
+    add_setting_flags(group, [replace(batch, default=None, unset=f"GPU: {GPU_BATCH}; CPU: {CPU_BATCH}"), *others])
 
 
 def main(args: argparse.Namespace) -> None:
     _check(args)
-    settings = _settings(args)
+    settings = speak_settings(args, sampling_rate=None)  # a corpus is resampled as its files are written
     found = survey(args.input)
     for note in found.notes:
         print(f"Note: {note}")
@@ -114,7 +104,7 @@ def main(args: argparse.Namespace) -> None:
 
 def _check(args: argparse.Namespace) -> None:
     """Raises UserError for flags that don't go together and packages that will be missed later."""
-    for name, needed in (("soundfile", args.audio == "flac"), ("soxr", args.sample_rate is not None)):
+    for name, needed in (("soundfile", args.audio == "flac"), ("soxr", args.sampling_rate is not None)):
         if needed and importlib.util.find_spec(name) is None:
             raise UserError(f"this needs {name}: bash scripts/run_corpus.sh installs it, or pip install {name}")
     if args.models and args.checkpoints is not None:
@@ -126,23 +116,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--workers are for CPUs, and with --gpus each GPU has one: leave one of the flags out")
 
 
-def _settings(args: argparse.Namespace) -> SpeakSettings:
-    return SpeakSettings(
-        seed=args.seed,
-        sigma=args.sigma,
-        speed=args.speed,
-        denoise=args.denoise,
-        gate_threshold=args.gate_threshold,
-        max_decoder_steps=args.max_decoder_steps,
-        final_period=not args.no_final_period,
-        text_normalizer=args.text_normalizer,
-        lexicon=Lexicon.load(args.lexicon) if args.lexicon else None,
-    )
-
-
 def _work(args: argparse.Namespace, on_gpus: bool) -> WorkSettings:
-    batch = args.batch_size or (GPU_BATCH if on_gpus else CPU_BATCH)
-    return WorkSettings(batch, args.max_symbols, args.window, not args.no_cuda_graph)
+    return settings_from(args, WorkSettings, batch_size=args.batch_size or (GPU_BATCH if on_gpus else CPU_BATCH))
 
 
 def _shard_lines(args: argparse.Namespace, on_gpus: bool) -> int:
@@ -157,8 +132,8 @@ def _source(args: argparse.Namespace, on_gpus: bool) -> VoiceSource:
         tacotron2, waveglow = (path.resolve() for path in checkpoints_of(args))
         device = "cuda" if on_gpus else "cpu"
         return VoiceSource(None, tacotron2, waveglow, device, precision or "fp32", threads, work)
-    if args.models is None and not DEMO_FOLDER.exists():
-        Voice.load(None, on_message=print).close()
+    if args.models is None:
+        demo_files(precision, print)
     folder = (args.models or DEMO_FOLDER).resolve()
     return VoiceSource(folder, precision=precision, threads=threads, work=work)
 
@@ -202,7 +177,7 @@ def _job(
         shard_lines=shard_lines,
         format=args.format,
         audio=args.audio,
-        sampling_rate=args.sample_rate or identity.sampling_rate,
+        sampling_rate=args.sampling_rate or identity.sampling_rate,
         identity=identity,
     )
 
@@ -249,7 +224,7 @@ def _dry_run(args: argparse.Namespace, found: Survey, settings: SpeakSettings) -
     workers = gpus or _cpu_workers(args)
     with _source(args, gpus > 0).open() as voice:
         seen = estimate(args.input, found, voice, settings, _work(args, gpus > 0).batch_size)
-        rate = args.sample_rate or voice.sampling_rate
+        rate = args.sampling_rate or voice.sampling_rate
     free = shutil.disk_usage(next(path for path in (args.output, *args.output.absolute().parents) if path.exists()))
     size = seen.gigabytes(rate, args.audio == "flac")
     print(f"{found.lines:,} lines, {found.characters:,} characters: about {seen.hours:,.2f} hours of audio")

@@ -1,26 +1,26 @@
-// The decoder loop of one utterance as one kernel, for Hopper: what `tacotron2.persistent_decoder` compiles and
-// launches.
+// The decoder loop of one utterance as one kernel, for Hopper; `tacotron2.hopper.persistent_decoder` compiles and
+// launches it.
 //
-// Every multiprocessor keeps its share of the weights on chip for all steps: of both LSTMs eight units (the attention
-// LSTM's 112 KB in registers, the decoder LSTM's 160 KB in shared memory) and a row or two of the small layers. What a
-// step reads from memory is what the other multiprocessors computed, a few kilobytes.
+// Every multiprocessor keeps its share of the weights on chip for all steps: eight units of each LSTM (the attention
+// LSTM's in registers, the decoder LSTM's in shared memory) and a row or two of the small layers. A step reads from
+// memory only the values that other multiprocessors have computed.
 //
-// They meet seven times a step, and never at a barrier: a value is written with the number of its step beside it (its
-// tag), and who needs it reads until it finds that number.
+// The blocks exchange values seven times a step, without a grid barrier. A value is written together with the number of
+// its step (its tag), and a reader polls until it finds that number.
 //
 //   prenet (1) -> prenet (2) -> attention LSTM -> query -> energies -> context -> decoder LSTM -> (frame, next step)
 //
-// Each place holds the value of one step at a time. That is safe: whoever writes the next step's value has seen values
-// of all others that they computed from what they had read in that place.
+// Each slot of the exchange holds the value of one step at a time. Overwriting it is safe: a block writes the next
+// step's value only after it has seen values of all other blocks that depend on their reads of the slot.
 //
-// The prenet's first layer is folded into the projection, W1 (P x + b), so that no frame needs to be known for the next
-// step, except for the first step of a launch. While a value is on its way, the products of what is known already are
-// computed; each warp multiplies its own columns of all rows, so that it waits for its own share of a vector alone.
+// The prenet's first layer is folded into the projection, W1 (P x + b), so the next step needs no frame, except for the
+// first step of a launch. While a value is on its way, products of known values are computed. Each warp multiplies its
+// own columns of all rows, so it waits only for its own share of a vector.
 //
-// Behind each value that is written stands a barrier of the block: who waits for others' values reads again and again,
-// and products read shared memory at full rate, both of which would hold up the few threads that all others wait for.
+// A `__syncthreads()` follows each store to the exchange: polling warps, and products that read shared memory at full
+// rate, would delay the few threads whose stores all others wait for.
 //
-// No header is included: the machine that this is compiled on may have none.
+// No header is included: the machine that compiles this may have none.
 
 typedef unsigned int u32;
 typedef unsigned long long u64;
@@ -38,7 +38,7 @@ const int SMALL = 12;                   // words of a thread's share of the smal
 
 struct Tagged { u32 value, tag; };
 
-// What blocks tell one another. 16-bit values carry their tag in the upper half of the word.
+// Values that blocks exchange. 16-bit values carry their tag in the upper half of the word.
 struct Exchange {
     u32 prenet1[COPIES][PRENET], prenet2[COPIES][PRENET], attention[COPIES][HIDDEN], context[COPIES][MEMORY],
         decoder[COPIES][HIDDEN];
@@ -58,7 +58,8 @@ struct Weights {
 };
 
 struct Launch {
-    // The state after the step before, then after the last one; of a frame, MELS, and of weights and their sums, text
+    // The state before the first step; the kernel leaves the state after the last one. A frame has MELS values, weights
+    // and their sums have `text`.
     u16 *attention_hidden, *attention_cell, *decoder_hidden, *decoder_cell, *sums, *context, *frame, *alignment;
     const u16 *memory, *processed_memory;  // (text, MEMORY), (text, DIM)
     const unsigned char *padding;          // (text), 1 where padding
@@ -92,7 +93,7 @@ INLINE float warp_sum(float x) {
     for (int d = 16; d; d >>= 1) x += __shfl_xor_sync(~0u, x, d);
     return x;
 }
-// Of two or of four values, in as few exchanges as of one: half of a warp, or a quarter, gets the sum of each.
+// Sums of two or four values in as few exchanges as of one: half of a warp, or a quarter, gets each sum.
 INLINE float warp_sum(float a, float b, int lane) {
     bool second = lane & 16;
     float x = (second ? b : a) + __shfl_xor_sync(~0u, second ? a : b, 16);
@@ -107,44 +108,45 @@ INLINE float warp_sum(float a, float b, float c, float d, int lane) {
     for (int i = 4; i; i >>= 1) x += __shfl_xor_sync(~0u, x, i);
     return x;
 }
-INLINE float warp_max(float x) {  // as integers of the same order, for which there is one instruction
+INLINE float warp_max(float x) {  // on integers of the same order, which have one instruction for it
     int i = __float_as_int(x), m;
     i ^= (i >> 31) & 0x7fffffff;
     asm volatile("redux.sync.max.s32 %0, %1, 0xffffffff;" : "=r"(m) : "r"(i));
     return __int_as_float(m ^ ((m >> 31) & 0x7fffffff));
 }
 
-// The exchange. Relaxed, at the scope of the GPU: the L2 cache, where all see the same. A word is read whole or not.
-INLINE void put(u32 *place, u32 word) {
-    asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(place), "r"(word) : "memory");
+// The exchange. Relaxed, at GPU scope: the L2 cache, which all multiprocessors share. A word is read whole or not at
+// all.
+INLINE void put(u32 *slot, u32 word) {
+    asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(slot), "r"(word) : "memory");
 }
-INLINE void put(Tagged *place, float value, u32 tag) {
+INLINE void put(Tagged *slot, float value, u32 tag) {
     u64 word = (u64)tag << 32 | __float_as_uint(value);
-    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(place), "l"(word) : "memory");
+    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(slot), "l"(word) : "memory");
 }
-INLINE u32 get(const u32 *place, u32 tag) {
+INLINE u32 get(const u32 *slot, u32 tag) {
     u32 word;
-    do asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(word) : "l"(place) : "memory");
+    do asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(word) : "l"(slot) : "memory");
     while (word >> 16 != tag);
     return word;
 }
-INLINE uint2 get2(const u32 *place, u32 tag) {
+INLINE uint2 get2(const u32 *slot, u32 tag) {
     uint2 w;
-    do asm volatile("ld.relaxed.gpu.global.v2.u32 {%0,%1}, [%2];" : "=r"(w.x), "=r"(w.y) : "l"(place) : "memory");
+    do asm volatile("ld.relaxed.gpu.global.v2.u32 {%0,%1}, [%2];" : "=r"(w.x), "=r"(w.y) : "l"(slot) : "memory");
     while (w.x >> 16 != tag || w.y >> 16 != tag);
     return w;
 }
-INLINE uint4 get4(const u32 *place, u32 tag) {
+INLINE uint4 get4(const u32 *slot, u32 tag) {
     uint4 w;
     do asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];"
-                    : "=r"(w.x), "=r"(w.y), "=r"(w.z), "=r"(w.w) : "l"(place) : "memory");
+                    : "=r"(w.x), "=r"(w.y), "=r"(w.z), "=r"(w.w) : "l"(slot) : "memory");
     while (w.x >> 16 != tag || w.y >> 16 != tag || w.z >> 16 != tag || w.w >> 16 != tag);
     return w;
 }
-// N pairs, from `place` on and STRIDE pairs apart, of which the first `count` are there. All are on their way before
-// the first is looked at.
+// N pairs, from `slot` on and STRIDE pairs apart; only the first `count` exist. All loads are issued before the first
+// is checked.
 template <int N, int STRIDE>
-INLINE void get(float (*values)[2], const Tagged *place, int count, u32 tag) {
+INLINE void get(float (*values)[2], const Tagged *slot, int count, u32 tag) {
     uint4 w[N];
     bool all;
     do {
@@ -154,7 +156,7 @@ INLINE void get(float (*values)[2], const Tagged *place, int count, u32 tag) {
             if (i < count)
                 asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];"
                              : "=r"(w[i].x), "=r"(w[i].y), "=r"(w[i].z), "=r"(w[i].w)
-                             : "l"(place + 2 * STRIDE * i) : "memory");
+                             : "l"(slot + 2 * STRIDE * i) : "memory");
 #pragma unroll
         for (int i = 0; i < N; i++) all &= i >= count || (w[i].y == tag && w[i].w == tag);
     } while (!all);
@@ -168,7 +170,7 @@ INLINE void get(float (*values)[2], const Tagged *place, int count, u32 tag) {
 INLINE float mask(const unsigned char *bits, int i) { return bits[i / 8] >> (7 - i % 8) & 1 ? 1 / PRENET_KEEP : 0.f; }
 INLINE u32 pair(u32 first, u32 second) { return __byte_perm(first, second, 0x5410); }  // two lower halves as one word
 
-// Four values that were read, times the four weights in two words.
+// The product of four received values and the four weights in two words.
 INLINE float dot(uint4 w, const u32 *weights) {
     return low(w.x) * low(weights[0]) + low(w.y) * high(weights[0]) + low(w.z) * low(weights[1]) +
            low(w.w) * high(weights[1]);
@@ -181,7 +183,7 @@ INLINE void multiply(float *sums, uint4 a, u32 b0, u32 b1) {
         : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
         : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b0), "r"(b1));
 }
-// The same for TILES tiles in a row, for both halves of the rows.
+// Likewise for TILES tiles in a row, and both halves of the rows.
 template <int TILES>
 INLINE void product(float (*sums)[4], const uint4 (*weights)[2], const u32 *x) {
 #pragma unroll
@@ -195,7 +197,7 @@ INLINE void product(float (*sums)[4], const uint4 *weights, const u32 *x) {  // 
         for (int m = 0; m < 2; m++) multiply(sums[m], weights[(2 * i + m) * 32], x[2 * i], x[2 * i + 1]);
 }
 
-// A warp's columns of a vector as `multiply` wants them: lane l has the quarter l % 4 of 32, 64 or 128.
+// A warp's columns of a vector in the order of `multiply`: lane l has the quarter l % 4 of 32, 64 or 128.
 template <int COLUMNS>
 INLINE void fragments(u32 *x, const u32 *halves, int lane) {
     const uint4 *from = (const uint4 *)halves + (lane & 3) * (COLUMNS / 32);
@@ -209,9 +211,9 @@ struct Shared {
     float history[2][MAX_TEXT + TAPS - 1];  // weights of the step before and their sum, zeros around
     float location[SYMBOLS][2][DIM];
     float sums[2][WARPS][ROWS];    // of the attention LSTM and of the decoder LSTM
-    float4 dots[3][4][WARPS / 4];  // of the second prenet layer, of the query, of what follows the decoder LSTM
+    float4 dots[3][4][WARPS / 4];  // of the second prenet layer, of the query, of the layers after the decoder LSTM
     float masks[MAX_STEPS][2][2];  // dropout of the block's rows
-    u32 stage[WARPS][64];          // what a warp has just read
+    u32 stage[WARPS][64];          // a warp's latest received values
     u32 taps[(TAPS + 1) / 2][THREADS];
     float keys[SYMBOLS][DIM], v[DIM];
     float bias[2][ROWS];
@@ -225,7 +227,7 @@ INLINE float sum(const float4 *of_warps) {
     return ((a.x + a.y) + (a.z + a.w)) + ((b.x + b.y) + (b.z + b.w));
 }
 
-// The gates of all warps' sums, then the LSTM: lane l has row l, and gives the new hidden value of unit l % UNITS.
+// Adds all warps' sums to gates and runs the LSTM: lane l has row l and returns the new hidden value of unit l % UNITS.
 INLINE float lstm(const float (*sums)[ROWS], float bias, float &cell, int lane) {
     float x = bias;
 #pragma unroll
@@ -240,7 +242,7 @@ INLINE float lstm(const float (*sums)[ROWS], float bias, float &cell, int lane) 
     return o * tanh_(cell);
 }
 INLINE void keep_sums(float (*out)[ROWS], const float (*sums)[4], int warp, int lane) {
-    // All columns are the same: of the four lanes that have two rows of each half, each hands over one.
+    // All columns are the same: each of the four lanes that share two rows of each half stores one row.
     int q = lane & 3;
     float a = q & 1 ? sums[0][2] : sums[0][0], b = q & 1 ? sums[1][2] : sums[1][0];
     out[warp][(lane >> 2) + 8 * (q & 1) + 16 * (q >> 1)] = q >> 1 ? b : a;
@@ -360,7 +362,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode(const __grid_con
         }
         __syncthreads();
 
-        // The location layer needs what the last step left alone.
+        // The location layer needs only the last step's results.
         for (int s = 0; s < symbols; s++) {
             const float *past = shared.history[which] + block + s * BLOCKS;
             float x = 0.f;
@@ -387,13 +389,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) decode(const __grid_con
 
         // Energies
         if (warp < symbols) {
-            float place[4], query[2][2], x = 0.f;
+            float sum[4], query[2][2], x = 0.f;
             for (int i = 0; i < 4; i++) {
                 int a = lane * 4 + i;
-                place[i] = shared.location[warp][0][a] + shared.location[warp][1][a] + shared.keys[warp][a];
+                sum[i] = shared.location[warp][0][a] + shared.location[warp][1][a] + shared.keys[warp][a];
             }
             get<2, 1>(query, &exchange.query[copy][lane * 4], 2, tag);
-            for (int i = 0; i < 4; i++) x += shared.v[lane * 4 + i] * tanh_(query[i / 2][i % 2] + place[i]);
+            for (int i = 0; i < 4; i++) x += shared.v[lane * 4 + i] * tanh_(query[i / 2][i % 2] + sum[i]);
             x = padded ? -INFINITE : warp_sum(x);
             if (lane < COPIES) put(&exchange.energies[lane][block + warp * BLOCKS], x, tag);
         }

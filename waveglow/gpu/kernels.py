@@ -1,36 +1,36 @@
-"""Triton kernels of WaveGlow: what `waveglow.network` launches, in the layout that it prepares.
+"""Triton kernels of WaveGlow, which `waveglow.gpu.network` launches, and the table that they work in.
 
 Everything is a table of rows of `WIDTH` FP16 values, so that every tile that a kernel loads is contiguous memory.
 
 A *position* is a group of neighbouring samples. Positions are kept phase by phase: one *plane* holds the positions of
-one phase, the utterances after one another, of whatever lengths, with at least `gap` empty rows behind each. So a shift
-by any dilation is a shift by whole rows in another plane, and the empty rows are the convolution's zero padding. The
-conditioning decides how many phases there are:
+one phase, one utterance after another, of any lengths, with at least `gap` empty rows behind each. So a shift by any
+dilation is a shift by whole rows in another plane, and the empty rows are the convolution's zero padding. The number of
+phases follows from the conditioning:
 
-    exact       a phase for each position of a frame, so that a plane has one row a frame and all positions of a tile
-                share the weights of their phase
-    of RANKS    one phase, so that a plane has FRAME_ROWS rows a frame and a tile covers whole frames: every utterance
-                begins at a multiple of FRAME_ROWS
+    exact       a phase for each position of a frame: a plane has one row a frame, and all positions of a tile share the
+                weights of their phase
+    of RANKS    one phase: a plane has FRAME_ROWS rows a frame, a tile covers whole frames, and every utterance begins
+                at a multiple of FRAME_ROWS
 
-`places` says of each row which one of all utterances' rows it is, -1 for an empty one; mels, noise and audio hold these
-without gaps. The table's sections, each a list of planes of `rows` rows:
+`row_map` (int32) says which of all utterances' rows each row of a plane holds; -1 stands for an empty row. Mels, noise
+and audio hold the utterances without gaps. The sections of the table, each a list of planes of `rows` rows:
 
-    lead        `gap` rows of zeros: what lies before the first plane
+    lead        `gap` rows of zeros: reads before the first plane end here
     input       the flow's audio channels as FP16, a one in column GROUP (it carries the bias of `start`), zeros
     hidden      CHANNELS / WIDTH blocks of PHASES planes: the network's residual stream
-    second      as hidden. `gate` writes it (tanh times sigmoid of the current layer) and `residual` reads it; the
-                kernel that does the work of both (`waveglow.gluon_kernels`) takes the two sections in turn, one to
-                read and one to write
-    mel         a frame's taps of the upsampling, the same for all phases: for the exact conditioning MEL_BLOCKS planes,
-                else a frame's blocks side by side, which one matrix product makes into the `products` of a flow
+    second      as hidden. `gate` writes the current layer's tanh times sigmoid here and `residual` reads it. The kernel
+                that does the work of both (`waveglow.hopper.layer_kernel`) reads one of these two sections and writes
+                the other, in turn
+    mel         a frame's taps of the upsampling, the same for all phases. For the exact conditioning: MEL_BLOCKS
+                planes; else a frame's blocks side by side, from which one matrix product makes a flow's `products`
 
-`second` stands before `mel` because what lies before a section's first plane is read, and has to end in zeros.
+`second` stands before `mel` because reads before a section's first plane have to find zeros.
 """
 
 import triton
 import triton.language as tl
 
-from waveglow.folding import OUTPUTS, WIDTH
+from waveglow.gpu.folding import OUTPUTS, WIDTH
 
 _WIDTH = tl.constexpr(WIDTH)
 _OUTPUTS = tl.constexpr(OUTPUTS)
@@ -38,8 +38,7 @@ _OUTPUTS = tl.constexpr(OUTPUTS)
 
 @triton.jit
 def _tanh(x, APPROXIMATE: tl.constexpr):
-    # The hardware's tanh errs by 2^-11 at most, the rounding of FP16; built from exp it would cost more than the
-    # matrix product leaves time for.
+    # The hardware's tanh errs no more than FP16 rounds. Built from exp, it takes longer than the matrix product.
     if APPROXIMATE:
         y = tl.inline_asm_elementwise("tanh.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
     else:
@@ -49,7 +48,7 @@ def _tanh(x, APPROXIMATE: tl.constexpr):
 
 @triton.jit
 def _start(OVERLAP: tl.constexpr):
-    # With OVERLAP a kernel is launched while its predecessor drains, and waits here for that one's results.
+    # With OVERLAP (PDL) the kernel starts while its predecessor drains, and waits here for the predecessor's results.
     if OVERLAP:
         tl.extra.cuda.gdc_wait()
         tl.extra.cuda.gdc_launch_dependents()
@@ -68,13 +67,13 @@ def _tile(table, row, ROWS: tl.constexpr, DESCRIPTOR: tl.constexpr):
 
 @triton.jit
 def _columns(column, rows, PHASES: tl.constexpr):
-    # Where channels lie relative to channel 0 of the same row, in a section of several blocks.
+    # The offset of channels from channel 0 of the same row, in a section of several blocks.
     return (column // _WIDTH).to(tl.int64) * (PHASES * rows * _WIDTH) + column % _WIDTH
 
 
 @triton.jit
 def _mixing(mixing, first, TILE: tl.constexpr, COUNT: tl.constexpr, RANKS: tl.constexpr, FRAME_ROWS: tl.constexpr):
-    # (TILE, COUNT): what a tile's rows take of the products from `first` on; nothing of those of other frames.
+    # (TILE, COUNT): the weights of COUNT products, from `first` on, in a tile's rows; 0 for products of other frames.
     row = tl.arange(0, TILE)[:, None]
     product = first + tl.arange(0, COUNT)[None, :]
     same = row // FRAME_ROWS == product // RANKS
@@ -117,11 +116,11 @@ def gate(
 ):
     """second = tanh(a) * sigmoid(b), [a, b] = dilated convolution of the hidden (FIRST: of the input) + conditioning.
 
-    One matrix product whose inner dimension runs over the taps of the convolution and then over the taps of the mel,
-    or, with RANKS, over the products of the frames that the tile covers: their left operand is the same for all tiles.
-    Output columns are WIDTH channels' a, then the same channels' b, and so on; b's weights are halved (sigmoid(b) =
-    (1 + tanh(b / 2)) / 2). A tile is TILE rows x COLUMNS columns of one phase. PERSISTENT: there are as many programs
-    as run at a time, and the loads of a program's next tile go on while it finishes one.
+    One matrix product. Its inner dimension runs over the taps of the convolution, and then over the taps of the mel, or
+    with RANKS over the products of the tile's frames, whose left operand is the same for all tiles. Output columns are
+    WIDTH channels' a, then the same channels' b, and so on. The weights of b are halved: sigmoid(b) = (1 + tanh(b / 2))
+    / 2. A tile is TILE rows x COLUMNS columns of one phase. PERSISTENT: there are only as many programs as run at once,
+    and the loads of a program's next tile go on while it finishes one.
     """
     _start(OVERLAP)
     BLOCKS: tl.constexpr = CHANNELS // _WIDTH
@@ -174,7 +173,7 @@ def residual(
     bias,  # FP32 (CHANNELS)
     output_bias,  # FP32 (OUTPUTS)
     outputs,  # FP32 (PHASES * rows, OUTPUTS)
-    places,  # int32 (rows)
+    row_map,  # int32 (rows)
     rows,
     gap,
     FIRST: tl.constexpr,
@@ -188,8 +187,8 @@ def residual(
 ):
     """hidden += residual half of res_skip(second); outputs += end(skip half of res_skip(second)).
 
-    FIRST: the hidden comes from `start` of the input and the outputs' sums begin. LAST: only the outputs. A program
-    computes TILE rows x COLUMNS columns of one phase. Empty rows of the hidden are written as zeros.
+    FIRST: the hidden comes from `start` of the input, and the sums of the outputs begin. LAST: the outputs alone. A
+    program computes TILE rows x COLUMNS columns of one phase. Empty rows of the hidden are written as zeros.
     """
     _start(OVERLAP)
     BLOCKS: tl.constexpr = CHANNELS // _WIDTH
@@ -213,22 +212,22 @@ def residual(
 
     tile_row = tl.arange(0, TILE)
     if part == 0:
-        place = outputs + (phase * rows + row + tile_row)[:, None] * _OUTPUTS + tl.arange(0, _OUTPUTS)[None, :]
+        sums = outputs + (phase * rows + row + tile_row)[:, None] * _OUTPUTS + tl.arange(0, _OUTPUTS)[None, :]
         if FIRST:
             out += tl.load(output_bias + tl.arange(0, _OUTPUTS))[None, :]
         else:
-            out += tl.load(place)
-        tl.store(place, out)
+            out += tl.load(sums)
+        tl.store(sums, out)
     if not LAST:
         column = part * COLUMNS + tl.arange(0, COLUMNS)
         acc += tl.load(bias + column)[None, :]
         first = gap + PHASES * rows + phase * rows + row
         offsets = tile_row[:, None] * _WIDTH + _columns(column, rows, PHASES)[None, :]
-        place = table + first.to(tl.int64) * _WIDTH + offsets
+        hidden = table + first.to(tl.int64) * _WIDTH + offsets
         if not FIRST:
-            acc += tl.load(place).to(tl.float32)
-        used = tl.load(places + row + tile_row) >= 0
-        tl.store(place, tl.where(used[:, None], acc, 0.0).to(tl.float16))
+            acc += tl.load(hidden).to(tl.float32)
+        used = tl.load(row_map + row + tile_row) >= 0
+        tl.store(hidden, tl.where(used[:, None], acc, 0.0).to(tl.float16))
 
 
 @triton.jit(do_not_specialize=["frames", "early"])
@@ -240,7 +239,7 @@ def couple(
     mixer,  # FP32 (GROUP, GROUP)
     z,  # FP16 (GROUP, frames * PHASES)
     audio,  # FP16 (frames * PHASES * GROUP)
-    places,  # int32 (rows)
+    row_map,  # int32 (rows)
     rows,
     gap,
     frames,
@@ -253,24 +252,24 @@ def couple(
     TILE: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
-    """The affine coupling of one flow, its mixing of channels, and what the next flow starts from.
+    """The affine coupling of one flow, its mixing of channels, and the input of the next flow.
 
-    `state` (positions, GROUP) is the audio in FP32, `mixer` (GROUP, GROUP) maps its channels to those of `next_state`,
-    where EARLY channels of z, from channel `early` on, come first. With no FLOW_CHANNELS there is nothing to couple and
-    z alone begins. LAST writes the audio.
+    `state` is the audio in FP32. `mixer` maps its channels to those of `next_state`, where EARLY channels of z, from
+    channel `early` on, come first. Without FLOW_CHANNELS there is nothing to couple: z alone begins. LAST writes the
+    audio.
     """
     _start(OVERLAP)
     position = tl.program_id(0) * TILE + tl.arange(0, TILE)
     phase = position // rows
-    frame = tl.load(places + position % rows)
+    frame = tl.load(row_map + position % rows)
     used = frame >= 0
     group = frame.to(tl.int64) * PHASES + phase
     channel = tl.arange(0, GROUP)
 
-    place = position[:, None] * GROUP + channel[None, :]
+    offset = position[:, None] * GROUP + channel[None, :]
     if FLOW_CHANNELS > 0:
         HALF: tl.constexpr = FLOW_CHANNELS // 2
-        x = tl.load(state + place, mask=used[:, None] & (channel < FLOW_CHANNELS)[None, :], other=0.0)
+        x = tl.load(state + offset, mask=used[:, None] & (channel < FLOW_CHANNELS)[None, :], other=0.0)
         coupled = used[:, None] & ((channel >= HALF) & (channel < FLOW_CHANNELS))[None, :]
         out = outputs + position[:, None] * _OUTPUTS + channel[None, :]
         x = (x - tl.load(out - HALF, mask=coupled, other=0.0)) * tl.exp(-tl.load(out, mask=coupled, other=0.0))
@@ -286,7 +285,7 @@ def couple(
         tl.store(samples, y.to(tl.float16), mask=used[:, None])
     else:
         y = tl.where(used[:, None], y, 0.0)
-        tl.store(next_state + place, y)
+        tl.store(next_state + offset, y)
         line = table + (gap + position).to(tl.int64)[:, None] * _WIDTH
         tl.store(line + channel[None, :], y.to(tl.float16))
         if FLOW_CHANNELS == 0:
@@ -297,12 +296,12 @@ def couple(
 
 @triton.jit(do_not_specialize=["frames"])
 def spread_mel(
-    spread,  # FP16 (blocks, slots, WIDTH)
+    spread,  # FP16 (blocks, plane_frames, WIDTH)
     block_pitch,
-    slot_pitch,
+    frame_pitch,
     mel,  # FP16 (MEL_CHANNELS, frames)
-    places,  # int32 (rows)
-    slots,
+    row_map,  # int32 (rows)
+    plane_frames,
     frames,
     MEL_CHANNELS: tl.constexpr,
     MEL_TAPS: tl.constexpr,
@@ -310,19 +309,19 @@ def spread_mel(
     TILE: tl.constexpr,
     OVERLAP: tl.constexpr,
 ):
-    """Writes the taps of the mel for each slot, which is FRAME_ROWS rows of a plane: column tap * MEL_CHANNELS + c is
-    channel c of the frame `tap` before. The columns are cut into blocks of WIDTH."""
+    """Writes the taps of the mel for each frame of a plane, empty ones too: column tap * MEL_CHANNELS + c is channel c
+    of the frame `tap` frames before. The columns are cut into blocks of WIDTH."""
     _start(OVERLAP)
     block = tl.program_id(1)
-    slot = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    line = tl.program_id(0) * TILE + tl.arange(0, TILE)
     column = block * _WIDTH + tl.arange(0, _WIDTH)
     tap = (column // MEL_CHANNELS)[None, :]
-    here = tl.load(places + slot * FRAME_ROWS, mask=slot < slots, other=-1)
-    inside = (here >= 0)[:, None] & (slot[:, None] >= tap) & (column < MEL_TAPS * MEL_CHANNELS)[None, :]
-    place = tl.load(places + (slot[:, None] - tap) * FRAME_ROWS, mask=inside, other=-1)
-    # What lies `tap` slots before is of the same utterance if it is `tap` frames before.
-    used = (place >= 0) & (place == here[:, None] - tap * FRAME_ROWS)
-    frame = place // FRAME_ROWS
+    here = tl.load(row_map + line * FRAME_ROWS, mask=line < plane_frames, other=-1)
+    inside = (here >= 0)[:, None] & (line[:, None] >= tap) & (column < MEL_TAPS * MEL_CHANNELS)[None, :]
+    before = tl.load(row_map + (line[:, None] - tap) * FRAME_ROWS, mask=inside, other=-1)
+    # The frame `tap` lines before belongs to the same utterance if it is `tap` frames before.
+    used = (before >= 0) & (before == here[:, None] - tap * FRAME_ROWS)
+    frame = before // FRAME_ROWS
     values = tl.load(mel + (column % MEL_CHANNELS)[None, :].to(tl.int64) * frames + frame, mask=used, other=0.0)
-    line = spread + block.to(tl.int64) * block_pitch + slot.to(tl.int64)[:, None] * slot_pitch
-    tl.store(line + tl.arange(0, _WIDTH)[None, :], values, mask=(slot < slots)[:, None])
+    target = spread + block.to(tl.int64) * block_pitch + line.to(tl.int64)[:, None] * frame_pitch
+    tl.store(target + tl.arange(0, _WIDTH)[None, :], values, mask=(line < plane_frames)[:, None])

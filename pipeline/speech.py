@@ -1,0 +1,144 @@
+"""A streamed request as its caller has it: audio to iterate over, from any thread."""
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from pipeline.audio import Audio, Resampler
+from pipeline.pieces import PieceResult
+from pipeline.settings import SpeakSettings
+
+WATCH_SECONDS = 5.0  # after which a reader asks whether the worker is stuck
+
+_log = logging.getLogger(__name__)
+
+
+class CancelledError(Exception):
+    """The request was cancelled before its audio was complete."""
+
+
+class Speech:
+    """A request's audio as it comes: iterate over it, in any one thread.
+
+    Iterating raises EngineFailure where the request failed (what came before is not the whole), Closed where the voice
+    was closed or can't work any more, and CancelledError after `cancel`.
+
+    Args:
+        settings: how it is spoken.
+        sampling_rate: the voice's own, in Hz.
+        on_event: called in the worker thread whenever something new can be read. It must return at once.
+        wake: called when the worker has something to do.
+        watch: called now and then while a reader waits.
+
+    Attributes:
+        results: of each piece that has ended; a stream's audio is in its chunks.
+        first_audio_seconds: from submitting to the first chunk; None before.
+    """
+
+    def __init__(
+        self,
+        settings: SpeakSettings,
+        sampling_rate: int,
+        on_event: Callable[[], object],
+        wake: Callable[[], None],
+        watch: Callable[[], None],
+    ) -> None:
+        self.settings = settings
+        self.sampling_rate = settings.sampling_rate or sampling_rate
+        self.submitted = time.perf_counter()
+        self.first_audio_seconds: float | None = None
+        self.results: list[PieceResult] = []
+        self._on_event, self._wake, self._watch = on_event, wake, watch
+        self._chunks: queue.SimpleQueue[Audio | BaseException | None] = queue.SimpleQueue()
+        self._unread_seconds = 0.0
+        self._ended = False
+        self._lock = threading.Lock()
+        self._cancelled = threading.Event()
+        different = self.sampling_rate != sampling_rate
+        self._resampler = Resampler(sampling_rate, self.sampling_rate) if different else None
+
+    def __iter__(self) -> Iterator[Audio]:
+        while (chunk := self.next_chunk()) is not None:
+            yield chunk
+
+    def next_chunk(self, timeout: float | None = None) -> Audio | None:
+        """The next chunk, waited for; None after the last.
+
+        Args:
+            timeout: most seconds to wait; None waits for as long as the worker works, 0 not at all.
+
+        Raises:
+            EngineFailure: the request failed.
+            Closed: the voice was closed, or can't work any more.
+            CancelledError: it was cancelled.
+            queue.Empty: nothing came within the timeout.
+        """
+        item = self._next_item(timeout)
+        if item is None or isinstance(item, BaseException):
+            self._chunks.put(item)  # the next call gets the same
+            if item is None:
+                return None
+            raise item
+        with self._lock:
+            self._unread_seconds -= item.seconds
+        self._wake()
+        return item
+
+    def _next_item(self, timeout: float | None) -> Audio | BaseException | None:
+        if timeout is not None:
+            return self._chunks.get(timeout > 0, timeout or None)
+        while True:
+            try:
+                return self._chunks.get(timeout=WATCH_SECONDS)
+            except queue.Empty:
+                self._watch()
+
+    def cancel(self) -> None:
+        """Gives the request up: its slot is free at the next block. May be called at any time, from any thread."""
+        self._cancelled.set()
+        self._wake()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
+
+    @property
+    def unread_seconds(self) -> float:
+        """Seconds of audio that have been delivered and not been read."""
+        return self._unread_seconds
+
+    def deliver(self, samples: np.ndarray, last: bool) -> None:
+        """For the worker: adds a chunk, float32 [n] at the voice's rate; nothing to a request that has ended."""
+        if self._resampler is not None:
+            samples = self._resampler(samples, last)
+        if len(samples):
+            if self.first_audio_seconds is None:
+                self.first_audio_seconds = time.perf_counter() - self.submitted
+            self._put(Audio(samples, self.sampling_rate))
+        if last:
+            self._put(None)
+        self._notify()
+
+    def fail(self, error: BaseException) -> None:
+        """For the worker: ends the request with an error for its reader."""
+        self._put(error)
+        self._notify()
+
+    def _put(self, item: Audio | BaseException | None) -> None:
+        with self._lock:
+            if self._ended:
+                return
+            if isinstance(item, Audio):
+                self._unread_seconds += item.seconds
+            self._ended = not isinstance(item, Audio)
+            self._chunks.put(item)
+
+    def _notify(self) -> None:
+        try:
+            self._on_event()
+        except Exception:  # the caller's own: other requests must not suffer from it
+            _log.exception("on_event failed")

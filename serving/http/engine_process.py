@@ -1,0 +1,202 @@
+"""One voice that speaks what comes over a socket, in a process of its own: `python -m serving.http.engine_process FD`.
+
+The HTTP process may run an `EngineServer` in a thread as well. It ends when the other end of the socket is closed.
+"""
+
+import logging
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.errors import explained
+from pipeline import Voice
+from pipeline.scheduler import SWITCH_INTERVAL
+from pipeline.speech import Speech
+from serving.http.log import log_to_stderr
+from serving.http.messages import (
+    Accepted,
+    AskStatus,
+    Cancel,
+    Chunk,
+    Ended,
+    EngineSettings,
+    Failed,
+    Ready,
+    Speak,
+    packed,
+    receive_blocking,
+)
+
+SENT_AHEAD_SECONDS = 5.0  # of audio: what is not read yet beyond it stays with the scheduler, which then waits
+TEXT_READERS = 2  # threads: a long text takes a while to be read
+WARM_UP_TEXT = "Ready."
+CLOSING_SECONDS = 5.0  # that an engine gets to return when nobody listens any more
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False)
+class _Request:
+    """A request under way. Only the sending thread reads its audio."""
+
+    number: int
+    speech: Speech | None = None  # from when it is queued until it has ended
+    cancelled: bool = False
+    sent: float = 0.0  # seconds of audio
+    read: float = 0.0  # of them, as the other end has said
+    pieces: int = 0  # sent
+
+    def begin(self, speech: Speech) -> None:
+        self.speech = speech
+        if self.cancelled:
+            speech.cancel()
+
+    def cancel(self) -> None:
+        self.cancelled = True
+        if (speech := self.speech) is not None:
+            speech.cancel()
+
+    def news(self) -> Iterator[Chunk | Ended]:
+        """What has come since, as far as it may be sent."""
+        while (speech := self.speech) is not None and (self.sent - self.read < SENT_AHEAD_SECONDS or self.cancelled):
+            error: Exception | None = None
+            try:
+                audio = speech.next_chunk(timeout=0)
+            except queue.Empty:
+                return
+            except Exception as failure:
+                audio, error = None, failure
+            if audio is None:
+                self.speech = None
+                yield Ended(self.number, error)
+                return
+            results = tuple(speech.results[self.pieces :])
+            self.pieces += len(results)
+            self.sent += audio.seconds
+            if not self.cancelled:
+                yield Chunk(self.number, audio, results)
+
+
+class EngineServer:
+    """Speaks what the other end of a connection asks for.
+
+    Args:
+        connection: owned, and closed at the end.
+    """
+
+    def __init__(self, connection: socket.socket, settings: EngineSettings) -> None:
+        self._connection = connection
+        self._settings = settings
+        self._requests: dict[int, _Request] = {}
+        self._model_names: list[str] = []
+        self._outbox: queue.SimpleQueue[object] = queue.SimpleQueue()  # messages, and requests that have news
+
+    def run(self) -> None:
+        """Loads the voice, tells that it is ready or why not, and speaks until the other end is closed."""
+        sender = threading.Thread(target=self._send, name="send", daemon=True)
+        sender.start()
+        try:
+            voice = self._settings.load()
+            self._model_names = [engine.name for engine in voice.engines.parts.values()]
+            try:
+                self._warm_up(voice)
+                self._outbox.put(Ready(voice.name, voice.sampling_rate))
+                self._receive(voice)
+            finally:
+                voice.close(timeout=CLOSING_SECONDS)
+        except Exception as error:
+            self._outbox.put(Failed(str(explained(error, f'"{WARM_UP_TEXT}"'))))
+        finally:
+            self._outbox.put(None)
+            sender.join(CLOSING_SECONDS)
+            self._connection.close()
+
+    def _warm_up(self, voice: Voice) -> None:
+        """Speaks a word, so that the first request doesn't wait for what is made at first use."""
+        scheduler = voice.scheduler(
+            max_slots=self._settings.max_slots,
+            max_waiting=self._settings.max_waiting,
+            on_failed=lambda reason: self._outbox.put(Failed(reason)),
+        )
+        scheduler.warm_up()
+        for _ in voice.stream(WARM_UP_TEXT):
+            pass
+
+    def _receive(self, voice: Voice) -> None:
+        with ThreadPoolExecutor(TEXT_READERS, "text") as readers:
+            while (message := receive_blocking(self._connection)) is not None:
+                if isinstance(message, AskStatus):
+                    self._outbox.put(voice.scheduler().status())
+                elif isinstance(message, Speak):
+                    self._requests[message.number] = _Request(message.number)
+                    readers.submit(self._begin, voice, message, self._requests[message.number])
+                elif (request := self._requests.get(message.number)) is None:  # it has ended
+                    continue
+                elif isinstance(message, Cancel):
+                    request.cancel()
+                else:
+                    request.read += message.seconds
+                    self._outbox.put(request)
+
+    def _begin(self, voice: Voice, message: Speak, request: _Request) -> None:
+        try:
+            speech = voice.submit(message.text, message.settings, lambda: self._outbox.put(request))
+        except Exception as error:
+            self._outbox.put(Ended(message.number, explained(error, "a request")))
+            return
+        self._outbox.put(Accepted(message.number))
+        request.begin(speech)
+        self._outbox.put(request)
+
+    def _send(self) -> None:
+        with suppress(OSError):  # nobody reads any more
+            while (item := self._outbox.get()) is not None:
+                for message in self._messages(item):
+                    self._connection.sendall(packed(message))
+
+    def _messages(self, item: object) -> Iterator[object]:
+        """What is sent for an item of the outbox."""
+        for message in item.news() if isinstance(item, _Request) else [item]:
+            if isinstance(message, Ended):
+                self._requests.pop(message.number, None)
+                if message.error is not None:
+                    self._hide_folders(message.error)
+            yield message
+
+    def _hide_folders(self, error: Exception) -> None:
+        """Leaves of an error what clients may read: model files without their folders."""
+        for name in self._model_names:
+            error.args = (str(error).replace(name, Path(name).name),)
+
+
+def main(handle: int) -> None:
+    """Speaks over a socket, whose file descriptor is inherited, until its other end is closed."""
+    for stop in (signal.SIGINT, signal.SIGTERM):  # the HTTP process lets requests end, and then closes the socket
+        signal.signal(stop, signal.SIG_IGN)
+    connection = socket.socket(fileno=handle)
+    settings: EngineSettings | None = receive_blocking(connection)
+    if settings is None:
+        return
+    log_to_stderr(f"{settings.name}: ")
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    threading.Thread(target=_end_without_server, args=(connection,), daemon=True).start()
+    EngineServer(connection, settings).run()
+
+
+def _end_without_server(connection: socket.socket) -> None:
+    """Ends the process if the HTTP process ends while the voice is loaded: until it is, nothing is sent."""
+    with suppress(OSError):
+        if not connection.recv(1, socket.MSG_PEEK):
+            os._exit(1)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,241 @@
+"""From the words of a text to pieces of ids."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import accumulate, pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+from common.errors import InvalidInput, UserError
+from tacotron2.text.cleaners import CLEANERS
+from tacotron2.text.pieces import GROUP, SILENT, cut
+from tacotron2.text.rewriting import Pattern, Span, Trace
+from tacotron2.text.symbols import ARPABET_GROUP, ARPABET_MARK, LETTERS, PAD, SPACE, SYMBOL_IDS
+
+MIN_PIECE = 4  # symbols: less is no word and its punctuation
+
+_SURROGATES = Pattern(r"[\ud800-\udfff]")  # what Python makes of arguments that are not UTF-8
+_ENDINGS = set(".!?,;:")  # voices are trained on clauses as well as sentences: each of these ends a text well
+_CLOSING = set(")'")
+_CLINGING = set(".,;:!?\"'()[]{}\u2026\u2018\u2019\u201c\u201d\u00ab\u00bb")  # stay with the word that they touch
+_CHARACTER_IDS = {symbol: index for symbol, index in SYMBOL_IDS.items() if len(symbol) == 1 and symbol != PAD}
+
+
+class WordSpan(NamedTuple):
+    """A word, or several that a reader says for what stands without a space in the text: where it is, and what it says.
+
+    Attributes:
+        first, stop: its first symbol in the piece, and the one after its last; punctuation is outside.
+        text: as it is written, with its punctuation.
+        span: the first character of that in the text, and the one after the last.
+    """
+
+    first: int
+    stop: int
+    text: str
+    span: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """A text, or a piece of one, as the encoder takes it.
+
+    Attributes:
+        text: the cleaned text, as far as it has symbols: what the ids say.
+        ids: int32 [symbols].
+        dropped: the characters that are not among the symbols, in order of first appearance. Braces are among them,
+            unless they hold ARPAbet.
+        words: where each word is spoken and written, if a trace was made.
+    """
+
+    text: str
+    ids: np.ndarray = field(compare=False)
+    dropped: tuple[str, ...]
+    words: tuple[WordSpan, ...] = field(default=(), compare=False)
+
+
+class _Unit(NamedTuple):
+    """A character, or a group of ARPAbet symbols, which is never taken apart."""
+
+    text: str
+    ids: tuple[int, ...]  # none if the character is dropped
+    mark: str  # see `pieces.cut`
+
+
+def encode(text: str, cleaner: str = "english_cleaners", final_period: bool = True) -> EncodedText:
+    """Turns a text into ids. `{HH AW1 S}` within it gives a pronunciation in ARPAbet; other braces are dropped.
+
+    Args:
+        text: one line or many; any run of white space is one space.
+        cleaner: "english_cleaners", "transliteration_cleaners" or "basic_cleaners".
+        final_period: end a text that has no end punctuation with a period, after which voices stop more surely.
+
+    Raises:
+        InvalidInput: nothing is left to speak.
+        UserError: an unknown cleaner.
+    """
+    units, _ = _units(text, len(text) + 1, cleaner, final_period, None)
+    return _encoded(units, 0, len(units), _dropped(units), [])
+
+
+def split(
+    text: str,
+    max_symbols: int,
+    cleaner: str = "english_cleaners",
+    final_period: bool = True,
+    trace: Trace | None = None,
+) -> list[EncodedText]:
+    """Turns a text of any length into pieces of at most `max_symbols` ids, in linear time.
+
+    It is cut at the ends of sentences, of clauses where a sentence doesn't fit, between words where a clause doesn't
+    fit (before a conjunction or a preposition where there is one, and not after it), inside words and `{ARPAbet}` only
+    where one doesn't fit. The pieces' texts, in order, make up the text, and each has something to speak. A piece that
+    ends inside a sentence gets no period: it would sound like an end.
+
+    Args:
+        max_symbols: at least 4.
+        trace: of how the text came about; with it the pieces have words.
+        text, cleaner, final_period: as for `encode`.
+
+    Raises:
+        InvalidInput, UserError: as `encode`.
+        ValueError: `max_symbols` is below 4.
+    """
+    if max_symbols < MIN_PIECE:
+        raise ValueError(f"max_symbols is {max_symbols}: pieces of text need at least {MIN_PIECE} symbols")
+    units, words = _units(text, max_symbols, cleaner, final_period, trace)
+    marks = "".join(unit.mark for unit in units)
+    sizes = [len(unit.ids) for unit in units]
+    pieces = cut(marks, sizes, max_symbols)
+    # What was dropped between two pieces is named with the first.
+    edges = [0, *(start for start, _ in pieces[1:]), len(units)]
+    return [
+        _encoded(units, start, stop, _dropped(units[edge:next_edge]), words)
+        for (start, stop), (edge, next_edge) in zip(pieces, pairwise(edges), strict=True)
+    ]
+
+
+def _units(
+    text: str, longest_group: int, cleaner: str, final_period: bool, trace: Trace | None
+) -> tuple[list[_Unit], list[WordSpan]]:
+    """The units of the cleaned text, dropped characters among them, and where words are in them, if there is a trace.
+
+    Raises as `encode` does.
+    """
+    if cleaner not in CLEANERS:
+        raise UserError(f"unknown cleaner {_shown(cleaner)}: choose {', '.join(CLEANERS)}")
+    if trace is not None:
+        trace.follow(text)
+    with trace or nullcontext():
+        text = _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
+    units: list[_Unit] = []
+    origins: list[Span] = []
+
+    def clean(start: int, stop: int) -> None:
+        if trace is None:
+            units.extend(map(_character, CLEANERS[cleaner](text[start:stop])))
+            return
+        with trace.part(start, stop) as part:
+            part.follow(CLEANERS[cleaner](part.text))
+        units.extend(map(_character, part.text))
+        origins.extend(part.origins)
+
+    done = 0
+    for match in ARPABET_GROUP.finditer(text):
+        if match[1] is not None:
+            clean(done, match.start())
+            sounds = match[1].split()
+            groups = [_group(sounds[at : at + longest_group]) for at in range(0, len(sounds), longest_group)]
+            units.extend(groups)
+            if trace is not None:
+                origins.extend([(trace.origins[match.start()][0], trace.origins[match.end() - 1][1])] * len(groups))
+            done = match.end()
+    clean(done, len(text))
+    if not any(unit.mark.isalpha() for unit in units):
+        dropped = _dropped(units)
+        without = f" once {_shown(''.join(dropped))} is left out, which the voice has no sound for" if dropped else ""
+        raise InvalidInput(f"nothing to speak in {_shown(text)}{without}: write at least one word")
+    words = [] if trace is None else _words(units, origins, trace.source)
+    if final_period:
+        heard = (place for place in range(len(units) - 1, -1, -1) if _is_heard(units[place]))
+        last = ending = next(heard)
+        while units[ending].text in _CLOSING:
+            ending = next(heard)
+        if units[ending].text not in _ENDINGS:
+            units.insert(last + 1, _character("."))
+    return units, words
+
+
+def _words(units: Sequence[_Unit], origins: Sequence[Span], source: str) -> list[WordSpan]:
+    """The words by the units that they are spoken in, in order; spans don't overlap."""
+    found: list[WordSpan] = []
+    between = True  # whether a space stands between the last word and the next unit
+    for place, (unit, span) in enumerate(zip(units, origins, strict=True)):
+        if unit.mark.isalpha():
+            # What was written without a gap is one word, however many are spoken for it.
+            if found and (not between or span[0] <= found[-1].span[1]):
+                first, _, _, (begun, ended) = found.pop()
+                found.append(WordSpan(first, place + 1, "", (begun, max(ended, span[1]))))
+            else:
+                found.append(WordSpan(place, place + 1, "", span))
+            between = False
+        elif unit.mark == SPACE:
+            between = True
+    done = 0
+    for number, word in enumerate(found):
+        first, stop = word.span
+        limit = found[number + 1].span[0] if number + 1 < len(found) else len(source)
+        while stop < limit and source[stop] in _CLINGING:
+            stop += 1
+        while first > done and source[first - 1] in _CLINGING:
+            first -= 1
+        found[number] = word._replace(text=source[first:stop], span=(first, stop))
+        done = stop
+    return found
+
+
+def _group(sounds: Sequence[str]) -> _Unit:
+    return _Unit("{" + " ".join(sounds) + "}", tuple(SYMBOL_IDS[ARPABET_MARK + sound] for sound in sounds), GROUP)
+
+
+@lru_cache(maxsize=4096)
+def _character(character: str) -> _Unit:
+    index = _CHARACTER_IDS.get(character)
+    if index is None:
+        return _Unit(character, (), SILENT)
+    return _Unit(character, (index,), character.lower() if character in LETTERS else character)
+
+
+def _encoded(
+    units: Sequence[_Unit], start: int, stop: int, dropped: tuple[str, ...], words: Sequence[WordSpan]
+) -> EncodedText:
+    places = [place for place in range(start, stop) if _is_heard(units[place])]
+    start, stop = places[0], places[-1] + 1
+    heard = [unit for unit in units[start:stop] if unit.ids]
+    ids = [index for unit in heard for index in unit.ids]
+    symbols = [0, *accumulate(len(unit.ids) for unit in units[start:stop])]
+    first_word = bisect_right(words, start, key=lambda word: word.stop)
+    last_word = bisect_left(words, stop, key=lambda word: word.first)
+    spoken = tuple(
+        WordSpan(symbols[max(first, start) - start], symbols[min(end, stop) - start], text, span)
+        for first, end, text, span in words[first_word:last_word]
+    )
+    return EncodedText("".join(unit.text for unit in heard), np.array(ids, np.int32), dropped, spoken)
+
+
+def _is_heard(unit: _Unit) -> bool:
+    return bool(unit.ids) and unit.mark != SPACE
+
+
+def _dropped(units: Sequence[_Unit]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(unit.text for unit in units if not unit.ids))
+
+
+def _shown(text: str, longest: int = 40) -> str:
+    """A text within a message of one line."""
+    line = " ".join(text.split())
+    return f'"{line[:longest]}{"..." if len(line) > longest else ""}"'

@@ -1,0 +1,302 @@
+"""The part of SSML that is used in practice: pauses, pronunciation and speed in the text.
+
+`speak`, `p`, `s`, `break`, `sub`, `say-as`, `phoneme` (IPA and ARPAbet) and `prosody rate` do what W3C's SSML 1.1 says;
+of all other elements the text is spoken. Without a `speak` element the whole text is taken for one's content.
+"""
+
+import html
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
+from typing import NoReturn
+from xml.parsers import expat
+
+from common.errors import InvalidInput
+from tacotron2.text.encoding import EncodedText
+from tacotron2.text.normalizer.dates import date_words
+from tacotron2.text.normalizer.say import digits, number, ordinal_of, spelt
+from tacotron2.text.normalizer.telephones import telephone
+from tacotron2.text.phonemes import from_arpabet, from_ipa
+from tacotron2.text.rewriting import Span, Trace
+
+MAX_DEPTH = 32  # elements within one another
+MAX_PAUSE = 10.0  # seconds of one break
+MAX_LENGTH = 1_000_000  # characters
+_STRENGTHS = {"none": 0.0, "x-weak": 0.25, "weak": 0.5, "medium": 0.75, "strong": 1.0, "x-strong": 1.25}  # seconds
+_RATES = {"x-slow": 0.5, "slow": 0.75, "medium": 1.0, "default": 1.0, "fast": 1.25, "x-fast": 1.6}
+_ROOT = re.compile(r"\s*(?:<\?xml\s|<!DOCTYPE|(?:<!--.*?-->\s*)*<speak[\s/>])", re.DOTALL)
+_OPENED = "<speak>"
+_DURATION = re.compile(r"\+?([0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})(ms|s)")
+_RATE = re.compile(r"([+-]?)([0-9]{1,6}(?:\.[0-9]{0,6})?|\.[0-9]{1,6})(%?)")
+_ENTITY = re.compile(r"&[#\w]{2,10};")
+_MARKUP = re.compile(r"""<!--.*?-->|<!\[CDATA\[|\]\]>|<(?:"[^"]*"|'[^']*'|[^'">])*>""", re.DOTALL)
+_CLOSING = ".,;:!?"
+_HIDDEN = "\0"  # stands for each character of markup in what words are taken from
+_NUMBER = re.compile(r"[+-]?[0-9][0-9, ]*(?:\.[0-9]+)?|\.[0-9]+")
+_WHOLE = re.compile(r"[0-9][0-9, ]*")
+
+
+@dataclass
+class Segment:
+    """A stretch of text that is spoken in one way.
+
+    Attributes:
+        text: plain, but for `{ARPAbet}`.
+        source: what it was written in, without the markup.
+        origins: of each of its characters: the first character in the source that it stands for, and the one after the
+            last.
+        pause: seconds of silence after it.
+        speed: times the speed that is set.
+        ends: whether a sentence ends with it, or what is to sound like one.
+    """
+
+    text: str = ""
+    source: str = ""
+    origins: list[Span] = field(default_factory=list)
+    pause: float = 0.0
+    speed: float = 1.0
+    ends: bool = True
+
+    def trace(self) -> Trace:
+        return Trace(self.text, self.source, self.origins)
+
+
+def parse_ssml(source: str) -> list[Segment]:
+    """The segments that have something in them, in order. A pause before the first text is left out.
+
+    Raises:
+        InvalidInput: the text isn't well-formed, holds a DTD or a processing instruction, or a value that can't be
+            used; the message names the line and the column. Or nothing is left to speak.
+    """
+    if len(source) > MAX_LENGTH:
+        raise InvalidInput(f"SSML: {len(source)} characters are too many; {MAX_LENGTH} may be")
+    segments = _Reader(source).segments()
+    if not segments:
+        raise InvalidInput("SSML: nothing to speak: write at least one word")
+    return segments
+
+
+def shown(piece: EncodedText) -> EncodedText:
+    """A piece whose words are as the user sees them: entities are characters, and markup is left out."""
+    words = (word._replace(text=html.unescape(word.text.replace(_HIDDEN, ""))) for word in piece.words)
+    return replace(piece, words=tuple(words))
+
+
+@dataclass
+class _Element:
+    """An element that is open.
+
+    Attributes:
+        speed: of the text in it.
+        start: where its content begins in the source.
+        say: what reads its content, which is collected in `content`; None reads it as it is.
+    """
+
+    name: str
+    speed: float
+    start: int
+    say: Callable[[str], str] | None = None
+    content: str = ""
+
+
+class _Reader:
+    """Reads one source, by expat's events."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._wrapped = _ROOT.match(source) is None
+        encoded = [len(character.encode("utf-8", "replace")) for character in source]
+        self._characters = [0] * (sum(encoded) + 1)  # by byte
+        for character, byte in enumerate(accumulate(encoded, initial=0)):
+            self._characters[byte] = character
+        self._elements: list[_Element] = []
+        self._segments = [Segment()]
+        self._parser = expat.ParserCreate("utf-8")
+        self._parser.StartElementHandler = self._started
+        self._parser.EndElementHandler = self._ended
+        self._parser.CharacterDataHandler = self._text
+        self._parser.StartDoctypeDeclHandler = lambda *_: self._refuse("a DTD is refused: take it out")
+        self._parser.ProcessingInstructionHandler = lambda *_: self._refuse("a processing instruction is refused")
+
+    def segments(self) -> list[Segment]:
+        text = f"{_OPENED}{self._source}</speak>" if self._wrapped else self._source
+        try:
+            self._parser.Parse(text.encode("utf-8", "replace"), True)
+        except expat.ExpatError as error:
+            self._refuse(f"not well-formed: {expat.ErrorString(error.code)}", error.lineno, error.offset)
+        spoken: list[Segment] = []
+        for segment in self._segments:
+            if any(map(str.isalnum, segment.text)):
+                spoken.append(segment)
+            elif spoken:
+                spoken[-1].pause += segment.pause
+        source = _MARKUP.sub(lambda match: _HIDDEN * len(match[0]), self._source)
+        for segment in spoken:
+            segment.source = source
+        for segment in spoken[:-1]:
+            segment.ends = segment.pause > 0 or segment.text.endswith("\n\n")
+        return spoken
+
+    def _started(self, name: str, attributes: Mapping[str, str]) -> None:
+        if len(self._elements) >= MAX_DEPTH:
+            self._refuse(f"more than {MAX_DEPTH} elements within one another")
+        outer = self._elements[-1] if self._elements else None
+        element = _Element(name, outer.speed if outer else 1.0, self._tag_end())
+        if outer and outer.say:  # its content is read as a whole
+            element.say = outer.say
+        elif name == "sub":
+            alias = self._needed(name, attributes, "alias")
+            element.say = lambda _: alias
+        elif name == "phoneme":
+            element.say = self._phoneme(attributes)
+        elif name == "say-as":
+            kind = attributes.get("interpret-as", "").strip().lower()
+            form = attributes.get("format", "").strip().lower()
+            element.say = _date(form) if kind == "date" else _SAY_AS.get(kind)
+        elif name == "prosody" and "rate" in attributes:
+            element.speed *= self._rate(attributes["rate"])
+        elif name == "break":
+            self._segments[-1].pause += self._pause(attributes)
+        elif name in ("p", "s"):
+            self._end_sentence()
+        self._elements.append(element)
+
+    def _ended(self, name: str) -> None:
+        element = self._elements.pop()
+        outer = self._elements[-1] if self._elements else None
+        if outer and outer.say:
+            outer.content += element.content
+        elif element.say:
+            span = element.start, max(element.start, self._place())
+            self._say(element.say(element.content), [span], element.speed)
+        elif name in ("p", "s"):
+            self._end_sentence()
+
+    def _text(self, text: str) -> None:
+        element = self._elements[-1]
+        if element.say:
+            element.content += text
+            return
+        first = self._place()
+        if len(text) == 1 and (entity := _ENTITY.match(self._source, first)):
+            self._say(text, [entity.span()], element.speed)
+        else:
+            self._say(text, [(place, place + 1) for place in range(first, first + len(text))], element.speed)
+
+    def _say(self, text: str, origins: list[Span], speed: float) -> None:
+        """Adds a text to what is spoken, from these places, or all of it from one."""
+        last = self._segments[-1]
+        origins = origins if len(origins) == len(text) else origins * len(text)
+        if last.text and (closing := len(text) - len(text.lstrip(_CLOSING))):  # stays with the words before it
+            last.text, text = last.text + text[:closing], text[closing:]
+            last.origins, origins = last.origins + origins[:closing], origins[closing:]
+        if last.pause or (last.speed != speed and not text.isspace()):
+            if any(map(str.isalnum, last.text)) or last.pause:
+                self._segments.append(last := Segment())
+            last.speed = speed
+        last.text += text
+        last.origins += origins
+
+    def _end_sentence(self) -> None:
+        last = self._segments[-1]
+        if last.text:
+            place = last.origins[-1][1]
+            self._say("\n\n", [(place, place)], last.speed)
+
+    def _place(self) -> int:
+        """Where the current event is in the source, in characters."""
+        byte = self._parser.CurrentByteIndex - (len(_OPENED) if self._wrapped else 0)
+        return self._characters[min(max(0, byte), len(self._characters) - 1)]
+
+    def _tag_end(self) -> int:
+        """Where the tag ends that begins here: a ">" within a value doesn't end it."""
+        quote, place = "", self._place()
+        while place < len(self._source):
+            character = self._source[place]
+            place += 1
+            if quote:
+                quote = "" if character == quote else quote
+            elif character in "\"'":
+                quote = character
+            elif character == ">":
+                break
+        return place
+
+    def _pause(self, attributes: Mapping[str, str]) -> float:
+        if "time" in attributes:
+            duration = _DURATION.fullmatch(attributes["time"].strip())
+            if duration is None:
+                self._refuse(f'break time "{attributes["time"]}": write seconds or milliseconds, as 1.5s or 500ms')
+            seconds = float(duration[1]) / (1000 if duration[2] == "ms" else 1)
+            if seconds > MAX_PAUSE:
+                self._refuse(f'break time "{attributes["time"]}": at most {MAX_PAUSE:g} s')
+            return seconds
+        strength = attributes.get("strength", "medium").strip()
+        if strength not in _STRENGTHS:
+            self._refuse(f'break strength "{strength}": must be one of {", ".join(_STRENGTHS)}')
+        return _STRENGTHS[strength]
+
+    def _rate(self, written: str) -> float:
+        if written.strip() in _RATES:
+            return _RATES[written.strip()]
+        rate = _RATE.fullmatch(written.strip())
+        if rate is None:
+            self._refuse(f'prosody rate "{written}": write {", ".join(_RATES)}, a number as 1.2, or per cent as 80%')
+        sign, figures, percent = rate.groups()
+        change = float(figures) / (100 if percent else 1)
+        factor = {"+": 1 + change, "-": 1 - change}.get(sign, change)
+        if not 0.01 <= factor <= 100:
+            self._refuse(f'prosody rate "{written}": too far from the usual speed')
+        return factor
+
+    def _phoneme(self, attributes: Mapping[str, str]) -> Callable[[str], str]:
+        sounds, alphabet = self._needed("phoneme", attributes, "ph"), attributes.get("alphabet", "ipa").strip().lower()
+        try:
+            if alphabet == "ipa":
+                said = from_ipa(sounds)
+            elif alphabet.removeprefix("x-") in ("arpabet", "cmu-arpabet", "cmu", "cmudict"):
+                said = from_arpabet(sounds)
+            else:
+                raise InvalidInput(f'alphabet "{alphabet}": must be ipa or cmu-arpabet')
+        except InvalidInput as error:
+            self._refuse(f"phoneme: {error}")
+        return lambda _: said
+
+    def _needed(self, element: str, attributes: Mapping[str, str], name: str) -> str:
+        if not attributes.get(name, "").strip():
+            self._refuse(f"{element} needs {name}")
+        return attributes[name]
+
+    def _refuse(self, why: str, line: int = 0, column: int = -1) -> NoReturn:
+        line = line or self._parser.CurrentLineNumber
+        column = column if column >= 0 else self._parser.CurrentColumnNumber
+        if self._wrapped and line == 1:
+            column = max(0, column - len(_OPENED))
+        raise InvalidInput(f"SSML, line {line}, column {column + 1}: {why}")
+
+
+def _date(form: str) -> Callable[[str], str]:
+    """What reads a date whose figures stand in an order like "mdy"; without one it is guessed."""
+
+    def say(content: str) -> str:
+        figures = re.findall("[0-9]+", content)
+        order = form or ("ymd" if figures and len(figures[0]) == 4 else "mdy")
+        return content if re.search("[A-Za-z]", content) else date_words(order, figures) or content
+
+    return say
+
+
+def _if(pattern: re.Pattern[str], say: Callable[[str], str]) -> Callable[[str], str]:
+    """What reads contents of a pattern; others are left to the normaliser."""
+    return lambda content: say(re.sub("[, ]", "", content)) if pattern.fullmatch(content.strip()) else content
+
+
+# By interpret-as. What the normaliser reads by itself (time, currency, unit, fraction...) is left to it.
+_SAY_AS: dict[str, Callable[[str], str]] = {
+    **dict.fromkeys(("characters", "spell-out", "verbatim"), spelt),
+    **dict.fromkeys(("cardinal", "number"), _if(_NUMBER, number)),
+    "ordinal": _if(_WHOLE, ordinal_of),
+    "digits": digits,
+    "telephone": telephone,
+}

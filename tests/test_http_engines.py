@@ -1,0 +1,201 @@
+"""Engines in processes of their own behind the HTTP server: the same audio, and what happens when one dies."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from common.files import REPOSITORY
+from pipeline import Audio, SpeakSettings, Voice
+from pipeline.speech import CancelledError
+from tests.engine_doubles import tiny_engines
+from tests.http_servers import NEVER, ServerProcess, eventually, running_server
+
+pytest.importorskip("uvicorn")
+from serving.http import engine_process
+from serving.http.engine_pool import Engine, EnginePool, RemoteSpeech
+from serving.http.messages import EngineSettings
+
+HOP = 256
+STREAMS = 16
+
+
+def test_an_engine_runs_ahead_of_a_slow_reader_by_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.policy.MAX_UNREAD_SECONDS", 4.0)
+    monkeypatch.setattr(engine_process, "SENT_AHEAD_SECONDS", 1.0)
+    bound = 4.0 + 1.0 + 2 * 100 * HOP / 22050  # with the pieces of text that are under way
+    text = "One more sentence to say. " * 160
+    settings = SpeakSettings(gate_threshold=NEVER, max_decoder_steps=100)
+
+    async def samples_of(speech: RemoteSpeech) -> int:
+        samples = 0
+        while (chunk := await speech.next_chunk()) is not None:
+            samples += len(chunk)
+        return samples
+
+    async def listen() -> None:
+        voice = Voice(tiny_engines(decoder_no_early_stopping=True))
+        engine = Engine(EngineSettings("engine 0", lambda: voice), None)
+        engines = EnginePool([engine])
+        await engines.start()
+        try:
+            before = (await engine.status()).audio_seconds
+            speech = await engines.submit(text, settings)
+            while (await engine.status()).audio_seconds - before < 4.0:
+                await asyncio.sleep(0.05)
+            await asyncio.sleep(1)  # for more, if it came
+            assert (await engine.status()).audio_seconds - before < bound
+            samples = await samples_of(speech)
+            assert samples / 22050 > 1.5 * bound
+            assert samples == len(speech.results) * 100 * HOP
+            assert engine.load == 0
+            given_up = await engines.submit(text, settings)
+            given_up.cancel()
+            with pytest.raises(CancelledError):
+                await samples_of(given_up)
+            assert engine.load == (await engine.status()).active == 0
+        finally:
+            await engines.close()
+
+    asyncio.run(listen())
+
+
+@pytest.mark.slow
+def test_an_engine_that_can_not_start_says_why_in_one_line(tmp_path: Path) -> None:
+    script = [sys.executable, "scripts/http_server.py", "--port", "0", "--engines", "1", "--models", str(tmp_path)]
+    result = subprocess.run(script, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].startswith(f"http_server.py: error: {tmp_path}: no model files")
+    assert "Traceback" not in result.stderr
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with running_server(tmp_path_factory.mktemp("server"), "--engines", "2", "--max-queue", "8") as server:
+        yield server
+
+
+def engines_of(server: ServerProcess) -> list[int]:
+    """The ids of its engines' processes."""
+    pid = server.process.pid
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").split()[2] != "Z"
+    except OSError:
+        return False
+
+
+def heard(server: ServerProcess, seed: int, frames: int) -> int | None:
+    """The samples of a request's answer; None where it fails."""
+    try:
+        answer = server.speak("word " * 40, seed=seed, frames=frames)
+    except httpx.RemoteProtocolError:
+        return None
+    return len(answer.content) // 2 if answer.status_code == 200 else None
+
+
+@pytest.mark.slow
+def test_audio_of_processes_is_that_of_the_library(server: ServerProcess) -> None:
+    assert server.status() == {"status": "ready", "waiting": 0, "active": 0, "engines": 2, "engines_ready": 2}
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda seed: server.speak(seed=seed, sample_rate=16000), range(4)))
+    with Voice(tiny_engines()) as voice:
+        for seed, answer in enumerate(answers):
+            chunks = voice.stream(
+                "Hello there.", seed=seed, gate_threshold=NEVER, max_decoder_steps=100, sampling_rate=16000
+            )
+            expected = np.frombuffer(Audio.join(list(chunks)).pcm16(), "<i2").astype(np.int32)
+            samples = np.frombuffer(answer.content, "<i2")
+            assert len(samples) == len(expected)
+            assert np.abs(samples - expected).max() <= 20  # rounding of other batches
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    assert 'speech_state{engine="engine 1",speech_state="running"} 1.0' in lines
+
+
+@pytest.mark.slow
+def test_an_engine_that_is_killed_fails_its_own_requests_alone(server: ServerProcess) -> None:
+    frames = 400
+    with ThreadPoolExecutor(STREAMS) as pool:
+        with server.fault("decoder_iter", "slow"):
+            answers = [pool.submit(heard, server, seed, frames) for seed in range(STREAMS)]
+            assert eventually(lambda: server.status()["active"] == STREAMS)
+            os.kill(engines_of(server)[0], signal.SIGKILL)
+            killed = time.monotonic()
+        assert server.speak().status_code == 200
+        assert time.monotonic() - killed < 10
+        assert eventually(lambda: server.status()["engines_ready"] == 1, 5) or server.status()["status"] == "ready"
+        lengths = [answer.result() for answer in answers]
+    assert lengths.count(None) == STREAMS // 2
+    assert lengths.count(frames * HOP) == STREAMS // 2
+    assert eventually(lambda: server.status()["status"] == "ready", 60)
+    assert len(engines_of(server)) == 2
+    assert server.speak().status_code == 200
+
+
+@pytest.mark.slow
+def test_an_engine_that_does_not_answer_is_replaced(server: ServerProcess) -> None:
+    stopped = engines_of(server)[0]
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        assert eventually(lambda: server.status()["status"] == "degraded")
+        assert eventually(lambda: stopped not in engines_of(server), 60)
+    finally:
+        if is_running(stopped):
+            os.kill(stopped, signal.SIGCONT)
+    assert eventually(lambda: server.status()["status"] == "ready", 60)
+
+
+@pytest.mark.slow
+def test_only_full_queues_of_all_engines_are_busy(server: ServerProcess) -> None:
+    with server.fault("decoder_iter", "slow"), ThreadPoolExecutor(40) as pool:
+        # Two engines with 8 slots and 8 that wait; the others are refused.
+        answers = [pool.submit(server.speak, seed=seed, frames=150) for seed in range(40)]
+        statuses = [answer.result().status_code for answer in answers]
+    assert statuses.count(200) >= 32
+    assert set(statuses) == {200, 503}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_an_operators_stop_lets_requests_of_all_engines_end(tmp_path: Path, stop: signal.Signals) -> None:
+    with running_server(tmp_path, "--engines", "2") as server, ThreadPoolExecutor(4) as pool:
+        engines = engines_of(server)
+        with server.fault("decoder_iter", "slow"):
+            answers = [pool.submit(heard, server, seed, 200) for seed in range(4)]
+            assert eventually(lambda: server.status()["active"] == 4)
+            for pid in (*engines, server.process.pid):  # as a terminal or a supervisor of services may do it
+                os.kill(pid, stop)
+            assert [answer.result() for answer in answers] == [200 * HOP] * 4
+        assert server.process.wait(30) == 0
+        assert not any(map(is_running, engines))
+        assert "Traceback" not in server.log()
+
+
+@pytest.mark.slow
+def test_no_engine_outlives_a_server_that_is_killed(tmp_path: Path) -> None:
+    with running_server(tmp_path, "--engines", "2") as server:
+        engines = engines_of(server)
+        assert all(map(is_running, engines))
+        server.process.kill()
+        server.process.wait()
+        assert eventually(lambda: not any(map(is_running, engines)), 15)
+
+
+@pytest.mark.slow
+def test_engines_that_fail_at_once_end_the_server(tmp_path: Path) -> None:
+    with running_server(tmp_path, "--engines", "1") as server, server.fault("decoder_iter", "error"):
+        assert eventually(lambda: server.speak().status_code == 503)
+        assert server.process.wait(120) == 1
+        assert "the voice can't speak any more" in server.log().splitlines()[-1]
