@@ -15,6 +15,7 @@ from pathlib import Path
 from common.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent  # where the packages lie: a clone, or site-packages
+DISTRIBUTION = "tacotron2-waveglow-tensorrt"  # this project, as pip knows it
 IS_CLONE = (REPOSITORY / "pyproject.toml").is_file()
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # which every file of a folder would meet
 _UNFINISHED = ".exporting."  # + a random word: a folder whose files are being written
@@ -257,7 +258,7 @@ def user_cache_folder(name: str) -> Path | None:
     """
     try:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = caches / "tacotron2-waveglow-tensorrt" / name
+        folder = caches / DISTRIBUTION / name
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):  # not writable; a user without a home folder
         return None

@@ -1,4 +1,4 @@
-"""Text in, audio out. `Voice` is the front door."""
+"""Text in, audio out. Begin with `Voice`."""
 
 from pipeline.audio import Audio
 from pipeline.settings import SpeakSettings, WorkSettings

@@ -3,8 +3,8 @@
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from common.errors import InvalidInput
-from common.files import write_whole
-from common.wav import SAMPLE_FORMATS, SampleFormat, WavWriter, pcm16
-from pipeline.encoders import FORMATS, make_encoder
+from common.wav import SAMPLE_FORMATS, SampleFormat, pcm16
+from pipeline.encoders import FORMATS, audio_file
+from pipeline.words import Word
 
 Target = TypeVar("Target", str, Path, BinaryIO)
 LIMITER_THRESHOLD = 0.8  # of full scale (-1.9 dBFS): below it the limiter changes nothing
@@ -27,10 +27,13 @@ class Audio:
     Attributes:
         samples: float32 [n], within -1 and 1.
         sampling_rate: in Hz.
+        words: with their times, if they were asked for; of a chunk, those that became known with it, whose times count
+            from the beginning of the stream.
     """
 
     samples: np.ndarray
     sampling_rate: int
+    words: tuple[Word, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Audio of {self.seconds:.2f} s, {self.sampling_rate} Hz>"
@@ -58,7 +61,8 @@ class Audio:
         rates = {chunk.sampling_rate for chunk in chunks}
         if len(rates) != 1:
             raise ValueError(f"chunks of one sampling rate are needed, not of {sorted(rates)}")
-        return cls(np.concatenate([chunk.samples for chunk in chunks]), rates.pop())
+        words = tuple(word for chunk in chunks for word in chunk.words)
+        return cls(np.concatenate([chunk.samples for chunk in chunks]), rates.pop(), words)
 
     def save(
         self,
@@ -71,7 +75,8 @@ class Audio:
         """Writes an audio file: to a path in whole or not at all, or to an open binary file. Returns the target.
 
         Args:
-            normalize: scale the loudest sample to full scale, as the classic's files have it.
+            normalize: scale the loudest sample to full scale, as the classic's files have it, or to
+                `pipeline.encoders.LOSSY_PEAK`.
             sample_format: of a wav file: IEEE float, or 16-bit integers (half the size).
             format: a name of `pipeline.encoders.FORMATS` [the path's suffix, else wav]. Opus holds few sampling rates,
                 and is resampled to 24 kHz from others.
@@ -81,38 +86,33 @@ class Audio:
             UserError: there are no samples, or they aren't finite.
             OSError: the disk is full or the folder can't be written.
         """
-        if isinstance(target, (str, Path)):
-            write_whole(Path(target), self._encoded(Path(target), format, normalize, sample_format))
-        else:
-            target.write(self._encoded(Path("audio"), format, normalize, sample_format))
-        return target
-
-    def _encoded(self, path: Path, format: str | None, normalize: bool, sample_format: SampleFormat) -> bytes:
-        """The bytes of a file; see `save`. The path is for messages, and for the format where there is none."""
-        known = FORMATS.get(format or path.suffix[1:].lower() or "wav")
-        if known is None:
-            names = ", ".join(FORMATS)
-            raise InvalidInput(f"{path}: no format {format or path.suffix}; there are {names}", "format")
+        if not isinstance(target, (str, Path)):
+            target.write(self._encoded(format or "wav", normalize, sample_format))
+            return target
+        path = Path(target)
+        name = format or path.suffix[1:].lower() or "wav"
+        if name not in FORMATS:
+            raise InvalidInput(f"{path.name}: there is no format {name}; there are {', '.join(FORMATS)}", "format")
         if sample_format not in SAMPLE_FORMATS:
             raise InvalidInput(f"sample_format {sample_format}: must be {' or '.join(SAMPLE_FORMATS)}", "sample_format")
-        content = BytesIO()
-        wav = WavWriter(path, content, self.sampling_rate, normalize, sample_format)
-        wav.append(self.samples)
-        wav.finish()
-        if known.name == "wav":
-            return content.getvalue()
-        samples = self.samples * np.float32(1 / wav.peak if normalize and wav.peak else 1)
-        rate = known.rate_of(self.sampling_rate)
+        samples, rate = self.samples, FORMATS[name].rate_of(self.sampling_rate)
         if rate != self.sampling_rate:
             samples = Resampler(self.sampling_rate, rate)(samples, last=True)
-        encoder = make_encoder(known, rate, whole=True)
-        return encoder.encode(samples) + encoder.finish()
+        with audio_file(path, rate, sample_format if name == "wav" else name, normalize=normalize) as file:
+            file.append(samples)
+        return target
+
+    def _encoded(self, format: str, normalize: bool, sample_format: SampleFormat) -> bytes:
+        """The bytes of an audio file; see `save`."""
+        with TemporaryDirectory() as folder:
+            options: dict[str, Any] = {"normalize": normalize, "sample_format": sample_format, "format": format}
+            return self.save(Path(folder, "audio"), **options).read_bytes()
 
     def _repr_html_(self) -> str:
         """A player, which notebooks show."""
         if not len(self):
             return repr(self)
-        wav = b64encode(self._encoded(Path("audio"), "wav", False, "pcm16")).decode()
+        wav = b64encode(self._encoded("wav", False, "pcm16")).decode()
         return f'<audio controls src="data:audio/wav;base64,{wav}"></audio>'
 
     def pcm16(self) -> bytes:

@@ -51,9 +51,11 @@ _WAVEGLOW_FLAGS = {
 _BOUNDED: dict[type, Callable[..., Callable[[str], float]]] = {int: bounded_int, float: bounded_float}
 
 
-def add_speak_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags of every script that speaks phrases."""
+def add_speak_flags(parser: argparse.ArgumentParser, text_without_flag: bool = False) -> None:
+    """Adds the flags of every script that speaks phrases; with `text_without_flag` a phrase needs no --text."""
     source = parser.add_mutually_exclusive_group(required=True)
+    if text_without_flag:
+        source.add_argument("words", nargs="?", metavar="TEXT", help="a phrase to speak")
     source.add_argument(
         "-i", "--input", help="text file with a phrase a line, or - for standard input, spoken as its lines come"
     )
@@ -229,10 +231,12 @@ def read_request(args: argparse.Namespace, suffix: str) -> Request:
 
 
 def read_texts(args: argparse.Namespace, notes: list[str]) -> Iterable[Sequence[Phrase]]:
-    """The phrases of --text or of -i, in groups that are there together. Raises UserError."""
-    if args.text is None:
+    """The phrases of the command line or of -i, in groups that are there together. Raises UserError."""
+    words = getattr(args, "words", None)
+    texts = args.text if words is None else [words]
+    if texts is None:
         return live_phrases() if args.input == "-" else [read_phrases(Path(args.input), notes)]
-    phrases = [Phrase(index, text.strip()) for index, text in enumerate(args.text)]
+    phrases = [Phrase(index, text.strip()) for index, text in enumerate(texts)]
     for phrase in phrases:
         if not phrase.text:
             raise UserError(f"--text number {phrase.line} is empty; give it something to say")

@@ -286,6 +286,8 @@ class Runner:
         if np.isnan(samples.max(initial=0.0)):
             self.end(request, stages.nan_error(self.engines, "waveglow", describe(piece.piece)))
             return
+        start = request.delivered - window.span.keep_start * self.engines.frame_seconds  # of the piece's audio
+        words = [word.later(start) for word in piece.take_words(window.span.last)]
         pause = 0
         if window.span.last:
             request.speech.results.append(piece.result())
@@ -297,7 +299,8 @@ class Runner:
         request.delivered += seconds
         self.audio_seconds += seconds
         # A view of `samples` would keep the whole batch, in memory that can't be swapped.
-        request.speech.deliver(np.pad(samples, (0, pause)) if pause else samples.copy(), last=request.finished)
+        chunk = np.pad(samples, (0, pause)) if pause else samples.copy()
+        request.speech.deliver(chunk, words, last=request.finished)
 
 
 def warm_up(runner: Runner, batches: Sequence[int]) -> None:

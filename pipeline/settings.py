@@ -15,8 +15,9 @@ from typing import Any, Literal, TypedDict, TypeVar, get_args, get_origin, get_t
 
 from typing_extensions import Unpack
 
-from common.cpu_backend import CpuBackend, CpuPrecision
+from common.cpu_backend import MOST_THREADS, CpuBackend, CpuPrecision
 from common.errors import InvalidInput
+from common.metadata import MAX_SIGMA
 from common.onnx_engine import GpuProvider
 from tacotron2.text.lexicon import Lexicon
 from tacotron2.text.normalizer import NORMALIZERS
@@ -25,9 +26,9 @@ from waveglow.denoiser import DEFAULT_STRENGTH
 MAX_SYMBOLS = 256  # of one piece: the classic's largest profile, and longer than attention was trained to hold
 SAMPLING_RATES = (8000, 16000, 22050, 24000, 44100, 48000)  # Hz that speech may be resampled to
 
-Door = Literal["command line", "corpus", "http", "triton"]
-EVERYWHERE: tuple[Door, ...] = get_args(Door)
-COMMAND_LINES: tuple[Door, ...] = ("command line", "corpus")
+Interface = Literal["command line", "corpus", "http", "triton"]
+EVERYWHERE: tuple[Interface, ...] = get_args(Interface)
+COMMAND_LINES: tuple[Interface, ...] = ("command line", "corpus")
 Method = TypeVar("Method", bound=Callable[..., Any])
 _KINDS: dict[type, tuple[Any, str]] = {
     int: (Integral, "a whole number"),
@@ -43,32 +44,32 @@ class Setting:
 
     Attributes:
         help: what it means; units are in it.
-        doors: where it may be given, beside Python.
+        interfaces: where it may be given, beside Python.
         range: its least and its largest value.
         choices: its values, where they can be listed.
         unset: what None means, in words.
         off: what its flag says that turns it off, where it is on by default.
         bare: what its flag means without a value.
         flags: its spellings on command lines [--name, or --no-name to turn it off].
-        aliases: its name at a door, where that isn't its own.
+        aliases: its name at an interface, where that isn't its own.
         name, type, default: as the dataclass has them; the type is int, float, bool, str or Lexicon.
     """
 
     help: str
-    doors: Sequence[Door] = ()
+    interfaces: Sequence[Interface] = ()
     range: tuple[float, float] | None = None
     choices: tuple[Any, ...] = ()
     unset: str = ""
     off: str = ""
     bare: Any = None
     flags: tuple[str, ...] = ()
-    aliases: tuple[tuple[Door, str], ...] = ()
+    aliases: tuple[tuple[Interface, str], ...] = ()
     name: str = ""
     type: type = str
     default: Any = None
 
-    def name_at(self, door: Door) -> str:
-        return dict(self.aliases).get(door, self.name)
+    def name_at(self, interface: Interface) -> str:
+        return dict(self.aliases).get(interface, self.name)
 
     def checked(self, value: Any) -> Any:
         """The value as its own type. Raises InvalidInput for another type and for what is out of range."""
@@ -99,9 +100,9 @@ class Setting:
         return value
 
 
-def _setting(default: Any, help: str, doors: Sequence[Door] = (), **more: Any) -> Any:
+def _setting(default: Any, help: str, interfaces: Sequence[Interface] = (), **more: Any) -> Any:
     """A field of a dataclass that is a setting. `more` as for `Setting`."""
-    return field(default=default, metadata={"setting": Setting(help=help, doors=doors, **more)})
+    return field(default=default, metadata={"setting": Setting(help=help, interfaces=interfaces, **more)})
 
 
 class _Checked:
@@ -124,7 +125,7 @@ class SpeakSettings(_Checked):
         None,
         "standard deviation of WaveGlow's noise",
         EVERYWHERE,
-        range=(0, 10),
+        range=(0, MAX_SIGMA),
         unset="the voice's",
         flags=("-s", "--sigma", "--sigma-infer"),
     )
@@ -231,7 +232,7 @@ class RuntimeSettings(_Checked):
     """What runs model files. All but `device` is for `.onnx` files alone."""
 
     threads: int | None = _setting(
-        None, "of a CPU, for .onnx files", COMMAND_LINES, range=(1, 256), unset="OMP_NUM_THREADS, or all"
+        None, "of a CPU, for .onnx files", COMMAND_LINES, range=(1, MOST_THREADS), unset="OMP_NUM_THREADS, or all"
     )
     cpu_backend: CpuBackend = _setting(
         "auto",
@@ -305,6 +306,6 @@ def _type_of(hint: Any) -> type:
     return next((part for part in get_args(hint) if part is not NoneType), hint)
 
 
-def settings_at(door: Door, kind: type = SpeakSettings) -> list[Setting]:
-    """The settings that are offered at a door, in the order of their declaration."""
-    return [setting for setting in settings_of(kind).values() if door in setting.doors]
+def settings_at(interface: Interface, kind: type = SpeakSettings) -> list[Setting]:
+    """The settings that are offered at an interface, in the order of their declaration."""
+    return [setting for setting in settings_of(kind).values() if interface in setting.interfaces]

@@ -31,6 +31,7 @@ from pipeline.policy import (
 )
 from pipeline.speech import Speech
 from pipeline.stages import at_speed, keeps_attention, sigma, stop_rule
+from pipeline.words import Word, WordAligner
 from tacotron2.decoder import Utterance
 from waveglow.vocoder import with_silence
 from waveglow.windows import Window
@@ -94,7 +95,7 @@ class StreamedPiece(Utterance):
 
     Attributes:
         alignment: attention weights, float32 [steps of a block, symbols] for each block so far, none beyond the end;
-            empty unless they are kept.
+            empty unless pictures are kept.
     """
 
     def __init__(
@@ -108,7 +109,9 @@ class StreamedPiece(Utterance):
         self.denoiser = engines.denoisers.get(settings.denoise)
         self.sigma = sigma(engines, settings)
         self.alignment: list[np.ndarray] = []
-        self._keeps_attention = keeps_attention(settings)
+        self._keeps_attention, self._keeps_pictures = keeps_attention(settings), settings.keep_pictures
+        self._aligner = WordAligner(piece.encoded.words, len(piece.encoded.ids), engines.frame_seconds / speed)
+        self._words: list[Word] = []  # whose times are known, and which have not been taken
         self._windows = PieceWindows(plan, speed)
         self._decoded = _Frames()
         self._refined = _Frames()
@@ -128,7 +131,11 @@ class StreamedPiece(Utterance):
             return
         self._decoded.append(frames)
         if weights is not None and self._keeps_attention:
-            self.alignment.append(weights[: len(frames), : self.symbols].float().numpy().copy())
+            kept = weights[: len(frames), : self.symbols].float().numpy()
+            if self.piece.encoded.words:
+                self._words += self._aligner.add(kept)
+            if self._keeps_pictures:
+                self.alignment.append(kept.copy())
 
     @property
     def ready(self) -> bool:
@@ -165,6 +172,17 @@ class StreamedPiece(Utterance):
         if not windows.finished:
             self._noise.draw_ahead(windows.stop * per_frame)
         return WindowInputs(self, span, with_silence(mel, span.size), noise)
+
+    def take_words(self, last: bool) -> list[Word]:
+        """The words that became known since the last call, with times from the beginning of the piece's audio.
+
+        Args:
+            last: whether the last window is done; then all are known.
+        """
+        if last and self.piece.encoded.words:
+            self._words += self._aligner.finish(cut=self.stop_reason == "cap")
+        words, self._words = self._words, []
+        return words
 
     def result(self) -> PieceResult:
         """What became of the piece, whose last window has been made."""

@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common.cli import ArgumentParser, bounded_float, bounded_int, run
+from common.cli import ArgumentParser, run
 from common.config import AudioConfig, WaveGlowConfig
 from common.engine import TorchEngine
 from common.files import output_folder, written_whole
-from common.metadata import MAX_SIGMA
 from common.random_streams import RandomStreams
-from pipeline.audio import Audio
-from waveglow.denoiser import DEFAULT_STRENGTH, Denoiser, bias_of
+from pipeline import Audio, SpeakSettings
+from pipeline.flags import add_setting_flags, denoise_strength
+from pipeline.settings import settings_of
+from waveglow.denoiser import Denoiser, bias_of
 from waveglow.loading import DEMO_WAVEGLOW, load_waveglow
 from waveglow.parts import waveglow_parts
 from waveglow.recording import log_mel, read_recording
@@ -32,11 +33,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("recording", type=Path, help="wav file; other rates are resampled to the model's")
     parser.add_argument("-o", "--output", type=Path, default=Path("output"), help="folder for the results")
     parser.add_argument("--waveglow", type=Path, default=DEMO_WAVEGLOW, help="WaveGlow checkpoint")
-    parser.add_argument(
-        "-s", "--sigma-infer", type=bounded_float(0, MAX_SIGMA), help="standard deviation of the noise [the model's]"
-    )
-    parser.add_argument("--denoise", action="store_true", help="take WaveGlow's own hum out of the copy")
-    parser.add_argument("--seed", type=bounded_int(0, 2**63), default=0, help="of the noise")
+    add_setting_flags(parser, (settings_of(SpeakSettings)[name] for name in ("seed", "sigma", "denoise")))
     return parser
 
 
@@ -46,15 +43,15 @@ def main(args: argparse.Namespace) -> None:
     samples = read_recording(args.recording, audio)
     folder = output_folder(args.output)
     mel = log_mel(samples, audio, config)
-    module, metadata = waveglow_parts(loaded, "fp32", args.sigma_infer)["waveglow"]
+    module, metadata = waveglow_parts(loaded, "fp32", args.sigma)["waveglow"]
     assert metadata.sigma is not None
     engine = TorchEngine(module, metadata)
     try:
         copy = vocoded(engine, mel, metadata.sigma, args.seed)
     finally:
         engine.close()
-    if args.denoise:
-        copy = Denoiser(bias_of(loaded), audio, DEFAULT_STRENGTH)(copy)
+    if strength := denoise_strength(args):
+        copy = Denoiser(bias_of(loaded), audio, strength)(copy)
     copied = copy.numpy()
     name = args.recording.stem
     originals = Audio(samples, audio.sampling_rate).save(folder / f"{name}_original.wav", normalize=False)

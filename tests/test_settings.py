@@ -1,4 +1,4 @@
-"""The table of settings, and the doors that are made from it."""
+"""The table of settings, and the interfaces that are made from it."""
 
 import argparse
 import inspect
@@ -7,9 +7,9 @@ from typing import get_type_hints
 import pytest
 
 from pipeline import SpeakSettings, Voice, WorkSettings
-from pipeline.flags import add_engine_flags, add_speak_flags, denoise_strength, speak_settings
+from pipeline.flags import add_engine_flags, add_speak_flags, denoise_strength, read_texts, speak_settings
 from pipeline.settings import (
-    Door,
+    Interface,
     RuntimeOptions,
     RuntimeSettings,
     SpeakOptions,
@@ -20,6 +20,7 @@ from scripts import corpus
 from serving.http.api import SpeechRequest
 from serving.triton.repository import INPUTS
 from tacotron2.text.lexicon import Lexicon
+from trt.inference_trt import make_parser
 
 OPENAIS = {"model", "input", "voice", "response_format", "stream_format", "instructions"}
 
@@ -31,14 +32,14 @@ def speak_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def names_at(door: Door) -> set[str]:
-    return {setting.name_at(door) for setting in settings_at(door)}
+def names_at(interface: Interface) -> set[str]:
+    return {setting.name_at(interface) for setting in settings_at(interface)}
 
 
-def test_every_door_offers_what_the_table_says() -> None:
-    for door, parser in (("command line", speak_parser()), ("corpus", corpus.make_parser())):
+def test_every_interface_offers_what_the_table_says() -> None:
+    for interface, parser in (("command line", speak_parser()), ("corpus", corpus.make_parser())):
         offered = {action.dest for action in parser._actions}
-        assert offered & settings_of(SpeakSettings).keys() == names_at(door)
+        assert offered & settings_of(SpeakSettings).keys() == names_at(interface)
         assert offered & settings_of(WorkSettings).keys() == settings_of(WorkSettings).keys()
     assert SpeechRequest.model_fields.keys() == OPENAIS | {"stream", "alignment"} | names_at("http")
     assert {one.name for one in INPUTS} == {"TEXT"} | {name.upper() for name in names_at("triton")}
@@ -47,9 +48,9 @@ def test_every_door_offers_what_the_table_says() -> None:
     assert (types["FINAL_PERIOD"], types["TEXT_NORMALIZER"]) == ("TYPE_BOOL", "TYPE_STRING")
 
 
-@pytest.mark.parametrize("door", ["http", "triton"])
-def test_what_only_files_hold_is_offered_to_no_network(door: Door) -> None:
-    assert not names_at(door) & {"lexicon", "keep_pictures"}
+@pytest.mark.parametrize("interface", ["http", "triton"])
+def test_what_only_files_hold_is_offered_to_no_network(interface: Interface) -> None:
+    assert not names_at(interface) & {"lexicon", "keep_pictures"}
 
 
 @pytest.mark.parametrize(
@@ -87,7 +88,7 @@ def test_the_denoisers_flags_mean_what_they_always_have(words: str, strength: fl
     assert denoise_strength(args) == speak_settings(args).denoise == strength
 
 
-def test_the_spellings_of_all_doors_are_taken_by_each(tmp_path) -> None:
+def test_the_spellings_of_all_scripts_are_taken_by_each(tmp_path) -> None:
     lexicon = tmp_path / "words.tsv"
     lexicon.write_text("Hi\thello\n")
     words = "--sample-rate 16000 --no-final-period --no-cuda-graph --gate-threshold 1 --text-normalizer none --seed 3"
@@ -107,3 +108,15 @@ def test_the_spellings_of_all_doors_are_taken_by_each(tmp_path) -> None:
             args = parser.parse_args([*source, *flags])
             assert speak_settings(args) == expected
             assert args.cuda_graph is False
+
+
+def test_the_console_command_takes_its_text_without_a_flag() -> None:
+    parser = make_parser("speak")
+    for words, texts in (
+        (["Hello there.", "--denoise"], ["Hello there."]),
+        (["--text", "A.", "--text", "B."], ["A.", "B."]),
+    ):
+        (phrases,) = read_texts(parser.parse_args(words), [])
+        assert [phrase.text for phrase in phrases] == texts
+    with pytest.raises(SystemExit):
+        parser.parse_args(["Hello.", "--text", "Hello."])

@@ -134,9 +134,17 @@ def test_streamed_chunks_are_the_librarys(server: dict[str, str], voice: Voice) 
 
 
 def test_whole_audio_over_http_is_the_streams(server: dict[str, str]) -> None:
-    whole = speak(server["http"], "Good morning!", speed=1.3, output_rate=16000)
+    options = {"speed": 1.3, "output_rate": 16000}
+    whole = speak(server["http"], "Good morning!", **options)
     assert whole.sampling_rate == 16000
-    assert_same(whole, Audio.join(list(stream(server["grpc"], "Good morning!", speed=1.3, output_rate=16000))))
+    assert_same(whole, Audio.join(list(stream(server["grpc"], "Good morning!", **options))))
+
+
+def test_settings_of_every_type_reach_the_voice(server: dict[str, str], voice: Voice) -> None:
+    given = {"seed": 3, "denoise": 0.1, "max_decoder_steps": 40, "final_period": False, "text_normalizer": "none"}
+    assert_same(speak(server["http"], "In 1984", **given), voice.speak("In 1984", **given))
+    with pytest.raises(UserError, match="no input TEMPERATURE; it has TEXT, SEED"):
+        speak(server["http"], "Hi.", temperature=1.0)
 
 
 def test_many_requests_one_after_another_and_eight_at_once(server: dict[str, str]) -> None:

@@ -14,18 +14,23 @@ from pipeline.flags import (
     read_request,
     runtime_choice,
 )
+from pipeline.model_files import DEMO_FOLDER
 
 DEFAULT_MODELS = (
-    "Give all four, or none: then those of ./output, or else the demo voice, which is exported once to output/ in the "
-    "project's folder."
+    f"Give all four, or none: then those of ./output, or else the demo voice, which is exported once to {DEMO_FOLDER}."
 )
 
 
-def make_parser() -> ArgumentParser:
-    parser = ArgumentParser(prog="inference_trt.py", description=__doc__)
-    add_speak_flags(parser)
+def make_parser(prog: str = "inference_trt.py") -> ArgumentParser:
+    parser = ArgumentParser(prog=prog, description=__doc__)
+    add_speak_flags(parser, text_without_flag=prog == "speak")
     add_engine_flags(parser, DEFAULT_MODELS)
     return parser
+
+
+def speak() -> None:
+    """The console command `speak`: this script with the text as its argument."""
+    run(main, make_parser("speak"))
 
 
 def main(args: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 
 from common.errors import UserError
-from common.files import REPOSITORY, written_whole
+from common.files import DISTRIBUTION, IS_CLONE, REPOSITORY, written_whole
 from common.metadata import Precision
 from pipeline import SpeakSettings, Voice, WorkSettings
 from tacotron2.loading import DEMO_TACOTRON2
@@ -190,5 +190,7 @@ def _versions() -> dict[str, str]:
 
 
 def _project_version() -> str:
+    if not IS_CLONE:
+        return version(DISTRIBUTION)
     stated = re.search(r'^version = "(.+)"', (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
     return stated[1] if stated else "unknown"

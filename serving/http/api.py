@@ -80,7 +80,7 @@ def _optional(description: str, **schema: Any) -> Any:
 
 
 def _setting(setting: Setting) -> tuple[Any, Any]:
-    """The optional field of a setting. Its value is checked by `SpeakSettings`, as at every door."""
+    """The optional field of a setting. Its value is checked by `SpeakSettings`, whatever the interface."""
     schema: dict[str, Any] = {} if setting.default is None else {"default": setting.default}
     if setting.range is not None:
         schema |= {"minimum": setting.range[0], "maximum": setting.range[1]}
