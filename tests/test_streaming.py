@@ -143,23 +143,19 @@ def test_neighbours_change_nobodys_audio(voice: Voice, monkeypatch: pytest.Monke
         assert_same(chunks, voice.speak(text, **settings))
 
 
-def test_a_cancelled_request_frees_its_slot(voice: Voice) -> None:
-    long = SpeakSettings(gate_threshold=NEVER, max_decoder_steps=1600)
-    speech = voice.submit("word " * 40, long)
-    speech.next_chunk()
-    speech.cancel()
-    with pytest.raises(CancelledError):
-        list(speech)
-    deadline = time.monotonic() + 30
-    while voice.scheduler().status().active and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert voice.scheduler().status().active == 0
-
-
-def test_closing_the_iterator_gives_the_rest_up(voice: Voice) -> None:
-    stream = voice.stream("word " * 40, gate_threshold=NEVER, max_decoder_steps=1600)
-    next(stream)
-    stream.close()
+@pytest.mark.parametrize("by", ["cancel", "closing the iterator"])
+def test_a_request_that_is_given_up_frees_its_slot(voice: Voice, by: str) -> None:
+    long = {"gate_threshold": NEVER, "max_decoder_steps": 1600}
+    if by == "cancel":
+        speech = voice.submit("word " * 40, SpeakSettings(**long))
+        speech.next_chunk()
+        speech.cancel()
+        with pytest.raises(CancelledError):
+            list(speech)
+    else:
+        stream = voice.stream("word " * 40, **long)
+        next(stream)
+        stream.close()
     deadline = time.monotonic() + 30
     while voice.scheduler().status().active and time.monotonic() < deadline:
         time.sleep(0.01)
