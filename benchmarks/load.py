@@ -63,9 +63,7 @@ class Load:
     def share(self, index: int, count: int) -> "Load":
         """What one of `count` processes asks for; all of them together ask for this."""
         streams, requests = ((total + index) // count for total in (self.streams, self.requests))
-        return replace(
-            self, streams=streams, rate=self.rate / count, requests=requests, seed=self.seed * count + index
-        )
+        return replace(self, streams=streams, rate=self.rate / count, requests=requests, seed=self.seed * count + index)
 
 
 @dataclass(frozen=True)
@@ -221,6 +219,8 @@ def load_table(results: Sequence[Result]) -> str:
     """A Markdown table, a row a result; latencies in milliseconds."""
 
     def milliseconds(name: str, result: Result) -> str:
+        if not result.values[name]:
+            return "-"
         return " / ".join(f"{1000 * result.percentile(name, percent):.1f}" for percent in SHOWN)
 
     columns: dict[str, Callable[[Result], str]] = {
@@ -302,7 +302,8 @@ def main(args: argparse.Namespace) -> None:
         for processes in args.processes if kind == "library" else [max(args.processes)]:
             name = f"{processes} x {kind}" if processes > 1 and kind == "library" else kind
             with opened(partial(open_client, args, kind), processes) as ask:
-                warm_up(ask, texts, args.warm_up * processes, max(load.streams for load in loads) or 8 * processes)
+                streams = max(load.streams for load in loads) or 8 * processes
+                warm_up(ask, texts, args.warm_up * processes, max(streams, processes))
                 for load in loads:
                     results.append(summarise(ask(texts, load), load, name, machine))
                     print(f"{name}, {load.name}: done", file=sys.stderr)

@@ -23,6 +23,7 @@ from benchmarks.machine import Machine
 from benchmarks.result import Result, timed_runs
 from benchmarks.texts import classic_text
 from common.checkpoint import LoadedModel
+from common.cli import bounded_int, settings_from
 from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
 from common.errors import UserError
 from common.files import output_folder
@@ -48,55 +49,35 @@ class Benchmark:
     """What is measured, and where its results go.
 
     Attributes:
-        batch: utterances at once.
-        length: symbols of each utterance.
-        iterations: timed ones, after the warm-ups.
+        batch_size: utterances at once.
+        input_length: symbols of each utterance.
+        num_iters: timed iterations, after the warm-ups.
         frames: fixed number of mel frames of each utterance; None lets the stop gate decide.
         sigma: of WaveGlow's noise; None is the model's.
         denoise: strength of the denoiser; 0 is off.
         batches: spoken in a row in each iteration, as a corpus is: on a GPU the next is decoded before the one before
             is copied to the host. What is reported is then a batch's share.
         stream: whether utterances are spoken as streams that begin together.
-        folder: for wavs, log, result and CSV row.
+        output: folder for wavs, log, result and CSV row.
         log_file: name of the JSON log.
-        csv_file: name of the file with the CSV row; None writes none.
+        csv: name of the file with the CSV row; None writes none.
         log_suffix: end of the name of a CSV file that is named by what ran; None writes none.
         parameters: the flags, as the log shows them.
     """
 
-    batch: int = 1
-    length: int = 64
-    iterations: int = 10
+    batch_size: int = 1
+    input_length: int = 64
+    num_iters: int = 10
     frames: int | None = None
     sigma: float | None = None
     denoise: float = 0.0
     batches: int = 1
     stream: bool = False
-    folder: Path = Path("results")
+    output: Path = Path("results")
     log_file: str = "nvlog.json"
-    csv_file: str | None = None
+    csv: str | None = None
     log_suffix: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Raises UserError for sizes that make no sense, and for names that would leave the folder."""
-        longest = len(classic_text())
-        for flag, value, most in (
-            ("--num-iters", self.iterations, 1_000_000),
-            ("-il", self.length, longest),
-            ("-bs", self.batch, 1024),
-            ("--frames", self.frames, 100_000),
-            ("--batches", self.batches, 1024),
-        ):
-            if value is not None and not 1 <= value <= most:
-                text = f"; the benchmark's text has {longest} characters" if flag == "-il" else ""
-                raise UserError(f"{flag} {value}: must be between 1 and {most}{text}")
-        if self.stream and self.batches > 1:
-            raise UserError("--batches and --stream don't go together: streams begin at the same time; leave one out")
-        names = {"--log-file": self.log_file, "--csv": self.csv_file, "--log-suffix": self.log_suffix}
-        for flag, name in names.items():
-            if name is not None:
-                check_plain_name(flag, name)
 
     @property
     def speak_settings(self) -> SpeakSettings:
@@ -107,16 +88,17 @@ class Benchmark:
 
     @property
     def work_settings(self) -> WorkSettings:
-        return WorkSettings(batch_size=self.batch)
+        return WorkSettings(batch_size=self.batch_size)
 
 
 def add_benchmark_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds the flags that every benchmark of whole texts has, under the classic's names."""
-    parser.add_argument("--num-iters", type=int, default=10, help="timed iterations, after warm-ups")
-    parser.add_argument("-il", "--input-length", type=int, default=64, help="symbols of each utterance")
-    parser.add_argument("-bs", "--batch-size", type=int, default=1, help="utterances at once")
-    parser.add_argument("--batches", type=int, default=1, help="batches in a row, to report a batch's share of")
-    parser.add_argument("--frames", type=int, help="fixed number of mel frames [the stop gate decides]")
+    """Adds the flags that every benchmark of whole texts has, under the classic's names: the fields of `Benchmark`."""
+    most, length = bounded_int(1, 1024), bounded_int(1, len(classic_text()))
+    parser.add_argument("--num-iters", type=bounded_int(1, 1_000_000), default=10, help="iterations, after warm-ups")
+    parser.add_argument("-il", "--input-length", type=length, default=64, help="symbols of each utterance")
+    parser.add_argument("-bs", "--batch-size", type=most, default=1, help="utterances at once")
+    parser.add_argument("--batches", type=most, default=1, help="batches in a row, to report a batch's share of")
+    parser.add_argument("--frames", type=bounded_int(1, 100_000), help="mel frames [the stop gate decides]")
     parser.add_argument("--stream", action="store_true", help="speak as streams, and measure first audio too")
     parser.add_argument("-o", "--output", type=Path, default=Path("results"), help="folder for logs and results")
     parser.add_argument("--log-file", default="nvlog.json", help="JSON log, in the output folder")
@@ -126,22 +108,18 @@ def add_benchmark_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def read_benchmark(args: argparse.Namespace, frames: int | None = None) -> Benchmark:
-    """What to measure, by the flags of `add_benchmark_flags`; `frames` where no flag gives them. Raises UserError."""
-    return Benchmark(
-        batch=args.batch_size,
-        length=args.input_length,
-        iterations=args.num_iters,
-        frames=args.frames or frames,
-        sigma=args.sigma,
-        denoise=denoise_strength(args),
-        batches=args.batches,
-        stream=args.stream,
-        folder=args.output,
-        log_file=args.log_file,
-        csv_file=args.csv,
-        log_suffix=args.log_suffix,
-        parameters=parameters(args),
-    )
+    """What to measure, by the flags of `add_benchmark_flags`; `frames` where no flag gives them.
+
+    Raises:
+        UserError: flags exclude each other, or a file's name would leave the folder.
+    """
+    if args.stream and args.batches > 1:
+        raise UserError("--batches and --stream don't go together: streams begin at the same time; leave one out")
+    for flag, name in (("--log-file", args.log_file), ("--csv", args.csv), ("--log-suffix", args.log_suffix)):
+        if name is not None:
+            check_plain_name(flag, name)
+    chosen = {"frames": args.frames or frames, "denoise": denoise_strength(args), "parameters": parameters(args)}
+    return settings_from(args, Benchmark, **chosen)
 
 
 @dataclass(frozen=True)
@@ -184,7 +162,7 @@ def random_models(wn_channels: int) -> tuple[LoadedModel[Tacotron2], LoadedModel
 def voice_speaker(voice: Voice, benchmark: Benchmark) -> Iterator[Speak]:
     """What is measured of a voice: batches, or streams that begin together."""
     if benchmark.stream:
-        scheduler = voice.scheduler(max_waiting=benchmark.batch)
+        scheduler = voice.scheduler(max_waiting=benchmark.batch_size)
         scheduler.warm_up()
         yield partial(_speak_streams, scheduler, benchmark.speak_settings)
     else:
@@ -218,28 +196,28 @@ def run_benchmark(
     audio: AudioConfig,
 ) -> None:
     """Measures a backend with a bar, stores the result and prints the classic's closing lines."""
-    output_folder(benchmark.folder)
+    output_folder(benchmark.output)
     bar = partial(tqdm, disable=None, leave=False)
     values = measure(benchmark, speak, device, audio.sampling_rate, bar)
     settings = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
-        "batch_size": benchmark.batch,
+        "batch_size": benchmark.batch_size,
         "batches": benchmark.batches,
-        "input_length": benchmark.length,
+        "input_length": benchmark.input_length,
         "precision": precision.upper(),
         "wn_channels": wn_channels,
-        "iterations": benchmark.iterations,
+        "iterations": benchmark.num_iters,
         "sampling_rate": audio.sampling_rate,
         "hop_length": audio.hop_length,
     }
     result = Result(framework, settings, values, Machine.this(device))
-    names = [benchmark.csv_file] if benchmark.csv_file else []
+    names = [benchmark.csv] if benchmark.csv else []
     if benchmark.log_suffix is not None:
         names.append(classic_report.log_name(result, benchmark.log_suffix))
-    classic_report.store(benchmark.folder, result, benchmark.parameters, benchmark.log_file, names)
+    classic_report.store(benchmark.output, result, benchmark.parameters, benchmark.log_file, names)
     print("\n".join(classic_report.closing_lines(result)))
     if benchmark.log_suffix is not None:
-        print((benchmark.folder / names[-1]).read_text(encoding="utf-8"), end="")
+        print((benchmark.output / names[-1]).read_text(encoding="utf-8"), end="")
 
 
 def measure(
@@ -258,7 +236,7 @@ def measure(
     """
     on_gpu = device.type == "cuda"
     values: dict[str, list[float]] = defaultdict(list)
-    for iteration in progress(timed_runs(benchmark.iterations, on_gpu)):
+    for iteration in progress(timed_runs(benchmark.num_iters, on_gpu)):
         if iteration == 0 and on_gpu:
             torch.cuda.reset_peak_memory_stats(device)
         begun = time.perf_counter()
@@ -269,7 +247,7 @@ def measure(
         _synchronize(device)
         spoken_at = time.perf_counter()
         for index, audio in enumerate(spoken.audios):
-            with wav_file(benchmark.folder / f"audio_{index}.wav", sampling_rate) as wav:
+            with wav_file(benchmark.output / f"audio_{index}.wav", sampling_rate) as wav:
                 wav.append(audio)
         ended = time.perf_counter()
         if iteration < 0:
@@ -290,9 +268,9 @@ def measure(
 def _utterances(benchmark: Benchmark) -> list[Piece]:
     """The batches to speak, one after another."""
     text, pieces = classic_text(), []
-    for index in range(benchmark.batch * benchmark.batches):
+    for index in range(benchmark.batch_size * benchmark.batches):
         encoded = encode(text, final_period=False)
-        cut = EncodedText(encoded.text[: benchmark.length], encoded.ids[: benchmark.length], ())
+        cut = EncodedText(encoded.text[: benchmark.input_length], encoded.ids[: benchmark.input_length], ())
         pieces.append(Piece(Phrase(index, cut.text), 0, True, cut))
     return pieces
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from common.errors import InvalidInput
 from common.wav import SAMPLE_FORMATS, SampleFormat, pcm16
 from pipeline.encoders import FORMATS, audio_file
+from pipeline.words import Word
 
 Target = TypeVar("Target", str, Path, BinaryIO)
 LIMITER_THRESHOLD = 0.8  # of full scale (-1.9 dBFS): below it the limiter changes nothing
@@ -26,10 +27,13 @@ class Audio:
     Attributes:
         samples: float32 [n], within -1 and 1.
         sampling_rate: in Hz.
+        words: with their times, if they were asked for; of a chunk, those that became known with it, whose times count
+            from the beginning of the stream.
     """
 
     samples: np.ndarray
     sampling_rate: int
+    words: tuple[Word, ...] = ()
 
     def __repr__(self) -> str:
         return f"<Audio of {self.seconds:.2f} s, {self.sampling_rate} Hz>"
@@ -57,7 +61,8 @@ class Audio:
         rates = {chunk.sampling_rate for chunk in chunks}
         if len(rates) != 1:
             raise ValueError(f"chunks of one sampling rate are needed, not of {sorted(rates)}")
-        return cls(np.concatenate([chunk.samples for chunk in chunks]), rates.pop())
+        words = tuple(word for chunk in chunks for word in chunk.words)
+        return cls(np.concatenate([chunk.samples for chunk in chunks]), rates.pop(), words)
 
     def save(
         self,

@@ -59,6 +59,7 @@ class EngineSet:
         assert isinstance(tacotron2.model, Tacotron2Config)
         self.tacotron2_config = tacotron2.model
         self.audio = waveglow.audio
+        self.frame_seconds = self.audio.hop_length / self.audio.sampling_rate
         self.voice = tacotron2.voice
         self.precision = tacotron2.precision
         self.sigma = waveglow.sigma if waveglow.sigma is not None else DEFAULT_SIGMA

@@ -9,6 +9,7 @@ import numpy as np
 from common.errors import InvalidInput, UserError, explained
 from common.phrases import Phrase
 from pipeline.settings import SpeakSettings, settings_of
+from pipeline.words import Word
 from tacotron2.decoder import StopReason
 from tacotron2.text import EncodedText, split
 from tacotron2.text.front_end import TextFrontEnd
@@ -54,7 +55,8 @@ class PieceResult:
         stop_reason: "gate" at the end of the text, "cap" where the frame limit cut it; None where it failed.
         seconds: of computing; a batch's time is shared out by frames. 0 in streams.
         mel: float32 [n_mel_channels, frames], where whole texts keep pictures.
-        alignment: attention weights, float32 [frames as decoded, symbols], where pictures or word times are wanted.
+        alignment: attention weights, float32 [frames as decoded, symbols], where pictures are kept.
+        words: with their times from the beginning of its audio, where they are wanted and the piece is spoken whole.
         error: why it failed; the other pieces of its batch are not harmed.
     """
 
@@ -65,6 +67,7 @@ class PieceResult:
     seconds: float = 0.0
     mel: np.ndarray | None = None
     alignment: np.ndarray | None = None
+    words: tuple[Word, ...] = ()
     error: UserError | None = None
 
     @property

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from waveglow.windows import CONTEXT, END_SILENCE
+from waveglow.windows import CONTEXT, END_SILENCE, Window
 
 Range = tuple[int, int]
 
@@ -151,17 +151,8 @@ class PieceWindows:
         self.finished = window.last
 
 
-class RefinedFrames(NamedTuple):
-    """Decoded frames [start, stop) go through the postnet; of its result, frames [keep_start, keep_stop) are kept."""
-
-    start: int
-    stop: int
-    keep_start: int
-    keep_stop: int
-
-
-def frames_to_refine(needed: int, refined: int, decoded: Range, total: int | None) -> RefinedFrames | None:
-    """What the postnet has to see so that a stream's first `needed` frames are refined; None if they are.
+def frames_to_refine(needed: int, refined: int, decoded: Range, total: int | None) -> Window | None:
+    """Which decoded frames go through the postnet so that a stream's first `needed` are refined; None if they are.
 
     Args:
         refined: frames refined so far.
@@ -176,7 +167,7 @@ def frames_to_refine(needed: int, refined: int, decoded: Range, total: int | Non
     start, stop = max(0, refined - POSTNET_CONTEXT), min(needed + POSTNET_CONTEXT, newest)
     if stop == total:
         start = max(oldest, start - (start - stop) % POSTNET_GRAIN)
-    return RefinedFrames(start, stop, refined, needed)
+    return Window(start, stop, refined, needed)
 
 
 # Many requests

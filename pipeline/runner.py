@@ -20,7 +20,7 @@ from pipeline import policy, stages
 from pipeline.engine_set import EngineSet
 from pipeline.pieces import Piece, describe
 from pipeline.settings import SpeakSettings
-from pipeline.streaming import PlannedWindow, Request, StreamedPiece, Window
+from pipeline.streaming import PlannedWindow, Request, StreamedPiece, WindowInputs
 from tacotron2.decoder import Utterance
 from tacotron2.decoder_graph import (
     TEXT_BUCKETS,
@@ -60,7 +60,7 @@ class Runner:
         self._decoder = make_decoder(engines.parts["decoder_iter"], engines.work.cuda_graph)
         self._session: DecoderSession[StreamedPiece] | None = None
         self._block: StartedBlock[StreamedPiece] | None = None  # started and not yet looked at
-        self._vocoding: deque[tuple[Sequence[Window], stages.HostAudio]] = deque()  # on their way from the GPU
+        self._vocoding: deque[tuple[Sequence[WindowInputs], stages.HostAudio]] = deque()  # on their way from the GPU
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="noise") if engines.on_gpu else None
 
     @property
@@ -106,7 +106,7 @@ class Runner:
                 break
         return blocks > 0
 
-    def next_windows(self) -> list[Window]:
+    def next_windows(self) -> list[WindowInputs]:
         """The windows to compute in this round, at most one a request, the most urgent first."""
         for one in list(self.requests):
             if one.pieces and one.pieces[0].error is not None:
@@ -119,7 +119,7 @@ class Runner:
         )
         return self._refined([one.pieces[0].next_window() for one in chosen])
 
-    def vocode(self, windows: Sequence[Window]) -> None:
+    def vocode(self, windows: Sequence[WindowInputs]) -> None:
         """Starts WaveGlow on windows."""
         waveglow = self.engines.parts["waveglow"]
         for batch in policy.in_batches(
@@ -230,15 +230,15 @@ class Runner:
 
     # Windows
 
-    def _refined(self, planned: Sequence[PlannedWindow]) -> list[Window]:
+    def _refined(self, planned: Sequence[PlannedWindow]) -> list[WindowInputs]:
         """The windows as tensors. Those with equally many frames to refine go through the postnet together."""
-        windows: dict[StreamedPiece, Window] = {}
+        windows: dict[StreamedPiece, WindowInputs] = {}
         most = self.engines.limits.batch[1]
         for group in policy.in_batches(planned, lambda one: one.frames_to_refine, lambda frames: most):
             self._refine_group(group, windows)
         return [windows[one.piece] for one in planned if one.piece in windows]
 
-    def _refine_group(self, group: Sequence[PlannedWindow], windows: dict[StreamedPiece, Window]) -> None:
+    def _refine_group(self, group: Sequence[PlannedWindow], windows: dict[StreamedPiece, WindowInputs]) -> None:
         """Adds the windows of a group to `windows`. Those that fail together are tried one by one."""
         refined: Sequence[Tensor | None] = [None] * len(group)
         unrefined = [one.piece.unrefined(one.refine) for one in group if one.refine is not None]
@@ -256,7 +256,7 @@ class Runner:
             for one in left:
                 self._refine_group([one], windows)
 
-    def _vocode_batch(self, windows: Sequence[Window]) -> None:
+    def _vocode_batch(self, windows: Sequence[WindowInputs]) -> None:
         """Starts WaveGlow on windows of one size. Those that fail together are tried one by one."""
         try:
             self._vocoding.append((windows, self._start_vocoding(windows)))
@@ -269,7 +269,7 @@ class Runner:
             for window in windows:
                 self._vocode_batch([window])
 
-    def _start_vocoding(self, windows: Sequence[Window]) -> stages.HostAudio:
+    def _start_vocoding(self, windows: Sequence[WindowInputs]) -> stages.HostAudio:
         """The windows' chunks, at the voice's level."""
         mels = torch.stack([window.mel for window in windows])
         noises, sigmas = [window.noise for window in windows], [window.piece.sigma for window in windows]
@@ -279,13 +279,15 @@ class Runner:
         # Levelled here rather than on the host, where it would keep every other request waiting.
         return stages.HostAudio.of(stages.level(self.engines, torch.cat(chunks)), [chunk.numel() for chunk in chunks])
 
-    def _deliver_chunk(self, window: Window, samples: np.ndarray) -> None:
+    def _deliver_chunk(self, window: WindowInputs, samples: np.ndarray) -> None:
         piece, request, rate = window.piece, window.piece.request, self.engines.audio.sampling_rate
         if not request.pieces or request.pieces[0] is not piece:
             return  # the request has ended
         if np.isnan(samples.max(initial=0.0)):
             self.end(request, stages.nan_error(self.engines, "waveglow", describe(piece.piece)))
             return
+        start = request.delivered - window.span.keep_start * self.engines.frame_seconds  # of the piece's audio
+        words = [word.later(start) for word in piece.take_words(window.span.last)]
         pause = 0
         if window.span.last:
             request.speech.results.append(piece.result())
@@ -297,7 +299,8 @@ class Runner:
         request.delivered += seconds
         self.audio_seconds += seconds
         # A view of `samples` would keep the whole batch, in memory that can't be swapped.
-        request.speech.deliver(np.pad(samples, (0, pause)) if pause else samples.copy(), last=request.finished)
+        chunk = np.pad(samples, (0, pause)) if pause else samples.copy()
+        request.speech.deliver(chunk, words, last=request.finished)
 
 
 def warm_up(runner: Runner, batches: Sequence[int]) -> None:
@@ -333,7 +336,7 @@ def warm_up(runner: Runner, batches: Sequence[int]) -> None:
     torch.cuda.synchronize(engines.device)
 
 
-def _chunk(window: Window, audio: Tensor, hop_length: int) -> Tensor:
+def _chunk(window: WindowInputs, audio: Tensor, hop_length: int) -> Tensor:
     """The chunk's samples of a window's audio (size * hop_length,). The denoiser sees the context too."""
     span = window.span
     heard = stages.denoise(window.piece.denoiser, audio[: (span.stop - span.start) * hop_length])

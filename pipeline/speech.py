@@ -4,13 +4,14 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from pipeline.audio import Audio, Resampler
 from pipeline.pieces import PieceResult
 from pipeline.settings import SpeakSettings
+from pipeline.words import Word
 
 WATCH_SECONDS = 5.0  # after which a reader asks whether the worker is stuck
 
@@ -55,6 +56,7 @@ class Speech:
         self._on_event, self._wake, self._watch = on_event, wake, watch
         self._chunks: queue.SimpleQueue[Audio | BaseException | None] = queue.SimpleQueue()
         self._unread_seconds = 0.0
+        self._words: list[Word] = []  # that wait for samples, which the resampler holds back
         self._ended = False
         self._lock = threading.Lock()
         self._cancelled = threading.Event()
@@ -111,14 +113,18 @@ class Speech:
         """Seconds of audio that have been delivered and not been read."""
         return self._unread_seconds
 
-    def deliver(self, samples: np.ndarray, last: bool) -> None:
-        """For the worker: adds a chunk, float32 [n] at the voice's rate; nothing to a request that has ended."""
+    def deliver(self, samples: np.ndarray, words: Sequence[Word], last: bool) -> None:
+        """For the worker: adds a chunk, float32 [n] at the voice's rate, and the words that are known with it. Nothing
+        is added to a request that has ended.
+        """
+        self._words += words
         if self._resampler is not None:
             samples = self._resampler(samples, last)
-        if len(samples):
+        if len(samples) or (last and self._words):
             if self.first_audio_seconds is None:
                 self.first_audio_seconds = time.perf_counter() - self.submitted
-            self._put(Audio(samples, self.sampling_rate))
+            self._put(Audio(samples, self.sampling_rate, tuple(self._words)))
+            self._words.clear()
         if last:
             self._put(None)
         self._notify()

@@ -6,7 +6,7 @@ Decoding stands between the first two: `tacotron2.decoder_graph`. To be called i
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from tacotron2.decoder import LONGEST_DECODING, StopRule, Utterance
 from tacotron2.decoder_graph import bucket_of
 from waveglow import vocoder
 from waveglow.denoiser import Denoiser
-from waveglow.windows import CONTEXT, END_SILENCE
+from waveglow.windows import CONTEXT, END_SILENCE, Window
 
 NEVER = 1.0  # a gate threshold that no gate passes
 # On a GPU, whose graphs are of one size each, the postnet sees utterances of different lengths in windows of one.
@@ -140,40 +140,33 @@ def refine_each(engines: EngineSet, mels: Tensor, frames: Sequence[int]) -> list
     return [refined[item] for item in range(len(frames))]
 
 
-class PostnetWindow(NamedTuple):
-    """Frames from `start` of an utterance of the batch; of the result, frames [keep_start, keep_stop) are kept."""
-
-    item: int
-    start: int
-    keep_start: int
-    keep_stop: int
-
-
 def _refine_in_windows(engines: EngineSet, mels: Tensor, items: Sequence[int], frames: Sequence[int]) -> Tensor:
     """As `refine_each` for some of the utterances, all longer than a window: (B, n_mel_channels, M).
 
     The first window begins where its utterance does and the last one ends with it, so that the edges see what they
     should; each frame between has its context.
     """
-    windows: list[PostnetWindow] = []
+    windows: list[tuple[int, Window]] = []  # with the utterance of the batch
     for item in items:
         last = frames[item] - POSTNET_WINDOW
         starts = [*range(0, last, POSTNET_WINDOW - 2 * POSTNET_CONTEXT), last]
         edges = [0, *(start + POSTNET_CONTEXT for start in starts[1:]), frames[item]]
-        windows += map(PostnetWindow, [item] * len(starts), starts, edges, edges[1:])
+        for first, kept in zip(starts, pairwise(edges), strict=True):
+            windows.append((item, Window(first, first + POSTNET_WINDOW, *kept)))
     low, high = engines.limits.batch
     at_once = max(low, min(1 << (len(windows) - 1).bit_length(), POSTNET_WINDOWS, high))
-    windows += [PostnetWindow(items[0], 0, 0, 0)] * (-len(windows) % at_once)  # fills the last run: nothing is kept
-    item_of, start, keep_start, keep_stop = np.array(windows).T[:, :, None]  # (windows, 1) each
+    windows += [(items[0], Window(0, POSTNET_WINDOW, 0, 0))] * (-len(windows) % at_once)  # nothing is kept of these
+    columns = np.array([(item, *window) for item, window in windows]).T[:, :, None]
+    owner, start, _, keep_start, keep_stop = columns  # (windows, 1) each
     frame = start + np.arange(POSTNET_WINDOW)  # (windows, POSTNET_WINDOW)
-    window, column = ((frame >= keep_start) & (frame < keep_stop)).nonzero()
+    row, column = ((frame >= keep_start) & (frame < keep_stop)).nonzero()
 
     rows = mels.transpose(1, 2)  # (B, M, n_mel_channels)
-    seen = rows[upload(item_of, rows.device), upload(frame, rows.device)].transpose(1, 2)
+    seen = rows[upload(owner, rows.device), upload(frame, rows.device)].transpose(1, 2)
     done = torch.cat([refine(engines, some) for some in seen.split(at_once)]).transpose(1, 2)
     result = torch.empty_like(rows, device=done.device)
-    target = tuple(upload(index, done.device) for index in (item_of[window, 0], frame[window, column]))
-    source = tuple(upload(index, done.device) for index in (window, column))
+    target = tuple(upload(index, done.device) for index in (owner[row, 0], frame[row, column]))
+    source = tuple(upload(index, done.device) for index in (row, column))
     result[target] = done[source]
     return result.transpose(1, 2)
 

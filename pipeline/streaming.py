@@ -22,7 +22,6 @@ from pipeline.policy import (
     POSTNET_CONTEXT,
     POSTNET_GRAIN,
     PieceWindows,
-    RefinedFrames,
     Standing,
     StreamWindow,
     WindowPlan,
@@ -32,8 +31,10 @@ from pipeline.policy import (
 )
 from pipeline.speech import Speech
 from pipeline.stages import at_speed, keeps_attention, sigma, stop_rule
+from pipeline.words import Word, WordAligner
 from tacotron2.decoder import Utterance
 from waveglow.vocoder import with_silence
+from waveglow.windows import Window
 
 
 class Request(Standing):
@@ -64,7 +65,7 @@ class PlannedWindow(NamedTuple):
 
     piece: "StreamedPiece"
     span: StreamWindow
-    refine: RefinedFrames | None
+    refine: Window | None
 
     @property
     def frames_to_refine(self) -> int:
@@ -72,7 +73,7 @@ class PlannedWindow(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Window:
+class WindowInputs:
     """What WaveGlow needs for a piece's next chunk.
 
     Attributes:
@@ -94,7 +95,7 @@ class StreamedPiece(Utterance):
 
     Attributes:
         alignment: attention weights, float32 [steps of a block, symbols] for each block so far, none beyond the end;
-            empty unless they are kept.
+            empty unless pictures are kept.
     """
 
     def __init__(
@@ -108,7 +109,9 @@ class StreamedPiece(Utterance):
         self.denoiser = engines.denoisers.get(settings.denoise)
         self.sigma = sigma(engines, settings)
         self.alignment: list[np.ndarray] = []
-        self._keeps_attention = keeps_attention(settings)
+        self._keeps_attention, self._keeps_pictures = keeps_attention(settings), settings.keep_pictures
+        self._aligner = WordAligner(piece.encoded.words, len(piece.encoded.ids), engines.frame_seconds / speed)
+        self._words: list[Word] = []  # whose times are known, and which have not been taken
         self._windows = PieceWindows(plan, speed)
         self._decoded = _Frames()
         self._refined = _Frames()
@@ -128,7 +131,11 @@ class StreamedPiece(Utterance):
             return
         self._decoded.append(frames)
         if weights is not None and self._keeps_attention:
-            self.alignment.append(weights[: len(frames), : self.symbols].float().numpy().copy())
+            kept = weights[: len(frames), : self.symbols].float().numpy()
+            if self.piece.encoded.words:
+                self._words += self._aligner.add(kept)
+            if self._keeps_pictures:
+                self.alignment.append(kept.copy())
 
     @property
     def ready(self) -> bool:
@@ -142,11 +149,11 @@ class StreamedPiece(Utterance):
         decoded = self._decoded.start, self._decoded.stop
         return PlannedWindow(self, span, frames_to_refine(needed, self._refined.stop, decoded, self.frames))
 
-    def unrefined(self, refine: RefinedFrames) -> Tensor:
+    def unrefined(self, refine: Window) -> Tensor:
         """Decoded frames that the postnet has to see, (n_mel_channels, n)."""
         return self._decoded.slice(refine.start, refine.stop)
 
-    def window(self, planned: PlannedWindow, refined: Tensor | None) -> Window:
+    def window(self, planned: PlannedWindow, refined: Tensor | None) -> WindowInputs:
         """The next window as tensors; goes on to the one after it.
 
         Args:
@@ -164,7 +171,18 @@ class StreamedPiece(Utterance):
         self._refined.drop(max(0, frames_needed(windows.start, windows.speed) - 3))
         if not windows.finished:
             self._noise.draw_ahead(windows.stop * per_frame)
-        return Window(self, span, with_silence(mel, span.size), noise)
+        return WindowInputs(self, span, with_silence(mel, span.size), noise)
+
+    def take_words(self, last: bool) -> list[Word]:
+        """The words that became known since the last call, with times from the beginning of the piece's audio.
+
+        Args:
+            last: whether the last window is done; then all are known.
+        """
+        if last and self.piece.encoded.words:
+            self._words += self._aligner.finish(cut=self.stop_reason == "cap")
+        words, self._words = self._words, []
+        return words
 
     def result(self) -> PieceResult:
         """What became of the piece, whose last window has been made."""

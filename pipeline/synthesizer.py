@@ -24,6 +24,7 @@ from pipeline.engine_set import EngineSet
 from pipeline.pieces import Piece, PieceResult, PreparedPhrase, describe, prepare
 from pipeline.policy import frames_at_speed
 from pipeline.settings import SpeakSettings
+from pipeline.words import Word, piece_words
 from tacotron2.decoder import DecodedBatch, Utterance
 from waveglow.windows import padded_frames
 
@@ -202,6 +203,8 @@ class Synthesizer:
         keep, frames = self.settings.keep_pictures, batch.decoded.frames
         for item, (piece, audio, mel) in enumerate(zip(batch.pieces, audios, batch.mels, strict=True)):
             assert audio is not None
+            alignment = self._alignment(batch.decoded, item, len(piece.encoded.ids))
+            cut = batch.decoded.stop_reasons[item] == "cap"
             yield PieceResult(
                 piece=piece,
                 audio=audio,
@@ -209,7 +212,8 @@ class Synthesizer:
                 stop_reason=batch.decoded.stop_reasons[item],
                 seconds=seconds * frames[item] / sum(frames),
                 mel=mel.float().cpu().numpy() if keep else None,
-                alignment=self._alignment(batch.decoded, item, len(piece.encoded.ids)),
+                alignment=alignment if keep else None,
+                words=self._words(piece, alignment, cut),
             )
 
     def _encode(self, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
@@ -288,6 +292,12 @@ class Synthesizer:
         if decoded.alignments is None:
             return None
         return decoded.alignments[item, : decoded.frames[item], :symbols].float().cpu().numpy()
+
+    def _words(self, piece: Piece, alignment: np.ndarray | None, cut: bool) -> tuple[Word, ...]:
+        if alignment is None or not piece.encoded.words:
+            return ()
+        seconds = len(alignment) * self.engines.frame_seconds / piece.speed_in(self.settings)
+        return piece_words(piece.encoded.words, alignment, seconds, cut)
 
     def _nan_error(self, piece: Piece, memory: Tensor, decoded: Tensor, mel: Tensor) -> EngineFailure:
         """The error that names the part at which what isn't a number came in."""

@@ -31,6 +31,7 @@ from pipeline.speech import Speech
 from pipeline.stages import level
 from pipeline.synthesizer import BATCHES_AHEAD, Synthesizer
 from pipeline.torch_engines import torch_engines
+from pipeline.words import joined_words
 from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
 from tacotron2.model import Tacotron2
 from waveglow.conditioning import Conditioning
@@ -328,11 +329,12 @@ def _joined(
         return phrase.error
     pieces = [next(spoken) for _ in phrase.pieces]
     try:
-        whole = Audio.join([voice.leveled(piece) for piece in pieces])
+        samples = Audio.join([voice.leveled(piece) for piece in pieces]).samples
+        words = joined_words((piece.words, len(piece.samples) / voice.sampling_rate) for piece in pieces)
         if settings.sampling_rate is None or settings.sampling_rate == voice.sampling_rate:
-            return whole
+            return Audio(samples, voice.sampling_rate, words)
         resampler = Resampler(voice.sampling_rate, settings.sampling_rate)
-        return Audio(resampler(whole.samples, last=True), settings.sampling_rate)
+        return Audio(resampler(samples, last=True), settings.sampling_rate, words)
     except Exception as error:
         return explained(error, f"line {phrase.phrase.line}")
 

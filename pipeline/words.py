@@ -1,7 +1,7 @@
 """When each word is heard, by where the decoder's attention was: a monotone path through it, found as frames come."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -148,17 +148,40 @@ class WordAligner:
         return Word(word.text, start * self._frame_seconds, end * self._frame_seconds, word.span)
 
 
-def spoken_words(text: str, alignment: np.ndarray, seconds: float) -> list[Word]:
+def piece_words(
+    words: Sequence[WordSpan], alignment: np.ndarray, seconds: float, cut: bool = False
+) -> tuple[Word, ...]:
+    """The times of a whole piece's words.
+
+    Args:
+        words: the piece's, in order.
+        alignment: attention weights, float32 [frames, symbols].
+        seconds: of audio that the frames became, at whatever speed.
+        cut: whether the frame limit cut the piece.
+    """
+    frames, symbols = alignment.shape
+    aligner = WordAligner(words, symbols, seconds / frames)
+    return (*aligner.add(alignment), *aligner.finish(cut))
+
+
+def joined_words(pieces: Iterable[tuple[Sequence[Word], float]]) -> tuple[Word, ...]:
+    """The words of pieces that are heard one after another, each with how many seconds it lasts."""
+    joined: list[Word] = []
+    start = 0.0
+    for words, seconds in pieces:
+        joined += [word.later(start) for word in words]
+        start += seconds
+    return tuple(joined)
+
+
+def spoken_words(text: str, alignment: np.ndarray, seconds: float) -> tuple[Word, ...]:
     """The words of a piece as they are spoken, with their punctuation. Their spans are their symbols in the piece.
 
     Args:
         text: what the symbols say, as in `EncodedText.text`.
-        alignment: attention weights, float32 [frames, symbols].
-        seconds: of audio that the frames became, at whatever speed.
+        alignment, seconds: as for `piece_words`.
     """
-    frames, symbols = alignment.shape
-    aligner = WordAligner(list(_words(text)), symbols, seconds / frames)
-    return [*aligner.add(alignment), *aligner.finish(cut=False)]
+    return piece_words(list(_words(text)), alignment, seconds)
 
 
 def _words(text: str) -> Iterator[WordSpan]:

@@ -30,6 +30,7 @@ MADE_HERE = ".made-by-scripts"  # a file in .venv; without it the environment is
 EXTRAS = ("run", "serve", "corpus", "analysis", "openvino", "hopper", "test")
 PROJECT = "tacotron2-waveglow-tensorrt"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+TRIED_TORCH = "torch==2.13.0"  # the release that the project was tested with
 # NVIDIA's builds of these would be lost to an upgrade.
 KEPT = re.compile(r"(torch|torchvision|torchaudio|numpy|.*triton|tensorrt([-_].*)?|(nvidia|cuda)[-_].*)", re.IGNORECASE)
 REASONS = {  # what pip's and the system's errors mean to users
@@ -44,7 +45,7 @@ REASONS = {  # what pip's and the system's errors mean to users
 
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="install.py", description=__doc__)
-    parser.add_argument("extra", choices=EXTRAS, help="run is what speaking takes; the others add to it")
+    parser.add_argument("extra", metavar="EXTRA", help=f"{', '.join(EXTRAS)}: what speaking takes, and more than that")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--here", action="store_true", help="install into the Python that runs this, not into .venv")
     where.add_argument(
@@ -54,6 +55,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
+    if args.extra not in EXTRAS:
+        fail(f"unknown extra {args.extra}: it is one of {', '.join(EXTRAS)}")
     if args.here:
         install(args.extra)
     elif args.active and (is_environment() or is_nvidia_container()):
@@ -167,18 +170,19 @@ def install(extra: str) -> None:
         fail(f"{sys.executable} has no pip: sudo apt-get install python3-pip, then run this again")
     print(f"Installing into {sys.prefix}", flush=True)
     require(pip("--no-deps", "--editable", str(ROOT), PIP_CONSTRAINT=""))
-    kept, wanted = kept_packages(), []
+    kept, wanted, needs_torch = kept_packages(), [], False
     for requirement in project_requirements(extra):
         version = kept.get(requirement.name)
         if version is None:
             wanted.append(str(requirement))
+            if requirement.name == "torch":
+                needs_torch = not requirement.specifier.contains(installed_version("torch") or "0")
         elif not requirement.specifier.contains(version, prereleases=True):
             print(f"Warning: {requirement.name} {version} is kept, but the project was tried with {requirement}")
-    [*torch] = (requirement for requirement in wanted if re.match(r"torch\b", requirement))
-    if torch and not is_for_gpus():
+    if needs_torch and not is_for_gpus():
         print("Installing PyTorch, without CUDA as there is no NVIDIA driver", flush=True)
         # An index that can't be reached is no error to pip: it goes on to the wheels that it is configured to look at.
-        if pip("--no-deps", "--retries", "0", "--timeout", "5", "--index-url", CPU_INDEX, *torch):
+        if pip("--no-deps", "--retries", "0", "--timeout", "5", "--index-url", CPU_INDEX, TRIED_TORCH):
             print(f"No CPU build at {CPU_INDEX}: the package registry's may take 3 GB (Ctrl-C stops it)", flush=True)
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".txt") as constraints:
         constraints.writelines(f"{name}=={version}\n" for name, version in kept.items())

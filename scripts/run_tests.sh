@@ -32,13 +32,13 @@ else
     env --unset TESTS_SHARED_FOLDER ATEN_CPU_CAPABILITY=default "${quick[@]}" -m "numerical and not slow" ||
         failed+=("pytest with ATEN_CPU_CAPABILITY=default")
     # Some slow ones load TensorRT-RTX, OpenVINO, Triton's compiler or the recogniser, which were not made to live
-    # together: their files have a process each, and the others one for six. They also wait for servers: one at a time
-    # more than there are cores.
+    # together: their files have a process each. The others have one for three, and begin first: the longest are among
+    # them. They also wait for servers: one process more than there are cores.
     mapfile -t alone < <(grep -l 'mark\.alone' tests/test_*.py)
     mapfile -t others < <(grep -L 'mark\.alone' tests/test_*.py | xargs grep -l 'mark\.slow')
     {
+        printf '%s\n' "${others[@]}" | xargs -n 3
         printf '%s\n' "${alone[@]}"
-        printf '%s %s %s %s %s %s\n' "${others[@]}"
     } | xargs -L 1 -P "$((cores + 1))" "$PYTHON" -m pytest --no-header -m slow || failed+=("pytest -m slow")
 fi
 if ((${#failed[@]})); then

@@ -147,7 +147,7 @@ def test_warm_ups_do_not_count(tmp_path: Path) -> None:
         calls.append([len(piece.encoded.ids) for piece in pieces])
         return SpokenBatch([np.ones(512, np.float32)] * 2, STAGES, 2.0)
 
-    values = measure(Benchmark(batch=2, iterations=3, folder=tmp_path), speak, CPU, 22050)
+    values = measure(Benchmark(batch_size=2, num_iters=3, output=tmp_path), speak, CPU, 22050)
     assert len(calls) > 3
     assert calls[0] == [64, 64]
     assert values["samples"] == [1024] * 3
@@ -217,8 +217,8 @@ def test_audio_flags_that_contradict_the_model(tmp_path: Path, tiny_folder: Path
 
 
 def test_sizes_that_make_no_sense(tmp_path: Path) -> None:
-    assert_one_line_error(run_here(PYTORCH, "--cpu", "-il", "400", "-o", tmp_path), "-il 400", "333")
-    assert_one_line_error(run_here(PYTORCH, "--cpu", "--num-iters", "0", "-o", tmp_path), "--num-iters 0")
+    assert_one_line_error(run_here(PYTORCH, "--cpu", "-il", "400", "-o", tmp_path), "-il", "400", "333")
+    assert_one_line_error(run_here(PYTORCH, "--cpu", "--num-iters", "0", "-o", tmp_path), "--num-iters", "0")
 
 
 def test_the_comparison_of_backends_says_what_it_has_measured(capsys: pytest.CaptureFixture[str]) -> None:

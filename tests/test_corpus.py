@@ -21,7 +21,7 @@ from common.errors import UserError
 from common.files import locked_folder, sha256_of
 from common.phrases import Phrase
 from exports.voice import export_voice
-from pipeline import SpeakSettings, Voice
+from pipeline import SpeakSettings, Voice, stages
 from pipeline.engine_set import EngineSet
 from pipeline.pieces import prepare
 from scripts.corpus import main, make_parser
@@ -328,8 +328,8 @@ def test_an_engine_that_fails_once_leaves_no_trace(
             raise RuntimeError("boom")
         return whole(engines, ids)
 
-    whole = EngineSet.encode
-    with mock.patch.object(EngineSet, "encode", encode):
+    whole = stages.encode
+    with mock.patch.object(stages, "encode", encode):
         make(source, lines, tmp_path)
     assert tree(tmp_path) == tree(plain)
 
@@ -351,7 +351,7 @@ def test_whatever_fails_in_a_line_fails_alone(
     ids = prepare([Phrase(0, victim["text"])], SpeakSettings(), 128)[0].pieces[0].encoded.ids
     owner, name, is_victim = {
         "prepare": (TextFrontEnd, "read", lambda front_end, text: text == victim["text"]),
-        "speak": (EngineSet, "encode", lambda engines, batch: any(np.array_equal(one, ids) for one in batch)),
+        "speak": (stages, "encode", lambda engines, batch: any(np.array_equal(one, ids) for one in batch)),
         "write": (Layout, "audio_path", lambda layout, shard, line: line.id == victim["id"]),
     }[stage]
     with mock.patch.object(owner, name, fail_at(getattr(owner, name), is_victim)):

@@ -63,7 +63,7 @@ def test_a_gpu_that_the_kernels_never_ran_on_is_said_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     found = {"name": "NVIDIA L40S", "capability": (8, 9)}
-    monkeypatch.setattr(cuda, "_said", set())
+    monkeypatch.setattr(cuda, "_warned_of", set())
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: found["name"])
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: found["capability"])
     with caplog.at_level(logging.WARNING):

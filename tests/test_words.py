@@ -1,9 +1,16 @@
 """When words are heard: the path through the attention, as frames come, and how near it is to what is heard."""
 
-import numpy as np
+import re
+from difflib import SequenceMatcher
+from pathlib import Path
 
+import numpy as np
+import pytest
+
+from pipeline import Audio, SpeakSettings, Voice
 from pipeline.words import LAG, Word, WordAligner
 from tacotron2.text import WordSpan
+from tests.recogniser import word_times
 
 FRAME = 0.01  # seconds
 TEXT = "Say it, now."
@@ -65,3 +72,66 @@ def test_no_word_ends_after_the_audio() -> None:
         times = [time for pair in frames(aligned(attention(EVEN[:count]))) for time in pair]
         assert times == sorted(times)
         assert times[-1] <= count
+
+
+SSML = """<speak>Hello there, it is 20% <sub alias="doctor">Dr.</sub> Smith.<break time="700ms"/>
+Then <prosody rate="slow">we went on slowly</prosody> to the end of the road.</speak>"""
+
+
+def check_stream_and_whole(voice: Voice, **settings) -> Audio:
+    """The words of a stream are known with its chunks, and are those of the whole."""
+    whole = voice.speak(SSML, ssml=True, timestamps=True, **settings)
+    chunks = list(voice.stream(SSML, ssml=True, timestamps=True, **settings))
+    words = Audio.join(chunks).words
+    assert [(word.text, word.span) for word in words] == [(word.text, word.span) for word in whole.words]
+    times = [time for word in whole.words for time in (word.start, word.end)]
+    assert [time for word in words for time in (word.start, word.end)] == pytest.approx(times)
+    assert np.diff([0, *times, whole.seconds]).min() > -0.006  # half a frame, by which a changed speed is rounded
+    without = voice.speak(SSML, ssml=True, **settings)
+    assert without == whole
+    assert without.words == ()
+    return whole
+
+
+def test_words_of_a_stream_are_those_of_the_whole(tiny_folder: Path) -> None:
+    with Voice.load(tiny_folder, cpu_backend="onnxruntime") as voice:
+        check_stream_and_whole(voice, max_decoder_steps=90, gate_threshold=1.0)
+        check_stream_and_whole(voice, max_decoder_steps=90, gate_threshold=1.0, sampling_rate=16000, speed=1.5)
+
+
+@pytest.mark.slow
+def test_words_of_ssml_are_where_they_were_written_and_pauses_are_none(demo_folder: Path) -> None:
+    with Voice.load(demo_folder) as voice:
+        words = check_stream_and_whole(voice).words
+    written = "Hello there, it is 20% Dr. Smith. Then we went on slowly to the end of the road."
+    assert " ".join(word.text for word in words) == written
+    assert [SSML[slice(*word.span)] for word in words] == written.split()
+    assert words[7].start - words[6].end >= 0.7
+    slow = words[11]
+    assert 0.5 < slow.end - slow.start < 1.0
+
+
+PHRASES = """The quick brown fox jumps over the lazy dog.
+Good morning! This is a test of the emergency broadcast system.
+The weather tomorrow will be cold with a chance of rain in the afternoon.
+The children were playing in the garden when it began to rain.
+Turn left at the traffic lights, then take the second road on the right.
+Thank you very much for listening, and have a nice day.""".splitlines()
+
+
+@pytest.mark.slow
+def test_word_times_are_near_those_that_the_recogniser_hears(demo_folder: Path, tmp_path: Path) -> None:
+    errors = []
+    with Voice.load(demo_folder) as voice:
+        for _, audio in voice.speak_many(PHRASES, SpeakSettings(timestamps=True)):
+            assert isinstance(audio, Audio)
+            heard = word_times(audio.save(tmp_path / "phrase.wav"))
+            said, found = (
+                [re.sub("[^a-z]", "", word.lower()) for word in words]
+                for words in ((word.text for word in audio.words), (word for word, _, _ in heard))
+            )
+            for block in SequenceMatcher(None, said, found, autojunk=False).get_matching_blocks():
+                for ours, theirs in zip(audio.words[block.a :][: block.size], heard[block.b :], strict=False):
+                    errors += [abs(ours.start - theirs[1]), abs(ours.end - theirs[2])]
+    assert len(errors) > 2 * 0.9 * sum(len(phrase.split()) for phrase in PHRASES)
+    assert np.median(errors) < 0.08  # 0.05 s; the recogniser's own times are no finer than that

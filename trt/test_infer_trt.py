@@ -31,9 +31,9 @@ def main(args: argparse.Namespace) -> None:
         engines = voice.engines
         check_precision(args, engines.parts)
         check_audio_flags(args, engines.audio)
-        if engines.batch_size < benchmark.batch:
+        if engines.batch_size < benchmark.batch_size:
             most = engines.batch_size
-            raise UserError(f"-bs {benchmark.batch}: the engines take {most} at most; build them with a wider -bs")
+            raise UserError(f"-bs {benchmark.batch_size}: the engines take {most} at most; build them with a wider -bs")
         waveglow = engines.parts["waveglow"].metadata.model
         assert isinstance(waveglow, WaveGlowConfig)
         name, width = framework(engines.parts), waveglow.wn_channels

@@ -10,17 +10,16 @@ long enough for a TensorRT profile, and how much silence follows is not heard. W
 its own length alone.
 """
 
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 GRAIN = 32  # frames
 CONTEXT = 24  # frames; tests/test_vocoder.py states the error that is left
 END_SILENCE = 12  # frames: what is beyond them changes the demo voice's samples by less than 1e-4
 
 
-@dataclass(frozen=True)
-class Window:
-    """Frames [start, stop) go through WaveGlow; of its audio, frames [keep_start, keep_stop) are kept."""
+class Window(NamedTuple):
+    """Frames [start, stop) go through a network; of its result, frames [keep_start, keep_stop) are kept."""
 
     start: int
     stop: int

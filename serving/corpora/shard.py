@@ -4,7 +4,7 @@ Functions without state, for whichever process has the time.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -26,14 +26,6 @@ WRITERS = 4  # threads: FLAC takes longer to encode than a GPU takes to speak
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Pieces that are spoken together."""
-
-    speed: float
-    pieces: tuple[Piece, ...]
-
-
-@dataclass(frozen=True)
 class LineReading:
     """How a line is read: its text as read and its symbols in all pieces; or why it can't be read."""
 
@@ -48,7 +40,7 @@ class ShardReading:
     """A shard's lines as read, their pieces in batches, and the seconds that it took."""
 
     lines: tuple[LineReading, ...]
-    batches: tuple[Batch, ...]
+    batches: tuple[tuple[Piece, ...], ...]
     seconds: float
 
 
@@ -103,28 +95,25 @@ class ShardReport:
 
 
 def read_shard(job: Job, batch_size: int, max_symbols: int, shard: Shard) -> ShardReading:
-    """Reads a shard's lines into pieces of at most `max_symbols`, in batches of nearly one length, by speed.
+    """Reads a shard's lines into pieces of at most `max_symbols`, in batches of nearly one length.
 
     They depend on the shard's lines alone, whatever is missing or done.
     """
     started = time.perf_counter()
     phrases = prepare([Phrase(line.number - 1, line.text) for line in shard.lines], job.settings, max_symbols)
     lines: list[LineReading] = []
-    by_speed: dict[float, list[Piece]] = {}
+    pieces: list[Piece] = []
     for line, phrase in zip(shard.lines, phrases, strict=True):
-        seeded = [replace(piece, seed=_seed(job, line)) for piece in phrase.pieces]
-        by_speed.setdefault(_speed(job, line), []).extend(seeded)
-        symbols = sum(len(piece.encoded.ids) for piece in seeded)
-        lines.append(LineReading(phrase.reading, len(seeded), symbols, str(phrase.error) if phrase.error else None))
-    batches = tuple(batch for speed in sorted(by_speed) for batch in _batches(speed, by_speed[speed], batch_size))
-    return ShardReading(tuple(lines), batches, time.perf_counter() - started)
-
-
-def _batches(speed: float, pieces: list[Piece], batch_size: int) -> Iterator[Batch]:
+        seed, speed = _seed(job, line), _speed(job, line)
+        own = [replace(one, seed=seed, speed=speed if one.speed is None else one.speed) for one in phrase.pieces]
+        symbols = sum(len(piece.encoded.ids) for piece in own)
+        lines.append(LineReading(phrase.reading, len(own), symbols, str(phrase.error) if phrase.error else None))
+        pieces += own
     pieces.sort(key=lambda piece: len(piece.encoded.ids))
     count = -(-len(pieces) // batch_size)
-    for start, end in pairwise(len(pieces) * number // max(1, count) for number in range(count + 1)):
-        yield Batch(speed, tuple(pieces[start:end]))
+    edges = (len(pieces) * number // max(1, count) for number in range(count + 1))
+    batches = tuple(tuple(pieces[start:stop]) for start, stop in pairwise(edges))
+    return ShardReading(tuple(lines), batches, time.perf_counter() - started)
 
 
 def write_shard(

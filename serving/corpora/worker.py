@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from itertools import groupby
 from typing import Any
 
 import torch
@@ -147,16 +146,13 @@ class Worker:
         for _ in range(2):
             audio.clear()
             results: list[PieceSummary] = []
-            failures = 0
-            for speed, batches in groupby(reading.batches, key=lambda batch: batch.speed):
-                with voice.synthesizer(replace(settings, speed=speed)) as synthesizer:
-                    for spoken in synthesizer.speak_batches(batch.pieces for batch in batches):
-                        for piece in spoken:
-                            results.append(_result(piece))
-                            if piece.audio is not None:
-                                audio.append(piece.audio)
-                    failures += synthesizer.failures
-            if not failures:
+            with voice.synthesizer(settings) as synthesizer:
+                for spoken in synthesizer.speak_batches(reading.batches):
+                    for piece in spoken:
+                        results.append(_result(piece))
+                        if piece.audio is not None:
+                            audio.append(piece.audio)
+            if not synthesizer.failures:
                 break
         return results, audio
 
