@@ -29,9 +29,9 @@ Settings = TypeVar("Settings")
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """Ends the help of a flag with its default, "[default: 8]", but for switches and flags that have none.
+    """Ends the help of a flag with its default, "[default: 8]", if it has one.
 
-    A help text that ends with words in brackets says the default itself: "in Hz [the model's]".
+    Brackets at the end of a help text hold a default in words: "in Hz [the model's]".
     """
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
@@ -107,7 +107,7 @@ def settings_from(args: argparse.Namespace, kind: type[Settings], **others: Any)
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, by which containers and schedulers stop a process: what cleans up after Ctrl-C does so after it."""
+    """SIGTERM, by which containers and schedulers stop a process. It is cleaned up after as after Ctrl-C."""
 
 
 def run(

@@ -1,4 +1,4 @@
-"""One HTML page with what a run spoke: for each phrase its text and how it was read, a player and its pictures.
+"""One HTML page of a run: for each phrase its text and how it was read, a player and its pictures.
 
 No scripts, no network.
 """
@@ -16,9 +16,9 @@ from pipeline.manifest import PhraseResult
 from pipeline.settings import SpeakSettings
 from pipeline.voice import Voice
 
-LONG_TEXT = 600  # characters; of a longer text the beginning is shown, and the whole on demand
+LONG_TEXT = 600  # characters; a longer text is folded behind its beginning
 PRELOADED = 50  # players that show their length before they are played
-JUMP = 50  # phrases between two links of the list that leads through a long page
+JUMP = 50  # phrases between two links at the top of a long page
 
 STYLE = """
 :root {

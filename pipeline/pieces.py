@@ -1,5 +1,6 @@
 """From phrases to the pieces of text that are spoken in one breath."""
 
+import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -15,6 +16,8 @@ from tacotron2.text import EncodedText, split
 from tacotron2.text.front_end import TextFrontEnd
 from tacotron2.text.rewriting import Trace
 from tacotron2.text.ssml import Segment, parse_ssml, shown
+
+_SENTENCE_END = re.compile(r"[.!?][)']*$")
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,8 @@ def prepare(phrases: Sequence[Phrase], settings: SpeakSettings, max_symbols: int
 
 
 def _prepare(phrase: Phrase, settings: SpeakSettings, front_end: TextFrontEnd, max_symbols: int) -> PreparedPhrase:
+    if phrase.error is not None:
+        return PreparedPhrase(phrase, "", (), phrase.error)
     if not isinstance(phrase.text, str):
         wrong = InvalidInput(f"the text to speak must be a str, not {type(phrase.text).__name__}")
         return PreparedPhrase(phrase, "", (), wrong)
@@ -126,7 +131,7 @@ def _prepare(phrase: Phrase, settings: SpeakSettings, front_end: TextFrontEnd, m
     except Exception as error:
         return PreparedPhrase(phrase, phrase.text, (), explained(error, _named(phrase, phrase.text)))
     pieces[-1] = replace(pieces[-1], last=True)
-    return PreparedPhrase(phrase, " ".join(readings), tuple(pieces))
+    return PreparedPhrase(phrase, " ".join(readings), tuple(_with_silence(one, settings) for one in pieces))
 
 
 def _read(
@@ -138,8 +143,14 @@ def _read(
         trace = segment.trace() if settings.ssml else Trace(segment.text)
     with trace or nullcontext():
         readings.append(front_end.read(segment.text))
-    texts = split(readings[-1], max_symbols, final_period=front_end.final_period and segment.ends, trace=trace)
+    final_period, by_sentence = front_end.final_period and segment.ends, settings.sentence_silence > 0
+    texts = split(readings[-1], max_symbols, final_period=final_period, trace=trace, by_sentence=by_sentence)
     return [shown(text) for text in texts] if settings.ssml else texts
+
+
+def _with_silence(piece: Piece, settings: SpeakSettings) -> Piece:
+    ends = not piece.last and _SENTENCE_END.search(piece.encoded.text)
+    return replace(piece, pause=max(piece.pause, settings.sentence_silence)) if ends else piece
 
 
 def _within_range(speed: float) -> float:

@@ -121,12 +121,12 @@ class EngineServer:
 
     def _warm_up(self, voice: Voice) -> None:
         """Speaks a word, so that the first request doesn't wait for what is made at first use."""
-        settings = self._settings
-        voice.scheduler(
-            max_slots=settings.max_slots,
-            max_waiting=settings.max_waiting,
+        scheduler = voice.scheduler(
+            max_slots=self._settings.max_slots,
+            max_waiting=self._settings.max_waiting,
             on_failed=lambda reason: self._outbox.put(Failed(reason)),
-        ).warm_up()
+        )
+        scheduler.warm_up()
         for _ in voice.stream(WARM_UP_TEXT):
             pass
 

@@ -88,6 +88,7 @@ def split(
     cleaner: str = "english_cleaners",
     final_period: bool = True,
     trace: Trace | None = None,
+    by_sentence: bool = False,
 ) -> list[EncodedText]:
     """Turns a text of any length into pieces of at most `max_symbols` ids, in linear time.
 
@@ -99,6 +100,7 @@ def split(
     Args:
         max_symbols: at least 4.
         trace: of how the text came about; with it the pieces have words.
+        by_sentence: end a piece with every sentence.
         text, cleaner, final_period: as for `encode`.
 
     Raises:
@@ -110,7 +112,7 @@ def split(
     units, words = _units(text, max_symbols, cleaner, final_period, trace)
     marks = "".join(unit.mark for unit in units)
     sizes = [len(unit.ids) for unit in units]
-    pieces = cut(marks, sizes, max_symbols)
+    pieces = cut(marks, sizes, max_symbols, by_sentence)
     # What was dropped between two pieces is named with the first.
     edges = [0, *(start for start, _ in pieces[1:]), len(units)]
     return [

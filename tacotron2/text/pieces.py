@@ -67,7 +67,7 @@ class _Row:
         return self._spoken[stop] > self._spoken[start]
 
 
-def cut(marks: str, sizes: Sequence[int], max_symbols: int) -> list[tuple[int, int]]:
+def cut(marks: str, sizes: Sequence[int], max_symbols: int, by_sentence: bool = False) -> list[tuple[int, int]]:
     """Cuts a row of units into pieces of at most `max_symbols` symbols, in linear time.
 
     A sentence that fits is never cut; of one that doesn't, no clause that fits; and so on to words.
@@ -76,11 +76,20 @@ def cut(marks: str, sizes: Sequence[int], max_symbols: int) -> list[tuple[int, i
     Args:
         marks: one character a unit: itself in lower case, or GROUP or SILENT.
         sizes: each unit's number of symbols, none above `max_symbols`.
+        by_sentence: end a piece with every sentence.
 
     Returns:
         The pieces as (first unit, unit after the last), in order. Spaces at a piece's ends don't count in its size.
     """
     row = _Row(marks, sizes)
+    if by_sentence:
+        ends = (match.end() for match in _ENDS[0].finditer(marks))
+        sentences = _with_speech(row, _cut_at(_Atom(0, len(marks), 0), ends, 0), max_symbols)
+        return [
+            (start + one.start, stop + one.start)
+            for one in sentences
+            for start, stop in cut(marks[one.start : one.stop], sizes[one.start : one.stop], max_symbols)
+        ]
     if row.size(0, len(marks)) <= max_symbols:
         return [(0, len(marks))]
     atoms = _with_speech(row, _atoms(row, max_symbols), max_symbols)
