@@ -24,7 +24,7 @@ from pipeline.audio import Audio, Resampler
 from pipeline.engine_set import EngineSet
 from pipeline.identity import identity_of
 from pipeline.model_files import open_engines, voice_files
-from pipeline.pieces import Piece, PieceResult, PreparedPhrase, prepare
+from pipeline.pieces import PieceResult, PreparedPhrase, prepare
 from pipeline.scheduler import CLOSING_SECONDS, QUEUE_LENGTH, Scheduler
 from pipeline.settings import RuntimeOptions, RuntimeSettings, SpeakOptions, SpeakSettings, WorkSettings, written_out
 from pipeline.speech import Speech
@@ -162,15 +162,9 @@ class Voice:
         return self.engines.voice
 
     def identity(self, settings: SpeakSettings | None = None) -> dict[str, Any]:
-        """What decides the bytes of speech beside its text: the models, what runs them, and how they speak.
+        """What decides the bytes of speech beside its text, as JSON has it: the models, what runs them, how they speak.
 
         Equal identities give equal audio, but for the rounding of batches of other sizes.
-
-        Args:
-            settings: None takes the voice's own.
-
-        Returns:
-            what JSON has: strings, numbers, None, lists and dictionaries of them.
         """
         return identity_of(self.engines, settings or SpeakSettings())
 
@@ -240,7 +234,10 @@ class Voice:
             Closed: the voice is closed, or can't work any more.
         """
         chosen = settings or SpeakSettings()
-        return self.scheduler().submit(self._pieces(text, chosen), chosen, on_event)
+        (prepared,) = self.prepare([Phrase(0, text)], chosen)
+        if prepared.error is not None:
+            raise prepared.error
+        return self.scheduler().submit(prepared.pieces, chosen, on_event)
 
     def scheduler(
         self,
@@ -249,11 +246,7 @@ class Voice:
         max_waiting: int = QUEUE_LENGTH,
         on_failed: Callable[[str], object] = lambda reason: None,
     ) -> Scheduler:
-        """The voice's scheduler, started at the first call.
-
-        Args:
-            max_slots, max_waiting, on_failed: as for `Scheduler`, for the first call alone.
-        """
+        """The voice's scheduler. The first call starts it, with the arguments of `Scheduler`."""
         with self._starting:
             if self._closed:
                 raise Closed("the voice is closed; load it again")
@@ -309,12 +302,6 @@ class Voice:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    def _pieces(self, text: str, settings: SpeakSettings) -> Sequence[Piece]:
-        (prepared,) = self.prepare([Phrase(0, text)], settings)
-        if prepared.error is not None:
-            raise prepared.error
-        return prepared.pieces
 
 
 def _progress(on_progress: OnProgress, symbols: int, done: float) -> None:
