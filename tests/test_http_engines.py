@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -132,10 +131,9 @@ def test_an_engine_that_is_killed_fails_its_own_requests_alone(server: ServerPro
             answers = [pool.submit(heard, server, seed, frames) for seed in range(STREAMS)]
             assert eventually(lambda: server.status()["active"] == STREAMS)
             os.kill(engines_of(server)[0], signal.SIGKILL)
-            killed = time.monotonic()
             assert eventually(lambda: server.status()["status"] == "degraded", 10)
-        assert server.speak().status_code == 200
-        assert time.monotonic() - killed < 10
+        assert server.speak(frames=20).status_code == 200
+        assert server.status()["status"] == "degraded"  # it was spoken before the engine was there again
         lengths = [answer.result() for answer in answers]
     assert lengths.count(None) == STREAMS // 2
     assert lengths.count(frames * HOP) == STREAMS // 2
