@@ -271,6 +271,7 @@ class EnginePool:
     def __init__(self, engines: Sequence[Engine]) -> None:
         self.engines = engines
         self.failure = ""
+        self._closing = False
         self._keepers: list[asyncio.Task] = []
 
     @property
@@ -321,16 +322,20 @@ class EnginePool:
 
     async def close(self) -> None:
         """Ends all engines; may be called again. Requests that are not done fail with Closed."""
+        self._closing = True
         for keeper in self._keepers:
             keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+        # First: a keeper whose engine answers at this moment isn't cancelled (`asyncio.wait_for`), and sees its end.
         await asyncio.gather(*(engine.close() for engine in self.engines))
+        await asyncio.gather(*self._keepers, return_exceptions=True)
 
     async def _keep(self, engine: Engine) -> None:
         """Starts an engine's process again whenever it has ended, until all engines fail at once after their starts."""
         while True:
             started = time.monotonic()
             await engine.ended()
+            if self._closing:
+                return
             _log.error("%s has ended: %s", engine.name, engine.reason)
             if time.monotonic() - started > WORKED_SECONDS:
                 engine.failures = 0
