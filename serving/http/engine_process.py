@@ -113,7 +113,7 @@ class EngineServer:
             finally:
                 voice.close(timeout=CLOSING_SECONDS)
         except Exception as error:
-            self._outbox.put(Failed(str(explained(error, f'"{WARM_UP_TEXT}"'))))
+            self._outbox.put(Failed(str(explained(error, "a first word"))))
         finally:
             self._outbox.put(None)
             sender.join(CLOSING_SECONDS)
@@ -157,10 +157,15 @@ class EngineServer:
         self._outbox.put(request)
 
     def _send(self) -> None:
-        with suppress(OSError):  # nobody reads any more
+        try:
             while (item := self._outbox.get()) is not None:
                 for message in self._messages(item):
                     self._connection.sendall(packed(message))
+        except OSError:  # nobody reads any more
+            return
+        except Exception:  # requests must not wait for an engine that can't answer
+            _log.exception("the engine ends, because it can't send its answers")
+            self._connection.shutdown(socket.SHUT_RDWR)
 
     def _messages(self, item: object) -> Iterator[object]:
         """What is sent for an item of the outbox."""
