@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from common.cpu_backend import usable_cores
 from common.errors import UserError
 from common.files import REPOSITORY
-from pipeline.scheduler import SWITCH_INTERVAL
+from pipeline.latency import prefer_latency
 from serving.corpora.job import VoiceSource
 from serving.corpora.pool import Method, PoolWorker
 from serving.corpora.process import WorkerDied
@@ -27,8 +26,8 @@ _QUIET = {  # before Ray is imported: it asks nobody, tells nobody and warns of 
 
 class _Actor(Worker):
     def __init__(self, source: VoiceSource) -> None:
-        sys.setswitchinterval(SWITCH_INTERVAL)
         super().__init__(source)
+        prefer_latency()
 
 
 class RayPool:

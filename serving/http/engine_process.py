@@ -18,7 +18,7 @@ from pathlib import Path
 
 from common.errors import explained
 from pipeline import Voice
-from pipeline.scheduler import SWITCH_INTERVAL
+from pipeline.latency import prefer_latency
 from pipeline.speech import Speech
 from serving.http.log import log_to_stderr
 from serving.http.messages import (
@@ -108,6 +108,7 @@ class EngineServer:
             self._model_names = [engine.name for engine in voice.engines.parts.values()]
             try:
                 self._warm_up(voice)
+                prefer_latency()
                 self._outbox.put(Ready(voice.name, voice.sampling_rate))
                 self._receive(voice)
             finally:
@@ -191,7 +192,6 @@ def main(handle: int) -> None:
     if settings is None:
         return
     log_to_stderr(f"{settings.name}: ")
-    sys.setswitchinterval(SWITCH_INTERVAL)
     threading.Thread(target=_end_without_server, args=(connection,), daemon=True).start()
     EngineServer(connection, settings).run()
 

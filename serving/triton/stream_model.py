@@ -26,6 +26,7 @@ import triton_python_backend_utils as pb_utils  # what the server's Python backe
 from common.errors import Busy, Closed, InvalidInput, explained
 from common.metadata import PARTS
 from pipeline import Audio, SpeakSettings, Voice
+from pipeline.latency import prefer_latency
 from pipeline.settings import settings_at
 from pipeline.speech import CancelledError, Speech
 
@@ -54,6 +55,7 @@ class TritonPythonModel:
         self._voice.scheduler(max_waiting=max_waiting, on_failed=self._end_server).warm_up()
         for _ in self._voice.stream("Ready."):
             pass
+        prefer_latency()
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
