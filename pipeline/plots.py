@@ -128,7 +128,6 @@ def _label_words(axes: Axes, words: Sequence[Word], apart: float) -> None:
         if not kept or word.span[0] - kept[-1].span[0] >= apart:
             kept.append(word)
     axes.set_yticks([word.span[0] for word in kept], [_short(word.text) for word in kept], fontsize=8, parse_math=False)
-    axes.set_ylabel("Text")
 
 
 def _short(word: str, letters: int = 12) -> str:
