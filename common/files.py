@@ -50,13 +50,19 @@ def write_whole(path: Path, content: bytes) -> None:
 @contextmanager
 def _replacing(path: Path) -> Iterator[tuple[Path, int]]:
     """See `written_whole`; yields the temporary path and a handle for writing there."""
-    with _errors_naming(path), _held(path.parent, f".{path.name}.", _PART, _make_file) as (temporary, handle):
-        try:
-            yield temporary, handle
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    try:
+        with _held(path.parent, f".{path.name}.", _PART, _make_file) as (temporary, handle):
+            try:
+                yield temporary, handle
+                os.replace(temporary, path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+    except OSError as error:  # of a disk or of a temporary file: it gets the name that the user knows
+        of_disk = error.filename is None and error.errno in (*DISK_ERRORS, errno.EFBIG)
+        if of_disk or str(error.filename).endswith(_PART):
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 @contextmanager
@@ -98,18 +104,6 @@ def _make_folder(path: Path) -> int | None:
     with suppress(FileNotFoundError):
         return os.open(path, os.O_RDONLY)
     return None
-
-
-@contextmanager
-def _errors_naming(path: Path) -> Iterator[None]:
-    """Gives an OSError of a disk or of a temporary file the name that the user knows."""
-    try:
-        yield
-    except OSError as error:
-        of_disk = error.filename is None and error.errno in (*DISK_ERRORS, errno.EFBIG)
-        if of_disk or str(error.filename).endswith(_PART):
-            error.filename, error.filename2 = str(path), None
-        raise
 
 
 @contextmanager

@@ -38,6 +38,7 @@ from serving.flags import add_source_flags, checkpoints_of
 GPU_BATCH, CPU_BATCH = 64, 8
 BATCHES_A_SHARD = {True: 8, False: 4}  # on GPUs, on CPUs: a worker that dies has done one or two shards in vain
 EXIT_SOME_FAILED, EXIT_ALL_FAILED = 3, 4  # the corpus is finished; some lines, or all, are without audio
+BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} lines [{elapsed}<{remaining}{postfix}]"
 CPU_THREADS = 2  # of a worker: two workers of two cores make more than one of four
 
 
@@ -86,11 +87,26 @@ def main(args: argparse.Namespace) -> None:
     folder = output_folder(args.output).resolve()
     totals = RunTotals()
     with locked_folder(folder), _pool(args) as pool:
-        size = _shard_lines(args, pool.on_gpus)
-        with _progress() as bar:
+        size = args.shard_lines or BATCHES_A_SHARD[pool.on_gpus] * _work(args, pool.on_gpus).batch_size
+
+        def job_of(identity: Identity) -> Job:
+            return Job(
+                folder=folder,
+                input_sha256=found.sha256,
+                lines=found.lines,
+                settings=settings,
+                work=_work(args, identity.device == "cuda"),
+                shard_lines=size,
+                format=args.format,
+                audio=args.audio,
+                sampling_rate=args.sampling_rate or identity.sampling_rate,
+                identity=identity,
+            )
+
+        with tqdm(unit="line", disable=None, bar_format=BAR_FORMAT, smoothing=0.05) as bar:
             corpus = make_corpus(
                 args.input,
-                lambda identity: _job(args, folder, found, settings, identity, size),
+                job_of,
                 max(-(-found.lines // size), found.characters // SHARD_CHARACTERS),
                 pool,
                 retry=args.retry,
@@ -118,10 +134,6 @@ def _check(args: argparse.Namespace) -> None:
 
 def _work(args: argparse.Namespace, on_gpus: bool) -> WorkSettings:
     return settings_from(args, WorkSettings, batch_size=args.batch_size or (GPU_BATCH if on_gpus else CPU_BATCH))
-
-
-def _shard_lines(args: argparse.Namespace, on_gpus: bool) -> int:
-    return args.shard_lines or BATCHES_A_SHARD[on_gpus] * _work(args, on_gpus).batch_size
 
 
 def _source(args: argparse.Namespace, on_gpus: bool) -> VoiceSource:
@@ -158,35 +170,6 @@ def _pool(args: argparse.Namespace) -> Iterator[Pool]:
 
 def _cpu_workers(args: argparse.Namespace) -> int:
     return args.workers or max(1, usable_cores() // args.threads)
-
-
-def _job(
-    args: argparse.Namespace,
-    folder: Path,
-    found: Survey,
-    settings: SpeakSettings,
-    identity: Identity,
-    shard_lines: int,
-) -> Job:
-    return Job(
-        folder=folder,
-        input_sha256=found.sha256,
-        lines=found.lines,
-        settings=settings,
-        work=_work(args, identity.device == "cuda"),
-        shard_lines=shard_lines,
-        format=args.format,
-        audio=args.audio,
-        sampling_rate=args.sampling_rate or identity.sampling_rate,
-        identity=identity,
-    )
-
-
-@contextmanager
-def _progress() -> Iterator[tqdm]:
-    form = "{l_bar}{bar}| {n_fmt}/{total_fmt} lines [{elapsed}<{remaining}{postfix}]"
-    with tqdm(unit="line", disable=None, bar_format=form, smoothing=0.05) as bar:
-        yield bar
 
 
 def _start(bar: tqdm, done: int, lines: int) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from common.contract import TensorSpec, check_tensors, contract_of, parse_dim
+from common.contract import TensorSpec, contract_of, parse_dim
 from common.engine import Range, check_bound, closed
 from common.errors import EngineFailure, UserError
 from common.metadata import Part
@@ -101,12 +101,7 @@ class TensorRTEngine:
     backend = "tensorrt"
 
     def __init__(
-        self,
-        path: Path,
-        part: Part,
-        device: torch.device | str | None = None,
-        *,
-        largest_scratch: bool = False,
+        self, path: Path, part: Part, device: torch.device | str | None = None, *, largest_scratch: bool = False
     ) -> None:
         self.name = str(path)
         self.record = read_record(path)
@@ -244,14 +239,11 @@ class TensorRTEngine:
         """Compares the engine's tensors and profile with the contract and the record; returns the limits."""
         input_mode = self._trt.api.TensorIOMode.INPUT
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        is_input = {name: engine.get_tensor_mode(name) == input_mode for name in names}
-        specs = [
-            self._dynamic(tensor_spec(name, engine.get_tensor_dtype(name), engine.get_tensor_shape(name)))
-            for name in names
-        ]
-        for expected, wanted in ((self.contract.inputs, True), (self.contract.outputs, False)):
-            found = [spec for spec in specs if is_input[spec.name] == wanted]
-            check_tensors(self.name, expected, found, BUILD_AGAIN)
+        found: dict[bool, list[TensorSpec]] = {True: [], False: []}  # inputs, outputs
+        for name in names:
+            spec = tensor_spec(name, engine.get_tensor_dtype(name), engine.get_tensor_shape(name))
+            found[engine.get_tensor_mode(name) == input_mode].append(self._dynamic(spec))
+        self.contract.check(self.name, found[True], found[False], BUILD_AGAIN)
         for spec in self.contract.inputs:
             shapes = [shape_tuple(shape) for shape in engine.get_tensor_profile_shape(spec.name, 0)]
             recorded = profile_shapes(self.record, spec)

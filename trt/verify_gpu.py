@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -56,11 +56,7 @@ LOOP_TOLERANCE = 1e-2  # of log mel: the same kernels run on the same numbers
 FRAMES_TOLERANCE = 0.05
 
 
-@dataclass(frozen=True)
-class Check:
-    name: str
-    passed: bool
-    detail: str
+Check = tuple[str, Callable[[], str]]  # its name, and what runs it: returns what it found, or raises what failed
 
 
 def _require(condition: bool, finding: str) -> None:
@@ -98,25 +94,30 @@ def main(args: argparse.Namespace) -> None:
         "| --- | --- | --- |",
     ]
     print("\n".join(report), flush=True)
-    checks: list[Check] = []
-    for check in verify(args.models, folder, precision, args.batch_size, tensorrt):
-        checks.append(check)
-        report.append(f"| {check.name} | {'passed' if check.passed else 'FAILED'} | {check.detail} |")
+    passed = []
+    for name, check in verify(args.models, folder, precision, args.batch_size, tensorrt):
+        try:
+            detail = check()
+            passed.append(True)
+        except Exception as error:  # any failure on an unknown machine belongs into the report
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            detail = kind + " ".join(str(error).split())
+            passed.append(False)
+        report.append(f"| {name} | {'passed' if passed[-1] else 'FAILED'} | {detail} |")
         print(report[-1], flush=True)
-    failed = sum(not check.passed for check in checks)
-    report += ["", f"{len(checks) - failed} passed, {failed} failed"]
+    report += ["", f"{sum(passed)} passed, {len(passed) - sum(passed)} failed"]
     print("\n".join(report[-2:]))
     path = folder / f"report_{precision}.md"
     path.write_text("\n".join(report) + "\n", encoding="utf-8")
     print(f"Written to {path}: please add it to your report, whatever it says.")
-    if failed:
-        raise UserError(f"{failed} of {len(checks)} checks failed")
+    if not all(passed):
+        raise UserError(f"{len(passed) - sum(passed)} of {len(passed)} checks failed")
 
 
 def verify(
     models: Path | None, folder: Path, precision: Precision, batch: SizeRange, tensorrt: bindings.TensorRT
 ) -> Iterator[Check]:
-    """Yields one `Check` after another. A check that needs the result of a failed one is left out."""
+    """Yields checks, each to be run before the next is asked for. One that needs a failed one's result is left out."""
     if models is None:
         models = folder / f"onnx_{precision}"
         if not all((models / f"{part}.onnx").exists() for part in PARTS):
@@ -124,30 +125,21 @@ def verify(
     files = {part: models / f"{part}.onnx" for part in PARTS}
     paths: dict[Part, Path] = {}
     for part in PARTS:
-        yield _checked(f"build {part}", partial(_build, files[part], part, folder, BuildOptions(batch=batch), paths))
+        yield f"build {part}", partial(_build, files[part], part, folder, BuildOptions(batch=batch), paths)
     for part in paths:
-        yield _checked(f"{part} as ONNX Runtime", partial(_parity, paths[part], files[part], part, batch))
+        yield f"{part} as ONNX Runtime", partial(_parity, paths[part], files[part], part, batch)
     yield from _portable(files["postnet"], folder, tensorrt, batch)
     for part in paths:
-        yield _checked(f"{part} in scratch memory of its own sizes", partial(_scratch, paths[part], part))
+        yield f"{part} in scratch memory of its own sizes", partial(_scratch, paths[part], part)
     if len(paths) < len(PARTS):
         return
-    yield _checked("captured decoder loop as the plain one", partial(_loops, paths, batch))
+    yield "captured decoder loop as the plain one", partial(_loops, paths, batch)
     spoken: dict[str, list[PieceResult]] = {}
     for name, chosen in (("TensorRT", paths), ("ONNX Runtime", files)):
-        yield _checked(f"speech on {name}", partial(_speak, name, chosen, batch, spoken))
+        yield f"speech on {name}", partial(_speak, name, chosen, batch, spoken)
     if len(spoken) == 2:
-        yield _checked("same speech", partial(_compare, *spoken.values()))
-    yield _checked("streamed speech", partial(_stream, paths, batch))
-
-
-def _checked(name: str, check: Callable[[], str]) -> Check:
-    try:
-        return Check(name, True, check())
-    except UserError as error:
-        return Check(name, False, str(error))
-    except Exception as error:  # any failure on an unknown machine belongs into the report
-        return Check(name, False, " ".join(f"{type(error).__name__}: {error}".split()))
+        yield "same speech", partial(_compare, *spoken.values())
+    yield "streamed speech", partial(_stream, paths, batch)
 
 
 def _build(file: Path, part: Part, folder: Path, options: BuildOptions, paths: dict[Part, Path]) -> str:
@@ -188,22 +180,22 @@ def _on_gpu(engine: Engine, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _portable(file: Path, folder: Path, tensorrt: bindings.TensorRT, batch: SizeRange) -> Iterator[Check]:
     """Checks for one of TensorRT's products: engines for other versions and GPUs, or kernels that are kept."""
     if tensorrt.flavour == "tensorrt_rtx":
-        yield _checked("compiled kernels are kept", partial(_kept_kernels, folder))
+        yield "compiled kernels are kept", partial(_kept_kernels, folder)
         return
     paths: dict[Part, Path] = {}
     options = BuildOptions(batch=batch, version_compatible=True, same_compute_capability=True)
     portable = output_folder(folder / "portable")
-    yield _checked("build a version-compatible postnet", partial(_build, file, "postnet", portable, options, paths))
+    yield "build a version-compatible postnet", partial(_build, file, "postnet", portable, options, paths)
     if not paths:
         return
     parity = partial(_parity, paths["postnet"], file, "postnet", batch)
-    yield _checked("version-compatible postnet as ONNX Runtime", parity)
+    yield "version-compatible postnet as ONNX Runtime", parity
     with mock.patch.dict(sys.modules, {"tensorrt": None}):
         try:
             lean = bindings.load("tensorrt_lean")
         except UserError:
             return  # it isn't installed
-        yield _checked(f"version-compatible postnet on the lean runtime {lean.version}", parity)
+        yield f"version-compatible postnet on the lean runtime {lean.version}", parity
 
 
 def _kept_kernels(folder: Path) -> str:
