@@ -9,28 +9,9 @@ from unidecode import unidecode
 
 from tacotron2.text.numbers import expand_numbers
 from tacotron2.text.rewriting import Pattern
+from tacotron2.text.tables import table
 
-_ABBREVIATIONS = {
-    "mrs": "misess",  # the classic's spelling, which its voices were trained on
-    "mr": "mister",
-    "dr": "doctor",
-    "st": "saint",
-    "co": "company",
-    "jr": "junior",
-    "maj": "major",
-    "gen": "general",
-    "drs": "doctors",
-    "rev": "reverend",
-    "lt": "lieutenant",
-    "hon": "honorable",
-    "sgt": "sergeant",
-    "capt": "captain",
-    "esq": "esquire",
-    "ltd": "limited",
-    "col": "colonel",
-    "ft": "fort",
-}
-_ABBREVIATION = Pattern(rf"\b({'|'.join(_ABBREVIATIONS)})\.")
+_ABBREVIATION = Pattern(r"\b((?&classic-abbreviations))\.")
 _WHITESPACE = Pattern(r"\s+")
 _TO_TRANSLITERATE = Pattern(r"[^\x00-\x7f£]")  # unidecode would make "ps" of £, and no rule for pounds would see it
 _SCRIPT = Pattern(r"(?!LATIN|MODIFIER|FULLWIDTH|MATHEMATICAL|COMBINING)([A-Z]+)\b.*\b(?:LETTER|SYLLABLE|IDEOGRAPH)\b")
@@ -40,7 +21,7 @@ _SILENT = {"Mn", "Me", "Cf"}  # Unicode categories of accents and of marks that 
 def english_cleaners(text: str) -> str:
     """ASCII, lower case, numbers and abbreviations in words, single spaces."""
     text = expand_numbers(_transliterated(text).lower())
-    return _single_spaced(_ABBREVIATION.sub(lambda match: _ABBREVIATIONS[match[1]], text))
+    return _single_spaced(_ABBREVIATION.sub(lambda match: table("classic-abbreviations")[match[1]], text))
 
 
 def transliteration_cleaners(text: str) -> str:

@@ -11,7 +11,7 @@ from tacotron2.text.rewriting import Pattern
 
 # Their words are a page of code; the libraries that have them cost seconds of loading (inflect) or come without a wheel
 # (num2words' docopt).
-_SMALL = (
+SMALL = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
     *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
 )
@@ -20,7 +20,7 @@ _SCALES = (
     *("", " thousand", " million", " billion", " trillion", " quadrillion", " quintillion", " sextillion"),
     *(" septillion", " octillion", " nonillion", " decillion"),
 )
-NUMBER_WORDS = frozenset(word for words in (*_SMALL, *_TENS, *_SCALES, "hundred", "point") for word in words.split())
+NUMBER_WORDS = frozenset(word for words in (*SMALL, *_TENS, *_SCALES, "hundred", "point") for word in words.split())
 _MOST_DIGITS = 3 * len(_SCALES)  # longer numbers have no name and are read digit by digit
 _ORDINALS = {
     **{"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth"},
@@ -53,7 +53,7 @@ def cardinal(digits: str) -> str:
     """The words of a number given as decimal digits: "1234" is "one thousand, two hundred thirty-four"."""
     digits = digits.lstrip("0") or "0"
     if len(digits) > _MOST_DIGITS:
-        return " ".join(_SMALL[int(digit)] for digit in digits)
+        return " ".join(SMALL[int(digit)] for digit in digits)
     return _scaled(digits, "")
 
 
@@ -75,7 +75,7 @@ def year(number: int) -> str:
     if number == 2000:
         return "two thousand"
     if 2000 < number < 2010:
-        return f"two thousand {_SMALL[number % 100]}"
+        return f"two thousand {SMALL[number % 100]}"
     century, rest = divmod(number, 100)
     if rest == 0:
         return f"{_below_hundred(century)} hundred"
@@ -92,21 +92,21 @@ def _scaled(digits: str, hundred_and: str) -> str:
     ]
     if len(said) > 1 and 0 < groups[0] < 100:
         return ", ".join(said[:-1]) + f"{hundred_and} {said[-1]}"
-    return ", ".join(said) or _SMALL[0]
+    return ", ".join(said) or SMALL[0]
 
 
 def _below_thousand(number: int, hundred_and: str) -> str:
     hundreds, rest = divmod(number, 100)
     if not hundreds:
         return _below_hundred(rest)
-    return f"{_SMALL[hundreds]} hundred" + (f"{hundred_and} {_below_hundred(rest)}" if rest else "")
+    return f"{SMALL[hundreds]} hundred" + (f"{hundred_and} {_below_hundred(rest)}" if rest else "")
 
 
 def _below_hundred(number: int) -> str:
     if number < 20:
-        return _SMALL[number]
+        return SMALL[number]
     tens, units = divmod(number, 10)
-    return f"{_TENS[tens]}-{_SMALL[units]}" if units else _TENS[tens]
+    return f"{_TENS[tens]}-{SMALL[units]}" if units else _TENS[tens]
 
 
 def _plain(digits: str) -> str:

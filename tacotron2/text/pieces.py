@@ -3,35 +3,30 @@
 Works on a text as a row of units: a character, or a group of ARPAbet symbols that stays together.
 """
 
-import re
 from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
+from tacotron2.text.rewriting import Pattern
+
 # How units stand in `marks`; letters, in lower case, spaces and punctuation stand for themselves.
 GROUP, SILENT = "A", "\0"  # SILENT: a character without a symbol
 
 # A long stretch of words is cut before one of these, and not after a word that leads to the next one.
-_CONJUNCTIONS = "and|but|or|nor|because|although|though|while|when|where|which|who|whose|that|if|unless|until|so|than"
-_PREPOSITIONS = (
-    "of|to|in|on|at|by|for|from|with|into|onto|over|under|after|before|between|through|during|against|about|without"
-    "|within|toward|towards|across|along|among|around|behind|beyond|near|since|upon|as"
-)
-_DETERMINERS = "a|an|the|my|your|his|her|its|our|their|this|these|those|every|each|no|not|very"
-_LEADING = re.compile(rf"(?<![a-z'])({_CONJUNCTIONS}|{_PREPOSITIONS}|{_DETERMINERS}) ")
+_LEADING = Pattern(r"(?<![a-z'])((?&conjunctions)|(?&prepositions)|(?&determiners)) ")
 _TIE = "~"  # a space after a leading word
 
 # Where a piece may end, best first: after a sentence, after a clause, before a conjunction, before a preposition, at a
 # space, at a tie. What closes (a bracket, a quotation mark, which has no symbol) stays with what it closes. A point
 # after a single letter is an abbreviation's or an initial's ("e.g.", "J. Smith") more often than a sentence's.
 _ENDS = (
-    re.compile(rf"(?<![.!?])(?:[!?]|\.(?=[.!?])|(?<!^[a-z])(?<![ .('\-{SILENT}][a-z])\.)[.!?]*[)'{SILENT}]*(?= )"),
-    re.compile(rf"[,;:][)'{SILENT}]*(?= )"),
-    re.compile(rf"(?<! )(?= (?:{_CONJUNCTIONS})[ {_TIE}])"),
-    re.compile(rf"(?<! )(?= (?:{_PREPOSITIONS})[ {_TIE}])"),
-    re.compile(r"(?<! )(?= )"),
-    re.compile(_TIE),
+    Pattern(rf"(?<![.!?])(?:[!?]|\.(?=[.!?])|(?<!^[a-z])(?<![ .('\-{SILENT}][a-z])\.)[.!?]*[)'{SILENT}]*(?= )"),
+    Pattern(rf"[,;:][)'{SILENT}]*(?= )"),
+    Pattern(rf"(?<! )(?= (?&conjunctions)[ {_TIE}])"),
+    Pattern(rf"(?<! )(?= (?&prepositions)[ {_TIE}])"),
+    Pattern(r"(?<! )(?= )"),
+    Pattern(_TIE),
 )
 _INSIDE_A_WORD = len(_ENDS)
 

@@ -17,7 +17,7 @@ What the text alone can't tell is decided by the commoner reading:
   of quantity, but for what is called so (`4K`, `5K`); elsewhere the letter is one (`Bus 5B`).
 - `90s` are the nineties, `15s` are seconds, `747s` more than one 747. `St.` is a saint before a name and a street after
   one; `Dr.` likewise.
-- A word in capitals is spelt out unless `tables` has it among the words (`NASA`) or it is pronounceable and longer than
+- A word in capitals is spelt out unless a table has it among the words (`NASA`) or it is pronounceable and longer than
   an initialism is; within a sentence in capitals the same letters are words, but for the well-known initialisms.
 - A capital `I` after a king's name is "the first" only where the sentence can't go on with the pronoun.
 - Lines of one paragraph are one text; an empty line, a heading, a list item and a table's row end a sentence.
@@ -27,7 +27,7 @@ Where to look; each module has one entry, which `rules` puts in order:
 - `typography`: characters, markup and lines; `addresses`: of the web, files; `telephones`: what is said digit by digit
 - `dates`: dates and times; `money`: sums and groups of figures; `quantities`: units and numbers; `signs`: `&`, `=`
 - `abbreviations`: titles, streets, Roman numerals; `capitals`: initials, initialisms and codes
-- `tables`: the words that are looked up; `say`: how figures and letters are said
+- `say`: how figures and letters are said; `tacotron2.text.tables`: the words that are looked up
 """
 
 from collections.abc import Callable

@@ -2,9 +2,9 @@
 
 import re
 
-from tacotron2.text.normalizer.say import SIGNS, cardinal, code, digits, letters
-from tacotron2.text.normalizer.tables import FILE_ENDINGS, SPELT_ENDINGS, TOP_DOMAINS
+from tacotron2.text.normalizer.say import cardinal, code, digits, letters
 from tacotron2.text.rewriting import Pattern
+from tacotron2.text.tables import table
 
 _CHUNK = Pattern(r"\S+")
 _OPENING, _CLOSING = "([\"'<", ".,;:!?)\"']>"
@@ -53,10 +53,10 @@ def _address(core: str) -> str | None:
         return f"at {_spoken(handle[1])}"
     if _PATH.fullmatch(core) and re.search("[A-Za-z]{2}", core):
         return _spoken(core.rstrip("/"))
-    if (file := _FILE.fullmatch(core)) and file[1].lower() in FILE_ENDINGS and _is_name(core, file[1]):
+    if (file := _FILE.fullmatch(core)) and file[1].lower() in table("file-endings") and _is_name(core, file[1]):
         return _spoken(core)
     domain = _DOMAIN.fullmatch(core)
-    if domain and domain[2] in TOP_DOMAINS and re.search("[A-Za-z]", domain[1]):
+    if domain and domain[2] in table("top-domains") and re.search("[A-Za-z]", domain[1]):
         return _spoken(core.rstrip("/"))
     return None
 
@@ -81,8 +81,8 @@ def _spoken(core: str) -> str:
 
 
 def _token(token: str) -> str:
-    if token in SIGNS:
-        return SIGNS[token]
+    if token in table("signs-in-addresses"):
+        return table("signs-in-addresses")[token]
     if token.isdigit():
         return code(token) if token.isascii() else token
     return letters(token) if token.isascii() and is_spelt(token) else token.lower()
@@ -91,6 +91,6 @@ def _token(token: str) -> str:
 def is_spelt(letters_only: str) -> bool:
     """Whether the letters of an address or a name are said one by one: file endings, and what has no vowel."""
     lower = letters_only.lower()
-    if lower in SPELT_ENDINGS or (len(lower) == 1 and lower != "a"):
+    if lower in table("spelt-endings") or (len(lower) == 1 and lower != "a"):
         return True
     return not any(vowel in lower for vowel in "aeiouy") or (letters_only.isupper() and 1 < len(lower) < 5)

@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 
 from tacotron2.text.normalizer.say import cardinal, count, has_figures, letters, ordinal_of, plural, two_digits, years
-from tacotron2.text.normalizer.tables import MONTH_NAMES, MONTHS, WEEKDAYS
 from tacotron2.text.rewriting import Pattern
+from tacotron2.text.tables import table
 
 # In any case: "Jan", "JAN", "jan"; what else "may" and the like may be is decided by what stands beside them.
 _MONTH = (
@@ -29,14 +29,8 @@ _AFTER_WEEKDAY = Pattern(rf"\b{_WEEKDAY}(?:day|nesday|rsday|urday)?\.?, ?$")  # 
 _MONTH_YEAR = Pattern(rf"\b({_MONTH})\.?,? ({_YEAR}){_END}")
 _MONTHS = Pattern(rf"\b({_MONTH})\.? ?- ?({_MONTH})")
 # After "may 6" or "march 15" in lower case: what shows that it is no verb's ("march 15 miles").
-_AFTER_A_DATE = Pattern(
-    r" *(?:$|[^\w\s]|(?:at|in|on|to|and|or|is|was|for|from|of|the|we|i|he|she|they|it|you|until|till|by|with|as|a|an"
-    r"|through|after|before|so|but|if|this|next|are|were|will|has|had|our|my|his|her)\b)"
-)
-_ON_DATE = Pattern(
-    r"\b((?:[Oo]n|[Bb]y|[Uu]ntil|[Ss]ince|[Bb]efore|[Aa]fter|[Dd]ue|[Dd]ated|[Tt]ill) (?:the )?)"
-    r"(1[0-2]|0?[1-9])/(3[01]|[12][0-9]|0?[1-9])(?![\w/]|[.,][0-9])"
-)
+_AFTER_A_DATE = Pattern(r" *(?:$|[^\w\s]|(?&after-a-date)\b)")
+_ON_DATE = Pattern(r"\b((?&Before-a-date) (?:the )?)(1[0-2]|0?[1-9])/(3[01]|[12][0-9]|0?[1-9])(?![\w/]|[.,][0-9])")
 _WEEKDAYS = Pattern(rf"\b({_WEEKDAY})\.? ?(-|/|&|and|or|to|through) ?({_WEEKDAY})\b\.?(?![A-Za-z])")
 _WEEKDAY_BEFORE = Pattern(
     rf"\b({_WEEKDAY})\b(?:\.,?|,)? (?={_MONTH}\.? (?:[0-9]|[a-z-]+(?:st|nd|rd|th)\b)"
@@ -55,14 +49,9 @@ _YEARS = Pattern(rf"{_START}({_YEAR})(?: ?- ?|/)({_YEAR}|[0-9]{{2}})(?![\w-]|[.,
 _DECADES = Pattern(r"(?<![\w.,:$£€])('?)((?:1[0-9]|20)?[0-9]0)'?s ?- ?'?((?:1[0-9]|20)?[0-9]0)'?s\b")
 _DECADE = Pattern(r"(?<![\w.,:$£€])(?<![0-9]-)('?)((?:1[0-9]|20)?[0-9]0)'?s\b(?!\.?[0-9])")
 # Beside these "30s" is seconds.
-_AFTER_SECONDS = Pattern(r" (?:timeout|delay|wait|limit|interval|pause|countdown|timer|clip|ago|later|each|apart)\b")
-_BEFORE_SECONDS = Pattern(
-    r"(?:[:=~<>]|\b(?i:after|within|for|in|every|than|about|around|wait|waits|waited|least|most|takes?|took|last(?:s|ed)?"
-    r"|(?:timeout|delay|interval|duration|period|limit|time|pause) of|exactly|only|another|extra|to|by|under|over)) ?$"
-)
-_SEASON = Pattern(
-    r"(?<![\w/.-])([0-9]{2})/([0-9]{2})(?= (?:season|campaign|school|academic|financial|fiscal|tax|winter))"
-)
+_AFTER_SECONDS = Pattern(r" (?&after-seconds)\b")
+_BEFORE_SECONDS = Pattern(r"(?:[:=~<>]|\b(?i:(?&before-seconds)|(?&lengths-of-time) of)) ?$")
+_SEASON = Pattern(r"(?<![\w/.-])([0-9]{2})/([0-9]{2})(?= (?&seasons))")
 _ROUND = Pattern(r"(?<![\w.,$-])(10{1,3})'?s(?= of\b)")
 _SHORT_YEAR = Pattern(r"(?<![\w'])'([0-9]{2})(?![\w'\"])")
 
@@ -129,11 +118,15 @@ def read_times(text: str) -> str:
 
 
 def _month(written: str) -> str:
-    return MONTHS[written[:3].lower()]
+    return table("months")[written[:3].lower()]
+
+
+def _month_of(figures: str) -> str:
+    return list(table("months").values())[int(figures) - 1]
 
 
 def _weekday(written: str) -> str:
-    return WEEKDAYS[written[:3].lower()]
+    return table("weekdays")[written[:3].lower()]
 
 
 def _months(match: re.Match[str]) -> str:
@@ -167,7 +160,7 @@ def _date(year: str, month: str, day: str) -> str:
     """ "December twenty-fifth, twenty twenty-four"; empty if there is no such date."""
     if not (1 <= int(month) <= 12 and 1 <= int(day) <= 31):
         return ""
-    return _written(MONTH_NAMES[int(month) - 1], day, year)
+    return _written(_month_of(month), day, year)
 
 
 def date_words(order: str, figures: Sequence[str]) -> str:
@@ -180,7 +173,7 @@ def date_words(order: str, figures: Sequence[str]) -> str:
         return _date(year, parts.get("m", "0"), parts["d"])
     if "m" not in parts:
         return years(year)
-    return f"{MONTH_NAMES[int(parts['m']) - 1]} {years(year)}" if year and 1 <= int(parts["m"]) <= 12 else ""
+    return f"{_month_of(parts['m'])} {years(year)}" if year and 1 <= int(parts["m"]) <= 12 else ""
 
 
 def _written(month: str, day: str, year: str | None) -> str:

@@ -2,20 +2,12 @@
 
 import re
 
-from tacotron2.text.numbers import cardinal, ordinal, year
+from tacotron2.text.numbers import SMALL, cardinal, ordinal, year
 from tacotron2.text.rewriting import Pattern
 from tacotron2.text.symbols import ARPABET_GROUP, KEEP_END, KEEP_START
+from tacotron2.text.tables import table
 
-LETTERS = {
-    **{"a": "ay", "b": "bee", "c": "see", "d": "dee", "e": "ee", "f": "eff", "g": "gee", "h": "aitch", "i": "eye"},
-    **{"j": "jay", "k": "kay", "l": "el", "m": "em", "n": "en", "o": "oh", "p": "pee", "q": "cue", "r": "ar"},
-    **{"s": "ess", "t": "tee", "u": "you", "v": "vee", "w": "double you", "x": "ex", "y": "why", "z": "zee"},
-}
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-SIGNS = {
-    **{".": "dot", "/": "slash", "\\": "backslash", ":": "colon", "-": "dash", "_": "underscore", "@": "at"},
-    **{"?": "question mark", "=": "equals", "&": "and", "#": "hash", "%": "percent", "+": "plus", "~": "tilde"},
-}
+DIGITS = SMALL[:10]
 
 # A number as it is written: groups of three or a plain run, then perhaps decimals.
 WHOLE = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
@@ -110,19 +102,20 @@ def ordinal_of(written: str) -> str:
 
 def letters(written: str) -> str:
     """The names of letters: "GPU" is "gee pee you". What is no letter is passed over."""
-    return " ".join(LETTERS[letter] for letter in written.lower() if letter in LETTERS)
+    names = table("letters")
+    return " ".join(names[letter] for letter in written.lower() if letter in names)
 
 
 def spelt(written: str) -> str:
     """Each letter, digit and sign by its name; others as they are."""
-    names = LETTERS | {str(digit): name for digit, name in enumerate(DIGITS)} | SIGNS
+    names = table("letters") | dict(zip("0123456789", DIGITS, strict=True)) | table("signs-in-addresses")
     return " ".join(names.get(character.lower(), character) for character in written if not character.isspace())
 
 
 def characters(written: str) -> str:
     """Letters by their names and figures as short numbers: "B52" is "bee fifty-two"."""
     found = _DIGITS_OR_LETTERS.findall(written)
-    return " ".join(LETTERS[part.lower()] if part.isalpha() else code(part) for part in found)
+    return " ".join(letters(part) if part.isalpha() else code(part) for part in found)
 
 
 def code(written: str) -> str:
@@ -139,6 +132,19 @@ def plural(words: str) -> str:
     if words.endswith("y") and words[-2] not in "aeiou":
         return words[:-1] + "ies"
     return words + "s"
+
+
+def units(singular: str) -> str:
+    """The plural of a unit: its first noun's, "miles per hour" and "degrees Celsius"."""
+    if singular in table("irregular-plurals"):
+        return table("irregular-plurals")[singular]
+    for preposition in (" per ", " of "):
+        head, found, rest = singular.partition(preposition)
+        if found:
+            return units(head) + found + rest
+    if singular.startswith("degree "):
+        return "degrees " + singular.removeprefix("degree ")
+    return plural(singular)
 
 
 def join(*parts: str) -> str:

@@ -3,8 +3,8 @@
 import re
 
 from tacotron2.text.normalizer.say import characters, digits, has_figures
-from tacotron2.text.normalizer.tables import OPENERS
 from tacotron2.text.rewriting import Pattern
+from tacotron2.text.tables import table
 
 _START, _END = r"(?<![\w.+$€£/-])", r"(?![\w/]|[.-][0-9])"
 _INTERNATIONAL = Pattern(rf"{_START}\+[0-9]{{1,3}}(?:[ .-]?\(?[0-9]{{1,4}}\)?){{2,5}}{_END}")
@@ -18,14 +18,12 @@ _CALLED = Pattern(
 )
 # What is a code wherever it stands, and a ZIP code after a place's name.
 _CODE = Pattern(
-    r"\b((?:(?:code|pin|otp|passcode|password|zip|extension)(?: (?:is|was|number|no\.?))?"
+    r"\b((?:(?&codes)(?: (?:is|was|number|no\.?))?"
     r"|(?:ending|ends|ended) (?:in|with)|(?:last|first) (?:three|four|five|six) digits(?: are| of)?"
-    r"|(?:account|card|serial|confirmation|tracking|routing|reference|order|case|ticket|member|policy|invoice)"
-    r" (?:number|no\.?)(?: is)?)[:,]? #?)([0-9]{3,12})(?![\w%]|[.,:/-][0-9])",
+    r"|(?&coded) (?:number|no\.?)(?: is)?)[:,]? #?)([0-9]{3,12})(?![\w%]|[.,:/-][0-9])",
     re.IGNORECASE,
 )
 _ZIP = Pattern(r"(?<![A-Za-z'])([A-Z][a-z]+) ([0-9]{5})(?= *(?:$|[,.;:!?)]))")
-_BEFORE_AMOUNTS = OPENERS.union(("About", "Nearly", "Over", "Under", "Almost", "Exactly", "Around", "Roughly", "Total"))
 _SERIAL = Pattern(rf"{_START}[0-9]{{1,12}}(?:-[0-9]{{1,12}}){{2,8}}(?:-[xX])?{_END}")
 _UUID = Pattern(r"\b[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\b")
 _FIGURES = Pattern(r"[0-9]+")
@@ -47,7 +45,7 @@ def read_telephones(text: str) -> str:
 
 def _zip(match: re.Match[str]) -> str:
     """A number of five figures after a name is a code: it would count something behind it."""
-    amount = match[1] in _BEFORE_AMOUNTS or match[2].endswith("00")
+    amount = match[1] in table("openers") or match[1] in table("before-amounts") or match[2].endswith("00")
     return match[0] if amount else f"{match[1]} {digits(match[2])}"
 
 
