@@ -1,16 +1,15 @@
 """Numbers, ordinals and sums of money in English words, as the classic front end words them.
 
-Where the classic says another number than the one written, this module doesn't follow it: 1.05 ("one point five"),
+This module leaves the classic where that says another number than the text: 1.05 ("one point five"),
 $1.5 ("one dollar, five cents"), $1.234 ("one dollar, two hundred thirty-four cents"), $2.5 million ("two dollars, five
-cents million"). Pounds, which never got as far as its rule for them, are read like dollars.
+cents million"). It reads pounds like dollars: the classic's own rule for them never ran.
 """
 
 import re
 
 from tacotron2.text.rewriting import Pattern
 
-# Their words are a page of code; the libraries that have them cost seconds of loading (inflect) or come without a wheel
-# (num2words' docopt).
+# The libraries for these words load slowly (inflect) or depend on a package without a wheel (num2words).
 SMALL = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
     *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
@@ -21,7 +20,7 @@ _SCALES = (
     *(" septillion", " octillion", " nonillion", " decillion"),
 )
 NUMBER_WORDS = frozenset(word for words in (*SMALL, *_TENS, *_SCALES, "hundred", "point") for word in words.split())
-_MOST_DIGITS = 3 * len(_SCALES)  # longer numbers have no name and are read digit by digit
+_MOST_DIGITS = 3 * len(_SCALES)  # longer numbers have no name: they are read digit by digit
 _ORDINALS = {
     **{"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth"},
     "twelve": "twelfth",
@@ -31,8 +30,8 @@ _CURRENCIES = {  # one, many, one of the hundredth part, many of them
     "£": ("pound", "pounds", "penny", "pence"),
 }
 
-# A pattern that begins with a run of digits begins only at the run's first digit: without that, a long run that does
-# not match would be tried again from each of its digits, in quadratic time.
+# Patterns that begin with a run of digits match at its first digit alone: tried from each digit, a long run would take
+# quadratic time.
 _GROUPED = Pattern(r"[0-9][0-9,]+[0-9]")
 _MONEY = Pattern(r"([$£])([0-9.,]*[0-9])( (?:hundred|thousand|million|billion|trillion)\b)?")
 _DECIMAL = Pattern(r"(?<![0-9])([0-9]+)\.([0-9]+)")

@@ -1,4 +1,4 @@
-"""Sounds as others write them, in the `{ARPAbet}` that the front end takes."""
+"""Pronunciations in other notations, as the `{ARPAbet}` that the front end takes."""
 
 import unicodedata
 
@@ -7,7 +7,7 @@ from tacotron2.text.rewriting import Pattern
 from tacotron2.text.symbols import ARPABET
 from tacotron2.text.tables import table
 
-_SAME = str.maketrans(  # other ways to write sounds of the table, and what makes no difference in English
+_SAME = str.maketrans(  # other forms of the table's sounds, and marks that make no difference in English
     {"ɡ": "g", "ɹ": "r", "ɻ": "r", "ɫ": "l", "ɬ": "l", "ɱ": "m", "'": "ˈ", ",": "ˌ", "’": "ˈ"}
     | dict.fromkeys("ːˑ.‿|/[]()ʰ͜͡", "")
 )

@@ -9,14 +9,14 @@ from tacotron2.text.tables import table
 
 _CAPITAL = f"[A-Z{HELD}]"
 _AT_END, _FIGURE, _DECIMAL = Pattern(r"\s*$"), Pattern(" ?[0-9]"), Pattern(r"[0-9]+\.[0-9]")
-_ENDS_HERE = Pattern(r"\s*$|\s+(?&openers)\b")  # after an abbreviation whose point ends a sentence, too
+_ENDS_HERE = Pattern(r"\s*$|\s+(?&openers)\b")  # where the point of an abbreviation ends a sentence, too
 _LATIN = Pattern(r"(?<![\w/.])((?&latin))(?![A-Za-z])", re.IGNORECASE)
 _NUMBERED_STREET = Pattern(
     r"(?<![\w.,-])([0-9]{1,5})( (?&directions)\.?)?"
     r"((?: (?:[A-Z][A-Za-z']+|[0-9]{1,3}(?:st|nd|rd|th))\.?){1,3}?) ((?&streets)|(?&street-words))\b(\.?)(?![a-z])",
     re.IGNORECASE,
 )
-# Saint or street, doctor or drive: a street after a name and before what isn't one.
+# A street after a name, unless a second name follows: else a saint or a doctor.
 _STREET_AFTER_NAME = Pattern(
     rf"(?<=[a-z]) (St)(?=,|\s*$)|(?<=[a-z]) (St|Dr)\.(?= +(?!{_CAPITAL})|[,;:!?)]|\s*$| (?&openers)\b)"
     r"|(?<=[a-z]) ((?!(?&Streets-or-others)\b)(?&Streets))\b\.?(?! ?[0-9])"
@@ -40,7 +40,7 @@ _ZIP = Pattern(r"\b((?&states)) ([0-9]{5})(?:-([0-9]{4}))?(?![\w,.-]*[0-9])")
 _ROMAN = "[MDCLXVI]{1,15}"
 _VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
 _AFTER_NOUN = Pattern(rf"\b((?&COUNTED-IN-ROMANS)) ({_ROMAN})(?!'[a-rt-z]|\.?[A-Za-z])")
-# After "volume I" and the like in lower case: what shows that it is no pronoun.
+# After "volume I" in lower case: shows that the I is no pronoun.
 _NO_PRONOUN_AFTER = Pattern(r"\s*(?:$|[,.;:)\]-]|(?:of|is|and|to|was|or|in|at|on|by|for)\b)")
 _AFTER_RULER = Pattern(
     rf"\b(?:((?&ruler-titles)) )?([A-Z][a-z]{{1,15}}) ({_ROMAN})(?![A-Za-z])"
@@ -173,7 +173,7 @@ def _ending(match: re.Match[str]) -> str:
 
 
 def roman(numeral: str) -> int:
-    """The value of a Roman numeral; 0 for what is not the usual way to write it."""
+    """The value of a Roman numeral; 0 if it is not written in the usual way."""
     total = 0
     for letter, following in zip(numeral, [*numeral[1:], ""], strict=True):
         value = _VALUES[letter]

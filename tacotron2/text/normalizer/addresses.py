@@ -36,7 +36,7 @@ def _chunk(chunk: str) -> str:
 
 
 def _address(core: str) -> str | None:
-    """The words of an address, or None for what isn't one."""
+    """The words of an address; None if it isn't one."""
     if _EMAIL.fullmatch(core):
         return _spoken(core.removeprefix("mailto:"))
     if scheme := _SCHEME.match(core):
@@ -62,7 +62,7 @@ def _address(core: str) -> str | None:
 
 
 def _is_name(core: str, ending: str) -> bool:
-    """Whether what looks like a file name is none by chance: "e.g", "3.h" and a missing space between sentences."""
+    """False for "e.g", "3.h" and a missing space between sentences, which only look like names of files."""
     stem = core[: -len(ending) - 1]
     return len(stem) > 1 and not stem.replace(".", "").isdigit() and not ending[0].isupper()
 
@@ -89,7 +89,7 @@ def _token(token: str) -> str:
 
 
 def is_spelt(letters_only: str) -> bool:
-    """Whether the letters of an address or a name are said one by one: file endings, and what has no vowel."""
+    """Whether letters of an address or a name are said one by one: some endings, and all without a vowel."""
     lower = letters_only.lower()
     if lower in table("spelt-endings") or (len(lower) == 1 and lower != "a"):
         return True

@@ -8,7 +8,7 @@ from tacotron2.text.rewriting import Pattern
 from tacotron2.text.tables import table
 
 _DOTTED = Pattern(r"(?<![\w.])((?:[A-Za-z]\.){2,8}(?:[A-Z](?![A-Za-z]))?)('?s\b)?(\s*$|\s+(?=(?&openers)\b))?")
-# Initials before a name, or several in a row; not what is called by a letter ("plan B. Then").
+# Initials before a name, or several in a row; not a letter that names something ("plan B. Then").
 _INITIALS = Pattern(
     r"(?<![\w.'-])([A-HJ-Z]\. ?(?:[A-Z]\. ?){0,4})(?=[A-Z][a-z'])(?!(?&openers)\b)"
     r"|(?<![\w.'-])([A-HJ-Z]\. (?:[A-Z]\. ?){1,4})(?=([a-z,;:!?)])?)"
@@ -51,7 +51,7 @@ _BAD_BEGINNING = Pattern(
 
 
 def read_capitals(text: str) -> str:
-    """Spells out what is spelt when spoken, and writes the other words in capitals as words."""
+    """Spells out initialisms, and writes the other words in capitals as words."""
     text = _DOTTED.sub(_dotted, text)
     text = _INITIALS.sub(_initials, text)
     text = _OKAY.sub(lambda match: "Okay" if match[0] == "Ok" else "okay", text)
@@ -72,7 +72,7 @@ def read_capitals(text: str) -> str:
 
 
 def is_word(capitals: str) -> bool:
-    """Whether letters in capitals are said as a word, within a sentence that is not all in capitals."""
+    """Whether capitals are said as a word, in a sentence that is not all in capitals."""
     spelt = capitals in table("spelt-initialisms")
     if capitals in table("spoken-acronyms") or (capitals in table("common-short-words") and not spelt):
         return True
@@ -89,7 +89,7 @@ def _is_pronounceable(capitals: str) -> bool:
 
 
 def _sentence(match: re.Match[str]) -> str:
-    """A sentence's words in capitals. Where they are the rule rather than the exception they are no initialisms."""
+    """A sentence with its words in capitals read. In one that is all in capitals they are mostly no initialisms."""
     sentence = match[0]
     if not _CAPITALS.search(sentence):
         return sentence
@@ -149,14 +149,14 @@ def _has_vowel(word: str) -> bool:
 
 
 def _stands_among_words(match: re.Match[str]) -> bool:
-    """Whether a word in capitals is next to another one that is plainly a word: a stressed phrase."""
+    """Whether a neighbour in capitals is plainly a word, so that both are stressed."""
     before = _WORD.findall(match.string[max(0, match.start() - 16) : match.start()])[-1:]
     after = _WORD.findall(match.string[match.end() : match.end() + 16])[:1]
     return any(len(word) > 1 and word.isupper() and _is_plainly_a_word(word) for word in before + after)
 
 
 def _dotted(match: re.Match[str]) -> str:
-    """ "U.S." keeps its period where a sentence plainly ends: elsewhere it would cut one in two."""
+    """ "U.S." keeps its period where a sentence plainly ends; elsewhere the period would cut a sentence in two."""
     words = letters(match[1]) + ("'s" if match[2] else "")
     return words + ("." if match[3] is not None and match[1].endswith(".") and not match[2] else "") + (match[3] or "")
 

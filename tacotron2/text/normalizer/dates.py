@@ -7,7 +7,7 @@ from tacotron2.text.normalizer.say import cardinal, count, has_figures, letters,
 from tacotron2.text.rewriting import Pattern
 from tacotron2.text.tables import table
 
-# In any case: "Jan", "JAN", "jan"; what else "may" and the like may be is decided by what stands beside them.
+# In any case: "Jan", "JAN", "jan". For "may", "mar" and "dec" the neighbours decide.
 _MONTH = (
     r"(?i:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?"
     r"|Nov(?:ember)?|Dec(?:ember)?)\b"
@@ -25,10 +25,10 @@ _MONTH_DAY = Pattern(rf"\b({_MONTH})(?:\.? |-){_DAYS}(?:(?:,? |-)({_YEAR}))?{_EN
 _DAY_MONTH = Pattern(
     rf"(?<![\w.,:/$£€-]){_DAYS}( of| OF)? ({_MONTH})\.?(?:,? ({_YEAR}))?(?![\w%°]|[.:/-][0-9]| [0-9]{{1,2}}(?![0-9]))"
 )
-_AFTER_WEEKDAY = Pattern(rf"\b{_WEEKDAY}(?:day|nesday|rsday|urday)?\.?, ?$")  # with a comma: as mail writes it
+_AFTER_WEEKDAY = Pattern(rf"\b{_WEEKDAY}(?:day|nesday|rsday|urday)?\.?, ?$")  # with a comma, as in mail
 _MONTH_YEAR = Pattern(rf"\b({_MONTH})\.?,? ({_YEAR}){_END}")
 _MONTHS = Pattern(rf"\b({_MONTH})\.? ?- ?({_MONTH})")
-# After "may 6" or "march 15" in lower case: what shows that it is no verb's ("march 15 miles").
+# After "may 6" or "march 15" in lower case: shows that "march" is no verb ("march 15 miles").
 _AFTER_A_DATE = Pattern(r" *(?:$|[^\w\s]|(?&after-a-date)\b)")
 _ON_DATE = Pattern(r"\b((?&Before-a-date) (?:the )?)(1[0-2]|0?[1-9])/(3[01]|[12][0-9]|0?[1-9])(?![\w/]|[.,][0-9])")
 _WEEKDAYS = Pattern(rf"\b({_WEEKDAY})\.? ?(-|/|&|and|or|to|through) ?({_WEEKDAY})\b\.?(?![A-Za-z])")
@@ -48,7 +48,7 @@ _ERA_BEFORE = Pattern(r"\b(AD|A\.D\.) ([0-9]{1,4})\b")
 _YEARS = Pattern(rf"{_START}({_YEAR})(?: ?- ?|/)({_YEAR}|[0-9]{{2}})(?![\w-]|[.,:/][0-9])")
 _DECADES = Pattern(r"(?<![\w.,:$£€])('?)((?:1[0-9]|20)?[0-9]0)'?s ?- ?'?((?:1[0-9]|20)?[0-9]0)'?s\b")
 _DECADE = Pattern(r"(?<![\w.,:$£€])(?<![0-9]-)('?)((?:1[0-9]|20)?[0-9]0)'?s\b(?!\.?[0-9])")
-# Beside these "30s" is seconds.
+# Beside these, "30s" means seconds.
 _AFTER_SECONDS = Pattern(r" (?&after-seconds)\b")
 _BEFORE_SECONDS = Pattern(r"(?:[:=~<>]|\b(?i:(?&before-seconds)|(?&lengths-of-time) of)) ?$")
 _SEASON = Pattern(r"(?<![\w/.-])([0-9]{2})/([0-9]{2})(?= (?&seasons))")
@@ -134,7 +134,7 @@ def _months(match: re.Match[str]) -> str:
 
 
 def _is_name(written: str) -> bool:
-    """Whether letters are a month or a weekday and not a word: "mar", "sat" and the like need a capital."""
+    """Whether letters name a month or a weekday: "mar", "sat" and the like do only with a capital."""
     return written[0].isupper() or written not in ("may", "mar", "march", "dec", "sat", "sun", "wed")
 
 
@@ -241,7 +241,7 @@ def _decade(match: re.Match[str]) -> str:
 
 
 def is_seconds(text: str, start: int, stop: int) -> bool:
-    """Whether what stands beside figures with an s, like "30s", shows that they are seconds."""
+    """Whether the neighbours of "30s" and the like show that they are seconds."""
     return bool(_BEFORE_SECONDS.search(text, max(0, start - 16), start) or _AFTER_SECONDS.match(text, stop))
 
 

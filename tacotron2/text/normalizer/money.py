@@ -8,10 +8,10 @@ from tacotron2.text.tables import table
 
 _SCALE = r"(?:[ -]?((?&scales))\b)?"
 _PER = r"(?: ?/ ?([A-Za-z]{1,12})\b)?"
-# As the continent writes it: a comma before decimals is none between thousands where not three figures follow it.
+# The continent's decimal comma: where two figures or fewer follow it, it doesn't part thousands.
 _CONTINENTAL = Pattern(r"(?<![\w.,])([0-9]{1,3}(?:\.[0-9]{3}){1,5}),([0-9]{1,2})(?![\w,]|\.[0-9])")
 _COMMA_AFTER_SIGN = Pattern(r"(?<=[$£€₹])( ?[0-9]+),([0-9]{1,2})(?![0-9]|,[0-9])")
-# Groups of three parted by spaces, apostrophes or points; and India's, the last of three and the others of two.
+# Groups of three, between spaces, apostrophes or points; India's: groups of two, the last of three.
 _SPACED = Pattern(
     r"(?<![\w.,'/:-])([0-9]{1,3})((?: [0-9]{3}){1,6}|(?:'[0-9]{3}){1,6})(?:,([0-9]{1,2}))?(?![\w']|[., -]?[0-9])"
 )
@@ -55,7 +55,7 @@ def _regrouped(match: re.Match[str]) -> str:
 
 
 def _spaced(match: re.Match[str]) -> str:
-    """Spaces part the groups of one number, unless they seem to be numbers in a row."""
+    """One number with spaces between its groups, unless it seems to be several numbers in a row."""
     first, rest, decimals = match.groups()
     before = match.string[max(0, match.start() - 12) : match.start()]
     likely = len(first) < 3 or " 000" in rest or before.endswith(("$", "£", "€", "₹"))
@@ -65,7 +65,7 @@ def _spaced(match: re.Match[str]) -> str:
 
 
 def _currency(written: str) -> list[str]:
-    """What one and many of it are called, and a hundredth and many of those; "" where nobody counts them."""
+    """The names of one and of many, of one hundredth and of many; "" where nobody counts hundredths."""
     names = table("currency-signs").get(written) or table("currency-codes")[written]
     return [name.removeprefix("-") for name in names.split("\t")]
 

@@ -24,7 +24,7 @@ from tacotron2.text.normalizer.say import (
 from tacotron2.text.rewriting import Pattern
 from tacotron2.text.tables import table
 
-# Quantities: what may stand before a unit
+# Quantities: they may stand before a unit
 _MIXED = r"(?:[0-9]{1,6}[ -])?[0-9]{1,4}/[0-9]{1,4}"
 _QUANTITY = rf"(?:{_MIXED}|{NUMBER})"
 _WITH_UNIT = Pattern(
@@ -43,7 +43,7 @@ _FEET_INCHES = Pattern(r"(?<![\w.,])([0-9]{1,3})['′] ?([0-9]{1,2}(?:\.[0-9]+)?
 _FEET = Pattern(r"(?<![\w.,'])([0-9]{1,5}(?:\.[0-9]+)?)(['′])(?!\w)")
 _OPEN_QUOTE = Pattern(r"(?<!\w)'(?=\w)")
 _INCHES = Pattern(rf"(?<![\w.,/\"])({_MIXED}|[0-9]{{1,5}}(?:\.[0-9]+)?)(\"|″)(?!\w)")
-# After a measure: what it measures, so that "12-inch pizza" takes the singular.
+# After a measure: the thing that it measures, so that "12-inch pizza" takes the singular.
 _DESCRIBED = Pattern(r" (?!(?&after-measures)\b)[a-z]{2}")
 _DIMENSIONS = Pattern(rf"{FREE}({NUMBER})((?: ?[A-Za-z]{{1,3}})?) ?([x×X]) ?(?={NUMBER}(?![0-9]* ?\^| ?= ?[0-9]))")
 _SIZE = Pattern(rf"{NUMBER} ?(?:[x×\"″′']|[mcd]?m\b|km\b|in\b|ft\b|inch|feet|meter)|[0-9]{{3}}")
@@ -57,7 +57,7 @@ _TIMES_TEN = Pattern(
     rf"(?<![\w.])(?:({MINUS}?{NUMBER}) ?[x×*·] ?)?10\^({MINUS}|\+)?([0-9]{{1,3}})"
     rf"(?: ((?&units))((?:/[A-Za-zµμΩ]{{1,5}}(?:\^[23])?)?)(?![A-Za-z0-9]))?"
 )
-# Before a figure and a letter: what is numbered so ("Bus 5B"), and after them: what has a house number.
+# Before a figure and a letter that are a name ("Bus 5B"); and after a house number, a street.
 _NUMBERED = Pattern(r"\b(?i:(?&numbered))\.? $|(?<![.!?] )(?<!^)\b[A-Z][A-Za-z]*\.? $")
 _HOUSE = Pattern(r" [A-Z][a-z]")
 _QUANTIFIED = Pattern(r"\b(?&quantified) $", re.IGNORECASE)
@@ -113,7 +113,7 @@ def read_units(text: str) -> str:
 
 
 def read_numbers(text: str) -> str:
-    """Reads what numbers are left."""
+    """Reads the numbers that the other rules left."""
     if not has_figures(text):
         return text
     text = _PERCENT_LEFT.sub(" percent", text)
@@ -151,7 +151,7 @@ def _scaled(match: re.Match[str]) -> str:
 
 
 def _is_numbered(before: str) -> bool:
-    """Whether what stands before a figure is numbered by it."""
+    """Whether the text before a figure is numbered by it."""
     return bool(_NUMBERED.search(before)) and not _QUANTIFIED.search(before)
 
 

@@ -1,4 +1,4 @@
-"""How figures and letters are said: the words that the rules put together."""
+"""The words for figures and letters."""
 
 import re
 
@@ -16,7 +16,7 @@ NUMBER = rf"(?:{WHOLE}(?:\.[0-9]+)?|\.[0-9]+)"
 MINUS = "[-\N{MINUS SIGN}]"
 FREE = r"(?<![\w.,])"  # a number begins here
 
-# Private use characters, each of which stands for an untouched stretch while the rules work around it.
+# Private use characters. Each stands for an untouched stretch while the rules work around it.
 _FIRST_HELD, _LAST_HELD = 0xF0000, 0x10FFFD
 HELD = f"{chr(_FIRST_HELD)}-{chr(_LAST_HELD)}"  # within a character class
 _HELD = Pattern(f"[{HELD}]")
@@ -27,7 +27,7 @@ _DIGITS_OR_LETTERS = Pattern(r"[0-9]+|[A-Za-z]")
 
 
 class Held:
-    """The stretches of one text that pass through the rules untouched: ARPAbet, and what is marked as kept."""
+    """The stretches of one text that the rules don't touch: ARPAbet, and words marked as kept."""
 
     def __init__(self) -> None:
         self._marks: dict[str, str] = {}
@@ -70,7 +70,7 @@ def count(written: str) -> str:
 
 
 def digits(written: str) -> str:
-    """Digit by digit; what is no digit is passed over."""
+    """Digit by digit; other characters are passed over."""
     return " ".join(DIGITS[int(digit)] for digit in written if digit in "0123456789")
 
 
@@ -101,7 +101,7 @@ def ordinal_of(written: str) -> str:
 
 
 def letters(written: str) -> str:
-    """The names of letters: "GPU" is "gee pee you". What is no letter is passed over."""
+    """The names of letters: "GPU" is "gee pee you". Other characters are passed over."""
     names = table("letters")
     return " ".join(names[letter] for letter in written.lower() if letter in names)
 

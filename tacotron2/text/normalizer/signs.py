@@ -1,4 +1,4 @@
-"""Signs that are said as words, and those that are not said at all."""
+"""Signs: those with a name, and those without a sound."""
 
 import re
 
@@ -25,14 +25,14 @@ _UNDERSCORE = Pattern(r"(?<=\w)_+(?=\w)")
 
 
 def read_signs(text: str) -> str:
-    """Reads mathematical and commercial signs; drops quotation marks and what else has no sound."""
+    """Reads mathematical and commercial signs; drops quotation marks and other signs without a sound."""
     if not _PLAIN.fullmatch(text):
         text = _every_sign(text)
     return _REPEATED.sub(lambda match: match[1] or ("..." if match[0][0] == "." else "--"), text)
 
 
 def _every_sign(text: str) -> str:
-    text = _FIGURES.sub(lambda match: f" {count(match[0])} ", text)  # of what no rule knows
+    text = _FIGURES.sub(lambda match: f" {count(match[0])} ", text)  # that no rule knows
     text = _AND.sub(" and ", text)
     text = _COMPARED.sub(lambda match: f" {table('comparisons')[match[0]]} ", text)
     text = _ARROW.sub(" to ", text)

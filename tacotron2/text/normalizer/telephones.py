@@ -1,4 +1,4 @@
-"""Telephone numbers, and other numbers that are said digit by digit."""
+"""Telephone numbers and others that are read digit by digit."""
 
 import re
 
@@ -16,7 +16,7 @@ _GROUPED = Pattern(rf"{_START}(?:[0-9]{{4}}[ -]){{3}}[0-9]{{4}}{_END}|{_START}[0
 _CALLED = Pattern(
     r"\b((?:[Cc]all|[Dd]ial|[Dd]ialed|[Dd]ialled|[Cc]alled|[Pp]hone|[Tt]ext)(?:ing)?) ([0-9]{3})\b(?![.,]?[0-9])"
 )
-# What is a code wherever it stands, and a ZIP code after a place's name.
+# Codes after a word that names them, and ZIP codes after the name of a town.
 _CODE = Pattern(
     r"\b((?:(?&codes)(?: (?:is|was|number|no\.?))?"
     r"|(?:ending|ends|ended) (?:in|with)|(?:last|first) (?:three|four|five|six) digits(?: are| of)?"
@@ -44,7 +44,7 @@ def read_telephones(text: str) -> str:
 
 
 def _zip(match: re.Match[str]) -> str:
-    """A number of five figures after a name is a code: it would count something behind it."""
+    """Five figures after a name are a code, but for round amounts."""
     amount = match[1] in table("openers") or match[1] in table("before-amounts") or match[2].endswith("00")
     return match[0] if amount else f"{match[1]} {digits(match[2])}"
 
