@@ -3,7 +3,7 @@
 import re
 
 from tacotron2.text.normalizer.quantities import house_number
-from tacotron2.text.normalizer.say import HELD, cardinal, digits, ordinal
+from tacotron2.text.normalizer.say import HELD, cardinal, digits, ordinal, text_before
 from tacotron2.text.rewriting import Pattern
 from tacotron2.text.tables import table
 
@@ -85,7 +85,7 @@ def _latin(match: re.Match[str]) -> str:
 
 def _unpointed_title(match: re.Match[str]) -> str:
     short = (match[1] or match[2] or match[3]).lower()
-    before = match.string[max(0, match.start() - 8) : match.start()]
+    before = text_before(match, 8)
     if match[3] and (_NOT_BEFORE_PROF.search(before) if short == "prof" else not _BEFORE_SMALL.search(before)):
         return match[0]
     return {"dr": "Doctor", "st": "saint"}.get(short) or table("titles")[short]
@@ -139,7 +139,7 @@ def _before_number(match: re.Match[str]) -> str:
             return match[0]
     if short == "v" and _DECIMAL.match(match.string, match.end()):
         return match[0]  # a version
-    if short == "v" and re.search("[A-Z][a-z]* $", match.string[max(0, match.start() - 16) : match.start()]):
+    if short == "v" and re.search("[A-Z][a-z]* $", text_before(match, 16)):
         return "versus "
     return f"{_as_typed(match[1], table('before-numbers')[short])} "
 
@@ -233,7 +233,7 @@ def _ruler(match: re.Match[str]) -> str:
 
 def _alone(match: re.Match[str]) -> str:
     value = roman(match[1])
-    before = match.string[max(0, match.start() - 20) : match.start()]
+    before = text_before(match, 20)
     follows_name = bool(re.search(r"[A-Z][A-Za-z]+ $", before))
     in_a_row = bool(re.search(r"\bI{1,3},? ", before))
     initialism = match[1] in table("numeral-initialisms") and not follows_name and not in_a_row

@@ -2,7 +2,7 @@
 
 import re
 
-from tacotron2.text.normalizer.say import characters, code, letters, units
+from tacotron2.text.normalizer.say import characters, code, letters, text_before, units
 from tacotron2.text.numbers import NUMBER_WORDS
 from tacotron2.text.rewriting import Pattern
 from tacotron2.text.tables import table
@@ -150,7 +150,7 @@ def _has_vowel(word: str) -> bool:
 
 def _stands_among_words(match: re.Match[str]) -> bool:
     """Whether a neighbour in capitals is plainly a word, so that both are stressed."""
-    before = _WORD.findall(match.string[max(0, match.start() - 16) : match.start()])[-1:]
+    before = _WORD.findall(text_before(match, 16))[-1:]
     after = _WORD.findall(match.string[match.end() : match.end() + 16])[:1]
     return any(len(word) > 1 and word.isupper() and _is_plainly_a_word(word) for word in before + after)
 

@@ -3,7 +3,17 @@
 import re
 from collections.abc import Sequence
 
-from tacotron2.text.normalizer.say import cardinal, count, has_figures, letters, ordinal_of, plural, two_digits, years
+from tacotron2.text.normalizer.say import (
+    cardinal,
+    count,
+    has_figures,
+    letters,
+    ordinal_of,
+    plural,
+    text_before,
+    two_digits,
+    years,
+)
 from tacotron2.text.rewriting import Pattern
 from tacotron2.text.tables import table
 
@@ -214,7 +224,7 @@ def _day_month(match: re.Match[str]) -> str:
     first, joint, last, of, month, year = match.groups()
     if not (_is_name(month) or year or of or _AFTER_A_DATE.match(match.string, match.end())):
         return match[0]
-    before = match.string[max(0, match.start() - 12) : match.start()]
+    before = text_before(match, 12)
     if _AFTER_WEEKDAY.search(before):
         words = f"{_month(month)} {_days(first, joint, last)}"
     else:

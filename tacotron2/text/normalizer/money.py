@@ -2,7 +2,7 @@
 
 import re
 
-from tacotron2.text.normalizer.say import FREE, MINUS, NUMBER, WHOLE, cardinal, has_figures, join, number
+from tacotron2.text.normalizer.say import FREE, MINUS, NUMBER, WHOLE, cardinal, has_figures, join, number, text_before
 from tacotron2.text.rewriting import Pattern
 from tacotron2.text.tables import table
 
@@ -57,7 +57,7 @@ def _regrouped(match: re.Match[str]) -> str:
 def _spaced(match: re.Match[str]) -> str:
     """One number with spaces between its groups, unless it seems to be several numbers in a row."""
     first, rest, decimals = match.groups()
-    before = match.string[max(0, match.start() - 12) : match.start()]
+    before = text_before(match, 12)
     likely = len(first) < 3 or " 000" in rest or before.endswith(("$", "£", "€", "₹"))
     if rest[0] == " " and (first[0] == "0" or not likely or _NO_FIRST_GROUP.search(before)):
         return match[0]

@@ -19,6 +19,7 @@ from tacotron2.text.normalizer.say import (
     ordinal_of,
     pairs,
     plural,
+    text_before,
     units,
 )
 from tacotron2.text.rewriting import Pattern
@@ -142,7 +143,7 @@ def read_numbers(text: str) -> str:
 def _scaled(match: re.Match[str]) -> str:
     """ "5M" is five million, but for a name: "Apt. 4B". Billions and trillions want a word that counts beside them."""
     first, last, scale, plus = match.groups()
-    before = match.string[max(0, match.start() - 16) : match.start()]
+    before = text_before(match, 16)
     counts = first or plus or len(scale) > 1 or _QUANTIFIED.search(before)
     if _HOUSE.match(match.string, match.end()) or not (counts or scale in "kKM") or _is_numbered(before):
         return match[0]
@@ -157,7 +158,7 @@ def _is_numbered(before: str) -> bool:
 
 def _plural(match: re.Match[str]) -> str:
     """ "Boeing 747s" and "three 9s"; "15s" alone are seconds."""
-    before = match.string[max(0, match.start() - 16) : match.start()]
+    before = text_before(match, 16)
     several = _BEFORE_PLURAL.search(before) and not is_seconds(match.string, match.start(), match.end())
     if match[1]:
         return f" {plural(code(match[2]))}"
@@ -183,9 +184,7 @@ def _sign(match: re.Match[str]) -> str:
 
 
 def _quantity(written: str) -> str:
-    if "/" in written:
-        return _FRACTION.sub(_fraction, written)
-    return number(written.replace("\N{MINUS SIGN}", "-"))
+    return _FRACTION.sub(_fraction, written) if "/" in written else number(written)
 
 
 def _is_one(written: str) -> bool:
@@ -198,7 +197,8 @@ def _with_unit(match: re.Match[str]) -> str:
     joined = gap == "-" and after[:1] == "-"  # "3-in-1"
     if joined or (unit in table("attached-units") and gap == " " and not (point and unit in ("in", "mo", "pt"))):
         return match[0]
-    if (unit == "K" and gap != " ") or not _is_a_unit(match, unit, gap, after):
+    thousands = unit == "K" and gap != " "  # "300 K" is kelvin
+    if thousands or not _is_a_unit(match, unit, gap, after):
         return match[0]
     singular = f"{_POWERS[power]} {table('units')[unit]}" if power else table("units")[unit]
     words = _quantity(first)
@@ -218,9 +218,7 @@ def _is_a_unit(match: re.Match[str], unit: str, gap: str, after: str) -> bool:
         return False
     if unit.isupper() and after[:1] == " " and after[1:].isalnum() and not after[1:].islower():
         return False
-    return not (unit.isupper() or gap == " ") or not _is_numbered(
-        match.string[max(0, match.start() - 16) : match.start()]
-    )
+    return not (unit.isupper() or gap == " ") or not _is_numbered(text_before(match, 16))
 
 
 def _rate(match: re.Match[str]) -> str:
@@ -292,12 +290,12 @@ def _to_the_power(sign: str | None, figures: str) -> str:
 def _times_ten(match: re.Match[str]) -> str:
     words = f"ten {_to_the_power(match[2], match[3])}"
     if match[1]:
-        words = f"{number(match[1].replace(chr(0x2212), '-'))} times {words}"
+        words = f"{number(match[1])} times {words}"
     return f"{words} {units(table('units')[match[4]])}{_per_unit(match[5])}" if match[4] else words
 
 
 def _scientific(match: re.Match[str]) -> str:
-    return f"{number(match[1].replace(chr(0x2212), '-'))} times ten {_to_the_power(match[2], match[3])}"
+    return f"{number(match[1])} times ten {_to_the_power(match[2], match[3])}"
 
 
 def _power(match: re.Match[str]) -> str:

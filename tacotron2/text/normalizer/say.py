@@ -48,14 +48,19 @@ class Held:
         return self._marks.setdefault(stretch, chr(_FIRST_HELD + len(self._marks)))
 
 
+def text_before(match: re.Match[str], most: int) -> str:
+    """The last characters before a match, at most so many."""
+    return match.string[max(0, match.start() - most) : match.start()]
+
+
 def has_figures(text: str) -> bool:
     return _FIGURE.search(text) is not None
 
 
 def number(written: str) -> str:
     """ "1,234.05" is "one thousand, two hundred thirty-four point zero five"; a sign before it is read."""
-    sign = "minus " if written.startswith("-") else ""
-    whole, point, decimals = written.lstrip("+-").replace(",", "").partition(".")
+    sign = "minus " if written.startswith(("-", "\N{MINUS SIGN}")) else ""
+    whole, point, decimals = written.lstrip("+-\N{MINUS SIGN}").replace(",", "").partition(".")
     words = cardinal(whole) if whole or not decimals else ""
     return sign + (join(words, "point", digits(decimals)) if point and decimals else words)
 
