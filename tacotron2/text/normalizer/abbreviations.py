@@ -23,7 +23,7 @@ _STREET_AFTER_NAME = Pattern(
 )
 _BEFORE_NAME = Pattern(rf"\b((?&before-a-name))\.? (?={_CAPITAL}[a-z.{HELD}]|[{HELD}])")
 _NO_SPACE = Pattern(r"\b(Mr|Mrs|Ms|Dr|St|Prof)\.(?=[A-Z][a-z])")
-_TITLE = Pattern(r"\b([A-Za-z]{2,6})\.(?=\s|$|[,;:!?)])")
+_TITLE = Pattern(r"\b([A-Za-z]{2,12})\.(?=\s|$|[,;:!?)])")
 _UNPOINTED_TITLE = Pattern(
     r"\b(?:(Mr|Mrs|Ms|Dr|Prof)(?= [A-Z])|(mr|mrs|dr)\b\.?(?= [A-Za-z])|(ms|st|prof)\b\.?(?= [a-z]{2}))"
 )

@@ -32,7 +32,7 @@ _CONTRACTION = Pattern(
 _DRAWN_OUT = Pattern(r"([AEIOUYHMRSZ])\1\1")
 _SENTENCE = Pattern(r"[^.!?\n]*(?:[.!?\n]+|$)")
 _WORD = Pattern(r"[A-Za-z]+")
-_MIXED = Pattern(r"(?<![A-Za-z0-9])(?:([A-Z]?[a-z]{1,15})([A-Z]{2,4})(s?)|((?&mixed-case)))(?![A-Za-z0-9])")
+_MIXED = Pattern(r"(?<![A-Za-z0-9])(?:((?&mixed-case))|([A-Z]?[a-z]{1,15})([A-Z]{2,4})(s?))(?![A-Za-z0-9])")
 _LONE_CAPITAL = Pattern(r"(?<![\w'.])([B-HJ-Z])(?![\w'.&]|\.\w)|(?<![\w'.])([B-HJ-Z])(?=\.(?:\s|$))")
 _LONE_SMALL = Pattern(r"(?<![\w'.&-])([b-hj-z])(?![\w'.&-])|(?<![\w'.&-])([b-hj-z])(?=\.(?:\s*$| [A-Z]))")
 _LETTER_A = Pattern(r"\b((?:(?&Before-the-letter-a)|from|from point) )A\b(?! [a-z]{3,})")
@@ -190,8 +190,8 @@ def _code_letters(part: str) -> str:
 
 
 def _mixed(match: re.Match[str]) -> str:
-    if match[4]:
-        return table("mixed-case")[match[4]]
-    head, capitals, ending = match[1], match[2], match[3]
+    listed, head, capitals, ending = match.groups()
+    if listed:
+        return table("mixed-case")[listed]
     first = letters(head) if len(head) == 1 else head
     return f"{first} {capitals if is_word(capitals) else letters(capitals)}{ending}"
