@@ -143,24 +143,13 @@ def test_nothing_is_left_that_the_voice_has_no_sound_for(text: str) -> None:
     assert encode(f"so {get_normalizer()(text)}").dropped == ()
 
 
-TITLED = (
-    "Mr Ford left",
-    "Dr Roy",
-    "St Louis blues",
-    "Mr. Lee",
-    "a WORD",
-    "the GPU",
-    "A+ grade",
-    "Prof Lowe agreed",
-    "Jan.",
+UNFIGURED = (
+    *("Mr Ford left", "Dr Roy", "St Louis blues", "Mr. Lee", "a WORD", "the GPU", "A+ grade", "Prof Lowe agreed"),
+    *("Jan.", "the cat", "NASA", "he said", "I see", "it’s", "ok"),
 )
 
 
-@given(
-    st.lists(
-        st.sampled_from(TITLED) | st.sampled_from(("the cat", "NASA", "he said", "I see", "it’s", "ok")), min_size=1
-    )
-)
+@given(st.lists(st.sampled_from(UNFIGURED), min_size=1))
 @settings(max_examples=50, deadline=None)
 def test_text_without_figures_is_read_as_it_is_beside_them(parts: list[str]) -> None:
     text = " ".join(parts)
