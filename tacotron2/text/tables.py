@@ -8,15 +8,18 @@ from importlib.resources import files
 
 @cache
 def table(name: str) -> dict[str, str]:
-    """What stands behind the first tab of each row, by what stands before it; words of a list are by themselves."""
+    """The rest of each row by its first column; where there are no columns, each word by itself.
+
+    All callers share it: don't change it. Safe to call from several threads.
+    """
     return _tables()[name]
 
 
 @cache
 def alternatives(name: str) -> str:
-    """A regular expression for what a table has in its first column, the longest first.
+    """A regular expression for the first column of a table, the longest first.
 
-    "name" finds it as it is written; "Name" also with a capital; "NAME" also with a capital and in capitals.
+    "name" finds words as they are written; "Name" also with a capital; "NAME" also with a capital and in capitals.
     """
     found = set(table(name.lower()))
     if not name.islower():
