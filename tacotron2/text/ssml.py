@@ -44,11 +44,10 @@ class Segment:
     Attributes:
         text: plain, but for `{ARPAbet}`.
         source: what it was written in, without the markup; empty for plain text.
-        origins: of each of its characters: the first character in the source that it stands for, and the one after the
-            last.
+        origins: of each of its characters: where it comes from in the source, as (first, one after the last).
         pause: seconds of silence after it.
         speed: times the speed that is set.
-        ends: whether a sentence ends with it, or what is to sound like one.
+        ends: whether it is to sound like the end of a sentence.
     """
 
     text: str = ""
@@ -66,8 +65,8 @@ def parse_ssml(source: str) -> list[Segment]:
     """The segments that have something in them, in order. A pause before the first text is left out.
 
     Raises:
-        InvalidInput: the text isn't well-formed, holds a DTD or a processing instruction, or a value that can't be
-            used; the message names the line and the column. Or nothing is left to speak.
+        InvalidInput: the text isn't well-formed, or holds a DTD, a processing instruction or a wrong value: the message
+            names the line and the column. Or nothing is left to speak.
     """
     if len(source) > MAX_LENGTH:
         raise InvalidInput(f"SSML: {len(source)} characters are too many; {MAX_LENGTH} may be")
@@ -90,7 +89,7 @@ class _Element:
     Attributes:
         speed: of the text in it.
         start: where its content begins in the source.
-        say: what reads its content, which is collected in `content`; None reads it as it is.
+        say: reads its content, which is collected in `content`; None leaves it to the normaliser.
     """
 
     name: str
@@ -278,7 +277,7 @@ class _Reader:
 
 
 def _date(form: str) -> Callable[[str], str]:
-    """What reads a date whose figures stand in an order like "mdy"; without one it is guessed."""
+    """A reader of dates. Their figures stand in an order like "mdy"; without one it is guessed."""
 
     def say(content: str) -> str:
         figures = re.findall("[0-9]+", content)
@@ -289,7 +288,7 @@ def _date(form: str) -> Callable[[str], str]:
 
 
 def _if(pattern: re.Pattern[str], say: Callable[[str], str]) -> Callable[[str], str]:
-    """What reads contents of a pattern; others are left to the normaliser."""
+    """A reader of contents that match a pattern; others are left to the normaliser."""
     return lambda content: say(re.sub("[, ]", "", content)) if pattern.fullmatch(content.strip()) else content
 
 
