@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import tarfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,7 +28,7 @@ from pipeline.pieces import prepare
 from scripts.corpus import main, make_parser
 from serving.corpora.corpus import Corpus
 from serving.corpora.estimate import estimate
-from serving.corpora.job import Job, VoiceSource, identity_of
+from serving.corpora.job import FORMATS, Job, VoiceSource, identity_of
 from serving.corpora.layout import Layout, Shard
 from serving.corpora.lines import Line, survey
 from serving.corpora.process import WorkerDied
@@ -456,6 +457,34 @@ def test_a_line_speaks_with_its_own_seed_and_speed_whatever_its_neighbours(sourc
             # Other batches round otherwise, and integers have 16 bits.
             assert len(written) == len(alone.samples)
             assert np.abs(written - alone.samples).max() < 1e-3 * max(1.0, float(np.abs(alone.samples).max()))
+
+
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_ssml_is_spoken_and_word_times_stand_beside_it(source: VoiceSource, tmp_path: Path, format_name: str) -> None:
+    ssml = '<speak>It rose<break time="300ms"/> <prosody rate="fast">by 20%</prosody> today.</speak>'
+    rows = [{"text": ssml, "speed": 0.8}, {"text": "<speak>Not <b>closed.</speak>"}]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    settings = SpeakSettings(max_decoder_steps=200, ssml=True, timestamps=True)
+    make(source, tmp_path / "in.jsonl", tmp_path / "out", settings=settings, format=format_name)
+    (entry,) = read_entries(tmp_path / "out" / "manifest.jsonl")
+    with source.open() as voice:
+        alone = voice.speak(ssml, speed=0.8, max_decoder_steps=200, ssml=True, timestamps=True)
+    assert [word["text"] for word in entry["words"]] == ["It", "rose", "by", "20%", "today."]
+    for found, word in zip(entry["words"], alone.words, strict=True):
+        assert (found["text"], found["span"]) == (word.text, list(word.span))
+        assert (found["start"], found["end"]) == pytest.approx((word.start, word.end), abs=1e-3)
+    assert entry["seconds"] == pytest.approx(alone.seconds, abs=1e-6)
+    (failed,) = read_entries(tmp_path / "out" / "retry.jsonl")
+    assert "SSML" in failed["reason"]
+    if format_name == "nemo":
+        assert [one["words"] for one in read_entries(tmp_path / "out" / "nemo_manifest.jsonl")] == [entry["words"]]
+    if format_name == "webdataset":
+        with tarfile.open(tmp_path / "out" / entry["audio"]) as tar:
+            (member,) = (one for one in tar.getmembers() if one.name.endswith(".json"))
+            assert json.load(tar.extractfile(member))["words"] == entry["words"]  # type: ignore[arg-type]
+    off = replace(settings, timestamps=False)
+    with pytest.raises(UserError, match=r"settings.timestamps was True, is False"):
+        make(source, tmp_path / "in.jsonl", tmp_path / "out", settings=off, format=format_name)
 
 
 def test_the_report_counts_hours_reasons_and_names_outliers(plain: Path, tmp_path: Path) -> None:

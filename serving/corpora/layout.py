@@ -225,7 +225,8 @@ def _ljspeech_line(entry: Mapping[str, Any]) -> str:
 
 
 def _nemo_line(entry: Mapping[str, Any]) -> str:
-    return json_line({"audio_filepath": entry["audio"], "duration": entry["seconds"], "text": entry["reading"]})
+    values = {"audio_filepath": entry["audio"], "duration": entry["seconds"], "text": entry["reading"]}
+    return json_line(values | {name: entry[name] for name in ("words",) if name in entry})
 
 
 _INDEX: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {

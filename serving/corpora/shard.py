@@ -6,7 +6,7 @@ Functions without state, for whichever process has the time.
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +17,7 @@ from common.errors import UserError, explained
 from common.phrases import Phrase
 from pipeline.audio import Resampler, limit
 from pipeline.pieces import Piece, prepare
+from pipeline.words import Word, joined_words
 from serving.corpora.job import Job
 from serving.corpora.layout import Layout, Shard, SpokenLine, encode
 from serving.corpora.lines import Line
@@ -54,6 +55,7 @@ class PieceSummary:
         samples: of its audio; 0 if it failed.
         frames: mel frames, at the speed that was asked for.
         stop_reason: None if it failed.
+        words: with their times from the beginning of its audio, if they were asked for.
         error: why it failed.
     """
 
@@ -62,6 +64,7 @@ class PieceSummary:
     samples: int = 0
     frames: int = 0
     stop_reason: StopReason | None = None
+    words: tuple[Word, ...] = ()
     error: str | None = None
 
 
@@ -100,12 +103,13 @@ def read_shard(job: Job, batch_size: int, max_symbols: int, shard: Shard) -> Sha
     They depend on the shard's lines alone, whatever is missing or done.
     """
     started = time.perf_counter()
-    phrases = prepare([Phrase(line.number - 1, line.text) for line in shard.lines], job.settings, max_symbols)
     lines: list[LineReading] = []
     pieces: list[Piece] = []
-    for line, phrase in zip(shard.lines, phrases, strict=True):
+    for line in shard.lines:
         seed, speed = _seed(job, line), _speed(job, line)
-        own = [replace(one, seed=seed, speed=speed if one.speed is None else one.speed) for one in phrase.pieces]
+        settings = replace(job.settings, speed=speed)  # SSML's rates count from it
+        (phrase,) = prepare([Phrase(line.number - 1, line.text)], settings, max_symbols)
+        own = [replace(one, seed=seed, speed=one.speed_in(settings)) for one in phrase.pieces]
         symbols = sum(len(piece.encoded.ids) for piece in own)
         lines.append(LineReading(phrase.reading, len(own), symbols, str(phrase.error) if phrase.error else None))
         pieces += own
@@ -202,7 +206,15 @@ def _spoken_line(
         "speed": _speed(job, line),
         "round": shard.round,
     }
+    if job.settings.timestamps:
+        entry["words"] = _words([result for result, _ in parts], job.identity.sampling_rate)
     return SpokenLine(entry, audio if layout.in_tars else None)
+
+
+def _words(results: Sequence[PieceSummary], sampling_rate: int) -> list[dict[str, Any]]:
+    """The words of a line's pieces as JSON has them, with their times from the line's beginning."""
+    words = joined_words((result.words, result.samples / sampling_rate) for result in results)
+    return [asdict(word) | {"start": round(word.start, 3), "end": round(word.end, 3)} for word in words]
 
 
 def _unspoken_line(job: Job, shard: Shard, line: Line, reason: str) -> SpokenLine:

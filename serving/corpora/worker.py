@@ -170,7 +170,7 @@ def _result(spoken: PieceResult) -> PieceSummary:
     line, number = spoken.piece.phrase.line, spoken.piece.number
     if spoken.audio is None:
         return PieceSummary(line, number, error=str(spoken.error))
-    return PieceSummary(line, number, len(spoken.audio), spoken.frames, spoken.stop_reason)
+    return PieceSummary(line, number, len(spoken.audio), spoken.frames, spoken.stop_reason, spoken.words)
 
 
 def _call(process: Process | None, function: Callable[..., Any], *arguments: object) -> Any:
