@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -16,56 +16,22 @@ import torch
 from common.errors import UserError, explained
 from common.phrases import Phrase
 from pipeline.audio import Resampler, limit
-from pipeline.pieces import Piece, prepare
-from pipeline.words import Word, joined_words
+from pipeline.pieces import Piece, PieceResult, PreparedPhrase, prepare
+from pipeline.words import joined_words
 from serving.corpora.job import Job
 from serving.corpora.layout import Layout, Shard, SpokenLine, encode
 from serving.corpora.lines import Line
-from tacotron2.decoder import StopReason
 
 WRITERS = 4  # threads: FLAC takes longer to encode than a GPU takes to speak
 
 
 @dataclass(frozen=True)
-class LineReading:
-    """How a line is read: its text as read and its symbols in all pieces; or why it can't be read."""
-
-    text: str
-    pieces: int
-    symbols: int
-    error: str | None
-
-
-@dataclass(frozen=True)
 class ShardReading:
-    """A shard's lines as read, their pieces in batches, and the seconds that it took."""
+    """A shard's lines as read, without their pieces; the pieces of all in batches; and the seconds that it took."""
 
-    lines: tuple[LineReading, ...]
+    lines: tuple[PreparedPhrase, ...]
     batches: tuple[tuple[Piece, ...], ...]
     seconds: float
-
-
-@dataclass(frozen=True)
-class PieceSummary:
-    """What became of a piece, beside its audio.
-
-    Attributes:
-        line: the number of its line in the file.
-        number: of the piece within its line, from 0.
-        samples: of its audio; 0 if it failed.
-        frames: mel frames, at the speed that was asked for.
-        stop_reason: None if it failed.
-        words: with their times from the beginning of its audio, if they were asked for.
-        error: why it failed.
-    """
-
-    line: int
-    number: int
-    samples: int = 0
-    frames: int = 0
-    stop_reason: StopReason | None = None
-    words: tuple[Word, ...] = ()
-    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -103,16 +69,14 @@ def read_shard(job: Job, batch_size: int, max_symbols: int, shard: Shard) -> Sha
     They depend on the shard's lines alone, whatever is missing or done.
     """
     started = time.perf_counter()
-    lines: list[LineReading] = []
+    lines: list[PreparedPhrase] = []
     pieces: list[Piece] = []
     for line in shard.lines:
         seed, speed = _seed(job, line), _speed(job, line)
         settings = replace(job.settings, speed=speed)  # SSML's rates count from it
         (phrase,) = prepare([Phrase(line.number - 1, line.text)], settings, max_symbols)
-        own = [replace(one, seed=seed, speed=one.speed_in(settings)) for one in phrase.pieces]
-        symbols = sum(len(piece.encoded.ids) for piece in own)
-        lines.append(LineReading(phrase.reading, len(own), symbols, str(phrase.error) if phrase.error else None))
-        pieces += own
+        lines.append(replace(phrase, pieces=()))
+        pieces += (replace(piece, seed=seed, speed=piece.speed_in(settings)) for piece in phrase.pieces)
     pieces.sort(key=lambda piece: len(piece.encoded.ids))
     count = -(-len(pieces) // batch_size)
     edges = (len(pieces) * number // max(1, count) for number in range(count + 1))
@@ -125,16 +89,19 @@ def write_shard(
     job: Job,
     gain: float,
     shard: Shard,
-    readings: Sequence[LineReading],
-    results: Sequence[PieceSummary],
+    readings: Sequence[PreparedPhrase],
+    results: Sequence[PieceResult],
+    sizes: Sequence[int],
     audio: str,
 ) -> ShardReport:
     """Writes the audio of a shard's lines, and last the record that makes it done. Returns the report, completed.
 
     Args:
         gain: by which samples are brought to the voice's level.
-        results: of all pieces.
-        audio: a file of their samples in the same order, float32 at the model's own level.
+        readings: of the shard's lines.
+        results: of all pieces, without their audio.
+        sizes: how many samples each piece has.
+        audio: a file of all samples in the same order, float32 at the model's own level.
 
     Raises:
         OSError: a file can't be written.
@@ -142,20 +109,19 @@ def write_shard(
     """
     started = time.perf_counter()
     layout = Layout(job)
-    pieces: dict[int, list[tuple[PieceSummary, np.ndarray]]] = {line.number: [] for line in shard.lines}
-    total, start = sum(result.samples for result in results), 0
+    total = sum(sizes)
     samples = np.memmap(audio, np.float32, "c", shape=(total,)) if total else np.empty(0, np.float32)
-    for result in results:
-        pieces[result.line].append((result, samples[start : start + result.samples]))
-        start += result.samples
+    pieces: dict[int, list[PieceResult]] = {line.number: [] for line in shard.lines}
+    for result, stop, size in zip(results, accumulate(sizes), sizes, strict=True):
+        pieces[result.piece.phrase.line].append(replace(result, audio=samples[stop - size : stop]))
 
     def write_line(position: int) -> SpokenLine:
-        line = shard.lines[position]
-        parts = sorted(pieces[line.number], key=lambda part: part[0].number)
-        reason = _reason(readings[position], [result for result, _ in parts])
+        line, reading = shard.lines[position], readings[position]
+        own = sorted(pieces[line.number], key=lambda result: result.piece.number)
+        reason = str(reading.error) if reading.error else _reason(own)
         if reason is None:
             try:
-                return _spoken_line(layout, shard, line, readings[position], parts, gain)
+                return _spoken_line(layout, shard, line, reading.reading, own, gain)
             except (OSError, UserError):  # the disk or a missing package is to blame, and not the line
                 raise
             except Exception as error:
@@ -178,13 +144,13 @@ def _spoken_line(
     layout: Layout,
     shard: Shard,
     line: Line,
-    reading: LineReading,
-    parts: Sequence[tuple[PieceSummary, np.ndarray]],
+    reading: str,
+    results: Sequence[PieceResult],
     gain: float,
 ) -> SpokenLine:
     """A line's audio, encoded and, where it is a file of its own, written."""
     job = layout.job
-    leveled = [limit(torch.from_numpy(samples), gain).numpy() for _, samples in parts]
+    leveled = [limit(torch.from_numpy(result.samples), gain).numpy() for result in results]
     samples = leveled[0] if len(leveled) == 1 else np.concatenate(leveled)
     if job.sampling_rate != job.identity.sampling_rate:
         samples = Resampler(job.identity.sampling_rate, job.sampling_rate)(samples, last=True)
@@ -194,26 +160,26 @@ def _spoken_line(
         layout.write_audio(path, audio)
     entry = {
         **line.to_dict(),
-        "reading": reading.text,
+        "reading": reading,
         "audio": path,
         "bytes": len(audio),
         "seconds": round(len(samples) / job.sampling_rate, 6),
-        "frames": sum(result.frames for result, _ in parts),
-        "symbols": reading.symbols,
-        "pieces": len(parts),
+        "frames": sum(result.frames for result in results),
+        "symbols": sum(len(result.piece.encoded.ids) for result in results),
+        "pieces": len(results),
         "stop_reason": "gate",
         "seed": _seed(job, line),
         "speed": _speed(job, line),
         "round": shard.round,
     }
     if job.settings.timestamps:
-        entry["words"] = _words([result for result, _ in parts], job.identity.sampling_rate)
+        entry["words"] = _words(results, job.identity.sampling_rate)
     return SpokenLine(entry, audio if layout.in_tars else None)
 
 
-def _words(results: Sequence[PieceSummary], sampling_rate: int) -> list[dict[str, Any]]:
+def _words(results: Sequence[PieceResult], sampling_rate: int) -> list[dict[str, Any]]:
     """The words of a line's pieces as JSON has them, with their times from the line's beginning."""
-    words = joined_words((result.words, result.samples / sampling_rate) for result in results)
+    words = joined_words((result.words, len(result.samples) / sampling_rate) for result in results)
     return [asdict(word) | {"start": round(word.start, 3), "end": round(word.end, 3)} for word in words]
 
 
@@ -222,13 +188,11 @@ def _unspoken_line(job: Job, shard: Shard, line: Line, reason: str) -> SpokenLin
     return SpokenLine({**line.to_dict(), **settings, "reason": reason, "round": shard.round})
 
 
-def _reason(reading: LineReading, results: Sequence[PieceSummary]) -> str | None:
+def _reason(results: Sequence[PieceResult]) -> str | None:
     """Why a line has no audio; None if it has."""
-    if reading.error is not None:
-        return reading.error
-    failed = [result.error for result in results if result.error is not None]
-    if failed:
-        return failed[0]
+    for result in results:
+        if result.error is not None:
+            return str(result.error)
     cut = [number for number, result in enumerate(results, 1) if result.stop_reason == "cap"]
     if cut:
         where = f"piece {cut[0]} of {len(results)} was" if len(results) > 1 else "it was"

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from pipeline.pieces import PieceResult
 from serving.corpora.job import CONFIGURATION, Identity, Job, VoiceSource, identity_of
 from serving.corpora.layout import Shard
 from serving.corpora.process import MOST_DEATHS, Process, SharedSamples
-from serving.corpora.shard import PieceSummary, ShardReading, ShardReport, give_up_shard, read_shard, write_shard
+from serving.corpora.shard import ShardReading, ShardReport, give_up_shard, read_shard, write_shard
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class Worker:
         try:
             reading = self._read(voice, job, shard, following)
             started = time.perf_counter()
-            results, audio = self._spoken(voice, job, reading)
+            results, sizes, audio = self._spoken(voice, job, reading)
             spoken = time.perf_counter()
         except Closed:  # the GPU can't work any more in this process
             _log.exception("The worker ends")
@@ -88,7 +89,7 @@ class Worker:
             speaking_seconds=spoken - started,
             waiting_seconds=time.perf_counter() - spoken,
         )
-        arguments = job, voice.engines.gain, shard, reading.lines, results, audio.path
+        arguments = job, voice.engines.gain, shard, reading.lines, results, sizes, audio.path
         self._writing = self._threads.submit(self._written, job, shard, report, *arguments)
         return reports if self._writer is not None else self.finish()
 
@@ -136,25 +137,26 @@ class Worker:
             self._reading = following.name, begin(following)
         return reading.result()
 
-    def _spoken(self, voice: Voice, job: Job, reading: ShardReading) -> tuple[list[PieceSummary], SharedSamples]:
-        """The results of all pieces, and their audio in the same order. If an engine fails, all is spoken once more: a
-        batch that failed was spoken in halves, which round otherwise, and failures that pass should leave no trace.
+    def _spoken(self, voice: Voice, job: Job, reading: ShardReading) -> tuple[list[PieceResult], list[int], SharedSamples]:
+        """The results of all pieces, how many samples each has, and the samples. If an engine fails, all is spoken once
+        more: a failed batch was spoken in halves, which round otherwise, and a failure that passes leaves no trace.
         """
         settings = replace(job.settings, keep_pictures=False, sampling_rate=None)
         self._samples.reverse()
         audio = self._samples[0]
         for _ in range(2):
             audio.clear()
-            results: list[PieceSummary] = []
+            results: list[PieceResult] = []
+            sizes: list[int] = []
             with voice.synthesizer(settings) as synthesizer:
-                for spoken in synthesizer.speak_batches(reading.batches):
-                    for piece in spoken:
-                        results.append(_result(piece))
-                        if piece.audio is not None:
-                            audio.append(piece.audio)
+                for result in chain.from_iterable(synthesizer.speak_batches(reading.batches)):
+                    results.append(replace(result, audio=None))
+                    sizes.append(0 if result.audio is None else len(result.audio))
+                    if result.audio is not None:
+                        audio.append(result.audio)
             if not synthesizer.failures:
                 break
-        return results, audio
+        return results, sizes, audio
 
     def _written(self, job: Job, shard: Shard, *arguments: object) -> ShardReport:
         """Has a shard written. `arguments` are those of `write_shard`."""
@@ -164,13 +166,6 @@ class Worker:
             raise
         except Exception as error:
             return self._failed(job, shard, error)
-
-
-def _result(spoken: PieceResult) -> PieceSummary:
-    line, number = spoken.piece.phrase.line, spoken.piece.number
-    if spoken.audio is None:
-        return PieceSummary(line, number, error=str(spoken.error))
-    return PieceSummary(line, number, len(spoken.audio), spoken.frames, spoken.stop_reason, spoken.words)
 
 
 def _call(process: Process | None, function: Callable[..., Any], *arguments: object) -> Any:
