@@ -291,7 +291,7 @@ class MortalPool:
             self._spoken = []
             raise WorkerDied("killed")
         if method == "give_up":
-            return ShardReport(shard.name, "", 0, unspoken=1)
+            return ShardReport(shard.name, "gave up", 0)
         reports = [ShardReport(one.name, "", 0) for one in self._spoken]
         self._spoken = [shard] if method == "speak" else []
         return reports
@@ -304,7 +304,7 @@ def test_every_shard_is_reported_once_whenever_workers_die(seed: int) -> None:
     driver.open(3)
     driver.speak(None, (Shard(0, number, (Line(number + 1, "a", "A."),)) for number in range(20)))  # type: ignore[arg-type]
     assert sorted(report.shard for report in reports) == [f"00-{number:07d}" for number in range(20)]
-    assert {f"00-{number:07d}" for number in (0, 7, 19)} <= {one.shard for one in reports if one.unspoken}
+    assert {f"00-{number:07d}" for number in (0, 7, 19)} <= {one.shard for one in reports if one.worker == "gave up"}
 
 
 def test_a_voice_that_no_worker_can_open_ends_the_run_and_no_shard_is_blamed(

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -21,8 +21,8 @@ from waveglow.loading import DEMO_WAVEGLOW
 
 FormatName = Literal["ljspeech", "nemo", "webdataset"]
 AudioName = Literal["wav", "flac"]
-FORMATS: tuple[FormatName, ...] = ("ljspeech", "nemo", "webdataset")
-AUDIOS: tuple[AudioName, ...] = ("wav", "flac")
+FORMATS: tuple[FormatName, ...] = get_args(FormatName)
+AUDIOS: tuple[AudioName, ...] = get_args(AudioName)
 CONFIGURATION = "corpus.json"
 _COMPUTING = ("torch", "triton", "onnxruntime", "tensorrt", "numpy", "soundfile", "soxr")  # packages that make bytes
 

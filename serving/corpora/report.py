@@ -23,33 +23,14 @@ _BINS = 60
 
 
 @dataclass
-class _WorkerTotals:
-    lines: int = 0
-    audio_seconds: float = 0.0
-    speaking_seconds: float = 0.0
-    waiting_seconds: float = 0.0
-    reading_seconds: float = 0.0
-    writing_seconds: float = 0.0
-    began: float = float("inf")
-    ended: float = 0.0
-
-
-@dataclass
 class RunTotals:
     """What this run's workers did, worker by worker."""
 
-    workers: dict[str, _WorkerTotals] = field(default_factory=dict)
+    workers: dict[str, ShardReport] = field(default_factory=dict)
 
     def add(self, report: ShardReport) -> None:
-        totals = self.workers.setdefault(report.worker, _WorkerTotals())
-        totals.lines += report.lines
-        totals.audio_seconds += report.audio_seconds
-        totals.speaking_seconds += report.speaking_seconds
-        totals.waiting_seconds += report.waiting_seconds
-        totals.reading_seconds += report.reading_seconds
-        totals.writing_seconds += report.writing_seconds
-        totals.began = min(totals.began, report.began)
-        totals.ended = max(totals.ended, report.ended)
+        before = self.workers.get(report.worker)
+        self.workers[report.worker] = report if before is None else before.with_following(report)
 
     @property
     def audio_seconds(self) -> float:

@@ -6,7 +6,7 @@ Functions without state, for whichever process has the time.
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -36,13 +36,12 @@ class ShardReading:
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What a shard took and gave. Times are the worker's own clock's, in seconds.
+    """What a shard, or several of one worker, took and gave. Times are the worker's own clock's, in seconds.
 
     Attributes:
-        shard: its name.
+        shard: its name; of several, the last one's.
         worker: its machine and process.
         lines: done, with and without audio.
-        unspoken: of them without audio.
         audio_seconds: of the audio that was written.
         speaking_seconds: for which the voice was busy.
         waiting_seconds: for which it waited for the shard before to be written.
@@ -55,12 +54,17 @@ class ShardReport:
     began: float
     ended: float = 0.0
     lines: int = 0
-    unspoken: int = 0
     audio_seconds: float = 0.0
     reading_seconds: float = 0.0
     speaking_seconds: float = 0.0
     waiting_seconds: float = 0.0
     writing_seconds: float = 0.0
+
+    def with_following(self, report: "ShardReport") -> "ShardReport":
+        """The report of this shard and one that the same worker did later, together."""
+        first = ("shard", "worker", "began", "ended")
+        counts = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in first}
+        return replace(report, began=self.began, **{name: getattr(report, name) + n for name, n in counts.items()})
 
 
 def read_shard(job: Job, batch_size: int, max_symbols: int, shard: Shard) -> ShardReading:
@@ -205,7 +209,6 @@ def _completed(report: ShardReport, entries: Sequence[Mapping[str, Any]], starte
         report,
         ended=time.time(),
         lines=len(entries),
-        unspoken=sum("reason" in entry for entry in entries),
         audio_seconds=sum(entry.get("seconds", 0.0) for entry in entries),
         writing_seconds=time.perf_counter() - started,
     )

@@ -137,7 +137,9 @@ class Worker:
             self._reading = following.name, begin(following)
         return reading.result()
 
-    def _spoken(self, voice: Voice, job: Job, reading: ShardReading) -> tuple[list[PieceResult], list[int], SharedSamples]:
+    def _spoken(
+        self, voice: Voice, job: Job, reading: ShardReading
+    ) -> tuple[list[PieceResult], list[int], SharedSamples]:
         """The results of all pieces, how many samples each has, and the samples. If an engine fails, all is spoken once
         more: a failed batch was spoken in halves, which round otherwise, and a failure that passes leaves no trace.
         """
