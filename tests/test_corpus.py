@@ -22,7 +22,7 @@ from common.errors import UserError
 from common.files import locked_folder, sha256_of
 from common.phrases import Phrase
 from exports.voice import export_voice
-from pipeline import SpeakSettings, Voice, stages
+from pipeline import SpeakSettings, stages
 from pipeline.engine_set import EngineSet
 from pipeline.pieces import prepare
 from scripts.corpus import main, make_parser
@@ -62,7 +62,9 @@ def plain(source: VoiceSource, lines: Path, tmp_path_factory: pytest.TempPathFac
     return folder
 
 
-def test_the_manifest_has_every_line_that_was_spoken_and_retry_every_other(plain: Path, lines: Path) -> None:
+def test_the_manifest_has_every_line_that_was_spoken_and_retry_every_other(
+    source: VoiceSource, plain: Path, lines: Path
+) -> None:
     spoken, others = read_entries(plain / "manifest.jsonl"), read_entries(plain / "retry.jsonl")
     assert spoken
     assert others  # cut: this voice doesn't always stop
@@ -72,7 +74,8 @@ def test_the_manifest_has_every_line_that_was_spoken_and_retry_every_other(plain
     assert first["stop_reason"] == "gate"
     assert first["frames"] * 256 / 22050 == pytest.approx(first["seconds"], abs=1e-6)
     assert first["seed"] == 0
-    assert set(first["models"]) == {"tacotron2", "waveglow"}
+    assert source.folder is not None
+    assert first["models"] == {name: sha256_of(source.folder / f"{name}.pt") for name in ("tacotron2", "waveglow")}
     assert {"project", "torch", "onnxruntime"} <= set(first["versions"])
     assert first["configuration"] == json.loads((plain / "corpus.json").read_text(encoding="utf-8"))["hash"]
     assert all("cut by the limit of frames" in entry["reason"] for entry in others)
@@ -523,13 +526,26 @@ def test_an_estimate_scales_a_sample_up_and_counts_no_line_that_is_cut(
     assert of_all.hours * 3600 == pytest.approx(sum(entry["seconds"] for entry in spoken), rel=1e-3)
 
 
-def test_the_models_in_the_manifest_are_those_that_spoke(plain: Path, source: VoiceSource) -> None:
-    assert source.folder is not None
-    (first, *_) = read_entries(plain / "manifest.jsonl")
-    for name in ("tacotron2", "waveglow"):
-        assert first["models"][name] == sha256_of(source.folder / f"{name}.pt")
-    with Voice.load(source.folder) as voice:
-        assert voice.sampling_rate == 22050
+def test_a_dry_run_says_how_much_and_how_long_and_writes_nothing(
+    source: VoiceSource, lines: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["-i", lines, "-o", tmp_path / "new", "--models", source.folder, "--workers", 1, "--threads", 1]
+    main(make_parser().parse_args(list(map(str, [*flags, "--max-decoder-steps", MOST_STEPS, "--dry-run"]))))
+    said = capsys.readouterr().out
+    assert all(words in said for words in ("40 lines", "hours of audio", "on 1 workers", "would be without audio"))
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow  # a worker in a process of its own
+def test_flags_make_a_corpus_whose_lines_all_end(
+    source: VoiceSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_lines(tmp_path / "lines.txt", 6)
+    flags = ["-i", path, "-o", tmp_path / "corpus", "--models", source.folder, "--no-ray", "--workers", 1]
+    main(make_parser().parse_args(list(map(str, [*flags, "--threads", 1, "--timestamps"]))))  # else it exits
+    assert "6 lines" in capsys.readouterr().out
+    entries = read_entries(tmp_path / "corpus" / "manifest.jsonl")
+    assert [len(entry["words"]) for entry in entries] == [len(entry["text"].split()) for entry in entries]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The lines of a corpus as they come in: text, JSON Lines or CSV, checked before anything is spoken.
+"""The lines of a corpus: text, JSON Lines or CSV, checked before anything is spoken.
 
 A file is read twice: `survey` checks all of it, `read_lines` feeds the workers. Neither keeps it in memory.
 """
@@ -36,7 +36,7 @@ class Line:
         text: without white space at its ends; may be empty.
         seed: its own, or None for the corpus's.
         speed: its own, or None for the corpus's.
-        source_id: what its file calls it, where that can't name files; else None.
+        source_id: its id in the file of lines, if that can't name files.
     """
 
     number: int
@@ -47,13 +47,13 @@ class Line:
     source_id: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Its fields that say something, as JSON has them; `line_of` reads them again."""
+        """Its fields that are not None, as JSON; `line_of` reads them."""
         values = asdict(self)
         return {"line": values.pop("number")} | {name: value for name, value in values.items() if value is not None}
 
 
 def line_of(values: dict[str, Any]) -> Line:
-    """The line that `Line.to_dict` wrote; other keys are passed over."""
+    """The line that `Line.to_dict` wrote; other keys are ignored."""
     chosen = {name: values.get(name) for name in ("id", "text", "seed", "speed", "source_id")}
     return Line(number=values["line"], **chosen)  # type: ignore[arg-type]
 

@@ -1,6 +1,6 @@
-"""All of a shard but its voice: its lines are read into batches of pieces, and what was spoken of them is written.
+"""What is done for a shard without a voice: its lines are read into batches of pieces, and its audio is written.
 
-Functions without state, for whichever process has the time.
+Functions without state: they run in the worker's process or in those beside it.
 """
 
 import time
@@ -27,7 +27,7 @@ WRITERS = 4  # threads: FLAC takes longer to encode than a GPU takes to speak
 
 @dataclass(frozen=True)
 class ShardReading:
-    """A shard's lines as read, without their pieces; the pieces of all in batches; and the seconds that it took."""
+    """A shard's lines as read, without their pieces; all pieces, in batches; and the seconds that reading took."""
 
     lines: tuple[PreparedPhrase, ...]
     batches: tuple[tuple[Piece, ...], ...]
@@ -36,17 +36,17 @@ class ShardReading:
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What a shard, or several of one worker, took and gave. Times are the worker's own clock's, in seconds.
+    """What became of a shard, or of several of one worker. Times are in seconds, by the worker's clock.
 
     Attributes:
         shard: its name; of several, the last one's.
         worker: its machine and process.
-        lines: done, with and without audio.
+        lines: with and without audio.
         audio_seconds: of the audio that was written.
+        reading_seconds: spent on reading the lines.
         speaking_seconds: for which the voice was busy.
-        waiting_seconds: for which it waited for the shard before to be written.
-        reading_seconds: that reading the lines took.
-        writing_seconds: that encoding and writing took.
+        waiting_seconds: for which the voice waited until the shard before was written.
+        writing_seconds: spent on encoding and writing.
     """
 
     shard: str
@@ -70,7 +70,7 @@ class ShardReport:
 def read_shard(job: Job, batch_size: int, max_symbols: int, shard: Shard) -> ShardReading:
     """Reads a shard's lines into pieces of at most `max_symbols`, in batches of nearly one length.
 
-    They depend on the shard's lines alone, whatever is missing or done.
+    They depend on the shard's lines alone, so that a restarted run makes the same.
     """
     started = time.perf_counter()
     lines: list[PreparedPhrase] = []
@@ -126,7 +126,7 @@ def write_shard(
         if reason is None:
             try:
                 return _spoken_line(layout, shard, line, reading.reading, own, gain)
-            except (OSError, UserError):  # the disk or a missing package is to blame, and not the line
+            except (OSError, UserError):  # the fault is the disk's or a missing package's, not the line's
                 raise
             except Exception as error:
                 reason = str(explained(error, f"line {line.number}"))

@@ -26,11 +26,11 @@ _log = logging.getLogger(__name__)
 class Worker:
     """Speaks shards, one after the other. Not thread-safe.
 
-    With a GPU, the next shard is read and the last one is written by two processes beside it: the thread that feeds the
-    GPU needs Python's lock for itself. Without one, the worker does everything itself.
+    With a GPU, one process beside it reads the next shard and another writes the one before: the thread that feeds the
+    GPU needs Python's lock for itself. Without a GPU the worker does everything itself.
 
     Args:
-        source: of its voice, which the first call opens.
+        source: of its voice, which `open` opens.
     """
 
     def __init__(self, source: VoiceSource) -> None:
@@ -39,7 +39,7 @@ class Worker:
         self._voice: Voice | None = None
         self._reader: Process | None = None
         self._writer: Process | None = None
-        self._samples = [SharedSamples(), SharedSamples()]  # one is spoken to while the other is written
+        self._samples = [SharedSamples(), SharedSamples()]  # of the shard that is spoken, and of the one before
         self._threads = ThreadPoolExecutor(3)  # they wait for the processes
         self._reading: tuple[str, Future[ShardReading]] | None = None  # of the shard that comes next
         self._writing: Future[ShardReport] | None = None
@@ -57,7 +57,7 @@ class Worker:
         """Speaks a shard and begins to write it.
 
         Args:
-            following: what it will be asked for next, to be read meanwhile.
+            following: the next shard, which is read meanwhile.
 
         Returns:
             reports of the shards that were recorded meanwhile: the one before, or without processes beside this one.
@@ -73,7 +73,7 @@ class Worker:
             started = time.perf_counter()
             results, sizes, audio = self._spoken(voice, job, reading)
             spoken = time.perf_counter()
-        except Closed:  # the GPU can't work any more in this process
+        except Closed:  # this process can't use the GPU any more
             _log.exception("The worker ends")
             os._exit(1)
         except (UserError, OSError):
@@ -94,7 +94,7 @@ class Worker:
         return reports if self._writer is not None else self.finish()
 
     def finish(self) -> list[ShardReport]:
-        """Waits until all that was spoken is recorded, and reports it. Raises OSError."""
+        """Waits until the last shard is recorded, and returns its report. Raises OSError."""
         writing, self._writing = self._writing, None
         return [] if writing is None else [writing.result()]
 
@@ -123,7 +123,7 @@ class Worker:
         return self._voice
 
     def _failed(self, job: Job, shard: Shard, error: Exception) -> ShardReport:
-        """Gives up a shard that failed as a whole, by an exception that no line explains."""
+        """Gives up a shard after an exception that no single line explains."""
         return self.give_up(job, shard, str(explained(error, f"shard {shard.name}")))
 
     def _read(self, voice: Voice, job: Job, shard: Shard, following: Shard | None) -> ShardReading:
@@ -171,11 +171,11 @@ class Worker:
 
 
 def _call(process: Process | None, function: Callable[..., Any], *arguments: object) -> Any:
-    """Calls a function, in a process if there is one."""
+    """Calls a function, in the process if there is one."""
     return function(*arguments) if process is None else process.call(function, *arguments, attempts=MOST_DEATHS)
 
 
 def _begin_beside() -> None:
-    """Begins a process beside the worker: it leaves GPU and cores to it."""
+    """Begins a process beside the worker, which leaves GPU and cores to the worker."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(1)
