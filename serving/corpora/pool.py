@@ -14,7 +14,7 @@ Method = Literal["open", "speak", "finish", "give_up"]  # of Worker
 
 
 class PoolWorker(Protocol):
-    """A `Worker` elsewhere. After it has died, the next call is made to a new one in its place."""
+    """A `Worker` in another process. After it has died, the next call goes to a new one."""
 
     def call(self, method: Method, *arguments: object) -> Any:
         """What the method returns or raises; thread-safe.
@@ -29,7 +29,7 @@ class Pool(Protocol):
     """Starts workers.
 
     Attributes:
-        size: how many there are to be.
+        size: how many to start.
         on_gpus: whether each has a GPU.
     """
 

@@ -16,8 +16,8 @@ from serving.corpora.pool import Method, PoolWorker
 from serving.corpora.process import WorkerDied
 from serving.corpora.worker import Worker
 
-OBJECT_STORE_BYTES = 100 << 20  # of a local Ray: shards of text and short reports pass through it, and no audio
-_QUIET = {  # before Ray is imported: it asks nobody, tells nobody and warns of nothing that concerns us
+OBJECT_STORE_BYTES = 100 << 20  # of a local Ray: only shards of text and short reports pass through it
+_QUIET = {  # set before Ray is imported: no usage statistics, and no warnings about what this project doesn't use
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
@@ -88,7 +88,7 @@ class RayPool:
 
 
 class _RayWorker:
-    """An actor, and after its death another one. Ray's own restarts can't be told from calls that end their actor."""
+    """An actor, and after its death a new one. Ray's own restarts would hide which call ended the actor."""
 
     def __init__(self, ray: Any, start: Callable[[], Any]) -> None:
         self._ray, self._start = ray, start
