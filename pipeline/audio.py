@@ -141,7 +141,7 @@ def with_gain(audio: Audio, gain: float) -> Audio:
     """The audio louder or quieter, limited as `limit` does it; a gain of 1 changes nothing."""
     if gain == 1:
         return audio
-    return replace(audio, samples=limit(torch.from_numpy(audio.samples), gain).numpy())
+    return replace(audio, samples=limit(torch.tensor(audio.samples), gain).numpy())
 
 
 class Resampler:
