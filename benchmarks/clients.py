@@ -68,7 +68,14 @@ class HttpClient(Client):
             self._headers["Authorization"] = f"Bearer {api_key}"
 
     def speak(self, text: str, seed: int) -> Iterator[float]:
-        fields = {"model": "tts-1", "voice": "default", "input": text, "response_format": "pcm", "seed": seed}
+        fields = {
+            "model": "tts-1",
+            "voice": "default",
+            "input": text,
+            "response_format": "pcm",
+            "seed": seed,
+            "sample_rate": 22050,
+        }
         connection = self._connection(self._host, timeout=TIMEOUT_SECONDS)
         try:
             connection.request("POST", self._path, json.dumps(fields), self._headers)

@@ -2,7 +2,7 @@
 
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, TypeVar
@@ -135,6 +135,13 @@ def limit(samples: Tensor, gain: float) -> Tensor:
     room = 1.0 - LIMITER_THRESHOLD
     bent = LIMITER_THRESHOLD + room * torch.tanh((magnitude - LIMITER_THRESHOLD) / room)
     return torch.where(magnitude > LIMITER_THRESHOLD, torch.copysign(bent, louder), louder)
+
+
+def with_gain(audio: Audio, gain: float) -> Audio:
+    """The audio louder or quieter, limited as `limit` does it; a gain of 1 changes nothing."""
+    if gain == 1:
+        return audio
+    return replace(audio, samples=limit(torch.tensor(audio.samples), gain).numpy())
 
 
 class Resampler:

@@ -36,6 +36,7 @@ class Speech:
         watch: called now and then while a reader waits.
 
     Attributes:
+        dropped: the characters of the text that have no symbol and are left out, in order of first appearance.
         results: of each piece that has ended; a stream's audio is in its chunks.
         first_audio_seconds: from submitting to the first chunk; None before.
     """
@@ -52,6 +53,7 @@ class Speech:
         self.sampling_rate = settings.sampling_rate or sampling_rate
         self.submitted = time.perf_counter()
         self.first_audio_seconds: float | None = None
+        self.dropped: tuple[str, ...] = ()
         self.results: list[PieceResult] = []
         self._on_event, self._wake, self._watch = on_event, wake, watch
         self._chunks: queue.SimpleQueue[Audio | BaseException | None] = queue.SimpleQueue()

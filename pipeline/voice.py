@@ -7,7 +7,7 @@ with Voice.load("output") as voice:
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing_extensions import Unpack
 
 from common.checkpoint import LoadedModel
 from common.engine import Engine
-from common.errors import Closed, UserError, explained
+from common.errors import Closed, InvalidInput, UserError, explained
 from common.metadata import Part, Precision
 from common.phrases import Phrase
 from pipeline.audio import Audio, Resampler
@@ -30,10 +30,12 @@ from pipeline.settings import RuntimeOptions, RuntimeSettings, SpeakOptions, Spe
 from pipeline.speech import Speech
 from pipeline.stages import level
 from pipeline.synthesizer import BATCHES_AHEAD, Synthesizer
+from pipeline.text_stream import TextStream, speak_bits
 from pipeline.torch_engines import torch_engines
 from pipeline.words import joined_words
 from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
 from tacotron2.model import Tacotron2
+from tacotron2.text import TextFrontEnd
 from waveglow.conditioning import Conditioning
 from waveglow.denoiser import bias_of
 from waveglow.loading import DEMO_WAVEGLOW, load_waveglow
@@ -212,12 +214,28 @@ class Voice:
                     yield phrase.phrase.index, audio
 
     @written_out(SpeakSettings, SpeakOptions)
-    def stream(self, text: str, **settings: Unpack[SpeakOptions]) -> Iterator[Audio]:
+    def stream(self, text: str | Iterable[str], **settings: Unpack[SpeakOptions]) -> Iterator[Audio]:
         """Speaks a text as a stream of chunks, the first one early; together they are what `speak` gives.
+
+        Args:
+            text: whole; or bits of it, which are spoken sentence by sentence as they come (an iterator is read in a
+                thread of its own).
 
         Closing the iterator gives the rest up. `settings` and errors as for `speak`; an error may come after chunks.
         """
-        speech = self.submit(text, SpeakSettings.of(**settings))
+        chosen = SpeakSettings.of(**settings)
+        if isinstance(text, Iterable) and not isinstance(text, (str, bytes)):
+            if chosen.ssml:
+                raise InvalidInput("ssml: text that comes in bits can't be SSML", "ssml")
+            yield from speak_bits(
+                text,
+                TextStream(TextFrontEnd(chosen.text_normalizer, chosen.lexicon)),
+                lambda stretch, wake: self.submit(stretch, chosen, wake),
+                lambda: self.scheduler().status(),
+                chosen.sentence_silence,
+            )
+            return
+        speech = self.submit(text, chosen)
         try:
             yield from speech
         finally:
@@ -237,7 +255,9 @@ class Voice:
         (prepared,) = self.prepare([Phrase(0, text)], chosen)
         if prepared.error is not None:
             raise prepared.error
-        return self.scheduler().submit(prepared.pieces, chosen, on_event)
+        speech = self.scheduler().submit(prepared.pieces, chosen, on_event)
+        speech.dropped = prepared.dropped
+        return speech
 
     def scheduler(
         self,

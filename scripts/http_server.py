@@ -35,7 +35,7 @@ def make_parser() -> ArgumentParser:
         "--voice-name",
         action="append",
         metavar="NAME",
-        help="that requests may ask for; may be repeated [default and alloy]",
+        help="that requests may ask for beside `default` and OpenAI's; the first is its own; may be repeated",
     )
     server.add_argument(
         "--allow-origin", action="append", default=[], metavar="URL", help="whose pages may use it (CORS); repeatable"
@@ -114,7 +114,7 @@ def server_settings(args: argparse.Namespace) -> ServerSettings:
     return ServerSettings(
         max_characters=args.max_characters,
         api_key=api_key,
-        voices=tuple(args.voice_name or ServerSettings.voices),
+        voices=tuple(dict.fromkeys((*(args.voice_name or []), *ServerSettings.voices))),
         origins=tuple(args.allow_origin),
         local_only=args.host == "localhost" or args.host.startswith("127.") or args.host == "::1",
     )

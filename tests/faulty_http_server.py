@@ -1,12 +1,14 @@
 """The HTTP server on quick engines that fail when a test wants it: `-m tests.faulty_http_server FAULTS flags...`.
 
 FAULTS is a file that the test writes and removes: {"part": ..., "fault": "error" | "memory" | "nan" | "slow",
-"after": runs of the part that still go well}. Only the engines are doubles; the server is the real one.
+"after": runs of the part that still go well}. FRAMES in the environment is how long texts are whose requests don't say
+it. Only the engines are doubles; the server is the real one.
 """
 
 import argparse
 import importlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -71,7 +73,7 @@ def load(path: Path) -> Voice:
     torch.set_num_threads(1)
     faults = Faults(path)
     # Untrained gates fire at once: here utterances end at their caps.
-    quick = tiny_engines(decoder_no_early_stopping=True)
+    quick = tiny_engines(decoder_no_early_stopping=True, max_decoder_steps=int(os.environ.get("FRAMES", "2000")))
     return Voice({part: Watched(engine, faults.before(part)) for part, engine in quick.items()})
 
 

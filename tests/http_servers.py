@@ -81,20 +81,34 @@ def faults_in(file: Path, part: str, fault: str, after: int = 0) -> Iterator[Non
 
 
 def request(text: str = "Hello there.", frames: int = 100, **fields) -> dict:
-    """The body of a request whose audio has a known length."""
-    ours = {"gate_threshold": NEVER, "max_decoder_steps": frames}
+    """The body of a request whose audio has a known length, at the voice's own rate where the format holds it."""
+    rate = None if fields.get("response_format") == "opus" else 22050
+    ours = {"gate_threshold": NEVER, "max_decoder_steps": frames, "sample_rate": rate}
     return {"model": "tts-1", "voice": "alloy", "input": text, "response_format": "pcm", **ours, **fields}
 
 
+def events_of(text: str) -> list[dict]:
+    """The server-sent events of an answer, each with its name."""
+    found = []
+    for part in text.split("\n\n")[:-1]:
+        name, data = part.split("\n")
+        found.append(json.loads(data.removeprefix("data: ")))
+        assert name == f"event: {found[-1]['type']}"
+    return found
+
+
 @contextmanager
-def running_server(folder: Path, *flags: str, descriptors: int | None = None) -> Iterator[ServerProcess]:
+def running_server(
+    folder: Path, *flags: str, descriptors: int | None = None, frames: int = 2000
+) -> Iterator[ServerProcess]:
     """Starts a server on a free port of the loopback interface; ends it by its id.
 
     Args:
         descriptors: that the system allows it.
+        frames: of each text whose request doesn't say it.
     """
     faults, log = folder / "faults.json", folder / "server.log"
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "FRAMES": str(frames)}
     limited = [] if descriptors is None else ["bash", "-c", f'ulimit -n {descriptors}; exec "$@"', "bash"]
     with log.open("w") as errors:
         process = subprocess.Popen(

@@ -1,6 +1,7 @@
 """The HTTP application without a server around it: what its answers carry, and what of a request is believed."""
 
 import asyncio
+import base64
 import io
 import itertools
 import json
@@ -19,14 +20,14 @@ from common.metadata import Part
 from pipeline import Voice
 from pipeline.scheduler import FAILED_ROUNDS
 from tests.engine_doubles import Watched, tiny_engines
-from tests.http_servers import request
+from tests.http_servers import NEVER, events_of, request
 
 pytest.importorskip("uvicorn")
 av = pytest.importorskip("av")
 soundfile = pytest.importorskip("soundfile")
 from pipeline.encoders import FORMATS, make_encoder
 from scripts.http_server import make_engines, make_parser, server_settings
-from serving.http.api import SpeechRequest
+from serving.http.api import OPENAI_VOICES, SpeechRequest
 from serving.http.app import make_app
 from serving.http.engine_pool import Engine, EnginePool
 from serving.http.log import LineFormatter
@@ -254,9 +255,109 @@ def test_null_means_not_given(service: SpeechService) -> None:
     assert ask(service, "POST", SPEECH, json=request() | nulls).content == expected
 
 
+@pytest.mark.parametrize("voice", ["default", *OPENAI_VOICES, {"id": "ash"}])
+def test_all_voices_of_openai_are_answered(service: SpeechService, voice: object) -> None:
+    fields = request(frames=20) | {"voice": voice, "model": "gpt-4o-mini-tts-2025-12-15"}
+    assert ask(service, "POST", SPEECH, json=fields).status_code == 200
+
+
+def test_names_of_ones_own_are_added() -> None:
+    voices = server_settings(make_parser().parse_args(["--voice-name", "linda", "--voice-name", "alloy"])).voices
+    assert voices[:3] == ("linda", "alloy", "default")
+    assert len(voices) == len({*voices}) == 15
+
+
+def test_raw_samples_have_openais_rate_unless_another_is_asked_for(service: SpeechService) -> None:
+    for asked, rate in ((None, 24000), (16000, 16000), (22050, 22050)):
+        answer = ask(service, "POST", SPEECH, json=request(frames=200) | {"sample_rate": asked})
+        assert answer.headers["x-sample-rate"] == str(rate)
+        assert f"rate={rate};" in answer.headers["content-type"]
+        assert len(answer.content) / 2 == pytest.approx(200 * 256 / 22050 * rate, abs=1)
+
+
+def test_fields_of_other_clients_are_taken(service: SpeechService) -> None:
+    expected = ask(service, "POST", SPEECH, json=request()).content
+    theirs = {
+        **{"instructions": "Cheerfully.", "language": "en", "lang_code": "a", "user": "me", "stream": True},
+        **{"normalization_options": {"normalize": True}, "download_format": "mp3", "return_download_link": True},
+    }
+    assert ask(service, "POST", SPEECH, json=request() | theirs).content == expected
+    other_type = {"content": json.dumps(request()), "headers": {"Content-Type": "application/vnd.api+json"}}
+    assert ask(service, "POST", SPEECH, **other_type).content == expected
+
+
+def test_a_gain_is_limited_softly(service: SpeechService) -> None:
+    def samples(gain: float) -> np.ndarray:
+        answer = ask(service, "POST", SPEECH, json=request(volume_multiplier=gain))
+        return np.frombuffer(answer.content, "<i2").astype(np.float64)
+
+    plain = samples(1.0)
+    assert np.abs(samples(0.5) - plain / 2).max() <= 1
+    louder = samples(4.0)
+    quiet = np.abs(4 * plain) < 0.7 * 32767
+    assert np.abs(louder - 4 * plain)[quiet].max() <= 4
+    assert (np.abs(louder) < 32768).all()
+    assert not samples(0.0).any()
+
+
+def test_answers_carry_the_times_of_words(service: SpeechService) -> None:
+    text = "Pay 20% now, please."
+    fields = request(text, frames=100, timestamps=True)
+    answer = ask(service, "POST", SPEECH, json=fields)
+    assert answer.headers["content-type"] == "application/json"
+    found = answer.json()
+    plain = ask(service, "POST", SPEECH, json=fields | {"timestamps": False}).content
+    assert base64.b64decode(found["audio"]) == plain
+    assert (found["format"], found["sample_rate"]) == ("pcm", 22050)
+    events = events_of(ask(service, "POST", SPEECH, json=fields | {"stream_format": "sse"}).text)
+    said = [word for event in events if event["type"] == "speech.words" for word in event["words"]]
+    assert said == found["words"]
+    assert said
+    for word in said:
+        assert text[slice(*word["span"])] == word["word"]
+        assert 0 <= word["start"] <= word["end"] <= 100 * 256 / 22050
+
+
+def test_what_is_left_out_of_a_text_is_told(service: SpeechService) -> None:
+    for text, told in (("Hello {there}.", "%7B%7D"), ("Hello there.", None)):
+        assert ask(service, "POST", SPEECH, json=request(text)).headers.get("x-dropped-characters") == told
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/audio/models", "/v1/voices", "/v1/audio/voices"])
+def test_what_there_is_is_listed_where_clients_look(service: SpeechService, path: str) -> None:
+    answer = ask(service, "GET", path).json()
+    names = [one["id"] for one in answer[path.rpartition("/")[2]]]
+    assert {"alloy", "default"} <= {*names} if "voices" in path else {"tts-1", "tacotron2-waveglow"} <= {*names}
+
+
+@pytest.mark.parametrize(
+    ("query", "body", "status", "words"),
+    [
+        ("encoding=linear16&container=none&sample_rate=16000", {"text": "Hello there."}, 200, ""),
+        ("encoding=mp3", {"text": "Hello there."}, 400, "choose one of linear16"),
+        ("", {"text": " "}, 400, "text is empty"),
+        ("", {"text": "x" * 101}, 413, "at most 100"),
+        ("", {"url": "https://example.com"}, 400, '{"text"'),
+        ("", [], 400, '{"text"'),
+    ],
+)
+def test_deepgrams_whole_texts(service: SpeechService, query: str, body: object, status: int, words: str) -> None:
+    address = f"/v1/speak?gate_threshold={NEVER}&max_decoder_steps=100&{query}"
+    answer = ask(service, "POST", address, json=body)
+    assert answer.status_code == status
+    if status == 200:
+        assert len(answer.content) / 2 == pytest.approx(100 * 256 / 22050 * 16000, abs=1)
+    else:
+        assert words in answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "words"),
     [
+        ({"volume_multipler": 1}, "volume_multipler", "did you mean volume_multiplier?"),
+        ({"volume_multiplier": 5}, "volume_multiplier", "less than or equal to 4"),
+        ({"surprise": 1}, "surprise", "unknown field"),
+        ({"model": "tts-1-hd-x"}, "model", "does not exist"),
         ({"speed": 9.0}, "speed", "speed 9.0: must be between"),
         ({"sample_rate": 1}, "sample_rate", "sample_rate 1: must be one of"),
         ({"sample_rate": 44100, "response_format": "opus"}, "sample_rate", "sample_rate 44100: opus takes"),
@@ -267,7 +368,7 @@ def test_null_means_not_given(service: SpeechService) -> None:
 )
 def test_errors_name_the_field_to_blame(service: SpeechService, fields: dict, param: str, words: str) -> None:
     answer = ask(service, "POST", SPEECH, json=request() | fields)
-    assert answer.status_code == 400
+    assert answer.status_code == (404 if param == "model" else 400)
     assert answer.json()["error"]["param"] == param
     assert words in answer.json()["error"]["message"]
 

@@ -12,6 +12,7 @@ from tests.http_servers import ServerProcess, running_server
 
 webdriver = pytest.importorskip("selenium.webdriver")
 pytest.importorskip("uvicorn")
+from selenium.common.exceptions import StaleElementReferenceException  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
@@ -113,6 +114,21 @@ def test_it_can_be_used_from_the_keyboard(page) -> None:
     wait(page, lambda: shown(page, "status").startswith("Done"))
     type_text(page, "Again.", Keys.CONTROL + Keys.ENTER)
     wait(page, lambda: page.find_elements(By.CSS_SELECTOR, "canvas[height='6']") != [])
+
+
+def test_the_word_that_is_heard_is_marked(page) -> None:
+    type_text(page, "Pay 20% now, please.", Keys.CONTROL + Keys.ENTER)
+    marked = set()
+
+    def is_done() -> bool:
+        marked.update(mark.text for mark in page.find_elements(By.CSS_SELECTOR, "#spoken mark"))
+        return shown(page, "status").startswith(("Done", "Failed"))
+
+    WebDriverWait(page, SECONDS, poll_frequency=0.02, ignored_exceptions=[StaleElementReferenceException]).until(
+        lambda _: is_done()
+    )
+    assert marked & {"20%", "now,", "please."}
+    assert not page.find_element(By.ID, "spoken").is_displayed()
 
 
 def test_escape_stops_it(page, server: ServerProcess) -> None:

@@ -100,7 +100,7 @@ def test_what_can_not_be_spoken_or_set_is_one_line(voice: Voice) -> None:
         ("Hi.", {"lexicon": {"Hi": "hello"}}, "lexicon: must be a Lexicon or the path of its file, not dict"),
         (None, {}, "the text to speak must be a str, not NoneType"),
         (b"Hi.", {}, "not bytes"),
-        (["Hi."], {}, "not list"),
+        (5, {}, "not int"),
     ):
         for speak in (voice.speak, lambda *text, **given: list(voice.stream(*text, **given))):
             with pytest.raises(InvalidInput, match=re.escape(message)) as error:

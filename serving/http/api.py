@@ -1,7 +1,9 @@
 """The speech API's requests and errors, as OpenAI's API has them, with this project's settings beside."""
 
 import difflib
-from collections.abc import Collection, Sequence
+import json
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -12,8 +14,14 @@ from pipeline.encoders import FORMATS, AudioFormat
 from pipeline.settings import Setting, SpeakSettings, settings_at
 
 MODEL = "tacotron2-waveglow"
-# Clients are written for these names. There is one model, so they mean the same.
+# Clients are written for these names. There is one model and one voice, so they mean the same.
 MODEL_ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
+OPENAI_VOICES = (
+    *("alloy", "ash", "ballad", "cedar", "coral", "echo", "fable"),
+    *("marin", "nova", "onyx", "sage", "shimmer", "verse"),
+)
+_MODEL_DATE = re.compile(r"-\d{4}(-\d{2}-\d{2})?")  # OpenAI's: tts-1-1106, gpt-4o-mini-tts-2025-12-15
+PCM_RATE = 24_000  # Hz, by OpenAI's contract: raw samples can't say their rate, and its clients take this one
 
 INVALID, SERVER_ERROR = "invalid_request_error", "server_error"  # OpenAI's types of errors
 RETRY_AFTER = 1  # seconds
@@ -79,6 +87,10 @@ def _optional(description: str, **schema: Any) -> Any:
     return Field(None, description=description, json_schema_extra=schema)
 
 
+def _unused(reason: str) -> Any:
+    return _optional(f"accepted and not used: {reason}")
+
+
 def _setting(setting: Setting) -> tuple[Any, Any]:
     """The optional field of a setting. Its value is checked by `SpeakSettings`, whatever the interface."""
     schema: dict[str, Any] = {} if setting.default is None else {"default": setting.default}
@@ -100,9 +112,17 @@ class _Request(BaseModel):
     voice: str | VoiceId = Field(description="one of /v1/audio/voices")
     response_format: str | None = _optional("of the audio", enum=[*FORMATS, None], default="mp3")
     stream_format: Literal["audio", "sse"] | None = _optional("plain bytes, or server-sent events", default="audio")
-    instructions: str | None = _optional("accepted and not used: this model takes none")
     stream: bool | None = _optional("whether the audio is sent while it is made, or whole", default=True)
     alignment: bool | None = _optional("with stream_format sse: events that tell how the text was read", default=False)
+    volume_multiplier: float | None = Field(None, ge=0, le=4, description="a gain; loud samples are bent, not cut")
+    # What clients of OpenAI, Kokoro-FastAPI and others send.
+    instructions: str | None = _unused("this model takes none")
+    language: str | None = _unused("the voice speaks English")
+    lang_code: str | None = _unused("the voice speaks English")
+    user: str | None = _unused("nothing is kept about users")
+    normalization_options: dict[str, Any] | None = _unused("see text_normalizer")
+    download_format: str | None = _unused("the answer is the file")
+    return_download_link: bool | None = _unused("the answer is the file")
 
 
 _SETTINGS = {setting.name_at("http"): setting for setting in settings_at("http")}
@@ -114,54 +134,136 @@ SpeechRequest: type[_Request] = create_model(
 )
 
 
+Shape = Literal["audio", "events", "words", "captions"]
+
+
 @dataclass(frozen=True)
 class SpeechOrder:
-    """A request that has been checked: what to speak, how, and in which format."""
+    """A request that has been checked: what to speak, how, and in which format.
+
+    Attributes:
+        shape: of the answer: plain bytes; server-sent events; JSON of the audio and its words; or the same as
+            Kokoro-FastAPI has it.
+        whole: one answer with true sizes instead of a stream.
+        gain: of the samples.
+    """
 
     text: str
     settings: SpeakSettings
     audio_format: AudioFormat
-    events: bool  # server-sent events instead of plain bytes
-    whole: bool  # one answer with true sizes instead of a stream
+    shape: Shape = "audio"
+    whole: bool = False
+    gain: float = 1.0
 
 
-def read_order(body: bytes, voices: Collection[str], max_characters: int) -> SpeechOrder:
+def read_order(
+    body: bytes, voices: Collection[str], max_characters: int, defaults: Mapping[str, Any] | None = None
+) -> SpeechOrder:
     """Checks the body of a request.
 
     Args:
         body: JSON in UTF-8.
         voices: the names that the voice answers to.
         max_characters: the longest text.
+        defaults: of Kokoro-FastAPI's captions, which are asked for instead of plain audio: fields and their values.
 
     Raises:
         ApiError: anything is wrong with it.
     """
-    request = _parse(body)
-    if request.model not in (MODEL, *MODEL_ALIASES):
-        message = f"model {request.model!r} does not exist; this server has {MODEL!r}"
-        raise ApiError(404, message, param="model", code="model_not_found")
+    request = _parse(body) if defaults is None else _parse(_with_defaults(body, defaults))
+    check_model(request.model)
     voice = request.voice if isinstance(request.voice, str) else request.voice.id
     _check_choice("voice", voice, voices)
+    check_text(request.input, max_characters)
     audio_format = FORMATS[_check_choice("response_format", request.response_format or "mp3", FORMATS)]
-    if request.alignment and request.stream_format != "sse":
+    settings = _settings(request, audio_format)
+    shape: Shape = "events" if request.stream_format == "sse" else "audio"
+    if defaults is not None:
+        shape, settings = "captions", replace(settings, timestamps=True)
+    elif settings.timestamps and shape == "audio":
+        shape = "words"
+    if request.alignment and shape != "events":
         raise ApiError(400, "alignment needs stream_format 'sse'", param="alignment")
-    if request.stream is False and request.stream_format == "sse":
+    if request.stream is False and shape == "events":
         raise ApiError(400, "stream false needs stream_format 'audio'", param="stream")
-    if not request.input.strip():
-        raise ApiError(400, "input is empty: give the text to speak", param="input", code="empty_input")
-    if len(request.input) > max_characters:
-        message = f"input has {len(request.input)} characters, and at most {max_characters} are spoken in one request"
-        raise ApiError(413, message, param="input", code="string_above_max_length")
+    gain = 1.0 if request.volume_multiplier is None else request.volume_multiplier
+    whole = request.stream is False or shape == "words"
+    return SpeechOrder(request.input, settings, audio_format, shape, whole, gain)
+
+
+def read_query(query: Mapping[str, str], voices: Collection[str]) -> SpeechOrder:
+    """Checks what a WebSocket's address asks for. There is no text yet.
+
+    Args:
+        query: Deepgram's parameters, and settings of speech; values as written.
+
+    Raises:
+        ApiError: anything is wrong with it.
+    """
+    for name, only in (("encoding", "linear16"), ("container", "none")):
+        _check_choice(name, query.get(name, only), [only])
+    model = query.get("model", MODEL)
+    if model not in voices and not _DEEPGRAM_VOICE.fullmatch(model):
+        check_model(model)
+    fields = {name: value for name, value in query.items() if name not in _DEEPGRAM_FIELDS}
+    request = _validated(lambda: SpeechRequest.model_validate_strings({**fields, **_NO_TEXT}))
+    for name in fields.keys() - _SETTINGS.keys():
+        raise ApiError(400, f"{name} is not for a WebSocket", param=name, code="unknown_parameter")
+    settings = _settings(request, FORMATS["pcm"])
+    for setting in ("ssml", "timestamps"):  # a tag may be cut in two; frames carry samples alone
+        if getattr(settings, setting):
+            raise ApiError(400, f"{setting} is not for a WebSocket", param=setting)
+    return SpeechOrder("", settings, FORMATS["pcm"])
+
+
+def read_spoken(body: bytes, query: Mapping[str, str], voices: Collection[str], max_characters: int) -> SpeechOrder:
+    """Checks Deepgram's request for a whole text: `{"text": ...}`, and how it is spoken in the address.
+
+    Raises:
+        ApiError: anything is wrong with it.
+    """
+    order = read_query(query, voices)
     try:
-        given = request.model_dump(include={*_SETTINGS}, exclude_none=True)
+        text = json.loads(body)["text"]
+        assert isinstance(text, str)
+    except (ValueError, TypeError, KeyError, AssertionError):
+        raise ApiError(400, 'the body must be JSON: {"text": "..."}', param="text") from None
+    check_text(text, max_characters, "text")
+    return replace(order, text=text)
+
+
+def check_text(text: str, max_characters: int, field: str = "input") -> None:
+    """Raises ApiError for a text that is empty or too long."""
+    if not text.strip():
+        raise ApiError(400, f"{field} is empty: give the text to speak", param=field, code="empty_input")
+    if len(text) > max_characters:
+        message = f"{field} has {len(text)} characters, and at most {max_characters} are spoken in one request"
+        raise ApiError(413, message, param=field, code="string_above_max_length")
+
+
+_DEEPGRAM_FIELDS = ("encoding", "container", "model", "mip_opt_out", "tag")
+_DEEPGRAM_VOICE = re.compile(r"aura(-\d)?-[a-z]+-[a-z]{2}")
+_NO_TEXT = {"model": MODEL, "input": "", "voice": ""}
+
+
+def check_model(name: str) -> None:
+    """Raises ApiError for a model that isn't answered for."""
+    known = (MODEL, *MODEL_ALIASES)
+    if not any(name == one or (name.startswith(one) and _MODEL_DATE.fullmatch(name[len(one) :])) for one in known):
+        message = f"model {name!r} does not exist; this server has {MODEL!r}"
+        raise ApiError(404, message, param="model", code="model_not_found")
+
+
+def _settings(request: _Request, audio_format: AudioFormat) -> SpeakSettings:
+    given = request.model_dump(include={*_SETTINGS}, exclude_none=True)
+    try:
         settings = SpeakSettings(
             **{_SETTINGS[name].name: value for name, value in given.items()}, keep_pictures=bool(request.alignment)
         )
-        settings = replace(settings, sampling_rate=audio_format.sampling_rate(settings.sampling_rate))
+        default = PCM_RATE if audio_format.name == "pcm" else None
+        return replace(settings, sampling_rate=audio_format.sampling_rate(settings.sampling_rate or default))
     except UserError as error:
         raise api_error(error) from error
-    events, whole = request.stream_format == "sse", request.stream is False
-    return SpeechOrder(request.input, settings, audio_format, events, whole)
 
 
 def api_error(error: UserError) -> ApiError:
@@ -187,8 +289,21 @@ def _parse(body: bytes) -> _Request:
         body.decode()
     except UnicodeDecodeError as error:
         raise ApiError(400, f"the body is not UTF-8: byte {error.start} can't be decoded") from error
+    return _validated(lambda: SpeechRequest.model_validate_json(body))
+
+
+def _with_defaults(body: bytes, defaults: Mapping[str, Any]) -> bytes:
+    """The body with fields that its client need not give, or that name what this server has not."""
     try:
-        return SpeechRequest.model_validate_json(body)
+        fields = json.loads(body)
+    except ValueError:
+        return body
+    return json.dumps({**fields, **defaults}).encode() if isinstance(fields, dict) else body
+
+
+def _validated(validate: Callable[[], _Request]) -> _Request:
+    try:
+        return validate()
     except ValidationError as error:
         raise _validation_error(error) from error
 

@@ -1,38 +1,53 @@
 """The HTTP application: OpenAI's speech API, health, metrics and a page to try it, on the engines of one voice."""
 
 import asyncio
-import hmac
 import re
 import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Security
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import HTTPConnection
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from pipeline.encoders import FORMATS, available_formats
-from serving.http.api import MODEL, MODEL_ALIASES, SERVER_ERROR, ApiError, ErrorBody, SpeechRequest, read_order
-from serving.http.service import RequestRecord, ServerSettings, SpeechService
+from serving.http.access import SUBPROTOCOL, check_access
+from serving.http.api import (
+    MODEL,
+    MODEL_ALIASES,
+    SERVER_ERROR,
+    ApiError,
+    ErrorBody,
+    SpeechOrder,
+    SpeechRequest,
+    check_model,
+    read_order,
+    read_spoken,
+)
+from serving.http.service import RequestRecord, SpeechService
 from serving.http.speech_response import StreamCut, speak
+from serving.http.websocket import speak_messages
 
 BYTES_PER_CHARACTER = 12  # at most, in JSON: a surrogate pair as two \uXXXX
 OTHER_BYTES = 16_384  # of a request, beside its text
 BODY_SECONDS = 30.0  # that a client may take to send one
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_LOCAL_HOST = re.compile(r"(localhost|[\d.]+|\[[\da-fA-F:.]+\])(:\d+)?", re.IGNORECASE)
+_JSON = re.compile(r"application/([\w.-]+\+)?json")
 _BEARER = HTTPBearer(auto_error=False)
 _PAGE = {
     "/": ("page.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
 }
-_SPEECH_PATH = "/v1/audio/speech"
+_SPEECH_PATH, _CAPTIONS_PATH, _SPEAK_PATH = "/v1/audio/speech", "/dev/captioned_speech", "/v1/speak"
+_READ_BY_PAGES = ("X-Sample-Rate", "X-Request-Id", "X-Dropped-Characters", "Retry-After")
 _SAFE_HEADERS = {  # of every answer
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -43,13 +58,23 @@ def make_app(service: SpeechService) -> ASGIApp:
     """The application on a service."""
     # FastAPI's own pages of the API fetch their scripts from elsewhere.
     app = FastAPI(title="Speech", docs_url=None, redoc_url=None)
-    app.include_router(_api(service), dependencies=[Depends(_guard(service.settings))])
+    app.include_router(_api(service), dependencies=_guard(service))
     app.include_router(_public(service))
+
+    @app.websocket(_SPEAK_PATH)
+    async def speak_bits(socket: WebSocket) -> None:
+        try:
+            check_access(socket, service.settings)
+        except ApiError as error:
+            await socket.send_denial_response(await _answer_api_error(socket, error))
+            return
+        await speak_messages(service, socket, SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
+
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(Exception, _answer_exception)
     if service.settings.origins:
-        origins, read_by_pages = list(service.settings.origins), ["X-Sample-Rate", "X-Request-Id", "Retry-After"]
+        origins, read_by_pages = list(service.settings.origins), list(_READ_BY_PAGES)
         app.add_middleware(
             CORSMiddleware, origins, allow_methods=["*"], allow_headers=["*"], expose_headers=read_by_pages
         )
@@ -62,35 +87,46 @@ def _api(service: SpeechService) -> APIRouter:
     router = APIRouter(responses={401: {"model": ErrorBody}, 403: {"model": ErrorBody}})
     settings = service.settings
 
+    async def answer(request: Request, read: Callable[[bytes], SpeechOrder]) -> Response:
+        record: RequestRecord = request.state.record
+        order = read(await _read_body(request, BYTES_PER_CHARACTER * settings.max_characters + OTHER_BYTES))
+        record.format, record.characters = order.audio_format.name, len(order.text)
+        return await speak(service, record, order, request.receive)
+
     @router.post(_SPEECH_PATH, response_class=Response, openapi_extra=_SPEECH_BODY, responses=_SPEECH_ANSWERS)
     async def speech(request: Request) -> Response:
-        record: RequestRecord = request.state.record
-        body = await _read_body(request, BYTES_PER_CHARACTER * settings.max_characters + OTHER_BYTES)
-        record.order = read_order(body, settings.voices, settings.max_characters)
-        return await speak(service, record, record.order, request.receive)
+        return await answer(request, lambda body: read_order(body, settings.voices, settings.max_characters))
+
+    @router.post(_CAPTIONS_PATH, response_class=Response, include_in_schema=False)
+    async def captioned_speech(request: Request) -> Response:
+        # Kokoro-FastAPI's. Its models and voices mean the ones that are here.
+        ours = {"model": MODEL, "voice": settings.voices[0]}
+        return await answer(request, lambda body: read_order(body, settings.voices, settings.max_characters, ours))
+
+    @router.post(_SPEAK_PATH, response_class=Response, include_in_schema=False)
+    async def speak_text(request: Request) -> Response:
+        # Deepgram's, for whole texts.
+        query = request.query_params
+        return await answer(request, lambda body: read_spoken(body, query, settings.voices, settings.max_characters))
 
     @router.get("/v1/models")
+    @router.get("/v1/audio/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [_model(name, service.started) for name in (MODEL, *MODEL_ALIASES)]}
+        data = [_model(name, service.started) for name in (MODEL, *MODEL_ALIASES)]
+        return {"object": "list", "data": data, "models": data}  # the second is what Open WebUI reads
 
     @router.get("/v1/models/{name}", responses={"4XX": {"model": ErrorBody}})
     async def model(name: str) -> dict[str, Any]:
-        if name not in (MODEL, *MODEL_ALIASES):
-            raise ApiError(404, f"model {name!r} does not exist", param="model", code="model_not_found")
+        check_model(name)
         return _model(name, service.started)
 
+    @router.get("/v1/voices")
     @router.get("/v1/audio/voices")
     async def voices() -> dict[str, Any]:
+        voice = service.engines.voice
+        one = {"description": voice.name, "sampling_rate": voice.sampling_rate}
         return {
-            "voices": [
-                {
-                    "id": settings.voices[0],
-                    "name": settings.voices[0],
-                    "description": service.engines.voice.name,
-                    "aliases": settings.voices[1:],
-                    "sampling_rate": service.engines.voice.sampling_rate,
-                }
-            ],
+            "voices": [{"id": name, "name": name, **one} for name in settings.voices],
             "response_formats": available_formats(),
             "max_characters": settings.max_characters,
         }
@@ -148,7 +184,7 @@ class RecordedRequests:
         self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
@@ -156,11 +192,14 @@ class RecordedRequests:
         scope.setdefault("state", {})["record"] = record
 
         async def recorded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                record.status = message["status"]
+            kind = message["type"].removeprefix("websocket.")
+            if kind in ("http.response.start", "accept"):
+                record.status = message.get("status", record.status)
+                message.setdefault("headers", [])
                 MutableHeaders(scope=message).update({"X-Request-Id": record.request_id, **_SAFE_HEADERS})
             await send(message)
-            record.completed = message["type"] == "http.response.body" and not message.get("more_body")
+            if kind.startswith("http."):
+                record.completed = kind == "http.response.body" and not message.get("more_body")
 
         try:
             await self._app(scope, receive, recorded)
@@ -173,33 +212,26 @@ class RecordedRequests:
             self._end(scope["path"], record)
 
     def _end(self, path: str, record: RequestRecord) -> None:
-        if path == _SPEECH_PATH:
-            characters = len(record.order.text) if record.order is not None else 0
-            self._service.metrics.ended(record.status, record.outcome, record.seconds, characters)
-        if path == _SPEECH_PATH or record.status >= 400:
+        is_speech = path in (_SPEECH_PATH, _CAPTIONS_PATH, _SPEAK_PATH)
+        if is_speech:
+            self._service.metrics.ended(record.status, record.outcome, record.seconds, record.characters)
+        if is_speech or record.status >= 400:
             record.log()
 
 
-def _guard(settings: ServerSettings) -> Any:
-    """The dependency that decides whether a request may ask for anything."""
+def _guard(service: SpeechService) -> list[Any]:
+    """The dependencies that decide whether a request may ask for anything."""
 
-    async def has_key(given: Annotated[HTTPAuthorizationCredentials | None, Security(_BEARER)]) -> None:
-        if given is None or not hmac.compare_digest(given.credentials.encode(), settings.api_key.encode()):
-            raise ApiError(401, "give the server's API key, as in Authorization: Bearer KEY", code="invalid_api_key")
+    async def guard(request: Request) -> None:
+        check_access(request, service.settings)
 
-    async def is_local(request: Request) -> None:
-        # A page of another site whose name points at this machine would be of the same origin to a browser.
-        host = request.headers.get("host", "")
-        if settings.local_only and not _LOCAL_HOST.fullmatch(host):
-            message = f"Host {host!r}: without an API key this server answers as localhost or by an address only"
-            raise ApiError(403, message, code="unknown_host")
-
-    return has_key if settings.api_key else is_local
+    # The scheme is there for the description alone.
+    return [Depends(guard), *([Security(_BEARER)] if service.settings.api_key else [])]
 
 
 async def _read_body(request: Request, max_bytes: int) -> bytes:
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if content_type != "application/json":
+    if not _JSON.fullmatch(content_type):
         # Pages of other sites can send anything else without being asked whether they may.
         raise ApiError(415, f"Content-Type {content_type!r}: send application/json")
     try:
@@ -222,7 +254,7 @@ def _model(name: str, created: int) -> dict[str, Any]:
     return {"id": name, "object": "model", "created": created, "owned_by": MODEL}
 
 
-async def _answer_api_error(request: Request, error: Exception) -> Response:
+async def _answer_api_error(request: HTTPConnection, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     request.state.record.reason = str(error)
     return JSONResponse(error.body, error.status, error.headers)
@@ -260,6 +292,7 @@ _SPEECH_ANSWERS: dict[int | str, dict[str, Any]] = {
         "content": {
             **{media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in _MEDIA_TYPES},
             "text/event-stream": {"schema": {"type": "string"}},
+            "application/json": {"schema": {"type": "object"}},  # with timestamps
         },
         "headers": {"X-Sample-Rate": {"description": "of the audio, in Hz", "schema": {"type": "integer"}}},
     },

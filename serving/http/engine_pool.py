@@ -55,11 +55,13 @@ class RemoteSpeech:
     Attributes:
         sampling_rate: of the audio, in Hz.
         results: of the pieces of text that have ended, as far as their audio was read.
+        dropped: the characters of the text that are left out, once it is accepted.
     """
 
     def __init__(self, engine: "Engine", number: int, sampling_rate: int) -> None:
         self.sampling_rate = sampling_rate
         self.results: list[PieceResult] = []
+        self.dropped: tuple[str, ...] = ()
         self._engine = engine
         self._number = number
         self._messages: asyncio.Queue[Accepted | Chunk | Ended] = asyncio.Queue()
@@ -69,7 +71,9 @@ class RemoteSpeech:
     async def accepted(self) -> None:
         """Returns once the request is queued. Raises UserError where it is refused."""
         message = await self._messages.get()
-        if isinstance(message, Ended) and message.error is not None:
+        if isinstance(message, Accepted):
+            self.dropped = message.dropped
+        elif isinstance(message, Ended) and message.error is not None:
             raise message.error
 
     async def next_chunk(self) -> Audio | None:

@@ -153,7 +153,7 @@ class EngineServer:
         except Exception as error:
             self._outbox.put(Ended(message.number, explained(error, "a request")))
             return
-        self._outbox.put(Accepted(message.number))
+        self._outbox.put(Accepted(message.number, speech.dropped))
         request.begin(speech)
         self._outbox.put(request)
 

@@ -80,9 +80,14 @@ class Failed:
 
 @dataclass(frozen=True)
 class Accepted:
-    """A request is queued."""
+    """A request is queued.
+
+    Attributes:
+        dropped: the characters of its text that have no symbol and are left out.
+    """
 
     number: int
+    dropped: tuple[str, ...]
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,13 @@ class Player {
     this.samples = 0;
     this.context = new AudioContext();
     this.next = 0;
+    this.zero = 0; // when the first sample would have been heard without gaps
     this.gaps = 0;
     this.ended = Promise.resolve();
   }
 
   add(samples) {
     this.chunks.push(samples);
-    this.samples += samples.length;
     const buffer = this.context.createBuffer(1, samples.length, this.rate);
     const channel = buffer.getChannelData(0);
     for (let i = 0; i < samples.length; i++) channel[i] = samples[i] / 32768;
@@ -29,13 +29,19 @@ class Player {
     if (this.next < now) {
       if (this.chunks.length > 1) this.gaps++;
       this.next = now + LEAD_SECONDS;
+      this.zero = this.next - this.samples / this.rate;
     }
+    this.samples += samples.length;
     const source = this.context.createBufferSource();
     source.buffer = buffer;
     source.connect(this.context.destination);
     this.ended = new Promise((resolve) => { source.onended = resolve; });
     source.start(this.next);
     this.next += buffer.duration;
+  }
+
+  get heard() {
+    return this.context.currentTime - this.zero; // seconds of audio
   }
 
   close() {
@@ -74,7 +80,7 @@ async function* events(response) {
     text += value;
     const parts = text.split("\n\n");
     text = parts.pop();
-    for (const part of parts) yield JSON.parse(part.replace(/^data: /, ""));
+    for (const part of parts) yield JSON.parse(part.slice(part.indexOf("data: ") + 6));
   }
 }
 
@@ -105,6 +111,21 @@ function drawAlignment({ text, frames, symbols, weights }) {
   entry.append(caption, canvas);
   $("alignments").append(entry);
   $("picture").hidden = false;
+}
+
+function markWords(mine, text) {
+  // Shows the text, with the word that is heard marked, until the speech has ended.
+  const word = mine.words.findLast(({ start }) => start <= (mine.player?.heard ?? 0));
+  const [from, to] = word?.span ?? [0, 0];
+  if (mine.marked !== from || mine.marked === undefined) {
+    const mark = document.createElement("mark");
+    mark.textContent = text.slice(from, to).join("");
+    $("spoken").replaceChildren(text.slice(0, from).join(""), mark, text.slice(to).join(""));
+    $("spoken").hidden = false;
+    mine.marked = from;
+  }
+  if (running === mine) requestAnimationFrame(() => markWords(mine, text));
+  else $("spoken").hidden = true;
 }
 
 function say(message, isError = false) {
@@ -157,8 +178,9 @@ function aborted(signal) {
 async function speak(event) {
   event.preventDefault();
   reset();
-  const mine = { abort: new AbortController(), player: null };
+  const mine = { abort: new AbortController(), player: null, words: [] };
   running = mine;
+  markWords(mine, [...$("text").value]); // by code points, as the server counts
   busy(true);
   say("Speaking…");
   try {
@@ -190,8 +212,10 @@ async function receive(mine) {
       voice: limits.voices?.[0].id ?? "default",
       input: $("text").value,
       response_format: "pcm",
+      sample_rate: limits.voices?.[0].sampling_rate,
       stream_format: "sse",
       alignment: true,
+      timestamps: true,
       speed: Number($("speed").value),
       seed: Number($("seed").value),
     }),
@@ -205,6 +229,7 @@ async function receive(mine) {
       mine.first ??= (performance.now() - begun) / 1000;
       mine.player.add(new Int16Array(bytesOf(message.audio).buffer));
     }
+    if (message.type === "speech.words") mine.words.push(...message.words);
     if (message.type === "speech.alignment") drawAlignment(message);
     isWhole ||= message.type === "speech.audio.done";
   }

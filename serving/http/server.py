@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from common.errors import EngineFailure, UserError
 from pipeline.latency import prefer_latency
-from serving.http.app import make_app
+from serving.http.app import BYTES_PER_CHARACTER, OTHER_BYTES, make_app
 from serving.http.engine_pool import Engine, EnginePool
 from serving.http.service import ServerSettings, SpeechService
 from serving.http.speech_response import StreamCut
@@ -75,7 +75,8 @@ async def _listen(service: SpeechService, listener: socket.socket, drain_seconds
     config = uvicorn.Config(
         make_app(service),
         http=PunctualProtocol,
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=BYTES_PER_CHARACTER * service.settings.max_characters + OTHER_BYTES,
         backlog=backlog,
         limit_concurrency=connections,
         log_config=None,
@@ -133,7 +134,8 @@ class PunctualProtocol(HttpToolsProtocol):
         self._watch()
 
     def _watch(self) -> None:
-        if self.cycle is not None and not self.cycle.response_complete:
+        is_websocket = self.transport.get_protocol() is not self
+        if is_websocket or (self.cycle is not None and not self.cycle.response_complete):
             self._stop_watching()
         elif self._late is None and not self.transport.is_closing():
             self._late = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
@@ -159,6 +161,8 @@ def _connection_limits() -> tuple[int, int]:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether uvicorn's record isn't of an answer that was cut on purpose, which has its line already."""
+    """Whether uvicorn's record isn't of what has its line already: a WebSocket, an answer that was cut on purpose."""
+    if any(news in str(record.msg) for news in ('"WebSocket ', "connection ", "without completing handshake")):
+        return False
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, (StreamCut, asyncio.CancelledError))

@@ -4,11 +4,12 @@ import logging
 import time
 from dataclasses import dataclass, field
 
-from serving.http.api import SpeechOrder
+from serving.http.api import OPENAI_VOICES
 from serving.http.engine_pool import EnginePool
 from serving.http.metrics import Metrics
 
 CLIENT_GONE = 499  # the status in logs, as servers have it, where nobody is left to read one
+STALLED_SECONDS = 60.0  # that a client may read nothing before its request is given up
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class ServerSettings:
 
     max_characters: int = 4096  # OpenAI's limit
     api_key: str = field(default="", repr=False)
-    voices: tuple[str, ...] = ("default", "alloy")
+    voices: tuple[str, ...] = ("default", *OPENAI_VOICES)
     origins: tuple[str, ...] = ()
     local_only: bool = True
 
@@ -38,8 +39,9 @@ class RequestRecord:
 
     request_id: str
     arrived: float = field(default_factory=time.perf_counter)
-    order: SpeechOrder | None = None  # of a request for speech that could be read
-    status: int = CLIENT_GONE  # until an answer begins
+    format: str = ""  # of a request for speech that could be read
+    characters: int = 0  # of its text
+    status: int = CLIENT_GONE  # of HTTP, or a WebSocket's close code; until an answer begins
     completed: bool = False  # the answer was sent to its end
     failed: bool = False
     reason: str = ""  # why it was refused, failed or was given up
@@ -52,15 +54,22 @@ class RequestRecord:
             return "failed"
         if self.status == CLIENT_GONE or not self.completed:
             return "cancelled"
-        return "refused" if self.status >= 400 else "done"
+        return "done" if self.status < 400 or self.status == 1000 else "refused"
 
     @property
     def seconds(self) -> float:
         return time.perf_counter() - self.arrived
 
+    def heard(self, seconds: float, metrics: Metrics) -> None:
+        """So much audio has been sent."""
+        self.audio_seconds += seconds
+        if self.first_audio_seconds is None:
+            self.first_audio_seconds = self.seconds
+            metrics.first_audio(self.first_audio_seconds)
+
     def log(self) -> None:
         reason = f": {self.reason}" if self.reason else ""
-        if self.order is None:
+        if not self.format:
             _log.info("request %s: %s %d%s", self.request_id, self.outcome, self.status, reason)
             return
         first = "none" if self.first_audio_seconds is None else f"after {self.first_audio_seconds:.3f} s"
@@ -69,8 +78,8 @@ class RequestRecord:
             self.request_id,
             self.outcome,
             self.status,
-            self.order.audio_format.name,
-            len(self.order.text),
+            self.format,
+            self.characters,
             first,
             self.audio_seconds,
             self.seconds,

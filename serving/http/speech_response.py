@@ -3,11 +3,11 @@
 import asyncio
 import base64
 import json
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 from starlette.responses import Response, StreamingResponse
@@ -15,13 +15,13 @@ from starlette.types import Message, Receive, Scope, Send
 
 from common.errors import EngineFailure, UserError
 from pipeline import Audio
+from pipeline.audio import with_gain
 from pipeline.encoders import Encoder, make_encoder
 from pipeline.speech import CancelledError
+from pipeline.words import Word
 from serving.http.api import ApiError, SpeechOrder, api_error, unavailable
 from serving.http.engine_pool import RemoteSpeech
-from serving.http.service import CLIENT_GONE, RequestRecord, SpeechService
-
-STALLED_SECONDS = 60.0  # that a client may read nothing before its request is given up
+from serving.http.service import CLIENT_GONE, STALLED_SECONDS, RequestRecord, SpeechService
 
 
 class StreamCut(Exception):
@@ -48,10 +48,15 @@ async def speak(service: SpeechService, record: RequestRecord, order: SpeechOrde
         chunk = await speech.next_chunk()
         if chunk is None:
             raise EngineFailure("the text gave no audio")
+        body = {
+            "audio": answer.audio,
+            "events": answer.event_stream,
+            "words": answer.with_words,
+            "captions": answer.captions,
+        }[order.shape](chunk)
         if order.whole:
-            return Response(b"".join([part async for part in answer.audio(chunk)]), headers=answer.headers)
+            return Response(b"".join([part async for part in body]), headers=answer.headers)
         watcher.cancel()  # the stream watches by itself
-        body = answer.event_stream(chunk) if order.events else answer.audio(chunk)
         return SpeechStream(record, body, answer.headers, owned.pop_all())
 
 
@@ -95,34 +100,31 @@ class _Answer:
     @property
     def headers(self) -> dict[str, str]:
         rate = self.speech.sampling_rate
-        media_type = "text/event-stream" if self.order.events else self.order.audio_format.media_type.format(rate=rate)
+        media_type = {"audio": self.order.audio_format.media_type.format(rate=rate), "events": "text/event-stream"}
+        dropped = {"X-Dropped-Characters": quote("".join(self.speech.dropped))} if self.speech.dropped else {}
         return {
-            "Content-Type": media_type,
+            "Content-Type": media_type.get(self.order.shape, "application/json"),
             "X-Sample-Rate": str(rate),
             "Cache-Control": "no-store",
             "X-Accel-Buffering": "no",  # nginx would collect the audio before it passes it on
+            **dropped,
         }
 
     async def audio(self, chunk: Audio | None) -> AsyncIterator[bytes]:
         """The encoded audio, from its first chunk on. Raises what `RemoteSpeech.next_chunk` does."""
-        record = self.record
-        while chunk is not None:
-            if data := await self._encoded(chunk.samples):
+        async for data, _ in self._encoded_chunks(chunk):
+            if data:
                 yield data
-            record.audio_seconds += chunk.seconds
-            if record.first_audio_seconds is None:
-                record.first_audio_seconds = time.perf_counter() - record.arrived
-                self.service.metrics.first_audio(record.first_audio_seconds)
-            chunk = await self.speech.next_chunk()
-        yield await self._encoded(None)
 
     async def event_stream(self, chunk: Audio | None) -> AsyncIterator[bytes]:
         """The audio in server-sent events, as OpenAI names them. The last one says how it ended."""
         seen = 0  # pieces
         try:
-            async for data in self.audio(chunk):
+            async for data, words in self._encoded_chunks(chunk):
+                if words:
+                    yield _event("speech.words", words=[_word(word) for word in words])
                 if data:
-                    yield _event("speech.audio.delta", audio=base64.b64encode(data).decode())
+                    yield _event("speech.audio.delta", audio=_base64(data))
                 for piece in self.speech.results[seen:]:
                     if piece.alignment is not None and self.order.settings.keep_pictures:
                         yield _alignment(piece.alignment, piece.piece.encoded.text)
@@ -134,6 +136,42 @@ class _Answer:
         except UserError as error:
             self.record.failed, self.record.reason = True, str(error)
             yield _event("error", **api_error(error).body)
+
+    async def with_words(self, chunk: Audio | None) -> AsyncIterator[bytes]:
+        """The whole audio and its words, as JSON."""
+        data, words = await self._joined(chunk)
+        name, rate = self.order.audio_format.name, self.speech.sampling_rate
+        said = [_word(word) for word in words]
+        yield json.dumps({"audio": _base64(data), "format": name, "sample_rate": rate, "words": said}).encode()
+
+    async def captions(self, chunk: Audio | None) -> AsyncIterator[bytes]:
+        """The audio and its words as Kokoro-FastAPI has them: JSON, a line a chunk unless it is whole."""
+        if self.order.whole:
+            yield self._caption(*await self._joined(chunk))
+            return
+        async for data, words in self._encoded_chunks(chunk):
+            if data or words:
+                yield self._caption(data, words) + b"\n"
+
+    def _caption(self, data: bytes, words: Sequence[Word]) -> bytes:
+        times = [{"word": word.text, "start_time": word.start, "end_time": word.end} for word in words]
+        name = self.order.audio_format.name
+        return json.dumps({"audio": _base64(data), "audio_format": name, "timestamps": times}).encode()
+
+    async def _joined(self, chunk: Audio | None) -> tuple[bytes, list[Word]]:
+        data, words = bytearray(), list[Word]()
+        async for more, known in self._encoded_chunks(chunk):
+            data += more
+            words += known
+        return bytes(data), words
+
+    async def _encoded_chunks(self, chunk: Audio | None) -> AsyncIterator[tuple[bytes, Sequence[Word]]]:
+        """Each chunk in its format, and the words that are known with it; and what the encoder held back."""
+        while chunk is not None:
+            yield await self._encoded(with_gain(chunk, self.order.gain).samples), chunk.words
+            self.record.heard(chunk.seconds, self.service.metrics)
+            chunk = await self.speech.next_chunk()
+        yield await self._encoded(None), ()
 
     async def _encoded(self, samples: np.ndarray | None) -> bytes:
         """The encoder's next bytes, or its last ones. Codecs run beside the event loop."""
@@ -164,9 +202,17 @@ async def _cancel_when_gone(speech: RemoteSpeech, receive: Receive) -> None:
 def _alignment(weights: np.ndarray, text: str) -> bytes:
     """An event of float32 [frames, symbols]: weights as bytes, frame after frame, 255 for 1."""
     frames, symbols = weights.shape
-    data = base64.b64encode(np.rint(weights * 255).astype(np.uint8).tobytes()).decode()
+    data = _base64(np.rint(weights * 255).astype(np.uint8).tobytes())
     return _event("speech.alignment", text=text, frames=frames, symbols=symbols, weights=data)
 
 
+def _word(word: Word) -> dict[str, Any]:
+    return {"word": word.text, "start": word.start, "end": word.end, "span": word.span}
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
 def _event(kind: str, **fields: Any) -> bytes:
-    return b"data: " + json.dumps({"type": kind, **fields}).encode() + b"\n\n"
+    return f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n".encode()

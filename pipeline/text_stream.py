@@ -1,0 +1,271 @@
+"""Text that comes in bits, as a language model writes it, in stretches that can be spoken one after the other."""
+
+import queue
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from common.errors import InvalidInput
+from pipeline.audio import Audio
+from pipeline.speech import WATCH_SECONDS, Speech
+from tacotron2.text import TextFrontEnd, split
+from tacotron2.text.rewriting import Trace
+
+QUIET_SECONDS = 0.3  # without more text, after which what may be a whole sentence is taken for one
+CLAUSE_WORDS = 3  # at least, in a first stretch that is a clause,
+FEW_WORDS = 5  # or less than one
+CONTEXT = 200  # characters, by which an end is told from an abbreviation's point
+LONGEST_HELD = 1000  # characters without the end of a sentence: then a clause or a word ends a stretch
+
+_ENDED = re.compile(
+    r"(?:[.!?\u2026][\W_]{0,16}?\s|\n)[\W_]{0,16}[^\W_]\S*\s"
+)  # what may end a sentence, and a word behind it
+# Ends inside a sentence, between words in small letters: what stands at them doesn't change how the rest is read.
+_CLAUSE = re.compile(r"(?<![^\W\d_])[a-z]{2,}[,;:]\s+(?=[a-z]{2,}\s)")
+_WORD = re.compile(r"(?<![^\W\d_])[a-z]{2,}\s+(?=[a-z]{2,}\s)")
+_NEXT = " Smith "  # a sentence may begin with it, and it may follow "Dr.": the front end decides
+AHEAD = 2  # stretches that are spoken at a time
+BITS_AHEAD = 64  # of text that are read before they are needed
+
+
+class Stretch(NamedTuple):
+    """Text that can be spoken by itself.
+
+    Attributes:
+        text: to be spoken; a stretch that ends inside a clause ends with a comma instead of its space.
+        start: its first character in all of the text.
+        follows: whether the end of a sentence stands before it.
+    """
+
+    text: str
+    start: int
+    follows: bool
+
+
+class TextStream:
+    """Sentences, as soon as they are whole; of the first one a clause, if that comes sooner. Not thread-safe.
+
+    A sentence is whole when a word follows it, or when nothing has come for `QUIET_SECONDS` and the front end sees an
+    end there: not after `Dr.` or `No.`.
+
+    Args:
+        front_end: what reads the text, and knows where its sentences end.
+    """
+
+    def __init__(self, front_end: TextFrontEnd) -> None:
+        self._front_end = front_end
+        self._held = ""
+        self._start = 0  # of it
+        self._seen = 0  # characters of it that hold no end
+        self._is_first, self._follows = True, False
+
+    @property
+    def held(self) -> int:
+        """Characters that wait for more."""
+        return len(self._held)
+
+    def add(self, text: str) -> list[Stretch]:
+        """Takes more text. Returns what can be spoken now."""
+        self._held += text
+        found: list[Stretch] = []
+        while (ended := _ENDED.search(self._held, self._seen)) is not None:
+            begin = self._held.rfind(" ", 0, max(0, ended.start() - CONTEXT)) + 1
+            end = begin + self._sentence_end(self._held[begin : ended.end()])
+            if end > begin and end >= ended.start():
+                found.append(self._take(end))
+            else:
+                self._seen = ended.start() + 1
+        if self._is_first and (clause := self._last(_CLAUSE, CLAUSE_WORDS)):
+            found.append(self._take(clause))
+        while len(self._held) > LONGEST_HELD:
+            found.append(self._take(self._last(_CLAUSE, 1) or self._last(_WORD, 1) or LONGEST_HELD))
+        return found
+
+    def quiet(self) -> list[Stretch]:
+        """Nothing has come for `QUIET_SECONDS`. Returns what can be spoken now."""
+        if re.search(r"[.!?\u2026][\W_]*$", self._held) and (
+            self._sentence_end(self._held + _NEXT) >= len(self._held.rstrip())
+        ):
+            return [self._take(len(self._held.rstrip()))]
+        if self._is_first and (end := self._last(_WORD, FEW_WORDS)):
+            return [self._take(end)]
+        return []
+
+    def flush(self) -> list[Stretch]:
+        """All that is left, as it is: nothing follows, or nothing that belongs to it."""
+        rest = [self._take(len(self._held.rstrip()))] if self._held.strip() else []
+        self.clear()
+        return rest
+
+    def clear(self) -> None:
+        """Forgets what has not been taken; what comes next begins anew."""
+        self._start += len(self._held)
+        self._held, self._seen, self._is_first, self._follows = "", 0, True, False
+
+    def _take(self, end: int) -> Stretch:
+        text, self._held = self._held[:end], self._held[end:]
+        start, follows, spoken = self._start, self._follows, text.rstrip()
+        self._start, self._seen, self._is_first = start + end, 0, False
+        # A sentence ends without the space behind it, a clause or a word with it.
+        self._follows = spoken == text
+        return Stretch(f"{spoken}," if spoken != text and spoken[-1:].isalpha() else text, start, follows)
+
+    def _sentence_end(self, text: str) -> int:
+        """Where the last sentence but one of a text ends; 0 if there is but one."""
+        trace = Trace(text)
+        try:
+            with trace:
+                reading = self._front_end.read(text)
+            sentences = split(reading, len(reading) + 2, final_period=False, trace=trace, by_sentence=True)
+        except InvalidInput:
+            return 0
+        return sentences[-2].words[-1].span[1] if len(sentences) > 1 and sentences[-2].words else 0
+
+    def _last(self, pattern: re.Pattern[str], words: int) -> int:
+        """The last end of a pattern behind at least so many words; 0 if there is none."""
+        ends = [match.end() for match in pattern.finditer(self._held[:LONGEST_HELD])]
+        return ends[-1] if ends and len(self._held[: ends[-1]].split()) >= words else 0
+
+
+def speak_bits(
+    bits: Iterable[str],
+    stream: TextStream,
+    submit: Callable[[str, Callable[[], object]], Speech],
+    watch: Callable[[], object],
+    silence: float,
+) -> Iterator[Audio]:
+    """Speaks text while it comes. Closing the iterator gives the rest up.
+
+    Args:
+        bits: of the text; iterated in a thread of its own.
+        stream: cuts them into stretches.
+        submit: queues a stretch, with what to call when something of it can be read.
+        watch: called now and then, to find out whether the voice still works.
+        silence: seconds between sentences.
+
+    Raises:
+        InvalidInput: nothing in all of the text can be spoken.
+        Exception: what iterating the text or speaking raises.
+    """
+    reader = _Reader(bits, stream, watch)
+    waiting: deque[Stretch] = deque()
+    under_way: deque[tuple[Stretch, Speech]] = deque()
+    refusal, seconds, began = InvalidInput("nothing to speak: there is no text"), 0.0, -1.0
+    try:
+        while reader.reading or waiting or under_way:
+            while waiting and len(under_way) < AHEAD:
+                stretch = waiting.popleft()
+                try:
+                    under_way.append((stretch, submit(stretch.text, reader.wake)))
+                except InvalidInput as error:  # signs between sentences have no sound
+                    refusal = error
+            try:
+                chunk = under_way[0][1].next_chunk(timeout=0) if under_way else None
+            except queue.Empty:
+                waiting += reader.wait()
+                continue
+            if chunk is None:
+                began = -1.0
+                if under_way:
+                    under_way.popleft()
+                elif reader.reading:
+                    waiting += reader.wait()
+                continue
+            stretch, _ = under_way[0]
+            if began < 0:
+                for pause in silence_before(stretch, silence, chunk.sampling_rate):
+                    seconds += pause.seconds
+                    yield pause
+                began = seconds
+            seconds += chunk.seconds
+            yield _moved(chunk, began, stretch.start)
+        if not seconds:
+            raise refusal
+    finally:
+        reader.close()
+        for _, speech in under_way:
+            speech.cancel()
+
+
+class _Reader:
+    """Reads bits of text in a thread of its own, not too far ahead, and cuts them. Arguments as for `speak_bits`.
+
+    Attributes:
+        reading: whether more may come.
+    """
+
+    def __init__(self, bits: Iterable[str], stream: TextStream, watch: Callable[[], object]) -> None:
+        self.reading = True
+        self._bits, self._stream, self._watch = bits, stream, watch
+        self._news: queue.SimpleQueue[str | Exception | None] = queue.SimpleQueue()  # None: there is audio
+        self._room, self._closed = threading.Semaphore(BITS_AHEAD), threading.Event()
+        self._changed, self._is_quiet = time.monotonic(), False
+        threading.Thread(target=self._read, name="text", daemon=True).start()
+
+    def wake(self) -> None:
+        """Ends a wait: there is audio. For any thread."""
+        self._news.put(None)
+
+    def wait(self) -> list[Stretch]:
+        """Returns once something has changed, with the text that can be spoken now."""
+        may_end = self.reading and self._stream.held and not self._is_quiet
+        timeout = max(0.0, self._changed + QUIET_SECONDS - time.monotonic()) if may_end else WATCH_SECONDS
+        try:
+            item = self._news.get(timeout=timeout)
+        except queue.Empty:
+            if not may_end:
+                self._watch()
+                return []
+            self._is_quiet = True
+            return self._stream.quiet()
+        if item is None:
+            return []
+        self._changed, self._is_quiet = time.monotonic(), False
+        if isinstance(item, str):
+            self._room.release()
+            return self._stream.add(item)
+        self.reading = False
+        if not isinstance(item, StopIteration):
+            raise item
+        return self._stream.flush()
+
+    def close(self) -> None:
+        """Reads no more. The iterator stays the caller's."""
+        self._closed.set()
+        self._room.release()
+
+    def _read(self) -> None:
+        try:
+            for bit in self._bits:
+                if not isinstance(bit, str):
+                    raise InvalidInput(f"text that comes in bits must be of str, not {type(bit).__name__}")
+                self._news.put(bit)
+                self._room.acquire()
+                if self._closed.is_set():
+                    return
+        except Exception as error:
+            self._news.put(error)
+        else:
+            self._news.put(StopIteration())
+
+
+def silence_before(stretch: Stretch, seconds: float, sampling_rate: int) -> Iterator[Audio]:
+    """The silence between a stretch and the sentence before it, if there are both."""
+    samples = round(seconds * sampling_rate) if stretch.follows else 0
+    if samples:
+        yield Audio(np.zeros(samples, np.float32), sampling_rate)
+
+
+def _moved(chunk: Audio, seconds: float, characters: int) -> Audio:
+    """A chunk of a stretch that begins later, whose words say so."""
+    words = (
+        replace(word.later(seconds), span=(word.span[0] + characters, word.span[1] + characters))
+        for word in chunk.words
+    )
+    return replace(chunk, words=tuple(words))

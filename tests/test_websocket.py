@@ -1,0 +1,222 @@
+"""Text in pieces over the server's WebSocket: Deepgram's messages, barge-in, limits, and clients that go away."""
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.http_servers import NEVER, ServerProcess, eventually, running_server
+
+pytest.importorskip("uvicorn")
+pytest.importorskip("websockets")
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+pytestmark = pytest.mark.slow
+
+FRAMES = 50
+SECONDS = FRAMES * 256 / 22050
+MAX_CHARACTERS = 400
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    flags = ("--max-characters", str(MAX_CHARACTERS), "--max-streams", "1", "--max-queue", "1")
+    with running_server(tmp_path_factory.mktemp("server"), *flags, frames=FRAMES) as server:
+        yield server
+        assert server.stop() == 0
+
+
+def speak_socket(server: ServerProcess, query: str = "", **options) -> ClientConnection:
+    address = f"{server.url.replace('http', 'ws', 1)}/v1/speak?gate_threshold={NEVER}&{query}"
+    return connect(address, max_size=None, **options)
+
+
+def say(socket: ClientConnection, kind: str, **fields: str) -> None:
+    socket.send(json.dumps({"type": kind, **fields}))
+
+
+def until(socket: ClientConnection, kind: str) -> tuple[bytes, dict]:
+    """The audio up to a message of a kind, and the message."""
+    audio = b""
+    while True:
+        received = socket.recv(30)
+        if isinstance(received, bytes):
+            audio += received
+        elif (message := json.loads(received))["type"] == kind:
+            return audio, message
+
+
+def closed(socket: ClientConnection) -> tuple[int, str]:
+    """The close code and reason, with which the server ends the connection."""
+    with pytest.raises(ConnectionClosed) as ended:
+        _read_all(socket)
+    assert ended.value.rcvd is not None
+    return ended.value.rcvd.code, ended.value.rcvd.reason
+
+
+def _read_all(socket: ClientConnection) -> None:
+    while True:
+        socket.recv(30)
+
+
+def seconds_of(audio: bytes, rate: int = 24000) -> float:
+    return len(audio) / 2 / rate
+
+
+def test_sentences_are_spoken_as_they_come(server: ServerProcess) -> None:
+    with speak_socket(server, "model=aura-2-helena-en&encoding=linear16&sample_rate=16000") as socket:
+        assert until(socket, "Metadata")[1]["request_id"]
+        for bit in ("Hel", "lo there. ", "How are "):
+            say(socket, "Speak", text=bit)
+        first = socket.recv(30)  # before anything is flushed
+        assert isinstance(first, bytes)
+        say(socket, "Speak", text="you?")
+        say(socket, "Flush")
+        audio, flushed = until(socket, "Flushed")
+        assert seconds_of(first + audio, 16000) == pytest.approx(2 * SECONDS, abs=1e-3)
+        assert flushed["sequence_id"] == 0
+        say(socket, "Speak", text="And so on.")
+        say(socket, "Close")
+        assert closed(socket) == (1000, "")
+    assert eventually(lambda: "done 1000, websocket, 35 characters" in server.log())
+
+
+def test_what_is_not_flushed_is_spoken_after_a_while(server: ServerProcess) -> None:
+    with speak_socket(server) as socket:
+        say(socket, "Speak", text="A whole sentence.")  # sounds after a short pause
+        began = time.monotonic()
+        audio = b""
+        until(socket, "Metadata")
+        while seconds_of(audio) < SECONDS - 1e-3:
+            audio += socket.recv(30)
+        assert time.monotonic() - began < 1.9  # before what is no sentence would sound
+        say(socket, "Speak", text="Not one")
+        assert isinstance(socket.recv(30), bytes)
+
+
+def test_clear_stops_at_once_and_frees_the_slot(server: ServerProcess) -> None:
+    with speak_socket(server, "max_decoder_steps=1600") as socket, server.fault("decoder_iter", "slow"):
+        say(socket, "Speak", text="word " * 60)
+        say(socket, "Flush")
+        assert eventually(lambda: server.status()["active"] == 1)
+        began = time.monotonic()
+        say(socket, "Clear")
+        assert until(socket, "Cleared")[1]["sequence_id"] == 0
+        assert eventually(lambda: server.status()["active"] == 0)
+        assert time.monotonic() - began < 3  # all steps would take longer
+        say(socket, "Speak", text="Hi.")
+        say(socket, "Flush")
+        audio, flushed = until(socket, "Flushed")
+        assert flushed["sequence_id"] == 0  # the one before was never done
+        assert 0 < seconds_of(audio) < 3
+
+
+def test_a_client_that_goes_away_frees_its_slot(server: ServerProcess) -> None:
+    with server.fault("decoder_iter", "slow"):
+        with speak_socket(server, "max_decoder_steps=1600") as socket:
+            say(socket, "Speak", text="word " * 60)
+            say(socket, "Flush")
+            assert eventually(lambda: server.status()["active"] == 1)
+            socket.socket.close()
+        assert eventually(lambda: server.status()["active"] == 0, 8)
+
+
+def test_what_has_no_sound_is_told(server: ServerProcess) -> None:
+    with speak_socket(server) as socket:
+        say(socket, "Speak", text="\u266b")
+        say(socket, "Flush")
+        assert "nothing to speak" in until(socket, "Warning")[1]["description"]
+        until(socket, "Flushed")
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("encoding=mulaw", "choose one of linear16"),
+        ("container=wav", "choose one of none"),
+        ("sample_rate=1", "must be one of 8000"),
+        ("speed=9", "between 0.5 and 2"),
+        ("sped=1", "did you mean speed?"),
+        ("model=whisper-1", "does not exist"),
+        ("ssml=true", "not for a WebSocket"),
+        ("input=Hello", "not for a WebSocket"),
+    ],
+)
+def test_bad_addresses_are_refused(server: ServerProcess, query: str, words: str) -> None:
+    with speak_socket(server, query) as socket:
+        code, reason = closed(socket)
+    assert code == 1008
+    assert words in reason
+
+
+@pytest.mark.parametrize(
+    ("message", "code", "words"),
+    [
+        (b"Hello", 1003, "not binary"),
+        ("Hello", 1007, "not JSON"),
+        ("[]", 1008, "a JSON object"),
+        ('{"type": "Sing"}', 1008, "'Sing' does not exist"),
+        ('{"type": "Speak"}', 1008, "needs text"),
+        (json.dumps({"type": "Speak", "text": "x" * (MAX_CHARACTERS + 1)}), 1009, "at most 400"),
+        (json.dumps({"type": "Speak", "text": "x" * 100_000}), 1009, ""),
+    ],
+)
+def test_bad_messages_end_the_connection(server: ServerProcess, message: str | bytes, code: int, words: str) -> None:
+    with speak_socket(server) as socket:
+        socket.send(message)
+        found, reason = closed(socket)
+    assert found == code
+    assert words in reason
+
+
+def test_too_much_text_ends_the_connection(server: ServerProcess) -> None:
+    with speak_socket(server, "max_decoder_steps=1600") as socket, server.fault("decoder_iter", "slow"):
+        for _ in range(5):
+            say(socket, "Speak", text="word " * 80)
+        assert closed(socket)[0] == 1009
+    assert eventually(lambda: server.status()["active"] == 0)
+
+
+def test_a_failure_is_no_end_of_speech(server: ServerProcess) -> None:
+    with server.fault("waveglow", "nan"), speak_socket(server) as socket:
+        say(socket, "Speak", text="Hello.")
+        say(socket, "Flush")
+        code, reason = closed(socket)
+    assert code == 1011
+    assert "NaN" in reason
+
+
+def test_a_full_queue_is_told(server: ServerProcess) -> None:
+    with server.fault("decoder_iter", "slow"), ExitStack() as stack:
+        sockets = [stack.enter_context(speak_socket(server, "max_decoder_steps=1600")) for _ in range(3)]
+        for socket, state in zip(sockets, ({"active": 1}, {"waiting": 1}, {}), strict=True):
+            say(socket, "Speak", text="word " * 60)
+            say(socket, "Flush")
+            assert eventually(lambda state=state: state.items() <= server.status().items())
+        assert closed(sockets[2])[0] == 1013
+    assert eventually(lambda: server.status()["active"] == server.status()["waiting"] == 0)
+
+
+def test_pages_of_other_sites_and_strangers_are_refused(server: ServerProcess, tmp_path: Path) -> None:
+    with pytest.raises(InvalidStatus) as refused:
+        speak_socket(server, origin="https://evil.example")
+    assert refused.value.response.status_code == 403
+    with speak_socket(server, origin=server.url) as socket:
+        until(socket, "Metadata")
+    with running_server(tmp_path, "--api-key", "secret") as closed_server:
+        for headers in ({}, {"Authorization": "Token wrong"}):
+            with pytest.raises(InvalidStatus) as refused:
+                speak_socket(closed_server, additional_headers=headers)
+            assert refused.value.response.status_code == 401
+            assert json.loads(refused.value.response.body)["error"]["code"] == "invalid_api_key"
+        for options in (
+            {"additional_headers": {"Authorization": "Token secret"}},
+            {"additional_headers": {"Authorization": "Bearer secret"}},
+            {"subprotocols": ["token", "secret"]},
+        ):
+            with speak_socket(closed_server, **options) as socket:
+                until(socket, "Metadata")
