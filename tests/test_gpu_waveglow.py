@@ -251,9 +251,11 @@ def test_other_ranks_and_widths_compute_the_part_too(channels: int, rank: int | 
     mel, z = random_inputs(config, batch, 203, "cuda")
     with torch.backends.cudnn.flags(allow_tf32=False), torch.inference_mode():
         exact = part.cuda()(mel, z)
+        half = part.half()(mel.half(), z.half())
     audio = infer(engine, mel=mel.half(), z=z.half())["audio"]
     engine.close()
-    assert relative_error(audio, exact) < 2e-3
+    # Rounding grows with the size of a group, in PyTorch's FP16 as here; other sums round otherwise, not much worse.
+    assert relative_error(audio, exact) < 2 * relative_error(half, exact)
 
 
 @pytest.mark.cuda
