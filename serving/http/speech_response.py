@@ -13,7 +13,7 @@ import numpy as np
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from common.errors import EngineFailure, UserError
+from common.errors import Busy, EngineFailure, UserError
 from pipeline import Audio
 from pipeline.audio import with_gain
 from pipeline.encoders import Encoder, make_encoder
@@ -37,7 +37,7 @@ async def speak(service: SpeechService, record: RequestRecord, order: SpeechOrde
     Raises:
         ApiError: there is no audio.
     """
-    with _as_answers(), ExitStack() as owned:
+    with _as_answers(service), ExitStack() as owned:
         speech = await service.engines.submit(order.text, order.settings)
         owned.callback(speech.cancel)
         watcher = asyncio.create_task(_cancel_when_gone(speech, receive))
@@ -181,14 +181,17 @@ class _Answer:
 
 
 @contextmanager
-def _as_answers() -> Iterator[None]:
+def _as_answers(service: SpeechService) -> Iterator[None]:
     """What may come before an answer begins, as ApiError."""
     try:
         yield
     except CancelledError:
         raise ApiError(CLIENT_GONE, "the client has gone") from None
     except UserError as error:
-        raise api_error(error) from error
+        answer = api_error(error)
+        if isinstance(error, Busy):
+            answer.retry_after = service.seconds_to_wait()
+        raise answer from error
     except asyncio.CancelledError:  # the time that requests under way get when the server ends is over
         raise unavailable("the server is shutting down", "shutting_down") from None
 
