@@ -30,7 +30,7 @@ from common.cli import ArgumentParser, HelpFormatter, bounded_float, bounded_int
 from common.errors import UserError
 from common.files import written_whole
 from common.phrases import read_phrases
-from pipeline.scheduler import SWITCH_INTERVAL
+from pipeline.latency import prefer_latency
 from serving.flags import add_voice_flags, open_voice
 
 MOST_IN_FLIGHT = 1024  # requests of an open loop; more means that what is measured can't keep up
@@ -332,10 +332,11 @@ def open_client(args: argparse.Namespace, kind: str) -> Client:
         return TritonClient(args.url or "127.0.0.1:8001")
     if kind == "http":
         return HttpClient(args.url or "http://127.0.0.1:8000", args.api_key)
-    sys.setswitchinterval(SWITCH_INTERVAL)
     # A closed loop's listeners are all accepted; an open one's wait as long as it takes, and that is measured.
     limits = {"max_slots": args.max_streams, "max_waiting": MOST_IN_FLIGHT}
-    return LibraryClient(open_voice(args, lambda message: print(message, file=sys.stderr)), **limits)
+    client = LibraryClient(open_voice(args, lambda message: print(message, file=sys.stderr)), **limits)
+    prefer_latency()
+    return client
 
 
 def warm_up(ask: RunLoad, texts: Sequence[str], requests: int, streams: int) -> None:

@@ -46,23 +46,10 @@ NEVER = 1.0  # a gate threshold that no gate passes
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What is measured, and where its results go.
+    """What is measured, and where its results go: the flags of `add_benchmark_flags`, whose help explains the fields.
 
-    Attributes:
-        batch_size: utterances at once.
-        input_length: symbols of each utterance.
-        num_iters: timed iterations, after the warm-ups.
-        frames: fixed number of mel frames of each utterance; None lets the stop gate decide.
-        sigma: of WaveGlow's noise; None is the model's.
-        denoise: strength of the denoiser; 0 is off.
-        batches: spoken in a row in each iteration, as a corpus is: on a GPU the next is decoded before the one before
-            is copied to the host. What is reported is then a batch's share.
-        stream: whether utterances are spoken as streams that begin together.
-        output: folder for wavs, log, result and CSV row.
-        log_file: name of the JSON log.
-        csv: name of the file with the CSV row; None writes none.
-        log_suffix: end of the name of a CSV file that is named by what ran; None writes none.
-        parameters: the flags, as the log shows them.
+    `batches` in a row are spoken as a corpus is: on a GPU the next is decoded before the one before is copied to the
+    host. `parameters` are all flags of the script, as the log shows them.
     """
 
     batch_size: int = 1
@@ -152,10 +139,7 @@ def random_models(wn_channels: int) -> tuple[LoadedModel[Tacotron2], LoadedModel
             network.end.weight.mul_(0.02)  # type: ignore[operator,union-attr]
             network.end.bias.mul_(0.02)  # type: ignore[operator,union-attr]
     audio, name = AudioConfig(), "random weights"
-    return (
-        LoadedModel(tacotron2, audio, "random", None, name),
-        LoadedModel(waveglow, audio, "random", None, name),
-    )
+    return LoadedModel(tacotron2, audio, "random", None, name), LoadedModel(waveglow, audio, "random", None, name)
 
 
 @contextmanager

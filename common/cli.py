@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import difflib
 import io
-import math
 import os
 import re
 import select
@@ -13,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from common.errors import UserError, is_out_of_memory
@@ -26,12 +26,13 @@ EXIT_TERMINATED = 143  # 128 + SIGTERM
 _MEMORY_FLAGS = ("--batch-size", "--window", "--frames")  # to lower when out of memory
 
 Settings = TypeVar("Settings")
+Number = TypeVar("Number", int, float)
 
 
 class HelpFormatter(argparse.HelpFormatter):
-    """Ends the help of a flag with its default, "[default: 8]", but for switches and flags that have none.
+    """Ends the help of a flag with its default, "[default: 8]", if it has one.
 
-    A help text that ends with words in brackets says the default itself: "in Hz [the model's]".
+    Brackets at the end of a help text hold a default in words: "in Hz [the model's]".
     """
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
@@ -72,31 +73,21 @@ class ArgumentParser(argparse.ArgumentParser):
 def bounded_int(low: int, high: int) -> Callable[[str], int]:
     """An argparse type: whole numbers from `low` to `high`, both included."""
 
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            value = low - 1
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text} must be a whole number from {low} to {high}")
-        return value
-
-    return parse
+    return partial(_bounded, int, low, high, f"a whole number from {low} to {high}")
 
 
 def bounded_float(low: float, high: float) -> Callable[[str], float]:
     """An argparse type: numbers from `low` to `high`, both included; no NaN."""
 
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high:  # a NaN is not between anything
-            raise argparse.ArgumentTypeError(f"{text} must be a number from {low:g} to {high:g}")
-        return value
+    return partial(_bounded, float, low, high, f"a number from {low:g} to {high:g}")
 
-    return parse
+
+def _bounded(kind: Callable[[str], Number], low: float, high: float, wanted: str, text: str) -> Number:
+    with suppress(ValueError):
+        value = kind(text)
+        if low <= value <= high:  # a NaN is not between anything
+            return value
+    raise argparse.ArgumentTypeError(f"{text} must be {wanted}")
 
 
 def settings_from(args: argparse.Namespace, kind: type[Settings], **others: Any) -> Settings:
@@ -107,7 +98,7 @@ def settings_from(args: argparse.Namespace, kind: type[Settings], **others: Any)
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, by which containers and schedulers stop a process: what cleans up after Ctrl-C does so after it."""
+    """SIGTERM, by which containers and schedulers stop a process. It is cleaned up after as after Ctrl-C."""
 
 
 def run(

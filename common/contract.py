@@ -84,6 +84,25 @@ class Contract:
     def tensors(self) -> dict[str, TensorSpec]:
         return {spec.name: spec for spec in (*self.inputs, *self.outputs)}
 
+    def check(
+        self,
+        where: str,
+        inputs: Iterable[TensorSpec],
+        outputs: Iterable[TensorSpec],
+        remedy: str = "export the file again",
+    ) -> None:
+        """Raises UserError, naming `where` and the remedy, unless the tensors found are these, in any order."""
+        for expected, found in ((self.inputs, inputs), (self.outputs, outputs)):
+            found_by_name = {spec.name: spec for spec in found}
+            for spec in expected:
+                actual = found_by_name.pop(spec.name, None)
+                if actual is None:
+                    raise UserError(f"{where}: tensor {spec} is missing; {remedy}")
+                if actual.dtype != spec.dtype or not _same_shape(spec.shape, actual.shape):
+                    raise UserError(f"{where}: expected {spec}, found {actual}; {remedy}")
+            if found_by_name:
+                raise UserError(f"{where}: unexpected tensor {next(iter(found_by_name.values()))}; {remedy}")
+
     @property
     def symbols(self) -> list[str]:
         """The symbols of the inputs' sizes: "batch", "text", "mel", in the order of their first use."""
@@ -167,24 +186,6 @@ def _waveglow(config: WaveGlowConfig, hop_length: int, dtype: torch.dtype) -> Co
         ),
         outputs=(TensorSpec("audio", dtype, ("batch", f"{hop_length}*mel")),),
     )
-
-
-def check_tensors(
-    where: str,
-    expected: Iterable[TensorSpec],
-    found: Iterable[TensorSpec],
-    remedy: str = "export the file again",
-) -> None:
-    """Raises UserError, naming `where` and the remedy, unless the found tensors are the expected ones, in any order."""
-    found_by_name = {spec.name: spec for spec in found}
-    for spec in expected:
-        actual = found_by_name.pop(spec.name, None)
-        if actual is None:
-            raise UserError(f"{where}: tensor {spec} is missing; {remedy}")
-        if actual.dtype != spec.dtype or not _same_shape(spec.shape, actual.shape):
-            raise UserError(f"{where}: expected {spec}, found {actual}; {remedy}")
-    if found_by_name:
-        raise UserError(f"{where}: unexpected tensor {next(iter(found_by_name.values()))}; {remedy}")
 
 
 def _same_shape(expected: tuple[Dim, ...], found: tuple[Dim, ...]) -> bool:

@@ -1,4 +1,4 @@
-"""Engines, which run one part of the pipeline on named tensors.
+"""Engines: each runs one part of the pipeline on named tensors.
 
 Four kinds share the small interface below: PyTorch (`TorchEngine`, here), ONNX Runtime (`common.onnx_engine`), OpenVINO
 (`common.openvino_engine`) and TensorRT (`trt.engine`). Tensors are torch tensors everywhere, on the engine's device,
@@ -79,7 +79,7 @@ class PackedVocoder(Protocol):
     """A `waveglow` engine that takes windows of different sizes in one run."""
 
     def run_packed(self, mels: Sequence[Tensor], noises: Sequence[Tensor]) -> list[Tensor]:
-        """mels (n_mel_channels, M) and noises (n_group, positions) of each window -> the audio (samples,) of each."""
+        """mels (n_mel_channels, M) and noises (n_group, M * hop_length / n_group) -> the audio (samples,) of each."""
         ...
 
 

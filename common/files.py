@@ -1,4 +1,4 @@
-"""Files on disk: written whole or not at all, and known by their checksum."""
+"""Files on disk: written whole or not at all, locks on folders, checksums."""
 
 import errno
 import fcntl
@@ -17,7 +17,7 @@ from common.errors import UserError
 REPOSITORY = Path(__file__).resolve().parent.parent  # where the packages lie: a clone, or site-packages
 DISTRIBUTION = "tacotron2-waveglow-tensorrt"  # this project, as pip knows it
 IS_CLONE = (REPOSITORY / "pyproject.toml").is_file()
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # which every file of a folder would meet
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # all files of a folder fail alike
 _UNFINISHED = ".exporting."  # + a random word: a folder whose files are being written
 _LOCK = _UNFINISHED + "lock"
 _FINISHED = ".exported"  # a folder whose files are whole and on their way
@@ -28,8 +28,8 @@ _PART = ".part"  # ends the name of a file that is being written
 def written_whole(path: Path) -> Iterator[Path]:
     """Yields a temporary path in the same folder; renames it to `path` on success, removes it on any failure.
 
-    Readers of `path` see the old file or the new one, never a part of it. An `OSError` on the way names `path`. What a
-    killed process leaves is removed by `output_folder` of the next run. Thread-safe.
+    Readers of `path` see the old file or the new one, never a part of it. An `OSError` on the way names `path`.
+    `output_folder` of the next run removes what a killed process leaves. Thread-safe.
     """
     with _replacing(path) as (temporary, _):
         yield temporary
@@ -50,21 +50,27 @@ def write_whole(path: Path, content: bytes) -> None:
 @contextmanager
 def _replacing(path: Path) -> Iterator[tuple[Path, int]]:
     """See `written_whole`; yields the temporary path and a handle for writing there."""
-    with _errors_naming(path), _held(path.parent, f".{path.name}.", _PART, _make_file) as (temporary, handle):
-        try:
-            yield temporary, handle
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    try:
+        with _held(path.parent, f".{path.name}.", _PART, _make_file) as (temporary, handle):
+            try:
+                yield temporary, handle
+                os.replace(temporary, path)
+            except BaseException:
+                temporary.unlink(missing_ok=True)
+                raise
+    except OSError as error:  # of a disk or of a temporary file: it gets the name that the user knows
+        of_disk = error.filename is None and error.errno in (*DISK_ERRORS, errno.EFBIG)
+        if of_disk or str(error.filename).endswith(_PART):
+            error.filename, error.filename2 = str(path), None
+        raise
 
 
 @contextmanager
 def _held(folder: Path, prefix: str, suffix: str, make: Callable[[Path], int | None]) -> Iterator[tuple[Path, int]]:
-    """Makes a new temporary file or folder and locks it: who can lock it knows that its maker is dead.
+    """Makes and locks a new temporary file or folder. Another process that gets the lock knows that this one is dead.
 
     Args:
-        make: opens what it makes; None if that was taken for a leftover and is gone.
+        make: makes and opens it; None if another process removed it as a leftover in between.
     """
     while True:
         temporary = folder / f"{prefix}{secrets.token_hex(4)}{suffix}"
@@ -101,18 +107,6 @@ def _make_folder(path: Path) -> int | None:
 
 
 @contextmanager
-def _errors_naming(path: Path) -> Iterator[None]:
-    """Gives an OSError of a disk or of a temporary file the name that the user knows."""
-    try:
-        yield
-    except OSError as error:
-        of_disk = error.filename is None and error.errno in (*DISK_ERRORS, errno.EFBIG)
-        if of_disk or str(error.filename).endswith(_PART):
-            error.filename, error.filename2 = str(path), None
-        raise
-
-
-@contextmanager
 def locked_folder(path: Path) -> Iterator[None]:
     """Keeps a folder to one writer, in this process and in all others of this machine, while the context lasts.
 
@@ -134,13 +128,13 @@ def locked_folder(path: Path) -> Iterator[None]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what killed processes left half-written in a folder; what a living one writes is left alone."""
+    """Removes the unfinished files of killed processes from a folder, and leaves those of living ones alone."""
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.name.startswith(".")]
     for name in names:
         is_part = re.fullmatch(r"\..*\.[0-9a-f]{8}\.part", name) is not None
         if is_part or name.startswith(_UNFINISHED):
-            with suppress(OSError):  # it is being written, another process was quicker, or it is another user's
+            with suppress(OSError):  # it is being written, another process removes it, or it is another user's
                 _remove_if_abandoned(folder / name)
 
 
@@ -177,7 +171,7 @@ def appearing_together(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Waits for a lock, for which a file stands while it is held."""
+    """Waits for a lock. Its file exists while it is held."""
     while True:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o666)
         if _lock(handle):
@@ -190,7 +184,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def finish_appearing(folder: Path) -> None:
-    """Moves what a killed process has finished but not yet moved into `folder`. Any number of processes may do so."""
+    """Moves files that a killed process has finished, but not yet moved, into `folder`. Safe in several processes."""
     finished = folder / _FINISHED
     for name in sorted(os.listdir(finished)) if finished.is_dir() else []:
         with suppress(FileNotFoundError):  # another process has moved it
@@ -209,9 +203,9 @@ def sha256_of(path: Path) -> str:
 
 
 def output_folder(path: Path) -> Path:
-    """Makes the folder if need be and proves that it can be written, so that work is not done in vain.
+    """Makes the folder if need be and proves that it can be written, before work is done for it.
 
-    Removes what killed runs left in it half-written.
+    Removes the unfinished files of killed runs.
 
     Raises:
         UserError: it can't be made, is no folder, or can't be written.
@@ -254,7 +248,7 @@ def describe_os_error(error: OSError) -> str:
 def user_cache_folder(name: str) -> Path | None:
     """This project's folder `name` among the user's caches, made if need be; None if there can be none.
 
-    It holds only what can be made again: users may delete it at any time.
+    Users may delete it at any time: it holds only what can be made again.
     """
     try:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")

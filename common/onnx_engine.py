@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from common.contract import NUMPY_DTYPES, Dim, TensorSpec, check_tensors, contract_of, dtype_named
+from common.contract import NUMPY_DTYPES, Dim, TensorSpec, contract_of, dtype_named
 from common.cpu_backend import has_int8_kernel, return_large_buffers, thread_count
 from common.engine import Range, check_bound, closed
 from common.errors import UserError
@@ -98,11 +98,7 @@ class OnnxEngine:
         self._session: ort.InferenceSession | None = session
         self.contract = contract_of(self.metadata)
         self.limits: Mapping[str, Range] = {}
-        for expected, found in (
-            (self.contract.inputs, session.get_inputs()),
-            (self.contract.outputs, session.get_outputs()),
-        ):
-            check_tensors(self.name, expected, [_ort_spec(tensor) for tensor in found])
+        self.contract.check(self.name, map(_ort_spec, session.get_inputs()), map(_ort_spec, session.get_outputs()))
 
     def bind(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
         check_bound(self, tensors)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from common.contract import Dim, TensorSpec, check_tensors, contract_of, dtype_named
+from common.contract import Dim, TensorSpec, contract_of, dtype_named
 from common.cpu_backend import CpuPrecision, return_large_buffers, thread_count
 from common.engine import Range, check_bound, closed
 from common.errors import UserError
@@ -70,8 +70,7 @@ class OpenVINOEngine:
         self.contract = contract_of(self.metadata)
         self.device = torch.device("cpu")
         self.limits: Mapping[str, Range] = {}
-        for expected, found in ((self.contract.inputs, model.inputs), (self.contract.outputs, model.outputs)):
-            check_tensors(self.name, expected, [_spec(port) for port in found])
+        self.contract.check(self.name, map(_spec, model.inputs), map(_spec, model.outputs))
         try:
             self._model: Any = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:

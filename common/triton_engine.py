@@ -1,11 +1,11 @@
 """The common base of engines on this project's Triton kernels: where they run, their names, and kernel launches."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from common.contract import PRECISION_DTYPES, contract_of
 from common.cuda import say_if_unmeasured, triton_obstacle, with_index
@@ -14,8 +14,8 @@ from common.errors import UserError
 from common.metadata import ModelMetadata
 
 
-class TritonEngine:
-    """An `Engine` in FP16 on an NVIDIA GPU, which need not be the current one. Not thread-safe.
+class TritonEngine(Engine):
+    """An engine in FP16 on an NVIDIA GPU, which need not be the current one. Not thread-safe.
 
     Raises:
         UserError: this model or this device is not supported (`obstacle` says why).
@@ -46,14 +46,6 @@ class TritonEngine:
     @staticmethod
     def model_obstacle(metadata: ModelMetadata) -> str | None:
         """Why the kernels can't compute this model, on any device; None if they can."""
-        raise NotImplementedError
-
-    def bind(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
-        """See `common.engine.Engine.bind`."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """See `common.engine.Engine.close`."""
         raise NotImplementedError
 
 

@@ -1,4 +1,4 @@
-"""The wav files that phrases become."""
+"""Wav files: their header, and a writer that scales them."""
 
 import struct
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def wav_header(sampling_rate: int, sample_format: SampleFormat, samples: int | N
 
 
 class WavWriter:
-    """Takes the audio of one wav file block by block; made by `wav_file`. Memory is bounded by one block."""
+    """Takes the audio of one wav file block by block. Memory is bounded by one block."""
 
     BLOCK = 1 << 20  # samples scaled at a time
     MAX_SAMPLES = (2**32 - _HEADERS["float32"].size) // 4  # RIFF's sizes have 32 bits: 13 hours at 22,050 Hz
@@ -48,7 +48,7 @@ class WavWriter:
         self._file = file
         self._normalize = normalize
         self._format: SampleFormat = sample_format
-        self._start = len(wav_header(sampling_rate, "float32", 0))  # floats are kept behind it until the end
+        self._start = len(wav_header(sampling_rate, "float32", 0))  # floats stand behind it until the end
         self._file.write(b"\0" * self._start)
 
     @property

@@ -5,9 +5,8 @@ from pathlib import Path
 
 from common.cli import ArgumentParser, run
 from common.config import AudioConfig, Tacotron2Config
-from common.metadata import Precision
-from exports.flags import add_export_flags, files_bar
-from exports.voice import check_choices, export_parts, tacotron2_voice_parts
+from exports.flags import add_export_flags, export_with_bar
+from exports.voice import check_choices, tacotron2_voice_parts
 from pipeline.flags import add_model_flags, given_flags
 from tacotron2.loading import DEMO_TACOTRON2
 
@@ -21,12 +20,10 @@ def make_parser() -> ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    precision: Precision = "fp16" if args.fp16 else "fp32"
-    check_choices(precision, args.int8_decoder)
+    check_choices(args.precision, args.int8_decoder)
     flags = given_flags(args, Tacotron2Config, AudioConfig)
-    parts = tacotron2_voice_parts(args.tacotron2, precision, flags, args.int8_decoder, args.symbols)
-    with files_bar(len(parts)) as on_file:
-        export_parts(parts, args.output, on_file)
+    parts = tacotron2_voice_parts(args.tacotron2, args.precision, flags, args.int8_decoder, args.symbols)
+    export_with_bar(parts, args.output)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from common.cli import ArgumentParser, run
-from exports.flags import add_export_flags, files_bar
-from exports.voice import export_voice
+from exports.flags import add_export_flags, export_with_bar
+from exports.voice import check_choices, tacotron2_voice_parts, waveglow_voice_parts
 from tacotron2.loading import DEMO_TACOTRON2
 from waveglow.loading import DEMO_WAVEGLOW
 
@@ -19,20 +19,13 @@ def make_parser() -> ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    with files_bar(4) as on_file:
-        export_voice(
-            args.output,
-            "fp16" if args.fp16 else "fp32",
-            tacotron2=args.tacotron2,
-            waveglow=args.waveglow,
-            int8_decoder=args.int8_decoder,
-            sigma=args.sigma_infer,
-            conditioning=args.conditioning,
-            force=args.force,
-            sampling_rate=args.sampling_rate,
-            symbols=args.symbols,
-            on_file=on_file,
-        )
+    check_choices(args.precision, args.int8_decoder, args.sigma_infer)
+    flags = {"sampling_rate": args.sampling_rate}
+    parts = tacotron2_voice_parts(args.tacotron2, args.precision, flags, args.int8_decoder, args.symbols)
+    parts |= waveglow_voice_parts(
+        args.waveglow, args.precision, flags, args.sigma_infer, args.conditioning, args.tacotron2, args.force
+    )
+    export_with_bar(parts, args.output)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,8 @@ from pathlib import Path
 
 from common.cli import ArgumentParser, run
 from common.config import AudioConfig, WaveGlowConfig
-from common.metadata import Precision
-from exports.flags import add_export_flags, files_bar
-from exports.voice import check_choices, export_parts, waveglow_voice_parts
+from exports.flags import add_export_flags, export_with_bar
+from exports.voice import check_choices, waveglow_voice_parts
 from pipeline.flags import add_model_flags, given_flags
 from tacotron2.loading import DEMO_TACOTRON2
 from waveglow.loading import DEMO_WAVEGLOW
@@ -29,15 +28,13 @@ def make_parser() -> ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    precision: Precision = "fp16" if args.fp16 else "fp32"
-    check_choices(precision, sigma=args.sigma_infer)
+    check_choices(args.precision, sigma=args.sigma_infer)
     measure_on = args.measure_on or (DEMO_TACOTRON2 if args.waveglow == DEMO_WAVEGLOW else None)
     flags = given_flags(args, WaveGlowConfig, AudioConfig)
     parts = waveglow_voice_parts(
-        args.waveglow, precision, flags, args.sigma_infer, args.conditioning, measure_on, args.force
+        args.waveglow, args.precision, flags, args.sigma_infer, args.conditioning, measure_on, args.force
     )
-    with files_bar(len(parts)) as on_file:
-        export_parts(parts, args.output, on_file)
+    export_with_bar(parts, args.output)
 
 
 if __name__ == "__main__":

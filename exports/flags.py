@@ -1,13 +1,11 @@
-"""The flags that the three export scripts share, and a progress bar with a line for each finished file."""
+"""What the three export scripts share: flags, and an export with a progress bar."""
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from tqdm import tqdm
 
-from exports.voice import ExportedFile, OnFile
+from exports.voice import ExportedFile, Parts, export_parts
 from pipeline.flags import add_conditioning_flag
 
 
@@ -15,7 +13,14 @@ def add_export_flags(parser: argparse.ArgumentParser, *optional: str) -> None:
     """Adds -o, --fp16 and --sampling-rate, and of the optional flags ("int8-decoder", "sigma-infer", "conditioning",
     "symbols") those named."""
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the ONNX files")
-    parser.add_argument("--fp16", action="store_true", help="store weights and compute in half precision")
+    parser.add_argument(
+        "--fp16",
+        dest="precision",
+        action="store_const",
+        const="fp16",
+        default="fp32",
+        help="store weights and compute in half precision",
+    )
     parser.add_argument(
         "--sampling-rate", type=int, metavar="HZ", help="of the voice, where its checkpoint doesn't say it [22050]"
     )
@@ -41,13 +46,12 @@ def add_export_flags(parser: argparse.ArgumentParser, *optional: str) -> None:
         parser.add_argument("--force", action="store_true", help="accept a rank that loses more than is good")
 
 
-@contextmanager
-def files_bar(files: int) -> Iterator[OnFile]:
-    """A progress bar of `files` steps; yields a function that reports a finished file."""
-    with tqdm(total=files, desc="exporting", unit="file", disable=None, leave=False) as bar:
+def export_with_bar(parts: Parts, folder: Path) -> None:
+    """Exports parts with a progress bar, and prints a line for each finished file."""
+    with tqdm(total=len(parts), desc="exporting", unit="file", disable=None, leave=False) as bar:
 
         def report(file: ExportedFile) -> None:
             tqdm.write(str(file))
             bar.update()
 
-        yield report
+        export_parts(parts, folder, report)

@@ -57,9 +57,6 @@ def export_voice(
     int8_decoder: bool = False,
     sigma: float | None = None,
     conditioning: Conditioning = "auto",
-    force: bool = False,
-    sampling_rate: int | None = None,
-    symbols: Path | None = None,
     on_file: OnFile = lambda file: None,
 ) -> dict[Part, Path]:
     """Exports a voice's four ONNX files to `folder`: all of them appear, or none, even if the process is killed.
@@ -71,9 +68,6 @@ def export_voice(
         int8_decoder: store the decoder's LSTMs in 8 bits; for FP32 files on CPUs.
         sigma: the noise's standard deviation that the WaveGlow file stores as its default [the checkpoint's, else 0.6].
         conditioning: of WaveGlow; the loss of a lossy rank is measured on Tacotron 2's mels, and stored.
-        force: accept a rank that loses more than is good.
-        sampling_rate: in Hz, of checkpoints that don't say it [22050].
-        symbols: a list of Tacotron 2's own; see `tacotron2.loading.load_tacotron2` [NVIDIA's].
         on_file: called with each file as soon as it is checked.
 
     Returns:
@@ -84,11 +78,10 @@ def export_voice(
             written.
     """
     check_choices(precision, int8_decoder, sigma)
-    flags = {"sampling_rate": sampling_rate}
     # Both are loaded before the first is exported: an error in the second comes at once.
     parts = {
-        **tacotron2_voice_parts(tacotron2, precision, flags, int8_decoder, symbols),
-        **waveglow_voice_parts(waveglow, precision, flags, sigma, conditioning, tacotron2, force),
+        **tacotron2_voice_parts(tacotron2, precision, int8_decoder=int8_decoder),
+        **waveglow_voice_parts(waveglow, precision, None, sigma, conditioning, tacotron2),
     }
     return export_parts(parts, folder, on_file)
 

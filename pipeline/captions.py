@@ -4,14 +4,15 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import NamedTuple
 
 from pipeline.words import Word
 
 CAPTION_FORMATS = ("srt", "vtt", "json")
 LINE = 42  # characters of a caption, as subtitlers have it; one longer word stands alone
-_SENTENCE_END = re.compile(r"[.!?\u2026][^\w\s]*\s|\n\s*\n")
-_ABBREVIATION = re.compile(r"\b(?:[A-Za-z]|[DM]r|Mrs|Ms|Prof|St|Mt|Gen|Col|Capt|Lt|Sgt|Rev|Hon|[JS]r|vs|No)\.\s")
+_SENTENCE_END = re.compile(r"[.!?\u2026]\W*$")
+_ABBREVIATION = re.compile(r"\b(?:[A-Za-z]|[DM]r|Mrs|Ms|Prof|St|Mt|Gen|Col|Capt|Lt|Sgt|Rev|Hon|[JS]r|vs|No)\.$")
 
 
 class Cue(NamedTuple):
@@ -27,36 +28,31 @@ def captions(name: str, text: str, words: Sequence[Word]) -> str:
 
     Args:
         name: of CAPTION_FORMATS.
-        text: what was spoken, as the user wrote it; the words' spans are its characters.
+        text: what was spoken, as the user wrote it.
     """
     if name == "json":
-        return (
-            json.dumps({"text": text, "words": [dataclasses.asdict(word) for word in words]}, ensure_ascii=False) + "\n"
-        )
+        content = {"text": text, "words": [dataclasses.asdict(word) for word in words]}
+        return json.dumps(content, ensure_ascii=False) + "\n"
     if name == "srt":
-        numbered = enumerate(cues(text, words), start=1)
+        numbered = enumerate(cues(words), start=1)
         return "\n".join(f"{number}\n{_times(cue, ',')}\n{_srt(cue.text)}\n" for number, cue in numbered)
-    return "\n".join(["WEBVTT\n", *(f"{_times(cue, '.')}\n{_vtt(cue.text)}\n" for cue in cues(text, words))])
+    return "\n".join(["WEBVTT\n", *(f"{_times(cue, '.')}\n{_vtt(cue.text)}\n" for cue in cues(words))])
 
 
-def cues(text: str, words: Sequence[Word]) -> Iterator[Cue]:
-    """Lines of at most LINE characters, each within a sentence: the user's text, with its punctuation."""
-    first = 0
-    for last, word in enumerate(words):
-        following = words[last + 1] if last + 1 < len(words) else None
-        start = words[first].span[0] if first else 0
-        stop = following.span[0] if following else len(text)
-        if following:
-            token = text[word.span[0] : stop]
-            ends = _SENTENCE_END.search(token) and not _ABBREVIATION.search(token)
-            if not ends and len(_shown(text[start : following.span[1]])) <= LINE:
-                continue
-        yield Cue(words[first].start, word.end, _shown(text[start:stop]))
-        first = last + 1
+def cues(words: Sequence[Word]) -> Iterator[Cue]:
+    """Lines of at most LINE characters, each within a sentence."""
+    line, start = "", 0.0
+    for word, following in zip_longest(words, words[1:]):
+        start = start if line else word.start
+        line = _joined(line, word)
+        ends = _SENTENCE_END.search(word.text) and not _ABBREVIATION.search(word.text)
+        if following is None or ends or len(_joined(line, following)) > LINE:
+            yield Cue(start, word.end, line)
+            line = ""
 
 
-def _shown(text: str) -> str:
-    return " ".join(text.split())
+def _joined(line: str, word: Word) -> str:
+    return " ".join([*line.split(), *word.text.split()])
 
 
 def _times(cue: Cue, point: str) -> str:

@@ -1,4 +1,4 @@
-"""What speaking looks like in a terminal: progress, the closing table, and how a script ends. For scripts alone."""
+"""Speaking in a terminal: progress, the closing table, and how a script ends. For scripts alone."""
 
 import os
 import sys
@@ -101,7 +101,7 @@ def _stream(voice: Voice, request: Request, audio_format: AudioFormat) -> None:
         on_note=lambda note: print(f"Note: {note}", file=sys.stderr),
         on_phrase=lambda result: print(f"Not spoken: {result.error}", file=sys.stderr),
     )
-    # A file of its own: what standard output holds would be written when Python ends, to a reader that may be gone.
+    # A file of its own: Python flushes standard output when it ends, and its reader may be gone by then.
     with open(os.dup(sys.stdout.fileno()), "wb", buffering=0) as out:
         try:
             failed = stream(voice, request.groups, request.settings, out, encoder, listener)

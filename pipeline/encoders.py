@@ -3,6 +3,7 @@
 wav and pcm need nothing; the others go through PyAV (FFmpeg's libraries), which the extra `serve` installs.
 """
 
+import importlib.util
 import io
 import tempfile
 import threading
@@ -139,7 +140,8 @@ def audio_file(path: Path, sampling_rate: int, name: str, *, normalize: bool = T
 
 def available_formats() -> Sequence[str]:
     """The names of the formats that can be made here."""
-    return [name for name, known in FORMATS.items() if not known.container or _has_av()]
+    has_av = importlib.util.find_spec("av") is not None
+    return [name for name, known in FORMATS.items() if not known.container or has_av]
 
 
 class _IntegerEncoder(Encoder):
@@ -222,11 +224,3 @@ class _Sink:
         """What was written since the last call."""
         taken, self._written = bytes(self._written), bytearray()
         return taken
-
-
-def _has_av() -> bool:
-    try:
-        import av  # noqa: F401
-    except ImportError:
-        return False
-    return True

@@ -19,6 +19,7 @@ from common.metadata import PARTS, Part
 from common.model_flags import part_flag
 from common.phrases import Phrase, live_phrases, read_phrases
 from common.wav import SAMPLE_FORMATS
+from pipeline.captions import CAPTION_FORMATS
 from pipeline.console import Request
 from pipeline.encoders import FORMATS, AudioFormat, available_formats
 from pipeline.settings import (
@@ -38,7 +39,6 @@ from waveglow.denoiser import DEFAULT_STRENGTH
 from waveglow.loading import DEMO_WAVEGLOW
 
 STDOUT = Path("-")  # as an output: audio to standard output
-FILE_FORMATS = {".wav": "wav", ".flac": "flac", ".mp3": "mp3", ".opus": "opus", ".ogg": "opus", ".aac": "aac"}
 WAV_FORMATS = ("wav", *SAMPLE_FORMATS)
 # Flags that stand among those of speaking: not repeated as a model's dimensions.
 SPEAKING_DIMENSIONS = ("max_decoder_steps", "gate_threshold")
@@ -89,6 +89,7 @@ def add_speak_flags(parser: argparse.ArgumentParser, text_without_flag: bool = F
         help="of the audio; wav is float32, pcm16 a wav of half the size "
         "[what -o's name says; float32 in folders, pcm to standard output]",
     )
+    results.add_argument("--captions", choices=CAPTION_FORMATS, help="save when each word is heard beside the audio")
     results.add_argument(
         "--plots", action="store_true", help="save pictures of waveform, mel spectrogram and alignment"
     )
@@ -224,7 +225,7 @@ def read_request(args: argparse.Namespace, suffix: str) -> Request:
         groups = [[phrase for phrases in groups for phrase in phrases]]
         if len(groups[0]) > 1:
             raise UserError(f"-o {one_file} is a file, and there are {len(groups[0])} phrases: give a folder for them")
-    settings = speak_settings(args, keep_pictures=args.plots or args.page)
+    settings = speak_settings(args, keep_pictures=args.plots or args.page, timestamps=args.captions is not None)
     if (audio_format := FORMATS.get(output.format if isinstance(output, OutputSettings) else output.name)) is not None:
         settings = dataclasses.replace(settings, sampling_rate=audio_format.sampling_rate(settings.sampling_rate))
     return Request(groups, notes, settings, settings_from(args, WorkSettings), output, parameters(args))
@@ -261,21 +262,19 @@ def output_settings(args: argparse.Namespace, suffix: str) -> OutputSettings | A
     """
     output, asked = args.output, args.format
     to_stdout = args.stream or output == STDOUT
-    by_name = None if to_stdout or output.is_dir() else FILE_FORMATS.get(output.suffix.lower())
+    by_name = None if to_stdout or output.is_dir() else FORMATS.get(output.suffix.lower()[1:])
     if to_stdout or by_name is not None:
         goes = "audio to standard output" if to_stdout else f"the one file {output}"
-        for flag in ("plots", "page", "resume"):
+        for flag in ("plots", "page", "resume", *(["captions"] if to_stdout else [])):
             if getattr(args, flag):
                 raise UserError(f"--{flag} goes with a folder of files, not with {goes}; leave it out")
     if to_stdout:
         if asked == "float32":
             raise UserError("--format float32 is of files; leave it out, or take wav or pcm for standard output")
         return FORMATS[_made_here({None: "pcm", "pcm16": "pcm"}.get(asked, asked))]
-    if asked == "pcm":
-        raise UserError("--format pcm is of standard output; pcm16 writes wav files of it")
-    if by_name and asked and asked != by_name and not {asked, by_name} <= {*WAV_FORMATS}:
+    if by_name and asked and asked != by_name.name and not {asked, by_name.name} <= {*WAV_FORMATS}:
         raise UserError(f"--format {asked}: {output} names another format; leave one of them out")
-    name = _made_here(asked or by_name or "wav")
+    name = _made_here(asked or (by_name.name if by_name else "wav"))
     folder = output if by_name is None else output.parent
     return settings_from(
         args,

@@ -75,12 +75,14 @@ class Manifest:
         self._path = folder / MANIFEST
         self._records = {record.get("file"): record for record in _json_lines(self._path)}
 
-    def resume(self, result: PhraseResult, with_pictures: bool) -> None:
+    def resume(self, result: PhraseResult, with_pictures: bool, captions: Path | None = None) -> None:
         """Fills in a phrase that an earlier run has made, if its files are there, whole and of its configuration."""
         record = self._records.get(result.file.name, {})
         if record.get("configuration") != result.configuration or not record.keys() >= {*MADE}:
             return
         if not result.file.is_file() or result.file.stat().st_size != record["size"]:
+            return
+        if captions is not None and not captions.is_file():
             return
         pictures = [result.file.with_name(name) for name in record["pictures"]]
         if with_pictures and not (pictures and all(picture.is_file() for picture in pictures)):

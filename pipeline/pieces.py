@@ -14,7 +14,6 @@ from pipeline.words import Word
 from tacotron2.decoder import StopReason
 from tacotron2.text import EncodedText, split
 from tacotron2.text.front_end import TextFrontEnd
-from tacotron2.text.rewriting import Trace
 from tacotron2.text.ssml import Segment, parse_ssml, shown
 
 _SENTENCE_END = re.compile(r"[.!?][)']*$")
@@ -120,7 +119,8 @@ def _prepare(phrase: Phrase, settings: SpeakSettings, front_end: TextFrontEnd, m
     pieces: list[Piece] = []
     try:
         for segment in parse_ssml(phrase.text) if settings.ssml else [Segment(phrase.text)]:
-            texts = _read(segment, settings, front_end, max_symbols, readings)
+            reading, texts = _read(segment, settings, front_end, max_symbols)
+            readings.append(reading)
             speed = None if segment.speed == 1 else _within_range(settings.speed * segment.speed)
             for text in texts:
                 pieces.append(Piece(phrase, len(pieces), False, text, speed=speed))
@@ -135,17 +135,15 @@ def _prepare(phrase: Phrase, settings: SpeakSettings, front_end: TextFrontEnd, m
 
 
 def _read(
-    segment: Segment, settings: SpeakSettings, front_end: TextFrontEnd, max_symbols: int, readings: list[str]
-) -> list[EncodedText]:
-    """The texts of a segment's pieces; adds how it is read to `readings`."""
-    trace = None
-    if settings.timestamps:
-        trace = segment.trace() if settings.ssml else Trace(segment.text)
+    segment: Segment, settings: SpeakSettings, front_end: TextFrontEnd, max_symbols: int
+) -> tuple[str, list[EncodedText]]:
+    """How a segment is read, and the texts of its pieces."""
+    trace = segment.trace() if settings.timestamps else None
     with trace or nullcontext():
-        readings.append(front_end.read(segment.text))
+        reading = front_end.read(segment.text)
     final_period, by_sentence = front_end.final_period and segment.ends, settings.sentence_silence > 0
-    texts = split(readings[-1], max_symbols, final_period=final_period, trace=trace, by_sentence=by_sentence)
-    return [shown(text) for text in texts] if settings.ssml else texts
+    texts = split(reading, max_symbols, final_period=final_period, trace=trace, by_sentence=by_sentence)
+    return reading, [shown(text) for text in texts] if settings.ssml else texts
 
 
 def _with_silence(piece: Piece, settings: SpeakSettings) -> Piece:

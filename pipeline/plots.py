@@ -1,6 +1,6 @@
 """A picture of a spoken piece: waveform with its words, mel spectrogram and alignment, on one time axis in seconds.
 
-Kept apart because matplotlib takes a while to load: import this module only where pictures are wanted.
+matplotlib takes a while to load: import this module only where pictures are wanted.
 """
 
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ from pipeline.audio import Audio
 from pipeline.words import Word, spoken_words
 
 DPI = 100
-MAX_COLUMNS, MAX_ROWS = 4000, 2000  # of the data drawn; anything longer is pooled to fit
-INCHES_PER_SECOND = 1.6  # so that the words under the waveform can be read
+MAX_COLUMNS, MAX_ROWS = 4000, 2000  # of the data drawn; longer data is pooled to fit
+INCHES_PER_SECOND = 1.6  # leaves room to read the words under the waveform
 MIN_WIDTH, MAX_WIDTH = 7.0, 40.0  # of the plots, in inches
 WAVE_HEIGHT, MEL_HEIGHT = 1.5, 2.0  # inches
 MIN_ALIGNMENT_HEIGHT, MAX_ALIGNMENT_HEIGHT = 2.4, 5.0  # inches
@@ -25,7 +25,7 @@ MIN_ALIGNMENT_HEIGHT, MAX_ALIGNMENT_HEIGHT = 2.4, 5.0  # inches
 LEFT, RIGHT, BOTTOM, TOP, BETWEEN = 1.0, 1.15, 0.6, 0.35, 0.35
 BAR_GAP, BAR_WIDTH = 0.15, 0.15
 LINE = 0.125  # inches, the least distance of two tick labels above one another
-WORD_ROWS = 3  # that the words under the waveform take turns on, so that neighbours don't overlap
+WORD_ROWS = 3  # under the waveform; words take turns on them, and neighbours don't overlap
 
 
 def save_speech(path: Path, audio: Audio, mel: np.ndarray, alignment: np.ndarray, text: str) -> None:
@@ -128,7 +128,6 @@ def _label_words(axes: Axes, words: Sequence[Word], apart: float) -> None:
         if not kept or word.span[0] - kept[-1].span[0] >= apart:
             kept.append(word)
     axes.set_yticks([word.span[0] for word in kept], [_short(word.text) for word in kept], fontsize=8, parse_math=False)
-    axes.set_ylabel("Text")
 
 
 def _short(word: str, letters: int = 12) -> str:

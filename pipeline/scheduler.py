@@ -29,9 +29,6 @@ from pipeline.streaming import Request
 
 QUEUE_LENGTH = 64  # waiting requests, unless the caller says otherwise
 WARM_BATCHES = (1, 2, 4, 8, 16)  # texts and windows at a time that `warm_up` makes ready
-# For sys.setswitchinterval, in programs that speak to many: seconds for which a thread that computes in Python may keep
-# the others waiting. With Python's 5 ms, the worker would lose more time than the others take.
-SWITCH_INTERVAL = 5e-5
 
 FAILED_ROUNDS = 5  # in a row, without any audio between them: then the engines can't work any more
 STUCK_SECONDS = 300.0  # of one round; a runtime may compile for minutes where it meets a shape for the first time

@@ -177,7 +177,7 @@ class SpeakSettings(_Checked):
         0.0, "seconds of silence after each sentence inside a text", EVERYWHERE, range=(0, 10)
     )
     ssml: bool = _setting(False, "the text is SSML", EVERYWHERE)
-    timestamps: bool = _setting(False, "whether results carry the times of their words", ("http",))
+    timestamps: bool = _setting(False, "results carry the times of their words", ("corpus", "http", "triton"))
 
     @classmethod
     def of(cls, **options: Unpack["SpeakOptions"]) -> "SpeakSettings":

@@ -9,17 +9,19 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from common.errors import Closed, UserError, explained
-from common.files import DISK_ERRORS, describe_os_error, locked_folder
+from common.files import DISK_ERRORS, describe_os_error, locked_folder, write_whole
 from common.json_log import JsonLog
 from common.phrases import Phrase
 from common.wav import SAMPLE_FORMATS
 from pipeline.audio import Audio, Resampler
+from pipeline.captions import captions
 from pipeline.encoders import Encoder, audio_file
 from pipeline.manifest import Manifest, PhraseResult, configuration_of
 from pipeline.pieces import PieceResult, PreparedPhrase, describe
 from pipeline.settings import SpeakSettings
 from pipeline.synthesizer import STAGES, Synthesizer
 from pipeline.voice import Voice
+from pipeline.words import Word, joined_words
 from tacotron2.text.cleaners import other_scripts
 
 
@@ -32,6 +34,7 @@ class OutputSettings:
         file: of the only phrase; then the folder gets no log and no manifest.
         suffix: of the file names: audio_{number}_{suffix}.wav.
         format: of SAMPLE_FORMATS (of wav files), or a name of `pipeline.encoders.FORMATS`.
+        captions: format of the captions beside each audio file, of CAPTION_FORMATS; the settings' `timestamps` are on.
         plots: save a picture of each piece.
         page: save pictures and an index.html that shows everything.
         log_file: name of the JSON log in the folder.
@@ -43,6 +46,7 @@ class OutputSettings:
     file: Path | None = None
     suffix: str = ""
     format: str = "float32"
+    captions: str | None = None
     plots: bool = False
     page: bool = False
     log_file: str = "nvlog.json"
@@ -162,9 +166,7 @@ class _Run:
         with self.voice.synthesizer(self.settings, on_message=on_message, on_progress=on_progress) as synthesizer:
             try:
                 for phrases in groups:
-                    self._speak_group(
-                        [self._result(one) for one in self.voice.prepare(phrases, self.settings)], synthesizer
-                    )
+                    self._speak_group(phrases, synthesizer)
             except KeyboardInterrupt as interrupt:
                 done = f"{len(self.summary.spoken)} of {self._read} phrases are done, and their files are whole"
                 interrupt.args = (f"{done}{'; --resume goes on from there' if self.manifest else ''}",)
@@ -177,10 +179,14 @@ class _Run:
         configuration = configuration_of(self.identity, self.output.format, prepared)
         result = PhraseResult(prepared, self.output.audio(prepared.phrase), configuration)
         if self.output.resume and self.manifest is not None:
-            self.manifest.resume(result, self.settings.keep_pictures)
+            self.manifest.resume(result, self.settings.keep_pictures, self._captions(result))
         return result
 
-    def _speak_group(self, results: Sequence[PhraseResult], synthesizer: Synthesizer) -> None:
+    def _captions(self, result: PhraseResult) -> Path | None:
+        return result.file.with_suffix(f".{self.output.captions}") if self.output.captions else None
+
+    def _speak_group(self, phrases: Sequence[Phrase], synthesizer: Synthesizer) -> None:
+        results = [self._result(prepared) for prepared in self.voice.prepare(phrases, self.settings)]
         if not self._read:
             self._note_files(results)
         for note in reading_notes(self.voice, [result.prepared for result in results]):
@@ -228,14 +234,19 @@ class _Run:
         """Writes a phrase's files as its pieces come. Raises the error of a piece that failed."""
         rate = self.settings.sampling_rate or self.voice.sampling_rate
         resample = Resampler(self.voice.sampling_rate, rate) if rate != self.voice.sampling_rate else None
+        words: list[tuple[Sequence[Word], float]] = []
         with audio_file(result.file, rate, self.output.format) as file:
             for piece in pieces:
                 audio = self.voice.leveled(piece)
                 file.append(resample(audio.samples, piece.piece.last) if resample else audio.samples)
+                words.append((piece.words, audio.seconds))
                 result.taken += piece.seconds
                 result.cut |= piece.stop_reason == "cap"
                 if self.settings.keep_pictures:
                     result.pictures.append(self._save_picture(piece, audio).name)
+        if (path := self._captions(result)) is not None:
+            content = captions(path.suffix[1:], result.phrase.text, joined_words(words))
+            write_whole(path, content.encode("utf-8", "replace"))
         result.seconds = file.seconds
         result.size = result.file.stat().st_size
         if self.manifest is not None:

@@ -164,15 +164,9 @@ class Voice:
         return self.engines.voice
 
     def identity(self, settings: SpeakSettings | None = None) -> dict[str, Any]:
-        """What decides the bytes of speech beside its text: the models, what runs them, and how they speak.
+        """What decides the bytes of speech beside its text, as JSON has it: the models, what runs them, how they speak.
 
         Equal identities give equal audio, but for the rounding of batches of other sizes.
-
-        Args:
-            settings: None takes the voice's own.
-
-        Returns:
-            what JSON has: strings, numbers, None, lists and dictionaries of them.
         """
         return identity_of(self.engines, settings or SpeakSettings())
 
@@ -272,11 +266,7 @@ class Voice:
         max_waiting: int = QUEUE_LENGTH,
         on_failed: Callable[[str], object] = lambda reason: None,
     ) -> Scheduler:
-        """The voice's scheduler, started at the first call.
-
-        Args:
-            max_slots, max_waiting, on_failed: as for `Scheduler`, for the first call alone.
-        """
+        """The voice's scheduler. The first call starts it, with the arguments of `Scheduler`."""
         with self._starting:
             if self._closed:
                 raise Closed("the voice is closed; load it again")

@@ -36,8 +36,9 @@ from serving.corpora.shard import ShardReport
 from serving.flags import add_source_flags, checkpoints_of
 
 GPU_BATCH, CPU_BATCH = 64, 8
-BATCHES_A_SHARD = {True: 8, False: 4}  # on GPUs, on CPUs: a worker that dies has done one or two shards in vain
+BATCHES_A_SHARD = {True: 8, False: 4}  # on GPUs, on CPUs: when a worker dies, one or two shards are done again
 EXIT_SOME_FAILED, EXIT_ALL_FAILED = 3, 4  # the corpus is finished; some lines, or all, are without audio
+BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} lines [{elapsed}<{remaining}{postfix}]"
 CPU_THREADS = 2  # of a worker: two workers of two cores make more than one of four
 
 
@@ -86,11 +87,26 @@ def main(args: argparse.Namespace) -> None:
     folder = output_folder(args.output).resolve()
     totals = RunTotals()
     with locked_folder(folder), _pool(args) as pool:
-        size = _shard_lines(args, pool.on_gpus)
-        with _progress() as bar:
+        size = args.shard_lines or BATCHES_A_SHARD[pool.on_gpus] * _work(args, pool.on_gpus).batch_size
+
+        def job_of(identity: Identity) -> Job:
+            return Job(
+                folder=folder,
+                input_sha256=found.sha256,
+                lines=found.lines,
+                settings=settings,
+                work=_work(args, identity.device == "cuda"),
+                shard_lines=size,
+                format=args.format,
+                audio=args.audio,
+                sampling_rate=args.sampling_rate or identity.sampling_rate,
+                identity=identity,
+            )
+
+        with tqdm(unit="line", disable=None, bar_format=BAR_FORMAT, smoothing=0.05) as bar:
             corpus = make_corpus(
                 args.input,
-                lambda identity: _job(args, folder, found, settings, identity, size),
+                job_of,
                 max(-(-found.lines // size), found.characters // SHARD_CHARACTERS),
                 pool,
                 retry=args.retry,
@@ -103,7 +119,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raises UserError for flags that don't go together and packages that will be missed later."""
+    """Raises UserError for flags that don't go together and for missing packages."""
     for name, needed in (("soundfile", args.audio == "flac"), ("soxr", args.sampling_rate is not None)):
         if needed and importlib.util.find_spec(name) is None:
             raise UserError(f"this needs {name}: bash scripts/run_corpus.sh installs it, or pip install {name}")
@@ -118,10 +134,6 @@ def _check(args: argparse.Namespace) -> None:
 
 def _work(args: argparse.Namespace, on_gpus: bool) -> WorkSettings:
     return settings_from(args, WorkSettings, batch_size=args.batch_size or (GPU_BATCH if on_gpus else CPU_BATCH))
-
-
-def _shard_lines(args: argparse.Namespace, on_gpus: bool) -> int:
-    return args.shard_lines or BATCHES_A_SHARD[on_gpus] * _work(args, on_gpus).batch_size
 
 
 def _source(args: argparse.Namespace, on_gpus: bool) -> VoiceSource:
@@ -160,35 +172,6 @@ def _cpu_workers(args: argparse.Namespace) -> int:
     return args.workers or max(1, usable_cores() // args.threads)
 
 
-def _job(
-    args: argparse.Namespace,
-    folder: Path,
-    found: Survey,
-    settings: SpeakSettings,
-    identity: Identity,
-    shard_lines: int,
-) -> Job:
-    return Job(
-        folder=folder,
-        input_sha256=found.sha256,
-        lines=found.lines,
-        settings=settings,
-        work=_work(args, identity.device == "cuda"),
-        shard_lines=shard_lines,
-        format=args.format,
-        audio=args.audio,
-        sampling_rate=args.sampling_rate or identity.sampling_rate,
-        identity=identity,
-    )
-
-
-@contextmanager
-def _progress() -> Iterator[tqdm]:
-    form = "{l_bar}{bar}| {n_fmt}/{total_fmt} lines [{elapsed}<{remaining}{postfix}]"
-    with tqdm(unit="line", disable=None, bar_format=form, smoothing=0.05) as bar:
-        yield bar
-
-
 def _start(bar: tqdm, done: int, lines: int) -> None:
     bar.total, bar.initial, bar.n = lines, done, done
     bar.refresh()
@@ -202,7 +185,7 @@ def _advance(bar: tqdm, totals: RunTotals, report: ShardReport) -> None:
 
 
 def _finish(corpus: Corpus, totals: RunTotals) -> CorpusTotals:
-    """Writes the files that tell of the whole corpus, and says what has come of it."""
+    """Writes the files about the whole corpus, and prints what it is."""
     made = CorpusTotals()
     corpus.finish(made.add)
     report = made.save(corpus.job.folder, totals)
@@ -230,10 +213,10 @@ def _dry_run(args: argparse.Namespace, found: Survey, settings: SpeakSettings) -
     print(f"{found.lines:,} lines, {found.characters:,} characters: about {seen.hours:,.2f} hours of audio")
     print(f"{size:,.1f} GB on disk ({free.free / 1e9:,.1f} GB are free)")
     kind = "GPUs" if gpus else "workers"
-    print(f"about {_duration(seen.working_hours(workers))} on {workers} {kind} of this machine's kind:")
+    print(f"about {_duration(seen.working_hours(workers))} on {workers} {kind} like this machine's:")
     print(f"one makes {seen.rate:.1f} s of audio a second (measured on {seen.sample_lines} of the lines)")
     if seen.unspoken:
-        print(f"{seen.unspoken} of them would be without audio, as lines are that the limit of frames cuts")
+        print(f"{seen.unspoken} of them would be without audio, as lines that the limit of frames cuts are")
 
 
 def _duration(hours: float) -> str:

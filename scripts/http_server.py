@@ -3,7 +3,6 @@
 import argparse
 import logging
 import os
-import sys
 from collections.abc import Callable
 from functools import partial
 
@@ -13,7 +12,6 @@ from common.cli import ArgumentParser, bounded_float, bounded_int, run
 from common.cpu_backend import usable_cores
 from common.errors import UserError
 from pipeline import Voice
-from pipeline.scheduler import SWITCH_INTERVAL
 from serving.flags import add_voice_flags, open_voice, runs_on_gpu
 from serving.http.engine_pool import Engine
 from serving.http.log import log_to_stderr
@@ -69,7 +67,6 @@ def make_parser() -> ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     log_to_stderr()
-    sys.setswitchinterval(SWITCH_INTERVAL)
     settings = server_settings(args)
     with bind(args.host, args.port) as listener:
         serve(make_engines(args, partial(open_voice, args, _log.info)), settings, listener, args.drain_seconds)

@@ -19,6 +19,7 @@ def make_parser() -> ArgumentParser:
     limits = parser.add_argument_group("limits")
     limits.add_argument("--max-characters", type=bounded_int(1, 1_000_000), default=4096, help="of a request's text")
     limits.add_argument("--max-waiting", type=bounded_int(1, 10_000), default=64, help="requests that may wait")
+    limits.add_argument("--instances", type=bounded_int(1, 64), default=1, help="engine processes, on each GPU")
     return parser
 
 
@@ -26,7 +27,7 @@ def main(args: argparse.Namespace) -> None:
     paths = model_paths(args) or default_paths(args.models)
     if paths is None:
         raise UserError(f"{args.models}: no model files; export them there, or name a folder with --models")
-    make_repository(args.output, paths, args.max_characters, args.max_waiting)
+    make_repository(args.output, paths, args.max_characters, args.max_waiting, args.instances)
     print(f"Written to {args.output}: tts and tts_stream. To serve them: bash scripts/serve_triton.sh {args.output}")
 
 

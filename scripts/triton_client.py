@@ -22,11 +22,8 @@ def make_parser() -> ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    # What is as it is by default isn't sent: an older repository has fewer inputs.
-    given = {setting: getattr(args, setting.name) for setting in settings_at("triton")}
-    options = {
-        setting.name_at("triton"): value for setting, value in given.items() if value not in (None, setting.default)
-    }
+    given = {setting.name_at("triton"): getattr(args, setting.name) for setting in settings_at("triton")}
+    options = {name: value for name, value in given.items() if value is not None}
     if args.whole:
         audio = speak(args.url or "127.0.0.1:8000", args.text, **options)
     else:

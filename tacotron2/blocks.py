@@ -109,14 +109,7 @@ class SteppedBlock:
     """
 
     def __init__(
-        self,
-        engine: Engine,
-        batch: int,
-        text: int,
-        steps: int,
-        runners: int,
-        keep_alignments: bool,
-        cuda_graph: bool,
+        self, engine: Engine, batch: int, text: int, steps: int, runners: int, keep_alignments: bool, cuda_graph: bool
     ) -> None:
         self._keep_alignments = keep_alignments
         self._in_place = runners == steps

@@ -138,7 +138,6 @@ class Spoken(NamedTuple):
     mel_before: Tensor  # (B, n_mel_channels, M), as the decoder gave it
     alignment: Tensor  # (B, M, T)
     lengths: Tensor  # int32 (B,), frames of each item
-    stopped_by_gate: bool  # all of them
 
 
 class Tacotron2(nn.Module):
@@ -174,7 +173,6 @@ class Tacotron2(nn.Module):
         alignment = memory.new_zeros(batch, 0, memory.size(1))
         unfinished = torch.ones(batch, dtype=torch.int32, device=memory.device)
         lengths = torch.zeros_like(unfinished)
-        stopped = False
         for step in range(max_steps):
             prenet = decoder.prenet(frame, dropout[step])
             attention_state = decoder.attention_rnn(torch.cat((prenet, context), 1), attention_state)
@@ -189,6 +187,5 @@ class Tacotron2(nn.Module):
             lengths += unfinished
             unfinished *= (torch.sigmoid(decoder.gate_layer(features)) <= gate_threshold).squeeze(1)
             if unfinished.sum() == 0:
-                stopped = True
                 break
-        return Spoken(mel + self.postnet(mel), mel, alignment, lengths, stopped)
+        return Spoken(mel + self.postnet(mel), mel, alignment, lengths)

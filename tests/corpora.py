@@ -18,7 +18,8 @@ import torch
 
 from common.config import WaveGlowConfig
 from exports.voice import export_voice
-from pipeline import SpeakSettings, Voice, WorkSettings
+from pipeline import SpeakSettings, Voice, WorkSettings, stages
+from pipeline.engine_set import EngineSet
 from serving.corpora import worker
 from serving.corpora.corpus import Corpus
 from serving.corpora.job import Identity, Job, VoiceSource
@@ -92,14 +93,14 @@ class FaultySource(VoiceSource):
     def open(self) -> Voice:
         self.end_at("opening")
         voice = super().open()
-        encode, calls = voice.engines.encode, itertools.count()
+        encode, calls = stages.encode, itertools.count()
 
-        def encode_until_the_end(ids: Any) -> Any:
+        def encode_until_the_end(engines: EngineSet, texts: Any) -> Any:
             if next(calls) == 2:
                 self.end_at("speaking")
-            return encode(ids)
+            return encode(engines, texts)
 
-        voice.engines.encode = encode_until_the_end  # type: ignore[method-assign]
+        stages.encode = encode_until_the_end
         worker.read_shard = partial(_read, self)
         worker.write_shard = partial(_write, self)
         return voice

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import tarfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,13 +22,13 @@ from common.errors import UserError
 from common.files import locked_folder, sha256_of
 from common.phrases import Phrase
 from exports.voice import export_voice
-from pipeline import SpeakSettings, Voice, stages
+from pipeline import SpeakSettings, stages
 from pipeline.engine_set import EngineSet
 from pipeline.pieces import prepare
 from scripts.corpus import main, make_parser
 from serving.corpora.corpus import Corpus
 from serving.corpora.estimate import estimate
-from serving.corpora.job import Job, VoiceSource, identity_of
+from serving.corpora.job import FORMATS, Job, VoiceSource, identity_of
 from serving.corpora.layout import Layout, Shard
 from serving.corpora.lines import Line, survey
 from serving.corpora.process import WorkerDied
@@ -61,7 +62,9 @@ def plain(source: VoiceSource, lines: Path, tmp_path_factory: pytest.TempPathFac
     return folder
 
 
-def test_the_manifest_has_every_line_that_was_spoken_and_retry_every_other(plain: Path, lines: Path) -> None:
+def test_the_manifest_has_every_line_that_was_spoken_and_retry_every_other(
+    source: VoiceSource, plain: Path, lines: Path
+) -> None:
     spoken, others = read_entries(plain / "manifest.jsonl"), read_entries(plain / "retry.jsonl")
     assert spoken
     assert others  # cut: this voice doesn't always stop
@@ -71,7 +74,8 @@ def test_the_manifest_has_every_line_that_was_spoken_and_retry_every_other(plain
     assert first["stop_reason"] == "gate"
     assert first["frames"] * 256 / 22050 == pytest.approx(first["seconds"], abs=1e-6)
     assert first["seed"] == 0
-    assert set(first["models"]) == {"tacotron2", "waveglow"}
+    assert source.folder is not None
+    assert first["models"] == {name: sha256_of(source.folder / f"{name}.pt") for name in ("tacotron2", "waveglow")}
     assert {"project", "torch", "onnxruntime"} <= set(first["versions"])
     assert first["configuration"] == json.loads((plain / "corpus.json").read_text(encoding="utf-8"))["hash"]
     assert all("cut by the limit of frames" in entry["reason"] for entry in others)
@@ -290,7 +294,7 @@ class MortalPool:
             self._spoken = []
             raise WorkerDied("killed")
         if method == "give_up":
-            return ShardReport(shard.name, "", 0, unspoken=1)
+            return ShardReport(shard.name, "gave up", 0)
         reports = [ShardReport(one.name, "", 0) for one in self._spoken]
         self._spoken = [shard] if method == "speak" else []
         return reports
@@ -303,7 +307,7 @@ def test_every_shard_is_reported_once_whenever_workers_die(seed: int) -> None:
     driver.open(3)
     driver.speak(None, (Shard(0, number, (Line(number + 1, "a", "A."),)) for number in range(20)))  # type: ignore[arg-type]
     assert sorted(report.shard for report in reports) == [f"00-{number:07d}" for number in range(20)]
-    assert {f"00-{number:07d}" for number in (0, 7, 19)} <= {one.shard for one in reports if one.unspoken}
+    assert {f"00-{number:07d}" for number in (0, 7, 19)} <= {one.shard for one in reports if one.worker == "gave up"}
 
 
 def test_a_voice_that_no_worker_can_open_ends_the_run_and_no_shard_is_blamed(
@@ -458,6 +462,34 @@ def test_a_line_speaks_with_its_own_seed_and_speed_whatever_its_neighbours(sourc
             assert np.abs(written - alone.samples).max() < 1e-3 * max(1.0, float(np.abs(alone.samples).max()))
 
 
+@pytest.mark.parametrize("format_name", FORMATS)
+def test_ssml_is_spoken_and_word_times_stand_beside_it(source: VoiceSource, tmp_path: Path, format_name: str) -> None:
+    ssml = '<speak>It rose<break time="300ms"/> <prosody rate="fast">by 20%</prosody> today.</speak>'
+    rows = [{"text": ssml, "speed": 0.8}, {"text": "<speak>Not <b>closed.</speak>"}]
+    (tmp_path / "in.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    settings = SpeakSettings(max_decoder_steps=200, ssml=True, timestamps=True)
+    make(source, tmp_path / "in.jsonl", tmp_path / "out", settings=settings, format=format_name)
+    (entry,) = read_entries(tmp_path / "out" / "manifest.jsonl")
+    with source.open() as voice:
+        alone = voice.speak(ssml, speed=0.8, max_decoder_steps=200, ssml=True, timestamps=True)
+    assert [word["text"] for word in entry["words"]] == ["It", "rose", "by", "20%", "today."]
+    for found, word in zip(entry["words"], alone.words, strict=True):
+        assert (found["text"], found["span"]) == (word.text, list(word.span))
+        assert (found["start"], found["end"]) == pytest.approx((word.start, word.end), abs=1e-3)
+    assert entry["seconds"] == pytest.approx(alone.seconds, abs=1e-6)
+    (failed,) = read_entries(tmp_path / "out" / "retry.jsonl")
+    assert "SSML" in failed["reason"]
+    if format_name == "nemo":
+        assert [one["words"] for one in read_entries(tmp_path / "out" / "nemo_manifest.jsonl")] == [entry["words"]]
+    if format_name == "webdataset":
+        with tarfile.open(tmp_path / "out" / entry["audio"]) as tar:
+            (member,) = (one for one in tar.getmembers() if one.name.endswith(".json"))
+            assert json.load(tar.extractfile(member))["words"] == entry["words"]  # type: ignore[arg-type]
+    off = replace(settings, timestamps=False)
+    with pytest.raises(UserError, match=r"settings.timestamps was True, is False"):
+        make(source, tmp_path / "in.jsonl", tmp_path / "out", settings=off, format=format_name)
+
+
 def test_the_report_counts_hours_reasons_and_names_outliers(plain: Path, tmp_path: Path) -> None:
     totals = CorpusTotals()
     entries = read_entries(plain / "manifest.jsonl")
@@ -494,13 +526,26 @@ def test_an_estimate_scales_a_sample_up_and_counts_no_line_that_is_cut(
     assert of_all.hours * 3600 == pytest.approx(sum(entry["seconds"] for entry in spoken), rel=1e-3)
 
 
-def test_the_models_in_the_manifest_are_those_that_spoke(plain: Path, source: VoiceSource) -> None:
-    assert source.folder is not None
-    (first, *_) = read_entries(plain / "manifest.jsonl")
-    for name in ("tacotron2", "waveglow"):
-        assert first["models"][name] == sha256_of(source.folder / f"{name}.pt")
-    with Voice.load(source.folder) as voice:
-        assert voice.sampling_rate == 22050
+def test_a_dry_run_says_how_much_and_how_long_and_writes_nothing(
+    source: VoiceSource, lines: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = ["-i", lines, "-o", tmp_path / "new", "--models", source.folder, "--workers", 1, "--threads", 1]
+    main(make_parser().parse_args(list(map(str, [*flags, "--max-decoder-steps", MOST_STEPS, "--dry-run"]))))
+    said = capsys.readouterr().out
+    assert all(words in said for words in ("40 lines", "hours of audio", "on 1 workers", "would be without audio"))
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow  # a worker in a process of its own
+def test_flags_make_a_corpus_whose_lines_all_end(
+    source: VoiceSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_lines(tmp_path / "lines.txt", 6)
+    flags = ["-i", path, "-o", tmp_path / "corpus", "--models", source.folder, "--no-ray", "--workers", 1]
+    main(make_parser().parse_args(list(map(str, [*flags, "--threads", 1, "--timestamps"]))))  # else it exits
+    assert "6 lines" in capsys.readouterr().out
+    entries = read_entries(tmp_path / "corpus" / "manifest.jsonl")
+    assert [len(entry["words"]) for entry in entries] == [len(entry["text"].split()) for entry in entries]
 
 
 @pytest.mark.parametrize(

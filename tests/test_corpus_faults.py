@@ -24,7 +24,7 @@ from serving.corpora.job import VoiceSource
 from serving.corpora.pool import ProcessPool
 from serving.corpora.ray_pool import RayPool
 from tests.corpora import MOST_STEPS, STAGES, WORK, FaultySource, export_quick_voice, make, tree, write_lines
-from tests.scripts import assert_one_line_error, run_script
+from tests.scripts import assert_one_line_error, run_here, run_script
 
 pytestmark = pytest.mark.slow  # workers are processes, which import PyTorch
 LINES = 64  # 8 shards
@@ -127,7 +127,7 @@ from dataclasses import replace
 from multiprocessing import resource_tracker
 from pathlib import Path
 from common.cli import run
-from serving import corpus
+from scripts import corpus
 from tests.corpora import FaultySource
 
 marks, hold_at, *words = sys.argv[1:]
@@ -144,40 +144,28 @@ def start_driver(marks: Path, hold_at: int, *words: str) -> subprocess.Popen:
     return subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_a_driver_that_is_killed_takes_its_workers_along_and_the_next_does_the_rest(
+def test_a_driver_that_is_stopped_takes_its_workers_along_and_the_next_does_the_rest(
     source: VoiceSource, lines: Path, plain: Path, tmp_path: Path
 ) -> None:
     assert source.folder is not None
     words = flags(source.folder, lines, tmp_path / "corpus", "--no-ray", "--workers", "2")
-    for hold_at in (1, 5):
-        marks = tmp_path / f"marks {hold_at}"
+    for hold_at, by in ((1, signal.SIGINT), (5, signal.SIGKILL)):
+        marks = tmp_path / by.name
         driver = start_driver(marks, hold_at, *words)
         assert eventually(lambda marks=marks: any(marks.glob("waits *")), 120)
         processes = descendants(driver.pid)
-        driver.kill()
-        driver.communicate()
+        driver.send_signal(by)
+        _, errors = driver.communicate(timeout=60)
         assert end(processes)
+        if by == signal.SIGINT:
+            assert driver.returncode == 130
+            assert errors.splitlines()[-1].endswith("interrupted; every file that was finished is whole")
+            assert "died" not in errors
     assert not (tmp_path / "corpus" / "manifest.jsonl").exists()
-    result = run_script("scripts/corpus.py", *words, env=environment())
+    result = run_here("scripts/corpus.py", *words)
     assert result.returncode == 3, result.stderr  # some lines are cut
     assert "Traceback" not in result.stderr
     assert tree(tmp_path / "corpus") == tree(plain)
-
-
-def test_ctrl_c_ends_a_driver_in_a_line_while_its_workers_are_inside_a_shard(
-    source: VoiceSource, lines: Path, tmp_path: Path
-) -> None:
-    assert source.folder is not None
-    words = flags(source.folder, lines, tmp_path / "corpus", "--no-ray", "--workers", "2")
-    driver = start_driver(tmp_path / "marks", 1, *words)
-    assert eventually(lambda: any((tmp_path / "marks").glob("waits *")), 120)
-    processes = descendants(driver.pid)
-    driver.send_signal(signal.SIGINT)
-    _, errors = driver.communicate(timeout=60)
-    assert driver.returncode == 130
-    assert errors.splitlines()[-1].endswith("interrupted; every file that was finished is whole")
-    assert "died" not in errors
-    assert end(processes)
 
 
 def test_a_cluster_that_loses_a_node_half_way_ends_with_the_same_bytes(
@@ -231,8 +219,7 @@ def test_a_full_disk_is_told_in_a_line_and_the_rest_is_done_when_there_is_room(
     folder = small_disk / "corpus"
     (small_disk / "something else").write_bytes(bytes(150_000))
     words = flags(source.folder, lines, folder, "--no-ray", "--workers", "1")
-    result = run_script("scripts/corpus.py", *words, env=environment())
-    assert_one_line_error(result, "No space left", "free some space")
+    assert_one_line_error(run_here("scripts/corpus.py", *words), "No space left", "free some space")
     with pytest.raises(OSError, match="No space left") as caught:
         make(replace(source, beside=True), lines, folder)
     assert caught.value.errno == errno.ENOSPC
@@ -243,7 +230,7 @@ def test_a_full_disk_is_told_in_a_line_and_the_rest_is_done_when_there_is_room(
     assert tree(folder) == tree(plain)
 
 
-def test_a_corpus_of_which_every_line_fails_is_finished_and_says_so_in_any_locale(
+def test_a_corpus_whose_lines_all_fail_is_finished_and_says_so_in_any_locale(
     source: VoiceSource, tmp_path: Path
 ) -> None:
     assert source.folder is not None
@@ -255,28 +242,3 @@ def test_a_corpus_of_which_every_line_fails_is_finished_and_says_so_in_any_local
     assert "0 lines" in result.stdout
     (entry,) = (tmp_path / "corpus" / "retry.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(entry)["text"] == "Caf\u00e9."
-
-
-def test_the_demo_voice_speaks_a_corpus_whose_lines_all_end(demo_folder: Path, tmp_path: Path) -> None:
-    lines = tmp_path / "lines.csv"
-    lines.write_text("id,text\n" + "".join(f"a{n},{n}.\n" for n in range(6)))
-    words = ["-i", lines, "-o", tmp_path / "corpus", "--models", demo_folder, "--no-ray", "--workers", 1]
-    result = run_script("scripts/corpus.py", *words, "--threads", 1, env=environment())
-    assert result.returncode == 0, result.stderr
-    assert "6 lines" in result.stdout
-    entries = [json.loads(line) for line in (tmp_path / "corpus" / "manifest.jsonl").read_text().splitlines()]
-    assert [entry["id"] for entry in entries] == [f"a{n}" for n in range(6)]
-    assert all(0.3 < entry["seconds"] < 5 for entry in entries)
-
-
-def test_a_dry_run_says_how_much_and_how_long_and_writes_nothing(
-    source: VoiceSource, lines: Path, tmp_path: Path
-) -> None:
-    assert source.folder is not None
-    words = flags(source.folder, lines, tmp_path / "new", "--dry-run")
-    result = run_script("scripts/corpus.py", *words, env=environment())
-    assert result.returncode == 0, result.stderr
-    assert "64 lines" in result.stdout
-    assert "hours of audio" in result.stdout
-    assert "would be without audio" in result.stdout
-    assert not (tmp_path / "new").exists()

@@ -89,14 +89,19 @@ def test_a_second_run_into_a_folder_is_refused_until_the_first_has_ended(tmp_pat
         assert list(tmp_path.iterdir()) == []
 
 
-def test_the_umask_of_other_threads_is_never_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_written_files_have_ordinary_permissions_and_the_umask_is_not_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(mask: int) -> int:
         raise AssertionError("the umask belongs to the whole process")
 
+    umask = os.umask(0)
+    os.umask(umask)
     monkeypatch.setattr(os, "umask", refuse)
     with written_whole(tmp_path / "a") as temporary:
         temporary.write_text("x")
     assert (tmp_path / "a").read_text() == "x"
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o666 & ~umask
 
 
 def test_many_threads_write_the_same_file_whole(tmp_path: Path) -> None:
@@ -124,12 +129,14 @@ def test_errors_name_the_file_that_was_asked_for(tmp_path: Path) -> None:
     assert full.value.filename == str(tmp_path / "a.wav")
 
 
-def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("below", ["", "below"])
+def test_an_output_folder_that_can_not_be_made_is_refused(tmp_path: Path, below: str) -> None:
     (tmp_path / "link").symlink_to("/nowhere/at all")
     with pytest.raises(UserError, match="link is a link to /nowhere/at all, which isn't there"):
-        output_folder(tmp_path / "link")
-    with pytest.raises(UserError, match="link is a link to"):
-        output_folder(tmp_path / "link" / "below")
+        output_folder(tmp_path / "link" / below)
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="can't be written"):
+        output_folder(tmp_path / "file" / below)
 
 
 def test_all_files_of_a_set_appear_or_none(tmp_path: Path) -> None:
@@ -191,11 +198,7 @@ def test_a_second_process_completes_the_set_of_the_first_before_its_own(tmp_path
         (finished / name).write_text("first")
     write_set(tmp_path, "second")
     assert contents(tmp_path) == {**dict.fromkeys(NAMES, "second"), "d.onnx": "first"}
-
-
-def test_a_folder_that_is_not_there_has_nothing_to_finish(tmp_path: Path) -> None:
-    finish_appearing(tmp_path / "missing")
-    assert list(tmp_path.iterdir()) == []
+    finish_appearing(tmp_path / "missing")  # which has nothing to finish
 
 
 def test_content_written_whole_replaces_a_file_or_leaves_it_as_it_was(

@@ -28,7 +28,7 @@ pytest.importorskip("uvicorn")
 av = pytest.importorskip("av")
 soundfile = pytest.importorskip("soundfile")
 from pipeline.encoders import FORMATS, make_encoder
-from scripts.http_server import make_parser, server_settings
+from scripts.http_server import make_engines, make_parser, server_settings
 from serving.http.api import OPENAI_VOICES, SpeechRequest
 from serving.http.app import make_app
 from serving.http.engine_pool import Engine, EnginePool
@@ -152,6 +152,37 @@ def test_a_key_that_no_header_can_carry_is_refused_at_the_start(key: str) -> Non
     args = make_parser().parse_args(["--api-key", key])
     with pytest.raises(UserError, match="--api-key: clients send it in a header"):
         server_settings(args)
+
+
+CUDA, ON_GPU = "CUDA_VISIBLE_DEVICES", ["--checkpoints", "--device", "cuda"]
+FILES = [f"--{part}={part}.engine" for part in ("encoder", "decoder", "postnet", "waveglow")]
+
+
+@pytest.mark.parametrize(
+    ("flags", "visible", "environments"),
+    [
+        (["--checkpoints"], None, [None]),
+        (["--checkpoints", "--engines", "2"], None, [{"OMP_NUM_THREADS": "3"}] * 2),
+        (ON_GPU, None, [{CUDA: "0"}, {CUDA: "1"}] * 2),
+        (FILES, None, [{CUDA: "0"}, {CUDA: "1"}] * 2),
+        (ON_GPU, "5,7", [{CUDA: "5"}, {CUDA: "7"}] * 2),
+        ([*ON_GPU, "--engines", "3"], None, [{CUDA: "0"}, {CUDA: "1"}, {CUDA: "0"}]),
+        ([*ON_GPU, "--engines", "0"], None, [None]),
+        (["--checkpoints", "--device", "cuda:1"], None, [{}] * 2),
+    ],
+)
+def test_two_engines_share_each_gpu_and_on_a_cpu_the_server_speaks_itself(
+    flags: list[str], visible: str | None, environments: list, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setattr("scripts.http_server.usable_cores", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.delenv(CUDA, raising=False)
+    if visible is not None:
+        monkeypatch.setenv(CUDA, visible)
+    engines = make_engines(make_parser().parse_args(flags), lambda: Voice(tiny_engines()))
+    assert [engine.environment for engine in engines] == environments
+    assert len({engine.name for engine in engines}) == len(engines)
 
 
 @pytest.mark.parametrize("audio_format", ["wav", "pcm", "flac", "mp3", "opus", "aac"])

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -132,10 +131,9 @@ def test_an_engine_that_is_killed_fails_its_own_requests_alone(server: ServerPro
             answers = [pool.submit(heard, server, seed, frames) for seed in range(STREAMS)]
             assert eventually(lambda: server.status()["active"] == STREAMS)
             os.kill(engines_of(server)[0], signal.SIGKILL)
-            killed = time.monotonic()
-        assert server.speak().status_code == 200
-        assert time.monotonic() - killed < 10
-        assert eventually(lambda: server.status()["engines_ready"] == 1, 5) or server.status()["status"] == "ready"
+            assert eventually(lambda: server.status()["status"] == "degraded", 10)
+        assert server.speak(frames=20).status_code == 200
+        assert server.status()["status"] == "degraded"  # it was spoken before the engine was there again
         lengths = [answer.result() for answer in answers]
     assert lengths.count(None) == STREAMS // 2
     assert lengths.count(frames * HOP) == STREAMS // 2
@@ -185,7 +183,7 @@ def test_an_operators_stop_lets_requests_of_all_engines_end(tmp_path: Path, stop
 
 @pytest.mark.slow
 def test_no_engine_outlives_a_server_that_is_killed(tmp_path: Path) -> None:
-    with running_server(tmp_path, "--engines", "2") as server:
+    with running_server(tmp_path, "--engines", "1") as server:
         engines = engines_of(server)
         assert all(map(is_running, engines))
         server.process.kill()

@@ -88,7 +88,7 @@ def test_the_bias_belongs_to_the_checkpoint_and_needs_no_file_beside(
         biases.append(engine.metadata.bias)
         measured = measure_bias(engine)
         assert np.abs(measured - biases[-1]).max() <= TOLERANCE["fp32"]["waveglow"] * measured.max()
-        Denoiser.of(engine.metadata)
+        Denoiser(engine.metadata)
     assert biases[0] != biases[1]
     assert not [path.name for path in tmp_path.iterdir() if path.suffix not in (".onnx", ".pt")]
 
@@ -100,7 +100,7 @@ def test_the_bias_is_the_same_whatever_precision_the_voice_runs_in(tiny_folders:
 
 def test_a_file_without_a_bias_says_what_to_do() -> None:
     with pytest.raises(UserError, match="carries no bias for the denoiser; export it with exports/export_waveglow"):
-        Denoiser.of(dataclasses.replace(WAVEGLOW, bias=None))
+        Denoiser(dataclasses.replace(WAVEGLOW, bias=None))
 
 
 def test_gain_and_arpabet_come_from_the_checkpoints(tmp_path: Path, tiny_checkpoints: dict[str, Path]) -> None:

@@ -303,19 +303,23 @@ def test_words_keep_their_order_where_the_attention_jumps_back() -> None:
     assert times == pytest.approx([LAG / 10, 3 + LAG / 10, 3 + LAG / 10, 6])
 
 
-def test_table_columns_stand_under_one_another() -> None:
-    table = format_table(["", "Phrase", "Seconds"], [["0", "\u4f60\u597d", "1.50"], ["10", "Hello.", "12.25"]], "rlr")
-    assert table.splitlines() == [
-        "    Phrase  Seconds",
-        "--  ------  -------",
-        " 0  \u4f60\u597d       1.50",
-        "10  Hello.    12.25",
-    ]
-
-
-def test_table_without_rows_or_alignment() -> None:
-    assert format_table(["A", "Long"], []) == "A  Long\n-  ----"
-    assert format_table(["A", "Long"], [["xyz", "1"]]).splitlines()[2] == "xyz  1"
+@pytest.mark.parametrize(
+    ("headers", "rows", "align", "lines"),
+    [
+        (
+            ["", "Phrase", "Seconds"],
+            [["0", "\u4f60\u597d", "1.50"], ["10", "Hello.", "12.25"]],
+            "rlr",
+            ["    Phrase  Seconds", "--  ------  -------", " 0  \u4f60\u597d       1.50", "10  Hello.    12.25"],
+        ),
+        (["A", "Long"], [], "", ["A  Long", "-  ----"]),
+        (["A", "Long"], [["xyz", "1"]], "", ["A    Long", "---  ----", "xyz  1"]),
+    ],
+)
+def test_table_columns_stand_under_one_another(
+    headers: list[str], rows: list[list[str]], align: str, lines: list[str]
+) -> None:
+    assert format_table(headers, rows, align).splitlines() == lines
 
 
 def test_markdown_table() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from common.errors import Busy, Closed, UserError
 from common.metadata import Part
+from common.phrases import Phrase
 from pipeline import Audio, SpeakSettings, Voice
 from pipeline.policy import CPU_BLOCKS, CPU_CONTEXT, CPU_WINDOWS, GPU_BLOCKS
 from pipeline.speech import CancelledError
@@ -143,23 +144,19 @@ def test_neighbours_change_nobodys_audio(voice: Voice, monkeypatch: pytest.Monke
         assert_same(chunks, voice.speak(text, **settings))
 
 
-def test_a_cancelled_request_frees_its_slot(voice: Voice) -> None:
-    long = SpeakSettings(gate_threshold=NEVER, max_decoder_steps=1600)
-    speech = voice.submit("word " * 40, long)
-    speech.next_chunk()
-    speech.cancel()
-    with pytest.raises(CancelledError):
-        list(speech)
-    deadline = time.monotonic() + 30
-    while voice.scheduler().status().active and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert voice.scheduler().status().active == 0
-
-
-def test_closing_the_iterator_gives_the_rest_up(voice: Voice) -> None:
-    stream = voice.stream("word " * 40, gate_threshold=NEVER, max_decoder_steps=1600)
-    next(stream)
-    stream.close()
+@pytest.mark.parametrize("by", ["cancel", "closing the iterator"])
+def test_a_request_that_is_given_up_frees_its_slot(voice: Voice, by: str) -> None:
+    long = {"gate_threshold": NEVER, "max_decoder_steps": 1600}
+    if by == "cancel":
+        speech = voice.submit("word " * 40, SpeakSettings(**long))
+        speech.next_chunk()
+        speech.cancel()
+        with pytest.raises(CancelledError):
+            list(speech)
+    else:
+        stream = voice.stream("word " * 40, **long)
+        next(stream)
+        stream.close()
     deadline = time.monotonic() + 30
     while voice.scheduler().status().active and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -319,7 +316,7 @@ def test_pictures_of_a_stream_are_those_of_the_whole(voice: Voice) -> None:
     speech = voice.submit("Hello there.", settings)
     list(speech)
     with voice.synthesizer(settings) as synthesizer:
-        (whole,) = list(synthesizer.speak_pieces(voice._pieces("Hello there.", settings)))
+        (whole,) = list(synthesizer.speak([Phrase(0, "Hello there.")]))
     (result,) = speech.results
     torch.testing.assert_close(torch.from_numpy(result.alignment), torch.from_numpy(whole.alignment), atol=1e-4, rtol=0)
 
@@ -328,7 +325,7 @@ def test_pictures_of_a_stream_are_those_of_the_whole(voice: Voice) -> None:
 def test_pieces_have_their_own_speed_seed_and_pause_in_streams_and_whole_texts(voice: Voice, rate: int) -> None:
     same = {"gate_threshold": NEVER, "max_decoder_steps": 90}
     settings = SpeakSettings(**same, sampling_rate=rate)
-    (piece,) = voice._pieces("Hello there.", settings)
+    ((piece,),) = (one.pieces for one in voice.prepare([Phrase(0, "Hello there.")], settings))
     pieces = [replace(piece, number=0, last=False, speed=0.6, seed=4, pause=0.5), replace(piece, number=1)]
     with voice.synthesizer(settings) as synthesizer:
         slow, plain = synthesizer.speak_pieces(pieces)

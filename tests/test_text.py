@@ -472,21 +472,9 @@ class TestWordSpans:
 
     def test_any_text(self) -> None:
         fragments = (
-            *(
-                "$5 ",
-                "12/25/2024",
-                " 3:30pm ",
-                "Dr. ",
-                "XIV",
-                "GPU",
-                "25°C",
-                "john@doe.com ",
-                " #tag",
-                "\u2013",
-                "—",
-                "“",
-            ),
-            *("90s", "½ ", "²", "😀", "**b** ", "&amp;", "<b>", " a.m.", " the ", "{HH AW1 S}", "%", "\n- ", "ﬁ", "İ"),
+            *("$5 ", "12/25/2024", " 3:30pm ", "Dr. ", "XIV", "GPU", "25°C", "john@doe.com ", " #tag", "\u2013", "—"),
+            *("“", "90s", "½ ", "²", "😀", "**b** ", "&amp;", "<b>", " a.m.", " the ", "{HH AW1 S}", "%", "\n- "),
+            *("ﬁ", "İ"),
         )
         chosen = random.Random(0)
         for _ in range(200):

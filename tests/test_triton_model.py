@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
@@ -50,14 +51,35 @@ def model(backend: mock.MagicMock, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     model.finalize()
 
 
-def test_a_request_whose_client_can_not_be_reached_leaves(model) -> None:
-    # More audio than is made for a client that reads none.
+def request_of(name: str) -> mock.MagicMock:
+    """A request for more audio than is made ahead of a slow client."""
     text = mock.MagicMock(as_numpy=lambda: np.array([b"Some words of a text. " * 40], np.object_))
     request = mock.MagicMock(tensors={"TEXT": text})
-    request.parameters.return_value = ""
+    request.parameters.return_value = json.dumps({"name": name})
+    request.get_response_sender.return_value.is_cancelled.return_value = False
+    return request
+
+
+def test_a_request_whose_client_can_not_be_reached_leaves(model) -> None:
+    request = request_of("")
     sender = request.get_response_sender.return_value
-    sender.is_cancelled.return_value = False
     sender.send.side_effect = RuntimeError("the connection is gone")
     model.execute([request])
     assert eventually(lambda: sender.send.called)
     assert eventually(lambda: model.voice.scheduler().status().active == 0)
+
+
+def test_a_request_of_the_other_model_is_cancelled_by_a_file_whichever_instance_has_it(
+    model, backend: mock.MagicMock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "0a1b.cancelled").touch()
+    for name in ("0a1b", "../0a1b", "2c3d"):  # the others' audio is made
+        request = request_of(name)
+        sender = request.get_response_sender.return_value
+        sender.send.side_effect = None if name == "0a1b" else RuntimeError("that's enough")
+        backend.InferenceResponse.reset_mock()
+        model.execute([request])
+        assert eventually(lambda sender=sender: sender.send.called)
+        assert eventually(lambda: model.voice.scheduler().status().active == 0)
+        assert backend.InferenceResponse.called == (name != "0a1b")

@@ -58,7 +58,7 @@ def server(demo_folder: Path) -> Iterator[dict[str, str]]:
     """A running server's addresses by protocol. The repository is moved after it was written."""
     with tempfile.TemporaryDirectory(prefix="triton.") as folder:
         written, moved = Path(folder, "written"), Path(folder, "moved")
-        make_repository(written, onnx_files(demo_folder), MAX_CHARACTERS)
+        make_repository(written, onnx_files(demo_folder), MAX_CHARACTERS, instances=2)
         shutil.move(written, moved)
         with running(moved) as (process, addresses):
             yield addresses
@@ -147,7 +147,20 @@ def test_settings_of_every_type_reach_the_voice(server: dict[str, str], voice: V
         speak(server["http"], "Hi.", temperature=1.0)
 
 
-def test_many_requests_one_after_another_and_eight_at_once(server: dict[str, str]) -> None:
+def test_words_come_with_the_audio(server: dict[str, str], voice: Voice) -> None:
+    given = {"ssml": True, "timestamps": True}
+    text = "<speak>It rose <break time='200ms'/> by 20%.</speak>"
+    expected = [(word.text, word.span) for word in voice.speak(text, **given).words]
+    assert expected[-1][0] == "20%."
+    for audio in (speak(server["http"], text, **given), Audio.join(list(stream(server["grpc"], text, **given)))):
+        assert [(word.text, word.span) for word in audio.words] == expected
+        assert 0 < audio.words[0].start < audio.words[-1].end < audio.seconds
+
+
+def test_many_requests_one_after_another_and_eight_at_once_of_two_instances(server: dict[str, str]) -> None:
+    with grpc.InferenceServerClient(server["grpc"]) as client:
+        (group,) = client.get_model_config("tts_stream").config.instance_group
+    assert group.count == 2
     first = speak(server["http"], "Yes.")
     for _ in range(8):
         assert_same(Audio.join(list(stream(server["grpc"], "Yes."))), first)

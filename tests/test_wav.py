@@ -9,7 +9,6 @@ import pytest
 from scipy.io import wavfile
 
 from common.errors import UserError
-from common.files import output_folder, written_whole
 from common.wav import WavWriter, wav_file
 from pipeline.encoders import LOSSY_PEAK, audio_file
 
@@ -75,19 +74,3 @@ def test_an_interrupted_file_leaves_the_old_one(tmp_path: Path) -> None:
         write_until_interrupted()
     assert path.read_bytes() == b"old"
     assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_written_files_have_ordinary_permissions(tmp_path: Path) -> None:
-    with written_whole(tmp_path / "a") as temporary:
-        temporary.write_text("x")
-    umask = os.umask(0)
-    os.umask(umask)
-    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o666 & ~umask
-
-
-def test_an_output_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="can't be written"):
-        output_folder(tmp_path / "file")
-    with pytest.raises(UserError, match="can't be written"):
-        output_folder(tmp_path / "file" / "below")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 from google.protobuf.message import DecodeError
 
-from common.contract import check_tensors, contract_of
+from common.contract import contract_of
 from common.errors import UserError
 from common.files import sha256_of, written_whole
 from common.metadata import ModelMetadata, Part
@@ -199,11 +199,7 @@ def _target(trt: TensorRT, options: BuildOptions) -> tuple[str, tuple[int, ...]]
 
 
 def _build(
-    trt: TensorRT,
-    onnx_path: Path,
-    record: EngineRecord,
-    cache: Path | None,
-    on_progress: Callable[[float], None],
+    trt: TensorRT, onnx_path: Path, record: EngineRecord, cache: Path | None, on_progress: Callable[[float], None]
 ) -> tuple[tensorrt.IHostMemory, tensorrt.IBuilderConfig]:
     """The plan and its configuration, which holds the builder's measurements."""
     trt.errors.clear()
@@ -237,11 +233,11 @@ def _reason(error: tensorrt.ParserError) -> str:
 
 def check_network(where: str, network: tensorrt.INetworkDefinition, metadata: ModelMetadata) -> None:
     """Raises UserError unless the parsed network has the inputs and outputs of its part."""
-    contract = contract_of(metadata)
-    inputs = [network.get_input(i) for i in range(network.num_inputs)]
-    outputs = [network.get_output(i) for i in range(network.num_outputs)]
-    for expected, found in ((contract.inputs, inputs), (contract.outputs, outputs)):
-        check_tensors(where, expected, [tensor_spec(t.name, t.dtype, t.shape) for t in found])
+    inputs, outputs = (
+        [tensor_spec(t.name, t.dtype, t.shape) for t in map(get, range(count))]
+        for get, count in ((network.get_input, network.num_inputs), (network.get_output, network.num_outputs))
+    )
+    contract_of(metadata).check(where, inputs, outputs)
 
 
 def _configure(trt: TensorRT, config: tensorrt.IBuilderConfig, record: EngineRecord) -> None:

@@ -51,7 +51,7 @@ def workspace_of(device: torch.device) -> Workspace:
 
 
 @dataclass
-class Slot:
+class SizedContext:
     """An execution context, the sizes that it is set to, and the scratch memory that they take."""
 
     context: tensorrt.IExecutionContext | None  # None once the engine is closed
@@ -87,58 +87,58 @@ class Contexts:
         self._refusal = refusal
         self._largest_scratch = largest_scratch
         self._config, self._save_kernels = _runtime_config(trt, engine, runtime_cache)
-        self._slots: list[Slot] = []  # every slot, free or taken
-        self._free: list[Slot] = []
+        self._all: list[SizedContext] = []  # free and taken ones
+        self._free: list[SizedContext] = []
 
-    def take(self, sizes: dict[str, int]) -> Slot:
+    def take(self, sizes: dict[str, int]) -> SizedContext:
         """A context set to these sizes: a free one that has them already, else any free one, else a new one.
 
         Raises:
             UserError: TensorRT refused the sizes or a new context.
         """
-        for slot in self._free:
-            if slot.sizes == sizes:
-                self._free.remove(slot)
-                return slot
-        slot = self._free.pop() if self._free else self._new_slot()
+        for sized in self._free:
+            if sized.sizes == sizes:
+                self._free.remove(sized)
+                return sized
+        sized = self._free.pop() if self._free else self._new_context()
         try:
-            self._resize(slot, sizes)
+            self._resize(sized, sizes)
         except BaseException:
-            self.release(slot)
+            self.release(sized)
             raise
-        return slot
+        return sized
 
-    def release(self, slot: Slot) -> None:
-        if slot.context is not None:
-            self._free.append(slot)
+    def release(self, sized: SizedContext) -> None:
+        if sized.context is not None:
+            self._free.append(sized)
 
     def close(self) -> None:
         """Destroys all contexts, taken ones too. The GPU must have finished with them."""
         self._save_kernels()
         self._save_kernels = _nothing  # and TensorRT-RTX's cache is released
         self._free.clear()
-        for slot in self._slots:
-            slot.context = None
-        self._slots.clear()
+        for sized in self._all:
+            sized.context = None
+        self._all.clear()
         self._config = self._engine = None
 
-    def _new_slot(self) -> Slot:
+    def _new_context(self) -> SizedContext:
         assert self._engine is not None
         self._trt.errors.clear()
         context = self._engine.create_execution_context(self._config)
         if context is None:
             raise self._refusal("no execution context could be made")
-        slot = Slot(context, {}, 0)
-        self._slots.append(slot)
-        return slot
+        sized = SizedContext(context, {}, 0)
+        self._all.append(sized)
+        return sized
 
-    def _resize(self, slot: Slot, sizes: dict[str, int]) -> None:
-        context = slot.context
+    def _resize(self, sized: SizedContext, sizes: dict[str, int]) -> None:
+        context = sized.context
         assert context is not None
-        if slot.sizes:
+        if sized.sizes:
             # A graph that captured this context may still be running, which TensorRT can't know.
             self._gpu.synchronize()
-        slot.sizes = {}  # neither the old sizes nor the new ones, should one of the calls below fail
+        sized.sizes = {}  # if a call below fails, it has neither the old sizes nor the new ones
         self._trt.errors.clear()
         for spec in self._contract.inputs:
             if not context.set_input_shape(spec.name, spec.resolve(sizes)):
@@ -153,8 +153,8 @@ class Contexts:
             found = shape_tuple(context.get_tensor_shape(spec.name))
             if found != spec.resolve(sizes):
                 raise self._refusal(f"gives {spec.name} the shape {list(found)}, not {list(spec.resolve(sizes))}")
-        slot.scratch_bytes = self._scratch_bytes(context, sizes)
-        slot.sizes = sizes
+        sized.scratch_bytes = self._scratch_bytes(context, sizes)
+        sized.sizes = sizes
 
     def _scratch_bytes(self, context: tensorrt.IExecutionContext, sizes: Mapping[str, int]) -> int:
         scratch_bytes = context.update_device_memory_size_for_shapes()

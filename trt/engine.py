@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from common.contract import TensorSpec, check_tensors, contract_of, parse_dim
+from common.contract import TensorSpec, contract_of, parse_dim
 from common.engine import Range, check_bound, closed
 from common.errors import EngineFailure, UserError
 from common.metadata import Part
@@ -28,7 +28,7 @@ from trt.bindings import (
     tensor_spec,
     version_numbers,
 )
-from trt.contexts import Contexts, Slot, described, workspace_of
+from trt.contexts import Contexts, SizedContext, described, workspace_of
 from trt.record import BUILD_AGAIN, EngineRecord, profile_shapes, read_plan, read_record
 
 if TYPE_CHECKING:
@@ -49,14 +49,14 @@ class BoundRun:
     it: the run holds the context and all memory that the graph uses. Not thread-safe.
     """
 
-    def __init__(self, engine: TensorRTEngine, slot: Slot, memory: tuple[Tensor, ...]) -> None:
+    def __init__(self, engine: TensorRTEngine, sized: SizedContext, memory: tuple[Tensor, ...]) -> None:
         self._engine = engine
-        self._slot = slot
+        self._sized = sized
         self._memory = memory
         self._gpu = engine.gpu
 
     def __call__(self) -> None:
-        context = self._slot.context
+        context = self._sized.context
         if context is None:
             raise closed(self._engine)
         with self._gpu.current():
@@ -69,11 +69,11 @@ class BoundRun:
     @property
     def scratch_bytes(self) -> int:
         """The size of its scratch memory, which other runs share."""
-        return self._slot.scratch_bytes
+        return self._sized.scratch_bytes
 
     def capturable(self) -> bool:
         """Whether TensorRT-RTX can run it in a stream capture, asked for a stream of its own."""
-        context: Any = self._slot.context
+        context: Any = self._sized.context
         if not hasattr(context, "is_stream_capturable"):  # before TensorRT-RTX 1.2
             return False
         with self._gpu.current(), self._gpu.own_stream():
@@ -101,12 +101,7 @@ class TensorRTEngine:
     backend = "tensorrt"
 
     def __init__(
-        self,
-        path: Path,
-        part: Part,
-        device: torch.device | str | None = None,
-        *,
-        largest_scratch: bool = False,
+        self, path: Path, part: Part, device: torch.device | str | None = None, *, largest_scratch: bool = False
     ) -> None:
         self.name = str(path)
         self.record = read_record(path)
@@ -171,13 +166,13 @@ class TensorRTEngine:
                     f"{self.name}: {name} must begin at a multiple of {self.gpu.alignment} bytes; pass a copy"
                 )
         with self.gpu.current():
-            slot = self._contexts.take(sizes)
+            sized = self._contexts.take(sizes)
             try:
-                run = self._bind_slot(slot, tensors)
+                run = self._bind_context(sized, tensors)
             except BaseException:
-                self._contexts.release(slot)
+                self._contexts.release(sized)
                 raise
-        weakref.finalize(run, self._contexts.release, slot).atexit = False
+        weakref.finalize(run, self._contexts.release, sized).atexit = False
         return run
 
     def close(self) -> None:
@@ -219,15 +214,15 @@ class TensorRTEngine:
             }
         )
 
-    def _bind_slot(self, slot: Slot, tensors: Mapping[str, Tensor]) -> BoundRun:
-        context = slot.context
+    def _bind_context(self, sized: SizedContext, tensors: Mapping[str, Tensor]) -> BoundRun:
+        context = sized.context
         assert context is not None
         try:
-            scratch = self._workspace.take(max(slot.scratch_bytes, 1))
+            scratch = self._workspace.take(max(sized.scratch_bytes, 1))
         except torch.cuda.OutOfMemoryError as error:
             raise OutOfDeviceMemory(
-                f"{self.name}: the GPU has no {slot.scratch_bytes / 1e6:.0f} MB of scratch memory left for "
-                f"{described(slot.sizes)}; use a smaller --batch-size or --window, or free the GPU"
+                f"{self.name}: the GPU has no {sized.scratch_bytes / 1e6:.0f} MB of scratch memory left for "
+                f"{described(sized.sizes)}; use a smaller --batch-size or --window, or free the GPU"
             ) from error
         self._trt.errors.clear()
         if hasattr(context, "set_device_memory"):
@@ -238,20 +233,17 @@ class TensorRTEngine:
         for name, tensor in tensors.items():
             if not context.set_tensor_address(name, tensor.data_ptr()):
                 raise self.error(f"refused the memory of {name}")
-        return BoundRun(self, slot, (scratch, *tensors.values()))
+        return BoundRun(self, sized, (scratch, *tensors.values()))
 
     def _check_tensors(self, engine: tensorrt.ICudaEngine) -> dict[str, Range]:
         """Compares the engine's tensors and profile with the contract and the record; returns the limits."""
         input_mode = self._trt.api.TensorIOMode.INPUT
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        is_input = {name: engine.get_tensor_mode(name) == input_mode for name in names}
-        specs = [
-            self._dynamic(tensor_spec(name, engine.get_tensor_dtype(name), engine.get_tensor_shape(name)))
-            for name in names
-        ]
-        for expected, wanted in ((self.contract.inputs, True), (self.contract.outputs, False)):
-            found = [spec for spec in specs if is_input[spec.name] == wanted]
-            check_tensors(self.name, expected, found, BUILD_AGAIN)
+        found: dict[bool, list[TensorSpec]] = {True: [], False: []}  # inputs, outputs
+        for name in names:
+            spec = tensor_spec(name, engine.get_tensor_dtype(name), engine.get_tensor_shape(name))
+            found[engine.get_tensor_mode(name) == input_mode].append(self._dynamic(spec))
+        self.contract.check(self.name, found[True], found[False], BUILD_AGAIN)
         for spec in self.contract.inputs:
             shapes = [shape_tuple(shape) for shape in engine.get_tensor_profile_shape(spec.name, 0)]
             recorded = profile_shapes(self.record, spec)

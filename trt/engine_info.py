@@ -2,10 +2,11 @@
 
 import argparse
 import json
+from contextlib import closing
 from pathlib import Path
 
 from common.cli import ArgumentParser, run
-from common.contract import TensorSpec, contract_of
+from common.contract import contract_of
 from common.errors import UserError
 from trt.contexts import largest_scratch_bytes
 from trt.engine import TensorRTEngine, gpu_for, tensorrt_of
@@ -25,27 +26,17 @@ def main(args: argparse.Namespace) -> None:
     for number, path in enumerate(args.engine):
         record = read_record(path)
         lines = [str(path), *describe_record(record), *describe_tensors(record)]
-        obstacle = _obstacle(path, record)
-        if obstacle is None:
-            engine = TensorRTEngine(path, record.metadata.part)  # which also proves file and record to be right
-            try:
-                lines += describe_engine(engine, args.layers)
-            finally:
-                engine.close()
-        else:
+        try:
+            tensorrt_of(str(path), record)
+            gpu_for(str(path), record)
+        except UserError as error:
             read_plan(path, record)
-            lines.append(f"  The file is whole. Its layers and memory can't be read here: {obstacle}")
+            lines.append(f"  The file is whole. Its layers and memory can't be read here: {error}")
+        else:
+            # Opening it also proves file and record to be right.
+            with closing(TensorRTEngine(path, record.metadata.part)) as engine:
+                lines += describe_engine(engine, args.layers)
         print("\n" * bool(number) + "\n".join(lines))
-
-
-def _obstacle(path: Path, record: EngineRecord) -> str | None:
-    """Why this machine can't open the engine, however whole it is; None if it can."""
-    try:
-        tensorrt_of(str(path), record)
-        gpu_for(str(path), record)
-    except UserError as error:
-        return str(error)
-    return None
 
 
 def describe_record(record: EngineRecord) -> list[str]:
@@ -72,14 +63,11 @@ def describe_tensors(record: EngineRecord) -> list[str]:
     lines = []
     for title, specs in (("Inputs", contract.inputs), ("Outputs", contract.outputs)):
         lines.append(f"  {title}")
-        lines += [f"    {_tensor(record, spec, width)}" for spec in specs]
+        for spec in specs:
+            low, best, high = map(list, profile_shapes(record, spec))
+            dtype = str(spec.dtype).removeprefix("torch.")
+            lines.append(f"    {spec.name:{width}}  {dtype:7}  {low} to {high}, best {best}")
     return lines
-
-
-def _tensor(record: EngineRecord, spec: TensorSpec, width: int) -> str:
-    low, best, high = (str(list(shape)) for shape in profile_shapes(record, spec))
-    dtype = str(spec.dtype).removeprefix("torch.")
-    return f"{spec.name:{width}}  {dtype:7}  {low} to {high}, best {best}"
 
 
 def describe_engine(engine: TensorRTEngine, layers: bool) -> list[str]:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from common.cli import ArgumentParser, run
+from common.cli import ArgumentParser, run, settings_from
 from common.errors import UserError
 from common.files import output_folder
 from common.metadata import PARTS, Part
-from common.model_flags import part_flag
+from common.model_flags import SIZE_FLAGS, part_flag
 from trt.build import BuildOptions, Built, build_engine, check_buildable, load_builder, read_onnx_metadata
 from trt.record import SizeRange
 
@@ -28,13 +28,19 @@ def make_parser() -> ArgumentParser:
     )
     sizes = parser.add_argument_group("sizes that the engines take: min,opt,max, or one number for all three")
     default = BuildOptions()
-    sizes.add_argument("-bs", "--batch-size", type=size_range, default=default.batch, help="phrases at a time")
-    sizes.add_argument("--text-size", type=size_range, default=default.text, help="symbols of a phrase")
-    sizes.add_argument("--mel-size", type=size_range, default=default.mel, help="mel frames")
+    for symbol, what in (("batch", "phrases at a time"), ("text", "symbols of a phrase"), ("mel", "mel frames")):
+        flags = SIZE_FLAGS[symbol].split("/")
+        sizes.add_argument(*flags, dest=symbol, type=size_range, default=getattr(default, symbol), help=what)
     building = parser.add_argument_group("building")
-    building.add_argument("--workspace", type=int, metavar="MIB", help="most scratch memory a layer may take [all]")
     building.add_argument(
-        "-tcf", "--timing-cache-file", type=Path, help="keeps TensorRT's measurements from build to build [none]"
+        "--workspace", dest="workspace_mib", type=int, metavar="MIB", help="most scratch memory a layer may take [all]"
+    )
+    building.add_argument(
+        "-tcf",
+        "--timing-cache-file",
+        dest="timing_cache",
+        type=Path,
+        help="keeps TensorRT's measurements from build to build [none]",
     )
     building.add_argument(
         "--optimization-level", type=int, metavar="0-5", help="how hard the builder tries [TensorRT's default, 3]"
@@ -77,17 +83,7 @@ def size_range(text: str) -> SizeRange:
 def main(args: argparse.Namespace) -> None:
     if args.verbose:
         logging.basicConfig(level=logging.INFO, format="%(message)s")
-    options = BuildOptions(
-        batch=args.batch_size,
-        text=args.text_size,
-        mel=args.mel_size,
-        workspace_mib=args.workspace,
-        optimization_level=args.optimization_level,
-        compute_capabilities=tuple(args.compute_capability),
-        timing_cache=args.timing_cache_file,
-        version_compatible=args.version_compatible,
-        same_compute_capability=args.same_compute_capability,
-    )
+    options = settings_from(args, BuildOptions, compute_capabilities=tuple(args.compute_capability))
     options.check()
     paths: dict[Part, Path] = {part: getattr(args, part) for part in PARTS if getattr(args, part) is not None}
     if not paths:

@@ -26,27 +26,25 @@ class Progress:
         self._phases[phase] = (parent, max(1, steps), 0)
 
     def step(self, phase: str, step: int) -> None:
-        if phase in self._phases:
-            parent, steps, _ = self._phases[phase]
-            self._phases[phase] = (parent, steps, step + 1)
-        self._report()
+        if phase not in self._phases:
+            return
+        parent, steps, _ = self._phases[phase]
+        self._phases[phase] = (parent, steps, step + 1)
+        fraction, name = 0.0, phase  # of a phase's present step, from the inside out
+        while name in self._phases:
+            parent, steps, done = self._phases[name]
+            fraction, name = min(1.0, (done + fraction) / steps), parent or ""
+        self._report(fraction)
 
     def finish(self, phase: str) -> None:
         parent, _, _ = self._phases.pop(phase, (None, 1, 0))
         if parent is None:
-            self._reported = 1.0
-            self._on_progress(1.0)
+            self._report(1.0)
 
-    def _report(self) -> None:
-        fraction = max((self._fraction(name) for name, (parent, _, _) in self._phases.items() if not parent), default=0)
+    def _report(self, fraction: float) -> None:
         if fraction > self._reported:
             self._reported = fraction
             self._on_progress(fraction)
-
-    def _fraction(self, phase: str) -> float:
-        _, steps, done = self._phases[phase]
-        inside = [self._fraction(name) for name, (parent, _, _) in self._phases.items() if parent == phase]
-        return min(1.0, (done + max(inside, default=0.0)) / steps)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -18,6 +18,7 @@ from unittest import mock
 import numpy as np
 import onnxruntime
 import torch
+from torch import Tensor
 
 from common.cli import ArgumentParser, run
 from common.engine import Engine, infer
@@ -55,20 +56,12 @@ LOOP_TOLERANCE = 1e-2  # of log mel: the same kernels run on the same numbers
 FRAMES_TOLERANCE = 0.05
 
 
-@dataclass(frozen=True)
-class Check:
-    name: str
-    passed: bool
-    detail: str
-
-
-class _CheckFailedError(Exception):
-    """A failed check; its message goes into the report."""
+Check = tuple[str, Callable[[], str]]  # its name, and what runs it: returns what it found, or raises what failed
 
 
 def _require(condition: bool, finding: str) -> None:
     if not condition:
-        raise _CheckFailedError(finding)
+        raise UserError(finding)
 
 
 def make_parser() -> ArgumentParser:
@@ -101,25 +94,30 @@ def main(args: argparse.Namespace) -> None:
         "| --- | --- | --- |",
     ]
     print("\n".join(report), flush=True)
-    checks: list[Check] = []
-    for check in verify(args.models, folder, precision, args.batch_size, tensorrt):
-        checks.append(check)
-        report.append(f"| {check.name} | {'passed' if check.passed else 'FAILED'} | {check.detail} |")
+    passed = []
+    for name, check in verify(args.models, folder, precision, args.batch_size, tensorrt):
+        try:
+            detail = check()
+            passed.append(True)
+        except Exception as error:  # any failure on an unknown machine belongs into the report
+            kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+            detail = kind + " ".join(str(error).split())
+            passed.append(False)
+        report.append(f"| {name} | {'passed' if passed[-1] else 'FAILED'} | {detail} |")
         print(report[-1], flush=True)
-    failed = sum(not check.passed for check in checks)
-    report += ["", f"{len(checks) - failed} passed, {failed} failed"]
+    report += ["", f"{sum(passed)} passed, {len(passed) - sum(passed)} failed"]
     print("\n".join(report[-2:]))
     path = folder / f"report_{precision}.md"
     path.write_text("\n".join(report) + "\n", encoding="utf-8")
     print(f"Written to {path}: please add it to your report, whatever it says.")
-    if failed:
-        raise UserError(f"{failed} of {len(checks)} checks failed")
+    if not all(passed):
+        raise UserError(f"{len(passed) - sum(passed)} of {len(passed)} checks failed")
 
 
 def verify(
     models: Path | None, folder: Path, precision: Precision, batch: SizeRange, tensorrt: bindings.TensorRT
 ) -> Iterator[Check]:
-    """Yields one `Check` after another. A check that needs the result of a failed one is left out."""
+    """Yields checks, each to be run before the next is asked for. One that needs a failed one's result is left out."""
     if models is None:
         models = folder / f"onnx_{precision}"
         if not all((models / f"{part}.onnx").exists() for part in PARTS):
@@ -127,30 +125,21 @@ def verify(
     files = {part: models / f"{part}.onnx" for part in PARTS}
     paths: dict[Part, Path] = {}
     for part in PARTS:
-        yield _checked(f"build {part}", partial(_build, files[part], part, folder, BuildOptions(batch=batch), paths))
+        yield f"build {part}", partial(_build, files[part], part, folder, BuildOptions(batch=batch), paths)
     for part in paths:
-        yield _checked(f"{part} as ONNX Runtime", partial(_parity, paths[part], files[part], part, batch))
+        yield f"{part} as ONNX Runtime", partial(_parity, paths[part], files[part], part, batch)
     yield from _portable(files["postnet"], folder, tensorrt, batch)
     for part in paths:
-        yield _checked(f"{part} in scratch memory of its own sizes", partial(_scratch, paths[part], part))
+        yield f"{part} in scratch memory of its own sizes", partial(_scratch, paths[part], part)
     if len(paths) < len(PARTS):
         return
-    yield _checked("captured decoder loop as the plain one", partial(_loops, paths, batch))
+    yield "captured decoder loop as the plain one", partial(_loops, paths, batch)
     spoken: dict[str, list[PieceResult]] = {}
     for name, chosen in (("TensorRT", paths), ("ONNX Runtime", files)):
-        yield _checked(f"speech on {name}", partial(_speak, name, chosen, batch, spoken))
+        yield f"speech on {name}", partial(_speak, name, chosen, batch, spoken)
     if len(spoken) == 2:
-        yield _checked("same speech", partial(_compare, *spoken.values()))
-    yield _checked("streamed speech", partial(_stream, paths, batch))
-
-
-def _checked(name: str, check: Callable[[], str]) -> Check:
-    try:
-        return Check(name, True, check())
-    except _CheckFailedError as error:
-        return Check(name, False, str(error))
-    except Exception as error:  # any failure on an unknown machine belongs into the report
-        return Check(name, False, " ".join(f"{type(error).__name__}: {error}".split()))
+        yield "same speech", partial(_compare, *spoken.values())
+    yield "streamed speech", partial(_stream, paths, batch)
 
 
 def _build(file: Path, part: Part, folder: Path, options: BuildOptions, paths: dict[Part, Path]) -> str:
@@ -171,7 +160,7 @@ def _parity(path: Path, file: Path, part: Part, batch: SizeRange) -> str:
         for seed, sizes in enumerate((middle, smallest, largest, middle)):
             inputs = example_inputs(engine.metadata, sizes, seed)
             with engine.gpu.own_stream():
-                found = infer(engine, **{name: tensor.to(engine.device) for name, tensor in inputs.items()})
+                found = infer(engine, **_on_gpu(engine, inputs))
                 engine.gpu.synchronize()
             expected = infer(reference, **inputs)
             for name, tensor in found.items():
@@ -184,25 +173,29 @@ def _parity(path: Path, file: Path, part: Part, batch: SizeRange) -> str:
     return f"largest difference {worst:.1e} of the output's range, tolerance {tolerance:.0e}"
 
 
+def _on_gpu(engine: Engine, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to(engine.device) for name, tensor in tensors.items()}
+
+
 def _portable(file: Path, folder: Path, tensorrt: bindings.TensorRT, batch: SizeRange) -> Iterator[Check]:
     """Checks for one of TensorRT's products: engines for other versions and GPUs, or kernels that are kept."""
     if tensorrt.flavour == "tensorrt_rtx":
-        yield _checked("compiled kernels are kept", partial(_kept_kernels, folder))
+        yield "compiled kernels are kept", partial(_kept_kernels, folder)
         return
     paths: dict[Part, Path] = {}
     options = BuildOptions(batch=batch, version_compatible=True, same_compute_capability=True)
     portable = output_folder(folder / "portable")
-    yield _checked("build a version-compatible postnet", partial(_build, file, "postnet", portable, options, paths))
+    yield "build a version-compatible postnet", partial(_build, file, "postnet", portable, options, paths)
     if not paths:
         return
     parity = partial(_parity, paths["postnet"], file, "postnet", batch)
-    yield _checked("version-compatible postnet as ONNX Runtime", parity)
+    yield "version-compatible postnet as ONNX Runtime", parity
     with mock.patch.dict(sys.modules, {"tensorrt": None}):
         try:
             lean = bindings.load("tensorrt_lean")
         except UserError:
             return  # it isn't installed
-        yield _checked(f"version-compatible postnet on the lean runtime {lean.version}", parity)
+        yield f"version-compatible postnet on the lean runtime {lean.version}", parity
 
 
 def _kept_kernels(folder: Path) -> str:
@@ -221,19 +214,18 @@ def _scratch(path: Path, part: Part) -> str:
     for largest in (False, True):
         with closing(TensorRTEngine(path, part, largest_scratch=largest)) as engine:
             sizes = {symbol: low for symbol, (low, _) in engine.limits.items()}
-            inputs = example_inputs(engine.metadata, sizes)
-            on_gpu = {name: tensor.to(engine.device) for name, tensor in inputs.items()}
+            inputs = _on_gpu(engine, example_inputs(engine.metadata, sizes))
             outputs = {
                 spec.name: torch.empty(spec.resolve(sizes), dtype=spec.dtype, device=engine.device)
                 for spec in engine.contract.outputs
             }
             with engine.gpu.own_stream():
-                run = engine.bind({**on_gpu, **outputs})
+                run = engine.bind({**inputs, **outputs})
                 run()
                 engine.gpu.synchronize()
             scratch_bytes.append(run.scratch_bytes)
-            results.append({name: tensor.cpu() for name, tensor in outputs.items()})
-    same = all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+            results.append([tensor.cpu() for tensor in outputs.values()])
+    same = all(map(torch.equal, *results))
     _require(same, f"{scratch_bytes[0]} bytes give other numbers than {scratch_bytes[1]}")
     return f"{scratch_bytes[0] / 1e6:.1f} MB gives what {scratch_bytes[1] / 1e6:.1f} MB gives"
 
@@ -255,7 +247,7 @@ def _loops(paths: Mapping[Part, Path], batch: SizeRange) -> str:
 def _loop_difference(encoder: Engine, decoder: Engine, captured: BlockDecoder, batch: int) -> float:
     """The largest difference between the mels of the plain loop and of the captured one, on one random batch."""
     inputs = example_inputs(encoder.metadata, {"batch": batch, "text": TEXT_BUCKETS[1]})
-    memory = infer(encoder, **{name: tensor.to(encoder.device) for name, tensor in inputs.items()})
+    memory = infer(encoder, **_on_gpu(encoder, inputs))
     rule = StopRule(max_decoder_steps=LOOP_STEPS)
 
     def utterances() -> list[Utterance]:

@@ -56,24 +56,18 @@ def measure_bias(engine: Engine) -> np.ndarray:
 
 
 class Denoiser:
-    """Subtracts `strength` times the bias spectrum from audio.
+    """Subtracts `strength` times the bias spectrum, of the WaveGlow that made the audio, from audio.
 
-    Args:
-        bias: magnitudes [filter_length // 2 + 1], of the WaveGlow checkpoint that made the audio.
+    Raises:
+        UserError: WaveGlow's metadata carry no bias.
     """
 
-    def __init__(
-        self, bias: np.ndarray | tuple[float, ...], audio: AudioConfig, strength: float = DEFAULT_STRENGTH
-    ) -> None:
-        self.audio = audio
-        self._floor = torch.from_numpy(np.asarray(bias, np.float32) * np.float32(strength)).unsqueeze(1)  # (bins, 1)
-
-    @classmethod
-    def of(cls, waveglow: ModelMetadata, strength: float = DEFAULT_STRENGTH) -> "Denoiser":
-        """The denoiser of a WaveGlow file, from its metadata. Raises UserError if they carry no bias."""
+    def __init__(self, waveglow: ModelMetadata, strength: float = DEFAULT_STRENGTH) -> None:
         if waveglow.bias is None:
             raise UserError(NO_BIAS)
-        return cls(waveglow.bias, waveglow.audio, strength)
+        self.audio = waveglow.audio
+        floor = np.asarray(waveglow.bias, np.float32) * np.float32(strength)
+        self._floor = torch.from_numpy(floor).unsqueeze(1)  # (bins, 1)
 
     def __call__(self, audio: Tensor) -> Tensor:
         """audio: float32 [n] on any device -> denoised audio of the same length."""
@@ -106,7 +100,7 @@ class Denoisers:
             return None
         if self._waveglow.bias is None and self._measure_bias is not None:
             self._waveglow = replace(self._waveglow, bias=self._measure_bias())
-        return self._made.get(strength, lambda: Denoiser.of(self._waveglow, strength))
+        return self._made.get(strength, lambda: Denoiser(self._waveglow, strength))
 
     def check(self, strength: float) -> None:
         """Raises InvalidInput for a strength above 0 if there is no bias. Thread-safe."""

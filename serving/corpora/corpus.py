@@ -1,12 +1,12 @@
-"""A corpus as a whole: which shards are missing, rounds of --retry, and the files that tell of all of it."""
+"""A corpus as a whole: which shards are missing, rounds of --retry, and the files about all of it."""
 
 import hashlib
 import heapq
 import json
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -15,19 +15,19 @@ from typing import Any
 from common.errors import UserError
 from common.files import remove_leftovers, written_whole
 from serving.corpora.job import Job
-from serving.corpora.layout import MANIFEST, RETRY, Layout, Shard, json_line
+from serving.corpora.layout import INDEX, MANIFEST, RETRY, Layout, Shard, json_line
 from serving.corpora.lines import Line, line_of, read_lines
 
 SHARD_CHARACTERS = 100_000  # of a shard, if it has more than one line: a worker has all its audio in memory
-_SMALLER = 8  # times fewer lines in a shard, in each round of --retry
-_LOOKERS = 16  # threads that look whether files are there: on a network's disk they wait most of the time
+_SMALLER = 8  # by how much shards shrink in each round of --retry
+_CHECKERS = 16  # threads that check whether files exist: on a network disk they wait most of the time
 
 
 class Corpus:
-    """The state of a corpus on disk. One driver has it at a time; see `common.files.locked_folder`.
+    """The state of a corpus on disk, for one driver at a time; see `common.files.locked_folder`.
 
     Args:
-        job: what is made; its folder has been claimed.
+        job: its folder has been claimed.
         source: the file of lines.
     """
 
@@ -41,7 +41,7 @@ class Corpus:
 
     def missing(self, round_number: int) -> set[int]:
         """The numbers of a round's shards that are not done."""
-        with ThreadPoolExecutor(_LOOKERS) as pool:
+        with ThreadPoolExecutor(_CHECKERS) as pool:
             numbers = range(len(self.sizes(round_number)))
             done = pool.map(lambda number: self.layout.is_done(round_number, number), numbers)
             return {number for number, is_done in zip(numbers, done, strict=True) if not is_done}
@@ -59,7 +59,7 @@ class Corpus:
         return self._sizes[round_number]
 
     def _cut(self, round_number: int) -> Iterator[tuple[Line, ...]]:
-        # Whatever ended its workers, the lines beside it in a shard get away from it in the rounds that follow.
+        # Smaller shards separate a line that ends its workers from the lines beside it.
         most = max(1, self.job.shard_lines // _SMALLER**round_number)
         taken: list[Line] = []
         characters = 0
@@ -85,21 +85,20 @@ class Corpus:
             return last
         entries = [entry for entry in self._final_entries() if "reason" in entry]
         if not entries:
-            self.finish()  # the last round may have been killed before it did
+            self.finish()  # the last round may have been killed before this
             raise UserError(f"{self.job.folder}: nothing to try again, every line has its audio")
         path = self.layout.round_file(last + 1)
         with written_whole(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             for entry in entries:
                 line = line_of(entry)
-                other = replace(line, seed=other_seed(line.seed or 0, last + 1))
-                file.write(json_line(other.to_dict()))
+                file.write(json_line(replace(line, seed=_other_seed(line.seed or 0, last + 1)).to_dict()))
         return last + 1
 
     def finish(self, on_entry: Callable[[dict[str, Any]], None] = lambda entry: None) -> None:
         """Writes the manifest, retry.jsonl and the format's index from the shards' records, in the order of lines.
 
         Args:
-            on_entry: told of every line, with `reason` where it has no audio.
+            on_entry: called with the entry of each line, which has a `reason` where the line has no audio.
 
         Raises:
             OSError: a file can't be written.
@@ -109,7 +108,7 @@ class Corpus:
             "models": self.job.identity.models,
             "versions": self.job.identity.versions,
         }
-        index = self.layout.index
+        index, index_line = INDEX.get(self.job.format, (None, json_line))
         with ExitStack() as stack:
 
             def opened(name: str) -> Any:
@@ -117,15 +116,15 @@ class Corpus:
                 return stack.enter_context(open(temporary, "w", encoding="utf-8"))
 
             manifest, retry = opened(MANIFEST), opened(RETRY)
-            listing = opened(index[0]) if index else None
+            listing = opened(index) if index else None
             for entry in self._final_entries():
                 on_entry(entry)
                 if "reason" in entry:
                     retry.write(json_line(entry))
                     continue
                 manifest.write(json_line(entry | shared))
-                if listing is not None and index is not None:
-                    listing.write(index[1](entry))
+                if listing is not None:
+                    listing.write(index_line(entry))
         self._clean()
 
     def _final_entries(self) -> Iterator[dict[str, Any]]:
@@ -143,21 +142,18 @@ class Corpus:
             number += 1
         return list(range(number + 1))
 
-    def _lines(self, round_number: int) -> Iterable[Line]:
+    def _lines(self, round_number: int) -> Iterator[Line]:
         if round_number == 0:
-            return read_lines(self._source)
-        return map(line_of, _read_entries(self.layout.round_file(round_number)))
+            yield from read_lines(self._source)
+            return
+        with open(self.layout.round_file(round_number), encoding="utf-8") as file:
+            yield from map(line_of, map(json.loads, file))
 
     def _clean(self) -> None:
         for folder in self.layout.folders():
             remove_leftovers(folder)
 
 
-def other_seed(seed: int, round_number: int) -> int:
-    """The seed with which a line is tried again: the same whenever and wherever it is."""
+def _other_seed(seed: int, round_number: int) -> int:
+    """The seed with which a line is tried again: always the same."""
     return int.from_bytes(hashlib.sha256(f"{seed} {round_number}".encode()).digest()[:7], "big")
-
-
-def _read_entries(path: Path) -> Iterator[dict[str, Any]]:
-    with suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
-        yield from map(json.loads, file)

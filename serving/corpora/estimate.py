@@ -1,4 +1,4 @@
-"""How much a corpus will be and how long it will take, from a look at its lines and a few of them spoken."""
+"""How many hours a corpus will have and how long it will take, by a sample of its lines."""
 
 import time
 from collections.abc import Iterator
@@ -15,13 +15,13 @@ FLAC_SHARE = 0.55  # of a wav file's size: what speech of the demo voice takes
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a sample says of the whole.
+    """What a sample of the lines says about all.
 
     Attributes:
         hours: of audio.
         rate: seconds of audio that one worker makes in a second, without encoding and writing.
-        sample_lines: that it was measured on.
-        unspoken: of them without audio, as they would be in the corpus.
+        sample_lines: how many were spoken.
+        unspoken: how many of them have no audio.
     """
 
     hours: float
@@ -49,7 +49,7 @@ def estimate(path: Path, found: Survey, voice: Voice, settings: SpeakSettings, s
     texts = list(_spread(path, found.lines, sample))
     phrases = voice.prepare([Phrase(index, text) for index, text in enumerate(texts)], settings)
     pieces = sorted((piece for phrase in phrases for piece in phrase.pieces), key=lambda piece: len(piece.encoded.ids))
-    rounds = 2 if voice.engines.on_gpu else 1  # the first one warms a GPU up, and doesn't count
+    rounds = 2 if voice.engines.on_gpu else 1  # the first warms a GPU up
     with voice.synthesizer(settings) as synthesizer:
         for _ in range(rounds):
             started = time.perf_counter()

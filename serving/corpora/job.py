@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -21,22 +21,22 @@ from waveglow.loading import DEMO_WAVEGLOW
 
 FormatName = Literal["ljspeech", "nemo", "webdataset"]
 AudioName = Literal["wav", "flac"]
-FORMATS: tuple[FormatName, ...] = ("ljspeech", "nemo", "webdataset")
-AUDIOS: tuple[AudioName, ...] = ("wav", "flac")
+FORMATS: tuple[FormatName, ...] = get_args(FormatName)
+AUDIOS: tuple[AudioName, ...] = get_args(AudioName)
 CONFIGURATION = "corpus.json"
 _COMPUTING = ("torch", "triton", "onnxruntime", "tensorrt", "numpy", "soundfile", "soxr")  # packages that make bytes
 
 
 @dataclass(frozen=True)
 class VoiceSource:
-    """Where a worker finds the voice, and how it runs it. Travels to other processes and machines.
+    """Where a worker finds the voice, and how it runs it. Sent to other processes and machines.
 
     Attributes:
         folder: of .engine or .onnx files; None takes the checkpoints.
         device: for the checkpoints.
         precision: None takes what the folder has, and FP32 for checkpoints.
         threads: of a worker on a CPU.
-        beside: whether lines are read and audio is written by processes beside the worker's; None: on a GPU they are.
+        beside: whether processes beside the worker's read lines and write audio [on a GPU].
     """
 
     folder: Path | None
@@ -61,7 +61,7 @@ class VoiceSource:
 
 @dataclass(frozen=True)
 class Identity:
-    """What a worker's voice and machine are, as far as they decide bytes. All workers of a corpus have the same.
+    """What a worker's voice and packages are, as far as they decide bytes. It is equal for all workers of a corpus.
 
     Attributes:
         voice: `Voice.identity()`.
@@ -75,7 +75,7 @@ class Identity:
 
     @property
     def models(self) -> dict[str, str]:
-        """SHA-256 of the two checkpoints that the engines come from."""
+        """SHA-256 of the two checkpoints that the engines were exported from."""
         parts = {"tacotron2": "encoder", "waveglow": "waveglow"}
         return {model: self.voice["models"][part]["checkpoint_sha256"] for model, part in parts.items()}
 
@@ -97,13 +97,13 @@ def identity_of(voice: Voice) -> Identity:
 
 @dataclass(frozen=True)
 class Job:
-    """A corpus to be made. Frozen, and known to all workers.
+    """A corpus to be made, as all workers know it.
 
     Attributes:
         folder: where it goes; on a cluster, one that all machines share.
         input_sha256: of the file of lines.
         lines: to speak.
-        settings: how; a line's own seed and speed go before them.
+        settings: of speaking; a line's own seed and speed replace theirs.
         work: how the work is cut. It is part of what decides bytes, because numbers round by the batch.
         shard_lines: lines that are spoken, written and recorded together.
         sampling_rate: of the files, in Hz.
@@ -146,9 +146,9 @@ def claim(job: Job) -> None:
     """
     path = job.folder / CONFIGURATION
     if not path.exists():
-        strangers = sorted(entry.name for entry in job.folder.iterdir())
-        if strangers:
-            raise UserError(f"{job.folder}: holds {strangers[0]} and is no corpus; choose a new or an empty folder")
+        found = sorted(entry.name for entry in job.folder.iterdir())
+        if found:
+            raise UserError(f"{job.folder}: holds {found[0]} and is no corpus; choose a new or an empty folder")
         text = json.dumps({"hash": job.hash, "configuration": job.configuration()}, indent=2, sort_keys=True)
         with written_whole(path) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")

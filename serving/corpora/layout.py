@@ -23,7 +23,7 @@ from common.wav import pcm16, wav_header
 from serving.corpora.job import AudioName, Job
 from serving.corpora.lines import Line
 
-RECORDS = "parts"  # folder: one file a shard; there only when all that it tells of is there
+RECORDS = "parts"  # folder: one file a shard, written when all files that it names are there
 ROUNDS = "rounds"  # folder: the lines of each round of --retry
 MANIFEST = "manifest.jsonl"
 RETRY = "retry.jsonl"
@@ -55,7 +55,7 @@ class SpokenLine:
 
     Attributes:
         entry: its line of the manifest, without what all lines share; or of retry.jsonl, with `reason`.
-        audio: the encoded file, where it was not written yet.
+        audio: the encoded file, if it isn't written yet.
     """
 
     entry: dict[str, Any]
@@ -80,11 +80,7 @@ def encode(samples: np.ndarray, sampling_rate: int, audio: AudioName) -> bytes:
 
 
 class Layout:
-    """The paths of a corpus and the writing of its files. Thread-safe; of many processes at once, too.
-
-    Args:
-        job: what is made.
-    """
+    """The paths of a corpus and the writing of its files. Safe to use in many threads and processes at once."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -125,7 +121,7 @@ class Layout:
     def commit(self, shard: Shard, lines: Iterable[SpokenLine]) -> list[dict[str, Any]]:
         """Writes what is left of a shard, and last its record, which makes it done. Returns the lines' entries.
 
-        The record is written when all other files are on the disk itself, so that it tells the truth after a power cut.
+        The record is written when all other files are on the disk itself, so that it is true after a power cut.
 
         Raises:
             OSError: a file can't be written.
@@ -136,8 +132,7 @@ class Layout:
             entries = [line.entry for line in lines]
             files = {entry["audio"]: entry.pop("bytes") for entry in entries if "reason" not in entry}
         with ThreadPoolExecutor(_SYNCERS) as pool:
-            for _ in pool.map(lambda path: _sync(self.folder / path), files):
-                pass
+            list(pool.map(lambda path: _sync(self.folder / path), files))
         top = self.folder / _AUDIO_FOLDER[self.job.format]
         for folder in {top, *((self.folder / path).parent for path in files)}:
             _sync(folder)
@@ -154,7 +149,7 @@ class Layout:
         return self.folder / RECORDS / f"{round_number:02d}-{shard_number:07d}.jsonl"
 
     def is_done(self, round_number: int, shard_number: int) -> bool:
-        """Whether a shard's record is there, and every file that it tells of in its full size."""
+        """Whether a shard's record is there, and every file that it names in its full size."""
         try:
             with open(self.record(round_number, shard_number), encoding="utf-8") as file:
                 header = json.loads(file.readline())
@@ -173,11 +168,6 @@ class Layout:
 
     def round_file(self, round_number: int) -> Path:
         return self.folder / ROUNDS / f"{round_number:02d}.jsonl"
-
-    @property
-    def index(self) -> tuple[str, Callable[[Mapping[str, Any]], str]] | None:
-        """The name of the file that the format's readers begin with and what it says of an entry; None without one."""
-        return _INDEX.get(self.job.format)
 
     def _write_tar(self, shard: Shard, lines: Iterable[SpokenLine]) -> tuple[list[dict[str, Any]], dict[str, int]]:
         """Writes a shard's tar, if it has audio. Returns the lines' entries, and the size of the tar by its path."""
@@ -225,10 +215,12 @@ def _ljspeech_line(entry: Mapping[str, Any]) -> str:
 
 
 def _nemo_line(entry: Mapping[str, Any]) -> str:
-    return json_line({"audio_filepath": entry["audio"], "duration": entry["seconds"], "text": entry["reading"]})
+    values = {"audio_filepath": entry["audio"], "duration": entry["seconds"], "text": entry["reading"]}
+    return json_line(values | {name: entry[name] for name in ("words",) if name in entry})
 
 
-_INDEX: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
+# Of a format: the file that its readers open first, and an entry's line in it.
+INDEX: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
     "ljspeech": ("metadata.csv", _ljspeech_line),
     "nemo": ("nemo_manifest.jsonl", _nemo_line),
 }

@@ -1,4 +1,4 @@
-"""The lines of a corpus as they come in: text, JSON Lines or CSV, checked before anything is spoken.
+"""The lines of a corpus: text, JSON Lines or CSV, checked before anything is spoken.
 
 A file is read twice: `survey` checks all of it, `read_lines` feeds the workers. Neither keeps it in memory.
 """
@@ -9,15 +9,16 @@ import json
 import re
 from array import array
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from common.errors import UserError
+from common.errors import InvalidInput, UserError
 from common.files import sha256_of
-from pipeline.settings import SpeakSettings
+from pipeline.settings import SpeakSettings, settings_of
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")  # no dot: WebDataset's keys end at the first one
 _READABLE = 60  # characters of an unsafe id that are kept
@@ -35,7 +36,7 @@ class Line:
         text: without white space at its ends; may be empty.
         seed: its own, or None for the corpus's.
         speed: its own, or None for the corpus's.
-        source_id: what its file calls it, where that can't name files; else None.
+        source_id: its id in the file of lines, if that can't name files.
     """
 
     number: int
@@ -46,13 +47,13 @@ class Line:
     source_id: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Its fields that say something, as JSON has them; `line_of` reads them again."""
+        """Its fields that are not None, as JSON; `line_of` reads them."""
         values = asdict(self)
         return {"line": values.pop("number")} | {name: value for name, value in values.items() if value is not None}
 
 
 def line_of(values: dict[str, Any]) -> Line:
-    """The line that `Line.to_dict` wrote; other keys are passed over."""
+    """The line that `Line.to_dict` wrote; other keys are ignored."""
     chosen = {name: values.get(name) for name in ("id", "text", "seed", "speed", "source_id")}
     return Line(number=values["line"], **chosen)  # type: ignore[arg-type]
 
@@ -64,14 +65,12 @@ class Survey:
     Attributes:
         lines: to speak.
         characters: of all their texts.
-        empty: lines that were skipped.
         sha256: of the file.
         notes: for the user, a line each.
     """
 
     lines: int
     characters: int
-    empty: int
     sha256: str
     notes: tuple[str, ...] = field(compare=False, default=())
 
@@ -82,55 +81,60 @@ def survey(path: Path) -> Survey:
     Raises:
         UserError: it can't be read, a line is malformed, two lines have one id, or there is nothing to speak.
     """
-    digest = _sha256(path)
+    with _readable(path):
+        digest = sha256_of(path)
     hashes = array("Q")
-    characters = 0
-    unsafe: list[str] = []
-    count_unsafe = 0
-    skipped = [0]
-    for line in read_lines(path, skipped):
+    characters = empty = unsafe = 0
+    notes: list[str] = []
+    for line in _read(path):
+        if line is None:
+            empty += 1
+            continue
         hashes.append(_hash(line.id))
         characters += len(line.text)
         if line.source_id is not None:
-            count_unsafe += 1
-            if len(unsafe) < _NAMED:
+            unsafe += 1
+            if unsafe <= _NAMED:
                 shown = line.source_id if len(line.source_id) <= 40 else line.source_id[:40] + "..."
-                unsafe.append(f"{path.name} line {line.number}: id {shown!r} can't name a file; it is {line.id} here")
+                notes.append(f"{path.name} line {line.number}: id {shown!r} can't name a file; it is {line.id} here")
     if not hashes:
-        raise UserError(f"{path}: nothing to speak in it ({skipped[0]:,} empty lines); write a text on each line")
+        raise UserError(f"{path}: nothing to speak in it ({empty:,} empty lines); write a text on each line")
     _check_unique(path, hashes)
-    notes = unsafe
-    if count_unsafe > len(unsafe):
-        notes.append(f"{path.name}: {count_unsafe - len(unsafe):,} more such ids; manifest.jsonl has them as source_id")
-    if skipped[0]:
-        notes.append(f"{path.name}: {skipped[0]:,} empty lines are skipped")
-    return Survey(len(hashes), characters, skipped[0], digest, tuple(notes))
+    if unsafe > _NAMED:
+        notes.append(f"{path.name}: {unsafe - _NAMED:,} more such ids; manifest.jsonl has them as source_id")
+    if empty:
+        notes.append(f"{path.name}: {empty:,} empty lines are skipped")
+    return Survey(len(hashes), characters, digest, tuple(notes))
 
 
-def read_lines(path: Path, skipped: list[int] | None = None) -> Iterator[Line]:
+def read_lines(path: Path) -> Iterator[Line]:
     """The lines of a file in order; its suffix says what it is: .jsonl or .json, .csv, anything else is plain text.
 
     Plain text has a text a line. JSON Lines have objects with `text`, and maybe `id`, `seed` and `speed`; CSV files
     have a header with these names, or are LJSpeech's metadata (id|text|...), without header or quotes.
 
-    Args:
-        skipped: its first number is raised by one for each empty line.
-
     Raises:
         UserError: the file can't be read, or a line is malformed.
     """
-    counter = skipped if skipped is not None else [0]
+    return (line for line in _read(path) if line is not None)
+
+
+def _read(path: Path) -> Iterator[Line | None]:
+    """As `read_lines`, with None for each empty line."""
     reader = {".jsonl": _read_json, ".json": _read_json, ".csv": _read_csv}.get(path.suffix.lower(), _read_text)
     number = 0
-    try:
-        with open(path, encoding="utf-8-sig", newline="" if reader is _read_csv else None) as file:
+    with _readable(path), open(path, encoding="utf-8-sig", newline="" if reader is _read_csv else None) as file:
+        try:
             for number, values in reader(path, file):
-                if values is None:
-                    counter[0] += 1
-                else:
-                    yield _line(path, number, values)
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text behind line {number}; convert it with iconv -t UTF-8") from error
+                yield None if values is None else _line(path, number, values)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not UTF-8 text behind line {number}; convert it with iconv -t UTF-8") from error
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(f"{path}: can't be read ({error.strerror or error}); check the path") from error
 
@@ -159,16 +163,16 @@ def _read_csv(path: Path, file: Any) -> Iterator[tuple[int, dict[str, Any] | Non
     csv.field_size_limit(_LONGEST_FIELD)
     first = file.readline()
     file.seek(0)
-    names = next((split for sep in (",", "|", "\t") if "text" in (split := _header(first, sep))), None)
-    if names is None and "|" not in first:
-        raise UserError(f"{path}: its first line names no column text; begin with a line such as id,text")
-    if names is None:
-        reader = csv.reader(file, delimiter="|", quoting=csv.QUOTE_NONE)
-        names = ["id", "text"]
-    else:
-        separator = next(sep for sep in (",", "|", "\t") if _header(first, sep) == names)
+    separator = next((one for one in ",|\t" if "text" in _header(first, one)), None)
+    if separator is not None:
+        names = _header(first, separator)
         reader = csv.reader(file, delimiter=separator, strict=True)
         next(reader)
+    elif "|" in first:
+        names = ["id", "text"]
+        reader = csv.reader(file, delimiter="|", quoting=csv.QUOTE_NONE)
+    else:
+        raise UserError(f"{path}: its first line names no column text; begin with a line such as id,text")
     number = reader.line_num + 1
     try:
         for row in reader:
@@ -201,25 +205,18 @@ def _line(path: Path, number: int, values: dict[str, Any]) -> Line:
         raise UserError(f"{path} line {number}: its text is {'missing' if text is None else 'not a string'}")
     if found is not None and (isinstance(found, bool) or not isinstance(found, str | int)):
         raise UserError(f"{path} line {number}: its id must be a string or a whole number")
-    seed, speed = values.get("seed"), values.get("speed")
-    _check_settings(path, number, seed, speed)
     # Half a surrogate pair, which JSON can hold, can be written to no file.
     text = text.encode("utf-8", "replace").decode().strip()
     name, source = _safe_id(number, found)
-    return Line(number, name, text, seed, None if speed is None else float(speed), source)
+    return Line(number, name, text, source_id=source, **_own_settings(path, number, values))
 
 
-def _check_settings(path: Path, number: int, seed: Any, speed: Any) -> None:
+def _own_settings(path: Path, number: int, values: dict[str, Any]) -> dict[str, Any]:
+    """The settings that a line has of its own. Raises UserError for one of another type or out of range."""
+    given = {name: values[name] for name in ("seed", "speed") if values.get(name) is not None}
     try:
-        if seed is not None:
-            if isinstance(seed, bool) or not isinstance(seed, int):
-                raise UserError(f"seed {seed!r}: must be a whole number")
-            SpeakSettings(seed=seed)
-        if speed is not None:
-            if isinstance(speed, bool) or not isinstance(speed, int | float):
-                raise UserError(f"speed {speed!r}: must be a number")
-            SpeakSettings(speed=speed)
-    except UserError as error:
+        return {name: settings_of(SpeakSettings)[name].checked(value) for name, value in given.items()}
+    except InvalidInput as error:
         raise UserError(f"{path} line {number}: {error}") from error
 
 
@@ -261,10 +258,3 @@ def _check_unique(path: Path, hashes: array) -> None:
 def _hash(name: str) -> int:
     # Ids that differ in case alone would be one file on some file systems.
     return int.from_bytes(hashlib.blake2b(name.lower().encode(), digest_size=8).digest(), "little")
-
-
-def _sha256(path: Path) -> str:
-    try:
-        return sha256_of(path)
-    except OSError as error:
-        raise UserError(f"{path}: can't be read ({error.strerror or error}); check the path") from error

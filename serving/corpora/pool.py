@@ -1,12 +1,11 @@
 """Workers in processes of this machine, without Ray (`serving.corpora.ray_pool` has it)."""
 
 import os
-import sys
 from typing import Any, Literal, Protocol
 
 import torch
 
-from pipeline.scheduler import SWITCH_INTERVAL
+from pipeline.latency import prefer_latency
 from serving.corpora.job import VoiceSource
 from serving.corpora.process import Process
 from serving.corpora.worker import Worker
@@ -15,7 +14,7 @@ Method = Literal["open", "speak", "finish", "give_up"]  # of Worker
 
 
 class PoolWorker(Protocol):
-    """A `Worker` elsewhere. After it has died, the next call is made to a new one in its place."""
+    """A `Worker` in another process. After it has died, the next call goes to a new one."""
 
     def call(self, method: Method, *arguments: object) -> Any:
         """What the method returns or raises; thread-safe.
@@ -30,7 +29,7 @@ class Pool(Protocol):
     """Starts workers.
 
     Attributes:
-        size: how many there are to be.
+        size: how many to start.
         on_gpus: whether each has a GPU.
     """
 
@@ -84,8 +83,8 @@ _own: list[Worker] = []  # of a worker's process: its one worker
 def _begin(source: VoiceSource, gpu: str | None) -> None:
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-    sys.setswitchinterval(SWITCH_INTERVAL)
     _own.append(Worker(source))
+    prefer_latency()
 
 
 def _call(method: Method, *arguments: object) -> Any:

@@ -1,4 +1,4 @@
-"""A process of this machine that makes calls and is started anew after it has died; and samples that two can see."""
+"""A process of this machine that makes calls and is restarted after it has died, and memory that processes share."""
 
 import multiprocessing
 import os
@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-MOST_DEATHS = 3  # of processes by one call
+MOST_DEATHS = 3  # of processes, while they make the same call
 _SPAWN = multiprocessing.get_context("spawn")  # a process that uses CUDA can't be forked
 
 
@@ -30,7 +30,7 @@ class Process:
     """
 
     def __init__(self, begin: Callable[..., None], *arguments: object) -> None:
-        # Nothing is ever sent. The process waits for the pipe's end, which comes when nobody is left who could send.
+        # Nothing is ever sent. The process ends when the pipe does, which is when this process has ended or closed it.
         self._theirs, self._ours = _SPAWN.Pipe(duplex=False)
         self._begin = begin, arguments
         self._lock = threading.Lock()
@@ -41,7 +41,7 @@ class Process:
         """What the function returns or raises in the process. It, its arguments and results are pickled.
 
         Args:
-            attempts: how often the call is made while the process dies of it.
+            attempts: how often to make the call if the process dies.
 
         Raises:
             WorkerDied: the process died each time, or was stopped.
@@ -81,7 +81,7 @@ def _begin(alive: Connection, begin: Callable[..., None], arguments: tuple[objec
 
     def end_with_the_caller() -> None:
         alive.poll(None)
-        os._exit(1)  # nobody waits for what is under way
+        os._exit(1)  # no caller waits for the call that is under way
 
     threading.Thread(target=end_with_the_caller, daemon=True).start()
     begin(*arguments)
@@ -90,7 +90,7 @@ def _begin(alive: Connection, begin: Callable[..., None], arguments: tuple[objec
 class SharedSamples:
     """float32 samples in memory that other processes of this machine can map: a file without a name.
 
-    Unlike /dev/shm, which is small in containers, its size is limited by memory alone. It is gone with its last user.
+    Unlike /dev/shm, which is small in containers, its size is limited by memory alone. It ends with its last user.
     """
 
     def __init__(self) -> None:
@@ -104,7 +104,7 @@ class SharedSamples:
         return f"/proc/{os.getpid()}/fd/{self._handle}"
 
     def clear(self) -> None:
-        """Forgets the samples and keeps their memory: memory that is new is slow to write to."""
+        """Removes the samples and keeps their memory: new memory is slow to write to."""
         self._count = 0
 
     def append(self, samples: np.ndarray) -> None:

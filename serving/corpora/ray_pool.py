@@ -3,7 +3,6 @@
 import logging
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -11,14 +10,14 @@ from typing import Any
 from common.cpu_backend import usable_cores
 from common.errors import UserError
 from common.files import REPOSITORY
-from pipeline.scheduler import SWITCH_INTERVAL
+from pipeline.latency import prefer_latency
 from serving.corpora.job import VoiceSource
 from serving.corpora.pool import Method, PoolWorker
 from serving.corpora.process import WorkerDied
 from serving.corpora.worker import Worker
 
-OBJECT_STORE_BYTES = 100 << 20  # of a local Ray: shards of text and short reports pass through it, and no audio
-_QUIET = {  # before Ray is imported: it asks nobody, tells nobody and warns of nothing that concerns us
+OBJECT_STORE_BYTES = 100 << 20  # of a local Ray: only shards of text and short reports pass through it
+_QUIET = {  # set before Ray is imported: no usage statistics, and no warnings about what this project doesn't use
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
@@ -27,8 +26,8 @@ _QUIET = {  # before Ray is imported: it asks nobody, tells nobody and warns of 
 
 class _Actor(Worker):
     def __init__(self, source: VoiceSource) -> None:
-        sys.setswitchinterval(SWITCH_INTERVAL)
         super().__init__(source)
+        prefer_latency()
 
 
 class RayPool:
@@ -89,7 +88,7 @@ class RayPool:
 
 
 class _RayWorker:
-    """An actor, and after its death another one. Ray's own restarts can't be told from calls that end their actor."""
+    """An actor, and after its death a new one. Ray's own restarts would hide which call ended the actor."""
 
     def __init__(self, ray: Any, start: Callable[[], Any]) -> None:
         self._ray, self._start = ray, start

@@ -1,4 +1,4 @@
-"""What a run took and what the corpus is like: for people, on the terminal and in the corpus's folder report/."""
+"""How long a run took and what the corpus is like, for the terminal and the corpus's folder report/."""
 
 import heapq
 import re
@@ -18,38 +18,19 @@ from serving.corpora.shard import ShardReport
 
 REPORT = "report"  # folder
 _SHOWN = 20  # outliers
-_STRANGE = 4.0  # robust standard deviations of the logarithm, from which on a line is worth listening to
+_OUTLYING = 4.0  # robust standard deviations of the logarithm; a line farther off is worth listening to
 _BINS = 60
 
 
 @dataclass
-class _WorkerTotals:
-    lines: int = 0
-    audio_seconds: float = 0.0
-    speaking_seconds: float = 0.0
-    waiting_seconds: float = 0.0
-    reading_seconds: float = 0.0
-    writing_seconds: float = 0.0
-    began: float = float("inf")
-    ended: float = 0.0
-
-
-@dataclass
 class RunTotals:
-    """What this run's workers did, worker by worker."""
+    """What each worker of this run did."""
 
-    workers: dict[str, _WorkerTotals] = field(default_factory=dict)
+    workers: dict[str, ShardReport] = field(default_factory=dict)
 
     def add(self, report: ShardReport) -> None:
-        totals = self.workers.setdefault(report.worker, _WorkerTotals())
-        totals.lines += report.lines
-        totals.audio_seconds += report.audio_seconds
-        totals.speaking_seconds += report.speaking_seconds
-        totals.waiting_seconds += report.waiting_seconds
-        totals.reading_seconds += report.reading_seconds
-        totals.writing_seconds += report.writing_seconds
-        totals.began = min(totals.began, report.began)
-        totals.ended = max(totals.ended, report.ended)
+        before = self.workers.get(report.worker)
+        self.workers[report.worker] = report if before is None else before.with_following(report)
 
     @property
     def audio_seconds(self) -> float:
@@ -68,7 +49,7 @@ class RunTotals:
 
 
 class CorpusTotals:
-    """What all lines of a corpus came to. 8 bytes of memory a line."""
+    """Sums over all lines of a corpus. It takes 8 bytes of memory a line."""
 
     def __init__(self) -> None:
         self.reasons: Counter[str] = Counter()
@@ -78,7 +59,7 @@ class CorpusTotals:
         self._highest: list[tuple[float, int, str]] = []
 
     def add(self, entry: Mapping[str, Any]) -> None:
-        """Takes notice of a line: an entry of the manifest or of retry.jsonl."""
+        """Adds a line: an entry of the manifest or of retry.jsonl."""
         if "reason" in entry:
             self.reasons[_kind(entry["reason"])] += 1
             return
@@ -107,7 +88,7 @@ class CorpusTotals:
         spread = 1.4826 * float(np.median(np.abs(logs - middle))) or 1e-6
         found = {(abs(order), line, text) for order, line, text in (*self._lowest, *self._highest)}
         far = [(abs(np.log(ratio) - middle) / spread, ratio, text) for ratio, _, text in found]
-        return [(ratio, text) for distance, ratio, text in sorted(far, reverse=True) if distance > _STRANGE][:_SHOWN]
+        return [(ratio, text) for distance, ratio, text in sorted(far, reverse=True) if distance > _OUTLYING][:_SHOWN]
 
     def save(self, folder: Path, run: RunTotals) -> Path:
         """Writes report.md and its pictures into the corpus's folder. Raises OSError."""
@@ -124,8 +105,8 @@ class CorpusTotals:
     def _paragraphs(self, run: RunTotals) -> Iterator[str]:
         yield f"# Corpus\n\n{self.lines:,} lines have audio: {self.hours:,.2f} hours."
         if self.lines:
-            middle = statistics.median(self._seconds)
-            yield f"A line takes {middle:.1f} s in the middle, {max(self._seconds):.1f} s at most.\n"
+            median = statistics.median(self._seconds)
+            yield f"A line takes {median:.1f} s (median), {max(self._seconds):.1f} s at most.\n"
             yield "![Seconds of a line](seconds.png)\n![Frames a symbol](frames_per_symbol.png)"
         if self.reasons:
             yield f"\n## Lines without audio: {self.reasons.total():,} (retry.jsonl)\n"
@@ -143,7 +124,7 @@ class CorpusTotals:
 
 
 def _kind(reason: str) -> str:
-    """A reason without what is a line's own, so that lines that fail alike are counted together."""
+    """A reason without its line's number and text, so that lines that fail alike are counted together."""
     if "cut by the limit of frames" in reason:
         return "cut by the limit of frames"
     return shorten(re.sub(r'line \d+ \(".*?"\)', "a line", reason).split(" (")[0], 70)
@@ -157,6 +138,6 @@ def _histogram(path: Path, values: np.ndarray, title: str) -> None:
     axes.hist(values, bins=_BINS, color="#31688e")
     axes.set_xlabel(title)
     axes.set_ylabel("Lines")
-    axes.set_yscale("log")  # so that single outliers are seen beside a million others
+    axes.set_yscale("log")  # so that one outlier is visible beside a million others
     with written_whole(path) as temporary:
         figure.savefig(temporary, format="png")

@@ -1,7 +1,7 @@
-"""The driver: gives shards to workers until every one is done, whatever becomes of the workers.
+"""The driver: sends shards to workers until all are done, though workers may die.
 
-What is done is known from the disk alone (`Layout.is_done`), so that a run can be killed at any moment and started
-again. The driver keeps two shards a worker in memory, not the corpus.
+The disk alone says what is done (`Layout.is_done`), so that a run can be killed at any moment and started again. The
+driver keeps two shards a worker in memory, not the corpus.
 """
 
 import logging
@@ -21,7 +21,7 @@ from serving.corpora.pool import Pool, PoolWorker
 from serving.corpora.process import MOST_DEATHS, WorkerDied
 from serving.corpora.shard import ShardReport
 
-PATIENCE = 600.0  # seconds without any worker: longer than a machine of a cluster takes to come
+PATIENCE = 600.0  # seconds without any worker: longer than a machine takes to join a cluster
 
 _log = logging.getLogger(__name__)
 
@@ -36,15 +36,15 @@ def make_corpus(
     on_start: Callable[[int, int], None] = lambda done, lines: None,
     on_report: Callable[[ShardReport], None] = lambda report: None,
 ) -> Corpus:
-    """Has a pool's workers do what is missing of a corpus. Its manifest is the caller's to write, with `Corpus.finish`.
+    """Has a pool's workers do the missing shards of a corpus. The caller writes its manifest with `Corpus.finish`.
 
     Args:
         source: the file of lines.
         job_of: what to make, given the voice that the workers have opened.
-        shards: how many there are, so that no more workers are started.
-        retry: do the lines without audio again instead, with other seeds.
-        on_start: told how many lines were done before, of how many.
-        on_report: told of every shard that is done.
+        shards: how many there are; no more workers are started.
+        retry: do the lines without audio again, with other seeds.
+        on_start: called with how many lines were done before, and how many there are.
+        on_report: called for each shard that is done.
 
     Raises:
         UserError: another configuration's folder, or a voice that can't be opened.
@@ -63,11 +63,11 @@ def make_corpus(
 
 
 class Driver:
-    """Has workers speak shards: a thread for each hands them over and waits. Close the pool after it.
+    """Has workers speak shards: a thread for each worker sends them and waits. Close the pool after it.
 
     Args:
         pool: starts the workers.
-        on_report: told of every shard that is done.
+        on_report: called for each shard that is done.
     """
 
     def __init__(self, pool: Pool, on_report: Callable[[ShardReport], None]) -> None:
@@ -90,11 +90,11 @@ class Driver:
         raise _no_worker()
 
     def speak(self, job: Job, shards: Iterator[Shard]) -> None:
-        """Has all shards recorded, those that end every worker without audio.
+        """Has all shards recorded. Those that end every worker are recorded without audio.
 
         Raises:
-            UserError: workers differ, or none comes up.
-            OSError: a file can't be written. What was under way elsewhere may or may not be recorded.
+            UserError: workers differ, or none starts.
+            OSError: a file can't be written. Other workers may or may not have recorded their shards.
         """
         work = _Work(shards)
         reports: SimpleQueue[Any] = SimpleQueue()
@@ -115,7 +115,7 @@ class Driver:
 
 
 class _Work:
-    """The shards of a run. Each that is taken is returned or done. Thread-safe."""
+    """The shards of a run. A worker's thread takes them, and returns what its worker has not done. Thread-safe."""
 
     def __init__(self, shards: Iterator[Shard]) -> None:
         self._shards = shards
@@ -153,8 +153,8 @@ class _Work:
                 return shard
         return None
 
-    def give_back(self, shards: list[Shard], died_of: Shard) -> None:
-        """Of a worker that has died: the shards that it had, and the one of them that it was speaking."""
+    def return_shards(self, shards: list[Shard], died_of: Shard) -> None:
+        """Takes back a dead worker's shards; it died while it spoke `died_of`."""
         with self._changed:
             self._deaths[died_of.name] += 1
             self._taken.difference_update(shard.name for shard in shards)
@@ -162,7 +162,7 @@ class _Work:
             self._changed.notify_all()
 
     def ended_workers(self, shard: Shard) -> bool:
-        """Whether the shard has ended so many workers that no other should get it."""
+        """Whether the shard has ended MOST_DEATHS workers."""
         return self._deaths[shard.name] >= MOST_DEATHS
 
     def done(self, name: str) -> None:
@@ -198,7 +198,7 @@ def _feed(worker: PoolWorker, job: Job, work: _Work, report: Callable[[ShardRepo
             if work.is_closed:
                 return
             _log.warning("A worker died (%s): another one takes its place", error)
-            work.give_back(list(unreported.values()), died_of=shard)
+            work.return_shards(list(unreported.values()), died_of=shard)
             following, unreported = None, {}
             _opened(worker)
             continue
@@ -214,12 +214,12 @@ def _opened(worker: PoolWorker) -> Identity:
             return worker.call("open")
         except WorkerDied as error:
             if attempt == MOST_DEATHS:
-                raise UserError(f"no worker comes up ({error}); look into the machine's memory and its log") from error
+                raise UserError(f"no worker comes up ({error}); check the machine's memory and its log") from error
     raise AssertionError
 
 
 def _in_thread(put: Callable[[BaseException], None], function: Callable[..., None], *arguments: object) -> None:
-    """Runs a function in a thread that nobody waits for; what it raises is put."""
+    """Runs a function in a daemon thread, and puts what it raises."""
 
     def run() -> None:
         try:

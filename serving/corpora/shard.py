@@ -1,13 +1,13 @@
-"""All of a shard but its voice: its lines are read into batches of pieces, and what was spoken of them is written.
+"""What is done for a shard without a voice: its lines are read into batches of pieces, and its audio is written.
 
-Functions without state, for whichever process has the time.
+Functions without state: they run in the worker's process or in those beside it.
 """
 
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -16,69 +16,37 @@ import torch
 from common.errors import UserError, explained
 from common.phrases import Phrase
 from pipeline.audio import Resampler, limit
-from pipeline.pieces import Piece, prepare
+from pipeline.pieces import Piece, PieceResult, PreparedPhrase, prepare
+from pipeline.words import joined_words
 from serving.corpora.job import Job
 from serving.corpora.layout import Layout, Shard, SpokenLine, encode
 from serving.corpora.lines import Line
-from tacotron2.decoder import StopReason
 
 WRITERS = 4  # threads: FLAC takes longer to encode than a GPU takes to speak
 
 
 @dataclass(frozen=True)
-class LineReading:
-    """How a line is read: its text as read and its symbols in all pieces; or why it can't be read."""
-
-    text: str
-    pieces: int
-    symbols: int
-    error: str | None
-
-
-@dataclass(frozen=True)
 class ShardReading:
-    """A shard's lines as read, their pieces in batches, and the seconds that it took."""
+    """A shard's lines as read, without their pieces; all pieces, in batches; and the seconds that reading took."""
 
-    lines: tuple[LineReading, ...]
+    lines: tuple[PreparedPhrase, ...]
     batches: tuple[tuple[Piece, ...], ...]
     seconds: float
 
 
 @dataclass(frozen=True)
-class PieceSummary:
-    """What became of a piece, beside its audio.
-
-    Attributes:
-        line: the number of its line in the file.
-        number: of the piece within its line, from 0.
-        samples: of its audio; 0 if it failed.
-        frames: mel frames, at the speed that was asked for.
-        stop_reason: None if it failed.
-        error: why it failed.
-    """
-
-    line: int
-    number: int
-    samples: int = 0
-    frames: int = 0
-    stop_reason: StopReason | None = None
-    error: str | None = None
-
-
-@dataclass(frozen=True)
 class ShardReport:
-    """What a shard took and gave. Times are the worker's own clock's, in seconds.
+    """What became of a shard, or of several of one worker. Times are in seconds, by the worker's clock.
 
     Attributes:
-        shard: its name.
+        shard: its name; of several, the last one's.
         worker: its machine and process.
-        lines: done, with and without audio.
-        unspoken: of them without audio.
+        lines: with and without audio.
         audio_seconds: of the audio that was written.
+        reading_seconds: spent on reading the lines.
         speaking_seconds: for which the voice was busy.
-        waiting_seconds: for which it waited for the shard before to be written.
-        reading_seconds: that reading the lines took.
-        writing_seconds: that encoding and writing took.
+        waiting_seconds: for which the voice waited until the shard before was written.
+        writing_seconds: spent on encoding and writing.
     """
 
     shard: str
@@ -86,29 +54,33 @@ class ShardReport:
     began: float
     ended: float = 0.0
     lines: int = 0
-    unspoken: int = 0
     audio_seconds: float = 0.0
     reading_seconds: float = 0.0
     speaking_seconds: float = 0.0
     waiting_seconds: float = 0.0
     writing_seconds: float = 0.0
 
+    def with_following(self, report: "ShardReport") -> "ShardReport":
+        """The report of this shard and one that the same worker did later, together."""
+        first = ("shard", "worker", "began", "ended")
+        counts = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in first}
+        return replace(report, began=self.began, **{name: getattr(report, name) + n for name, n in counts.items()})
+
 
 def read_shard(job: Job, batch_size: int, max_symbols: int, shard: Shard) -> ShardReading:
     """Reads a shard's lines into pieces of at most `max_symbols`, in batches of nearly one length.
 
-    They depend on the shard's lines alone, whatever is missing or done.
+    They depend on the shard's lines alone, so that a restarted run makes the same.
     """
     started = time.perf_counter()
-    phrases = prepare([Phrase(line.number - 1, line.text) for line in shard.lines], job.settings, max_symbols)
-    lines: list[LineReading] = []
+    lines: list[PreparedPhrase] = []
     pieces: list[Piece] = []
-    for line, phrase in zip(shard.lines, phrases, strict=True):
+    for line in shard.lines:
         seed, speed = _seed(job, line), _speed(job, line)
-        own = [replace(one, seed=seed, speed=speed if one.speed is None else one.speed) for one in phrase.pieces]
-        symbols = sum(len(piece.encoded.ids) for piece in own)
-        lines.append(LineReading(phrase.reading, len(own), symbols, str(phrase.error) if phrase.error else None))
-        pieces += own
+        settings = replace(job.settings, speed=speed)  # SSML's rates count from it
+        (phrase,) = prepare([Phrase(line.number - 1, line.text)], settings, max_symbols)
+        lines.append(replace(phrase, pieces=()))
+        pieces += (replace(piece, seed=seed, speed=piece.speed_in(settings)) for piece in phrase.pieces)
     pieces.sort(key=lambda piece: len(piece.encoded.ids))
     count = -(-len(pieces) // batch_size)
     edges = (len(pieces) * number // max(1, count) for number in range(count + 1))
@@ -121,16 +93,19 @@ def write_shard(
     job: Job,
     gain: float,
     shard: Shard,
-    readings: Sequence[LineReading],
-    results: Sequence[PieceSummary],
+    readings: Sequence[PreparedPhrase],
+    results: Sequence[PieceResult],
+    sizes: Sequence[int],
     audio: str,
 ) -> ShardReport:
     """Writes the audio of a shard's lines, and last the record that makes it done. Returns the report, completed.
 
     Args:
         gain: by which samples are brought to the voice's level.
-        results: of all pieces.
-        audio: a file of their samples in the same order, float32 at the model's own level.
+        readings: of the shard's lines.
+        results: of all pieces, without their audio.
+        sizes: how many samples each piece has.
+        audio: a file of all samples in the same order, float32 at the model's own level.
 
     Raises:
         OSError: a file can't be written.
@@ -138,21 +113,20 @@ def write_shard(
     """
     started = time.perf_counter()
     layout = Layout(job)
-    pieces: dict[int, list[tuple[PieceSummary, np.ndarray]]] = {line.number: [] for line in shard.lines}
-    total, start = sum(result.samples for result in results), 0
+    total = sum(sizes)
     samples = np.memmap(audio, np.float32, "c", shape=(total,)) if total else np.empty(0, np.float32)
-    for result in results:
-        pieces[result.line].append((result, samples[start : start + result.samples]))
-        start += result.samples
+    pieces: dict[int, list[PieceResult]] = {line.number: [] for line in shard.lines}
+    for result, stop, size in zip(results, accumulate(sizes), sizes, strict=True):
+        pieces[result.piece.phrase.line].append(replace(result, audio=samples[stop - size : stop]))
 
     def write_line(position: int) -> SpokenLine:
-        line = shard.lines[position]
-        parts = sorted(pieces[line.number], key=lambda part: part[0].number)
-        reason = _reason(readings[position], [result for result, _ in parts])
+        line, reading = shard.lines[position], readings[position]
+        own = sorted(pieces[line.number], key=lambda result: result.piece.number)
+        reason = str(reading.error) if reading.error else _reason(own)
         if reason is None:
             try:
-                return _spoken_line(layout, shard, line, readings[position], parts, gain)
-            except (OSError, UserError):  # the disk or a missing package is to blame, and not the line
+                return _spoken_line(layout, shard, line, reading.reading, own, gain)
+            except (OSError, UserError):  # the fault is the disk's or a missing package's, not the line's
                 raise
             except Exception as error:
                 reason = str(explained(error, f"line {line.number}"))
@@ -174,13 +148,13 @@ def _spoken_line(
     layout: Layout,
     shard: Shard,
     line: Line,
-    reading: LineReading,
-    parts: Sequence[tuple[PieceSummary, np.ndarray]],
+    reading: str,
+    results: Sequence[PieceResult],
     gain: float,
 ) -> SpokenLine:
     """A line's audio, encoded and, where it is a file of its own, written."""
     job = layout.job
-    leveled = [limit(torch.from_numpy(samples), gain).numpy() for _, samples in parts]
+    leveled = [limit(torch.from_numpy(result.samples), gain).numpy() for result in results]
     samples = leveled[0] if len(leveled) == 1 else np.concatenate(leveled)
     if job.sampling_rate != job.identity.sampling_rate:
         samples = Resampler(job.identity.sampling_rate, job.sampling_rate)(samples, last=True)
@@ -190,19 +164,27 @@ def _spoken_line(
         layout.write_audio(path, audio)
     entry = {
         **line.to_dict(),
-        "reading": reading.text,
+        "reading": reading,
         "audio": path,
         "bytes": len(audio),
         "seconds": round(len(samples) / job.sampling_rate, 6),
-        "frames": sum(result.frames for result, _ in parts),
-        "symbols": reading.symbols,
-        "pieces": len(parts),
+        "frames": sum(result.frames for result in results),
+        "symbols": sum(len(result.piece.encoded.ids) for result in results),
+        "pieces": len(results),
         "stop_reason": "gate",
         "seed": _seed(job, line),
         "speed": _speed(job, line),
         "round": shard.round,
     }
+    if job.settings.timestamps:
+        entry["words"] = _words(results, job.identity.sampling_rate)
     return SpokenLine(entry, audio if layout.in_tars else None)
+
+
+def _words(results: Sequence[PieceResult], sampling_rate: int) -> list[dict[str, Any]]:
+    """The words of a line's pieces as JSON has them, with their times from the line's beginning."""
+    words = joined_words((result.words, len(result.samples) / sampling_rate) for result in results)
+    return [asdict(word) | {"start": round(word.start, 3), "end": round(word.end, 3)} for word in words]
 
 
 def _unspoken_line(job: Job, shard: Shard, line: Line, reason: str) -> SpokenLine:
@@ -210,13 +192,11 @@ def _unspoken_line(job: Job, shard: Shard, line: Line, reason: str) -> SpokenLin
     return SpokenLine({**line.to_dict(), **settings, "reason": reason, "round": shard.round})
 
 
-def _reason(reading: LineReading, results: Sequence[PieceSummary]) -> str | None:
+def _reason(results: Sequence[PieceResult]) -> str | None:
     """Why a line has no audio; None if it has."""
-    if reading.error is not None:
-        return reading.error
-    failed = [result.error for result in results if result.error is not None]
-    if failed:
-        return failed[0]
+    for result in results:
+        if result.error is not None:
+            return str(result.error)
     cut = [number for number, result in enumerate(results, 1) if result.stop_reason == "cap"]
     if cut:
         where = f"piece {cut[0]} of {len(results)} was" if len(results) > 1 else "it was"
@@ -229,7 +209,6 @@ def _completed(report: ShardReport, entries: Sequence[Mapping[str, Any]], starte
         report,
         ended=time.time(),
         lines=len(entries),
-        unspoken=sum("reason" in entry for entry in entries),
         audio_seconds=sum(entry.get("seconds", 0.0) for entry in entries),
         writing_seconds=time.perf_counter() - started,
     )

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from pipeline.pieces import PieceResult
 from serving.corpora.job import CONFIGURATION, Identity, Job, VoiceSource, identity_of
 from serving.corpora.layout import Shard
 from serving.corpora.process import MOST_DEATHS, Process, SharedSamples
-from serving.corpora.shard import PieceSummary, ShardReading, ShardReport, give_up_shard, read_shard, write_shard
+from serving.corpora.shard import ShardReading, ShardReport, give_up_shard, read_shard, write_shard
 
 _log = logging.getLogger(__name__)
 
@@ -25,11 +26,11 @@ _log = logging.getLogger(__name__)
 class Worker:
     """Speaks shards, one after the other. Not thread-safe.
 
-    With a GPU, the next shard is read and the last one is written by two processes beside it: the thread that feeds the
-    GPU needs Python's lock for itself. Without one, the worker does everything itself.
+    With a GPU, one process beside it reads the next shard and another writes the one before: the thread that feeds the
+    GPU needs Python's lock for itself. Without a GPU the worker does everything itself.
 
     Args:
-        source: of its voice, which the first call opens.
+        source: of its voice, which `open` opens.
     """
 
     def __init__(self, source: VoiceSource) -> None:
@@ -38,7 +39,7 @@ class Worker:
         self._voice: Voice | None = None
         self._reader: Process | None = None
         self._writer: Process | None = None
-        self._samples = [SharedSamples(), SharedSamples()]  # one is spoken to while the other is written
+        self._samples = [SharedSamples(), SharedSamples()]  # of the shard that is spoken, and of the one before
         self._threads = ThreadPoolExecutor(3)  # they wait for the processes
         self._reading: tuple[str, Future[ShardReading]] | None = None  # of the shard that comes next
         self._writing: Future[ShardReport] | None = None
@@ -56,7 +57,7 @@ class Worker:
         """Speaks a shard and begins to write it.
 
         Args:
-            following: what it will be asked for next, to be read meanwhile.
+            following: the next shard, which is read meanwhile.
 
         Returns:
             reports of the shards that were recorded meanwhile: the one before, or without processes beside this one.
@@ -70,9 +71,9 @@ class Worker:
         try:
             reading = self._read(voice, job, shard, following)
             started = time.perf_counter()
-            results, audio = self._spoken(voice, job, reading)
+            results, sizes, audio = self._spoken(voice, job, reading)
             spoken = time.perf_counter()
-        except Closed:  # the GPU can't work any more in this process
+        except Closed:  # this process can't use the GPU any more
             _log.exception("The worker ends")
             os._exit(1)
         except (UserError, OSError):
@@ -88,12 +89,12 @@ class Worker:
             speaking_seconds=spoken - started,
             waiting_seconds=time.perf_counter() - spoken,
         )
-        arguments = job, voice.engines.gain, shard, reading.lines, results, audio.path
+        arguments = job, voice.engines.gain, shard, reading.lines, results, sizes, audio.path
         self._writing = self._threads.submit(self._written, job, shard, report, *arguments)
         return reports if self._writer is not None else self.finish()
 
     def finish(self) -> list[ShardReport]:
-        """Waits until all that was spoken is recorded, and reports it. Raises OSError."""
+        """Waits until the last shard is recorded, and returns its report. Raises OSError."""
         writing, self._writing = self._writing, None
         return [] if writing is None else [writing.result()]
 
@@ -122,7 +123,7 @@ class Worker:
         return self._voice
 
     def _failed(self, job: Job, shard: Shard, error: Exception) -> ShardReport:
-        """Gives up a shard that failed as a whole, by an exception that no line explains."""
+        """Gives up a shard after an exception that no single line explains."""
         return self.give_up(job, shard, str(explained(error, f"shard {shard.name}")))
 
     def _read(self, voice: Voice, job: Job, shard: Shard, following: Shard | None) -> ShardReading:
@@ -136,25 +137,28 @@ class Worker:
             self._reading = following.name, begin(following)
         return reading.result()
 
-    def _spoken(self, voice: Voice, job: Job, reading: ShardReading) -> tuple[list[PieceSummary], SharedSamples]:
-        """The results of all pieces, and their audio in the same order. If an engine fails, all is spoken once more: a
-        batch that failed was spoken in halves, which round otherwise, and failures that pass should leave no trace.
+    def _spoken(
+        self, voice: Voice, job: Job, reading: ShardReading
+    ) -> tuple[list[PieceResult], list[int], SharedSamples]:
+        """The results of all pieces, how many samples each has, and the samples. If an engine fails, all is spoken once
+        more: a failed batch was spoken in halves, which round otherwise, and a failure that passes leaves no trace.
         """
         settings = replace(job.settings, keep_pictures=False, sampling_rate=None)
         self._samples.reverse()
         audio = self._samples[0]
         for _ in range(2):
             audio.clear()
-            results: list[PieceSummary] = []
+            results: list[PieceResult] = []
+            sizes: list[int] = []
             with voice.synthesizer(settings) as synthesizer:
-                for spoken in synthesizer.speak_batches(reading.batches):
-                    for piece in spoken:
-                        results.append(_result(piece))
-                        if piece.audio is not None:
-                            audio.append(piece.audio)
+                for result in chain.from_iterable(synthesizer.speak_batches(reading.batches)):
+                    results.append(replace(result, audio=None))
+                    sizes.append(0 if result.audio is None else len(result.audio))
+                    if result.audio is not None:
+                        audio.append(result.audio)
             if not synthesizer.failures:
                 break
-        return results, audio
+        return results, sizes, audio
 
     def _written(self, job: Job, shard: Shard, *arguments: object) -> ShardReport:
         """Has a shard written. `arguments` are those of `write_shard`."""
@@ -166,19 +170,12 @@ class Worker:
             return self._failed(job, shard, error)
 
 
-def _result(spoken: PieceResult) -> PieceSummary:
-    line, number = spoken.piece.phrase.line, spoken.piece.number
-    if spoken.audio is None:
-        return PieceSummary(line, number, error=str(spoken.error))
-    return PieceSummary(line, number, len(spoken.audio), spoken.frames, spoken.stop_reason)
-
-
 def _call(process: Process | None, function: Callable[..., Any], *arguments: object) -> Any:
-    """Calls a function, in a process if there is one."""
+    """Calls a function, in the process if there is one."""
     return function(*arguments) if process is None else process.call(function, *arguments, attempts=MOST_DEATHS)
 
 
 def _begin_beside() -> None:
-    """Begins a process beside the worker: it leaves GPU and cores to it."""
+    """Begins a process beside the worker, which leaves GPU and cores to the worker."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(1)

@@ -113,18 +113,17 @@ class Engine:
     """One voice behind a socket. For one event loop.
 
     Args:
-        environment: of its process, added to this one's; None runs it in a thread of this process instead.
+        environment: variables for its process beside this one's; None runs it in a thread of this process instead.
     """
 
     def __init__(self, settings: EngineSettings, environment: Mapping[str, str] | None) -> None:
         self.name = settings.name
-        self.is_process = environment is not None
+        self.environment = environment
         self.ready: Ready | None = None
         self.reason = "it is being started"  # why it isn't ready
         self.audio_seconds = 0.0  # that came from it since the server's start
         self.failures = 0  # of starts, in a row
         self._settings = settings
-        self._environment = environment or {}
         self._speeches: dict[int, RemoteSpeech] = {}
         self._requests = 0  # since the server's start
         self._asked: deque[asyncio.Future[SchedulerStatus]] = deque()
@@ -142,9 +141,9 @@ class Engine:
         """Returns once it has spoken a word. Raises UserError where it can't."""
         ours, theirs = socket.socketpair()
         reader, self._writer = await asyncio.open_connection(sock=ours, limit=BUFFER_BYTES)
-        if self.is_process:
+        if self.environment is not None:
             with theirs:
-                await self._start_process(theirs.fileno())
+                await self._start_process(theirs.fileno(), self.environment)
             self.send(self._settings)
         else:
             server = engine_process.EngineServer(theirs, self._settings)
@@ -158,14 +157,14 @@ class Engine:
         self.ready = message
         self._reading = asyncio.create_task(self._read(reader))
 
-    async def _start_process(self, handle: int) -> None:
+    async def _start_process(self, handle: int, environment: Mapping[str, str]) -> None:
         paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", engine_process.__name__, str(handle)),
             pass_fds=(handle,),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=2,
-            env={**os.environ, **self._environment, "PYTHONPATH": os.pathsep.join(paths)},
+            env={**os.environ, **environment, "PYTHONPATH": os.pathsep.join(paths)},
             start_new_session=True,  # Ctrl-C is for the HTTP process: it lets requests end first
         )
 
@@ -272,6 +271,7 @@ class EnginePool:
     def __init__(self, engines: Sequence[Engine]) -> None:
         self.engines = engines
         self.failure = ""
+        self._closing = False
         self._keepers: list[asyncio.Task] = []
 
     @property
@@ -322,23 +322,27 @@ class EnginePool:
 
     async def close(self) -> None:
         """Ends all engines; may be called again. Requests that are not done fail with Closed."""
+        self._closing = True
         for keeper in self._keepers:
             keeper.cancel()
-        await asyncio.gather(*self._keepers, return_exceptions=True)
+        # First: a keeper whose engine answers at this moment isn't cancelled (`asyncio.wait_for`), and sees its end.
         await asyncio.gather(*(engine.close() for engine in self.engines))
+        await asyncio.gather(*self._keepers, return_exceptions=True)
 
     async def _keep(self, engine: Engine) -> None:
         """Starts an engine's process again whenever it has ended, until all engines fail at once after their starts."""
         while True:
             started = time.monotonic()
             await engine.ended()
+            if self._closing:
+                return
             _log.error("%s has ended: %s", engine.name, engine.reason)
             if time.monotonic() - started > WORKED_SECONDS:
                 engine.failures = 0
             while engine.ready is None:
                 engine.failures += 1
                 given_up = all(one.ready is None and one.failures >= MOST_FAILURES for one in self.engines)
-                if given_up or not engine.is_process:
+                if given_up or engine.environment is None:
                     self.failure = engine.reason
                     return
                 await asyncio.sleep(PAUSES[min(engine.failures, len(PAUSES)) - 1])

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from common.errors import explained
 from pipeline import Voice
-from pipeline.scheduler import SWITCH_INTERVAL
+from pipeline.latency import prefer_latency
 from pipeline.speech import Speech
 from serving.http.log import log_to_stderr
 from serving.http.messages import (
@@ -108,12 +108,13 @@ class EngineServer:
             self._model_names = [engine.name for engine in voice.engines.parts.values()]
             try:
                 self._warm_up(voice)
+                prefer_latency()
                 self._outbox.put(Ready(voice.name, voice.sampling_rate))
                 self._receive(voice)
             finally:
                 voice.close(timeout=CLOSING_SECONDS)
         except Exception as error:
-            self._outbox.put(Failed(str(explained(error, f'"{WARM_UP_TEXT}"'))))
+            self._outbox.put(Failed(str(explained(error, "a first word"))))
         finally:
             self._outbox.put(None)
             sender.join(CLOSING_SECONDS)
@@ -157,10 +158,15 @@ class EngineServer:
         self._outbox.put(request)
 
     def _send(self) -> None:
-        with suppress(OSError):  # nobody reads any more
+        try:
             while (item := self._outbox.get()) is not None:
                 for message in self._messages(item):
                     self._connection.sendall(packed(message))
+        except OSError:  # nobody reads any more
+            return
+        except Exception:  # requests must not wait for an engine that can't answer
+            _log.exception("the engine ends, because it can't send its answers")
+            self._connection.shutdown(socket.SHUT_RDWR)
 
     def _messages(self, item: object) -> Iterator[object]:
         """What is sent for an item of the outbox."""
@@ -186,7 +192,6 @@ def main(handle: int) -> None:
     if settings is None:
         return
     log_to_stderr(f"{settings.name}: ")
-    sys.setswitchinterval(SWITCH_INTERVAL)
     threading.Thread(target=_end_without_server, args=(connection,), daemon=True).start()
     EngineServer(connection, settings).run()
 

@@ -10,9 +10,11 @@ from contextlib import suppress
 from types import FrameType
 
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+import uvloop
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from common.errors import EngineFailure, UserError
+from pipeline.latency import prefer_latency
 from serving.http.app import BYTES_PER_CHARACTER, OTHER_BYTES, make_app
 from serving.http.engine_pool import Engine, EnginePool
 from serving.http.service import ServerSettings, SpeechService
@@ -53,11 +55,12 @@ def serve(engines: Sequence[Engine], settings: ServerSettings, listener: socket.
     Raises:
         UserError: an engine can't be started, or all can't speak any more.
     """
-    asyncio.run(_serve(EnginePool(engines), settings, listener, drain_seconds))
+    uvloop.run(_serve(EnginePool(engines), settings, listener, drain_seconds))
 
 
 async def _serve(engines: EnginePool, settings: ServerSettings, listener: socket.socket, drain_seconds: float) -> None:
     await engines.start()
+    prefer_latency()
     try:
         await _listen(SpeechService(engines, settings), listener, drain_seconds)
     finally:
@@ -106,7 +109,7 @@ class SpeechServer(uvicorn.Server):
         self.force_exit, self.should_exit = self.should_exit, True
 
 
-class PunctualProtocol(H11Protocol):
+class PunctualProtocol(HttpToolsProtocol):
     """A connection whose client has to send each request's head in time, and that is cut where there are too many."""
 
     _late: asyncio.TimerHandle | None = None
@@ -122,8 +125,8 @@ class PunctualProtocol(H11Protocol):
         super().connection_lost(exc)
         self._stop_watching()
 
-    def handle_events(self) -> None:
-        super().handle_events()
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
         self._watch()
 
     def on_response_complete(self) -> None:

@@ -1,5 +1,6 @@
 """A client of NVIDIA's Triton Inference Server: audio streamed over gRPC, or whole over HTTP."""
 
+import json
 import queue
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -9,6 +10,7 @@ import numpy as np
 
 from common.errors import UserError
 from pipeline.audio import Audio
+from pipeline.words import Word
 from serving.triton.repository import INPUTS
 
 
@@ -28,7 +30,7 @@ def speak(url: str, text: str, **options: float | str | bool) -> Audio:
             result = server.infer("tts", _inputs(client, text, options))
     except (client.InferenceServerException, OSError) as error:
         raise UserError(f"{url}: {error}") from error
-    return Audio(result.as_numpy("AUDIO"), int(result.as_numpy("SAMPLING_RATE")[0]))
+    return _audio(result)
 
 
 def stream(url: str, text: str, **options: float | str | bool) -> Iterator[Audio]:
@@ -50,10 +52,16 @@ def stream(url: str, text: str, **options: float | str | bool) -> Iterator[Audio
             final = result.get_response().parameters.get("triton_final_response")
             finished = final is not None and final.bool_param
             if result.as_numpy("AUDIO") is not None:
-                yield Audio(result.as_numpy("AUDIO"), int(result.as_numpy("SAMPLING_RATE")[0]))
+                yield _audio(result)
     finally:
         server.stop_stream(cancel_requests=not finished)
         server.close()
+
+
+def _audio(result: Any) -> Audio:
+    words = json.loads(result.as_numpy("WORDS")[0])
+    words = tuple(Word(one["text"], one["start"], one["end"], tuple(one["span"])) for one in words)
+    return Audio(result.as_numpy("AUDIO"), int(result.as_numpy("SAMPLING_RATE")[0]), words)
 
 
 def _inputs(client: Any, text: str, options: Mapping[str, Any]) -> list[Any]:

@@ -1,18 +1,20 @@
 """The model `tts` of NVIDIA's Triton Inference Server: a text's whole audio in one answer.
 
-For clients and protocols that know no streams. It asks `tts_stream` and joins the chunks, so that both stand on one set
-of engines, and needs nothing of this project: many instances of it are cheap. `serving/triton/repository.py`
+For clients and protocols without streams. It asks `tts_stream` and joins the chunks, so that both use the same engines,
+and needs nothing of this project: many instances of it are cheap. `serving/triton/repository.py`
 copies this file into a model repository as model.py.
 """
 
 import json
 import os
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
-# The server's Python does not look at it by itself.
+# The server's Python ignores PYTHONPATH.
 sys.path[1:1] = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
 
 import numpy as np
@@ -20,7 +22,7 @@ import triton_python_backend_utils as pb_utils  # what the server's Python backe
 
 
 class TritonPythonModel:
-    """TEXT in; AUDIO and SAMPLING_RATE out."""
+    """TEXT in; AUDIO, SAMPLING_RATE and WORDS out."""
 
     def initialize(self, args: dict[str, str]) -> None:
         self._names = [entry["name"] for entry in json.loads(args["model_config"])["input"]]
@@ -32,31 +34,38 @@ class TritonPythonModel:
         given = [pb_utils.get_input_tensor_by_name(request, name) for name in self._names]
         inputs = [tensor for tensor in given if tensor is not None]
         name = uuid.uuid4().hex
+        mark = Path(tempfile.gettempdir(), f"{name}.cancelled")  # `tts_stream` watches it
         chunks, rate = [np.empty(0, np.float32)], np.zeros(1, np.int32)
-        for response in _stream(inputs, {"name": name}):
-            if response.has_error():
-                return _failed(response.error().message())
-            tensors = {tensor.name(): tensor for tensor in response.output_tensors()}
-            if tensors:  # the final response has none
-                chunks.append(tensors["AUDIO"].as_numpy().copy())  # the server's memory is only lent
-                rate = tensors["SAMPLING_RATE"].as_numpy().copy()
-            if name and request.is_cancelled():
-                list(_stream(inputs, {"cancel": name}))
-                name = ""
-        if not name:
-            return _failed("CANCELLED the client has given the request up")
-        return pb_utils.InferenceResponse(
-            [pb_utils.Tensor("AUDIO", np.concatenate(chunks)), pb_utils.Tensor("SAMPLING_RATE", rate)]
-        )
+        words: list[Any] = []
+        cancelled = False
+        try:
+            for response in _stream(inputs, name):
+                if response.has_error():
+                    return _failed(response.error().message())
+                tensors = {tensor.name(): tensor.as_numpy() for tensor in response.output_tensors()}
+                if tensors:  # the final response has none
+                    chunks.append(tensors["AUDIO"].copy())  # the server's memory is used again
+                    rate = tensors["SAMPLING_RATE"].copy()
+                    words += json.loads(tensors["WORDS"][0])
+                if not cancelled and request.is_cancelled():
+                    cancelled = True
+                    mark.touch()
+        finally:
+            mark.unlink(missing_ok=True)
+        if cancelled:
+            return _failed("CANCELLED the client has cancelled the request")
+        texts = np.array([json.dumps(words, ensure_ascii=False).encode()], np.object_)
+        answer = {"AUDIO": np.concatenate(chunks), "SAMPLING_RATE": rate, "WORDS": texts}
+        return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in answer.items()])
 
 
-def _stream(inputs: list[Any], parameters: dict[str, str]) -> Iterator[Any]:
+def _stream(inputs: list[Any], name: str) -> Iterator[Any]:
     """The responses of `tts_stream`."""
     request = pb_utils.InferenceRequest(
         model_name="tts_stream",
         inputs=inputs,
-        requested_output_names=["AUDIO", "SAMPLING_RATE"],
-        parameters=parameters,
+        requested_output_names=["AUDIO", "SAMPLING_RATE", "WORDS"],
+        parameters={"name": name},
     )
     return request.exec(decoupled=True)
 

@@ -38,15 +38,24 @@ def _input(setting: Setting) -> TensorField:
 
 
 INPUTS = (TensorField("TEXT", "TYPE_STRING", 1), *map(_input, settings_at("triton")))
-OUTPUTS = (TensorField("AUDIO", "TYPE_FP32", -1), TensorField("SAMPLING_RATE", "TYPE_INT32", 1))
+OUTPUTS = (
+    TensorField("AUDIO", "TYPE_FP32", -1),
+    TensorField("SAMPLING_RATE", "TYPE_INT32", 1),
+    TensorField("WORDS", "TYPE_STRING", 1),
+)
 
 
 def make_repository(
-    output: Path, paths: Mapping[Part, Path], max_characters: int = 4096, max_waiting: int = 64
+    output: Path, paths: Mapping[Part, Path], max_characters: int = 4096, max_waiting: int = 64, instances: int = 1
 ) -> None:
     """Writes the repository: both models appear, or neither.
 
     It holds all that the server needs beside the Python packages of requirements.txt, and may be moved.
+
+    Args:
+        max_characters: of a request's text.
+        max_waiting: requests that wait at each instance of `tts_stream`, and at `tts`.
+        instances: of `tts_stream`, on each GPU; each is a process with a voice of its own.
 
     Raises:
         UserError: the folder can't be written or holds models already, or a model file isn't there.
@@ -61,7 +70,7 @@ def make_repository(
     on_gpu = any(path.suffix != ".onnx" for path in paths.values())
     with appearing_together(output) as temporary:
         parameters = {"max_characters": str(max_characters), "max_waiting": str(max_waiting)}
-        stream = _write_model(temporary, "stream", config_of("tts_stream", True, 1, on_gpu, parameters))
+        stream = _write_model(temporary, "stream", config_of("tts_stream", True, instances, on_gpu, parameters))
         for package in PACKAGES:
             ignored = shutil.ignore_patterns("__pycache__")
             shutil.copytree(REPOSITORY / package, stream / "code" / package, ignore=ignored)

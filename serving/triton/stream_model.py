@@ -10,12 +10,14 @@ import os
 import queue
 import signal
 import sys
+import tempfile
 import threading
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-# The server's Python does not look at PYTHONPATH by itself.
+# The server's Python ignores PYTHONPATH.
 _FOLDERS = [folder for folder in os.environ.get("PYTHONPATH", "").split(os.pathsep) if folder]
 sys.path[1:1] = [str(Path(__file__).resolve().parent / "code"), *_FOLDERS]
 
@@ -26,26 +28,26 @@ import triton_python_backend_utils as pb_utils  # what the server's Python backe
 from common.errors import Busy, Closed, InvalidInput, explained
 from common.metadata import PARTS
 from pipeline import Audio, SpeakSettings, Voice
+from pipeline.latency import prefer_latency
 from pipeline.settings import settings_at
 from pipeline.speech import CancelledError, Speech
 
-WATCH_SECONDS = 0.1  # between looks whether a client has cancelled: the server tells only who asks
+WATCH_SECONDS = 0.1  # between checks whether a client has cancelled
 
 _log = logging.getLogger(__name__)
 
 
 class TritonPythonModel:
-    """TEXT in; AUDIO and SAMPLING_RATE out, a response for each chunk, the last one empty and final.
+    """TEXT in; AUDIO, SAMPLING_RATE and WORDS out, a response for each chunk, the last one empty and final.
 
-    Requests of `tts` have a parameter `name`. A later one with that name as `cancel` gives the first up: its client has
-    cancelled. Their errors begin with their code, which the server doesn't pass on between models.
+    A request of `tts` has a parameter `name`. Such a request is cancelled by a file of that name, since only its own
+    instance could find it. Its errors begin with their code, which the server doesn't pass on between models.
     """
 
     def initialize(self, args: dict[str, str]) -> None:
         folder = Path(args["model_repository"]) / args["model_version"] / "voice"
         parameters = json.loads(args["model_config"])["parameters"]
         self._max_characters = int(parameters["max_characters"]["string_value"])
-        self._named: dict[str, Speech] = {}
         if args["model_instance_kind"] == "GPU":
             torch.cuda.set_device(int(args["model_instance_device_id"]))
         names = json.loads((folder / "voice.json").read_text(encoding="utf-8"))
@@ -54,26 +56,19 @@ class TritonPythonModel:
         self._voice.scheduler(max_waiting=max_waiting, on_failed=self._end_server).warm_up()
         for _ in self._voice.stream("Ready."):
             pass
+        prefer_latency()
 
     def execute(self, requests: list[Any]) -> None:
         for request in requests:
             sender = request.get_response_sender()
-            parameters = json.loads(request.parameters() or "{}")
-            if "cancel" in parameters:
-                if (named := self._named.get(parameters["cancel"])) is not None:
-                    named.cancel()
-                sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-                continue
-            name = parameters.get("name", "")
+            name = str(json.loads(request.parameters() or "{}").get("name", ""))
             try:
                 speech = self._submit(request)
             except Exception as error:
                 _refuse(sender, error, name)
                 continue
-            if name:
-                self._named[name] = speech
-            # A thread a request: it sleeps until there is a chunk, and one slow client holds nobody up.
-            threading.Thread(target=self._send, args=(speech, sender, name), name="send", daemon=True).start()
+            # A thread a request: it sleeps until there is a chunk, and a slow client delays no other.
+            threading.Thread(target=_send, args=(speech, sender, name), name="send", daemon=True).start()
 
     def finalize(self) -> None:
         has_failed = self._voice.scheduler().status().state == "failed"
@@ -99,25 +94,27 @@ class TritonPythonModel:
                 settings[setting.name] = _text_of(tensor) if setting.type is str else tensor.as_numpy().item()
         return self._voice.submit(text, SpeakSettings(**settings))
 
-    def _send(self, speech: Speech, sender: Any, name: str) -> None:
-        """Sends a request's chunks as they come; gives the request up where the client has, or where sending fails."""
-        try:
-            while (chunk := _next_chunk(speech, sender)) is not None:
-                sender.send(_response(chunk))
-            sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-        except CancelledError:
-            sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
-        except Exception as error:
-            with suppress(Exception):  # where sending has failed, so may this
-                _refuse(sender, error, name)
-        finally:
-            speech.cancel()
-            self._named.pop(name, None)
+
+def _send(speech: Speech, sender: Any, name: str) -> None:
+    """Sends a request's chunks as they come. Cancels it where its client has, or where sending fails."""
+    # As `tts` names it. Clients may send names, too: letters and digits can't lead out of the folder.
+    mark = Path(tempfile.gettempdir(), f"{name}.cancelled") if name.isalnum() else None
+    try:
+        while (chunk := _next_chunk(speech, sender, mark)) is not None:
+            sender.send(_response(chunk))
+        sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    except CancelledError:
+        sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    except Exception as error:
+        with suppress(Exception):  # where sending has failed, so may this
+            _refuse(sender, error, name)
+    finally:
+        speech.cancel()
 
 
-def _next_chunk(speech: Speech, sender: Any) -> Audio | None:
+def _next_chunk(speech: Speech, sender: Any, mark: Path | None) -> Audio | None:
     while True:
-        if sender.is_cancelled():
+        if sender.is_cancelled() or (mark is not None and mark.exists()):
             speech.cancel()
         try:
             return speech.next_chunk(WATCH_SECONDS)
@@ -157,5 +154,10 @@ def _text_of(tensor: Any) -> str:
 
 
 def _response(audio: Audio) -> Any:
-    rate = np.array([audio.sampling_rate], np.int32)
-    return pb_utils.InferenceResponse([pb_utils.Tensor("AUDIO", audio.samples), pb_utils.Tensor("SAMPLING_RATE", rate)])
+    words = json.dumps([asdict(word) for word in audio.words], ensure_ascii=False).encode()
+    tensors = {
+        "AUDIO": audio.samples,
+        "SAMPLING_RATE": np.array([audio.sampling_rate], np.int32),
+        "WORDS": np.array([words], np.object_),
+    }
+    return pb_utils.InferenceResponse([pb_utils.Tensor(name, value) for name, value in tensors.items()])

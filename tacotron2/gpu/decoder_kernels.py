@@ -137,7 +137,6 @@ def lstm_vector_kernel(
     old_cell,  # (HIDDEN)
     new_hidden,  # (HIDDEN)
     new_cell,  # (HIDDEN)
-    batch,
     N_EARLY: tl.constexpr,
     N_LATE: tl.constexpr,
     HIDDEN: tl.constexpr,
@@ -171,11 +170,9 @@ def _product(sums, row, x, item, batch, N: tl.constexpr, STEP: tl.constexpr):
     # sums (rows, items) plus the product of N columns of weights, from `row` (rows, 1) on, and x (B, N)
     k = tl.arange(0, STEP)
     for start in tl.range(0, N, STEP):
-        columns = start + k
-        w = tl.load(row + columns[None, :])
-        y = tl.load(
-            x + item[:, None] * N + columns[None, :], mask=item[:, None] < batch, other=0.0, cache_modifier=".cg"
-        )
+        column = (start + k)[None, :]
+        w = tl.load(row + column)
+        y = tl.load(x + item[:, None] * N + column, mask=item[:, None] < batch, other=0.0, cache_modifier=".cg")
         sums = tl.dot(w, tl.trans(y), sums)
     return sums
 

@@ -56,28 +56,14 @@ def tuning_for(capability: tuple[int, int], batch: int) -> Tuning:
     return replace(wide, step=128, stages=6 if batch <= 64 else 4, prenet_rows=32, items=16)
 
 
-@dataclass(frozen=True)
-class _Scratch:
-    """Values between the kernels of one step."""
-
-    prenet: Tensor  # FP16 (B, prenet_dim)
-    query: Tensor  # FP32 (B, attention_dim)
-    energies: Tensor  # FP32 (B, T)
-
-    @classmethod
-    def empty(cls, config: Tacotron2Config, batch: int, text: int, device: torch.device) -> "_Scratch":
-        return cls(
-            torch.empty(batch, config.prenet_dim, dtype=torch.float16, device=device),
-            torch.empty(batch, config.attention_dim, dtype=torch.float32, device=device),
-            torch.empty(batch, text, dtype=torch.float32, device=device),
-        )
-
-
 class FusedStep:
     """The weights in the kernels' layouts, on the module's device, and the launches of a step."""
 
     def __init__(self, module: DecoderIterPart, metadata: ModelMetadata) -> None:
+        from tacotron2.gpu import decoder_kernels  # needs Triton
+
         assert isinstance(metadata.model, Tacotron2Config)
+        self._kernels = decoder_kernels
         config = self.config = metadata.model
         self._module = module
         self._packed: dict[int, tuple[_PackedLSTM, _PackedLSTM]] = {}
@@ -93,57 +79,87 @@ class FusedStep:
     def launches(self, tensors: Mapping[str, Tensor], tuning: Tuning) -> list[Launch]:
         """The kernels of a step on these tensors (see `common.engine.Engine.bind`), in order."""
         batch, text = tensors["mask"].shape
-        scratch = _Scratch.empty(self.config, batch, text, self.query.device)
+        # Values between the kernels of one step
+        prenet = self.query.new_empty(batch, self.config.prenet_dim)
+        query = self.v.new_empty(batch, self.config.attention_dim)
+        energies = self.v.new_empty(batch, text)
         attention_weights, decoder_weights = self._lstms(tuning.units)
         context, attention_hidden = tensors["out_attention_context"], tensors["out_attention_hidden"]
         return [
-            self._prenet(tensors, scratch, tuning),
-            _lstm(tensors, "attention", tensors["attention_context"], scratch.prenet, attention_weights, tuning),
-            self._query(tensors, scratch, tuning),
-            self._energies(tensors, scratch, tuning),
-            self._context(tensors, scratch, tuning),
-            _lstm(tensors, "decoder", attention_hidden, context, decoder_weights, tuning),
+            self._prenet(tensors, prenet, tuning),
+            self._lstm(tensors, "attention", tensors["attention_context"], prenet, attention_weights, tuning),
+            self._query(tensors, query, tuning),
+            self._energies(tensors, query, energies, tuning),
+            self._context(tensors, energies, tuning),
+            self._lstm(tensors, "decoder", attention_hidden, context, decoder_weights, tuning),
             self._projection(tensors, tuning),
         ]
 
-    def _prenet(self, tensors: Mapping[str, Tensor], scratch: "_Scratch", tuning: Tuning) -> Launch:
-        from tacotron2.gpu.decoder_kernels import prenet_kernel, prenet_matrix_kernel
-
+    def _prenet(self, tensors: Mapping[str, Tensor], out: Tensor, tuning: Tuning) -> Launch:
         mels, dim = self.config.n_mel_channels, self.config.prenet_dim
         rows = min(tuning.prenet_rows, dim)
         return _by_items(
-            (prenet_kernel, prenet_matrix_kernel),
+            (self._kernels.prenet_kernel, self._kernels.prenet_matrix_kernel),
             dim // rows,
-            len(scratch.prenet),
-            (tensors["decoder_input"], tensors["prenet_dropout"], *self.prenet, scratch.prenet),
+            len(out),
+            (tensors["decoder_input"], tensors["prenet_dropout"], *self.prenet, out),
             {"MELS": mels, "MELS_PADDED": power_of_2(mels), "DIM": dim, "ROWS": rows, "num_warps": 8},
             tuning,
         )
 
-    def _query(self, tensors: Mapping[str, Tensor], scratch: "_Scratch", tuning: Tuning) -> Launch:
-        from tacotron2.gpu.decoder_kernels import query_kernel, query_matrix_kernel
+    def _lstm(
+        self,
+        tensors: Mapping[str, Tensor],
+        name: str,
+        early: Tensor,
+        late: Tensor,
+        packed: "_PackedLSTM",
+        tuning: Tuning,
+    ) -> Launch:
+        # The LSTM `name`: `early` is known before the previous kernel has finished, `late` is its result.
+        weights, bias = packed
+        hidden, old_cell = tensors[f"{name}_hidden"], tensors[f"{name}_cell"]
+        batch, size = hidden.shape
+        new_state = tensors[f"out_{name}_hidden"], tensors[f"out_{name}_cell"]
+        arguments = (early, hidden, late, weights, bias, old_cell, *new_state)
+        constants: dict[str, Any] = dict(
+            N_EARLY=early.size(1),
+            N_LATE=late.size(1),
+            HIDDEN=size,
+            UNITS=tuning.units,
+            GUARD=name == "decoder" and not tuning.matrix,
+            num_warps=tuning.warps,
+            **overlapping(tuning.overlap),
+        )
+        if not tuning.matrix:
+            return Launch(self._kernels.lstm_vector_kernel, (len(weights),), arguments, constants)
+        constants.update(
+            ITEMS=max(16, power_of_2(batch)),
+            STEP=min(tuning.step, early.size(1), late.size(1), size),
+            num_stages=tuning.stages,
+        )
+        return Launch(self._kernels.lstm_matrix_kernel, (len(weights),), (*arguments, batch), constants)
 
+    def _query(self, tensors: Mapping[str, Tensor], out: Tensor, tuning: Tuning) -> Launch:
         hidden, dim = self.config.attention_rnn_dim, self.config.attention_dim
         rows = min(tuning.query_rows, dim)
         return _by_items(
-            (query_kernel, query_matrix_kernel),
+            (self._kernels.query_kernel, self._kernels.query_matrix_kernel),
             dim // rows,
-            len(scratch.query),
-            (tensors["out_attention_hidden"], self.query, scratch.query),
+            len(out),
+            (tensors["out_attention_hidden"], self.query, out),
             {"HIDDEN": hidden, "DIM": dim, "ROWS": rows, "num_warps": 4},
             tuning,
         )
 
-    def _energies(self, tensors: Mapping[str, Tensor], scratch: "_Scratch", tuning: Tuning) -> Launch:
-        from tacotron2.gpu.decoder_kernels import energies_kernel
-
-        batch, text = scratch.energies.shape
+    def _energies(self, tensors: Mapping[str, Tensor], query: Tensor, out: Tensor, tuning: Tuning) -> Launch:
+        batch, text = out.shape
         history = tensors["attention_weights"], tensors["attention_weights_cum"]
         mask = tensors["mask"].view(torch.uint8)
         return Launch(
-            energies_kernel,
+            self._kernels.energies_kernel,
             (-(-text // tuning.text_tile), batch),
-            (*history, tensors["processed_memory"], mask, scratch.query, self.location, self.v, scratch.energies, text),
+            (*history, tensors["processed_memory"], mask, query, self.location, self.v, out, text),
             dict(
                 DIM=self.config.attention_dim,
                 TAPS=self.config.attention_location_kernel_size,
@@ -154,34 +170,25 @@ class FusedStep:
             ),
         )
 
-    def _context(self, tensors: Mapping[str, Tensor], scratch: "_Scratch", tuning: Tuning) -> Launch:
-        from tacotron2.gpu.decoder_kernels import context_kernel
-
-        batch, text = scratch.energies.shape
+    def _context(self, tensors: Mapping[str, Tensor], energies: Tensor, tuning: Tuning) -> Launch:
+        batch, text = energies.shape
         dim = self.config.encoder_embedding_dim
         columns, padded = min(tuning.context_columns, dim), max(32, power_of_2(text))
         results = [tensors[f"out_attention_{name}"] for name in ("context", "weights", "weights_cum")]
         return Launch(
-            context_kernel,
+            self._kernels.context_kernel,
             (dim // columns, batch),
-            (scratch.energies, tensors["attention_weights_cum"], tensors["memory"], *results, text),
+            (energies, tensors["attention_weights_cum"], tensors["memory"], *results, text),
             dict(
-                DIM=dim,
-                COLUMNS=columns,
-                TEXT=padded,
-                TILE=min(128, padded),
-                num_warps=4,
-                **overlapping(tuning.overlap),
+                DIM=dim, COLUMNS=columns, TEXT=padded, TILE=min(128, padded), num_warps=4, **overlapping(tuning.overlap)
             ),
         )
 
     def _projection(self, tensors: Mapping[str, Tensor], tuning: Tuning) -> Launch:
-        from tacotron2.gpu.decoder_kernels import projection_kernel, projection_matrix_kernel
-
         config, rows = self.config, tuning.projection_rows
         frame, gate = tensors["decoder_output"], tensors["gate_prediction"]
         return _by_items(
-            (projection_kernel, projection_matrix_kernel),
+            (self._kernels.projection_kernel, self._kernels.projection_matrix_kernel),
             -(-(config.n_mel_channels + 1) // rows),
             len(frame),
             (
@@ -244,33 +251,3 @@ def _pack_lstm(cell: MergedLSTMCell, widths: list[int], order: list[int], units:
     weight = torch.cat([inputs[i] for i in order], 1)
     rows = torch.arange(weight.size(0), device=weight.device).view(4, -1, units).transpose(0, 1).flatten()
     return weight[rows].half().view(-1, 4 * units, weight.size(1)), bias[rows].float().view(-1, 4 * units)
-
-
-def _lstm(
-    tensors: Mapping[str, Tensor], name: str, early: Tensor, late: Tensor, packed: _PackedLSTM, tuning: Tuning
-) -> Launch:
-    # The LSTM `name`: `early` is known before the previous kernel has finished, `late` is its result.
-    from tacotron2.gpu.decoder_kernels import lstm_matrix_kernel, lstm_vector_kernel
-
-    weights, bias = packed
-    hidden, old_cell = tensors[f"{name}_hidden"], tensors[f"{name}_cell"]
-    batch, size = hidden.shape
-    new_state = tensors[f"out_{name}_hidden"], tensors[f"out_{name}_cell"]
-    arguments = (early, hidden, late, weights, bias, old_cell, *new_state, batch)
-    constants: dict[str, Any] = dict(
-        N_EARLY=early.size(1),
-        N_LATE=late.size(1),
-        HIDDEN=size,
-        UNITS=tuning.units,
-        GUARD=name == "decoder" and not tuning.matrix,
-        num_warps=tuning.warps,
-        **overlapping(tuning.overlap),
-    )
-    if not tuning.matrix:
-        return Launch(lstm_vector_kernel, (len(weights),), arguments, constants)
-    constants.update(
-        ITEMS=max(16, power_of_2(batch)),
-        STEP=min(tuning.step, early.size(1), late.size(1), size),
-        num_stages=tuning.stages,
-    )
-    return Launch(lstm_matrix_kernel, (len(weights),), arguments, constants)

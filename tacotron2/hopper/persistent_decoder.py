@@ -53,17 +53,7 @@ _OPTIONS = [
 ]
 
 # The fields of the kernel's arguments, in order; those of Launch are named as in `common.contract`.
-_WEIGHTS = (
-    "attention",
-    "decoder",
-    "attention_bias",
-    "decoder_bias",
-    "small",
-    "small_bias",
-    "location",
-    "v",
-    "prenet",
-)
+_WEIGHTS = ("attention", "decoder", "attention_bias", "decoder_bias", "small", "small_bias", "location", "v", "prenet")
 _TENSORS = (
     "attention_hidden",
     "attention_cell",
@@ -131,15 +121,11 @@ class PersistentDecoder:
         return None
 
     def run(self, tensors: Mapping[str, Tensor]) -> None:
-        """Enqueues as many steps as `gate_prediction` has rows, at most MAX_STEPS.
+        """Enqueues as many steps as `gate_prediction` has rows, at most MAX_STEPS; see `common.engine.MultiStep`.
 
         Args:
-            tensors: named as for one step (`common.contract`) with a batch of one and at most MAX_TEXT symbols, in
-                FP16. The state's inputs hold the state before the first step and receive the state after the last one.
-                Tensors of each step have one more dimension in front: decoder_output, gate_prediction (which may be on
-                the host, pinned) and, optionally, out_attention_weights. prenet_dropout is on the host and is read
-                before this returns: uint8 (steps, 2, prenet_dim / 8), packed as by `np.packbits`, a bit 1 for each
-                value that is kept.
+            tensors: FP16, of a batch of one and at most MAX_TEXT symbols. The bits of `prenet_dropout` are packed as by
+                `np.packbits`, 1 for each value that is kept, and read before this returns.
         """
         steps, text = tensors["gate_prediction"].size(0), tensors["mask"].size(1)
         assert steps <= MAX_STEPS

@@ -1,4 +1,4 @@
-"""Cleaners: what is done to a text before its characters are looked up among the symbols."""
+"""Cleaners: they change a text into one that the symbols can write."""
 
 import unicodedata
 from collections import Counter
@@ -9,42 +9,23 @@ from unidecode import unidecode
 
 from tacotron2.text.numbers import expand_numbers
 from tacotron2.text.rewriting import Pattern
+from tacotron2.text.tables import table
 
-_ABBREVIATIONS = {
-    "mrs": "misess",  # the classic's spelling, which its voices were trained on
-    "mr": "mister",
-    "dr": "doctor",
-    "st": "saint",
-    "co": "company",
-    "jr": "junior",
-    "maj": "major",
-    "gen": "general",
-    "drs": "doctors",
-    "rev": "reverend",
-    "lt": "lieutenant",
-    "hon": "honorable",
-    "sgt": "sergeant",
-    "capt": "captain",
-    "esq": "esquire",
-    "ltd": "limited",
-    "col": "colonel",
-    "ft": "fort",
-}
-_ABBREVIATION = Pattern(rf"\b({'|'.join(_ABBREVIATIONS)})\.")
+_ABBREVIATION = Pattern(r"\b((?&classic-abbreviations))\.")
 _WHITESPACE = Pattern(r"\s+")
-_TO_TRANSLITERATE = Pattern(r"[^\x00-\x7f£]")  # unidecode would make "ps" of £, and no rule for pounds would see it
+_TO_TRANSLITERATE = Pattern(r"[^\x00-\x7f£]")  # but £, which unidecode would hide from the rules for pounds
 _SCRIPT = Pattern(r"(?!LATIN|MODIFIER|FULLWIDTH|MATHEMATICAL|COMBINING)([A-Z]+)\b.*\b(?:LETTER|SYLLABLE|IDEOGRAPH)\b")
-_SILENT = {"Mn", "Me", "Cf"}  # Unicode categories of accents and of marks that nobody sees
+_SILENT = {"Mn", "Me", "Cf"}  # Unicode categories of accents and of invisible marks
 
 
 def english_cleaners(text: str) -> str:
     """ASCII, lower case, numbers and abbreviations in words, single spaces."""
     text = expand_numbers(_transliterated(text).lower())
-    return _single_spaced(_ABBREVIATION.sub(lambda match: _ABBREVIATIONS[match[1]], text))
+    return _single_spaced(_ABBREVIATION.sub(lambda match: table("classic-abbreviations")[match[1]], text))
 
 
 def transliteration_cleaners(text: str) -> str:
-    """ASCII, lower case, single spaces; for languages whose script can be spelled in Latin letters."""
+    """ASCII, lower case, single spaces; for languages that Latin letters can spell."""
     return _single_spaced(_transliterated(text).lower())
 
 
@@ -77,7 +58,7 @@ def _transliterated(text: str) -> str:
 @lru_cache(maxsize=4096)
 def _in_ascii(character: str) -> str:
     spelled = unidecode(character)
-    # What has no spelling stays, so that it is named among the dropped characters instead of vanishing.
+    # A character without a spelling stays, so that it is reported among the dropped ones.
     return spelled if spelled or unicodedata.category(character) in _SILENT else character
 
 

@@ -16,17 +16,17 @@ from tacotron2.text.pieces import GROUP, SILENT, cut
 from tacotron2.text.rewriting import Pattern, Span, Trace
 from tacotron2.text.symbols import ARPABET_GROUP, ARPABET_MARK, LETTERS, PAD, SPACE, SYMBOL_IDS
 
-MIN_PIECE = 4  # symbols: less is no word and its punctuation
+MIN_PIECE = 4  # symbols: room for a word with its punctuation
 
-_SURROGATES = Pattern(r"[\ud800-\udfff]")  # what Python makes of arguments that are not UTF-8
-_ENDINGS = set(".!?,;:")  # voices are trained on clauses as well as sentences: each of these ends a text well
+_SURROGATES = Pattern(r"[\ud800-\udfff]")  # Python makes them of arguments that are not UTF-8
+_ENDINGS = set(".!?,;:")  # after each of these a voice stops: it was trained on clauses and sentences
 _CLOSING = set(")'")
-_CLINGING = set(".,;:!?\"'()[]{}\u2026\u2018\u2019\u201c\u201d\u00ab\u00bb")  # stay with the word that they touch
+_CLINGING = set(".,;:!?\"'()[]{}\u2026\u2018\u2019\u201c\u201d\u00ab\u00bb")  # belong to the word that they touch
 _CHARACTER_IDS = {symbol: index for symbol, index in SYMBOL_IDS.items() if len(symbol) == 1 and symbol != PAD}
 
 
 class WordSpan(NamedTuple):
-    """A word, or several that a reader says for what stands without a space in the text: where it is, and what it says.
+    """Where a word stands in the text and in its piece. What is written without a space is one word, as "20%" is.
 
     Attributes:
         first, stop: its first symbol in the piece, and the one after its last; punctuation is outside.
@@ -62,7 +62,7 @@ class _Unit(NamedTuple):
     """A character, or a group of ARPAbet symbols, which is never taken apart."""
 
     text: str
-    ids: tuple[int, ...]  # none if the character is dropped
+    ids: tuple[int, ...]  # empty if the character is dropped
     mark: str  # see `pieces.cut`
 
 
@@ -113,7 +113,7 @@ def split(
     marks = "".join(unit.mark for unit in units)
     sizes = [len(unit.ids) for unit in units]
     pieces = cut(marks, sizes, max_symbols, by_sentence)
-    # What was dropped between two pieces is named with the first.
+    # Characters that were dropped between two pieces are reported with the first.
     edges = [0, *(start for start, _ in pieces[1:]), len(units)]
     return [
         _encoded(units, start, stop, _dropped(units[edge:next_edge]), words)
@@ -124,7 +124,7 @@ def split(
 def _units(
     text: str, longest_group: int, cleaner: str, final_period: bool, trace: Trace | None
 ) -> tuple[list[_Unit], list[WordSpan]]:
-    """The units of the cleaned text, dropped characters among them, and where words are in them, if there is a trace.
+    """The units of the cleaned text, with the dropped characters; and its words, if there is a trace.
 
     Raises as `encode` does.
     """
@@ -158,12 +158,10 @@ def _units(
             done = match.end()
     clean(done, len(text))
     if not any(unit.mark.isalpha() for unit in units):
-        dropped = _dropped(units)
-        without = f" once {_shown(''.join(dropped))} is left out, which the voice has no sound for" if dropped else ""
-        raise InvalidInput(f"nothing to speak in {_shown(text)}{without}: write at least one word")
+        raise nothing_to_speak(text, _dropped(units))
     words = [] if trace is None else _words(units, origins, trace.source)
     if final_period:
-        heard = (place for place in range(len(units) - 1, -1, -1) if _is_heard(units[place]))
+        heard = (index for index in range(len(units) - 1, -1, -1) if _is_heard(units[index]))
         last = ending = next(heard)
         while units[ending].text in _CLOSING:
             ending = next(heard)
@@ -173,17 +171,17 @@ def _units(
 
 
 def _words(units: Sequence[_Unit], origins: Sequence[Span], source: str) -> list[WordSpan]:
-    """The words by the units that they are spoken in, in order; spans don't overlap."""
+    """The words in order, `first` and `stop` as indices of units; their spans don't overlap."""
     found: list[WordSpan] = []
     between = True  # whether a space stands between the last word and the next unit
-    for place, (unit, span) in enumerate(zip(units, origins, strict=True)):
+    for index, (unit, span) in enumerate(zip(units, origins, strict=True)):
         if unit.mark.isalpha():
-            # What was written without a gap is one word, however many are spoken for it.
+            # Text without a gap is one word, also where several words are spoken for it.
             if found and (not between or span[0] <= found[-1].span[1]):
                 first, _, _, (begun, ended) = found.pop()
-                found.append(WordSpan(first, place + 1, "", (begun, max(ended, span[1]))))
+                found.append(WordSpan(first, index + 1, "", (begun, max(ended, span[1]))))
             else:
-                found.append(WordSpan(place, place + 1, "", span))
+                found.append(WordSpan(index, index + 1, "", span))
             between = False
         elif unit.mark == SPACE:
             between = True
@@ -215,10 +213,10 @@ def _character(character: str) -> _Unit:
 def _encoded(
     units: Sequence[_Unit], start: int, stop: int, dropped: tuple[str, ...], words: Sequence[WordSpan]
 ) -> EncodedText:
-    places = [place for place in range(start, stop) if _is_heard(units[place])]
-    start, stop = places[0], places[-1] + 1
+    indices = [index for index in range(start, stop) if _is_heard(units[index])]
+    start, stop = indices[0], indices[-1] + 1
     heard = [unit for unit in units[start:stop] if unit.ids]
-    ids = [index for unit in heard for index in unit.ids]
+    ids = [symbol for unit in heard for symbol in unit.ids]
     symbols = [0, *accumulate(len(unit.ids) for unit in units[start:stop])]
     first_word = bisect_right(words, start, key=lambda word: word.stop)
     last_word = bisect_left(words, stop, key=lambda word: word.first)
@@ -235,6 +233,12 @@ def _is_heard(unit: _Unit) -> bool:
 
 def _dropped(units: Sequence[_Unit]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(unit.text for unit in units if not unit.ids))
+
+
+def nothing_to_speak(text: str, dropped: Sequence[str] = ()) -> InvalidInput:
+    """The error for a text without words, once these characters are dropped."""
+    without = f" once {_shown(''.join(dropped))} is left out, which the voice has no sound for" if dropped else ""
+    return InvalidInput(f"nothing to speak in {_shown(text)}{without}: write at least one word")
 
 
 def _shown(text: str, longest: int = 40) -> str:

@@ -1,10 +1,9 @@
-"""What a text goes through before it is cut into pieces and encoded: the normaliser, then the user's lexicon."""
+"""How a text becomes words before it is cut and encoded: by the normaliser, then by the user's lexicon."""
 
 import re
 from dataclasses import dataclass
 
-from common.errors import InvalidInput
-from tacotron2.text.encoding import encode
+from tacotron2.text.encoding import encode, nothing_to_speak
 from tacotron2.text.lexicon import Lexicon
 from tacotron2.text.normalizer import get_normalizer
 
@@ -17,7 +16,7 @@ class TextFrontEnd:
 
     Attributes:
         normalizer: one of `normalizer.NORMALIZERS`; "none" leaves the text to the classic cleaners.
-        lexicon: the user's own pronunciations, which the normaliser leaves to it.
+        lexicon: the user's own pronunciations; the normaliser leaves its words alone.
         final_period: end a text that has no end punctuation with a period, as `tacotron2.text.split` does.
     """
 
@@ -40,15 +39,12 @@ class TextFrontEnd:
         if self.lexicon:
             words = self.lexicon(words)
         if not _SPEAKABLE.search(words):
-            line = " ".join(text.split())
-            raise InvalidInput(
-                f'nothing to speak in "{line[:40]}{"..." if len(line) > 40 else ""}": write at least one word'
-            )
+            raise nothing_to_speak(text)
         return words
 
 
 def describe_reading(text: str, front_end: TextFrontEnd) -> str:
-    """The text in the letters that the voice will get: read by the front end, then cleaned.
+    """The text in the letters that the voice gets: read by the front end, then cleaned.
 
     Raises:
         InvalidInput: nothing is left to speak.

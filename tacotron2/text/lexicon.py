@@ -93,7 +93,7 @@ class Lexicon:
         return _CHUNK.sub(chunk, text)
 
     def _found(self, chunk: str) -> Iterator[tuple[int, int, str]]:
-        """The places of the lexicon's words in a text without white space, with what is to be said there."""
+        """Where the lexicon's words are in a text without white space, and how each is said."""
         stop = len(chunk.rstrip(_OUTER))
         start = len(chunk) - len(chunk.lstrip(_OUTER))
         for first, last in ((0, len(chunk)), (0, stop), (start, len(chunk)), (start, stop)):

@@ -1,17 +1,16 @@
 """Numbers, ordinals and sums of money in English words, as the classic front end words them.
 
-Where the classic says another number than the one written, this module doesn't follow it: 1.05 ("one point five"),
+This module leaves the classic where that says another number than the text: 1.05 ("one point five"),
 $1.5 ("one dollar, five cents"), $1.234 ("one dollar, two hundred thirty-four cents"), $2.5 million ("two dollars, five
-cents million"). Pounds, which never got as far as its rule for them, are read like dollars.
+cents million"). It reads pounds like dollars: the classic's own rule for them never ran.
 """
 
 import re
 
 from tacotron2.text.rewriting import Pattern
 
-# Their words are a page of code; the libraries that have them cost seconds of loading (inflect) or come without a wheel
-# (num2words' docopt).
-_SMALL = (
+# The libraries for these words load slowly (inflect) or depend on a package without a wheel (num2words).
+SMALL = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"),
     *("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
 )
@@ -20,8 +19,8 @@ _SCALES = (
     *("", " thousand", " million", " billion", " trillion", " quadrillion", " quintillion", " sextillion"),
     *(" septillion", " octillion", " nonillion", " decillion"),
 )
-NUMBER_WORDS = frozenset(word for words in (*_SMALL, *_TENS, *_SCALES, "hundred", "point") for word in words.split())
-_MOST_DIGITS = 3 * len(_SCALES)  # longer numbers have no name and are read digit by digit
+NUMBER_WORDS = frozenset(word for words in (*SMALL, *_TENS, *_SCALES, "hundred", "point") for word in words.split())
+_MOST_DIGITS = 3 * len(_SCALES)  # longer numbers have no name: they are read digit by digit
 _ORDINALS = {
     **{"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth"},
     "twelve": "twelfth",
@@ -31,8 +30,8 @@ _CURRENCIES = {  # one, many, one of the hundredth part, many of them
     "£": ("pound", "pounds", "penny", "pence"),
 }
 
-# A pattern that begins with a run of digits begins only at the run's first digit: without that, a long run that does
-# not match would be tried again from each of its digits, in quadratic time.
+# Patterns that begin with a run of digits match at its first digit alone: tried from each digit, a long run would take
+# quadratic time.
 _GROUPED = Pattern(r"[0-9][0-9,]+[0-9]")
 _MONEY = Pattern(r"([$£])([0-9.,]*[0-9])( (?:hundred|thousand|million|billion|trillion)\b)?")
 _DECIMAL = Pattern(r"(?<![0-9])([0-9]+)\.([0-9]+)")
@@ -53,7 +52,7 @@ def cardinal(digits: str) -> str:
     """The words of a number given as decimal digits: "1234" is "one thousand, two hundred thirty-four"."""
     digits = digits.lstrip("0") or "0"
     if len(digits) > _MOST_DIGITS:
-        return " ".join(_SMALL[int(digit)] for digit in digits)
+        return " ".join(SMALL[int(digit)] for digit in digits)
     return _scaled(digits, "")
 
 
@@ -75,7 +74,7 @@ def year(number: int) -> str:
     if number == 2000:
         return "two thousand"
     if 2000 < number < 2010:
-        return f"two thousand {_SMALL[number % 100]}"
+        return f"two thousand {SMALL[number % 100]}"
     century, rest = divmod(number, 100)
     if rest == 0:
         return f"{_below_hundred(century)} hundred"
@@ -92,21 +91,21 @@ def _scaled(digits: str, hundred_and: str) -> str:
     ]
     if len(said) > 1 and 0 < groups[0] < 100:
         return ", ".join(said[:-1]) + f"{hundred_and} {said[-1]}"
-    return ", ".join(said) or _SMALL[0]
+    return ", ".join(said) or SMALL[0]
 
 
 def _below_thousand(number: int, hundred_and: str) -> str:
     hundreds, rest = divmod(number, 100)
     if not hundreds:
         return _below_hundred(rest)
-    return f"{_SMALL[hundreds]} hundred" + (f"{hundred_and} {_below_hundred(rest)}" if rest else "")
+    return f"{SMALL[hundreds]} hundred" + (f"{hundred_and} {_below_hundred(rest)}" if rest else "")
 
 
 def _below_hundred(number: int) -> str:
     if number < 20:
-        return _SMALL[number]
+        return SMALL[number]
     tens, units = divmod(number, 10)
-    return f"{_TENS[tens]}-{_SMALL[units]}" if units else _TENS[tens]
+    return f"{_TENS[tens]}-{SMALL[units]}" if units else _TENS[tens]
 
 
 def _plain(digits: str) -> str:

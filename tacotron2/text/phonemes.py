@@ -1,29 +1,18 @@
-"""Sounds as others write them, in the `{ARPAbet}` that the front end takes."""
+"""Pronunciations in other notations, as the `{ARPAbet}` that the front end takes."""
 
-import re
 import unicodedata
 
 from common.errors import InvalidInput
+from tacotron2.text.rewriting import Pattern
 from tacotron2.text.symbols import ARPABET
+from tacotron2.text.tables import table
 
-# English sounds in IPA. The longest that fits is taken; vowels get their stress from the marks.
-_IPA = {
-    **{"i": "IY", "ɪ": "IH", "ɨ": "IH", "ᵻ": "IH", "e": "EH", "ɛ": "EH", "æ": "AE", "a": "AE", "ɑ": "AA", "ɒ": "AA"},
-    **{"ɔ": "AO", "o": "OW", "ʊ": "UH", "u": "UW", "ʉ": "UW", "ʌ": "AH", "ə": "AH", "ɐ": "AH", "ɚ": "ER", "ɝ": "ER"},
-    **{"ɜ": "ER", "ɜr": "ER", "ər": "ER", "ɝr": "ER", "ɚr": "ER", "eɪ": "EY", "ɛɪ": "EY", "ei": "EY", "aɪ": "AY"},
-    **{"ai": "AY", "aʊ": "AW", "au": "AW", "ɔɪ": "OY", "ɔi": "OY", "oʊ": "OW", "əʊ": "OW", "ou": "OW"},
-    **{"ɪə": "IH AH", "eə": "EH AH", "ɛə": "EH AH", "ʊə": "UH AH"},
-    **{"p": "P", "b": "B", "t": "T", "d": "D", "k": "K", "g": "G", "f": "F", "v": "V", "θ": "TH", "ð": "DH", "s": "S"},
-    **{"z": "Z", "ʃ": "SH", "ʒ": "ZH", "h": "HH", "m": "M", "n": "N", "ŋ": "NG", "l": "L", "r": "R", "w": "W"},
-    **{"j": "Y", "tʃ": "CH", "dʒ": "JH", "ʧ": "CH", "ʤ": "JH", "ʍ": "HH W", "hw": "HH W", "x": "K", "ç": "HH"},
-    **{"ɾ": "D", "ʔ": "T", "m̩": "AH M", "n̩": "AH N", "l̩": "AH L", "r̩": "ER"},
-}
-_SAME = str.maketrans(  # other ways to write those, and what makes no difference in English
+_SAME = str.maketrans(  # other forms of the table's sounds, and marks that make no difference in English
     {"ɡ": "g", "ɹ": "r", "ɻ": "r", "ɫ": "l", "ɬ": "l", "ɱ": "m", "'": "ˈ", ",": "ˌ", "’": "ˈ"}
     | dict.fromkeys("ːˑ.‿|/[]()ʰ͜͡", "")
 )
 _STRESS = {"ˈ": "1", "ˌ": "2"}
-_SOUND = re.compile("|".join(sorted(map(re.escape, (*_IPA, *_STRESS)), key=len, reverse=True)))
+_SOUND = Pattern("(?&ipa)|[ˈˌ]")
 _VOWELS = frozenset(sound[:2] for sound in ARPABET if sound[-1] == "0")
 
 
@@ -60,7 +49,7 @@ def _sounds(word: str) -> list[str]:
         if match[0] in _STRESS:
             stress = _STRESS[match[0]]
             continue
-        for sound in _IPA[match[0]].split():
+        for sound in table("ipa")[match[0]].split():
             if sound in _VOWELS:
                 sounds.append(sound + (stress or "0"))
                 stress = ""

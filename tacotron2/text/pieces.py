@@ -3,35 +3,30 @@
 Works on a text as a row of units: a character, or a group of ARPAbet symbols that stays together.
 """
 
-import re
 from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
+from tacotron2.text.rewriting import Pattern
+
 # How units stand in `marks`; letters, in lower case, spaces and punctuation stand for themselves.
 GROUP, SILENT = "A", "\0"  # SILENT: a character without a symbol
 
-# A long stretch of words is cut before one of these, and not after a word that leads to the next one.
-_CONJUNCTIONS = "and|but|or|nor|because|although|though|while|when|where|which|who|whose|that|if|unless|until|so|than"
-_PREPOSITIONS = (
-    "of|to|in|on|at|by|for|from|with|into|onto|over|under|after|before|between|through|during|against|about|without"
-    "|within|toward|towards|across|along|among|around|behind|beyond|near|since|upon|as"
-)
-_DETERMINERS = "a|an|the|my|your|his|her|its|our|their|this|these|those|every|each|no|not|very"
-_LEADING = re.compile(rf"(?<![a-z'])({_CONJUNCTIONS}|{_PREPOSITIONS}|{_DETERMINERS}) ")
+# These words lead to the next one: a piece doesn't end after them.
+_LEADING = Pattern(r"(?<![a-z'])((?&conjunctions)|(?&prepositions)|(?&determiners)) ")
 _TIE = "~"  # a space after a leading word
 
 # Where a piece may end, best first: after a sentence, after a clause, before a conjunction, before a preposition, at a
-# space, at a tie. What closes (a bracket, a quotation mark, which has no symbol) stays with what it closes. A point
-# after a single letter is an abbreviation's or an initial's ("e.g.", "J. Smith") more often than a sentence's.
+# space, at a tie. A closing bracket or quotation mark (which has no symbol) belongs to the text before it. A point
+# after a single letter mostly ends an abbreviation or an initial ("e.g.", "J. Smith"), no sentence.
 _ENDS = (
-    re.compile(rf"(?<![.!?])(?:[!?]|\.(?=[.!?])|(?<!^[a-z])(?<![ .('\-{SILENT}][a-z])\.)[.!?]*[)'{SILENT}]*(?= )"),
-    re.compile(rf"[,;:][)'{SILENT}]*(?= )"),
-    re.compile(rf"(?<! )(?= (?:{_CONJUNCTIONS})[ {_TIE}])"),
-    re.compile(rf"(?<! )(?= (?:{_PREPOSITIONS})[ {_TIE}])"),
-    re.compile(r"(?<! )(?= )"),
-    re.compile(_TIE),
+    Pattern(rf"(?<![.!?])(?:[!?]|\.(?=[.!?])|(?<!^[a-z])(?<![ .('\-{SILENT}][a-z])\.)[.!?]*[)'{SILENT}]*(?= )"),
+    Pattern(rf"[,;:][)'{SILENT}]*(?= )"),
+    Pattern(rf"(?<! )(?= (?&conjunctions)[ {_TIE}])"),
+    Pattern(rf"(?<! )(?= (?&prepositions)[ {_TIE}])"),
+    Pattern(r"(?<! )(?= )"),
+    Pattern(_TIE),
 )
 _INSIDE_A_WORD = len(_ENDS)
 
@@ -41,7 +36,7 @@ class _Atom(NamedTuple):
 
     start: int
     stop: int
-    cut: int  # how good an end it is: an index in `_ENDS`, or `_INSIDE_A_WORD`
+    cut: int  # the kind of its end: an index in `_ENDS`, or `_INSIDE_A_WORD`
 
 
 class _Row:
@@ -52,12 +47,14 @@ class _Row:
         self._symbols = [0, *accumulate(sizes)]
         self._spoken = [0, *accumulate(map(str.isalpha, marks))]
         heard = [mark not in (" ", SILENT) for mark in marks]
-        self._end = [0] * (len(marks) + 1)  # of what is left when spaces before a place are taken off
-        for place, is_heard in enumerate(heard, start=1):
-            self._end[place] = place if is_heard else self._end[place - 1]
-        self._start = [len(marks)] * (len(marks) + 1)  # likewise after it
-        for place in range(len(marks) - 1, -1, -1):
-            self._start[place] = place if heard[place] else self._start[place + 1]
+        self._end = [0] * (len(marks) + 1)  # by index: the end of the text before it, without its last spaces
+        for index, is_heard in enumerate(heard, start=1):
+            self._end[index] = index if is_heard else self._end[index - 1]
+        self._start = [len(marks)] * (
+            len(marks) + 1
+        )  # by index: the start of the text from it, without its first spaces
+        for index in range(len(marks) - 1, -1, -1):
+            self._start[index] = index if heard[index] else self._start[index + 1]
 
     def size(self, start: int, stop: int) -> int:
         """Symbols of the stretch without the spaces at its ends."""
@@ -115,8 +112,8 @@ def _atoms(row: _Row, max_symbols: int) -> list[_Atom]:
     return finest
 
 
-def _cut_at(atom: _Atom, places: Iterable[int], level: int) -> list[_Atom]:
-    inner = [place for place in places if atom.start < place < atom.stop]
+def _cut_at(atom: _Atom, indices: Iterable[int], level: int) -> list[_Atom]:
+    inner = [index for index in indices if atom.start < index < atom.stop]
     starts, stops = [atom.start, *inner], [*inner, atom.stop]
     cuts = [level] * len(inner) + [atom.cut]
     return [_Atom(*parts) for parts in zip(starts, stops, cuts, strict=True)]
@@ -125,7 +122,7 @@ def _cut_at(atom: _Atom, places: Iterable[int], level: int) -> list[_Atom]:
 def _with_speech(row: _Row, atoms: Sequence[_Atom], max_symbols: int) -> list[_Atom]:
     """Joins atoms of punctuation alone to the one before if they fit there, else to the one after."""
     joined: list[_Atom] = []
-    waiting: deque[int] = deque()  # the starts of atoms of punctuation that did not fit to the one before
+    waiting: deque[int] = deque()  # starts of atoms of punctuation that didn't fit after their neighbour
     for atom in atoms:
         if row.is_spoken(atom.start, atom.stop):
             while waiting and row.size(waiting[0], atom.stop) > max_symbols:

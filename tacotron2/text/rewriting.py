@@ -14,18 +14,21 @@ from functools import cached_property
 from threading import get_ident
 from typing import Any
 
+from tacotron2.text.tables import alternatives
+
 Span = tuple[int, int]  # the first character, and the one after the last
-_Edit = tuple[int, int, list[Span]]  # what is replaced, and where in it each new character came from
+_Edit = tuple[int, int, list[Span]]  # a replaced span, and the origin of each new character within it
 Replacement = str | Callable[[re.Match[str]], str]
+_TABLE = re.compile(r"\(\?&([A-Za-z-]+)\)")
 
-
-_active: "dict[int, Trace]" = {}  # by thread: a dictionary, because looking whether it is empty costs least
+_active: "dict[int, Trace]" = {}  # by thread; a dictionary, because to see that it is empty costs least
 
 
 class Pattern:
-    """A regular expression that is compiled when it is first used: a process that reads no text doesn't wait for it.
+    """A regular expression that is compiled at its first use, so that a process that reads no text doesn't wait for it.
 
-    Safe to share between threads. Methods as of `re.Pattern`.
+    `(?&name)` in it stands for the words of a table, as `tables.alternatives` describes. Safe to share between threads.
+    Methods as of `re.Pattern`.
     """
 
     def __init__(self, expression: str, flags: int = 0) -> None:
@@ -39,7 +42,7 @@ class Pattern:
 
     @cached_property
     def _compiled(self) -> re.Pattern[str]:
-        return re.compile(self.pattern, self._flags)
+        return re.compile(_TABLE.sub(lambda match: alternatives(match[1]), self.pattern), self._flags)
 
     @cached_property
     def search(self) -> Callable[..., re.Match[str] | None]:
@@ -65,8 +68,8 @@ class Pattern:
 class Trace:
     """A text that is being rewritten; a context in which the rewriting is recorded. Not thread-safe.
 
-    What replaces something came from all of it, but for words at its ends that are the same. Substitutions in what a
-    pattern found, made by its replacement function, are recorded too; those in other texts are not.
+    A replacement came from all that it replaces, but for equal words at their ends. Substitutions that a replacement
+    function makes within its match are recorded, too; those in other texts are not.
 
     Args:
         source, origins: where the text came from, if it is not the source itself.
@@ -140,8 +143,8 @@ class Trace:
     def _span(self, first: int, stop: int) -> Span:
         """Where the characters from `first` to before `stop` came from."""
         if first == stop:
-            place = self.origins[first - 1][1] if first else 0
-            return place, place
+            index = self.origins[first - 1][1] if first else 0
+            return index, index
         return self.origins[first][0], self.origins[stop - 1][1]
 
 
@@ -153,8 +156,8 @@ def _same_ends(old: str, new: str) -> tuple[int, int]:
 
 
 def _same_beginning(old: str, new: str) -> int:
-    same = next((place for place, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
-    if all(place == len(text) or text[place].isspace() for text, place in ((old, same), (new, same))):
+    same = next((index for index, (a, b) in enumerate(zip(old, new, strict=False)) if a != b), min(len(old), len(new)))
+    if all(index == len(text) or text[index].isspace() for text, index in ((old, same), (new, same))):
         return same
     while same and not old[same - 1].isspace():
         same -= 1

@@ -43,12 +43,11 @@ class Segment:
 
     Attributes:
         text: plain, but for `{ARPAbet}`.
-        source: what it was written in, without the markup.
-        origins: of each of its characters: the first character in the source that it stands for, and the one after the
-            last.
+        source: what it was written in, without the markup; empty for plain text.
+        origins: of each of its characters: where it comes from in the source, as (first, one after the last).
         pause: seconds of silence after it.
         speed: times the speed that is set.
-        ends: whether a sentence ends with it, or what is to sound like one.
+        ends: whether it is to sound like the end of a sentence.
     """
 
     text: str = ""
@@ -59,15 +58,15 @@ class Segment:
     ends: bool = True
 
     def trace(self) -> Trace:
-        return Trace(self.text, self.source, self.origins)
+        return Trace(self.text, self.source, self.origins) if self.source else Trace(self.text)
 
 
 def parse_ssml(source: str) -> list[Segment]:
     """The segments that have something in them, in order. A pause before the first text is left out.
 
     Raises:
-        InvalidInput: the text isn't well-formed, holds a DTD or a processing instruction, or a value that can't be
-            used; the message names the line and the column. Or nothing is left to speak.
+        InvalidInput: the text isn't well-formed, or holds a DTD, a processing instruction or a wrong value: the message
+            names the line and the column. Or nothing is left to speak.
     """
     if len(source) > MAX_LENGTH:
         raise InvalidInput(f"SSML: {len(source)} characters are too many; {MAX_LENGTH} may be")
@@ -90,7 +89,7 @@ class _Element:
     Attributes:
         speed: of the text in it.
         start: where its content begins in the source.
-        say: what reads its content, which is collected in `content`; None reads it as it is.
+        say: reads its content, which is collected in `content`; None leaves it to the normaliser.
     """
 
     name: str
@@ -124,7 +123,8 @@ class _Reader:
         try:
             self._parser.Parse(text.encode("utf-8", "replace"), True)
         except expat.ExpatError as error:
-            self._refuse(f"not well-formed: {expat.ErrorString(error.code)}", error.lineno, error.offset)
+            why = expat.ErrorString(error.code).removeprefix("not well-formed ").strip("()")
+            self._refuse(f"not well-formed: {why}", error.lineno, error.offset)
         spoken: list[Segment] = []
         for segment in self._segments:
             if any(map(str.isalnum, segment.text)):
@@ -168,7 +168,7 @@ class _Reader:
         if outer and outer.say:
             outer.content += element.content
         elif element.say:
-            span = element.start, max(element.start, self._place())
+            span = element.start, max(element.start, self._index())
             self._say(element.say(element.content), [span], element.speed)
         elif name in ("p", "s"):
             self._end_sentence()
@@ -178,14 +178,14 @@ class _Reader:
         if element.say:
             element.content += text
             return
-        first = self._place()
+        first = self._index()
         if len(text) == 1 and (entity := _ENTITY.match(self._source, first)):
             self._say(text, [entity.span()], element.speed)
         else:
-            self._say(text, [(place, place + 1) for place in range(first, first + len(text))], element.speed)
+            self._say(text, [(index, index + 1) for index in range(first, first + len(text))], element.speed)
 
     def _say(self, text: str, origins: list[Span], speed: float) -> None:
-        """Adds a text to what is spoken, from these places, or all of it from one."""
+        """Adds a text to what is spoken, from these spans, or all of it from one."""
         last = self._segments[-1]
         origins = origins if len(origins) == len(text) else origins * len(text)
         if last.text and (closing := len(text) - len(text.lstrip(_CLOSING))):  # stays with the words before it
@@ -201,27 +201,27 @@ class _Reader:
     def _end_sentence(self) -> None:
         last = self._segments[-1]
         if last.text:
-            place = last.origins[-1][1]
-            self._say("\n\n", [(place, place)], last.speed)
+            index = last.origins[-1][1]
+            self._say("\n\n", [(index, index)], last.speed)
 
-    def _place(self) -> int:
+    def _index(self) -> int:
         """Where the current event is in the source, in characters."""
         byte = self._parser.CurrentByteIndex - (len(_OPENED) if self._wrapped else 0)
         return self._characters[min(max(0, byte), len(self._characters) - 1)]
 
     def _tag_end(self) -> int:
         """Where the tag ends that begins here: a ">" within a value doesn't end it."""
-        quote, place = "", self._place()
-        while place < len(self._source):
-            character = self._source[place]
-            place += 1
+        quote, index = "", self._index()
+        while index < len(self._source):
+            character = self._source[index]
+            index += 1
             if quote:
                 quote = "" if character == quote else quote
             elif character in "\"'":
                 quote = character
             elif character == ">":
                 break
-        return place
+        return index
 
     def _pause(self, attributes: Mapping[str, str]) -> float:
         if "time" in attributes:
@@ -277,7 +277,7 @@ class _Reader:
 
 
 def _date(form: str) -> Callable[[str], str]:
-    """What reads a date whose figures stand in an order like "mdy"; without one it is guessed."""
+    """A reader of dates. Their figures stand in an order like "mdy"; without one it is guessed."""
 
     def say(content: str) -> str:
         figures = re.findall("[0-9]+", content)
@@ -288,7 +288,7 @@ def _date(form: str) -> Callable[[str], str]:
 
 
 def _if(pattern: re.Pattern[str], say: Callable[[str], str]) -> Callable[[str], str]:
-    """What reads contents of a pattern; others are left to the normaliser."""
+    """A reader of contents that match a pattern; others are left to the normaliser."""
     return lambda content: say(re.sub("[, ]", "", content)) if pattern.fullmatch(content.strip()) else content
 
 

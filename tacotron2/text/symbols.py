@@ -1,4 +1,4 @@
-"""The 148 symbols that NVIDIA's Tacotron 2 was trained on; a symbol's id is its place in `SYMBOLS`."""
+"""The 148 symbols that NVIDIA's Tacotron 2 was trained on; a symbol's id is its index in `SYMBOLS`."""
 
 import re
 import string
@@ -14,8 +14,7 @@ _CONSONANTS = "B CH D DH F G HH JH K L M N NG P R S SH T TH V W Y Z ZH".split() 
 
 ARPABET = tuple(sorted([vowel + stress for vowel in _VOWELS for stress in _STRESSES] + _CONSONANTS))
 _SOUND = "(?:" + "|".join(sorted(ARPABET, key=len, reverse=True)) + ")"
-# Group 1: ARPAbet symbols between braces. Braces around anything else are text, and so are those of a TeX command,
-# which the first alternative passes over.
+# Group 1: ARPAbet symbols between braces. Other braces are text; the first alternative passes over those of TeX.
 ARPABET_GROUP = re.compile(rf"\\[A-Za-z]+(?:\{{[^{{}}]*\}})+|\{{\s*({_SOUND}(?:\s+{_SOUND})*)\s*\}}")
 ARPABET_MARK = "@"  # before each ARPAbet symbol, so that "B" the sound is not "B" the letter
 

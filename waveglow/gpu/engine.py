@@ -94,15 +94,7 @@ class FastWaveGlowEngine(TritonEngine):
 
     @torch.inference_mode()
     def run_packed(self, mels: Sequence[Tensor], noises: Sequence[Tensor]) -> list[Tensor]:
-        """Vocodes utterances of any lengths in one run. Each gets the audio that it would get alone.
-
-        Args:
-            mels: FP16 (n_mel_channels, M) for each utterance, on the device.
-            noises: FP16 (n_group, M * hop_length / n_group) for each utterance, on the device.
-
-        Returns:
-            the audio (M * hop_length,) of each utterance.
-        """
+        """See `common.engine.PackedVocoder`. Each utterance gets the audio that it would get alone."""
         frames = [mel.size(1) for mel in mels]
         total, rows = sum(frames), _rounded_up(self._network.geometry.rows_of(frames))
         most = rows // self._network.geometry.frame_rows

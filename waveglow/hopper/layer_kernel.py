@@ -195,7 +195,7 @@ def layer(
     """
     gl.static_assert(gate_tiles.block_type.shape[0] == _COLUMNS)
     SUMS: gl.constexpr = SPLIT * TILE // FRAME_ROWS * RANKS
-    shape = Shape(FIRST, LAST, CHANNELS, PHASES, TAPS, MEL_BLOCKS, SPLIT, TILE, STAGES, SUMS, num_warps)
+    shape = Shape(FIRST, LAST, CHANNELS, PHASES, TAPS, MEL_BLOCKS, SUMS, (SPLIT, TILE, STAGES), num_warps)
     BLOCKS: gl.constexpr = shape.BLOCKS
     tables = Tables(table_tiles, gate_tiles, residual_tiles, product_tiles)
     x_ring = gl.allocate_shared_memory(gl.float16, [STAGES, TILE, _WIDTH], table_tiles.layout)

@@ -49,7 +49,8 @@ class Shape:
     LINES: gl.constexpr  # layout of stores: a row stays in its warp, and a thread stores 16 bytes of it
 
     @gluon.constexpr_function
-    def __init__(self, FIRST, LAST, CHANNELS, PHASES, TAPS, MEL_BLOCKS, SPLIT, TILE, STAGES, SUMS, num_warps):
+    def __init__(self, FIRST, LAST, CHANNELS, PHASES, TAPS, MEL_BLOCKS, SUMS, cut, num_warps):
+        SPLIT, TILE, STAGES = cut
         blocks, parts = CHANNELS // WIDTH, 2 * CHANNELS // COLUMNS
         steps = TAPS * (1 if FIRST else blocks) + MEL_BLOCKS + (1 if SUMS else 0)
         self.FIRST, self.CHANNELS, self.PHASES = gl.constexpr(FIRST), gl.constexpr(CHANNELS), gl.constexpr(PHASES)

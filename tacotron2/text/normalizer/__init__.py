@@ -1,4 +1,4 @@
-"""Text as people write it, in the words that a reader would say: what stands before the classic cleaners.
+"""The normaliser: text as people write it becomes the words that a reader says, before the classic cleaners.
 
     normalizer = get_normalizer("english")
     normalizer("Dr. Smith paid $5.99 on 12/25/2024")
@@ -6,7 +6,7 @@
 
 `{ARPAbet}` groups pass through untouched, and so do words without anything to expand.
 
-What the text alone can't tell is decided by the commoner reading:
+Where the text alone can't tell, the commoner reading is taken:
 
 - `1/2` is the fraction, also where a date may be meant; after "on", "by", "until", "since" and the like `12/25` is the
   date. Dates in figures are American (month first) unless the first figure is above 12.
@@ -14,20 +14,20 @@ What the text alone can't tell is decided by the commoner reading:
   screens (`16:9`). `3:05:09` is a duration, `12:34:56` the time of day.
 - `10-20` is a range ("ten to twenty"), `-5` is negative, `1984` is read as a year and `1,984` as a number.
 - `5m` is metres; `$5m` and `5m people` are millions. `5M` and `10K` are millions and thousands beside a noun or a word
-  of quantity, but for what is called so (`4K`, `5K`); elsewhere the letter is one (`Bus 5B`).
-- `90s` are the nineties, `15s` are seconds, `747s` more than one 747. `St.` is a saint before a name and a street after
-  one; `Dr.` likewise.
-- A word in capitals is spelt out unless `tables` has it among the words (`NASA`) or it is pronounceable and longer than
-  an initialism is; within a sentence in capitals the same letters are words, but for the well-known initialisms.
+  of quantity, except in names (`4K`, `5K`); elsewhere the letter is a letter (`Bus 5B`).
+- `90s` are the nineties, `15s` are seconds, `747s` are planes. `St.` is a saint before a name, a street after one;
+  `Dr.` likewise.
+- A word in capitals is spelt out unless a table calls it a word (`NASA`), or it is pronounceable and longer than
+  initialisms are. In a sentence that is all in capitals only the well-known initialisms are spelt out.
 - A capital `I` after a king's name is "the first" only where the sentence can't go on with the pronoun.
 - Lines of one paragraph are one text; an empty line, a heading, a list item and a table's row end a sentence.
 
-Where to look; each module has one entry, which `rules` puts in order:
+Where to look; `rules` calls the modules in order:
 
 - `typography`: characters, markup and lines; `addresses`: of the web, files; `telephones`: what is said digit by digit
 - `dates`: dates and times; `money`: sums and groups of figures; `quantities`: units and numbers; `signs`: `&`, `=`
 - `abbreviations`: titles, streets, Roman numerals; `capitals`: initials, initialisms and codes
-- `tables`: the words that are looked up; `say`: how figures and letters are said
+- `say`: how figures and letters are said; `tacotron2.text.tables`: the words that are looked up
 """
 
 from collections.abc import Callable
@@ -42,10 +42,9 @@ NORMALIZERS = tuple(_NORMALIZERS)
 
 
 def get_normalizer(name: str = "english") -> Callable[[str], str]:
-    """What reads a text as words, in one line; "none" leaves it as it is.
+    """A function that reads any text as words, in one line; that of "none" returns the text as it is.
 
-    It is safe to share between threads, takes linear time, and takes any text. What comes out needs no further
-    normalisation: words come back as they are.
+    Safe to share between threads. Takes linear time. To read its result again changes nothing.
 
     Raises:
         UserError: the name is not in `NORMALIZERS`.

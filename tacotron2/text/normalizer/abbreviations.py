@@ -3,57 +3,27 @@
 import re
 
 from tacotron2.text.normalizer.quantities import house_number
-from tacotron2.text.normalizer.say import HELD, cardinal, digits, ordinal
-from tacotron2.text.normalizer.tables import (
-    ABBREVIATIONS,
-    BEFORE_NAMES,
-    BEFORE_NUMBERS,
-    ENDING_ABBREVIATIONS,
-    GIVEN_NAMES,
-    LATIN,
-    OPENER,
-    RULER_TITLES,
-    RULERS,
-    STATES,
-    STREETS,
-)
+from tacotron2.text.normalizer.say import HELD, cardinal, digits, ordinal, text_before
 from tacotron2.text.rewriting import Pattern
+from tacotron2.text.tables import table
 
 _CAPITAL = f"[A-Z{HELD}]"
 _AT_END, _FIGURE, _DECIMAL = Pattern(r"\s*$"), Pattern(" ?[0-9]"), Pattern(r"[0-9]+\.[0-9]")
-_ENDS_HERE = Pattern(rf"\s*$|\s+{OPENER}")  # after an abbreviation whose point ends a sentence, too
-_LATIN = Pattern(
-    rf"(?<![\w/.])({'|'.join(re.escape(short) for short in sorted(LATIN, key=len, reverse=True))})(?![A-Za-z])",
-    re.IGNORECASE,
-)
-_PLAIN_STREETS = "|".join(sorted(set(STREETS) - {"st", "dr", "ct", "pl", "ter", "cir"}))  # those are other words, too
-_STREET = "|".join(sorted(STREETS, key=len, reverse=True))
-_DIRECTIONS = {
-    "N": "North",
-    "S": "South",
-    "E": "East",
-    "W": "West",
-    "NE": "Northeast",
-    "NW": "Northwest",
-    "SE": "Southeast",
-    "SW": "Southwest",
-}
+_ENDS_HERE = Pattern(r"\s*$|\s+(?&openers)\b")  # where the point of an abbreviation ends a sentence, too
+_LATIN = Pattern(r"(?<![\w/.])((?&latin))(?![A-Za-z])", re.IGNORECASE)
 _NUMBERED_STREET = Pattern(
-    r"(?<![\w.,-])([0-9]{1,5})( (?:[NSEW]|NE|NW|SE|SW)\.?)?"
-    rf"((?: (?:[A-Z][A-Za-z']+|[0-9]{{1,3}}(?:st|nd|rd|th))\.?){{1,3}}?)"
-    rf" ({_STREET}|Street|Drive|Avenue|Boulevard|Road|Lane|Court|Place|Square|Highway|Parkway|Way)"
-    r"\b(\.?)(?![a-z])",
+    r"(?<![\w.,-])([0-9]{1,5})( (?&directions)\.?)?"
+    r"((?: (?:[A-Z][A-Za-z']+|[0-9]{1,3}(?:st|nd|rd|th))\.?){1,3}?) ((?&streets)|(?&street-words))\b(\.?)(?![a-z])",
     re.IGNORECASE,
 )
-# Saint or street, doctor or drive: a street after a name and before what isn't one.
+# A street after a name, unless a second name follows: else a saint or a doctor.
 _STREET_AFTER_NAME = Pattern(
-    rf"(?<=[a-z]) (St)(?=,|\s*$)|(?<=[a-z]) (St|Dr)\.(?= +(?!{_CAPITAL})|[,;:!?)]|\s*$| {OPENER})"
-    rf"|(?<=[a-z]) ({_PLAIN_STREETS}|{_PLAIN_STREETS.title()})\b\.?(?! ?[0-9])"
+    rf"(?<=[a-z]) (St)(?=,|\s*$)|(?<=[a-z]) (St|Dr)\.(?= +(?!{_CAPITAL})|[,;:!?)]|\s*$| (?&openers)\b)"
+    r"|(?<=[a-z]) ((?!(?&Streets-or-others)\b)(?&Streets))\b\.?(?! ?[0-9])"
 )
-_BEFORE_NAME = Pattern(rf"\b(St|Ste|Dr|Drs|Ft|Mt)\.? (?={_CAPITAL}[a-z.{HELD}]|[{HELD}])")
-_SAINT_DOCTOR = {"St": "Saint", "Ste": "Saint", "Dr": "Doctor", "Drs": "Doctors", "Ft": "Fort", "Mt": "Mount"}
+_BEFORE_NAME = Pattern(rf"\b((?&before-a-name))\.? (?={_CAPITAL}[a-z.{HELD}]|[{HELD}])")
 _NO_SPACE = Pattern(r"\b(Mr|Mrs|Ms|Dr|St|Prof)\.(?=[A-Z][a-z])")
-_TITLE = Pattern(r"\b([A-Za-z]{2,6})\.(?=\s|$|[,;:!?)])")
+_TITLE = Pattern(r"\b([A-Za-z]{2,12})\.(?=\s|$|[,;:!?)])")
 _UNPOINTED_TITLE = Pattern(
     r"\b(?:(Mr|Mrs|Ms|Dr|Prof)(?= [A-Z])|(mr|mrs|dr)\b\.?(?= [A-Za-z])|(ms|st|prof)\b\.?(?= [a-z]{2}))"
 )
@@ -62,40 +32,28 @@ _BEFORE_SMALL = Pattern(r"(?:^|[:,] |\b(?:and|hi|by|to|dear|with|from|in|at|of|n
 _ENDING = Pattern(rf"\b([A-Za-z]{{2,6}})\.(?![A-Za-z0-9])(\s*(?:[A-Z{HELD}\"(]|$))?")
 _EDITION = Pattern(r"(?<=[0-9](?:st|nd|rd|th) )ed\.(?=(\s*$)?)")
 _VERSUS = Pattern(r"(?<![\w.'-])vs(?=\s)|(?<=\s)v\.(?=\s[A-Z])")
-_BEFORE_NUMBER = Pattern(
-    rf"\b((?i:{'|'.join(BEFORE_NUMBERS)}))(?:\.? ?(?=[#(]?[0-9])|(?<!\bNo)(?:\. ?| )(?=[IVX]+\b(?!')))"
-)
+_BEFORE_NUMBER = Pattern(r"\b((?i:(?&before-numbers)))(?:\.? ?(?=[#(]?[0-9])|(?<!\bNo)(?:\. ?| )(?=[IVX]+\b(?!')))")
 _ROMAN_PAGES = Pattern(r"\b([Pp]p?)\. ?([ivxl]{1,8})(?: ?- ?([ivxl]{1,8}))?\b(?!\.\w)")
-_STATE = Pattern(rf"(?<=[a-z.]), ({'|'.join(STATES)})\b(?:,? ([0-9]{{5}})(?:-([0-9]{{4}}))?(?![0-9]))?")
-_ZIP = Pattern(rf"\b({'|'.join(STATES)}) ([0-9]{{5}})(?:-([0-9]{{4}}))?(?![\w,.-]*[0-9])")
+_STATE = Pattern(r"(?<=[a-z.]), ((?&states))\b(?:,? ([0-9]{5})(?:-([0-9]{4}))?(?![0-9]))?")
+_ZIP = Pattern(r"\b((?&states)) ([0-9]{5})(?:-([0-9]{4}))?(?![\w,.-]*[0-9])")
 
 _ROMAN = "[MDCLXVI]{1,15}"
 _VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
-_COUNTED = (
-    "Chapter|Part|Act|Scene|Volume|Vol\\.|Book|Section|Article|Appendix|Phase|Stage|Type|Title|Class|Level|Grade|Table"
-    "|Figure|War|Bowl|Episode|Season|Apollo|Rocky|Fantasy|Unit|Lesson|Mark|Canto|Psalm|Olympiad|Group|Category|Tier"
-    "|Division|Corps|Fleet|Block|Schedule|Annex|Exhibit|Round|Race|Mission|Gemini|Saturn|Model|Series|Option|Zone|Region"
-    r"|District|Ward|Dynasty|Factor|Army"
-)
-_COUNTED += f"|{_COUNTED.lower()}|{_COUNTED.upper()}"
-_AFTER_NOUN = Pattern(rf"\b({_COUNTED}) ({_ROMAN})(?!'[a-rt-z]|\.?[A-Za-z])")
-# After "volume I" and the like in lower case: what shows that it is no pronoun.
+_AFTER_NOUN = Pattern(rf"\b((?&COUNTED-IN-ROMANS)) ({_ROMAN})(?!'[a-rt-z]|\.?[A-Za-z])")
+# After "volume I" in lower case: shows that the I is no pronoun.
 _NO_PRONOUN_AFTER = Pattern(r"\s*(?:$|[,.;:)\]-]|(?:of|is|and|to|was|or|in|at|on|by|for)\b)")
 _AFTER_RULER = Pattern(
-    rf"\b(?:({'|'.join(sorted(RULER_TITLES))}) )?([A-Z][a-z]{{1,15}}) ({_ROMAN})(?![A-Za-z])"
-    r"(?=('s|[,.;:)]|\s(?:of|and|or|at|in|on|to|from|by|with)\b|\s*$|\s(?!(?:missed|loved|wanted|needed|liked|asked|called|tried|hoped|need)\b)"
-    r"(?:[a-z]{2,}ed|[a-z]{3,}s|built|won|became|fell|took|made|gave|led|lost|fought|began|rose|sought|wrote|held)\b)?)"
+    rf"\b(?:((?&ruler-titles)) )?([A-Z][a-z]{{1,15}}) ({_ROMAN})(?![A-Za-z])"
+    r"(?=('s|[,.;:)]|\s(?:of|and|or|at|in|on|to|from|by|with)\b|\s*$|\s(?!(?&pronoun-verbs)\b)"
+    r"(?:[a-z]{2,}ed|[a-z]{3,}s|(?&ruler-verbs))\b)?)"
 )
 _AFTER_PERSON = Pattern(
-    rf"\b(?:(?:{'|'.join(sorted(GIVEN_NAMES))}) (?:[A-Z]\. )?[A-Z][a-z]+|[A-Z][a-z]+ [A-Z][a-z]+,) (I{{2,3}}|IV)\b"
-    r"(?!['-]?\w)"
+    r"\b(?:(?:(?&rulers)|(?&given-names)) (?:[A-Z]\. )?[A-Z][a-z]+|[A-Z][a-z]+ [A-Z][a-z]+,) (I{2,3}|IV)\b(?!['-]?\w)"
 )
 _ANY_ROMAN = Pattern(r"\b[MDCLXVI]{1,15}(?:th|st|nd|rd|TH)?\b")
 _NTH = Pattern(r"\b([IVXL]{2,8}|[VX])(?:th|st|nd|rd|TH)\b")
 _CENTURY = Pattern(r"\b([XVI]{1,6})(?:th|st|nd|rd)?(?= [Cc]entur)")
 _ALONE = Pattern(r"(?<![A-Za-z.'&])(?<![a-z0-9]-)([XVI]{2,8}|[MDCLXVI]{4,12})(?![A-Za-z.'&-]?[A-Za-z])")
-_INITIALISMS = frozenset({"IV", "VI", "DC", "CD"})  # numerals only after a name or another numeral
-_NO_NUMERALS = frozenset({"XI", "MIX", "DIM", "MILD", "CIVIL", "VIVID", "LIVID", "CIVIC", "MIMIC", "MDI", "XXX"})
 
 
 def read_abbreviations(text: str) -> str:
@@ -105,9 +63,9 @@ def read_abbreviations(text: str) -> str:
     text = _BEFORE_NUMBER.sub(_before_number, text)
     text = _NUMBERED_STREET.sub(_numbered_street, text)
     text = _STATE.sub(_state, text)
-    text = _ZIP.sub(lambda match: f"{STATES[match[1]]} {_zip(match[2], match[3])}", text)
+    text = _ZIP.sub(lambda match: f"{table('states')[match[1]]} {_zip(match[2], match[3])}", text)
     text = _STREET_AFTER_NAME.sub(_street, text)
-    text = _BEFORE_NAME.sub(lambda match: f"{_SAINT_DOCTOR[match[1]]} ", text)
+    text = _BEFORE_NAME.sub(lambda match: f"{table('before-a-name')[match[1]]} ", text)
     text = _UNPOINTED_TITLE.sub(_unpointed_title, text)
     if "." in text:
         text = _EDITION.sub(lambda match: "edition" + ("." if match[1] is not None else ""), text)
@@ -121,16 +79,16 @@ def _latin(match: re.Match[str]) -> str:
     short = match[1]
     if short.isupper() and short.count(".") > 1 and match.string[match.end() : match.end() + 2].strip().isupper():
         return match[0]
-    words = _as_typed(short, LATIN[short.lower()])
+    words = _as_typed(short, table("latin")[short.lower()])
     return f"{words}." if short.lower() == "ph.d." and _ENDS_HERE.match(match.string, match.end()) else words
 
 
 def _unpointed_title(match: re.Match[str]) -> str:
     short = (match[1] or match[2] or match[3]).lower()
-    before = match.string[max(0, match.start() - 8) : match.start()]
+    before = text_before(match, 8)
     if match[3] and (_NOT_BEFORE_PROF.search(before) if short == "prof" else not _BEFORE_SMALL.search(before)):
         return match[0]
-    return {"dr": "Doctor", "st": "saint"}.get(short) or ABBREVIATIONS[short]
+    return {"dr": "Doctor", "st": "saint"}.get(short) or table("titles")[short]
 
 
 def _roman_pages(match: re.Match[str]) -> str:
@@ -138,7 +96,7 @@ def _roman_pages(match: re.Match[str]) -> str:
     values = [roman(numeral.upper()) for numeral in (first, last) if numeral]
     if not all(values):
         return match[0]
-    return f"{BEFORE_NUMBERS[short.lower()]} {' to '.join(cardinal(str(value)) for value in values)}"
+    return f"{table('before-numbers')[short.lower()]} {' to '.join(cardinal(str(value)) for value in values)}"
 
 
 def _as_typed(short: str, words: str) -> str:
@@ -152,14 +110,14 @@ def _numbered_street(match: re.Match[str]) -> str:
         return match[0]
     if not street[0].isupper():
         return match[0]
-    towards = f" {_DIRECTIONS[direction.strip(' .').upper()]}" if direction else ""
-    words = f"{house_number(house)}{towards}{name} {STREETS.get(street.lower(), street)}"
-    ends = point and street.lower() in STREETS and _ENDS_HERE.match(match.string, match.end())
+    towards = f" {table('directions')[direction.strip(' .').upper()]}" if direction else ""
+    words = f"{house_number(house)}{towards}{name} {table('streets').get(street.lower(), street)}"
+    ends = point and street.lower() in table("streets") and _ENDS_HERE.match(match.string, match.end())
     return f"{words}." if ends else words
 
 
 def _state(match: re.Match[str]) -> str:
-    state = f", {STATES[match[1]]}"
+    state = f", {table('states')[match[1]]}"
     return f"{state} {_zip(match[2], match[3])}" if match[2] else state
 
 
@@ -170,29 +128,25 @@ def _zip(code: str, more: str | None) -> str:
 def _street(match: re.Match[str]) -> str:
     short = match[1] or match[2] or match[3]
     ends = match[0].endswith(".") and _ENDS_HERE.match(match.string, match.end())
-    return f" {STREETS[short.lower()].capitalize()}{'.' if ends else ''}"
+    return f" {table('streets')[short.lower()].capitalize()}{'.' if ends else ''}"
 
 
 def _before_number(match: re.Match[str]) -> str:
     short = match[1].lower()
-    pointed = "." in match[0]
-    if not pointed and (
-        short not in ("fig", "vol", "pp", "eq", "chap", "nos", "figs", "rte", "hwy")
-        and match[1] not in ("No", "Ch", "Sec", "Ste", "Apt")
-    ):
-        return match[0]
-    if not pointed and not match[0].endswith(" "):
-        return match[0]
+    if "." not in match[0]:
+        known = short in table("before-numbers-without-point") or match[1] in table("before-numbers-with-capital")
+        if not known or not match[0].endswith(" "):
+            return match[0]
     if short == "v" and _DECIMAL.match(match.string, match.end()):
         return match[0]  # a version
-    if short == "v" and re.search("[A-Z][a-z]* $", match.string[max(0, match.start() - 16) : match.start()]):
+    if short == "v" and re.search("[A-Z][a-z]* $", text_before(match, 16)):
         return "versus "
-    return f"{_as_typed(match[1], BEFORE_NUMBERS[short])} "
+    return f"{_as_typed(match[1], table('before-numbers')[short])} "
 
 
 def _title(match: re.Match[str]) -> str:
     short = match[1].lower()
-    words = ABBREVIATIONS.get(short)
+    words = table("titles").get(short)
     if words is None:
         return match[0]
     if match[1][0].islower() and short not in ("mr", "mrs", "ms", "prof", "jr", "sr", "esq"):
@@ -204,22 +158,22 @@ def _title(match: re.Match[str]) -> str:
 
 def _ending(match: re.Match[str]) -> str:
     short, follows = match[1].lower(), match[2]
-    if short not in ENDING_ABBREVIATIONS:
+    if short not in table("ending"):
         return match[0]
-    words = _as_typed(match[1], ENDING_ABBREVIATIONS[short])
+    words = _as_typed(match[1], table("ending")[short])
     alone = follows is not None and not follows.strip()  # at the end
-    if alone and match[1].islower() and short in ("min", "max", "temp", "ext", "mar", "dec", "co", "apt"):
+    if alone and match[1].islower() and short in table("small-at-the-end"):
         return match[0]
     if short == "est" and not _FIGURE.match(match.string, match.end(1) + 1):
         return match[0]  # a time zone
     if follows is None:
         return words
-    goes_on = short in BEFORE_NAMES and not _ENDS_HERE.match(match.string, match.end(1) + 1)
+    goes_on = short in table("followed-by-names") and not _ENDS_HERE.match(match.string, match.end(1) + 1)
     return words + ("" if goes_on else ".") + follows
 
 
 def roman(numeral: str) -> int:
-    """The value of a Roman numeral; 0 for what is not the usual way to write it."""
+    """The value of a Roman numeral; 0 if it is not written in the usual way."""
     total = 0
     for letter, following in zip(numeral, [*numeral[1:], ""], strict=True):
         value = _VALUES[letter]
@@ -268,7 +222,7 @@ def _person(match: re.Match[str]) -> str:
 def _ruler(match: re.Match[str]) -> str:
     title, name, numeral, after = match.groups()
     value = roman(numeral)
-    if not value or not (title or name in RULERS):
+    if not value or not (title or name in table("rulers")):
         return match[0]
     if numeral == "I" and after is None and not title:
         return match[0]  # the pronoun
@@ -279,9 +233,10 @@ def _ruler(match: re.Match[str]) -> str:
 
 def _alone(match: re.Match[str]) -> str:
     value = roman(match[1])
-    before = match.string[max(0, match.start() - 20) : match.start()]
+    before = text_before(match, 20)
     follows_name = bool(re.search(r"[A-Z][A-Za-z]+ $", before))
     in_a_row = bool(re.search(r"\bI{1,3},? ", before))
-    if not value or match[1] in _NO_NUMERALS or (match[1] in _INITIALISMS and not follows_name and not in_a_row):
+    initialism = match[1] in table("numeral-initialisms") and not follows_name and not in_a_row
+    if not value or match[1] in table("no-numerals") or initialism:
         return match[0]
     return cardinal(str(value))

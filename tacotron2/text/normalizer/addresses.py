@@ -2,18 +2,18 @@
 
 import re
 
-from tacotron2.text.normalizer.say import SIGNS, cardinal, code, digits, letters
-from tacotron2.text.normalizer.tables import FILE_ENDINGS, SPELT_ENDINGS, TOP_DOMAINS
+from tacotron2.text.normalizer.say import cardinal, code, digits, letters
 from tacotron2.text.rewriting import Pattern
+from tacotron2.text.tables import table
 
 _CHUNK = Pattern(r"\S+")
 _OPENING, _CLOSING = "([\"'<", ".,;:!?)\"']>"
 _EMAIL = Pattern(r"(?:mailto:)?[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _SCHEME = Pattern(r"(?:https?|ftp|file|ssh|git)://", re.IGNORECASE)
-_DOMAIN = Pattern(r"([A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+){0,8})\.([A-Za-z]{2,6})(?::[0-9]{1,5})?((?:[/?#].*)?)", re.DOTALL)
+_DOMAIN = Pattern(r"([A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+){0,8})\.([A-Za-z]{2,12})(?::[0-9]{1,5})?((?:[/?#].*)?)", re.DOTALL)
 _DOTNET = Pattern(r"([A-Za-z]*)\.NET")
 _IP = Pattern(r"([0-9]{1,3}(?:\.[0-9]{1,3}){3}|localhost)(?::([0-9]{1,5})|/([0-9]{1,2}))?((?:/\S*)?)")
-_FILE = Pattern(r"[\w./~\\-]*[\w-]\.([A-Za-z0-9]{1,6})")
+_FILE = Pattern(r"[\w./~\\-]*[\w-]\.([A-Za-z0-9]{1,12})")
 _PATH = Pattern(r"(?:~|\.{1,2})?(?:/[\w.-]+){2,40}/?|(?:~|\.{1,2})(?:/[\w.-]+){1,40}/?|[A-Za-z]:\\\S*")
 _HANDLE = Pattern(r"@(\w{1,40})")
 _HASHTAG = Pattern(r"#([A-Za-z]\w{0,60})")
@@ -36,7 +36,7 @@ def _chunk(chunk: str) -> str:
 
 
 def _address(core: str) -> str | None:
-    """The words of an address, or None for what isn't one."""
+    """The words of an address; None if it isn't one."""
     if _EMAIL.fullmatch(core):
         return _spoken(core.removeprefix("mailto:"))
     if scheme := _SCHEME.match(core):
@@ -53,16 +53,16 @@ def _address(core: str) -> str | None:
         return f"at {_spoken(handle[1])}"
     if _PATH.fullmatch(core) and re.search("[A-Za-z]{2}", core):
         return _spoken(core.rstrip("/"))
-    if (file := _FILE.fullmatch(core)) and file[1].lower() in FILE_ENDINGS and _is_name(core, file[1]):
+    if (file := _FILE.fullmatch(core)) and file[1].lower() in table("file-endings") and _is_name(core, file[1]):
         return _spoken(core)
     domain = _DOMAIN.fullmatch(core)
-    if domain and domain[2] in TOP_DOMAINS and re.search("[A-Za-z]", domain[1]):
+    if domain and domain[2] in table("top-domains") and re.search("[A-Za-z]", domain[1]):
         return _spoken(core.rstrip("/"))
     return None
 
 
 def _is_name(core: str, ending: str) -> bool:
-    """Whether what looks like a file name is none by chance: "e.g", "3.h" and a missing space between sentences."""
+    """False for "e.g", "3.h" and a missing space between sentences, which only look like names of files."""
     stem = core[: -len(ending) - 1]
     return len(stem) > 1 and not stem.replace(".", "").isdigit() and not ending[0].isupper()
 
@@ -81,16 +81,16 @@ def _spoken(core: str) -> str:
 
 
 def _token(token: str) -> str:
-    if token in SIGNS:
-        return SIGNS[token]
+    if token in table("signs-in-addresses"):
+        return table("signs-in-addresses")[token]
     if token.isdigit():
         return code(token) if token.isascii() else token
     return letters(token) if token.isascii() and is_spelt(token) else token.lower()
 
 
 def is_spelt(letters_only: str) -> bool:
-    """Whether the letters of an address or a name are said one by one: file endings, and what has no vowel."""
+    """Whether letters of an address or a name are said one by one: some endings, and all without a vowel."""
     lower = letters_only.lower()
-    if lower in SPELT_ENDINGS or (len(lower) == 1 and lower != "a"):
+    if lower in table("spelt-endings") or (len(lower) == 1 and lower != "a"):
         return True
     return not any(vowel in lower for vowel in "aeiouy") or (letters_only.isupper() and 1 < len(lower) < 5)

@@ -2,29 +2,18 @@
 
 import re
 
-from tacotron2.text.normalizer.say import LETTERS, characters, code, letters
-from tacotron2.text.normalizer.tables import (
-    COMMON_SHORT_WORDS,
-    OPENER,
-    SPELT_AMONG_CAPITALS,
-    SPELT_INITIALISMS,
-    SPOKEN_ACRONYMS,
-    STREETS,
-    UNITS,
-    units,
-)
+from tacotron2.text.normalizer.say import characters, code, letters, text_before, units
 from tacotron2.text.numbers import NUMBER_WORDS
 from tacotron2.text.rewriting import Pattern
+from tacotron2.text.tables import table
 
-_DOTTED = Pattern(rf"(?<![\w.])((?:[A-Za-z]\.){{2,8}}(?:[A-Z](?![A-Za-z]))?)('?s\b)?(\s*$|\s+(?={OPENER}))?")
-# Initials before a name, or several in a row; not what is called by a letter ("plan B. Then").
+_DOTTED = Pattern(r"(?<![\w.])((?:[A-Za-z]\.){2,8}(?:[A-Z](?![A-Za-z]))?)('?s\b)?(\s*$|\s+(?=(?&openers)\b))?")
+# Initials before a name, or several in a row; not a letter that names something ("plan B. Then").
 _INITIALS = Pattern(
-    rf"(?<![\w.'-])([A-HJ-Z]\. ?(?:[A-Z]\. ?){{0,4}})(?=[A-Z][a-z'])(?!{OPENER})"
+    r"(?<![\w.'-])([A-HJ-Z]\. ?(?:[A-Z]\. ?){0,4})(?=[A-Z][a-z'])(?!(?&openers)\b)"
     r"|(?<![\w.'-])([A-HJ-Z]\. (?:[A-Z]\. ?){1,4})(?=([a-z,;:!?)])?)"
 )
-_LETTERED = Pattern(
-    r"\b(?:[Pp]lan|[Vv]itamin|[Gg]rade|[Tt]ype|[Gg]roup|[Cc]lass|[Oo]ption|[Pp]art|[Ss]ection|[Ll]evel) $"
-)
+_LETTERED = Pattern(r"\b(?&Before-a-letter) $")
 _OKAY = Pattern(r"\b(?:OK|Ok|ok)\b(?!\.[a-z])")
 _LONE_RATE = Pattern(r"(?<![\w/.])([A-Za-zµ]{1,3})/(s|h|hr|min|sec|L|dL|kg)(?![\w/])")
 _BETWEEN_CAPITALS = Pattern(r"(?<=[A-Z])/(?=[A-Z])")
@@ -43,22 +32,12 @@ _CONTRACTION = Pattern(
 _DRAWN_OUT = Pattern(r"([AEIOUYHMRSZ])\1\1")
 _SENTENCE = Pattern(r"[^.!?\n]*(?:[.!?\n]+|$)")
 _WORD = Pattern(r"[A-Za-z]+")
-_MIXED = Pattern(
-    r"(?<![A-Za-z0-9])([A-Z]?[a-z]{1,15})([A-Z]{2,4})(s?)(?![A-Za-z0-9])|(?<![A-Za-z0-9])(Ph[Dd]|iOS|NVMe|LaTeX|macOS|PCIe|SaaS|LoRA)(?![A-Za-z0-9])"
-)
-_MIXED_WORDS = {
-    **{"phd": "pee aitch dee", "ios": "eye oh ess", "nvme": "en vee em ee", "latex": "lay tek"},
-    **{"macos": "mac oh ess", "pcie": "pee see eye ee", "saas": "sass", "lora": "lora"},
-}
+_MIXED = Pattern(r"(?<![A-Za-z0-9])(?:((?&mixed-case))|([A-Z]?[a-z]{1,15})([A-Z]{2,4})(s?))(?![A-Za-z0-9])")
 _LONE_CAPITAL = Pattern(r"(?<![\w'.])([B-HJ-Z])(?![\w'.&]|\.\w)|(?<![\w'.])([B-HJ-Z])(?=\.(?:\s|$))")
 _LONE_SMALL = Pattern(r"(?<![\w'.&-])([b-hj-z])(?![\w'.&-])|(?<![\w'.&-])([b-hj-z])(?=\.(?:\s*$| [A-Z]))")
-_LETTER_A = Pattern(
-    r"\b((?:[Pp]lan|[Gg]rade|[Vv]itamin|[Hh]epatitis|[Gg]roup|[Tt]ype|[Ss]ection|[Oo]ption|[Ee]xhibit|[Pp]oint|[Tt]eam"
-    r"|[Ll]evel|[Ss]eries|[Aa]ppendix|[Aa]nswer|[Ll]etter|from|from point) )A\b(?! [a-z]{3,})"
-)
+_LETTER_A = Pattern(r"\b((?:(?&Before-the-letter-a)|from|from point) )A\b(?! [a-z]{3,})")
 _A_TO_B = Pattern(r"\bA(?= {1,3}(?:to|and|or|plus|minus|versus) {1,3}[B-Z]\b)")
 _NO_VOWELS = Pattern(r"(?<![\w'.-])([bcdfghj-np-tv-xz]{2,5})(?![\w'])")
-_INTERJECTIONS = frozenset("hm hmm hmmm mm mmm mhm shh sh shhh brr grr psst pst pfft tsk zzz nth th ths".split())  # noqa: SIM905
 _VOWELS = frozenset("AEIOUY")
 _GOOD_END = Pattern(
     r"(?:^|[AEIOUY])(?:[BCDFGHJKLMNPQRSTVWXZ]?|C[HKT]|F[FT]|GH|L[DFKLMPST]|MP|N[CDGKST]|P[ST]|R[BCDEFGKLMNPST]|S[HKPST]"
@@ -72,11 +51,11 @@ _BAD_BEGINNING = Pattern(
 
 
 def read_capitals(text: str) -> str:
-    """Spells out what is spelt when spoken, and writes the other words in capitals as words."""
+    """Spells out initialisms, and writes the other words in capitals as words."""
     text = _DOTTED.sub(_dotted, text)
     text = _INITIALS.sub(_initials, text)
     text = _OKAY.sub(lambda match: "Okay" if match[0] == "Ok" else "okay", text)
-    text = _A_SLASH.sub(f"{LETTERS['a']} ", text)
+    text = _A_SLASH.sub(f"{letters('a')} ", text)
     text = _BETWEEN_CAPITALS.sub(" ", _LONE_RATE.sub(_lone_rate, text))
     text = _AMPERSAND.sub(lambda match: f"{letters(match[1])} and {letters(match[2])}", text)
     text = _PLUS_PLUS.sub(lambda match: f"{letters(match[1])} plus plus", text)
@@ -84,19 +63,20 @@ def read_capitals(text: str) -> str:
     text = _GRADE.sub(lambda match: f"{letters(match[1])} {'plus' if match[2] == '+' else 'minus'}", text)
     text = _CODE.sub(lambda match: _code(match[1]), text)
     text = _MIXED.sub(_mixed, text)
-    text = _A_TO_B.sub(LETTERS["a"], _NO_VOWELS.sub(_no_vowels, text))
+    text = _A_TO_B.sub(letters("a"), _NO_VOWELS.sub(_no_vowels, text))
     text = _CONTRACTION.sub(lambda match: match[0].capitalize(), text)
     text = _SENTENCE.sub(_sentence, text)
-    text = _LETTER_A.sub(rf"\1{LETTERS['a']}", text)
+    text = _LETTER_A.sub(rf"\1{letters('a')}", text)
     text = _LONE_CAPITAL.sub(lambda match: letters(match[0]), text)
     return _LONE_SMALL.sub(lambda match: letters(match[0]), text)
 
 
 def is_word(capitals: str) -> bool:
-    """Whether letters in capitals are said as a word, within a sentence that is not all in capitals."""
-    if capitals in SPOKEN_ACRONYMS or (capitals in COMMON_SHORT_WORDS and capitals not in SPELT_INITIALISMS):
+    """Whether capitals are said as a word, in a sentence that is not all in capitals."""
+    spelt = capitals in table("spelt-initialisms")
+    if capitals in table("spoken-acronyms") or (capitals in table("common-short-words") and not spelt):
         return True
-    if capitals in SPELT_INITIALISMS or len(capitals) < 4:
+    if spelt or len(capitals) < 4:
         return False
     return _is_pronounceable(capitals)
 
@@ -109,7 +89,7 @@ def _is_pronounceable(capitals: str) -> bool:
 
 
 def _sentence(match: re.Match[str]) -> str:
-    """A sentence's words in capitals. Where they are the rule rather than the exception they are no initialisms."""
+    """A sentence with its words in capitals read. In one that is all in capitals they are mostly no initialisms."""
     sentence = match[0]
     if not _CAPITALS.search(sentence):
         return sentence
@@ -122,17 +102,24 @@ def _sentence(match: re.Match[str]) -> str:
 
 
 def _is_plainly_a_word(word: str) -> bool:
-    return word not in SPELT_AMONG_CAPITALS and (
-        word in COMMON_SHORT_WORDS or (len(word) > 3 and word not in SPOKEN_ACRONYMS and _is_pronounceable(word))
+    if _is_spelt_among_capitals(word):
+        return False
+    return word in table("common-short-words") or (
+        len(word) > 3 and word not in table("spoken-acronyms") and _is_pronounceable(word)
     )
+
+
+def _is_spelt_among_capitals(word: str) -> bool:
+    return word in table("spelt-initialisms") and word not in table("initialisms-or-words")
 
 
 def _capitals(match: re.Match[str], all_capitals: bool) -> str:
     word, ending = match[1], match[2] or ""
     if len(word) > 3 and _DRAWN_OUT.search(word):
         return word.lower() + ending.lower()
-    spelt = word in SPELT_AMONG_CAPITALS or not _has_vowel(word) if all_capitals else not is_word(word)
-    if spelt and not all_capitals and word not in SPELT_AMONG_CAPITALS and _stands_among_words(match):
+    initialism = _is_spelt_among_capitals(word)
+    spelt = initialism or not _has_vowel(word) if all_capitals else not is_word(word)
+    if spelt and not all_capitals and not initialism and _stands_among_words(match):
         spelt = not _has_vowel(word)
     if not spelt:
         return word.lower() + ending.lower()
@@ -143,17 +130,18 @@ def _capitals(match: re.Match[str], all_capitals: bool) -> str:
 
 def _lone_rate(match: re.Match[str]) -> str:
     unit, per = match.groups()
-    return f"{units(UNITS[unit])} per {UNITS[per]}" if unit in UNITS else match[0]
+    written = table("units")
+    return f"{units(written[unit])} per {written[per]}" if unit in written else match[0]
 
 
 def _no_vowels(match: re.Match[str]) -> str:
     """Units without a number are read as units, other letters that make no word one by one: "tv", "html"."""
     word = match[1]
-    if word in _INTERJECTIONS:
+    if word in table("interjections"):
         return word
-    if word in STREETS:
-        return STREETS[word]
-    return units(UNITS[word]) if word in UNITS else letters(word)
+    if word in table("streets"):
+        return table("streets")[word]
+    return units(table("units")[word]) if word in table("units") else letters(word)
 
 
 def _has_vowel(word: str) -> bool:
@@ -161,14 +149,14 @@ def _has_vowel(word: str) -> bool:
 
 
 def _stands_among_words(match: re.Match[str]) -> bool:
-    """Whether a word in capitals is next to another one that is plainly a word: a stressed phrase."""
-    before = _WORD.findall(match.string[max(0, match.start() - 16) : match.start()])[-1:]
+    """Whether a neighbour in capitals is plainly a word, so that both are stressed."""
+    before = _WORD.findall(text_before(match, 16))[-1:]
     after = _WORD.findall(match.string[match.end() : match.end() + 16])[:1]
     return any(len(word) > 1 and word.isupper() and _is_plainly_a_word(word) for word in before + after)
 
 
 def _dotted(match: re.Match[str]) -> str:
-    """ "U.S." keeps its period where a sentence plainly ends: elsewhere it would cut one in two."""
+    """ "U.S." keeps its period where a sentence plainly ends; elsewhere the period would cut a sentence in two."""
     words = letters(match[1]) + ("'s" if match[2] else "")
     return words + ("." if match[3] is not None and match[1].endswith(".") and not match[2] else "") + (match[3] or "")
 
@@ -195,15 +183,15 @@ def _code(written: str) -> str:
 
 def _code_letters(part: str) -> str:
     if part.isupper():
-        return part.lower() if (len(part) > 3 and is_word(part)) or part in SPOKEN_ACRONYMS else letters(part)
+        return part.lower() if (len(part) > 3 and is_word(part)) or part in table("spoken-acronyms") else letters(part)
     if len(part) < 3 or not _has_vowel(part.upper()):
         return letters(part)
     return part
 
 
 def _mixed(match: re.Match[str]) -> str:
-    if match[4]:
-        return _MIXED_WORDS[match[4].lower()]
-    head, capitals, ending = match[1], match[2], match[3]
+    listed, head, capitals, ending = match.groups()
+    if listed:
+        return table("mixed-case")[listed]
     first = letters(head) if len(head) == 1 else head
     return f"{first} {capitals if is_word(capitals) else letters(capitals)}{ending}"

@@ -3,11 +3,21 @@
 import re
 from collections.abc import Sequence
 
-from tacotron2.text.normalizer.say import cardinal, count, has_figures, letters, ordinal_of, plural, two_digits, years
-from tacotron2.text.normalizer.tables import MONTH_NAMES, MONTHS, WEEKDAYS
+from tacotron2.text.normalizer.say import (
+    cardinal,
+    count,
+    has_figures,
+    letters,
+    ordinal_of,
+    plural,
+    text_before,
+    two_digits,
+    years,
+)
 from tacotron2.text.rewriting import Pattern
+from tacotron2.text.tables import table
 
-# In any case: "Jan", "JAN", "jan"; what else "may" and the like may be is decided by what stands beside them.
+# In any case: "Jan", "JAN", "jan". For "may", "mar" and "dec" the neighbours decide.
 _MONTH = (
     r"(?i:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?"
     r"|Nov(?:ember)?|Dec(?:ember)?)\b"
@@ -25,18 +35,12 @@ _MONTH_DAY = Pattern(rf"\b({_MONTH})(?:\.? |-){_DAYS}(?:(?:,? |-)({_YEAR}))?{_EN
 _DAY_MONTH = Pattern(
     rf"(?<![\w.,:/$£€-]){_DAYS}( of| OF)? ({_MONTH})\.?(?:,? ({_YEAR}))?(?![\w%°]|[.:/-][0-9]| [0-9]{{1,2}}(?![0-9]))"
 )
-_AFTER_WEEKDAY = Pattern(rf"\b{_WEEKDAY}(?:day|nesday|rsday|urday)?\.?, ?$")  # with a comma: as mail writes it
+_AFTER_WEEKDAY = Pattern(rf"\b{_WEEKDAY}(?:day|nesday|rsday|urday)?\.?, ?$")  # with a comma, as in mail
 _MONTH_YEAR = Pattern(rf"\b({_MONTH})\.?,? ({_YEAR}){_END}")
 _MONTHS = Pattern(rf"\b({_MONTH})\.? ?- ?({_MONTH})")
-# After "may 6" or "march 15" in lower case: what shows that it is no verb's ("march 15 miles").
-_AFTER_A_DATE = Pattern(
-    r" *(?:$|[^\w\s]|(?:at|in|on|to|and|or|is|was|for|from|of|the|we|i|he|she|they|it|you|until|till|by|with|as|a|an"
-    r"|through|after|before|so|but|if|this|next|are|were|will|has|had|our|my|his|her)\b)"
-)
-_ON_DATE = Pattern(
-    r"\b((?:[Oo]n|[Bb]y|[Uu]ntil|[Ss]ince|[Bb]efore|[Aa]fter|[Dd]ue|[Dd]ated|[Tt]ill) (?:the )?)"
-    r"(1[0-2]|0?[1-9])/(3[01]|[12][0-9]|0?[1-9])(?![\w/]|[.,][0-9])"
-)
+# After "may 6" or "march 15" in lower case: shows that "march" is no verb ("march 15 miles").
+_AFTER_A_DATE = Pattern(r" *(?:$|[^\w\s]|(?&after-a-date)\b)")
+_ON_DATE = Pattern(r"\b((?&Before-a-date) (?:the )?)(1[0-2]|0?[1-9])/(3[01]|[12][0-9]|0?[1-9])(?![\w/]|[.,][0-9])")
 _WEEKDAYS = Pattern(rf"\b({_WEEKDAY})\.? ?(-|/|&|and|or|to|through) ?({_WEEKDAY})\b\.?(?![A-Za-z])")
 _WEEKDAY_BEFORE = Pattern(
     rf"\b({_WEEKDAY})\b(?:\.,?|,)? (?={_MONTH}\.? (?:[0-9]|[a-z-]+(?:st|nd|rd|th)\b)"
@@ -54,15 +58,10 @@ _ERA_BEFORE = Pattern(r"\b(AD|A\.D\.) ([0-9]{1,4})\b")
 _YEARS = Pattern(rf"{_START}({_YEAR})(?: ?- ?|/)({_YEAR}|[0-9]{{2}})(?![\w-]|[.,:/][0-9])")
 _DECADES = Pattern(r"(?<![\w.,:$£€])('?)((?:1[0-9]|20)?[0-9]0)'?s ?- ?'?((?:1[0-9]|20)?[0-9]0)'?s\b")
 _DECADE = Pattern(r"(?<![\w.,:$£€])(?<![0-9]-)('?)((?:1[0-9]|20)?[0-9]0)'?s\b(?!\.?[0-9])")
-# Beside these "30s" is seconds.
-_AFTER_SECONDS = Pattern(r" (?:timeout|delay|wait|limit|interval|pause|countdown|timer|clip|ago|later|each|apart)\b")
-_BEFORE_SECONDS = Pattern(
-    r"(?:[:=~<>]|\b(?i:after|within|for|in|every|than|about|around|wait|waits|waited|least|most|takes?|took|last(?:s|ed)?"
-    r"|(?:timeout|delay|interval|duration|period|limit|time|pause) of|exactly|only|another|extra|to|by|under|over)) ?$"
-)
-_SEASON = Pattern(
-    r"(?<![\w/.-])([0-9]{2})/([0-9]{2})(?= (?:season|campaign|school|academic|financial|fiscal|tax|winter))"
-)
+# Beside these, "30s" means seconds.
+_AFTER_SECONDS = Pattern(r" (?&after-seconds)\b")
+_BEFORE_SECONDS = Pattern(r"(?:[:=~<>]|\b(?i:(?&before-seconds)|(?&lengths-of-time) of)) ?$")
+_SEASON = Pattern(r"(?<![\w/.-])([0-9]{2})/([0-9]{2})(?= (?&seasons))")
 _ROUND = Pattern(r"(?<![\w.,$-])(10{1,3})'?s(?= of\b)")
 _SHORT_YEAR = Pattern(r"(?<![\w'])'([0-9]{2})(?![\w'\"])")
 
@@ -129,11 +128,15 @@ def read_times(text: str) -> str:
 
 
 def _month(written: str) -> str:
-    return MONTHS[written[:3].lower()]
+    return table("months")[written[:3].lower()]
+
+
+def _month_of(figures: str) -> str:
+    return list(table("months").values())[int(figures) - 1]
 
 
 def _weekday(written: str) -> str:
-    return WEEKDAYS[written[:3].lower()]
+    return table("weekdays")[written[:3].lower()]
 
 
 def _months(match: re.Match[str]) -> str:
@@ -141,7 +144,7 @@ def _months(match: re.Match[str]) -> str:
 
 
 def _is_name(written: str) -> bool:
-    """Whether letters are a month or a weekday and not a word: "mar", "sat" and the like need a capital."""
+    """Whether letters name a month or a weekday: "mar", "sat" and the like do only with a capital."""
     return written[0].isupper() or written not in ("may", "mar", "march", "dec", "sat", "sun", "wed")
 
 
@@ -167,7 +170,7 @@ def _date(year: str, month: str, day: str) -> str:
     """ "December twenty-fifth, twenty twenty-four"; empty if there is no such date."""
     if not (1 <= int(month) <= 12 and 1 <= int(day) <= 31):
         return ""
-    return _written(MONTH_NAMES[int(month) - 1], day, year)
+    return _written(_month_of(month), day, year)
 
 
 def date_words(order: str, figures: Sequence[str]) -> str:
@@ -180,7 +183,7 @@ def date_words(order: str, figures: Sequence[str]) -> str:
         return _date(year, parts.get("m", "0"), parts["d"])
     if "m" not in parts:
         return years(year)
-    return f"{MONTH_NAMES[int(parts['m']) - 1]} {years(year)}" if year and 1 <= int(parts["m"]) <= 12 else ""
+    return f"{_month_of(parts['m'])} {years(year)}" if year and 1 <= int(parts["m"]) <= 12 else ""
 
 
 def _written(month: str, day: str, year: str | None) -> str:
@@ -221,7 +224,7 @@ def _day_month(match: re.Match[str]) -> str:
     first, joint, last, of, month, year = match.groups()
     if not (_is_name(month) or year or of or _AFTER_A_DATE.match(match.string, match.end())):
         return match[0]
-    before = match.string[max(0, match.start() - 12) : match.start()]
+    before = text_before(match, 12)
     if _AFTER_WEEKDAY.search(before):
         words = f"{_month(month)} {_days(first, joint, last)}"
     else:
@@ -248,7 +251,7 @@ def _decade(match: re.Match[str]) -> str:
 
 
 def is_seconds(text: str, start: int, stop: int) -> bool:
-    """Whether what stands beside figures with an s, like "30s", shows that they are seconds."""
+    """Whether the neighbours of "30s" and the like show that they are seconds."""
     return bool(_BEFORE_SECONDS.search(text, max(0, start - 16), start) or _AFTER_SECONDS.match(text, stop))
 
 

@@ -2,36 +2,30 @@
 
 import re
 
-from tacotron2.text.normalizer.say import FREE, MINUS, NUMBER, WHOLE, cardinal, has_figures, number
-from tacotron2.text.normalizer.tables import COUNTED_NOUNS, CURRENCIES, MONTH_NAMES, MONTHS, SCALES, UNITS
+from tacotron2.text.normalizer.say import FREE, MINUS, NUMBER, WHOLE, cardinal, has_figures, join, number, text_before
 from tacotron2.text.rewriting import Pattern
+from tacotron2.text.tables import table
 
-_SIGNS = "|".join(re.escape(sign) for sign in sorted(CURRENCIES, key=len, reverse=True) if not sign.isalpha())
-_CODES = "|".join(sign for sign in CURRENCIES if sign.isalpha())
-_SCALE = (
-    r"(?:[ -]?(hundred|thousand|million|billion|trillion|quadrillion|lakh|crore|mn|mm|MM|mil|bn|tn|trn|[kKmMbBtT])\b)?"
-)
+_SCALE = r"(?:[ -]?((?&scales))\b)?"
 _PER = r"(?: ?/ ?([A-Za-z]{1,12})\b)?"
-# As the continent writes it: a comma before decimals is none between thousands where not three figures follow it.
+# The continent's decimal comma: where two figures or fewer follow it, it doesn't part thousands.
 _CONTINENTAL = Pattern(r"(?<![\w.,])([0-9]{1,3}(?:\.[0-9]{3}){1,5}),([0-9]{1,2})(?![\w,]|\.[0-9])")
 _COMMA_AFTER_SIGN = Pattern(r"(?<=[$£€₹])( ?[0-9]+),([0-9]{1,2})(?![0-9]|,[0-9])")
-# Groups of three parted by spaces, apostrophes or points; and India's, the last of three and the others of two.
+# Groups of three, between spaces, apostrophes or points; India's: groups of two, the last of three.
 _SPACED = Pattern(
     r"(?<![\w.,'/:-])([0-9]{1,3})((?: [0-9]{3}){1,6}|(?:'[0-9]{3}){1,6})(?:,([0-9]{1,2}))?(?![\w']|[., -]?[0-9])"
 )
 _POINTED = Pattern(r"(?<![\w.,])[0-9]{1,3}(?:\.[0-9]{3}){2,6}(?![\w]|[.,]?[0-9])")
 _INDIAN = Pattern(r"(?<![\w.,])[0-9]{1,2}(?:,[0-9]{2}){1,6},[0-9]{3}(?![\w]|,[0-9])")
-_NO_FIRST_GROUP = Pattern(rf"(?:{'|'.join((*MONTHS, *MONTH_NAMES))})\.? $", re.IGNORECASE)
-_COUNTED = Pattern(
-    rf"(?<![\w.,])({NUMBER}) ?([kKmMbBtT]|bn|mn)(?= (?:[a-z]+ )?(?:{'|'.join(sorted(COUNTED_NOUNS))})\b)"
-)
+_NO_FIRST_GROUP = Pattern(r"(?&months)\.? $", re.IGNORECASE)
+_COUNTED = Pattern(rf"(?<![\w.,])({NUMBER}) ?([kKmMbBtT]|bn|mn)(?= (?:[a-z]+ )?(?&counted-nouns)\b)")
 _DECIMAL_COMMA = Pattern(r"(?<=[0-9]),(?=[0-9]{1,2} ?(?:[%€°]|[kcm]?[mgl]\b|km\b))")
 _MONEY = Pattern(
-    rf"(?<![\w./])({MINUS}?)({_SIGNS}|(?:{_CODES})\b ?)({MINUS}?) ?({NUMBER})"
-    rf"(?:(?: ?(million|billion|[kKmMbB]n?))? ?- ?(?:{_SIGNS})?({NUMBER}))?{_SCALE}(\+?){_PER}"
+    rf"(?<![\w./])({MINUS}?)((?&currency-signs)|(?&currency-codes)\b ?)({MINUS}?) ?({NUMBER})"
+    rf"(?:(?: ?(million|billion|[kKmMbB]n?))? ?- ?(?&currency-signs)?({NUMBER}))?{_SCALE}(\+?){_PER}"
 )
 _MONEY_AFTER = Pattern(
-    rf"(?<![\w.,$£€])({MINUS}?)({WHOLE}(?:[.,][0-9]{{1,2}})?|{NUMBER}){_SCALE} ?([€£¥₹₽₺₴]|(?:{_CODES})\b){_PER}"
+    rf"(?<![\w.,$£€])({MINUS}?)({WHOLE}(?:[.,][0-9]{{1,2}})?|{NUMBER}){_SCALE} ?([€£¥₹₽₺₴]|(?&currency-codes)\b){_PER}"
 )
 _CENTS = Pattern(rf"{FREE}({NUMBER}) ?(¢)|{FREE}([0-9]{{1,2}})(p)\b")
 _A_NOTE = Pattern(
@@ -42,12 +36,12 @@ _TICKER = Pattern(r"\$(?=[A-Za-z])")
 
 
 def read_money(text: str) -> str:
-    """Reads sums in every currency of `tables.CURRENCIES`."""
+    """Reads sums of money, after the ways to group figures."""
     if has_figures(text):
         text = _CONTINENTAL.sub(lambda match: f"{match[1].replace('.', ',')}.{match[2]}", text)
         text = _INDIAN.sub(_regrouped, _POINTED.sub(_regrouped, _SPACED.sub(_spaced, text)))
         text = _COMMA_AFTER_SIGN.sub(r"\1.\2", text)
-        text = _COUNTED.sub(lambda match: f"{number(match[1])} {SCALES[match[2]]}", text)
+        text = _COUNTED.sub(lambda match: f"{number(match[1])} {table('scales')[match[2]]}", text)
         text = _DECIMAL_COMMA.sub(".", text)
         text = _A_NOTE.sub(_note, text)
         text = _MONEY.sub(_money, text)
@@ -61,20 +55,26 @@ def _regrouped(match: re.Match[str]) -> str:
 
 
 def _spaced(match: re.Match[str]) -> str:
-    """Spaces part the groups of one number, unless they seem to be numbers in a row."""
+    """One number with spaces between its groups, unless it seems to be several numbers in a row."""
     first, rest, decimals = match.groups()
-    before = match.string[max(0, match.start() - 12) : match.start()]
+    before = text_before(match, 12)
     likely = len(first) < 3 or " 000" in rest or before.endswith(("$", "£", "€", "₹"))
     if rest[0] == " " and (first[0] == "0" or not likely or _NO_FIRST_GROUP.search(before)):
         return match[0]
     return first + re.sub("[ ']", ",", rest) + (f".{decimals}" if decimals else "")
 
 
+def _currency(written: str) -> list[str]:
+    """The names of one and of many, of one hundredth and of many; "" where nobody counts hundredths."""
+    names = table("currency-signs").get(written) or table("currency-codes")[written]
+    return [name.removeprefix("-") for name in names.split("\t")]
+
+
 def _amount(currency: str, written: str, scale: str | None) -> str:
     """The words of a sum without its sign: "five dollars and ninety-nine cents"."""
-    one, many, one_part, many_parts = CURRENCIES[currency]
+    one, many, one_part, many_parts = _currency(currency)
     if scale:
-        return f"{number(written)} {SCALES[scale]} {many}"
+        return f"{number(written)} {table('scales')[scale]} {many}"
     whole, _, part = written.replace(",", "").partition(".")
     if not one_part and not part.strip("0"):
         part = ""
@@ -94,7 +94,7 @@ def _amount(currency: str, written: str, scale: str | None) -> str:
 def _per(unit: str | None) -> str:
     if not unit:
         return ""
-    return f" per {UNITS.get(unit, unit) if unit not in ('m', 't') else {'m': 'month', 't': 'ton'}[unit]}"
+    return f" per {'month' if unit == 'm' else table('units').get(unit, unit)}"
 
 
 def _money(match: re.Match[str]) -> str:
@@ -124,7 +124,7 @@ def _note(match: re.Match[str]) -> str:
     article, currency, written, scale = match.groups()
     if "." in written and not scale:
         return match[0]
-    return f"{article} {number(written)} {f'{SCALES[scale]} ' if scale else ''}{CURRENCIES[currency][0]}"
+    return join(article, number(written), table("scales")[scale] if scale else "", _currency(currency)[0])
 
 
 def _cents(match: re.Match[str]) -> str:

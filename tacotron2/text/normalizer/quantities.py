@@ -19,23 +19,23 @@ from tacotron2.text.normalizer.say import (
     ordinal_of,
     pairs,
     plural,
+    text_before,
+    units,
 )
-from tacotron2.text.normalizer.tables import ATTACHED_ONLY, PER_WORDS, SCALES, SPACED_ONLY, UNITS, units
 from tacotron2.text.rewriting import Pattern
+from tacotron2.text.tables import table
 
-# Quantities: what may stand before a unit
+# Quantities: they may stand before a unit
 _MIXED = r"(?:[0-9]{1,6}[ -])?[0-9]{1,4}/[0-9]{1,4}"
 _QUANTITY = rf"(?:{_MIXED}|{NUMBER})"
-_UNIT = "|".join(re.escape(unit) for unit in sorted(UNITS, key=len, reverse=True))
 _WITH_UNIT = Pattern(
-    rf"(?<![\w.,/^])(?<!\^-)({MINUS}?)({_QUANTITY})(?:( ?- ?| to | or |/-)({MINUS}?{_QUANTITY}))?( ?|-)({_UNIT})"
+    rf"(?<![\w.,/^])(?<!\^-)({MINUS}?)({_QUANTITY})(?:( ?- ?| to | or |/-)({MINUS}?{_QUANTITY}))?( ?|-)((?&units))"
     r"(?:\^([23]))?((?: ?/ ?(?:[A-Za-zµμΩ]{1,5}|100 ?km)(?:\^?[23])?)?)(?![A-Za-z0-9^])(\.(?![\w.]))?"
 )
 _SHORT_MEASURE = Pattern(r"\b(sq|cu|fl)\. (?=(?:mi|ft|in|yd|m|km|cm|oz)\b)")
 _RATE = Pattern(
     r"(?:(?<=[0-9s])|(?<=people))(?<!/[0-9])(?<!/[0-9]{2})(?: ?/ ?| per )"
-    r"(sq (?:mi|km|ft|m|yd)|(?:km|mi|m|cm|ft)\^?[23]|min|sec|hr|h|s|wk|mo|yr|kg|lb|gal|mi"
-    rf"|{'|'.join(sorted(PER_WORDS))})(?![\w/^])"
+    r"(sq (?:mi|km|ft|m|yd)|(?:km|mi|m|cm|ft)\^?[23]|(?&per))(?![\w/^])"
 )
 _SQUARED = Pattern(r"(?<![\w/=])(km|m|cm|mm|ft|mi|in|yd)\^([23])(?![\w^])")
 _PER_UNIT = Pattern(r" ?/ ?([A-Za-zµμΩ]{1,5}|100 ?km)(?:\^?([23]))?")
@@ -44,11 +44,8 @@ _FEET_INCHES = Pattern(r"(?<![\w.,])([0-9]{1,3})['′] ?([0-9]{1,2}(?:\.[0-9]+)?
 _FEET = Pattern(r"(?<![\w.,'])([0-9]{1,5}(?:\.[0-9]+)?)(['′])(?!\w)")
 _OPEN_QUOTE = Pattern(r"(?<!\w)'(?=\w)")
 _INCHES = Pattern(rf"(?<![\w.,/\"])({_MIXED}|[0-9]{{1,5}}(?:\.[0-9]+)?)(\"|″)(?!\w)")
-# After a measure: what it measures, so that "12-inch pizza" takes the singular.
-_DESCRIBED = Pattern(
-    r" (?!(?:of|in|and|or|to|by|x|long|wide|tall|high|deep|thick|from|apart|away|below|above|is|was|are|were|at|on|with"
-    r"|per|each|off|for|so|but|than|as|into|out|up|down|across|under|over)\b)[a-z]{2}"
-)
+# After a measure: the thing that it measures, so that "12-inch pizza" takes the singular.
+_DESCRIBED = Pattern(r" (?!(?&after-measures)\b)[a-z]{2}")
 _DIMENSIONS = Pattern(rf"{FREE}({NUMBER})((?: ?[A-Za-z]{{1,3}})?) ?([x×X]) ?(?={NUMBER}(?![0-9]* ?\^| ?= ?[0-9]))")
 _SIZE = Pattern(rf"{NUMBER} ?(?:[x×\"″′']|[mcd]?m\b|km\b|in\b|ft\b|inch|feet|meter)|[0-9]{{3}}")
 _ARTICLE = Pattern(r"\b[Aa]n? $")  # "a 5 kg bag" takes the singular
@@ -59,32 +56,18 @@ _PERCENT_LEFT = Pattern(r"(?<=[0-9]) ?%")
 _SCIENTIFIC = Pattern(rf"(?<![\w.])({MINUS}?{NUMBER})[eE]([+-]?)([0-9]{{1,3}})(?!\w|\.\w)")
 _TIMES_TEN = Pattern(
     rf"(?<![\w.])(?:({MINUS}?{NUMBER}) ?[x×*·] ?)?10\^({MINUS}|\+)?([0-9]{{1,3}})"
-    rf"(?: ({_UNIT})((?:/[A-Za-zµμΩ]{{1,5}}(?:\^[23])?)?)(?![A-Za-z0-9]))?"
+    rf"(?: ((?&units))((?:/[A-Za-zµμΩ]{{1,5}}(?:\^[23])?)?)(?![A-Za-z0-9]))?"
 )
-# Before a figure and a letter: what is numbered so ("Bus 5B"), and after them: what has a house number.
-_NUMBERED = Pattern(
-    r"\b(?i:apartment|apt|room|suite|unit|gate|flat|seat|row|class|exhibit|figure|table|building|section|step|part"
-    r"|question|appendix|platform|grade|bus|flight|route|highway|form|studio|line|train|terminal|door|floor|locker|bay"
-    r"|track|exit|zone|model|no|number|chapter|version|type|level|page|road|house|block|lane|dock|hall)\.? $"
-    r"|(?<![.!?] )(?<!^)\b[A-Z][A-Za-z]*\.? $"
-)
+# Before a figure and a letter that are a name ("Bus 5B"); and after a house number, a street.
+_NUMBERED = Pattern(r"\b(?i:(?&numbered))\.? $|(?<![.!?] )(?<!^)\b[A-Z][A-Za-z]*\.? $")
 _HOUSE = Pattern(r" [A-Z][a-z]")
-_QUANTIFIED = Pattern(
-    r"\b(?:over|about|around|nearly|almost|than|to|reached|of|has|have|had|got|at|from|worth|hit|passed|raised|cost|costs"
-    r"|exceeds?|exceeded|another|only|just|some|approximately|roughly|least|most|up|by|was|is|are|were|with|and) $",
-    re.IGNORECASE,
-)
+_QUANTIFIED = Pattern(r"\b(?&quantified) $", re.IGNORECASE)
 _POWER = Pattern(r"(?<=[\w)])\^([-+\N{MINUS SIGN}]?)\(?([0-9]{1,4}|[a-z])\)?(?!\w|\.\w)")
 _VERSION = Pattern(
     r"(?<![\w.])([vV](?:\. ?)?)?([0-9]{1,6}(?:\.[0-9]{1,6}){1,5})(?=([A-Za-z]{0,5}[0-9]*)(?![\w.]*[0-9]))"
 )
 _SHORT_VERSION = Pattern(r"(?<![\w.])v\.? ?([0-9]{1,4})(?![\w.]*[0-9])")
-_SPECIAL = Pattern(r"(?<![\w./,-])(24/7|9/11|20/20|401(?:k|\(k\))|[2458][kK]|7/11|360)(?![\w/]|[.,][0-9])")
-_SPECIAL_WORDS = {
-    **{"24/7": "twenty-four seven", "9/11": "nine eleven", "20/20": "twenty twenty"},
-    **{"401k": "four oh one kay", "401(k)": "four oh one kay", "7/11": "seven eleven"},
-    **{"4k": "four kay", "8k": "eight kay", "5k": "five kay", "2k": "two kay", "360": "three hundred sixty"},
-}
+_SPECIAL = Pattern(r"(?<![\w./,-])((?&special-numbers))(?![\w/]|[.,][0-9])")
 _FRACTION = Pattern(
     rf"(?<![\w./,])(?:({WHOLE})[ -])?([0-9]{{1,4}})/([0-9]{{1,4}})((?:st|nd|rd|th)s?)?(?![\w/]|[.,][0-9])"
 )
@@ -98,19 +81,13 @@ _HASH_NUMBER = Pattern(r"(?<!\w)# ?(?=[0-9])")
 _PLUS_AFTER = Pattern(r"(?<=[0-9])\+(?=[\s,.;:!?)]|$)(?! ?[0-9])")
 _SIGNED = Pattern(rf"(^|[\s(\[=<>,;:/*×÷+|\"']|\b[a-z]\^)([-+±\N{{MINUS SIGN}}]) ?(?={NUMBER})")
 _ABOUT = Pattern(r"(?<![\w])[~≈] ?(?=[$£€]?[0-9])")
-_PAIRED = Pattern(
-    r"\b((?:[Rr]oom|[Ff]light|[Hh]ighway|[Rr]oute|[Ii]nterstate|[Bb]oeing|[Aa]irbus|[Aa]partment|[Ss]uite|[Gg]ate|[Bb]us"
-    r"|RTX|GTX|Threadripper|Ryzen|Radeon|Core) )([0-9]{3,4})\b(?![.,:/%-]?[0-9])"
-)
+_PAIRED = Pattern(r"\b((?&Said-in-pairs) )([0-9]{3,4})\b(?![.,:/%-]?[0-9])")
 # Models: "737-800", "C-130"; and more than one of a kind: "F-16s", "747s", "three 9s".
 _MODEL = Pattern(
     r"(?<![\w.,-])(7[0-9]7|(?<=Airbus )[0-9]{3})-([0-9]{1,4})(?![\w-])|\b([A-Z]{1,3})-([0-9]{3,4})(?![\w-]|\.[0-9])"
 )
 _PLURAL = Pattern(r"((?<=[A-Za-z])-|(?<![\w.,$£€-]))([0-9]{1,4})'?s(?!\w)")
-_BEFORE_PLURAL = Pattern(
-    r"(?<![A-Za-z])(?:(?=[a-z]{0,3}[A-Z])[A-Za-z]{2,}|[Tt]wo|[Tt]hree|[Ff]our|[Ff]ive|six|seven|eight|nine|ten"
-    r"|several|some|many|few|all|the|these|those|of|both) $"
-)
+_BEFORE_PLURAL = Pattern(r"(?<![A-Za-z])(?:(?=[a-z]{0,3}[A-Z])[A-Za-z]{2,}|(?&several)) $")
 _BOEING = Pattern("7[0-9]7")
 _LETTER_POINT = Pattern(r"(?<![\w.])([A-Z])\.(?=[0-9]{2})")  # "H.264"
 _DECIMAL_CODE = Pattern(r"(?<![\w.])([0-9]+\.[0-9]+)(?=[A-Za-z]{1,3}\b)")  # "802.11ac"
@@ -133,15 +110,15 @@ def read_units(text: str) -> str:
     text = _PERCENT.sub(_percent, text)
     text = _RATE.sub(_rate, text)
     text = _WITH_UNIT.sub(_with_unit, text)
-    return _SQUARED.sub(lambda match: f"{_POWERS[match[2]]} {units(UNITS[match[1]])}", text)
+    return _SQUARED.sub(lambda match: f"{_POWERS[match[2]]} {units(table('units')[match[1]])}", text)
 
 
 def read_numbers(text: str) -> str:
-    """Reads what numbers are left."""
+    """Reads the numbers that the other rules left."""
     if not has_figures(text):
         return text
     text = _PERCENT_LEFT.sub(" percent", text)
-    text = _SPECIAL.sub(lambda match: _SPECIAL_WORDS[match[0].lower()], text)
+    text = _SPECIAL.sub(lambda match: table("special-numbers")[match[0]], text)
     text = _HASH_NUMBER.sub("number ", text)
     text = _SCIENTIFIC.sub(_scientific, text)
     text = _POWER.sub(_power, text)
@@ -166,22 +143,22 @@ def read_numbers(text: str) -> str:
 def _scaled(match: re.Match[str]) -> str:
     """ "5M" is five million, but for a name: "Apt. 4B". Billions and trillions want a word that counts beside them."""
     first, last, scale, plus = match.groups()
-    before = match.string[max(0, match.start() - 16) : match.start()]
+    before = text_before(match, 16)
     counts = first or plus or len(scale) > 1 or _QUANTIFIED.search(before)
     if _HOUSE.match(match.string, match.end()) or not (counts or scale in "kKM") or _is_numbered(before):
         return match[0]
     more = f"{number(first)} to" if first else ""
-    return join(more, number(last), SCALES[scale], "plus" if plus else "")
+    return join(more, number(last), table("scales")[scale], "plus" if plus else "")
 
 
 def _is_numbered(before: str) -> bool:
-    """Whether what stands before a figure is numbered by it."""
+    """Whether the text before a figure is numbered by it."""
     return bool(_NUMBERED.search(before)) and not _QUANTIFIED.search(before)
 
 
 def _plural(match: re.Match[str]) -> str:
     """ "Boeing 747s" and "three 9s"; "15s" alone are seconds."""
-    before = match.string[max(0, match.start() - 16) : match.start()]
+    before = text_before(match, 16)
     several = _BEFORE_PLURAL.search(before) and not is_seconds(match.string, match.start(), match.end())
     if match[1]:
         return f" {plural(code(match[2]))}"
@@ -207,9 +184,7 @@ def _sign(match: re.Match[str]) -> str:
 
 
 def _quantity(written: str) -> str:
-    if "/" in written:
-        return _FRACTION.sub(_fraction, written)
-    return number(written.replace("\N{MINUS SIGN}", "-"))
+    return _FRACTION.sub(_fraction, written) if "/" in written else number(written)
 
 
 def _is_one(written: str) -> bool:
@@ -220,17 +195,18 @@ def _with_unit(match: re.Match[str]) -> str:
     minus, first, joint, last, gap, unit, power, per, point = match.groups()
     after = match.string[match.end() : match.end() + 2]
     joined = gap == "-" and after[:1] == "-"  # "3-in-1"
-    if joined or (unit in ATTACHED_ONLY and gap == " " and not (point and unit in ("in", "mo", "pt"))):
+    if joined or (unit in table("attached-units") and gap == " " and not (point and unit in ("in", "mo", "pt"))):
         return match[0]
-    if (unit in SPACED_ONLY and gap != " ") or not _is_a_unit(match, unit, gap, after):
+    thousands = unit == "K" and gap != " "  # "300 K" is kelvin
+    if thousands or not _is_a_unit(match, unit, gap, after):
         return match[0]
-    singular = f"{_POWERS[power]} {UNITS[unit]}" if power else UNITS[unit]
+    singular = f"{_POWERS[power]} {table('units')[unit]}" if power else table("units")[unit]
     words = _quantity(first)
     if last:
         words += f" {'to' if '-' in joint else joint.strip()} {_quantity(last)}"
     describes = _after_article(match) and not per and after[:1] == " "
     named = singular if gap == "-" or describes or (_is_one(first) and not last) else units(singular)  # "a 5-kg bag"
-    end = "." if point and (not after.strip() or after[1:].isupper() or UNITS[unit] == unit) else ""
+    end = "." if point and (not after.strip() or after[1:].isupper() or table("units")[unit] == unit) else ""
     return f"{'minus ' if minus else ''}{words} {named}{_per_unit(per)}{end}"
 
 
@@ -242,15 +218,13 @@ def _is_a_unit(match: re.Match[str], unit: str, gap: str, after: str) -> bool:
         return False
     if unit.isupper() and after[:1] == " " and after[1:].isalnum() and not after[1:].islower():
         return False
-    return not (unit.isupper() or gap == " ") or not _is_numbered(
-        match.string[max(0, match.start() - 16) : match.start()]
-    )
+    return not (unit.isupper() or gap == " ") or not _is_numbered(text_before(match, 16))
 
 
 def _rate(match: re.Match[str]) -> str:
     """ "500/day"; the figures or the noun before it are left for others."""
     unit = match[1].replace("^", "")
-    return f" per {UNITS.get(unit, unit)}"
+    return f" per {table('units').get(unit, unit)}"
 
 
 def _per_unit(written: str) -> str:
@@ -259,7 +233,7 @@ def _per_unit(written: str) -> str:
         return ""
     if match[1].startswith("100"):
         return " per one hundred kilometers"
-    unit = {"m": "meter", "in": "inch"}.get(match[1]) or UNITS.get(match[1], match[1])
+    unit = {"m": "meter", "in": "inch"}.get(match[1]) or table("units").get(match[1], match[1])
     if match[2]:
         return f" per {unit} squared" if unit == "second" else f" per {_POWERS[match[2]]} {unit}"
     return f" per {unit}"
@@ -316,12 +290,12 @@ def _to_the_power(sign: str | None, figures: str) -> str:
 def _times_ten(match: re.Match[str]) -> str:
     words = f"ten {_to_the_power(match[2], match[3])}"
     if match[1]:
-        words = f"{number(match[1].replace(chr(0x2212), '-'))} times {words}"
-    return f"{words} {units(UNITS[match[4]])}{_per_unit(match[5])}" if match[4] else words
+        words = f"{number(match[1])} times {words}"
+    return f"{words} {units(table('units')[match[4]])}{_per_unit(match[5])}" if match[4] else words
 
 
 def _scientific(match: re.Match[str]) -> str:
-    return f"{number(match[1].replace(chr(0x2212), '-'))} times ten {_to_the_power(match[2], match[3])}"
+    return f"{number(match[1])} times ten {_to_the_power(match[2], match[3])}"
 
 
 def _power(match: re.Match[str]) -> str:

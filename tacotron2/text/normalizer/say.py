@@ -1,21 +1,13 @@
-"""How figures and letters are said: the words that the rules put together."""
+"""The words for figures and letters."""
 
 import re
 
-from tacotron2.text.numbers import cardinal, ordinal, year
+from tacotron2.text.numbers import SMALL, cardinal, ordinal, year
 from tacotron2.text.rewriting import Pattern
 from tacotron2.text.symbols import ARPABET_GROUP, KEEP_END, KEEP_START
+from tacotron2.text.tables import table
 
-LETTERS = {
-    **{"a": "ay", "b": "bee", "c": "see", "d": "dee", "e": "ee", "f": "eff", "g": "gee", "h": "aitch", "i": "eye"},
-    **{"j": "jay", "k": "kay", "l": "el", "m": "em", "n": "en", "o": "oh", "p": "pee", "q": "cue", "r": "ar"},
-    **{"s": "ess", "t": "tee", "u": "you", "v": "vee", "w": "double you", "x": "ex", "y": "why", "z": "zee"},
-}
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-SIGNS = {
-    **{".": "dot", "/": "slash", "\\": "backslash", ":": "colon", "-": "dash", "_": "underscore", "@": "at"},
-    **{"?": "question mark", "=": "equals", "&": "and", "#": "hash", "%": "percent", "+": "plus", "~": "tilde"},
-}
+DIGITS = SMALL[:10]
 
 # A number as it is written: groups of three or a plain run, then perhaps decimals.
 WHOLE = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
@@ -24,27 +16,28 @@ NUMBER = rf"(?:{WHOLE}(?:\.[0-9]+)?|\.[0-9]+)"
 MINUS = "[-\N{MINUS SIGN}]"
 FREE = r"(?<![\w.,])"  # a number begins here
 
-# Private use characters, each of which stands for an untouched stretch while the rules work around it.
+# Private use characters. Each stands for an untouched stretch while the rules work around it.
 _FIRST_HELD, _LAST_HELD = 0xF0000, 0x10FFFD
 HELD = f"{chr(_FIRST_HELD)}-{chr(_LAST_HELD)}"  # within a character class
 _HELD = Pattern(f"[{HELD}]")
 _UNTOUCHED = Pattern(rf"{ARPABET_GROUP.pattern}|{KEEP_START}([^{KEEP_START}{KEEP_END}]*){KEEP_END}")
 
+_FIGURE = Pattern("[0-9]")
 _DIGITS_OR_LETTERS = Pattern(r"[0-9]+|[A-Za-z]")
 
 
 class Held:
-    """The stretches of one text that pass through the rules untouched: ARPAbet, and what is marked as kept."""
+    """The stretches of one text that the rules don't touch: ARPAbet, and words marked as kept."""
 
     def __init__(self) -> None:
         self._marks: dict[str, str] = {}
 
     def hold(self, text: str) -> str:
-        """The text with a character in place of each stretch."""
+        """The text with a character instead of each stretch."""
         return _UNTOUCHED.sub(self._mark, _HELD.sub("", text))
 
     def release(self, text: str) -> str:
-        """The text with the stretches in their places."""
+        """The text with the stretches instead of their characters."""
         stretches = {mark: stretch for stretch, mark in self._marks.items()}
         return _HELD.sub(lambda match: stretches.get(match[0], ""), text)
 
@@ -55,14 +48,19 @@ class Held:
         return self._marks.setdefault(stretch, chr(_FIRST_HELD + len(self._marks)))
 
 
+def text_before(match: re.Match[str], most: int) -> str:
+    """The last characters before a match, at most so many."""
+    return match.string[max(0, match.start() - most) : match.start()]
+
+
 def has_figures(text: str) -> bool:
-    return any(digit in text for digit in "0123456789")
+    return _FIGURE.search(text) is not None
 
 
 def number(written: str) -> str:
     """ "1,234.05" is "one thousand, two hundred thirty-four point zero five"; a sign before it is read."""
-    sign = "minus " if written.startswith("-") else ""
-    whole, point, decimals = written.lstrip("+-").replace(",", "").partition(".")
+    sign = "minus " if written.startswith(("-", "\N{MINUS SIGN}")) else ""
+    whole, point, decimals = written.lstrip("+-\N{MINUS SIGN}").replace(",", "").partition(".")
     words = cardinal(whole) if whole or not decimals else ""
     return sign + (join(words, "point", digits(decimals)) if point and decimals else words)
 
@@ -77,7 +75,7 @@ def count(written: str) -> str:
 
 
 def digits(written: str) -> str:
-    """Digit by digit; what is no digit is passed over."""
+    """Digit by digit; other characters are passed over."""
     return " ".join(DIGITS[int(digit)] for digit in written if digit in "0123456789")
 
 
@@ -108,20 +106,21 @@ def ordinal_of(written: str) -> str:
 
 
 def letters(written: str) -> str:
-    """The names of letters: "GPU" is "gee pee you". What is no letter is passed over."""
-    return " ".join(LETTERS[letter] for letter in written.lower() if letter in LETTERS)
+    """The names of letters: "GPU" is "gee pee you". Other characters are passed over."""
+    names = table("letters")
+    return " ".join(names[letter] for letter in written.lower() if letter in names)
 
 
 def spelt(written: str) -> str:
     """Each letter, digit and sign by its name; others as they are."""
-    names = LETTERS | {str(digit): name for digit, name in enumerate(DIGITS)} | SIGNS
+    names = table("letters") | dict(zip("0123456789", DIGITS, strict=True)) | table("signs-in-addresses")
     return " ".join(names.get(character.lower(), character) for character in written if not character.isspace())
 
 
 def characters(written: str) -> str:
     """Letters by their names and figures as short numbers: "B52" is "bee fifty-two"."""
     found = _DIGITS_OR_LETTERS.findall(written)
-    return " ".join(LETTERS[part.lower()] if part.isalpha() else code(part) for part in found)
+    return " ".join(letters(part) if part.isalpha() else code(part) for part in found)
 
 
 def code(written: str) -> str:
@@ -138,6 +137,19 @@ def plural(words: str) -> str:
     if words.endswith("y") and words[-2] not in "aeiou":
         return words[:-1] + "ies"
     return words + "s"
+
+
+def units(singular: str) -> str:
+    """The plural of a unit: its first noun's, "miles per hour" and "degrees Celsius"."""
+    if singular in table("irregular-plurals"):
+        return table("irregular-plurals")[singular]
+    for preposition in (" per ", " of "):
+        head, found, rest = singular.partition(preposition)
+        if found:
+            return units(head) + found + rest
+    if singular.startswith("degree "):
+        return "degrees " + singular.removeprefix("degree ")
+    return plural(singular)
 
 
 def join(*parts: str) -> str:

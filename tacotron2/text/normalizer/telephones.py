@@ -1,10 +1,10 @@
-"""Telephone numbers, and other numbers that are said digit by digit."""
+"""Telephone numbers and others that are read digit by digit."""
 
 import re
 
 from tacotron2.text.normalizer.say import characters, digits, has_figures
-from tacotron2.text.normalizer.tables import OPENERS
 from tacotron2.text.rewriting import Pattern
+from tacotron2.text.tables import table
 
 _START, _END = r"(?<![\w.+$€£/-])", r"(?![\w/]|[.-][0-9])"
 _INTERNATIONAL = Pattern(rf"{_START}\+[0-9]{{1,3}}(?:[ .-]?\(?[0-9]{{1,4}}\)?){{2,5}}{_END}")
@@ -16,16 +16,14 @@ _GROUPED = Pattern(rf"{_START}(?:[0-9]{{4}}[ -]){{3}}[0-9]{{4}}{_END}|{_START}[0
 _CALLED = Pattern(
     r"\b((?:[Cc]all|[Dd]ial|[Dd]ialed|[Dd]ialled|[Cc]alled|[Pp]hone|[Tt]ext)(?:ing)?) ([0-9]{3})\b(?![.,]?[0-9])"
 )
-# What is a code wherever it stands, and a ZIP code after a place's name.
+# Codes after a word that names them, and ZIP codes after the name of a town.
 _CODE = Pattern(
-    r"\b((?:(?:code|pin|otp|passcode|password|zip|extension)(?: (?:is|was|number|no\.?))?"
+    r"\b((?:(?&codes)(?: (?:is|was|number|no\.?))?"
     r"|(?:ending|ends|ended) (?:in|with)|(?:last|first) (?:three|four|five|six) digits(?: are| of)?"
-    r"|(?:account|card|serial|confirmation|tracking|routing|reference|order|case|ticket|member|policy|invoice)"
-    r" (?:number|no\.?)(?: is)?)[:,]? #?)([0-9]{3,12})(?![\w%]|[.,:/-][0-9])",
+    r"|(?&coded) (?:number|no\.?)(?: is)?)[:,]? #?)([0-9]{3,12})(?![\w%]|[.,:/-][0-9])",
     re.IGNORECASE,
 )
 _ZIP = Pattern(r"(?<![A-Za-z'])([A-Z][a-z]+) ([0-9]{5})(?= *(?:$|[,.;:!?)]))")
-_BEFORE_AMOUNTS = OPENERS.union(("About", "Nearly", "Over", "Under", "Almost", "Exactly", "Around", "Roughly", "Total"))
 _SERIAL = Pattern(rf"{_START}[0-9]{{1,12}}(?:-[0-9]{{1,12}}){{2,8}}(?:-[xX])?{_END}")
 _UUID = Pattern(r"\b[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\b")
 _FIGURES = Pattern(r"[0-9]+")
@@ -46,8 +44,8 @@ def read_telephones(text: str) -> str:
 
 
 def _zip(match: re.Match[str]) -> str:
-    """A number of five figures after a name is a code: it would count something behind it."""
-    amount = match[1] in _BEFORE_AMOUNTS or match[2].endswith("00")
+    """Five figures after a name are a code, but for round amounts."""
+    amount = match[1] in table("openers") or match[1] in table("before-amounts") or match[2].endswith("00")
     return match[0] if amount else f"{match[1]} {digits(match[2])}"
 
 

@@ -1,4 +1,4 @@
-"""Typography, emoji, markup and lines: what is typed or pasted becomes blocks of plain characters."""
+"""Typography, emoji, markup and lines: typed or pasted text becomes blocks of plain characters."""
 
 import html
 import re
@@ -12,7 +12,7 @@ _BLOCK_TAGS = frozenset("br p div li ul ol tr table blockquote h1 h2 h3 h4 h5 h6
 
 BLOCK = Pattern(r"[^\n]+")
 
-# Before Unicode's own compatibility forms, which would lose what these mean.
+# Read before Unicode's compatibility forms, which would lose their meaning.
 _SUPERSCRIPT = Pattern("[⁺⁻]?[⁰¹²³⁴-⁹]+")
 _TO_DIGITS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _VULGAR_FRACTION = Pattern("([0-9]?)([¼-¾⅐-⅞])")
@@ -28,7 +28,7 @@ _PLAIN_KIN = {
     **{"…": "...", "№": "No. ", "∓": "±", "‰": " per thousand ", "℅": " care of ", "§": " section ", "\u00ad": ""},
 }
 _KIN = Pattern(f"[{''.join(_PLAIN_KIN)}]")
-# What Unicode's compatibility forms may change, with a letter before it, which an accent may join.
+# Unicode's compatibility forms may change these, and the letter before, which an accent may join.
 _COMPATIBLE = Pattern(r"[^\S\x00-\x7f]|\S?[^\x00-\x7f\s]+")
 _DIGITS_DASH = Pattern(r"(?<=[0-9])\s?–\s?(?=[-$€£¥]?[0-9])")  # an en dash between numbers is a range's
 _EN_DASH = Pattern("–")
@@ -47,7 +47,7 @@ _INVISIBLE = Pattern(
 _BREAK_CHARACTERS = r"\n\r\v\f\x1c-\x1e\x85\u2028\u2029"
 _BREAK = Pattern(rf"\r\n|[{_BREAK_CHARACTERS}]")
 _LINE = Pattern(rf"[^{_BREAK_CHARACTERS}]*(?:{_BREAK.pattern})|[^{_BREAK_CHARACTERS}]+")
-# A line that belongs to no block: the border of a code block, a rule, the underline of a heading or a table.
+# A line outside all blocks: the border of a code block, a rule, the underline of a heading or a table.
 _BORDER = Pattern(rf"[ \t]*(?:(?:```|~~~).*|[-*_=#|+:][-*_=#|+: \t]{{2,}}|[•·][ \t]*)?(?:{_BREAK.pattern})?")
 _QUOTE = Pattern(r"\A[ \t]*(?:>[ \t]?){1,9}(?![$€£]?[0-9.])")
 _HEADING = Pattern(r"\A[ \t]*#{1,6}[ \t]+")
@@ -129,6 +129,6 @@ def _without_markup(text: str) -> str:
 
 
 def close_up(text: str) -> str:
-    """Single spaces, and none before punctuation that something was taken out in front of."""
+    """Single spaces, and none before punctuation."""
     text = _BEFORE_PUNCTUATION.sub("", _SPACES.sub(" ", text))
     return _ENDS.sub("", _SPARE_COMMAS.sub("", text))
