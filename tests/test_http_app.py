@@ -366,6 +366,12 @@ def test_deepgrams_whole_texts(service: SpeechService, query: str, body: object,
         assert words in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("path", [SPEECH, "/dev/captioned_speech", "/v1/speak"])
+def test_nested_bodies_are_refused(service: SpeechService, path: str) -> None:
+    nested = {"content": "[" * 10_000, "headers": {"Content-Type": "application/json"}}
+    assert ask(service, "POST", path, **nested).status_code == 400
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "words"),
     [

@@ -23,6 +23,8 @@ from serving.http.api import ApiError, SpeechOrder, api_error, unavailable
 from serving.http.engine_pool import RemoteSpeech
 from serving.http.service import CLIENT_GONE, STALLED_SECONDS, RequestRecord, SpeechService
 
+MOST_NAMED = 100  # characters in a header
+
 
 class StreamCut(Exception):
     """An answer that can't be completed: the server cuts the connection, so that nobody takes it for the whole."""
@@ -101,7 +103,8 @@ class _Answer:
     def headers(self) -> dict[str, str]:
         rate = self.speech.sampling_rate
         media_type = {"audio": self.order.audio_format.media_type.format(rate=rate), "events": "text/event-stream"}
-        dropped = {"X-Dropped-Characters": quote("".join(self.speech.dropped))} if self.speech.dropped else {}
+        named = quote("".join(self.speech.dropped[:MOST_NAMED]), errors="replace")
+        dropped = {"X-Dropped-Characters": named} if named else {}
         return {
             "Content-Type": media_type.get(self.order.shape, "application/json"),
             "X-Sample-Rate": str(rate),
