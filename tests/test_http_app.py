@@ -8,6 +8,8 @@ import json
 import logging
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import cast
 from unittest import mock
 
 import httpx
@@ -32,7 +34,7 @@ from serving.http.app import make_app
 from serving.http.engine_pool import Engine, EnginePool
 from serving.http.log import LineFormatter
 from serving.http.messages import EngineSettings
-from serving.http.service import ServerSettings, SpeechService
+from serving.http.service import RequestRecord, ServerSettings, SpeechService
 
 SPEECH = "/v1/audio/speech"
 
@@ -248,6 +250,19 @@ def test_pages_of_other_sites_need_to_be_allowed(service: SpeechService) -> None
     assert "access-control-allow-origin" not in other.headers
 
 
+def test_who_is_refused_learns_how_long_the_queue_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = itertools.count(step=2.0)
+    monkeypatch.setattr("serving.http.service.time.monotonic", lambda: next(now))
+    engines = SimpleNamespace(engines=[SimpleNamespace(load=4), SimpleNamespace(load=3)])
+    service = SpeechService(cast(EnginePool, engines), ServerSettings())
+    assert service.seconds_to_wait() == 1  # nothing is known yet
+    for _ in range(5):  # one every two seconds
+        service.ended(RequestRecord("some", status=200, completed=True))
+    assert service.seconds_to_wait() == 7
+    engines.engines[0].load = 1000
+    assert service.seconds_to_wait() == 60
+
+
 def test_null_means_not_given(service: SpeechService) -> None:
     expected = ask(service, "POST", SPEECH, json=request()).content
     required = {"model", "input", "voice"}
@@ -349,6 +364,12 @@ def test_deepgrams_whole_texts(service: SpeechService, query: str, body: object,
         assert len(answer.content) / 2 == pytest.approx(100 * 256 / 22050 * 16000, abs=1)
     else:
         assert words in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("path", [SPEECH, "/dev/captioned_speech", "/v1/speak"])
+def test_nested_bodies_are_refused(service: SpeechService, path: str) -> None:
+    nested = {"content": "[" * 10_000, "headers": {"Content-Type": "application/json"}}
+    assert ask(service, "POST", path, **nested).status_code == 400
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,10 @@ from tacotron2.text.lexicon import Lexicon
 from trt.inference_trt import make_parser
 
 OPENAIS = {"model", "input", "voice", "response_format", "stream_format", "instructions"}
+OF_ANSWERS = {"stream", "alignment", "volume_multiplier"}
+OF_OTHER_SERVERS = {
+    *("language", "lang_code", "user", "normalization_options", "download_format", "return_download_link"),
+}
 
 
 def speak_parser() -> argparse.ArgumentParser:
@@ -41,7 +45,7 @@ def test_every_interface_offers_what_the_table_says() -> None:
         offered = {action.dest for action in parser._actions}
         assert offered & settings_of(SpeakSettings).keys() == names_at(interface)
         assert offered & settings_of(WorkSettings).keys() == settings_of(WorkSettings).keys()
-    assert SpeechRequest.model_fields.keys() == OPENAIS | {"stream", "alignment"} | names_at("http")
+    assert SpeechRequest.model_fields.keys() == OPENAIS | OF_ANSWERS | OF_OTHER_SERVERS | names_at("http")
     assert {one.name for one in INPUTS} == {"TEXT"} | {name.upper() for name in names_at("triton")}
     types = {one.name: one.data_type for one in INPUTS}
     assert (types["SEED"], types["OUTPUT_RATE"], types["SPEED"]) == ("TYPE_INT64", "TYPE_INT32", "TYPE_FP32")

@@ -15,6 +15,8 @@ pytest.importorskip("websockets")
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
+from tests.faulty_http_server import PATIENCE_SECONDS
+
 pytestmark = pytest.mark.slow
 
 FRAMES = 50
@@ -125,6 +127,13 @@ def test_a_client_that_goes_away_frees_its_slot(server: ServerProcess) -> None:
         assert eventually(lambda: server.status()["active"] == 0, 8)
 
 
+def test_a_connection_may_be_silent_for_longer_than_a_request_head(server: ServerProcess) -> None:
+    with speak_socket(server) as socket:
+        time.sleep(PATIENCE_SECONDS + 0.5)
+        say(socket, "Flush")
+        until(socket, "Flushed")
+
+
 def test_what_has_no_sound_is_told(server: ServerProcess) -> None:
     with speak_socket(server) as socket:
         say(socket, "Speak", text="\u266b")
@@ -142,8 +151,8 @@ def test_what_has_no_sound_is_told(server: ServerProcess) -> None:
         ("speed=9", "between 0.5 and 2"),
         ("sped=1", "did you mean speed?"),
         ("model=whisper-1", "does not exist"),
-        ("ssml=true", "not for a WebSocket"),
-        ("input=Hello", "not for a WebSocket"),
+        ("ssml=true", "not for this address"),
+        ("input=Hello", "not for this address"),
     ],
 )
 def test_bad_addresses_are_refused(server: ServerProcess, query: str, words: str) -> None:
@@ -159,6 +168,7 @@ def test_bad_addresses_are_refused(server: ServerProcess, query: str, words: str
         (b"Hello", 1003, "not binary"),
         ("Hello", 1007, "not JSON"),
         ("[]", 1008, "a JSON object"),
+        pytest.param("[" * 5000, 1007, "not JSON", id="nested"),
         ('{"type": "Sing"}', 1008, "'Sing' does not exist"),
         ('{"type": "Speak"}', 1008, "needs text"),
         (json.dumps({"type": "Speak", "text": "x" * (MAX_CHARACTERS + 1)}), 1009, "at most 400"),

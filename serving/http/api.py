@@ -208,11 +208,11 @@ def read_query(query: Mapping[str, str], voices: Collection[str]) -> SpeechOrder
     fields = {name: value for name, value in query.items() if name not in _DEEPGRAM_FIELDS}
     request = _validated(lambda: SpeechRequest.model_validate_strings({**fields, **_NO_TEXT}))
     for name in fields.keys() - _SETTINGS.keys():
-        raise ApiError(400, f"{name} is not for a WebSocket", param=name, code="unknown_parameter")
+        raise ApiError(400, f"{name} is not for this address", param=name, code="unknown_parameter")
     settings = _settings(request, FORMATS["pcm"])
     for setting in ("ssml", "timestamps"):  # a tag may be cut in two; frames carry samples alone
         if getattr(settings, setting):
-            raise ApiError(400, f"{setting} is not for a WebSocket", param=setting)
+            raise ApiError(400, f"{setting} is not for this address", param=setting)
     return SpeechOrder("", settings, FORMATS["pcm"])
 
 
@@ -226,7 +226,7 @@ def read_spoken(body: bytes, query: Mapping[str, str], voices: Collection[str], 
     try:
         text = json.loads(body)["text"]
         assert isinstance(text, str)
-    except (ValueError, TypeError, KeyError, AssertionError):
+    except (ValueError, RecursionError, TypeError, KeyError, AssertionError):
         raise ApiError(400, 'the body must be JSON: {"text": "..."}', param="text") from None
     check_text(text, max_characters, "text")
     return replace(order, text=text)
@@ -296,7 +296,7 @@ def _with_defaults(body: bytes, defaults: Mapping[str, Any]) -> bytes:
     """The body with fields that its client need not give, or that name what this server has not."""
     try:
         fields = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return body
     return json.dumps({**fields, **defaults}).encode() if isinstance(fields, dict) else body
 

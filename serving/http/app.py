@@ -214,7 +214,7 @@ class RecordedRequests:
     def _end(self, path: str, record: RequestRecord) -> None:
         is_speech = path in (_SPEECH_PATH, _CAPTIONS_PATH, _SPEAK_PATH)
         if is_speech:
-            self._service.metrics.ended(record.status, record.outcome, record.seconds, record.characters)
+            self._service.ended(record)
         if is_speech or record.status >= 400:
             record.log()
 

@@ -1,7 +1,9 @@
 """The engines behind a server, what the server allows, and how requests went."""
 
 import logging
+import math
 import time
+from collections import deque
 from dataclasses import dataclass, field
 
 from serving.http.api import OPENAI_VOICES
@@ -9,6 +11,8 @@ from serving.http.engine_pool import EnginePool
 from serving.http.metrics import Metrics
 
 CLIENT_GONE = 499  # the status in logs, as servers have it, where nobody is left to read one
+RECENT_REQUESTS = 32
+MOST_SECONDS_TO_WAIT = 60
 STALLED_SECONDS = 60.0  # that a client may read nothing before its request is given up
 
 _log = logging.getLogger(__name__)
@@ -99,3 +103,18 @@ class SpeechService:
         self.settings = settings
         self.metrics = Metrics()
         self.started = int(time.time())
+        self._ends: deque[float] = deque(maxlen=RECENT_REQUESTS)  # of those that were spoken, by time.monotonic
+
+    def ended(self, record: RequestRecord) -> None:
+        """A request for speech has ended."""
+        self.metrics.ended(record.status, record.outcome, record.seconds, record.characters)
+        if record.outcome == "done":
+            self._ends.append(time.monotonic())
+
+    def seconds_to_wait(self) -> int:
+        """After which half of the requests that wait or are under way will have ended, if they do as the last ones."""
+        if len(self._ends) < 2:
+            return 1
+        pace = (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
+        load = sum(engine.load for engine in self.engines.engines)
+        return min(max(1, math.ceil(pace * load / 2)), MOST_SECONDS_TO_WAIT)

@@ -13,7 +13,7 @@ import numpy as np
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from common.errors import EngineFailure, UserError
+from common.errors import Busy, EngineFailure, UserError
 from pipeline import Audio
 from pipeline.audio import with_gain
 from pipeline.encoders import Encoder, make_encoder
@@ -22,6 +22,8 @@ from pipeline.words import Word
 from serving.http.api import ApiError, SpeechOrder, api_error, unavailable
 from serving.http.engine_pool import RemoteSpeech
 from serving.http.service import CLIENT_GONE, STALLED_SECONDS, RequestRecord, SpeechService
+
+MOST_NAMED = 100  # characters in a header
 
 
 class StreamCut(Exception):
@@ -37,7 +39,7 @@ async def speak(service: SpeechService, record: RequestRecord, order: SpeechOrde
     Raises:
         ApiError: there is no audio.
     """
-    with _as_answers(), ExitStack() as owned:
+    with _as_answers(service), ExitStack() as owned:
         speech = await service.engines.submit(order.text, order.settings)
         owned.callback(speech.cancel)
         watcher = asyncio.create_task(_cancel_when_gone(speech, receive))
@@ -101,7 +103,8 @@ class _Answer:
     def headers(self) -> dict[str, str]:
         rate = self.speech.sampling_rate
         media_type = {"audio": self.order.audio_format.media_type.format(rate=rate), "events": "text/event-stream"}
-        dropped = {"X-Dropped-Characters": quote("".join(self.speech.dropped))} if self.speech.dropped else {}
+        named = quote("".join(self.speech.dropped[:MOST_NAMED]), errors="replace")
+        dropped = {"X-Dropped-Characters": named} if named else {}
         return {
             "Content-Type": media_type.get(self.order.shape, "application/json"),
             "X-Sample-Rate": str(rate),
@@ -181,14 +184,17 @@ class _Answer:
 
 
 @contextmanager
-def _as_answers() -> Iterator[None]:
+def _as_answers(service: SpeechService) -> Iterator[None]:
     """What may come before an answer begins, as ApiError."""
     try:
         yield
     except CancelledError:
         raise ApiError(CLIENT_GONE, "the client has gone") from None
     except UserError as error:
-        raise api_error(error) from error
+        answer = api_error(error)
+        if isinstance(error, Busy):
+            answer.retry_after = service.seconds_to_wait()
+        raise answer from error
     except asyncio.CancelledError:  # the time that requests under way get when the server ends is over
         raise unavailable("the server is shutting down", "shutting_down") from None
 

@@ -9,6 +9,7 @@ import json
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
+from enum import IntEnum
 from typing import Any, Literal
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
@@ -26,25 +27,26 @@ IDLE_SECONDS = 3600.0  # without any message: clients keep connections for their
 MAX_UNSPOKEN = 4  # times the longest text of a message: what may wait in a connection
 REASON_BYTES = 123  # of a close frame, by RFC 6455
 
-# Close codes of RFC 6455.
-DONE, GOING_AWAY, NO_TEXT, BAD_DATA, REFUSED, TOO_LONG, FAILED, TRY_AGAIN = (
-    1000,
-    1001,
-    1003,
-    1007,
-    1008,
-    1009,
-    1011,
-    1013,
-)
-
 Mark = Literal["flush", "close"]
+
+
+class Code(IntEnum):
+    """Close codes of RFC 6455."""
+
+    DONE = 1000
+    GOING_AWAY = 1001
+    NO_TEXT = 1003
+    BAD_DATA = 1007
+    REFUSED = 1008
+    TOO_LONG = 1009
+    FAILED = 1011
+    TRY_AGAIN = 1013
 
 
 class Ended(Exception):
     """A connection ends: close code and reason."""
 
-    def __init__(self, code: int, reason: str) -> None:
+    def __init__(self, code: Code, reason: str) -> None:
         super().__init__(reason)
         self.code = code
 
@@ -57,15 +59,15 @@ async def speak_messages(service: SpeechService, socket: WebSocket, subprotocol:
         try:
             order = read_query(socket.query_params, service.settings.voices)
         except ApiError as error:
-            raise Ended(REFUSED, str(error)) from error
+            raise Ended(Code.REFUSED, str(error)) from error
         record.format = "websocket"
         await _Connection(service, record, socket, order).serve()
-        raise Ended(DONE, "")
+        raise Ended(Code.DONE, "")
     except WebSocketDisconnect:
         record.status, record.reason = CLIENT_GONE, "its client has gone"
     except Ended as end:
-        record.status, record.reason, record.completed = end.code, str(end), True
-        record.failed = end.code == FAILED
+        record.status, record.reason, record.completed = int(end.code), str(end), True
+        record.failed = end.code == Code.FAILED
         reason = str(end).encode()[:REASON_BYTES].decode(errors="ignore")
         if socket.application_state is WebSocketState.CONNECTED:
             with suppress(WebSocketDisconnect, RuntimeError):
@@ -119,7 +121,7 @@ class _Connection:
             elif kind == "Close":
                 self._queue([*self._text.flush(), "close"])
             elif kind != "KeepAlive":
-                raise Ended(REFUSED, f"type {kind!r} does not exist; send Speak, Flush, Clear, Close or KeepAlive")
+                raise Ended(Code.REFUSED, f"type {kind!r} does not exist; send Speak, Flush, Clear, Close or KeepAlive")
 
     async def _next_message(self) -> dict[str, Any]:
         """The next message, waited for. Meanwhile, text that nothing has followed for a while is spoken."""
@@ -131,31 +133,33 @@ class _Connection:
                 break
             except asyncio.TimeoutError:
                 if pause == IDLE_SECONDS and not self._waiting:
-                    raise Ended(GOING_AWAY, f"nothing has come for {IDLE_SECONDS:g} s") from None
+                    raise Ended(Code.GOING_AWAY, f"nothing has come for {IDLE_SECONDS:g} s") from None
                 ready = self._text.flush if waited else self._text.quiet
                 self._queue(await asyncio.to_thread(ready))
                 waited += pause
         if received["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(received["code"], received.get("reason"))
         if received.get("text") is None:
-            raise Ended(NO_TEXT, "messages are JSON in text, not binary")
+            raise Ended(Code.NO_TEXT, "messages are JSON in text, not binary")
         try:
             message = json.loads(received["text"])
-        except ValueError as error:
-            raise Ended(BAD_DATA, f"a message is not JSON: {error}") from error
+        except (ValueError, RecursionError) as error:
+            raise Ended(Code.BAD_DATA, f"a message is not JSON: {error}") from error
         if not isinstance(message, dict):
-            raise Ended(REFUSED, "a message must be a JSON object")
+            raise Ended(Code.REFUSED, "a message must be a JSON object")
         return message
 
     async def _take(self, text: object) -> None:
         if not isinstance(text, str):
-            raise Ended(REFUSED, "Speak needs text, a string")
+            raise Ended(Code.REFUSED, "Speak needs text, a string")
         longest = self._service.settings.max_characters
         if len(text) > longest:
-            raise Ended(TOO_LONG, f"a text has {len(text)} characters, and at most {longest} are taken in one message")
+            raise Ended(
+                Code.TOO_LONG, f"a text has {len(text)} characters, and at most {longest} are taken in one message"
+            )
         waiting = sum(len(one.text) for one in self._waiting if isinstance(one, Stretch))
         if self._text.held + waiting + len(text) > MAX_UNSPOKEN * longest:
-            raise Ended(TOO_LONG, f"more than {MAX_UNSPOKEN * longest} characters wait to be spoken")
+            raise Ended(Code.TOO_LONG, f"more than {MAX_UNSPOKEN * longest} characters wait to be spoken")
         self._record.characters += len(text)
         self._queue(await asyncio.to_thread(self._text.add, text))
 
@@ -203,7 +207,7 @@ class _Connection:
         except InvalidInput as error:
             await self._warn(str(error), turn)
         except UserError as error:
-            code = TRY_AGAIN if isinstance(error, (Busy, Closed)) else FAILED
+            code = Code.TRY_AGAIN if isinstance(error, (Busy, Closed)) else Code.FAILED
             raise Ended(code, str(error)) from error
         finally:
             self._stop_speaking()
@@ -229,4 +233,4 @@ class _Connection:
             try:
                 await asyncio.wait_for(send, STALLED_SECONDS)
             except asyncio.TimeoutError:
-                raise Ended(REFUSED, f"its client has read nothing for {STALLED_SECONDS:g} s") from None
+                raise Ended(Code.REFUSED, f"its client has read nothing for {STALLED_SECONDS:g} s") from None
