@@ -14,13 +14,13 @@ from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from common.checkpoint_file import read_checkpoint
 from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
 from common.errors import UserError
 from common.files import sha256_of
 from common.metadata import MAX_GAIN, MAX_SIGMA, check_number, config_from
-from common.modules import NoRandomWeights
 
 ModelName = Literal["Tacotron 2", "WaveGlow"]
 Model = TypeVar("Model", bound=nn.Module, covariant=True)
@@ -59,6 +59,19 @@ class LoadedModel(Generic[Model]):
     def config(self) -> Any:
         """The model's Tacotron2Config or WaveGlowConfig."""
         return self.model.config
+
+
+class NoRandomWeights(TorchFunctionMode):
+    """In this context modules are made without `torch.nn.init`: their weights are whatever memory holds.
+
+    For modules all of whose weights are set right after: random numbers for millions of them take longer than reading a
+    checkpoint. On the meta device they would cost nothing but to import PyTorch's compiler, which takes seconds.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs["tensor"] if kwargs and "tensor" in kwargs else args[0]
+        return func(*args, **(kwargs or {}))
 
 
 def load_model(

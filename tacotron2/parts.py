@@ -14,10 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.checkpoint import LoadedModel
+from common.checkpoint import LoadedModel, NoRandomWeights
 from common.contract import PRECISION_DTYPES
 from common.metadata import ModelMetadata, Part, Precision
-from common.modules import NoRandomWeights
 from tacotron2 import model
 
 Parts = dict[Part, tuple[nn.Module, ModelMetadata]]

@@ -15,10 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.checkpoint import LoadedModel
+from common.checkpoint import LoadedModel, NoRandomWeights
 from common.contract import PRECISION_DTYPES
 from common.metadata import DEFAULT_SIGMA, ModelMetadata, Part, Precision
-from common.modules import NoRandomWeights
 from waveglow import model
 from waveglow.conditioning import Conditioning, Factors, upsampling_taps
 
