@@ -19,7 +19,7 @@ from pipeline.pieces import PieceResult
 from pipeline.stages import POSTNET_WINDOW, encode, refine, refine_each
 from pipeline.synthesizer import Synthesizer
 from tacotron2.decoder import StopRule, Utterance
-from tests.models import synthesizer_on
+from tests.models import MELS, synthesizer_on
 from waveglow.denoiser import Denoiser
 
 Engines = dict[Part, Engine]
@@ -91,7 +91,7 @@ def test_the_postnet_in_windows_is_the_postnet_on_each_utterance(tiny_engines: E
     # As on a GPU. What is left is the rounding of convolutions of other lengths.
     engines = EngineSet(tiny_engines)
     frames = [300, POSTNET_WINDOW + 1, POSTNET_WINDOW, 50, 401, 50, 3 * POSTNET_WINDOW]
-    mels = torch.randn(len(frames), 80, max(frames), generator=torch.Generator().manual_seed(0))
+    mels = torch.randn(len(frames), MELS, max(frames), generator=torch.Generator().manual_seed(0))
     one_by_one = [refine(engines, mels[item : item + 1, :, :length])[0] for item, length in enumerate(frames)]
     for on_gpu in (False, True):
         engines.on_gpu = on_gpu
@@ -380,5 +380,5 @@ def test_engines_for_other_mels_are_refused(tiny_engines: Engines) -> None:
     waveglow = tiny_engines["waveglow"]
     model = dataclasses.replace(waveglow.metadata.model, n_mel_channels=40)
     other = TorchEngine(torch.nn.Identity(), dataclasses.replace(waveglow.metadata, model=model))
-    with pytest.raises(UserError, match="takes 40 mel channels, Tacotron 2 gives 80"):
+    with pytest.raises(UserError, match=f"takes 40 mel channels, Tacotron 2 gives {MELS}"):
         synthesizer_on({**tiny_engines, "waveglow": other})

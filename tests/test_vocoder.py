@@ -11,7 +11,7 @@ from common.engine import Engine, TorchEngine, infer
 from common.errors import UserError
 from common.metadata import Part
 from common.onnx_engine import OnnxEngine
-from tests.models import parts_of, tiny_waveglow
+from tests.models import MELS, parts_of, tiny_waveglow
 from waveglow.vocoder import vocode, window_sizes, with_silence
 from waveglow.windows import END_SILENCE, GRAIN, Window, padded_frames, plan_windows
 
@@ -71,7 +71,7 @@ def tiny_waveglow_engine() -> TorchEngine:
 
 def utterance(frames: int, seed: int, smallest: int = GRAIN) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    steps = torch.randn(80, frames, generator=generator)
+    steps = torch.randn(MELS, frames, generator=generator)
     mel = steps.cumsum(1) * 0.1 - 6  # slowly moving, as speech does
     return mel, 0.7 * torch.randn(8, padded_frames(frames, smallest) * 32, generator=generator)
 
