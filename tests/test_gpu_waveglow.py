@@ -108,6 +108,7 @@ def run_folded(part: WaveGlowPart, mel: Tensor, z: Tensor, dtype: torch.dtype = 
     return audio.transpose(1, 2).flatten(1)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize(
     ("config", "rank"),
     [
