@@ -29,7 +29,9 @@ else
     export OMP_NUM_THREADS=1 # the processes below share the cores; threads that wait for their turn would spin
     quick=("$PYTHON" -m pytest --numprocesses auto --dist loadfile --max-worker-restart 0)
     "${quick[@]}" -m "not slow" || failed+=(pytest)
-    env --unset TESTS_SHARED_FOLDER ATEN_CPU_CAPABILITY=default "${quick[@]}" -m "numerical and not slow" ||
+    mapfile -t numerical < <(grep -l 'mark\.numerical' tests/test_*.py)
+    env --unset TESTS_SHARED_FOLDER ATEN_CPU_CAPABILITY=default "${quick[@]}" -m "numerical and not slow" \
+        "${numerical[@]}" ||
         failed+=("pytest with ATEN_CPU_CAPABILITY=default")
     # Some slow ones load TensorRT-RTX, OpenVINO, Triton's compiler or the recogniser, which were not made to live
     # together: their files have a process each. The others have one for three, and begin first: the longest are among

@@ -28,14 +28,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# They compare numbers: rounding differs with the instruction set of the processor, and must not matter.
-NUMERICAL = ("decoder_graph", "engine", "export", "gpu_waveglow", "models", "streaming", "synthesizer", "vocoder")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if item.path.stem.removeprefix("test_") in NUMERICAL:
-            item.add_marker(pytest.mark.numerical)
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("cuda"):

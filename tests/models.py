@@ -19,7 +19,9 @@ from tacotron2.parts import tacotron2_parts
 from waveglow.model import WaveGlow
 from waveglow.parts import waveglow_parts
 
+MELS = 16  # channels: WaveGlow's upsampling, the most of its weights, grows with their square
 TINY_TACOTRON2 = Tacotron2Config(
+    n_mel_channels=MELS,
     symbols_embedding_dim=24,
     encoder_embedding_dim=32,
     decoder_rnn_dim=40,
@@ -30,7 +32,7 @@ TINY_TACOTRON2 = Tacotron2Config(
     attention_location_kernel_size=7,
     postnet_embedding_dim=28,
 )
-TINY_WAVEGLOW = WaveGlowConfig(n_flows=6, n_early_every=2, wn_layers=3, wn_channels=12)
+TINY_WAVEGLOW = WaveGlowConfig(n_mel_channels=MELS, n_flows=6, n_early_every=2, wn_layers=3, wn_channels=12)
 
 
 def synthesizer_on(engines: Mapping[Part, Engine], **settings: Any) -> Synthesizer:

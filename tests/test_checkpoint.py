@@ -25,7 +25,7 @@ from common.config import AudioConfig, WaveGlowConfig
 from common.errors import UserError
 from tacotron2.loading import load_tacotron2
 from tacotron2.text.symbols import SYMBOLS
-from tests.models import TINY_TACOTRON2, TINY_WAVEGLOW, nested_waveglow_config, tiny_tacotron2, tiny_waveglow
+from tests.models import MELS, TINY_TACOTRON2, TINY_WAVEGLOW, nested_waveglow_config, tiny_tacotron2, tiny_waveglow
 from waveglow.loading import load_waveglow
 
 MODELS: list[tuple[str, Callable[[], torch.nn.Module], Callable[..., Any], Any]] = [
@@ -41,7 +41,7 @@ def assert_same_weights(path: Path, model: torch.nn.Module, load: Callable[..., 
 
 
 def assert_same_audio(path: Path) -> None:
-    mel, z = torch.randn(1, 80, 3), torch.randn(1, 8, 96)
+    mel, z = torch.randn(1, MELS, 3), torch.randn(1, 8, 96)
     torch.testing.assert_close(load_waveglow(path).model.infer(mel, z), tiny_waveglow().infer(mel, z))
 
 

@@ -17,6 +17,7 @@ from pipeline.engine_set import check_together
 from pipeline.model_files import default_paths, open_engine, open_engines
 from tacotron2.loading import load_tacotron2
 from tacotron2.parts import tacotron2_parts
+from tests.models import MELS
 
 
 @pytest.fixture(scope="module")
@@ -25,17 +26,17 @@ def postnet(tiny_folder: Path) -> OnnxEngine:
 
 
 def test_wrong_tensors_are_refused(postnet: OnnxEngine) -> None:
-    mel = torch.zeros(1, 80, 40)
-    with pytest.raises(UserError, match=r"expected mel_outputs float32\[batch, 80, mel\], found .*float64"):
+    mel = torch.zeros(1, MELS, 40)
+    with pytest.raises(UserError, match=rf"expected mel_outputs float32\[batch, {MELS}, mel\], found .*float64"):
         infer(postnet, mel_outputs=mel.double())
-    with pytest.raises(UserError, match=r"found mel_outputs float32\[1, 79, 40\]"):
-        infer(postnet, mel_outputs=mel[:, :79])
+    with pytest.raises(UserError, match=rf"found mel_outputs float32\[1, {MELS - 1}, 40\]"):
+        infer(postnet, mel_outputs=mel[:, 1:])
     with pytest.raises(UserError, match=r"has no tensor mel; it has mel_outputs, mel_outputs_postnet"):
         infer(postnet, mel=mel)
     with pytest.raises(UserError, match="no memory was given for mel_outputs_postnet"):
         postnet.bind({"mel_outputs": mel})
     with pytest.raises(UserError, match="must be contiguous"):
-        infer(postnet, mel_outputs=torch.zeros(1, 40, 80).transpose(1, 2))
+        infer(postnet, mel_outputs=torch.zeros(1, 40, MELS).transpose(1, 2))
 
 
 def test_shapes_that_disagree_are_refused(tiny_folder: Path) -> None:
@@ -49,11 +50,11 @@ def test_sizes_beyond_the_limits_are_refused(tiny_folder: Path) -> None:
     engine = OnnxEngine(tiny_folder / "postnet.onnx", "postnet")
     engine.limits = {"mel": (32, 768)}
     with pytest.raises(UserError, match=r"mel size 800 is outside 32 to 768.*--mel-size"):
-        infer(engine, mel_outputs=torch.zeros(1, 80, 800))
+        infer(engine, mel_outputs=torch.zeros(1, MELS, 800))
 
 
 def test_a_bound_run_reads_and_writes_the_memory_it_was_given(postnet: OnnxEngine) -> None:
-    mel, refined = torch.zeros(1, 80, 40), torch.zeros(1, 80, 40)
+    mel, refined = torch.zeros(1, MELS, 40), torch.zeros(1, MELS, 40)
     run = postnet.bind({"mel_outputs": mel, "mel_outputs_postnet": refined})
     run()
     before = refined.clone()
@@ -125,7 +126,7 @@ def test_closing_twice_is_closing_once_and_nothing_runs_afterwards(
         engine.close()
         engine.close()
         with pytest.raises(UserError, match="the engine was closed; open it again"):
-            infer(engine, mel_outputs=torch.zeros(1, 80, 40))
+            infer(engine, mel_outputs=torch.zeros(1, MELS, 40))
 
 
 class FakeStream:
@@ -206,11 +207,11 @@ def test_on_a_gpu_device_memory_is_bound_and_runs_stand_in_the_current_stream(gp
     cuda, cpu = gpu.providers
     assert cuda == ("CUDAExecutionProvider", {"device_id": "1", "user_compute_stream": "4711"})
     assert cpu == "CPUExecutionProvider"
-    mel, refined = (TensorOnGpu.of(torch.zeros(1, 80, 40)) for _ in range(2))
+    mel, refined = (TensorOnGpu.of(torch.zeros(1, MELS, 40)) for _ in range(2))
     run = engine.bind({"mel_outputs": mel, "mel_outputs_postnet": refined})
     assert [(name, *place, shape, pointer) for name, *place, _, shape, pointer in gpu.log] == [
-        ("mel_outputs", "cuda", 1, (1, 80, 40), mel.data_ptr()),
-        ("mel_outputs_postnet", "cuda", 1, (1, 80, 40), refined.data_ptr()),
+        ("mel_outputs", "cuda", 1, (1, MELS, 40), mel.data_ptr()),
+        ("mel_outputs_postnet", "cuda", 1, (1, MELS, 40), refined.data_ptr()),
     ]
     gpu.log.clear()
     run()
@@ -220,7 +221,7 @@ def test_on_a_gpu_device_memory_is_bound_and_runs_stand_in_the_current_stream(gp
 def test_on_a_gpu_host_memory_is_refused(gpu: FakeGpu, tiny_folder: Path) -> None:
     engine = open_engine(tiny_folder / "postnet.onnx", "postnet", device="cuda:1")
     with pytest.raises(UserError, match="must be contiguous and on cuda:1"):
-        engine.bind({"mel_outputs": torch.zeros(1, 80, 40), "mel_outputs_postnet": torch.zeros(1, 80, 40)})
+        engine.bind({"mel_outputs": torch.zeros(1, MELS, 40), "mel_outputs_postnet": torch.zeros(1, MELS, 40)})
 
 
 def test_onnx_runtimes_tensorrt_keeps_its_engines(

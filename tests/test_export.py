@@ -121,6 +121,7 @@ def test_sigma_flag_becomes_the_files_default(tmp_path: Path, tiny_checkpoints: 
     assert exported_sigma() == 0.6  # the classic's default, where the checkpoint names none
 
 
+@pytest.mark.numerical
 def test_an_export_that_fails_its_check_leaves_no_file(tmp_path: Path, demo_tacotron2: LoadedModel) -> None:
     module, metadata = parts_of(demo_tacotron2, "fp32")["postnet"]
     with torch.no_grad():
@@ -162,6 +163,7 @@ def int8_decoder(tmp_path: Path, tiny_checkpoints: dict[str, Path]) -> Path:
     return tmp_path / "decoder_iter.onnx"
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("batch", [2, 4, 7])
 def test_a_row_of_an_8_bit_decoders_batch_is_the_row_alone(int8_decoder: Path, batch: int) -> None:
     engine = OnnxEngine(int8_decoder, "decoder_iter")
@@ -173,6 +175,7 @@ def test_a_row_of_an_8_bit_decoders_batch_is_the_row_alone(int8_decoder: Path, b
             assert torch.equal(tensor[0], together[name][row]), name
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("flag", ["sse4_2", "asimd"])
 def test_a_processor_without_the_kernel_computes_8_bit_weights_in_fp32(
     int8_decoder: Path, flag: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -218,6 +221,7 @@ def test_8_bits_and_half_precision_exclude_each_other(tmp_path: Path) -> None:
         export_tacotron2_onnx.main(args)
 
 
+@pytest.mark.numerical
 def test_export_scripts_write_the_classic_files(tmp_path: Path, tiny_checkpoints: dict[str, Path]) -> None:
     argv = ["--tacotron2", str(tiny_checkpoints["tacotron2"]), "-o", str(tmp_path), "--fp16"]
     export_tacotron2_onnx.main(export_tacotron2_onnx.make_parser().parse_args(argv))

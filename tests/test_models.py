@@ -24,6 +24,7 @@ def encode_batch(engines: Engines, texts: list[str]) -> tuple[dict[str, torch.Te
     return memory, lengths
 
 
+@pytest.mark.numerical
 def test_encoder_part_is_the_plain_encoder(demo_tacotron2: LoadedModel, torch_demo_engines: Engines) -> None:
     sequence = torch.from_numpy(encode("Printed letters should be beautiful.").ids).unsqueeze(0)
     model = demo_tacotron2.model
@@ -32,6 +33,7 @@ def test_encoder_part_is_the_plain_encoder(demo_tacotron2: LoadedModel, torch_de
     assert torch.allclose(memory["memory"], plain, atol=1e-5)
 
 
+@pytest.mark.numerical
 def test_encoder_in_a_batch_is_the_encoder_alone(torch_demo_engines: Engines) -> None:
     texts = ["A rather long sentence to set the width of the batch.", "Hi.", "A middling one."]
     together, lengths = encode_batch(torch_demo_engines, texts)
@@ -42,6 +44,7 @@ def test_encoder_in_a_batch_is_the_encoder_alone(torch_demo_engines: Engines) ->
         assert (together["memory"][row, length:] == 0).all()
 
 
+@pytest.mark.numerical
 def test_decoder_loop_and_postnet_are_the_plain_model(demo_tacotron2: LoadedModel, torch_demo_engines: Engines) -> None:
     text, rule = "Hello, world!", StopRule()
     memory, lengths = encode_batch(torch_demo_engines, [text])
@@ -84,6 +87,7 @@ def test_waveglow_part_is_the_plain_model(demo_waveglow: LoadedModel, frames: in
     assert (low_rank - plain).norm() < 3 * (rounded_audio - plain).norm()
 
 
+@pytest.mark.numerical
 def test_dropout_masks_keep_half_and_double_it() -> None:
     utterances = [Utterance(10, RandomStreams(0, text), StopRule()) for text in ("a", "b")]
     masks = dropout_masks(utterances, 100, 256, torch.float32)

@@ -27,6 +27,7 @@ from pipeline.audio import Audio
 from pipeline.model_files import open_engine
 from pipeline.settings import SpeakSettings
 from pipeline.voice import Voice
+from tests.models import MELS
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
@@ -68,7 +69,7 @@ def test_half_precision_files_run_too(tiny_folders: dict[Precision, Path]) -> No
 
 def test_a_bound_run_reads_and_writes_the_memory_it_was_given(tiny_folder: Path) -> None:
     engine = OpenVINOEngine(tiny_folder / "postnet.onnx", "postnet")
-    mel, refined = torch.zeros(1, 80, 40), torch.zeros(1, 80, 40)
+    mel, refined = torch.zeros(1, MELS, 40), torch.zeros(1, MELS, 40)
     run = engine.bind({"mel_outputs": mel, "mel_outputs_postnet": refined})
     run()
     before = refined.clone()
@@ -80,9 +81,10 @@ def test_a_bound_run_reads_and_writes_the_memory_it_was_given(tiny_folder: Path)
 
 def test_bound_runs_keep_their_memory_alive(tiny_folder: Path) -> None:
     engine = OpenVINOEngine(tiny_folder / "postnet.onnx", "postnet")
-    outputs = [torch.zeros(1, 80, 40) for _ in range(3)]
-    runs = [engine.bind({"mel_outputs": torch.full((1, 80, 40), -5.0), "mel_outputs_postnet": out}) for out in outputs]
-    scratch = [torch.full((1, 80, 40), 9.0) for _ in range(8)]  # would be put where freed inputs were
+    outputs = [torch.zeros(1, MELS, 40) for _ in range(3)]
+    mel = torch.full((1, MELS, 40), -5.0)
+    runs = [engine.bind({"mel_outputs": mel.clone(), "mel_outputs_postnet": out}) for out in outputs]
+    scratch = [torch.full((1, MELS, 40), 9.0) for _ in range(8)]  # would be put where freed inputs were
     for run in runs:
         run()
     assert len(scratch) == 8
@@ -92,10 +94,10 @@ def test_bound_runs_keep_their_memory_alive(tiny_folder: Path) -> None:
 
 def test_wrong_tensors_are_refused(tiny_folder: Path) -> None:
     engine = OpenVINOEngine(tiny_folder / "postnet.onnx", "postnet")
-    with pytest.raises(UserError, match=r"expected mel_outputs float32\[batch, 80, mel\], found .*float64"):
-        infer(engine, mel_outputs=torch.zeros(1, 80, 40).double())
+    with pytest.raises(UserError, match=rf"expected mel_outputs float32\[batch, {MELS}, mel\], found .*float64"):
+        infer(engine, mel_outputs=torch.zeros(1, MELS, 40).double())
     with pytest.raises(UserError, match="no memory was given for mel_outputs_postnet"):
-        engine.bind({"mel_outputs": torch.zeros(1, 80, 40)})
+        engine.bind({"mel_outputs": torch.zeros(1, MELS, 40)})
 
 
 def test_files_that_are_not_the_part_are_refused(tiny_folder: Path, tmp_path: Path) -> None:
@@ -114,7 +116,7 @@ def test_closing_twice_is_closing_once_and_nothing_runs_afterwards(tiny_folder: 
     engine.close()
     engine.close()
     with pytest.raises(UserError, match="the engine was closed; open it again"):
-        infer(engine, mel_outputs=torch.zeros(1, 80, 40))
+        infer(engine, mel_outputs=torch.zeros(1, MELS, 40))
 
 
 def test_what_was_compiled_is_kept_among_the_users_caches(tiny_folder: Path, caches: Path) -> None:

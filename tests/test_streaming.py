@@ -40,6 +40,7 @@ def assert_same(chunks: list[Audio], whole: Audio) -> None:
     assert np.abs(joined.samples - whole.samples).max() < TOLERANCE
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize(
     ("text", "settings"),
     [
@@ -60,6 +61,7 @@ def test_chunks_join_to_the_offline_audio(voice: Voice, text: str, settings: dic
     assert all(len(chunk.samples) for chunk in chunks)
 
 
+@pytest.mark.numerical
 def test_the_denoiser_hears_across_the_seams() -> None:
     engines = tiny_engines()
     metadata = engines["waveglow"].metadata
@@ -188,6 +190,7 @@ def test_submitting_waits_for_no_engine() -> None:
             assert list(speech)
 
 
+@pytest.mark.numerical
 def test_whatever_fails_in_the_worker_the_next_request_is_spoken(monkeypatch: pytest.MonkeyPatch) -> None:
     settings = {"gate_threshold": NEVER, "max_decoder_steps": 20}
     with Voice(tiny_engines()) as voice:
@@ -199,6 +202,7 @@ def test_whatever_fails_in_the_worker_the_next_request_is_spoken(monkeypatch: py
         assert_same(list(voice.stream("Hello.", **settings)), whole)
 
 
+@pytest.mark.numerical
 def test_a_callers_failing_callback_harms_nobody() -> None:
     def fail() -> None:
         raise RuntimeError("the caller's own")
@@ -209,6 +213,7 @@ def test_a_callers_failing_callback_harms_nobody() -> None:
         assert_same(list(careless), Audio.join(list(other)))
 
 
+@pytest.mark.numerical
 def test_a_full_queue_refuses_and_harms_nobody() -> None:
     gate = threading.Event()
     engines = tiny_engines()
@@ -232,6 +237,7 @@ def test_a_full_queue_refuses_and_harms_nobody() -> None:
             assert_same(list(speech), whole)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("part", ["encoder", "decoder_iter", "postnet", "waveglow"])
 def test_an_engines_exception_ends_the_request_and_the_voice_goes_on(part: Part) -> None:
     broken = threading.Event()
@@ -252,6 +258,7 @@ def test_an_engines_exception_ends_the_request_and_the_voice_goes_on(part: Part)
         assert_same(list(voice.stream("Hello.", **settings)), whole)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize(("part", "tensor"), [("decoder_iter", "prenet_dropout"), ("waveglow", "z")])
 def test_what_is_not_a_number_is_an_error_of_its_own_request(part: Part, tensor: str) -> None:
     poison = threading.Event()
@@ -274,6 +281,7 @@ def test_what_is_not_a_number_is_an_error_of_its_own_request(part: Part, tensor:
         assert_same(list(voice.stream("Hello.", **settings)), whole)
 
 
+@pytest.mark.numerical
 def test_a_slow_reader_blocks_nobody_and_is_not_served_ahead(voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.policy.MAX_UNREAD_SECONDS", 1.0)
     settings = {"gate_threshold": NEVER, "max_decoder_steps": 60}
@@ -311,6 +319,7 @@ def test_waiting_for_a_chunk_has_a_limit(voice: Voice) -> None:
     speech.cancel()
 
 
+@pytest.mark.numerical
 def test_pictures_of_a_stream_are_those_of_the_whole(voice: Voice) -> None:
     settings = SpeakSettings(gate_threshold=NEVER, max_decoder_steps=90, keep_pictures=True)
     speech = voice.submit("Hello there.", settings)
@@ -321,6 +330,7 @@ def test_pictures_of_a_stream_are_those_of_the_whole(voice: Voice) -> None:
     torch.testing.assert_close(torch.from_numpy(result.alignment), torch.from_numpy(whole.alignment), atol=1e-4, rtol=0)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize("rate", [22050, 48000])
 def test_pieces_have_their_own_speed_seed_and_pause_in_streams_and_whole_texts(voice: Voice, rate: int) -> None:
     same = {"gate_threshold": NEVER, "max_decoder_steps": 90}

@@ -19,7 +19,7 @@ from pipeline.pieces import PieceResult
 from pipeline.stages import POSTNET_WINDOW, encode, refine, refine_each
 from pipeline.synthesizer import Synthesizer
 from tacotron2.decoder import StopRule, Utterance
-from tests.models import synthesizer_on
+from tests.models import MELS, synthesizer_on
 from waveglow.denoiser import Denoiser
 
 Engines = dict[Part, Engine]
@@ -49,6 +49,7 @@ def failure_of(engines: Engines, text: str, **settings) -> str:
     return str(failed.error)
 
 
+@pytest.mark.numerical
 def test_a_phrase_is_the_same_alone_in_any_batch_at_any_place(tiny_engines: Engines) -> None:
     settings = {"gate_threshold": 1.0, "max_decoder_steps": 60}
     together = speak(tiny_engines, dict(enumerate(TEXTS)), **settings)
@@ -57,6 +58,7 @@ def test_a_phrase_is_the_same_alone_in_any_batch_at_any_place(tiny_engines: Engi
         assert np.abs(together[index].audio - alone.audio).max() < 1e-3 * np.abs(alone.audio).max(), text
 
 
+@pytest.mark.numerical
 def test_what_is_decoded_is_the_same_to_the_bit_in_any_batch(tiny_engines: Engines) -> None:
     # A last bit would be enough for another rounding to 8 bits, which can grow over hundreds of steps.
     engines = EngineSet(tiny_engines)
@@ -87,11 +89,12 @@ def test_a_phrase_sounds_the_same_alone_in_any_batch_and_in_any_order(demo_engin
             assert np.abs(other.audio - alone.audio).max() < 1e-3 * np.abs(alone.audio).max(), text
 
 
+@pytest.mark.numerical
 def test_the_postnet_in_windows_is_the_postnet_on_each_utterance(tiny_engines: Engines) -> None:
     # As on a GPU. What is left is the rounding of convolutions of other lengths.
     engines = EngineSet(tiny_engines)
     frames = [300, POSTNET_WINDOW + 1, POSTNET_WINDOW, 50, 401, 50, 3 * POSTNET_WINDOW]
-    mels = torch.randn(len(frames), 80, max(frames), generator=torch.Generator().manual_seed(0))
+    mels = torch.randn(len(frames), MELS, max(frames), generator=torch.Generator().manual_seed(0))
     one_by_one = [refine(engines, mels[item : item + 1, :, :length])[0] for item, length in enumerate(frames)]
     for on_gpu in (False, True):
         engines.on_gpu = on_gpu
@@ -99,12 +102,14 @@ def test_the_postnet_in_windows_is_the_postnet_on_each_utterance(tiny_engines: E
             torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.numerical
 def test_the_seed_decides_the_audio(tiny_engines: Engines) -> None:
     first, again, other = (speak(tiny_engines, {0: "Hello."}, seed=s, max_decoder_steps=30)[0].audio for s in (1, 1, 2))
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
+@pytest.mark.numerical
 def test_sigma_scales_all_of_the_noise(tiny_engines: Engines) -> None:
     quiet, default, loud = (
         speak(tiny_engines, {0: "Hi."}, sigma=s, max_decoder_steps=30)[0].audio for s in (0.0, None, 1.2)
@@ -124,6 +129,7 @@ def test_pytorch_and_onnx_runtime_say_the_same(demo_engines: Engines, torch_demo
     assert np.abs(onnx.audio - plain.audio).max() < 1e-3 * np.abs(plain.audio).max()
 
 
+@pytest.mark.numerical
 def test_pieces_come_in_order_whatever_their_length(tiny_engines: Engines) -> None:
     phrases = [Phrase(i, "a" * n + ".") for i, n in enumerate([30, 3, 20, 90, 1, 50, 2, 9, 70, 4])]
     synthesizer = synthesizer_on(tiny_engines, batch_size=2, max_symbols=24, max_decoder_steps=8)
@@ -201,6 +207,7 @@ def test_nan_from_an_engine_names_the_part_and_the_phrase(tiny_engines: Engines)
         assert part in problem
 
 
+@pytest.mark.numerical
 def test_a_piece_that_fails_does_not_harm_the_others_of_its_batch(tiny_engines: Engines) -> None:
     class Choosy(LimitedEngine):
         """Fails on texts of seven symbols."""
@@ -228,6 +235,7 @@ def test_a_piece_that_fails_does_not_harm_the_others_of_its_batch(tiny_engines: 
             assert np.abs(piece.samples - expected[index].audio).max() < 1e-4
 
 
+@pytest.mark.numerical
 def test_a_batch_is_taken_over_while_the_next_is_decoded(tiny_engines: Engines) -> None:
     class Choosy(LimitedEngine):
         """Gives NaN for texts of seven symbols, and refuses those of nine."""
@@ -329,6 +337,7 @@ def test_what_engines_take_is_what_they_get(tiny_engines: Engines) -> None:
     assert [s.audio.shape for s in spoken_by(brief, {0: "A."})] == [(5 * 256,)]
 
 
+@pytest.mark.numerical
 def test_engines_of_one_window_take_slow_speech_whole(tiny_engines: Engines) -> None:
     class OneWindow(LimitedEngine):
         limits = {**LimitedEngine.limits, "mel": (32, 48)}  # noqa: RUF012
@@ -343,6 +352,7 @@ def test_engines_of_one_window_take_slow_speech_whole(tiny_engines: Engines) -> 
     assert joined.samples.shape == spoken.audio.shape == (spoken.frames * 256,)
 
 
+@pytest.mark.numerical
 def test_a_batch_that_does_not_fit_is_spoken_in_halves(tiny_engines: Engines) -> None:
     class Small(LimitedEngine):
         limits = {}  # noqa: RUF012
@@ -380,5 +390,5 @@ def test_engines_for_other_mels_are_refused(tiny_engines: Engines) -> None:
     waveglow = tiny_engines["waveglow"]
     model = dataclasses.replace(waveglow.metadata.model, n_mel_channels=40)
     other = TorchEngine(torch.nn.Identity(), dataclasses.replace(waveglow.metadata, model=model))
-    with pytest.raises(UserError, match="takes 40 mel channels, Tacotron 2 gives 80"):
+    with pytest.raises(UserError, match=f"takes 40 mel channels, Tacotron 2 gives {MELS}"):
         synthesizer_on({**tiny_engines, "waveglow": other})

@@ -41,7 +41,7 @@ from pipeline.model_files import default_paths
 from pipeline.settings import SpeakSettings
 from tacotron2.loading import load_tacotron2
 from tests import trt_double
-from tests.models import parts_of
+from tests.models import MELS, parts_of
 from trt import bindings, engine_info, verify_gpu
 from trt.build import BuildOptions, build_engine
 from trt.contexts import Workspace, largest_scratch_bytes
@@ -90,11 +90,11 @@ def postnet(built: Path, double: None):
 
 
 def mel(batch: int = 1, frames: int = 40) -> Tensor:
-    return torch.randn(batch, 80, frames)
+    return torch.randn(batch, MELS, frames)
 
 
 def bound(engine: TensorRTEngine, batch: int = 1, frames: int = 40) -> tuple[Callable[[], None], Tensor, Tensor]:
-    given, refined = mel(batch, frames), torch.zeros(batch, 80, frames)
+    given, refined = mel(batch, frames), torch.zeros(batch, MELS, frames)
     return engine.bind({"mel_outputs": given, "mel_outputs_postnet": refined}), given, refined
 
 
@@ -121,7 +121,7 @@ def test_an_engine_knows_its_limits(postnet: TensorRTEngine) -> None:
 
 
 def test_wrong_tensors_are_refused_before_tensorrt_sees_them(postnet: TensorRTEngine) -> None:
-    with pytest.raises(UserError, match=r"expected mel_outputs float32\[batch, 80, mel\], found .*float16"):
+    with pytest.raises(UserError, match=rf"expected mel_outputs float32\[batch, {MELS}, mel\], found .*float16"):
         infer(postnet, mel_outputs=mel().half())
     with pytest.raises(UserError, match="no memory was given for mel_outputs_postnet"):
         postnet.bind({"mel_outputs": mel()})
@@ -141,7 +141,7 @@ def test_tensors_must_begin_where_tensorrt_demands_it(
         return whole[start : start + size]
 
     def at(byte: int) -> Tensor:
-        return memory(80 * 40 * 4, byte).view(torch.float32).view(1, 80, 40)
+        return memory(MELS * 40 * 4, byte).view(torch.float32).view(1, MELS, 40)
 
     monkeypatch.setattr(Workspace, "take", lambda self, size: memory(size))
     engine.bind({"mel_outputs": at(0), "mel_outputs_postnet": at(256)})
@@ -351,7 +351,7 @@ def test_an_error_about_scratch_memory_is_not_taken_for_no_need(
 @pytest.mark.parametrize(
     ("function", "result", "message"),
     [
-        ("set_input_shape", False, r"refused the shape \[1, 80, 40\] of mel_outputs: "),
+        ("set_input_shape", False, rf"refused the shape \[1, {MELS}, 40\] of mel_outputs: "),
         ("set_tensor_address", False, "refused the memory of mel_outputs"),
         ("execute_async_v3", False, "could not run: "),
         ("infer_shapes", ["mel_outputs"], "has no shape for mel_outputs"),
@@ -360,7 +360,7 @@ def test_an_error_about_scratch_memory_is_not_taken_for_no_need(
             RuntimeError("Shape inference\nfailed"),
             r"can't infer its shapes \(Shape inference failed\): ",
         ),
-        ("get_tensor_shape", (1, 80, 41), r"gives mel_outputs_postnet the shape \[1, 80, 41\], not \[1, 80, 40\]"),
+        ("get_tensor_shape", (1, 9, 41), rf"gives mel_outputs_postnet the shape \[1, 9, 41\], not \[1, {MELS}, 40\]"),
     ],
 )
 def test_every_result_is_checked(
@@ -465,7 +465,7 @@ SPOILED: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "another profile": (
         lambda path: rewrite(path, profile={"batch": [1, 4, 16], "mel": [32, 768, 1664]}),
-        r"its profile for mel_outputs is .*, but its JSON says .*\(16, 80, 1664\).*; build it again",
+        rf"its profile for mel_outputs is .*, but its JSON says .*\(16, {MELS}, 1664\).*; build it again",
     ),
 }
 
@@ -562,8 +562,8 @@ def test_an_engine_for_a_single_size_opens(tiny_folder: Path, tmp_path: Path) ->
 def test_dimensions_that_tensorrt_has_fixed_are_accepted(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A builder may turn a dimension with a single size in the profile into a static one."""
     rewrite(own, profile={"batch": [1, 1, 1], "mel": [32, 768, 1664]})
-    monkeypatch.setattr(trt_double.ICudaEngine, "get_tensor_shape", lambda self, name: (1, 80, -1))
-    shapes = [(1, 80, 32), (1, 80, 768), (1, 80, 1664)]
+    monkeypatch.setattr(trt_double.ICudaEngine, "get_tensor_shape", lambda self, name: (1, MELS, -1))
+    shapes = [(1, MELS, 32), (1, MELS, 768), (1, MELS, 1664)]
     monkeypatch.setattr(trt_double.ICudaEngine, "get_tensor_profile_shape", lambda self, name, index: shapes)
     assert TensorRTEngine(own, "postnet").limits["batch"] == (1, 1)
 
@@ -726,7 +726,7 @@ def test_engine_info_shows_tensors_layers_and_memory(built: Path, capsys: pytest
         r"Built by +TensorRT 10\.3\.0 for Tesla T4, compute capability 7\.5",
         r"Runs on +this version alone; the GPUs that it was built for",
         r"Profile +batch 1,4,8; mel 32,768,1664",
-        r"mel +float16  \[1, 80, 32\] to \[8, 80, 1664\], best \[4, 80, 768\]",
+        rf"mel +float16  \[1, {MELS}, 32\] to \[8, {MELS}, 1664\], best \[4, {MELS}, 768\]",
         r"z +float16  \[1, 8, 1024\] to \[8, 8, 53248\]",
         r"audio +float16  \[1, 8192\] to \[8, 425984\]",
         r"sequences +int32 +\[1, 4\] to \[8, 256\]",
@@ -833,7 +833,7 @@ def test_on_a_gpu_a_bound_run_neither_waits_nor_needs_more_than_its_memory_when_
 ) -> None:
     engine = TensorRTEngine(build_engine(tiny_folders["fp16"] / "postnet.onnx", "postnet", tmp_path).path, "postnet")
     assert engine.device.type == "cuda"
-    given = torch.randn(1, 80, 40, device="cuda", dtype=torch.float16)
+    given = torch.randn(1, MELS, 40, device="cuda", dtype=torch.float16)
     refined = torch.zeros_like(given)
     run = engine.bind({"mel_outputs": given, "mel_outputs_postnet": refined})
     stream = torch.cuda.Stream()
@@ -890,8 +890,8 @@ def context(built: Path, errors: bindings.ErrorLog) -> Iterator[trt_double.IExec
 
 def ready(context: trt_double.IExecutionContext) -> tuple[Tensor, ...]:
     """Everything that a context needs before it can run."""
-    given, refined = mel(), torch.zeros(1, 80, 40)
-    assert context.set_input_shape("mel_outputs", (1, 80, 40))
+    given, refined = mel(), torch.zeros(1, MELS, 40)
+    assert context.set_input_shape("mel_outputs", (1, MELS, 40))
     scratch = torch.empty(context.update_device_memory_size_for_shapes(), dtype=torch.uint8)
     context.set_device_memory(scratch.data_ptr(), scratch.numel())
     assert context.set_tensor_address("mel_outputs", given.data_ptr())
@@ -907,8 +907,8 @@ def test_the_double_refuses_wrong_calls_and_says_why(
         assert why in str(errors)
         errors.clear()
 
-    refused(context.set_input_shape("mel_outputs_postnet", (1, 80, 40)), "is not an input")
-    for shape in ((9, 80, 40), (1, 80, 31), (1, 81, 40), (1, 80)):
+    refused(context.set_input_shape("mel_outputs_postnet", (1, MELS, 40)), "is not an input")
+    for shape in ((9, MELS, 40), (1, MELS, 31), (1, MELS + 1, 40), (1, MELS)):
         refused(context.set_input_shape("mel_outputs", shape), "does not satisfy any optimization profile")
     refused(context.update_device_memory_size_for_shapes(), "not all input shapes are specified")
     refused(context.execute_async_v3(trt_double.STREAM), "Not all input shapes are specified: ['mel_outputs']")
@@ -919,7 +919,7 @@ def test_the_double_refuses_wrong_calls_and_says_why(
     context.set_tensor_address("mel_outputs_postnet", 0)
     refused(context.execute_async_v3(trt_double.STREAM), "Neither address or allocator is set for tensor mel_outputs_p")
     memory = ready(context)
-    context.set_input_shape("mel_outputs", (1, 80, 50))  # which the scratch memory was not measured for
+    context.set_input_shape("mel_outputs", (1, MELS, 50))  # which the scratch memory was not measured for
     refused(context.execute_async_v3(trt_double.STREAM), "device memory was not set")
     refused(context.set_device_memory(memory[2].data_ptr(), 8), "8 bytes")
     with pytest.raises(TypeError):
@@ -936,7 +936,7 @@ def test_the_double_catches_what_tensorrt_leaves_undefined(context: trt_double.I
     with trt_double.SECOND_GPU.current():
         for call in (
             lambda: context.execute_async_v3(trt_double.STREAM),
-            lambda: context.set_input_shape("mel_outputs", (1, 80, 40)),
+            lambda: context.set_input_shape("mel_outputs", (1, MELS, 40)),
             context._engine.create_execution_context,
         ):
             with pytest.raises(trt_double.UndefinedBehaviour, match="GPU 1 is current, but the engine is on GPU 0"):

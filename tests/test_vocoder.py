@@ -11,7 +11,7 @@ from common.engine import Engine, TorchEngine, infer
 from common.errors import UserError
 from common.metadata import Part
 from common.onnx_engine import OnnxEngine
-from tests.models import parts_of, tiny_waveglow
+from tests.models import MELS, parts_of, tiny_waveglow
 from waveglow.vocoder import vocode, window_sizes, with_silence
 from waveglow.windows import END_SILENCE, GRAIN, Window, padded_frames, plan_windows
 
@@ -53,6 +53,7 @@ def test_a_profile_without_a_multiple_of_the_grain_is_refused(tiny_waveglow_engi
         window_sizes(tiny_waveglow_engine)
 
 
+@pytest.mark.numerical
 @pytest.mark.parametrize(("low", "high"), [(64, 1664), (32, 96), (320, 384)])
 @pytest.mark.parametrize("frames", [1, 20, 300])
 def test_utterances_of_any_length_fit_a_profile(
@@ -71,7 +72,7 @@ def tiny_waveglow_engine() -> TorchEngine:
 
 def utterance(frames: int, seed: int, smallest: int = GRAIN) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    steps = torch.randn(80, frames, generator=generator)
+    steps = torch.randn(MELS, frames, generator=generator)
     mel = steps.cumsum(1) * 0.1 - 6  # slowly moving, as speech does
     return mel, 0.7 * torch.randn(8, padded_frames(frames, smallest) * 32, generator=generator)
 
@@ -104,6 +105,7 @@ def test_how_much_silence_follows_the_end_is_not_heard(demo_engines: dict[Part, 
     assert (short[0, :heard] - long[0, :heard]).abs().max() < 5e-4
 
 
+@pytest.mark.numerical
 def test_an_utterance_does_not_depend_on_the_others(tiny_folder: Path) -> None:
     engine = OnnxEngine(tiny_folder / "waveglow.onnx", "waveglow")
     given = [utterance(frames, seed) for seed, frames in enumerate((70, 5, 150, 96))]
@@ -113,6 +115,7 @@ def test_an_utterance_does_not_depend_on_the_others(tiny_folder: Path) -> None:
         assert torch.equal(audio, vocode(engine, [mel], [z], window=96)[0])
 
 
+@pytest.mark.numerical
 def test_an_engine_that_packs_gets_windows_of_all_sizes_in_even_runs(
     tiny_waveglow_engine: TorchEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
