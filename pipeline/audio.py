@@ -1,7 +1,7 @@
 """Audio as callers get it: samples that know their rate, at the voice's own level, never clipped."""
 
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -56,8 +56,9 @@ class Audio:
         return len(self.samples) / self.sampling_rate
 
     @classmethod
-    def join(cls, chunks: "Sequence[Audio]") -> "Audio":
+    def join(cls, chunks: "Iterable[Audio]") -> "Audio":
         """Chunks of one stream as one. Raises ValueError if there are none or their rates differ."""
+        chunks = list(chunks)
         rates = {chunk.sampling_rate for chunk in chunks}
         if len(rates) != 1:
             raise ValueError(f"chunks of one sampling rate are needed, not of {sorted(rates)}")
@@ -78,8 +79,8 @@ class Audio:
             normalize: scale the loudest sample to full scale, as the classic's files have it, or to
                 `pipeline.encoders.LOSSY_PEAK`.
             sample_format: of a wav file: IEEE float, or 16-bit integers (half the size).
-            format: a name of `pipeline.encoders.FORMATS` [the path's suffix, else wav]. Opus holds few sampling rates,
-                and is resampled to 24 kHz from others.
+            format: a name of `pipeline.encoders.FORMATS` [the suffix of a path, else wav]. Opus holds few sampling
+                rates, and is resampled to 24 kHz from others.
 
         Raises:
             InvalidInput: there is no such format or sample format, or a package for it is missing.

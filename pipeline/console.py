@@ -89,8 +89,11 @@ def speak_request(voice: Voice, request: Request) -> None:
         write_page(page, "Spoken phrases", summary.spoken, details(voice, request.settings))
         print(f"Page: {page}")
     _raise_failed(summary.failed, len(summary.results))
-    cut = [result for result in summary.spoken if result.cut]
-    if cut:
+    _exit_if_cut(summary.spoken)
+
+
+def _exit_if_cut(results: Iterable[PhraseResult]) -> None:
+    if cut := [result for result in results if result.cut]:
         print(f"Warning: cut by the frame limit: {_lines(cut)}", file=sys.stderr)
         sys.exit(EXIT_CUT)
 
@@ -104,10 +107,11 @@ def _stream(voice: Voice, request: Request, audio_format: AudioFormat) -> None:
     # A file of its own: Python flushes standard output when it ends, and its reader may be gone by then.
     with open(os.dup(sys.stdout.fileno()), "wb", buffering=0) as out:
         try:
-            failed = stream(voice, request.groups, request.settings, out, encoder, listener)
+            faulty = stream(voice, request.groups, request.settings, out, encoder, listener)
         except BrokenPipeError:  # the listener has heard enough
             return
-    _raise_failed(failed)
+    _raise_failed([result for result in faulty if result.error is not None])
+    _exit_if_cut(faulty)
 
 
 def summary_table(summary: Summary) -> str:

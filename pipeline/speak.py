@@ -307,14 +307,14 @@ def stream(
     """Writes phrases as one stream of an encoder's format, as they are made, one after the other in order.
 
     Returns:
-        the phrases that failed; what had been written of them stays.
+        the phrases that failed, or that the frame limit cut; what had been written of them stays.
 
     Raises:
         OSError: `out` can't be written; BrokenPipeError if nobody reads any more.
         Closed: the voice can't work any more.
     """
     listener = listener or Listener()
-    failed = []
+    faulty = []
     for phrases in groups:
         prepared = voice.prepare(phrases, settings)
         for note in reading_notes(voice, prepared):
@@ -329,13 +329,15 @@ def stream(
                         _write_all(out, encoder.encode(chunk.samples))
                 finally:
                     speech.cancel()
+                if any(piece.stop_reason == "cap" for piece in speech.results):
+                    faulty.append(PhraseResult(phrase, cut=True))
             except OSError:  # of the only output there is
                 raise
             except Exception as error:
-                failed.append(PhraseResult(phrase, error=_failure(error, phrase.phrase)))
-                listener.on_phrase(failed[-1])
+                faulty.append(PhraseResult(phrase, error=_failure(error, phrase.phrase)))
+                listener.on_phrase(faulty[-1])
     _write_all(out, encoder.finish())
-    return failed
+    return faulty
 
 
 def _write_all(out: BinaryIO, content: bytes) -> None:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from typing_extensions import Unpack
@@ -87,9 +87,16 @@ class Voice:
         Raises:
             UserError: files are missing, damaged or don't belong together.
         """
+        if precision not in (None, *get_args(Precision)):
+            raise InvalidInput(f"precision {precision!r}: must be {' or '.join(get_args(Precision))}", "precision")
         paths = voice_files(None if folder is None else Path(folder), precision, on_message)
         on_message(f"Models: {', '.join(str(path) for path in paths.values())}")
-        return cls.from_files(paths, work=work, **runtime)
+        voice = cls.from_files(paths, work=work, **runtime)
+        found = voice.engines.precision
+        if precision not in (None, found):
+            voice.close()
+            raise UserError(f"{paths['encoder']} and the others are {found}, not {precision}; export them again")
+        return voice
 
     @classmethod
     @written_out(RuntimeSettings, RuntimeOptions)

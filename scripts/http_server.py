@@ -109,6 +109,8 @@ def _gpu_environments(args: argparse.Namespace) -> list[dict[str, str]]:
 def server_settings(args: argparse.Namespace) -> ServerSettings:
     """What the flags allow. Raises UserError."""
     api_key = os.environ.get(API_KEY_VARIABLE, "") if args.api_key is None else args.api_key
+    if args.api_key == "":
+        raise UserError("--api-key is empty: everybody could speak; give a key, or leave the flag out")
     if not all("!" <= character <= "~" for character in api_key):
         raise UserError("--api-key: clients send it in a header, so use letters, digits and signs of ASCII, no spaces")
     return ServerSettings(

@@ -138,7 +138,8 @@ def test_one_fault_costs_one_streamed_line(
     phrases = [Phrase(index, text) for index, text in enumerate(TEXTS)]
     out = io.BytesIO()
     encoder = make_encoder(FORMATS["pcm"], faulty_voice.sampling_rate)
-    (failed,) = stream(faulty_voice, [phrases], SpeakSettings(**SETTINGS), out, encoder)
+    faulty = stream(faulty_voice, [phrases], SpeakSettings(**SETTINGS), out, encoder)
+    (failed,) = [result for result in faulty if not result.cut]
     assert isinstance(failed.error, EngineFailure)
     assert f"speaking line {failed.phrase.line}" in str(failed.error)
     assert "no such kernel" in caplog.text
@@ -203,7 +204,8 @@ def test_a_pipe_that_is_full_loses_nothing() -> None:
     listener.start()
     with Voice(tiny_engines()) as voice, open(write, "wb", buffering=0) as out:
         encoder = make_encoder(FORMATS["pcm"], voice.sampling_rate)
-        assert stream(voice, [[Phrase(0, TEXTS[0])]], SpeakSettings(**SETTINGS), out, encoder) == []
+        (result,) = stream(voice, [[Phrase(0, TEXTS[0])]], SpeakSettings(**SETTINGS), out, encoder)
+        assert (result.cut, result.error) == (True, None)
     listener.join(60)
     os.close(read)
     assert sum(map(len, heard)) == 20 * 256 * 2

@@ -147,10 +147,16 @@ def test_an_unforeseen_error_is_answered_logged_and_counted_as_a_failure(
     assert "failed 500" in caplog.text
 
 
-@pytest.mark.parametrize("key", ["schlüssel", "two words", "a\nb"])
-def test_a_key_that_no_header_can_carry_is_refused_at_the_start(key: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "error"),
+    [
+        *((key, "--api-key: clients send it in a header") for key in ("schlüssel", "two words", "a\nb")),
+        ("", "--api-key is empty"),
+    ],
+)
+def test_a_key_that_no_header_can_carry_is_refused_at_the_start(key: str, error: str) -> None:
     args = make_parser().parse_args(["--api-key", key])
-    with pytest.raises(UserError, match="--api-key: clients send it in a header"):
+    with pytest.raises(UserError, match=error):
         server_settings(args)
 
 

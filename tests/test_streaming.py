@@ -34,7 +34,7 @@ def voice() -> Iterator[Voice]:
 
 
 def assert_same(chunks: list[Audio], whole: Audio) -> None:
-    joined = Audio.join(chunks)
+    joined = Audio.join(iter(chunks))
     assert joined.sampling_rate == whole.sampling_rate
     assert len(joined.samples) == len(whole.samples)
     assert np.abs(joined.samples - whole.samples).max() < TOLERANCE

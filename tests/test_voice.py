@@ -237,6 +237,14 @@ def test_loading_says_which_files_it_takes(tiny_folder: Path) -> None:
     assert told == ["Models: " + ", ".join(str(tiny_folder / f"{part}.onnx") for part in PARTS)]
 
 
+@pytest.mark.parametrize(
+    ("precision", "error"), [("fp16", "are fp32, not fp16"), ("fp8", "precision 'fp8': must be fp32 or fp16")]
+)
+def test_a_precision_that_the_files_have_not_is_refused(tiny_folder: Path, precision: Precision, error: str) -> None:
+    with pytest.raises(UserError, match=error):
+        Voice.load(tiny_folder, precision=precision)
+
+
 def test_an_installation_without_the_demo_voice_says_so_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

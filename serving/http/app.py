@@ -269,6 +269,8 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
 
 
 async def _answer_exception(request: Request, error: Exception) -> Response:
+    if isinstance(error, StreamCut):  # its answer has begun, and the record has its reason
+        return Response()
     message = f"internal error: {type(error).__name__}; see the log"
     return await _answer_api_error(request, ApiError(500, message, kind=SERVER_ERROR))
 
