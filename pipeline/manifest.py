@@ -92,7 +92,7 @@ class Manifest:
         result.resumed = True
 
     def add(self, result: PhraseResult) -> None:
-        """Adds the record of a phrase whose file is whole, and brings it to disk."""
+        """Adds the record of a phrase whose file is whole."""
         record = {
             "file": result.file.name,
             "configuration": result.configuration,
@@ -100,8 +100,10 @@ class Manifest:
             "reading": result.prepared.reading,
             "pieces": len(result.prepared.pieces),
         } | {name: getattr(result, name) for name in MADE}
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record) + "\n")
+        with open(self._path, "ab+") as file:
+            file.seek(max(0, file.tell() - 1))
+            half_line = file.read() not in (b"", b"\n")  # of a run that was killed
+            file.write(b"\n" * half_line + json.dumps(record).encode() + b"\n")
 
 
 def _json_lines(path: Path) -> Iterator[dict[str, Any]]:

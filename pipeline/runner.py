@@ -132,7 +132,10 @@ class Runner:
         while self._vocoding and (wait or self._vocoding[0][1].arrived()):
             windows, audio = self._vocoding.popleft()
             for window, samples in zip(windows, audio.wait(), strict=True):
-                self._deliver_chunk(window, samples)
+                try:
+                    self._deliver_chunk(window, samples)
+                except Exception as error:
+                    self._fail(error, [(window.piece.request, window.piece.piece)])
 
     def drop_finished(self) -> None:
         self.requests = [one for one in self.requests if not one.finished]

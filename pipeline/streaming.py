@@ -125,6 +125,8 @@ class StreamedPiece(Utterance):
         Args:
             weights: of attention, (steps, at least the symbols), on the host; None where nobody keeps them.
         """
+        if self.error is not None:
+            return
         if self.frames is not None:
             frames = frames[: max(0, self.frames - self._decoded.stop)]
         if not len(frames):

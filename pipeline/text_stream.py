@@ -203,7 +203,7 @@ class _Reader:
     def __init__(self, bits: Iterable[str], stream: TextStream, watch: Callable[[], object]) -> None:
         self.reading = True
         self._bits, self._stream, self._watch = bits, stream, watch
-        self._news: queue.SimpleQueue[str | Exception | None] = queue.SimpleQueue()  # None: there is audio
+        self._news: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()  # None: there is audio
         self._room, self._closed = threading.Semaphore(BITS_AHEAD), threading.Event()
         self._changed, self._is_quiet = time.monotonic(), False
         threading.Thread(target=self._read, name="text", daemon=True).start()
@@ -249,7 +249,7 @@ class _Reader:
                 self._room.acquire()
                 if self._closed.is_set():
                     return
-        except Exception as error:
+        except BaseException as error:  # whatever ends the bits ends who waits for them
             self._news.put(error)
         else:
             self._news.put(StopIteration())

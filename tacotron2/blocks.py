@@ -204,6 +204,7 @@ class LongBlock:
     def __init__(self, engine: Engine, many: MultiStep, batch: int, text: int, steps: int) -> None:
         self._engine = many
         self.slots = SlotMemory(engine, batch, text, steps, DecoderState.zeros(engine, batch, text))
+        self._tensors = {**self.slots.state.as_inputs(), **self.slots.shared_inputs}
 
     @staticmethod
     def bytes_for(engine: Engine, batch: int, text: int) -> int:
@@ -214,8 +215,7 @@ class LongBlock:
         slots, state = self.slots, self.slots.state
         frames = state.decoder_input.new_empty(slots.steps, *state.decoder_input.shape)
         tensors = {
-            **state.as_inputs(),
-            **slots.shared_inputs,
+            **self._tensors,
             "prenet_dropout": slots.bits_host[staging, 0],
             "decoder_output": frames,
             "gate_prediction": slots.gates_host[staging],

@@ -217,8 +217,9 @@ class DecoderSession(Generic[UtteranceType]):
         taken = free[: len(utterances)]
         for slot, utterance in zip(taken, utterances, strict=True):
             self.slots[slot] = utterance
-            self._masks.begin(slot, utterance)
         self._block.slots.fill(taken, memory, processed_memory, [utterance.symbols for utterance in utterances])
+        for slot, utterance in zip(taken, utterances, strict=True):  # while a GPU fills the slots
+            self._masks.begin(slot, utterance)
 
     def leave(self, utterances: Sequence[UtteranceType]) -> None:
         """Takes utterances out, ended or not; their slots are free from the next block on."""

@@ -391,6 +391,18 @@ def test_idle_connections_beyond_the_descriptors_end_and_fill_no_log(tmp_path: P
         assert len(server.log().splitlines()) < 100
 
 
+def test_a_head_of_any_length_is_not_kept(server: ServerProcess) -> None:
+    def send_for_ever(connection: socket.socket) -> None:
+        connection.sendall(b"GET / HTTP/1.1\r\nX-Long: ")
+        for _ in range(200):
+            connection.sendall(b"x" * 4096)
+            time.sleep(0.01)
+
+    with server.connect() as connection, pytest.raises(ConnectionError):
+        send_for_ever(connection)
+    assert server.is_healthy()
+
+
 # Load, keys, ids, the end
 
 

@@ -115,6 +115,10 @@ def test_resume_leaves_what_is_whole_and_speaks_the_rest(
     written = (tmp_path / "audio_0_trt.wav").stat().st_mtime_ns
     (tmp_path / "audio_1_trt.wav").write_bytes(b"RIFF")  # not whole
     assert resumed("Hello.", "Good bye.", "More.") == [True, False, False]
+    with open(tmp_path / "manifest.jsonl", "a", encoding="utf-8") as manifest:
+        manifest.write('{"file": "audio_3')  # of a run that was killed
+    assert resumed("Hello.", "Good bye.", "More.", "And more.") == [True, True, True, False]
+    assert resumed("Hello.", "Good bye.", "More.", "And more.") == [True] * 4
     assert (tmp_path / "audio_0_trt.wav").stat().st_mtime_ns == written
     assert resumed("Hello.", seed=1) == [False]
     assert resumed("Hello.", speed=1.1) == [False]

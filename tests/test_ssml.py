@@ -139,6 +139,7 @@ def test_words_are_where_the_user_wrote_them() -> None:
         ("<speak>a<?php echo ?></speak>", "column 9: a processing instruction is refused"),
         ("a <break time='5'/>", 'column 3: break time "5": write seconds or milliseconds'),
         ("a <break time='11s'/>", "at most 10 s"),
+        ("a" + 7 * " <break time='9s'/>", "the breaks are longer than 60 s together"),
         ("a <break strength='huge'/>", "must be one of none, x-weak"),
         ("<prosody rate='quick'>a</prosody>", 'prosody rate "quick"'),
         ("<prosody rate='-100%'>a</prosody>", "too far"),

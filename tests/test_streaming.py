@@ -191,13 +191,19 @@ def test_submitting_waits_for_no_engine() -> None:
 
 
 @pytest.mark.numerical
-def test_whatever_fails_in_the_worker_the_next_request_is_spoken(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("broken_name", "spoken"),
+    [("pipeline.streaming.PieceResult", r'line 1 \("hello."\)'), ("pipeline.policy.next_windows", "a request")],
+)
+def test_whatever_fails_in_the_worker_the_next_request_is_spoken(
+    monkeypatch: pytest.MonkeyPatch, broken_name: str, spoken: str
+) -> None:
     settings = {"gate_threshold": NEVER, "max_decoder_steps": 20}
     with Voice(tiny_engines()) as voice:
         whole = voice.speak("Hello.", **settings)
         with monkeypatch.context() as broken:
-            broken.setattr("pipeline.streaming.PieceResult", None)
-            with pytest.raises(UserError, match="speaking a request failed: TypeError"):
+            broken.setattr(broken_name, None)
+            with pytest.raises(UserError, match=f"speaking {spoken} failed: TypeError"):
                 list(voice.stream("Hello.", **settings))
         assert_same(list(voice.stream("Hello.", **settings)), whole)
 

@@ -69,7 +69,7 @@ def vocode(
         for index, mel in enumerate(padded)
         for one in plan_windows(mel.size(1), largest, context, smallest)
     ]
-    packing = isinstance(engine, PackedVocoder) and len({one.size for _, one in windows}) > 1
+    packing = len({one.size for _, one in windows}) > 1 and isinstance(engine, PackedVocoder)
     done = 0
     for group in _packs(windows) if packing else _batches(engine, windows):
         chosen = [padded[i][:, one.start : one.stop] for i, one in group]

@@ -12,7 +12,7 @@ from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import HTTPConnection
+from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
@@ -31,7 +31,7 @@ from serving.http.api import (
     read_order,
     read_spoken,
 )
-from serving.http.service import RequestRecord, SpeechService
+from serving.http.service import CLIENT_GONE, RequestRecord, SpeechService
 from serving.http.speech_response import StreamCut, speak
 from serving.http.websocket import speak_messages
 
@@ -236,6 +236,8 @@ async def _read_body(request: Request, max_bytes: int) -> bytes:
         raise ApiError(415, f"Content-Type {content_type!r}: send application/json")
     try:
         return await asyncio.wait_for(_read_all(request, max_bytes), BODY_SECONDS)
+    except ClientDisconnect:
+        raise ApiError(CLIENT_GONE, "the client has gone before its request was complete") from None
     except asyncio.TimeoutError:
         raise ApiError(408, f"the body was not complete after {BODY_SECONDS:g} s") from None
 

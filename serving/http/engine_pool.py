@@ -285,10 +285,11 @@ class EnginePool:
             first, *others = self.engines
             await first.start()  # alone: what is made once, as the demo voice's models, is made by then
             await asyncio.gather(*(engine.start() for engine in others))
+            if first.ready is None:
+                raise EngineFailure(f"{first.name} has ended: {first.reason}")
         except BaseException:
             await self.close()
             raise
-        assert first.ready is not None
         self.voice = first.ready
         self._keepers = [asyncio.create_task(self._keep(engine)) for engine in self.engines]
 
@@ -309,7 +310,7 @@ class EnginePool:
             try:
                 await speech.accepted()
                 return speech
-            except Busy as error:
+            except (Busy, Closed) as error:
                 refusal = error
             except BaseException:
                 speech.cancel()

@@ -19,7 +19,7 @@ from pathlib import Path
 from common.errors import explained
 from pipeline import Voice
 from pipeline.latency import prefer_latency
-from pipeline.speech import Speech
+from pipeline.speech import CancelledError, Speech
 from serving.http.log import log_to_stderr
 from serving.http.messages import (
     Accepted,
@@ -149,7 +149,12 @@ class EngineServer:
 
     def _begin(self, voice: Voice, message: Speak, request: _Request) -> None:
         try:
+            if request.cancelled:
+                raise CancelledError
             speech = voice.submit(message.text, message.settings, lambda: self._outbox.put(request))
+        except CancelledError as error:
+            self._outbox.put(Ended(message.number, error))
+            return
         except Exception as error:
             self._outbox.put(Ended(message.number, explained(error, "a request")))
             return

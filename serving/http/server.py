@@ -23,7 +23,8 @@ from serving.http.speech_response import StreamCut
 MAX_CONNECTIONS = 4096
 BACKLOG = 128  # connections that wait to be accepted, at most; asyncio accepts as many at a time
 FILES = 32  # that may be opened while connections are open
-HEAD_SECONDS = 15.0  # that a client may take to send a request's head
+HEAD_SECONDS = 15.0  # that a client may take to send a request's head, or read nothing of an answer
+HEAD_BYTES = 64 << 10  # of a request's head, at most
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ async def _listen(service: SpeechService, listener: socket.socket, drain_seconds
         make_app(service),
         http=PunctualProtocol,
         ws="websockets-sansio",
+        ws_ping_timeout=None,  # a pong may wait behind the audio that a slow client still has to read
         ws_max_size=BYTES_PER_CHARACTER * service.settings.max_characters + OTHER_BYTES,
         backlog=backlog,
         limit_concurrency=connections,
@@ -110,9 +112,12 @@ class SpeechServer(uvicorn.Server):
 
 
 class PunctualProtocol(HttpToolsProtocol):
-    """A connection whose client has to send each request's head in time, and that is cut where there are too many."""
+    """A connection whose client has to send each request's head in time and within HEAD_BYTES, and has to go on reading
+    its answer; connections beyond their limit are cut."""
 
     _late: asyncio.TimerHandle | None = None
+    _unsent = 0  # bytes of answers, when the timer was set
+    _head: int | None = 0  # bytes of the request's head so far; None once it is whole
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -127,7 +132,19 @@ class PunctualProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if self._head is not None:
+            self._head += len(data)
+            if self._head > HEAD_BYTES:
+                self.transport.abort()
         self._watch()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._head = 0
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self._head = None
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -137,8 +154,19 @@ class PunctualProtocol(HttpToolsProtocol):
         is_websocket = self.transport.get_protocol() is not self
         if is_websocket or (self.cycle is not None and not self.cycle.response_complete):
             self._stop_watching()
-        elif self._late is None and not self.transport.is_closing():
-            self._late = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+        elif self._late is None and (self._left_to_send() or not self.transport.is_closing()):
+            self._unsent = self._left_to_send()
+            self._late = self.loop.call_later(HEAD_SECONDS, self._too_late)
+
+    def _left_to_send(self) -> int:
+        return self.transport.get_write_buffer_size()
+
+    def _too_late(self) -> None:
+        self._late = None
+        if 0 < self._left_to_send() < self._unsent:  # the client goes on reading
+            self._watch()
+        else:
+            self.transport.abort()
 
     def _stop_watching(self) -> None:
         if self._late is not None:

@@ -21,7 +21,7 @@ from tacotron2.text.phonemes import from_arpabet, from_ipa
 from tacotron2.text.rewriting import Span, Trace
 
 MAX_DEPTH = 32  # elements within one another
-MAX_PAUSE = 10.0  # seconds of one break
+MAX_PAUSE, MAX_PAUSES = 10.0, 60.0  # seconds of one break, and of all: silence takes memory too
 MAX_LENGTH = 1_000_000  # characters
 _STRENGTHS = {"none": 0.0, "x-weak": 0.25, "weak": 0.5, "medium": 0.75, "strong": 1.0, "x-strong": 1.25}  # seconds
 _RATES = {"x-slow": 0.5, "slow": 0.75, "medium": 1.0, "default": 1.0, "fast": 1.25, "x-fast": 1.6}
@@ -134,6 +134,8 @@ class _Reader:
         source = _MARKUP.sub(lambda match: _HIDDEN * len(match[0]), self._source)
         for segment in spoken:
             segment.source = source
+        if sum(segment.pause for segment in spoken) > MAX_PAUSES:
+            self._refuse(f"the breaks are longer than {MAX_PAUSES:g} s together")
         for segment in spoken[:-1]:
             segment.ends = segment.pause > 0 or segment.text.endswith("\n\n")
         return spoken
