@@ -70,9 +70,9 @@ def tiny_waveglow_engine() -> TorchEngine:
     return TorchEngine(*parts_of(LoadedModel(tiny_waveglow(), AudioConfig(), "0" * 64, 0.6, ""), "fp32")["waveglow"])
 
 
-def utterance(frames: int, seed: int, smallest: int = GRAIN) -> tuple[torch.Tensor, torch.Tensor]:
+def utterance(frames: int, seed: int, smallest: int = GRAIN, mels: int = MELS) -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    steps = torch.randn(MELS, frames, generator=generator)
+    steps = torch.randn(mels, frames, generator=generator)
     mel = steps.cumsum(1) * 0.1 - 6  # slowly moving, as speech does
     return mel, 0.7 * torch.randn(8, padded_frames(frames, smallest) * 32, generator=generator)
 
@@ -80,7 +80,7 @@ def utterance(frames: int, seed: int, smallest: int = GRAIN) -> tuple[torch.Tens
 @pytest.mark.slow
 def test_windows_join_to_the_unchunked_audio(demo_engines: dict[Part, Engine]) -> None:
     engine = demo_engines["waveglow"]
-    mel, z = utterance(240, 3)
+    mel, z = utterance(240, 3, mels=80)
     (whole,) = vocode(engine, [mel], [z], window=256)
     (windowed,) = vocode(engine, [mel], [z], window=128)
     assert whole.shape == (240 * 256,)
@@ -94,7 +94,7 @@ def test_windows_join_to_the_unchunked_audio(demo_engines: dict[Part, Engine]) -
 @pytest.mark.slow
 def test_how_much_silence_follows_the_end_is_not_heard(demo_engines: dict[Part, Engine]) -> None:
     engine, frames = demo_engines["waveglow"], 60
-    mel, z = utterance(frames, 0)[0], 0.7 * torch.randn(8, 128 * 32, generator=torch.Generator().manual_seed(1))
+    mel, z = utterance(frames, 0, mels=80)[0], 0.7 * torch.randn(8, 128 * 32, generator=torch.Generator().manual_seed(1))
     short, long = (
         infer(engine, mel=with_silence(mel, total).unsqueeze(0), z=z[:, : total * 32].unsqueeze(0).contiguous())[
             "audio"
