@@ -91,20 +91,32 @@ class Voice:
             raise InvalidInput(f"precision {precision!r}: must be {' or '.join(get_args(Precision))}", "precision")
         paths = voice_files(None if folder is None else Path(folder), precision, on_message)
         on_message(f"Models: {', '.join(str(path) for path in paths.values())}")
-        voice = cls.from_files(paths, work=work, **runtime)
+        return cls.from_files(paths, precision=precision, work=work, **runtime)
+
+    @classmethod
+    @written_out(RuntimeSettings, RuntimeOptions)
+    def from_files(
+        cls,
+        paths: Mapping[Part, Path],
+        *,
+        precision: Precision | None = None,
+        work: WorkSettings | None = None,
+        **runtime: Unpack[RuntimeOptions],
+    ) -> "Voice":
+        """Opens four model files of any kinds. `runtime` as for `load`.
+
+        Args:
+            precision: that they must have; None takes any.
+
+        Raises:
+            UserError: as `load`.
+        """
+        voice = cls(_closed_on_error(open_engines(paths, **runtime), work))
         found = voice.engines.precision
         if precision not in (None, found):
             voice.close()
             raise UserError(f"{paths['encoder']} and the others are {found}, not {precision}; export them again")
         return voice
-
-    @classmethod
-    @written_out(RuntimeSettings, RuntimeOptions)
-    def from_files(
-        cls, paths: Mapping[Part, Path], *, work: WorkSettings | None = None, **runtime: Unpack[RuntimeOptions]
-    ) -> "Voice":
-        """Opens four model files of any kinds. `runtime` as for `load`. Raises UserError."""
-        return cls(_closed_on_error(open_engines(paths, **runtime), work))
 
     @classmethod
     def from_checkpoints(

@@ -72,17 +72,12 @@ def open_voice(args: argparse.Namespace, on_message: Callable[[str], None] = lam
     named = [given, args.models, args.checkpoints is not None]
     if sum(map(bool, named)) > 1:
         raise UserError("give four model files, or --models, or --checkpoints: one of the three")
-    precision: Precision = "fp16" if args.fp16 else "fp32"
     if args.checkpoints is not None:
+        precision: Precision = "fp16" if args.fp16 else "fp32"
         return Voice.from_checkpoints(*checkpoints_of(args), device=args.device or "cpu", precision=precision)
     if args.device is not None:
         raise UserError("--device is for --checkpoints; model files run where they were made for")
+    wanted: Precision | None = "fp16" if args.fp16 else None
     if given is None:
-        return Voice.load(
-            args.models, precision="fp16" if args.fp16 else None, on_message=on_message, threads=args.threads
-        )
-    voice = Voice.from_files(given, threads=args.threads)
-    if args.fp16 and voice.engines.precision != "fp16":
-        voice.close()
-        raise UserError(f"the models are {voice.engines.precision}, but --fp16 was given; export them with --fp16")
-    return voice
+        return Voice.load(args.models, precision=wanted, on_message=on_message, threads=args.threads)
+    return Voice.from_files(given, precision=wanted, threads=args.threads)
