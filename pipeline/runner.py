@@ -111,13 +111,13 @@ class Runner:
         for one in list(self.requests):
             if one.pieces and one.pieces[0].error is not None:
                 self.end(one, EngineFailure(f"{describe(one.pieces[0].piece)}: {one.pieces[0].error}"))
-        ready = [one for one in self.requests if one.pieces and one.pieces[0].ready]
+        planned = {one: one.pieces[0].next_window() for one in self.requests if one.pieces and one.pieces[0].ready}
         chosen = policy.next_windows(
-            [(one, one.pieces[0].next_window().span.size) for one in ready],
+            [(one, window.span.size) for one, window in planned.items()],
             somebody_waits=any(one.first_audio is None for one in self.requests),
             one_at_a_time=not self.engines.on_gpu,
         )
-        return self._refined([one.pieces[0].next_window() for one in chosen])
+        return self._refined([planned[one] for one in chosen])
 
     def vocode(self, windows: Sequence[WindowInputs]) -> None:
         """Starts WaveGlow on windows."""

@@ -291,7 +291,7 @@ class Synthesizer:
     def _alignment(self, decoded: DecodedBatch, item: int, symbols: int) -> np.ndarray | None:
         if decoded.alignments is None:
             return None
-        return decoded.alignments[item, : decoded.frames[item], :symbols].float().cpu().numpy()
+        return decoded.alignments[item, : decoded.frames[item], :symbols].float().numpy()
 
     def _words(self, piece: Piece, alignment: np.ndarray | None, cut: bool) -> tuple[Word, ...]:
         if alignment is None or not piece.encoded.words:

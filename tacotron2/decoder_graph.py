@@ -168,7 +168,7 @@ class DecoderSession(Generic[UtteranceType]):
 
     Args:
         decoder: what it runs on; its other sessions must have ended.
-        keep_alignments: whether blocks keep the attention weights; may be changed before anybody joins.
+        keep_alignments: whether blocks keep the attention weights; a change takes effect when utterances join.
         slot_counts: the numbers of slots that there may be, ascending; where None, as many as are needed.
         smallest_text: text length that slots have room for from the beginning; one length is one graph.
     """
