@@ -225,9 +225,10 @@ def read_spoken(body: bytes, query: Mapping[str, str], voices: Collection[str], 
     order = read_query(query, voices)
     try:
         text = json.loads(body)["text"]
-        assert isinstance(text, str)
-    except (ValueError, RecursionError, TypeError, KeyError, AssertionError):
-        raise ApiError(400, 'the body must be JSON: {"text": "..."}', param="text") from None
+    except (ValueError, RecursionError, TypeError, KeyError):
+        text = None
+    if not isinstance(text, str):
+        raise ApiError(400, 'the body must be JSON: {"text": "..."}', param="text")
     check_text(text, max_characters, "text")
     return replace(order, text=text)
 

@@ -61,7 +61,6 @@ def serve(engines: Sequence[Engine], settings: ServerSettings, listener: socket.
 
 async def _serve(engines: EnginePool, settings: ServerSettings, listener: socket.socket, drain_seconds: float) -> None:
     await engines.start()
-    prefer_latency()
     try:
         await _listen(SpeechService(engines, settings), listener, drain_seconds)
     finally:
@@ -87,6 +86,8 @@ async def _listen(service: SpeechService, listener: socket.socket, drain_seconds
         lifespan="off",
         server_header=False,
     )
+    config.load()
+    prefer_latency()
     await SpeechServer(config, service).serve([listener])
 
 
