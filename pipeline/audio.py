@@ -19,6 +19,10 @@ from pipeline.words import Word
 Target = TypeVar("Target", str, Path, BinaryIO)
 LIMITER_THRESHOLD = 0.8  # of full scale (-1.9 dBFS): below it the limiter changes nothing
 
+# MKL sets itself up in a process's first call of such a function. Where threads make that call at the same time, some
+# compute in its low accuracy, and a sentence's bytes would depend on chance: one call before any thread.
+torch.tanh(torch.zeros(1))
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Audio:
