@@ -27,7 +27,7 @@ from tacotron2.model import Tacotron2
 from tacotron2.parts import DecoderIterPart, EncoderPart
 from waveglow.conditioning import Conditioning
 from waveglow.gpu.network import Network
-from waveglow.gpu.tuning import HOPPER, Tuning
+from waveglow.gpu.tuning import GENERAL, HOPPER, Tuning
 from waveglow.gpu.tuning import tuning_for as waveglow_tuning
 from waveglow.model import WaveGlow
 from waveglow.parts import WaveGlowPart
@@ -121,21 +121,23 @@ def encoder_launch() -> Launch:
     return part.launch(x, lengths, torch.zeros_like(x))
 
 
-def waveglow_launches(tuning: Tuning, batch: int, channels: int, conditioning: Conditioning) -> list[Launch]:
+def waveglow_launches(
+    tuning: Tuning, batch: int, channels: int, conditioning: Conditioning, n_group: int = 8
+) -> list[Launch]:
     # Few enough multiprocessors for a round of whole tiles, and one of halves
-    network = folded(channels, conditioning).retuned(tuning, processors=31)
+    network = folded(channels, conditioning, n_group).retuned(tuning, processors=31)
     geometry, frames = network.geometry, [64] * batch
     rows, total = geometry.rows_of(frames), sum(frames)
     memory = torch.zeros(geometry.bytes_for(rows), dtype=torch.uint8)
-    shapes = (80, total), (8, total * 32), (total * 256,)
+    shapes = (80, total), (n_group, total * 256 // n_group), (total * 256,)
     mel, z, audio = (torch.zeros(shape, dtype=torch.float16) for shape in shapes)
     steps = network.launches(geometry.buffers(memory, rows, frames), mel, z, audio)
     return [step for step in steps if isinstance(step, Launch)]
 
 
 @functools.cache
-def folded(channels: int, conditioning: Conditioning) -> Network:
-    config = WaveGlowConfig(n_flows=3, n_early_every=2, wn_layers=3, wn_channels=channels)
+def folded(channels: int, conditioning: Conditioning, n_group: int) -> Network:
+    config = WaveGlowConfig(n_flows=3, n_early_every=2, wn_layers=3, wn_channels=channels, n_group=n_group)
     part = WaveGlowPart(WaveGlow(config), conditioning).requires_grad_(False)
     return Network(part, torch.device("cpu"), waveglow_tuning((9, 0)))
 
@@ -163,6 +165,16 @@ def test_waveglow_compiles(
 ) -> None:
     tuning = waveglow_tuning(capability)
     check(compiled(waveglow_launches(tuning, 2, channels, conditioning), tmp_path), capability)
+
+
+@pytest.mark.parametrize("capability", [(9, 0)], ids=["SM 90"], indirect=True)
+def test_the_audio_between_flows_stays_fp32_in_wide_groups_too(capability: tuple[int, int]) -> None:
+    couplings = [one for one in waveglow_launches(GENERAL, 1, 64, 3, n_group=16) if one.kernel.__name__ == "couple"]
+    assert len(couplings) == 4
+    for one in couplings:
+        kernel = one.kernel.warmup(*one.arguments, grid=one.grid, **one.constants)
+        assert "tt.reduce" in kernel.asm["ttir"] or not one.constants["FLOW_CHANNELS"]
+        assert "tt.dot" not in kernel.asm["ttir"]  # Triton may make one of a sum of products, and compute it in TF32
 
 
 @pytest.mark.parametrize("capability", [(9, 0)], ids=["SM 90"], indirect=True)

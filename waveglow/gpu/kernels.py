@@ -274,7 +274,8 @@ def couple(
         out = outputs + position[:, None] * _OUTPUTS + channel[None, :]
         x = (x - tl.load(out - HALF, mask=coupled, other=0.0)) * tl.exp(-tl.load(out, mask=coupled, other=0.0))
         weights = tl.load(mixer + channel[:, None] * GROUP + channel[None, :])  # (from, to)
-        y = tl.sum(x[:, :, None] * weights[None, :, :], axis=1)
+        # With its factors in the other order, Triton 3.6 makes a TF32 matrix product of it where GROUP is 16 or more.
+        y = tl.sum(weights[None, :, :] * x[:, :, None], axis=1)
     else:
         y = tl.zeros((TILE, GROUP), tl.float32)
     if EARLY > 0:
