@@ -62,18 +62,24 @@ class OnnxEngine:
         self.device = checked_device(device)
         self.backend = f"onnxruntime {gpu_provider if self.device.type == 'cuda' else 'cpu'}"
         self._stream: torch.cuda.Stream | None = None
-        self._run_options = ort.RunOptions()
+        run_options: dict[str, str] = {}
         providers: list[Any] = ["CPUExecutionProvider"]
         if self.device.type == "cuda":
             self._stream = torch.cuda.Stream(self.device)
             providers = gpu_providers(ort, gpu_provider, self.device.index, self._stream.cuda_stream)
             # Streams order the work: the host need not wait at the end of each run.
-            self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+            run_options["disable_synchronize_execution_providers"] = "1"
         else:
             return_large_buffers()
             if part != "decoder_iter":
                 # Shapes change with every phrase, and the arena would keep memory for each.
-                self._run_options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+                run_options["memory.enable_memory_arena_shrinkage"] = "cpu:0"
+        # Version 1.32 throws and catches an exception in each run that has options: a decoder step on a CPU has none.
+        self._run_options: ort.RunOptions | None = None
+        if run_options:
+            self._run_options = ort.RunOptions()
+            for name, value in run_options.items():
+                self._run_options.add_run_config_entry(name, value)
 
         def opened(model: str | bytes) -> ort.InferenceSession:
             return ort.InferenceSession(model, options, providers=providers)
