@@ -12,6 +12,7 @@ from common.engine import TorchEngine, infer
 from common.errors import UserError
 from common.metadata import PARTS, Precision
 from common.onnx_engine import OnnxEngine
+from common.triton_engine import TritonEngine
 from exports.onnx_file import example_inputs
 from pipeline.engine_set import check_together
 from pipeline.model_files import default_paths, open_engine, open_engines
@@ -127,6 +128,14 @@ def test_closing_twice_is_closing_once_and_nothing_runs_afterwards(
         engine.close()
         with pytest.raises(UserError, match="the engine was closed; open it again"):
             infer(engine, mel_outputs=torch.zeros(1, MELS, 40))
+
+
+@pytest.mark.parametrize("missing", ["bind", "close", "model_obstacle"])
+def test_an_engine_on_kernels_that_lacks_a_method_can_not_be_made(missing: str) -> None:
+    methods = {name: lambda *_: None for name in ("bind", "close", "model_obstacle") if name != missing}
+    unfinished = type("Unfinished", (TritonEngine,), methods)
+    with pytest.raises(TypeError, match=rf"abstract .*{missing}"):
+        unfinished(None, "cuda")
 
 
 class FakeStream:
