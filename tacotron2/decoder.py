@@ -5,7 +5,7 @@ reference for `tacotron2.decoder_graph`, which does the same in blocks of steps.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -143,7 +143,6 @@ def decode(
     processed_memory: Tensor,
     utterances: Sequence[Utterance],
     keep_alignments: bool = False,
-    on_step: Callable[[int], None] | None = None,
 ) -> DecodedBatch:
     """Decodes a batch of utterances to mel frames, step by step.
 
@@ -152,7 +151,6 @@ def decode(
         memory, processed_memory: the encoder's outputs, (B, T, .), on the engine's device. What lies beyond an
             utterance's symbols is padding.
         utterances: one for each item of the batch, at their beginning.
-        on_step: called now and then with the number of steps done, for progress.
 
     Raises:
         EngineFailure: the gate of an utterance is not a number.
@@ -183,8 +181,6 @@ def decode(
             utterance.look([value])
         if all(utterance.ended for utterance in utterances):
             break
-        if on_step is not None:
-            on_step(step + 1)
     check_decoded(engine, utterances)
     return DecodedBatch.of(torch.stack(frames, 2), torch.stack(alignments, 1) if alignments else None, utterances)
 
