@@ -3,13 +3,11 @@
 Driven by the strict double of `tests/trt_double.py`, whose own strictness is tested here too.
 """
 
-import ast
 import contextlib
 import ctypes
 import dataclasses
 import gc
 import hashlib
-import importlib.util
 import json
 import os
 import re
@@ -944,21 +942,6 @@ def test_the_double_catches_what_tensorrt_leaves_undefined(context: trt_double.I
     context.set_tensor_address("mel_outputs_postnet", address + 64)
     with pytest.raises(trt_double.UndefinedBehaviour, match="overlap in memory"):
         context.execute_async_v3(trt_double.STREAM)
-
-
-def test_tensorrt_is_imported_in_one_place_only() -> None:
-    for folder in ("common", "exports", "tacotron2", "trt", "waveglow"):
-        for path in (REPOSITORY / folder).rglob("*.py"):
-            tree = ast.parse(path.read_text())
-            lazy = {node for block in ast.walk(tree) if is_type_checking(block) for node in ast.walk(block)}
-            for node in ast.walk(tree):
-                if isinstance(node, ast.Import) and node not in lazy:
-                    assert not any(alias.name.startswith("tensorrt") for alias in node.names), path
-    assert importlib.util.find_spec("trt.bindings") is not None
-
-
-def is_type_checking(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def test_records_survive_being_written_and_read(built: Path) -> None:
