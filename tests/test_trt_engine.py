@@ -114,15 +114,8 @@ def test_engines_compute_what_onnx_runtime_computes_at_any_size_in_turn(
 def test_an_engine_knows_its_limits(postnet: TensorRTEngine) -> None:
     assert postnet.limits == {"batch": (1, 8), "mel": (32, 1664)}
     for sizes in ((9, 40), (1, 31), (1, 1665)):
-        with pytest.raises(UserError, match=r"size \d+ is outside \d+ to \d+"):
+        with pytest.raises(UserError, match=r"size \d+ is outside \d+ to \d+.*build it with a wider -"):
             infer(postnet, mel_outputs=mel(*sizes))
-
-
-def test_wrong_tensors_are_refused_before_tensorrt_sees_them(postnet: TensorRTEngine) -> None:
-    with pytest.raises(UserError, match=rf"expected mel_outputs float32\[batch, {MELS}, mel\], found .*float16"):
-        infer(postnet, mel_outputs=mel().half())
-    with pytest.raises(UserError, match="no memory was given for mel_outputs_postnet"):
-        postnet.bind({"mel_outputs": mel()})
 
 
 @pytest.mark.parametrize("offset", [16, 64, 128])
@@ -145,15 +138,6 @@ def test_tensors_must_begin_where_tensorrt_demands_it(
     engine.bind({"mel_outputs": at(0), "mel_outputs_postnet": at(256)})
     with pytest.raises(UserError, match="mel_outputs must begin at a multiple of 256 bytes; pass a copy"):
         engine.bind({"mel_outputs": at(offset), "mel_outputs_postnet": at(0)})
-
-
-def test_bound_runs_take_turns_and_read_their_own_memory_anew(postnet: TensorRTEngine) -> None:
-    runs = [bound(postnet, 2, 40), bound(postnet, 3, 50)]
-    for _ in range(2):
-        for run, given, refined in runs:
-            given.normal_()
-            run()
-            assert torch.equal(refined, infer(postnet, mel_outputs=given)["mel_outputs_postnet"])
 
 
 def test_contexts_are_made_when_needed_and_used_again(postnet: TensorRTEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -370,16 +354,6 @@ def test_every_result_is_checked(
     assert infer(postnet, mel_outputs=mel())  # the context is good again
 
 
-def test_after_closing_nothing_runs(postnet: TensorRTEngine) -> None:
-    run, _, _ = bound(postnet)
-    postnet.close()
-    postnet.close()
-    with pytest.raises(UserError, match="the engine was closed; open it again"):
-        run()
-    with pytest.raises(UserError, match="the engine was closed; open it again"):
-        infer(postnet, mel_outputs=mel())
-
-
 def test_contexts_go_before_their_engine_and_that_before_its_runtime(built: Path, double: None) -> None:
     engine = TensorRTEngine(built / "postnet_fp32.engine", "postnet")
     run, _, _ = bound(engine)
@@ -387,7 +361,7 @@ def test_contexts_go_before_their_engine_and_that_before_its_runtime(built: Path
     trt_double.destroyed.clear()
     engine.close()
     assert list(trt_double.destroyed) == ["IExecutionContext", "ICudaEngine", "Runtime"]
-    with pytest.raises(UserError, match="closed"):
+    with pytest.raises(UserError, match="the engine was closed; open it again"):
         run()
 
 
