@@ -134,14 +134,12 @@ class DataType(Enum):
     HALF = 1
     INT32 = 3
     BOOL = 4
-    INT64 = 8
 
 
 _DTYPES = {
     "tensor(float)": (DataType.FLOAT, np.float32),
     "tensor(float16)": (DataType.HALF, np.float16),
     "tensor(int32)": (DataType.INT32, np.int32),
-    "tensor(int64)": (DataType.INT64, np.int64),
     "tensor(bool)": (DataType.BOOL, np.bool_),
 }
 
@@ -215,9 +213,7 @@ class _FirstLogger:
 
 
 class IHostMemory(bytes):
-    @property
-    def nbytes(self) -> int:
-        return len(self)
+    pass
 
 
 class IProgressMonitor:
@@ -264,7 +260,6 @@ class INetworkDefinition:
 
     num_inputs = property(lambda self: len(self._inputs))
     num_outputs = property(lambda self: len(self._outputs))
-    num_layers = property(lambda self: len(self._layers))
 
     def get_input(self, index: int) -> ITensor:
         return self._inputs[index]
@@ -426,7 +421,6 @@ class Builder:
             "gpu": "any" if config.hardware_compatibility_level.value else GPU.name,
             "onnx_bytes": len(network._onnx),
             "profiles": [profile._shapes for profile in config._profiles],
-            "aux_streams": max(0, config.max_aux_streams),
             "layers": network._layers,
             "flags": sorted(flag.name for flag in config._flags),
         }
@@ -524,7 +518,6 @@ class ICudaEngine:
         "_outputs",
         "_profiles",
         "_session",
-        "num_aux_streams",
     )
 
     def __init__(self, header: dict[str, Any], model: bytes) -> None:
@@ -536,7 +529,6 @@ class ICudaEngine:
         self._names = [*self._inputs, *self._outputs]
         self._profiles = [{k: [tuple(s) for s in v] for k, v in shapes.items()} for shapes in header["profiles"]]
         self._layers: list[str] = header["layers"]
-        self.num_aux_streams = header["aux_streams"]
 
     def __del__(self) -> None:
         destroyed.append("ICudaEngine")
