@@ -9,10 +9,8 @@ import dataclasses
 import gc
 import hashlib
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -30,6 +28,7 @@ from common.contract import contract_of
 from common.engine import infer
 from common.errors import UserError
 from common.metadata import PARTS, Part, Precision
+from common.model_flags import part_flag
 from common.onnx_engine import OnnxEngine
 from exports.onnx_file import example_inputs
 from pipeline import Voice
@@ -40,6 +39,7 @@ from pipeline.settings import SpeakSettings
 from tacotron2.loading import load_tacotron2
 from tests import trt_double
 from tests.models import MELS, parts_of
+from tests.scripts import assert_one_line_error, leftovers, model_flags, run_here
 from trt import bindings, engine_info, verify_gpu
 from trt.build import BuildOptions, build_engine
 from trt.contexts import Workspace
@@ -47,7 +47,6 @@ from trt.engine import OutOfDeviceMemory, TensorRTEngine
 from trt.record import SizeRange, read_record, record_path
 from waveglow.loading import load_waveglow
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 REAL_FIND_GPU = bindings.find_gpu
 # Random weights may say at once that a phrase is over.
 LONG_ENOUGH = SpeakSettings(gate_threshold=0.999, max_decoder_steps=60)
@@ -635,18 +634,8 @@ def test_without_a_gpu_the_onnx_files_are_taken(full: Path, monkeypatch: pytest.
 
 # Scripts on engines.
 
-WITH_DOUBLE = "import runpy, sys; from tests import trt_double; trt_double.install(); sys.argv = sys.argv[1:]; "
-RUN = "runpy.run_path(sys.argv[0], run_name='__main__')"
 
-
-def run_script(script: str, *flags: object) -> subprocess.CompletedProcess:
-    """A script as its own process, with the double in TensorRT's place."""
-    command = [sys.executable, "-c", WITH_DOUBLE + RUN, str(REPOSITORY / script), *map(str, flags)]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
-
-
-@pytest.mark.slow
+@pytest.mark.usefixtures("double")
 def test_phrases_become_the_same_wavs_on_engines_as_on_onnx_files(
     built: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
@@ -658,27 +647,23 @@ def test_phrases_become_the_same_wavs_on_engines_as_on_onnx_files(
     wavs = []
     for number, paths in enumerate((engines, files, mixed)):
         folder = tmp_path / str(number)
-        named = [("--encoder", "encoder"), ("--decoder", "decoder_iter"), ("--postnet", "postnet")]
-        flags = [word for flag, part in (*named, ("--waveglow", "waveglow")) for word in (flag, paths[part])]
+        flags = [word for part, path in paths.items() for word in (part_flag(part), path)]
         limits = ("--max-decoder-steps", 60, "--gate-threshold", 0.999, "--max-symbols", 64, "--seed", 3)
         runtime = ("--cpu-backend", "onnxruntime")  # which the double computes through
-        result = run_script("trt/inference_trt.py", "-i", phrases, "-o", folder, *flags, *limits, *runtime)
+        result = run_here("trt/inference_trt.py", "-i", phrases, "-o", folder, *flags, *limits, *runtime)
         assert result.returncode == EXIT_CUT, result.stderr  # untrained gates never fire: the frame limit cuts all
         wavs.append([(folder / f"audio_{i}_trt.wav").read_bytes() for i in range(3)])
     assert len(wavs[0][0]) > 10_000
     assert wavs[0] == wavs[1] == wavs[2]
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("double")
 def test_a_spoiled_engine_ends_the_script_with_one_line(own: Path, tiny_folder: Path, tmp_path: Path) -> None:
     flip_a_byte(own)
-    files = [tiny_folder / f"{part}.onnx" for part in ("encoder", "decoder_iter", "waveglow")]
-    flags = ("--encoder", files[0], "--decoder", files[1], "--postnet", own, "--waveglow", files[2])
-    result = run_script("trt/inference_trt.py", "--text", "Hello.", "-o", tmp_path / "out", *flags)
-    assert result.returncode == 1
-    assert result.stderr.count("\n") == 1
-    assert "postnet_fp32.engine: not the file that postnet_fp32.engine.json describes" in result.stderr
-    assert not list((tmp_path / "out").glob("*.wav"))
+    flags = (*model_flags(tiny_folder), "--postnet", own)
+    result = run_here("trt/inference_trt.py", "--text", "Hello.", "-o", tmp_path / "out", *flags)
+    assert_one_line_error(result, "postnet_fp32.engine: not the file that postnet_fp32.engine.json describes")
+    assert leftovers(tmp_path / "out") == []
 
 
 @pytest.mark.usefixtures("double")

@@ -10,7 +10,7 @@ Runs on CUDA's default stream, which are slow but allowed, are counted in `defau
 It can't show memory used while a run is in flight: on a CPU a run is over when its call returns. On a GPU it can, since
 there it computes through PyTorch on the stream that it is given.
 
-`install()` makes it this process's `tensorrt`, on a pretended Tesla T4 whose memory is the CPU's. `tests.rtx_double`
+`install` makes it a test's `tensorrt`, on a pretended Tesla T4 whose memory is the CPU's. `tests.rtx_double`
 has what TensorRT-RTX has beyond it.
 """
 
@@ -93,23 +93,15 @@ GPU: bindings.Gpu = CpuGpu(torch.device("cpu"), "Tesla T4", 75)
 SECOND_GPU = CpuGpu(torch.device("cpu"), "Tesla T4", 75, number=1)
 
 
-def install(monkeypatch: Any = None, module: ModuleType | None = None) -> None:
-    """Puts the double in TensorRT's place, for a test (with its monkeypatch) or for the whole process."""
+def install(monkeypatch: Any, module: ModuleType | None = None) -> None:
+    """Puts the double in TensorRT's place for a test."""
     module = module or sys.modules[__name__]
     name = "tensorrt" if module is sys.modules[__name__] else "tensorrt_rtx"
     default_stream_runs[0] = 0
 
-    def find_gpu(device: Any = None) -> bindings.Gpu:
-        return GPU
-
-    if monkeypatch is None:
-        sys.modules[name] = module
-        sys.modules["tensorrt_lean"] = lean_runtime()
-        bindings.find_gpu = find_gpu
-    else:
-        monkeypatch.setitem(sys.modules, name, module)
-        monkeypatch.setitem(sys.modules, "tensorrt_lean", lean_runtime())
-        monkeypatch.setattr(bindings, "find_gpu", find_gpu)
+    monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(sys.modules, "tensorrt_lean", lean_runtime())
+    monkeypatch.setattr(bindings, "find_gpu", lambda device=None: GPU)
 
 
 def lean_runtime() -> ModuleType:
