@@ -7,20 +7,20 @@ names are refused. PyTorch's own unpickler for weights reads the files that it c
 
 import codecs
 import functools
-import io
 import json
 import pickle
 import pickletools
 import re
+import shutil
 import tarfile
+import tempfile
 import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import IO, Any
+from typing import Any
 
 import torch
 
@@ -96,19 +96,19 @@ def _read(path: Path) -> Any:
     return _read_pickled(path, str(path))
 
 
-def _read_pickled(file: Path | IO[bytes], where: str) -> Any:
+def _read_pickled(path: Path, where: str) -> Any:
     """Reads a file of torch.save, in either of its formats."""
-    if not zipfile.is_zipfile(file):
+    if not zipfile.is_zipfile(path):
         for head, kind in _NO_CHECKPOINTS.items():
-            if _head(file).startswith(head):
+            if _head(path).startswith(head):
                 raise UserError(f"{where}: {kind}")
         # PyTorch reads other files, as programs or archives, with less care.
-        if _head(file)[:1] != pickle.PROTO or tarfile.is_tarfile(_rewound(file)):
+        if _head(path)[:1] != pickle.PROTO or tarfile.is_tarfile(path):
             raise ValueError("no pickle")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the source of a pickled class can't be found
-            return torch.load(_rewound(file), map_location="cpu", weights_only=False, pickle_module=_LEGACY_PICKLE)
-    with zipfile.ZipFile(file) as archive:
+            return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_LEGACY_PICKLE)
+    with zipfile.ZipFile(path) as archive:
         members = archive.namelist()
         pickled = [name for name in members if name.endswith("/data.pkl")]
         if not pickled:
@@ -120,18 +120,12 @@ def _read_pickled(file: Path | IO[bytes], where: str) -> Any:
     names = [name.replace("__builtin__.", "builtins.") for name in asked]
     stand_ins: list[Any] = [(stand_in, name) for name in names if (stand_in := _stand_in(name)) is not None]
     with torch.serialization.safe_globals(stand_ins):
-        return torch.load(_rewound(file), map_location="cpu", weights_only=True, mmap=isinstance(file, Path))
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
-def _head(file: Path | IO[bytes]) -> bytes:
-    with open(file, "rb") if isinstance(file, Path) else nullcontext(_rewound(file)) as stream:
-        return stream.read(9)
-
-
-def _rewound(file: Any) -> Any:
-    if not isinstance(file, Path):
-        file.seek(0)
-    return file
+def _head(path: Path) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(9)
 
 
 @functools.cache
@@ -224,11 +218,14 @@ def _read_nemo(path: Path) -> dict[str, Any]:
         weights, config = files.get(_NEMO_WEIGHTS), files.get(_NEMO_CONFIG)
         if weights is None:
             raise UserError(f"{path}: an archive without {_NEMO_WEIGHTS}; give a .nemo file, or the checkpoint inside")
-        content = io.BytesIO(weights.read())
         text = config.read().decode() if config is not None else ""
+        with tempfile.NamedTemporaryFile() as unpacked:  # the weights that are read outlast it
+            shutil.copyfileobj(weights, unpacked)
+            unpacked.flush()
+            content = _read_pickled(Path(unpacked.name), str(path))
     # Only numbers of the YAML file are needed, at any depth; the first of a name counts.
     numbers = re.findall(r"^\s*(\w+):\s*([\d.]+)\s*$", text, re.MULTILINE)
-    return {"state_dict": _weights_in(_read_pickled(content, str(path))), "config": dict(reversed(numbers))}
+    return {"state_dict": _weights_in(content), "config": dict(reversed(numbers))}
 
 
 def _weights_in(content: Any) -> dict[str, torch.Tensor]:

@@ -96,10 +96,6 @@ class AudioConfig:
         if not math.isfinite(self.mel_fmin) or not math.isfinite(self.mel_fmax):
             raise ValueError("mel_fmin and mel_fmax must be finite")
 
-    @property
-    def hop_seconds(self) -> float:
-        return self.hop_length / self.sampling_rate
-
 
 def _check_positive(config: "Tacotron2Config | WaveGlowConfig | AudioConfig") -> None:
     """Raises ValueError for a whole number below 1."""

@@ -5,6 +5,7 @@ Four kinds share the small interface below: PyTorch (`TorchEngine`, here), ONNX 
 and every kind but PyTorch reads and writes their memory in place.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
@@ -31,10 +32,12 @@ class Engine(Protocol):
     limits: Mapping[str, Range]
 
     @property
+    @abstractmethod
     def capturable(self) -> bool:
         """Whether bound runs may be captured in a CUDA graph, once they have run outside of a capture."""
         ...
 
+    @abstractmethod
     def bind(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:
         """Ties every input and output to memory; returns a function that runs the part on it, any number of times.
 
@@ -46,6 +49,7 @@ class Engine(Protocol):
         """
         ...
 
+    @abstractmethod
     def close(self) -> None:
         """Releases what the engine owns. A closed engine can't run, but may be closed again."""
         ...

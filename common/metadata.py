@@ -65,11 +65,7 @@ class ModelMetadata:
     @classmethod
     def from_json(cls, text: str) -> "ModelMetadata":
         """Raises ValueError, with the reason, if the text isn't metadata of this format."""
-        fields = json.loads(text)
-        if not isinstance(fields, dict):
-            raise ValueError("its metadata is no JSON object")
-        check_format(fields.pop("format", None), METADATA_FORMAT)
-        check_keys(fields, cls)
+        fields = read_fields(text, cls, METADATA_FORMAT)
         model_class = WaveGlowConfig if fields["part"] == "waveglow" else Tacotron2Config
         try:
             fields["model"] = config_from(model_class, fields["model"])
@@ -101,20 +97,25 @@ def check_number(name: str, value: Any, low: float, high: float) -> float:
     return float(value)
 
 
-def check_format(found: Any, expected: int) -> None:
-    """Raises ValueError unless a file's format is the one that this version reads."""
-    if found != expected:
-        age = "an older" if isinstance(found, int) and found < expected else "another"
-        raise ValueError(f"written by {age} version of this project (format {found}; this one reads {expected})")
+def read_fields(text: str, record_class: type, record_format: int) -> dict[str, Any]:
+    """The fields of a dataclass that was written as JSON, with a "format" beside them.
 
-
-def check_keys(fields: dict[str, Any], record_class: type) -> None:
-    """Raises ValueError unless a JSON object's keys are the fields of a dataclass."""
+    Raises:
+        ValueError: the text is no JSON object, or of another format, or its keys are not the class's fields.
+    """
+    fields = json.loads(text)
+    if not isinstance(fields, dict):
+        raise ValueError("no JSON object where a description should be")
+    found = fields.pop("format", None)
+    if found != record_format:
+        age = "an older" if isinstance(found, int) and found < record_format else "another"
+        raise ValueError(f"written by {age} version of this project (format {found}; this one reads {record_format})")
     names = {field.name for field in dataclasses.fields(record_class)}
     if missing := sorted(names - fields.keys()):
         raise ValueError(f"lacks {', '.join(missing)}")
     if surplus := sorted(fields.keys() - names):
         raise ValueError(f"has unknown keys: {', '.join(surplus)}")
+    return fields
 
 
 def config_from(config_class: type[Config], values: dict[str, Any]) -> Config:

@@ -1,5 +1,6 @@
 """The common base of engines on this project's Triton kernels: where they run, their names, and kernel launches."""
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -44,9 +45,9 @@ class TritonEngine(Engine):
         return reason or triton_obstacle(torch.device(device))
 
     @staticmethod
+    @abstractmethod
     def model_obstacle(metadata: ModelMetadata) -> str | None:
         """Why the kernels can't compute this model, on any device; None if they can."""
-        raise NotImplementedError
 
 
 def best_engine(

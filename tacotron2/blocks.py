@@ -1,18 +1,20 @@
 """The memory of a batch of utterances in the decoder, and what runs a block of steps on it."""
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from common.contract import DECODER_STATE
 from common.cuda import capture, upload
 from common.engine import Engine, MultiStep
 from common.random_streams import PRENET_KEEP
-from tacotron2.decoder import DecoderState
+from tacotron2.decoder import State, as_outputs, zero_state, zeros
 
+SHARED_INPUTS = ("memory", "processed_memory", "mask")  # the same for all steps of a block
 STAGING_BUFFERS = 3  # to and from the host: one being filled, one in use, one possibly still in flight
 
 
@@ -24,7 +26,7 @@ class SlotMemory:
         state: where a block finds the state, and leaves its last step's.
     """
 
-    def __init__(self, engine: Engine, batch: int, text: int, steps: int, state: DecoderState) -> None:
+    def __init__(self, engine: Engine, batch: int, text: int, steps: int, state: State) -> None:
         specs = engine.contract.tensors
         pinned = engine.device.type == "cuda"
         layers, values = map(int, specs["prenet_dropout"].shape[1:])
@@ -34,17 +36,11 @@ class SlotMemory:
         self.bits_arrays = self.bits_host.numpy()
         gates = (STAGING_BUFFERS, steps, batch, 1)
         self.gates_host = torch.zeros(gates, dtype=specs["gate_prediction"].dtype, pin_memory=pinned)
-        self.memory, self.processed_memory, self.padding = (
-            zeros(engine, name, batch, text) for name in ("memory", "processed_memory", "mask")
-        )
+        self.shared_inputs = {name: zeros(engine, name, batch, text) for name in SHARED_INPUTS}
+        self.memory, self.processed_memory, self.padding = self.shared_inputs.values()
         self.padding.fill_(True)  # true where padding
         self.padding[:, 0] = False  # an idle slot attends to its first symbol: no softmax over nothing
         self._positions = torch.arange(text, device=engine.device)
-
-    @property
-    def shared_inputs(self) -> dict[str, Tensor]:
-        """The inputs that are the same for all steps of a block."""
-        return {"memory": self.memory, "processed_memory": self.processed_memory, "mask": self.padding}
 
     def fill(self, slots: Sequence[int], memory: Tensor, processed_memory: Tensor, symbols: Sequence[int]) -> None:
         """Sets slots to the beginning of new utterances."""
@@ -55,21 +51,20 @@ class SlotMemory:
                 own[:, :text] = given
                 own[:, text:] = 0
             torch.ge(self._positions, ends.unsqueeze(1), out=self.padding)
-            torch._foreach_zero_(list(self.state.as_inputs().values()))
+            torch._foreach_zero_(list(self.state.values()))
             return
         index = upload(np.array(slots), device)
         for own, given in ((self.memory, memory), (self.processed_memory, processed_memory)):
             own.index_copy_(0, index, torch.nn.functional.pad(given, (0, 0, 0, self.text - text)))
         self.padding.index_copy_(0, index, self._positions >= ends.unsqueeze(1))
-        for tensor in self.state.as_inputs().values():
+        for tensor in self.state.values():
             tensor.index_fill_(0, index, 0)
 
     def copy_from(self, old: "SlotMemory", slots: Sequence[int]) -> None:
         """Copies the utterances in `slots` of another memory to the first slots of this one."""
         index = upload(np.array(slots), self.memory.device)
         pairs = [(self.memory, old.memory), (self.processed_memory, old.processed_memory)]
-        ours, theirs = self.state.as_inputs(), old.state.as_inputs()
-        pairs += [(ours[name], theirs[name]) for name in ours]
+        pairs += [(self.state[name], old.state[name]) for name in self.state]
         for own, given in pairs:
             rows = given.index_select(0, index)
             if rows.shape[1:] == own.shape[1:]:
@@ -113,11 +108,11 @@ class SteppedBlock:
     ) -> None:
         self._keep_alignments = keep_alignments
         self._in_place = runners == steps
-        self._states = [DecoderState.zeros(engine, batch, text) for _ in range(runners)]
+        self._states = [zero_state(engine, batch, text) for _ in range(runners)]
         self._allocate_steps(engine, batch, text, steps)
         if self._in_place:
             self._states = [
-                replace(state, decoder_input=self._frames[step], attention_weights=self._alignments[step])
+                {**state, "decoder_input": self._frames[step], "attention_weights": self._alignments[step]}
                 for step, state in enumerate(self._states)
             ]
         self.slots = SlotMemory(engine, batch, text, steps, self._states[-1])
@@ -129,7 +124,7 @@ class SteppedBlock:
         specs, device = engine.contract.tensors, engine.device
         self._split = steps, batch, int(specs["decoder_input"].shape[1])
         dtype = specs["gate_prediction"].dtype
-        self._results = torch.zeros(int(np.prod(self._split)) + steps * batch, dtype=dtype, device=device)
+        self._results = torch.zeros(math.prod(self._split) + steps * batch, dtype=dtype, device=device)
         self._frames, self._gates = self._split_results(self._results)
         layers, values = map(int, specs["prenet_dropout"].shape[1:])
         whole_bytes = -(-values // 8)
@@ -150,10 +145,10 @@ class SteppedBlock:
         self._runs = [
             engine.bind(
                 {
-                    **self._states[runner - 1].as_inputs(),
+                    **self._states[runner - 1],
                     **self.slots.shared_inputs,
                     "prenet_dropout": mask,
-                    **state.as_outputs(),
+                    **as_outputs(state),
                     "gate_prediction": gate,
                 }
             )
@@ -163,10 +158,11 @@ class SteppedBlock:
     @staticmethod
     def bytes_for(engine: Engine, batch: int, text: int, steps: int, runners: int) -> int:
         """The device memory that a block takes."""
-        bits = steps * _bytes(engine, batch, text, "prenet_dropout") // _itemsize(engine, "prenet_dropout") // 8
+        layers, values = map(int, engine.contract.tensors["prenet_dropout"].shape[1:])
+        bits = steps * batch * layers * -(-values // 8)
         rows = _bytes(engine, batch, text, "decoder_input", "gate_prediction", "prenet_dropout", "attention_weights")
-        turns = _bytes(engine, batch, text, *DecoderState.__dataclass_fields__, "gate_prediction", "prenet_dropout")
-        return _bytes(engine, batch, text, *_SHARED) + bits + steps * rows + runners * turns
+        turns = _bytes(engine, batch, text, *DECODER_STATE, "gate_prediction", "prenet_dropout")
+        return _bytes(engine, batch, text, *SHARED_INPUTS) + bits + steps * rows + runners * turns
 
     def advance(self, staging: int, keep_alignments: bool) -> tuple[Tensor, Tensor | None]:
         self._bits.copy_(self.slots.bits_host[staging], non_blocking=True)
@@ -192,10 +188,10 @@ class SteppedBlock:
             state, gate, mask = self._turns[step % runners]
             mask.copy_(self._masks[step])
             self._runs[step % runners]()
-            self._frames[step].copy_(state.decoder_input)
+            self._frames[step].copy_(state["decoder_input"])
             self._gates[step].copy_(gate)
             if self._keep_alignments:
-                self._alignments[step].copy_(state.attention_weights)
+                self._alignments[step].copy_(state["attention_weights"])
 
 
 class LongBlock:
@@ -203,17 +199,18 @@ class LongBlock:
 
     def __init__(self, engine: Engine, many: MultiStep, batch: int, text: int, steps: int) -> None:
         self._engine = many
-        self.slots = SlotMemory(engine, batch, text, steps, DecoderState.zeros(engine, batch, text))
-        self._tensors = {**self.slots.state.as_inputs(), **self.slots.shared_inputs}
+        self.slots = SlotMemory(engine, batch, text, steps, zero_state(engine, batch, text))
+        self._tensors = {**self.slots.state, **self.slots.shared_inputs}
 
     @staticmethod
     def bytes_for(engine: Engine, batch: int, text: int) -> int:
         """The device memory that a block takes."""
-        return _bytes(engine, batch, text, *_SHARED, *DecoderState.__dataclass_fields__)
+        return _bytes(engine, batch, text, *SHARED_INPUTS, *DECODER_STATE)
 
     def advance(self, staging: int, keep_alignments: bool) -> tuple[Tensor, Tensor | None]:
-        slots, state = self.slots, self.slots.state
-        frames = state.decoder_input.new_empty(slots.steps, *state.decoder_input.shape)
+        slots = self.slots
+        last_frame, last_weights = slots.state["decoder_input"], slots.state["attention_weights"]
+        frames = last_frame.new_empty(slots.steps, *last_frame.shape)
         tensors = {
             **self._tensors,
             "prenet_dropout": slots.bits_host[staging, 0],
@@ -223,24 +220,11 @@ class LongBlock:
         if not keep_alignments:
             self._engine.run_steps(tensors)
             return frames, None
-        alignments = state.attention_weights.new_empty(slots.steps, *state.attention_weights.shape)
+        alignments = last_weights.new_empty(slots.steps, *last_weights.shape)
         self._engine.run_steps({**tensors, "out_attention_weights": alignments})
         return frames, alignments
 
 
-_SHARED = ("memory", "processed_memory", "mask")
-
-
-def zeros(engine: Engine, name: str, batch: int, text: int, *leading: int) -> Tensor:
-    """Memory for one of a `decoder_iter` engine's tensors, with more dimensions before its own if wanted."""
-    spec = engine.contract.tensors[name]
-    return torch.zeros(*leading, *spec.resolve({"batch": batch, "text": text}), dtype=spec.dtype, device=engine.device)
-
-
-def _itemsize(engine: Engine, name: str) -> int:
-    return engine.contract.tensors[name].dtype.itemsize
-
-
 def _bytes(engine: Engine, batch: int, text: int, *names: str) -> int:
     specs, sizes = engine.contract.tensors, {"batch": batch, "text": text}
-    return sum(int(np.prod(specs[name].resolve(sizes))) * _itemsize(engine, name) for name in names)
+    return sum(math.prod(specs[name].resolve(sizes)) * specs[name].dtype.itemsize for name in names)

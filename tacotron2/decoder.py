@@ -5,8 +5,8 @@ reference for `tacotron2.decoder_graph`, which does the same in blocks of steps.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -25,34 +25,23 @@ FRAMES_PER_SYMBOL, EXTRA_FRAMES = 10, 100  # no speech is slower: a decoder that
 LONGEST_DECODING = 1664  # frames: the largest mel of the classic's profile
 
 
-@dataclass
-class DecoderState:
-    """The tensors that one step hands to the next, under their input names; two of them are used in turn."""
+State = dict[str, Tensor]  # what one step hands to the next, by the names of its inputs; two of them take turns
 
-    decoder_input: Tensor  # (B, n_mel_channels), the previous frame
-    attention_hidden: Tensor  # (B, attention_rnn_dim)
-    attention_cell: Tensor
-    decoder_hidden: Tensor  # (B, decoder_rnn_dim)
-    decoder_cell: Tensor
-    attention_weights: Tensor  # (B, T)
-    attention_weights_cum: Tensor
-    attention_context: Tensor  # (B, encoder_embedding_dim)
 
-    @classmethod
-    def zeros(cls, engine: Engine, batch: int, text: int) -> "DecoderState":
-        specs, sizes = engine.contract.tensors, {"batch": batch, "text": text}
-        return cls(
-            **{
-                name: torch.zeros(specs[name].resolve(sizes), dtype=specs[name].dtype, device=engine.device)
-                for name in DECODER_STATE
-            }
-        )
+def zero_state(engine: Engine, batch: int, text: int) -> State:
+    """The state before the first step."""
+    return {name: zeros(engine, name, batch, text) for name in DECODER_STATE}
 
-    def as_inputs(self) -> dict[str, Tensor]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    def as_outputs(self) -> dict[str, Tensor]:
-        return {DECODER_STATE[name]: tensor for name, tensor in self.as_inputs().items()}
+def as_outputs(state: State) -> dict[str, Tensor]:
+    """The same tensors by the names of the outputs."""
+    return {DECODER_STATE[name]: tensor for name, tensor in state.items()}
+
+
+def zeros(engine: Engine, name: str, batch: int, text: int, *leading: int) -> Tensor:
+    """Memory for one of a `decoder_iter` engine's tensors, with more dimensions before its own if wanted."""
+    spec = engine.contract.tensors[name]
+    return torch.zeros(*leading, *spec.resolve({"batch": batch, "text": text}), dtype=spec.dtype, device=engine.device)
 
 
 @dataclass(frozen=True)
@@ -143,7 +132,6 @@ def decode(
     processed_memory: Tensor,
     utterances: Sequence[Utterance],
     keep_alignments: bool = False,
-    on_step: Callable[[int], None] | None = None,
 ) -> DecodedBatch:
     """Decodes a batch of utterances to mel frames, step by step.
 
@@ -152,7 +140,6 @@ def decode(
         memory, processed_memory: the encoder's outputs, (B, T, .), on the engine's device. What lies beyond an
             utterance's symbols is padding.
         utterances: one for each item of the batch, at their beginning.
-        on_step: called now and then with the number of steps done, for progress.
 
     Raises:
         EngineFailure: the gate of an utterance is not a number.
@@ -160,31 +147,28 @@ def decode(
     config = engine.metadata.model
     assert isinstance(config, Tacotron2Config)
     batch, text = memory.shape[:2]
-    device, dtype = engine.device, memory.dtype
+    device = engine.device
     symbols = torch.tensor([utterance.symbols for utterance in utterances], device=device)
     mask = torch.arange(text, device=device) >= symbols.unsqueeze(1)  # (B, T), true where padding
-    dropout = torch.zeros(batch, 2, config.prenet_dim, dtype=dtype, device=device)
-    gate = torch.zeros(batch, 1, dtype=dtype, device=device)
-    states = (DecoderState.zeros(engine, batch, text), DecoderState.zeros(engine, batch, text))
+    dropout, gate = (zeros(engine, name, batch, text) for name in ("prenet_dropout", "gate_prediction"))
+    states = (zero_state(engine, batch, text), zero_state(engine, batch, text))
     shared = {"memory": memory, "processed_memory": processed_memory, "mask": mask, "prenet_dropout": dropout}
     runs = [
-        engine.bind({**source.as_inputs(), **shared, **target.as_outputs(), "gate_prediction": gate})
+        engine.bind({**source, **shared, **as_outputs(target), "gate_prediction": gate})
         for source, target in (states, states[::-1])
     ]
     frames, alignments = [], []
     for step in range(max(utterance.cap for utterance in utterances)):
-        dropout.copy_(dropout_masks(utterances, 1, config.prenet_dim, dtype)[0])
+        dropout.copy_(dropout_masks(utterances, 1, config.prenet_dim, dropout.dtype)[0])
         runs[step % 2]()
         target = states[1 - step % 2]
-        frames.append(target.decoder_input.clone())
+        frames.append(target["decoder_input"].clone())
         if keep_alignments:
-            alignments.append(target.attention_weights.to("cpu", copy=True))
+            alignments.append(target["attention_weights"].to("cpu", copy=True))
         for utterance, value in zip(utterances, gate.flatten().tolist(), strict=True):
             utterance.look([value])
         if all(utterance.ended for utterance in utterances):
             break
-        if on_step is not None:
-            on_step(step + 1)
     check_decoded(engine, utterances)
     return DecodedBatch.of(torch.stack(frames, 2), torch.stack(alignments, 1) if alignments else None, utterances)
 

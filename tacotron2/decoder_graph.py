@@ -93,9 +93,11 @@ class BlockDecoder:
     ) -> DecodedBatch:
         """Decodes a batch whose utterances all begin together.
 
-        Same arguments, result and errors as `tacotron2.decoder.decode`. `on_step` is called once a block. Where T is
-        not a bucket's length, an engine may round differently than in the plain loop, because it works on the padded
-        text.
+        Arguments, result and errors are those of `tacotron2.decoder.decode`. Where T is not a bucket's length, an
+        engine may round differently than in the plain loop, because it works on the padded text.
+
+        Args:
+            on_step: called after each block with the number of steps done, for progress.
         """
         session: DecoderSession[Utterance] = DecoderSession(self, keep_alignments)
         session.join(memory, processed_memory, utterances)

@@ -7,7 +7,6 @@ No part draws random numbers: dropout masks come in as an input, so that every b
 """
 
 import copy
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,11 +33,12 @@ def tacotron2_parts(loaded: LoadedModel[model.Tacotron2], precision: Precision) 
             "decoder_iter": DecoderIterPart(tacotron2),
             "postnet": PostnetPart(tacotron2),
         }
-    metadata = ModelMetadata("encoder", precision, loaded.config, loaded.audio, loaded.sha256, voice=loaded.voice)
-    metadata = replace(metadata, arpabet=loaded.arpabet)
-    dtype = PRECISION_DTYPES[precision]
+    of_checkpoint = (loaded.config, loaded.audio, loaded.sha256)
     return {
-        part: (module.eval().requires_grad_(False).to(dtype), replace(metadata, part=part))
+        part: (
+            module.eval().requires_grad_(False).to(PRECISION_DTYPES[precision]),
+            ModelMetadata(part, precision, *of_checkpoint, voice=loaded.voice, arpabet=loaded.arpabet),
+        )
         for part, module in modules.items()
     }
 

@@ -120,6 +120,13 @@ def tiny_folder(tiny_folders: dict[Precision, Path]) -> Path:
 
 
 @pytest.fixture
+def no_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps PyTorch from oneDNN, which compiles a kernel for each shape of the plain WaveGlow's upsampling: that takes
+    seconds, and many times as long as running it."""
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+
+
+@pytest.fixture
 def small_disk(tmp_path: Path):
     """A disk of 300 KB; needs the right to mount one."""
     disk = tmp_path / "disk"

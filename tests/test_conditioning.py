@@ -18,6 +18,8 @@ from waveglow.conditioning import Factors, parse_conditioning, upsampling_taps
 from waveglow.model import WaveGlow
 from waveglow.parts import WaveGlowPart
 
+pytestmark = pytest.mark.usefixtures("no_onednn")
+
 EXPORT = "exports/export_waveglow_onnx.py"
 
 

@@ -1,6 +1,7 @@
 """Every engine checks what it is given, and says expected against found."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,24 +9,45 @@ import onnxruntime
 import pytest
 import torch
 
-from common.engine import TorchEngine, infer
+from common.engine import Engine, TorchEngine, infer
 from common.errors import UserError
 from common.metadata import PARTS, Precision
 from common.onnx_engine import OnnxEngine
+from common.openvino_engine import OpenVINOEngine
+from common.triton_engine import TritonEngine
 from exports.onnx_file import example_inputs
 from pipeline.engine_set import check_together
 from pipeline.model_files import default_paths, open_engine, open_engines
 from tacotron2.loading import load_tacotron2
 from tacotron2.parts import tacotron2_parts
+from tests import trt_double
 from tests.models import MELS
+from trt.build import build_engine
+from trt.engine import TensorRTEngine
 
 
-@pytest.fixture(scope="module")
-def postnet(tiny_folder: Path) -> OnnxEngine:
-    return OnnxEngine(tiny_folder / "postnet.onnx", "postnet")
+@pytest.fixture(
+    params=["pytorch", "onnxruntime", "tensorrt", pytest.param("openvino", marks=[pytest.mark.slow, pytest.mark.alone])]
+)
+def postnet(
+    request: pytest.FixtureRequest, tiny_folder: Path, tiny_checkpoints: dict[str, Path], tmp_path: Path
+) -> Iterator[Engine]:
+    """The tiny postnet on each kind of engine; TensorRT's runs on its double."""
+    path = tiny_folder / "postnet.onnx"
+    engine: Engine
+    if request.param == "pytorch":
+        loaded = load_tacotron2(tiny_checkpoints["tacotron2"])
+        engine = TorchEngine(*tacotron2_parts(loaded, "fp32")["postnet"])
+    elif request.param == "tensorrt":
+        trt_double.install(request.getfixturevalue("monkeypatch"))
+        engine = TensorRTEngine(build_engine(path, "postnet", tmp_path).path, "postnet")
+    else:
+        engine = OnnxEngine(path, "postnet") if request.param == "onnxruntime" else OpenVINOEngine(path, "postnet")
+    yield engine
+    engine.close()
 
 
-def test_wrong_tensors_are_refused(postnet: OnnxEngine) -> None:
+def test_wrong_tensors_are_refused(postnet: Engine) -> None:
     mel = torch.zeros(1, MELS, 40)
     with pytest.raises(UserError, match=rf"expected mel_outputs float32\[batch, {MELS}, mel\], found .*float64"):
         infer(postnet, mel_outputs=mel.double())
@@ -39,29 +61,30 @@ def test_wrong_tensors_are_refused(postnet: OnnxEngine) -> None:
         infer(postnet, mel_outputs=torch.zeros(1, 40, MELS).transpose(1, 2))
 
 
+def test_bound_runs_take_turns_and_read_their_own_memory_anew(postnet: Engine) -> None:
+    bound = []
+    for batch, frames in ((1, 40), (1, 50)):
+        mel, refined = torch.zeros(batch, MELS, frames), torch.zeros(batch, MELS, frames)
+        bound.append((postnet.bind({"mel_outputs": mel, "mel_outputs_postnet": refined}), mel, refined))
+    for _ in range(2):
+        for run, mel, refined in bound:
+            mel.normal_()
+            run()
+            assert torch.equal(refined, infer(postnet, mel_outputs=mel)["mel_outputs_postnet"])
+
+
+def test_closing_twice_is_closing_once_and_nothing_runs_afterwards(postnet: Engine) -> None:
+    postnet.close()
+    postnet.close()
+    with pytest.raises(UserError, match="the engine was closed; open it again"):
+        infer(postnet, mel_outputs=torch.zeros(1, MELS, 40))
+
+
 def test_shapes_that_disagree_are_refused(tiny_folder: Path) -> None:
     engine = OnnxEngine(tiny_folder / "waveglow.onnx", "waveglow")
     inputs = example_inputs(engine.metadata, {"batch": 1, "mel": 10})
     with pytest.raises(UserError, match=r"z float32\[1, 8, 352\] has mel size 11, but the tensors before it have 10"):
         infer(engine, mel=inputs["mel"], z=torch.zeros(1, 8, 352))
-
-
-def test_sizes_beyond_the_limits_are_refused(tiny_folder: Path) -> None:
-    engine = OnnxEngine(tiny_folder / "postnet.onnx", "postnet")
-    engine.limits = {"mel": (32, 768)}
-    with pytest.raises(UserError, match=r"mel size 800 is outside 32 to 768.*--mel-size"):
-        infer(engine, mel_outputs=torch.zeros(1, MELS, 800))
-
-
-def test_a_bound_run_reads_and_writes_the_memory_it_was_given(postnet: OnnxEngine) -> None:
-    mel, refined = torch.zeros(1, MELS, 40), torch.zeros(1, MELS, 40)
-    run = postnet.bind({"mel_outputs": mel, "mel_outputs_postnet": refined})
-    run()
-    before = refined.clone()
-    mel.normal_()
-    run()
-    assert not torch.equal(refined, before)
-    assert torch.equal(refined, infer(postnet, mel_outputs=mel)["mel_outputs_postnet"])
 
 
 def test_parts_of_different_files_are_not_mixed(tmp_path: Path, tiny_folders: dict[Precision, Path]) -> None:
@@ -115,18 +138,12 @@ def test_engines_that_are_not_asked_for_or_not_four_are_refused(
         default_paths(tmp_path)
 
 
-def test_closing_twice_is_closing_once_and_nothing_runs_afterwards(
-    tiny_folder: Path, tiny_checkpoints: dict[str, Path]
-) -> None:
-    loaded = load_tacotron2(tiny_checkpoints["tacotron2"])
-    for engine in (
-        OnnxEngine(tiny_folder / "postnet.onnx", "postnet"),
-        TorchEngine(*tacotron2_parts(loaded, "fp32")["postnet"]),
-    ):
-        engine.close()
-        engine.close()
-        with pytest.raises(UserError, match="the engine was closed; open it again"):
-            infer(engine, mel_outputs=torch.zeros(1, MELS, 40))
+@pytest.mark.parametrize("missing", ["bind", "close", "model_obstacle"])
+def test_an_engine_on_kernels_that_lacks_a_method_can_not_be_made(missing: str) -> None:
+    methods = {name: lambda *_: None for name in ("bind", "close", "model_obstacle") if name != missing}
+    unfinished = type("Unfinished", (TritonEngine,), methods)
+    with pytest.raises(TypeError, match=rf"abstract .*{missing}"):
+        unfinished(None, "cuda")
 
 
 class FakeStream:

@@ -1,9 +1,6 @@
 """Bad input: one clear line, a non-zero exit, and nothing broken left behind."""
 
-import ctypes
 import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -142,20 +139,6 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     result = run_script(SPEAK, "-i", tmp_path / "no.txt", "--debug", cwd=tmp_path)
     assert result.returncode != 0
     assert "Traceback" in result.stderr
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path):
-    """A file system of 256 KiB. Skips where none can be mounted."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = shutil.which("mount")
-    if os.geteuid() != 0 or mount is None:
-        pytest.skip("mounting a small file system takes root")
-    if subprocess.run([mount, "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], check=False).returncode != 0:
-        pytest.skip("mounting is not allowed here")
-    yield folder
-    ctypes.CDLL(None).umount2(str(folder).encode(), 2)
 
 
 def test_full_disk_leaves_no_half_wav(small_disk: Path, tmp_path: Path, tiny_folder: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from common import cpu_backend
 from common.checkpoint import LoadedModel
-from common.contract import DECODER_STATE, contract_of
+from common.contract import DECODER_STATE
 from common.engine import Engine, infer
 from common.errors import UserError
 from common.files import sha256_of
@@ -48,21 +48,16 @@ def test_onnx_runtime_gives_what_pytorch_gives(
     precision: Precision,
     sizes: dict[str, int],
     request: pytest.FixtureRequest,
-    demo_tacotron2: LoadedModel,
-    demo_waveglow: LoadedModel,
+    torch_demo_engines: dict[Part, Engine],
 ) -> None:
     folder = request.getfixturevalue("demo_folder" if precision == "fp32" else "demo_folder_fp16")
     engine = OnnxEngine(folder / f"{part}.onnx", part)
     inputs = example_inputs(engine.metadata, sizes, seed=5)
     found = infer(engine, **inputs)
-    module, metadata = parts_of(demo_waveglow if part == "waveglow" else demo_tacotron2, "fp32")[part]
-    with torch.inference_mode():
-        expected = module(*(t.float() if t.is_floating_point() else t for t in inputs.values()))
-    for spec, tensor in zip(
-        contract_of(metadata).outputs, (expected,) if torch.is_tensor(expected) else expected, strict=True
-    ):
-        assert torch.isfinite(found[spec.name]).all()
-        assert relative(found[spec.name], tensor) <= TOLERANCE[precision][part], spec.name
+    floats = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
+    for name, expected in infer(torch_demo_engines[part], **floats).items():
+        assert torch.isfinite(found[name]).all()
+        assert relative(found[name], expected) <= TOLERANCE[precision][part], name
 
 
 @pytest.mark.slow

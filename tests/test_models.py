@@ -71,20 +71,21 @@ def test_decoder_loop_and_postnet_are_the_plain_model(demo_tacotron2: LoadedMode
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("frames", [1, 3, 40])
-def test_waveglow_part_is_the_plain_model(demo_waveglow: LoadedModel, frames: int) -> None:
-    torch.manual_seed(frames)
-    mel, z = torch.randn(2, 80, frames) - 5, 0.7 * torch.randn(2, 8, frames * 32)
-    plain = demo_waveglow.model.infer(mel, z)
+@pytest.mark.usefixtures("no_onednn")
+def test_waveglow_part_is_the_plain_model(demo_waveglow: LoadedModel) -> None:
     exact, default = WaveGlowPart(demo_waveglow.model, "exact"), WaveGlowPart(demo_waveglow.model)
     rounded = copy.deepcopy(exact).half().float()
-    with torch.inference_mode():
-        audio, low_rank, rounded_audio = (part(mel, z) for part in (exact, default, rounded))
-    assert plain.abs().max() > 0.01
-    assert torch.allclose(audio, plain, atol=1e-5)
-    # What the voice's own rank loses is as small as FP16's rounding of the weights: two random errors of one size.
     assert default.rank == 4
-    assert (low_rank - plain).norm() < 3 * (rounded_audio - plain).norm()
+    for frames in (1, 3, 9):  # an upsampled position depends on 4 of them
+        torch.manual_seed(frames)
+        mel, z = torch.randn(2, 80, frames) - 5, 0.7 * torch.randn(2, 8, frames * 32)
+        plain = demo_waveglow.model.infer(mel, z)
+        with torch.inference_mode():
+            audio, low_rank, rounded_audio = (part(mel, z) for part in (exact, default, rounded))
+        assert plain.abs().max() > 0.01
+        assert torch.allclose(audio, plain, atol=1e-5)
+        # What the voice's own rank loses is as small as FP16's rounding of the weights: two random errors of one size.
+        assert (low_rank - plain).norm() < 3 * (rounded_audio - plain).norm()
 
 
 @pytest.mark.numerical

@@ -15,19 +15,20 @@ import torch
 
 from common.checkpoint import LoadedModel
 from common.config import AudioConfig, WaveGlowConfig
+from common.contract import contract_of
 from common.engine import infer
 from common.errors import UserError
 from common.files import sha256_of
-from common.metadata import PARTS, ModelMetadata, Part, Precision
+from common.metadata import PARTS, Part, Precision
 from common.onnx_engine import OnnxEngine
 from exports import onnx_file
 from tests import rtx_double, trt_double
 from tests.models import MELS, parts_of
 from trt import bindings, build, export_onnx2trt, timing_cache
-from trt.build import BuildOptions, build_engine, check_network, make_profile
+from trt.build import BuildOptions, build_engine, make_profile
 from trt.engine import TensorRTEngine
 from trt.progress import Progress
-from trt.record import EngineRecord, SizeRange, read_record, record_path
+from trt.record import EngineRecord, SizeRange, profile_shapes, read_record, record_path
 from waveglow.model import WaveGlow
 
 BATCHES = BuildOptions(batch=SizeRange(1, 4, 8))
@@ -428,188 +429,96 @@ def only_rtx(rtx: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     return rtx
 
 
-# What the four files take and give, as TensorRT sees it: name, type, and shape with -1 for dynamic dimensions.
-STATE = {
-    "attention_hidden": (-1, 1024),
-    "attention_cell": (-1, 1024),
-    "decoder_hidden": (-1, 1024),
-    "decoder_cell": (-1, 1024),
-    "attention_weights": (-1, -1),
-    "attention_weights_cum": (-1, -1),
-    "attention_context": (-1, 512),
-}
-MEMORY = [("memory", "HALF", (-1, -1, 512)), ("processed_memory", "HALF", (-1, -1, 128))]
-INPUTS: dict[Part, list[tuple]] = {
-    "encoder": [("sequences", "INT32", (-1, -1)), ("sequence_lengths", "INT32", (-1,))],
-    "decoder_iter": [
-        ("decoder_input", "HALF", (-1, 80)),
-        *((name, "HALF", shape) for name, shape in STATE.items()),
-        *MEMORY,
-        ("mask", "BOOL", (-1, -1)),
-        ("prenet_dropout", "HALF", (-1, 2, 256)),
-    ],
-    "postnet": [("mel_outputs", "HALF", (-1, 80, -1))],
-    "waveglow": [("mel", "HALF", (-1, 80, -1)), ("z", "HALF", (-1, 8, -1))],
-}
-OUTPUTS: dict[Part, list[tuple]] = {
-    "encoder": [*MEMORY, ("lens", "INT32", (-1,))],
-    "decoder_iter": [
-        ("decoder_output", "HALF", (-1, 80)),
-        ("gate_prediction", "HALF", (-1, 1)),
-        *((f"out_{name}", "HALF", shape) for name, shape in STATE.items()),
-    ],
-    "postnet": [("mel_outputs_postnet", "HALF", (-1, 80, -1))],
-    "waveglow": [("audio", "HALF", (-1, -1))],
-}
-RANGES: dict[Part, dict[str, list[tuple[int, ...]]]] = {
-    "encoder": {"sequences": [(1, 4), (4, 128), (8, 256)], "sequence_lengths": [(1,), (4,), (8,)]},
-    "decoder_iter": {
-        "decoder_cell": [(1, 1024), (4, 1024), (8, 1024)],
-        "attention_weights": [(1, 4), (4, 128), (8, 256)],
-        "memory": [(1, 4, 512), (4, 128, 512), (8, 256, 512)],
-        "prenet_dropout": [(1, 2, 256), (4, 2, 256), (8, 2, 256)],
-    },
-    "postnet": {"mel_outputs": [(1, 80, 32), (4, 80, 768), (8, 80, 1664)]},
-    "waveglow": {
-        "mel": [(1, 80, 32), (4, 80, 768), (8, 80, 1664)],
-        "z": [(1, 8, 1024), (4, 8, 24576), (8, 8, 53248)],
-    },
-}
-
-
 def build_and_read_back(
     path: Path, part: Part, folder: Path, monkeypatch: pytest.MonkeyPatch, capabilities: tuple[int, ...] = BUILT_FOR
 ) -> None:
-    """Builds at batch 1 to 8; the network and the profile are read back from TensorRT's objects, since the plan itself
-    can be read only with a driver."""
-    read: dict[str, Any] = {}
-
-    def reading_check(where: str, network: Any, metadata: ModelMetadata) -> None:
-        check_network(where, network, metadata)
-        for kind, number, get in (
-            ("inputs", network.num_inputs, network.get_input),
-            ("outputs", network.num_outputs, network.get_output),
-        ):
-            tensors = [get(i) for i in range(number)]
-            read[kind] = [(tensor.name, tensor.dtype.name, tuple(tensor.shape)) for tensor in tensors]
+    """Builds at batch 1 to 8; the profile is read back from TensorRT's object, since the plan itself can be read only
+    with a driver. The build has compared the network's tensors with the contract by then."""
+    ranges: list[list[tuple[int, ...]]] = []
 
     def reading_profile(builder: Any, record: EngineRecord) -> Any:
         profile = make_profile(builder, record)
-        read["ranges"] = {name: [tuple(shape) for shape in profile.get_shape(name)] for name in RANGES[part]}
+        inputs = contract_of(record.metadata).inputs
+        ranges.extend([tuple(shape) for shape in profile.get_shape(spec.name)] for spec in inputs)
+        assert ranges == [profile_shapes(record, spec) for spec in inputs]
         return profile
 
-    monkeypatch.setattr(build, "check_network", reading_check)
     monkeypatch.setattr(build, "make_profile", reading_profile)
     options = BuildOptions(batch=SizeRange(1, 4, 8), compute_capabilities=capabilities)
-    built = build_engine(path, part, folder, options)
-    assert read == {"inputs": INPUTS[part], "outputs": OUTPUTS[part], "ranges": RANGES[part]}
+    fractions: list[float] = []
+    built = build_engine(path, part, folder, options, on_progress=fractions.append)
+    assert ranges
+    assert fractions[-1] == 1.0
     record = read_record(built.path)
     assert (record.flavour, record.gpu, record.compute_capabilities) == ("tensorrt_rtx", "", capabilities)
     assert (record.plan_sha256, record.plan_bytes) == (sha256_of(built.path), built.path.stat().st_size)
     assert record.plan_bytes > path.stat().st_size / 2  # the weights are inside
-
-
-@pytest.mark.slow
-@pytest.mark.alone
-@pytest.mark.usefixtures("only_rtx")
-@pytest.mark.parametrize("part", PARTS)
-def test_rtx_builds_the_demo_voice_in_fp16(
-    part: Part, demo_folder_fp16: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    build_and_read_back(demo_folder_fp16 / f"{part}.onnx", part, folder, monkeypatch)
-
-
-@pytest.mark.slow
-@pytest.mark.alone
-@pytest.mark.usefixtures("only_rtx")
-def test_rtx_builds_waveglow_of_ngc_size_in_fp16(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Of NVIDIA's published checkpoints only WaveGlow differs from the demo voice in size.
-    monkeypatch.setattr(onnx_file, "TRACED_SIZES", {"batch": 2, "text": 8, "mel": 1})  # FP16 is slow on a CPU
-    monkeypatch.setattr(onnx_file, "CHECKED_SIZES", {"batch": 1, "text": 8, "mel": 2})
-    torch.manual_seed(0)
-    model = WaveGlow(WaveGlowConfig(wn_channels=256)).eval()
-    loaded = LoadedModel(model, AudioConfig(), "0" * 64, None, "random")
-    module, metadata = parts_of(loaded, "fp16")["waveglow"]
-    onnx_file.export_part(module, metadata, tmp_path / "waveglow.onnx")
-    build_and_read_back(tmp_path / "waveglow.onnx", "waveglow", folder, monkeypatch, (75,))
-
-
-@pytest.mark.slow
-@pytest.mark.alone
-@pytest.mark.usefixtures("only_rtx")
-@pytest.mark.parametrize("part", PARTS)
-def test_rtx_builds_the_tiny_models_in_fp16(part: Part, tiny_folders: dict[Precision, Path], folder: Path) -> None:
-    fractions: list[float] = []
-    options = BuildOptions(batch=SizeRange(1, 4, 8), compute_capabilities=(75, 86))
-    path = tiny_folders["fp16"] / f"{part}.onnx"
-    built = build_engine(path, part, folder, options, on_progress=fractions.append)
-    assert built.path.name == f"{part}_fp16.engine"
-    assert fractions[-1] == 1.0
     assert build_engine(path, part, folder, options).seconds is None
 
 
 @pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.usefixtures("only_rtx")
-def test_rtx_refuses_fp32_for_t4_and_says_what_to_do(tiny_folder: Path, folder: Path) -> None:
-    options = BuildOptions(compute_capabilities=(75,))
-    with pytest.raises(UserError, match=r"FP32 GEMM is not supported.*export the ONNX file with --fp16, leave 75 out"):
-        build_engine(tiny_folder / "encoder.onnx", "encoder", folder, options)
-    assert files_in(folder) == set()
-    assert (
-        build_engine(
-            tiny_folder / "encoder.onnx", "encoder", folder, BuildOptions(compute_capabilities=(86,))
-        ).record.metadata.precision
-        == "fp32"
-    )
+class TestWithRtx:
+    @pytest.mark.parametrize("part", PARTS)
+    def test_rtx_builds_the_demo_voice_in_fp16(
+        self, part: Part, demo_folder_fp16: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        build_and_read_back(demo_folder_fp16 / f"{part}.onnx", part, folder, monkeypatch)
 
+    def test_rtx_builds_waveglow_of_ngc_size_in_fp16(
+        self, tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # Of NVIDIA's published checkpoints only WaveGlow differs from the demo voice in size.
+        monkeypatch.setattr(onnx_file, "TRACED_SIZES", {"batch": 2, "text": 8, "mel": 1})  # FP16 is slow on a CPU
+        monkeypatch.setattr(onnx_file, "CHECKED_SIZES", {"batch": 1, "text": 8, "mel": 2})
+        torch.manual_seed(0)
+        model = WaveGlow(WaveGlowConfig(wn_channels=256)).eval()
+        loaded = LoadedModel(model, AudioConfig(), "0" * 64, None, "random")
+        module, metadata = parts_of(loaded, "fp16")["waveglow"]
+        onnx_file.export_part(module, metadata, tmp_path / "waveglow.onnx")
+        build_and_read_back(tmp_path / "waveglow.onnx", "waveglow", folder, monkeypatch, (75,))
 
-@pytest.mark.slow
-@pytest.mark.alone
-@pytest.mark.usefixtures("only_rtx")
-def test_rtx_names_the_gpus_it_knows(tiny_folder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tiny_folder / "postnet.onnx"
-    with pytest.raises(UserError, match=r"does not build for compute capability 9\.0; it knows 7\.5, "):
-        build_engine(path, "postnet", folder, BuildOptions(compute_capabilities=(90,)))
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match=r"name the GPUs to build for: --compute-capability with any of 75 "):
-        build_engine(path, "postnet", folder)
+    def test_rtx_refuses_fp32_for_t4_and_says_what_to_do(self, tiny_folder: Path, folder: Path) -> None:
+        path = tiny_folder / "encoder.onnx"
+        with pytest.raises(UserError, match=r"FP32 GEMM is not supported.*export the .* with --fp16, leave 75 out"):
+            build_engine(path, "encoder", folder, BuildOptions(compute_capabilities=(75,)))
+        assert files_in(folder) == set()
+        built = build_engine(path, "encoder", folder, BuildOptions(compute_capabilities=(86,)))
+        assert built.record.metadata.precision == "fp32"
 
+    def test_rtx_names_the_gpus_it_knows(
+        self, tiny_folder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = tiny_folder / "postnet.onnx"
+        with pytest.raises(UserError, match=r"does not build for compute capability 9\.0; it knows 7\.5, "):
+            build_engine(path, "postnet", folder, BuildOptions(compute_capabilities=(90,)))
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(UserError, match=r"name the GPUs to build for: --compute-capability with any of 75 "):
+            build_engine(path, "postnet", folder)
 
-@pytest.mark.slow
-@pytest.mark.alone
-@pytest.mark.usefixtures("only_rtx")
-def test_rtx_refusals_come_out_in_its_own_words(encoder: Path, folder: Path) -> None:
-    with_unknown_operator(encoder)
-    with pytest.raises(UserError, match=r"encoder\.onnx: TensorRT-RTX could not parse it: .*Unheard"):
-        build_engine(encoder, "encoder", folder, BuildOptions(compute_capabilities=(86,)))
-    assert files_in(folder) == set()
+    def test_rtx_refusals_come_out_in_its_own_words(self, encoder: Path, folder: Path) -> None:
+        with_unknown_operator(encoder)
+        with pytest.raises(UserError, match=r"encoder\.onnx: TensorRT-RTX could not parse it: .*Unheard"):
+            build_engine(encoder, "encoder", folder, BuildOptions(compute_capabilities=(86,)))
+        assert files_in(folder) == set()
 
+    def test_an_engine_for_another_machine_says_so(
+        self, tiny_folder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        options = BuildOptions(compute_capabilities=(86,))
+        path = build_engine(tiny_folder / "postnet.onnx", "postnet", folder, options).path
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        with pytest.raises(UserError, match=r"postnet_fp32\.engine: no .*GPU.*; this machine can run the \.onnx files"):
+            TensorRTEngine(path, "postnet")
+        monkeypatch.setattr(bindings, "find_gpu", lambda device=None: trt_double.GPU)
+        with pytest.raises(UserError, match=r"for compute capability 8\.6, but this GPU is Tesla T4, compute cap.* 7"):
+            TensorRTEngine(path, "postnet")
 
-@pytest.mark.slow
-@pytest.mark.alone
-@pytest.mark.usefixtures("only_rtx")
-def test_an_engine_for_another_machine_says_so(
-    tiny_folder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    options = BuildOptions(compute_capabilities=(86,))
-    path = build_engine(tiny_folder / "postnet.onnx", "postnet", folder, options).path
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(UserError, match=r"postnet_fp32\.engine: no .*GPU.*; this machine can run the \.onnx files"):
-        TensorRTEngine(path, "postnet")
-    monkeypatch.setattr(bindings, "find_gpu", lambda device=None: trt_double.GPU)
-    with pytest.raises(UserError, match=r"for compute capability 8\.6, but this GPU is Tesla T4, compute capability 7"):
-        TensorRTEngine(path, "postnet")
-
-
-@pytest.mark.slow
-@pytest.mark.alone
-@pytest.mark.usefixtures("only_rtx")
-def test_a_timing_cache_is_of_no_use_to_rtx_and_it_says_so(
-    tiny_folder: Path, folder: Path, capsys: pytest.CaptureFixture
-) -> None:
-    run_script(
-        *("--postnet", tiny_folder / "postnet.onnx", "-o", folder, "--compute-capability", 86, "-tcf", folder / "cache")
-    )
-    assert "-tcf has no effect" in capsys.readouterr().out
-    assert files_in(folder) == {"postnet_fp32.engine", "postnet_fp32.engine.json"}
+    def test_a_timing_cache_is_of_no_use_to_rtx_and_it_says_so(
+        self, tiny_folder: Path, folder: Path, capsys: pytest.CaptureFixture
+    ) -> None:
+        flags = ("--postnet", tiny_folder / "postnet.onnx", "-o", folder, "--compute-capability", 86)
+        run_script(*flags, "-tcf", folder / "cache")
+        assert "-tcf has no effect" in capsys.readouterr().out
+        assert files_in(folder) == {"postnet_fp32.engine", "postnet_fp32.engine.json"}

@@ -3,18 +3,14 @@
 Driven by the strict double of `tests/trt_double.py`, whose own strictness is tested here too.
 """
 
-import ast
 import contextlib
 import ctypes
 import dataclasses
 import gc
 import hashlib
-import importlib.util
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 import weakref
 from collections.abc import Callable, Iterator
@@ -32,6 +28,7 @@ from common.contract import contract_of
 from common.engine import infer
 from common.errors import UserError
 from common.metadata import PARTS, Part, Precision
+from common.model_flags import part_flag
 from common.onnx_engine import OnnxEngine
 from exports.onnx_file import example_inputs
 from pipeline import Voice
@@ -42,14 +39,14 @@ from pipeline.settings import SpeakSettings
 from tacotron2.loading import load_tacotron2
 from tests import trt_double
 from tests.models import MELS, parts_of
+from tests.scripts import assert_one_line_error, leftovers, model_flags, run_here
 from trt import bindings, engine_info, verify_gpu
 from trt.build import BuildOptions, build_engine
-from trt.contexts import Workspace, largest_scratch_bytes
+from trt.contexts import Workspace
 from trt.engine import OutOfDeviceMemory, TensorRTEngine
 from trt.record import SizeRange, read_record, record_path
 from waveglow.loading import load_waveglow
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 REAL_FIND_GPU = bindings.find_gpu
 # Random weights may say at once that a phrase is over.
 LONG_ENOUGH = SpeakSettings(gate_threshold=0.999, max_decoder_steps=60)
@@ -116,15 +113,8 @@ def test_engines_compute_what_onnx_runtime_computes_at_any_size_in_turn(
 def test_an_engine_knows_its_limits(postnet: TensorRTEngine) -> None:
     assert postnet.limits == {"batch": (1, 8), "mel": (32, 1664)}
     for sizes in ((9, 40), (1, 31), (1, 1665)):
-        with pytest.raises(UserError, match=r"size \d+ is outside \d+ to \d+"):
+        with pytest.raises(UserError, match=r"size \d+ is outside \d+ to \d+.*build it with a wider -"):
             infer(postnet, mel_outputs=mel(*sizes))
-
-
-def test_wrong_tensors_are_refused_before_tensorrt_sees_them(postnet: TensorRTEngine) -> None:
-    with pytest.raises(UserError, match=rf"expected mel_outputs float32\[batch, {MELS}, mel\], found .*float16"):
-        infer(postnet, mel_outputs=mel().half())
-    with pytest.raises(UserError, match="no memory was given for mel_outputs_postnet"):
-        postnet.bind({"mel_outputs": mel()})
 
 
 @pytest.mark.parametrize("offset", [16, 64, 128])
@@ -147,15 +137,6 @@ def test_tensors_must_begin_where_tensorrt_demands_it(
     engine.bind({"mel_outputs": at(0), "mel_outputs_postnet": at(256)})
     with pytest.raises(UserError, match="mel_outputs must begin at a multiple of 256 bytes; pass a copy"):
         engine.bind({"mel_outputs": at(offset), "mel_outputs_postnet": at(0)})
-
-
-def test_bound_runs_take_turns_and_read_their_own_memory_anew(postnet: TensorRTEngine) -> None:
-    runs = [bound(postnet, 2, 40), bound(postnet, 3, 50)]
-    for _ in range(2):
-        for run, given, refined in runs:
-            given.normal_()
-            run()
-            assert torch.equal(refined, infer(postnet, mel_outputs=given)["mel_outputs_postnet"])
 
 
 def test_contexts_are_made_when_needed_and_used_again(postnet: TensorRTEngine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,9 +230,7 @@ def test_scratch_memory_is_shared_and_given_back(built: Path, double: None, monk
     assert taken[0]() is None
 
 
-def test_scratch_memory_follows_the_sizes_unless_the_largest_is_asked_for(
-    built: Path, double: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_scratch_memory_is_as_large_as_the_sizes_need(postnet: TensorRTEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[int] = []
     give = trt_double.IExecutionContext.set_device_memory
     monkeypatch.setattr(
@@ -259,14 +238,9 @@ def test_scratch_memory_follows_the_sizes_unless_the_largest_is_asked_for(
         "set_device_memory",
         lambda self, memory, size: given.append(size) or give(self, memory, size),
     )
-    for largest in (False, True):
-        engine = TensorRTEngine(built / "postnet_fp32.engine", "postnet", largest_scratch=largest)
-        infer(engine, mel_outputs=mel())
-        most = largest_scratch_bytes(engine.cuda_engine)
-        engine.close()
-        del engine
-        gc.collect()
-    assert given[0] < given[1] == most
+    for frames in (40, 1664):
+        infer(postnet, mel_outputs=mel(8, frames))
+    assert given[0] < given[1] == postnet.cuda_engine.device_memory_size_v2
 
 
 def test_scratch_memory_grows_and_what_was_taken_stays(postnet: TensorRTEngine) -> None:
@@ -379,16 +353,6 @@ def test_every_result_is_checked(
     assert infer(postnet, mel_outputs=mel())  # the context is good again
 
 
-def test_after_closing_nothing_runs(postnet: TensorRTEngine) -> None:
-    run, _, _ = bound(postnet)
-    postnet.close()
-    postnet.close()
-    with pytest.raises(UserError, match="the engine was closed; open it again"):
-        run()
-    with pytest.raises(UserError, match="the engine was closed; open it again"):
-        infer(postnet, mel_outputs=mel())
-
-
 def test_contexts_go_before_their_engine_and_that_before_its_runtime(built: Path, double: None) -> None:
     engine = TensorRTEngine(built / "postnet_fp32.engine", "postnet")
     run, _, _ = bound(engine)
@@ -396,7 +360,7 @@ def test_contexts_go_before_their_engine_and_that_before_its_runtime(built: Path
     trt_double.destroyed.clear()
     engine.close()
     assert list(trt_double.destroyed) == ["IExecutionContext", "ICudaEngine", "Runtime"]
-    with pytest.raises(UserError, match="closed"):
+    with pytest.raises(UserError, match="the engine was closed; open it again"):
         run()
 
 
@@ -670,18 +634,8 @@ def test_without_a_gpu_the_onnx_files_are_taken(full: Path, monkeypatch: pytest.
 
 # Scripts on engines.
 
-WITH_DOUBLE = "import runpy, sys; from tests import trt_double; trt_double.install(); sys.argv = sys.argv[1:]; "
-RUN = "runpy.run_path(sys.argv[0], run_name='__main__')"
 
-
-def run_script(script: str, *flags: object) -> subprocess.CompletedProcess:
-    """A script as its own process, with the double in TensorRT's place."""
-    command = [sys.executable, "-c", WITH_DOUBLE + RUN, str(REPOSITORY / script), *map(str, flags)]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
-
-
-@pytest.mark.slow
+@pytest.mark.usefixtures("double")
 def test_phrases_become_the_same_wavs_on_engines_as_on_onnx_files(
     built: Path, tiny_folder: Path, tmp_path: Path
 ) -> None:
@@ -693,27 +647,23 @@ def test_phrases_become_the_same_wavs_on_engines_as_on_onnx_files(
     wavs = []
     for number, paths in enumerate((engines, files, mixed)):
         folder = tmp_path / str(number)
-        named = [("--encoder", "encoder"), ("--decoder", "decoder_iter"), ("--postnet", "postnet")]
-        flags = [word for flag, part in (*named, ("--waveglow", "waveglow")) for word in (flag, paths[part])]
+        flags = [word for part, path in paths.items() for word in (part_flag(part), path)]
         limits = ("--max-decoder-steps", 60, "--gate-threshold", 0.999, "--max-symbols", 64, "--seed", 3)
         runtime = ("--cpu-backend", "onnxruntime")  # which the double computes through
-        result = run_script("trt/inference_trt.py", "-i", phrases, "-o", folder, *flags, *limits, *runtime)
+        result = run_here("trt/inference_trt.py", "-i", phrases, "-o", folder, *flags, *limits, *runtime)
         assert result.returncode == EXIT_CUT, result.stderr  # untrained gates never fire: the frame limit cuts all
         wavs.append([(folder / f"audio_{i}_trt.wav").read_bytes() for i in range(3)])
     assert len(wavs[0][0]) > 10_000
     assert wavs[0] == wavs[1] == wavs[2]
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("double")
 def test_a_spoiled_engine_ends_the_script_with_one_line(own: Path, tiny_folder: Path, tmp_path: Path) -> None:
     flip_a_byte(own)
-    files = [tiny_folder / f"{part}.onnx" for part in ("encoder", "decoder_iter", "waveglow")]
-    flags = ("--encoder", files[0], "--decoder", files[1], "--postnet", own, "--waveglow", files[2])
-    result = run_script("trt/inference_trt.py", "--text", "Hello.", "-o", tmp_path / "out", *flags)
-    assert result.returncode == 1
-    assert result.stderr.count("\n") == 1
-    assert "postnet_fp32.engine: not the file that postnet_fp32.engine.json describes" in result.stderr
-    assert not list((tmp_path / "out").glob("*.wav"))
+    flags = (*model_flags(tiny_folder), "--postnet", own)
+    result = run_here("trt/inference_trt.py", "--text", "Hello.", "-o", tmp_path / "out", *flags)
+    assert_one_line_error(result, "postnet_fp32.engine: not the file that postnet_fp32.engine.json describes")
+    assert leftovers(tmp_path / "out") == []
 
 
 @pytest.mark.usefixtures("double")
@@ -760,7 +710,7 @@ def test_the_gpu_check_passes_where_all_is_right_and_fails_where_not(
     verify_gpu.main(verify_gpu.make_parser().parse_args(flags))
     report = (tmp_path / "report_fp16.md").read_text()
     assert report in capsys.readouterr().out
-    assert "20 passed, 0 failed" in report
+    assert "16 passed, 0 failed" in report
     assert "| captured decoder loop as the plain one | passed | identical |" in report
     assert "| version-compatible postnet on the lean runtime 10.3.0 | passed |" in report
 
@@ -865,7 +815,7 @@ def test_on_a_gpu_all_checks_pass(
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     flags = ["-o", str(tmp_path), "--models", str(tiny_folders["fp16"]), "-bs", "1,2,8"]
     verify_gpu.main(verify_gpu.make_parser().parse_args(flags))
-    assert "20 passed, 0 failed" in (tmp_path / "report_fp16.md").read_text()
+    assert "16 passed, 0 failed" in (tmp_path / "report_fp16.md").read_text()
 
 
 # The double itself: it refuses what TensorRT's documentation says is refused.
@@ -951,21 +901,6 @@ def test_the_double_catches_what_tensorrt_leaves_undefined(context: trt_double.I
     context.set_tensor_address("mel_outputs_postnet", address + 64)
     with pytest.raises(trt_double.UndefinedBehaviour, match="overlap in memory"):
         context.execute_async_v3(trt_double.STREAM)
-
-
-def test_tensorrt_is_imported_in_one_place_only() -> None:
-    for folder in ("common", "exports", "tacotron2", "trt", "waveglow"):
-        for path in (REPOSITORY / folder).rglob("*.py"):
-            tree = ast.parse(path.read_text())
-            lazy = {node for block in ast.walk(tree) if is_type_checking(block) for node in ast.walk(block)}
-            for node in ast.walk(tree):
-                if isinstance(node, ast.Import) and node not in lazy:
-                    assert not any(alias.name.startswith("tensorrt") for alias in node.names), path
-    assert importlib.util.find_spec("trt.bindings") is not None
-
-
-def is_type_checking(node: ast.AST) -> bool:
-    return isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
 
 
 def test_records_survive_being_written_and_read(built: Path) -> None:

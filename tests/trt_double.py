@@ -10,7 +10,7 @@ Runs on CUDA's default stream, which are slow but allowed, are counted in `defau
 It can't show memory used while a run is in flight: on a CPU a run is over when its call returns. On a GPU it can, since
 there it computes through PyTorch on the stream that it is given.
 
-`install()` makes it this process's `tensorrt`, on a pretended Tesla T4 whose memory is the CPU's. `tests.rtx_double`
+`install` makes it a test's `tensorrt`, on a pretended Tesla T4 whose memory is the CPU's. `tests.rtx_double`
 has what TensorRT-RTX has beyond it.
 """
 
@@ -93,23 +93,15 @@ GPU: bindings.Gpu = CpuGpu(torch.device("cpu"), "Tesla T4", 75)
 SECOND_GPU = CpuGpu(torch.device("cpu"), "Tesla T4", 75, number=1)
 
 
-def install(monkeypatch: Any = None, module: ModuleType | None = None) -> None:
-    """Puts the double in TensorRT's place, for a test (with its monkeypatch) or for the whole process."""
+def install(monkeypatch: Any, module: ModuleType | None = None) -> None:
+    """Puts the double in TensorRT's place for a test."""
     module = module or sys.modules[__name__]
     name = "tensorrt" if module is sys.modules[__name__] else "tensorrt_rtx"
     default_stream_runs[0] = 0
 
-    def find_gpu(device: Any = None) -> bindings.Gpu:
-        return GPU
-
-    if monkeypatch is None:
-        sys.modules[name] = module
-        sys.modules["tensorrt_lean"] = lean_runtime()
-        bindings.find_gpu = find_gpu
-    else:
-        monkeypatch.setitem(sys.modules, name, module)
-        monkeypatch.setitem(sys.modules, "tensorrt_lean", lean_runtime())
-        monkeypatch.setattr(bindings, "find_gpu", find_gpu)
+    monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(sys.modules, "tensorrt_lean", lean_runtime())
+    monkeypatch.setattr(bindings, "find_gpu", lambda device=None: GPU)
 
 
 def lean_runtime() -> ModuleType:
@@ -134,14 +126,12 @@ class DataType(Enum):
     HALF = 1
     INT32 = 3
     BOOL = 4
-    INT64 = 8
 
 
 _DTYPES = {
     "tensor(float)": (DataType.FLOAT, np.float32),
     "tensor(float16)": (DataType.HALF, np.float16),
     "tensor(int32)": (DataType.INT32, np.int32),
-    "tensor(int64)": (DataType.INT64, np.int64),
     "tensor(bool)": (DataType.BOOL, np.bool_),
 }
 
@@ -215,9 +205,7 @@ class _FirstLogger:
 
 
 class IHostMemory(bytes):
-    @property
-    def nbytes(self) -> int:
-        return len(self)
+    pass
 
 
 class IProgressMonitor:
@@ -264,7 +252,6 @@ class INetworkDefinition:
 
     num_inputs = property(lambda self: len(self._inputs))
     num_outputs = property(lambda self: len(self._outputs))
-    num_layers = property(lambda self: len(self._layers))
 
     def get_input(self, index: int) -> ITensor:
         return self._inputs[index]
@@ -426,7 +413,6 @@ class Builder:
             "gpu": "any" if config.hardware_compatibility_level.value else GPU.name,
             "onnx_bytes": len(network._onnx),
             "profiles": [profile._shapes for profile in config._profiles],
-            "aux_streams": max(0, config.max_aux_streams),
             "layers": network._layers,
             "flags": sorted(flag.name for flag in config._flags),
         }
@@ -524,7 +510,6 @@ class ICudaEngine:
         "_outputs",
         "_profiles",
         "_session",
-        "num_aux_streams",
     )
 
     def __init__(self, header: dict[str, Any], model: bytes) -> None:
@@ -536,7 +521,6 @@ class ICudaEngine:
         self._names = [*self._inputs, *self._outputs]
         self._profiles = [{k: [tuple(s) for s in v] for k, v in shapes.items()} for shapes in header["profiles"]]
         self._layers: list[str] = header["layers"]
-        self.num_aux_streams = header["aux_streams"]
 
     def __del__(self) -> None:
         destroyed.append("ICudaEngine")

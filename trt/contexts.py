@@ -66,7 +66,6 @@ class Contexts:
 
     Args:
         refusal: makes an error of a description and the reasons that TensorRT logged.
-        largest_scratch: size every context's scratch memory for the profile's largest sizes, not its own.
         runtime_cache: the file that TensorRT-RTX's compiled kernels are kept in.
     """
 
@@ -77,7 +76,6 @@ class Contexts:
         gpu: Gpu,
         contract: Contract,
         refusal: Callable[[str], UserError],
-        largest_scratch: bool,
         runtime_cache: Path,
     ) -> None:
         self._engine: tensorrt.ICudaEngine | None = engine
@@ -85,7 +83,6 @@ class Contexts:
         self._gpu = gpu
         self._contract = contract
         self._refusal = refusal
-        self._largest_scratch = largest_scratch
         self._config, self._save_kernels = _runtime_config(trt, engine, runtime_cache)
         self._all: list[SizedContext] = []  # free and taken ones
         self._free: list[SizedContext] = []
@@ -153,16 +150,11 @@ class Contexts:
             found = shape_tuple(context.get_tensor_shape(spec.name))
             if found != spec.resolve(sizes):
                 raise self._refusal(f"gives {spec.name} the shape {list(found)}, not {list(spec.resolve(sizes))}")
-        sized.scratch_bytes = self._scratch_bytes(context, sizes)
-        sized.sizes = sizes
-
-    def _scratch_bytes(self, context: tensorrt.IExecutionContext, sizes: Mapping[str, int]) -> int:
-        scratch_bytes = context.update_device_memory_size_for_shapes()
+        sized.scratch_bytes = context.update_device_memory_size_for_shapes()
         # 0 means an error (NvInferRuntime.h), or an engine that needs no memory: the log tells which.
-        if scratch_bytes <= 0 and self._trt.errors:
+        if sized.scratch_bytes <= 0 and self._trt.errors:
             raise self._refusal(f"has no scratch memory size for {described(sizes)}")
-        assert self._engine is not None
-        return largest_scratch_bytes(self._engine) if self._largest_scratch else scratch_bytes
+        sized.sizes = sizes
 
 
 def _runtime_config(trt: TensorRT, engine: tensorrt.ICudaEngine, cache: Path) -> tuple[Any, Callable[[], None]]:
@@ -215,14 +207,6 @@ def _kept_kernels(config: Any, path: Path) -> Callable[[], None]:
 
 def _nothing() -> None:
     pass
-
-
-def largest_scratch_bytes(engine: tensorrt.ICudaEngine) -> int:
-    """The scratch memory in bytes that suffices at every size of the engine's profile."""
-    if hasattr(engine, "device_memory_size_v2"):
-        return engine.device_memory_size_v2
-    oldest: Any = engine  # TensorRT 10.0
-    return oldest.device_memory_size
 
 
 def described(sizes: Mapping[str, int]) -> str:

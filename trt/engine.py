@@ -66,11 +66,6 @@ class BoundRun:
             if not context.execute_async_v3(stream):
                 raise self._engine.error("could not run")
 
-    @property
-    def scratch_bytes(self) -> int:
-        """The size of its scratch memory, which other runs share."""
-        return self._sized.scratch_bytes
-
     def capturable(self) -> bool:
         """Whether TensorRT-RTX can run it in a stream capture, asked for a stream of its own."""
         context: Any = self._sized.context
@@ -91,7 +86,6 @@ class TensorRTEngine:
         path: the `.engine` or `.plan` file, with its JSON beside it.
         part: the part it has to hold.
         device: the GPU, such as "cuda:1"; None takes PyTorch's current one. Later calls work with any current GPU.
-        largest_scratch: size scratch memory for the profile's largest sizes, not for the sizes in use.
 
     Raises:
         UserError: the file or its JSON is missing, damaged, of another part, of another TensorRT or for another GPU;
@@ -100,9 +94,7 @@ class TensorRTEngine:
 
     backend = "tensorrt"
 
-    def __init__(
-        self, path: Path, part: Part, device: torch.device | str | None = None, *, largest_scratch: bool = False
-    ) -> None:
+    def __init__(self, path: Path, part: Part, device: torch.device | str | None = None) -> None:
         self.name = str(path)
         self.record = read_record(path)
         check_part(path, self.record.metadata, part)
@@ -130,7 +122,6 @@ class TensorRTEngine:
                 self.gpu,
                 self.contract,
                 self.error,
-                largest_scratch,
                 runtime_cache=path.with_name(path.name + ".cache"),
             )
 

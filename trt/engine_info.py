@@ -4,11 +4,11 @@ import argparse
 import json
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from common.cli import ArgumentParser, run
 from common.contract import contract_of
 from common.errors import UserError
-from trt.contexts import largest_scratch_bytes
 from trt.engine import TensorRTEngine, gpu_for, tensorrt_of
 from trt.record import EngineRecord, profile_shapes, read_plan, read_record
 
@@ -75,7 +75,7 @@ def describe_engine(engine: TensorRTEngine, layers: bool) -> list[str]:
     cuda_engine = engine.cuda_engine
     lines = [
         f"  GPU          {engine.gpu.name}",
-        f"  Scratch      {largest_scratch_bytes(cuda_engine) / MB:.1f} MB for the largest shapes",
+        f"  Scratch      {_scratch_bytes(cuda_engine) / MB:.1f} MB for the largest shapes",
         f"  Layers       {cuda_engine.num_layers}{'' if layers else ' (--layers lists them)'}",
     ]
     api = tensorrt_of(engine.name, engine.record).api
@@ -88,6 +88,12 @@ def describe_engine(engine: TensorRTEngine, layers: bool) -> list[str]:
             described = [inspector.get_layer_information(i, form) for i in range(cuda_engine.num_layers)]
         lines += [f"    {i:4} {_layer_name(text)}" for i, text in enumerate(described)]
     return lines
+
+
+def _scratch_bytes(engine: Any) -> int:
+    """Scratch memory that suffices at every size of the engine's profile."""
+    newer: int | None = getattr(engine, "device_memory_size_v2", None)  # TensorRT 10.0 has the older name alone
+    return engine.device_memory_size if newer is None else newer
 
 
 def _layer_name(information: str) -> str:

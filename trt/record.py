@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from common.contract import TensorSpec
 from common.errors import UserError
-from common.metadata import ModelMetadata, check_format, check_keys
+from common.metadata import ModelMetadata, read_fields
 from trt.bindings import PRODUCTS, Flavour, dotted
 
 RECORD_FORMAT = 3  # raised when the record changes
@@ -70,11 +70,7 @@ class EngineRecord:
     @classmethod
     def from_json(cls, text: str) -> EngineRecord:
         """Raises ValueError, with the reason, if the text isn't a record of this format."""
-        fields = json.loads(text)
-        if not isinstance(fields, dict):
-            raise ValueError("no JSON object")
-        check_format(fields.pop("format", None), RECORD_FORMAT)
-        check_keys(fields, cls)
+        fields = read_fields(text, cls, RECORD_FORMAT)
         if fields["flavour"] not in PRODUCTS:
             raise ValueError(f"unknown kind of TensorRT {fields['flavour']}")
         fields["metadata"] = ModelMetadata.from_json(json.dumps(fields["metadata"]))

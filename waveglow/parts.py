@@ -8,7 +8,6 @@ scaled by sigma, so that every backend computes the same.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -42,10 +41,8 @@ def waveglow_parts(
     with NoRandomWeights():
         module = WaveGlowPart(loaded.model, conditioning).eval().requires_grad_(False)
     sigma = sigma if sigma is not None else loaded.sigma if loaded.sigma is not None else DEFAULT_SIGMA
-    metadata = ModelMetadata(
-        "waveglow", precision, loaded.config, loaded.audio, loaded.sha256, sigma, loaded.voice, gain=loaded.gain
-    )
-    metadata = replace(metadata, conditioning_rank=module.rank)
+    of_checkpoint = (loaded.config, loaded.audio, loaded.sha256, sigma, loaded.voice)
+    metadata = ModelMetadata("waveglow", precision, *of_checkpoint, gain=loaded.gain, conditioning_rank=module.rank)
     return {"waveglow": (module.to(PRECISION_DTYPES[precision]), metadata)}
 
 
