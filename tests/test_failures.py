@@ -24,7 +24,7 @@ from common.files import REPOSITORY
 from common.metadata import PARTS, Part
 from common.phrases import Phrase
 from common.wav import WavWriter
-from pipeline import SpeakSettings, Voice, WorkSettings, encoders
+from pipeline import SpeakSettings, Voice, WorkSettings, encoders, stages
 from pipeline.audio import Audio
 from pipeline.encoders import FORMATS, make_encoder
 from pipeline.engine_set import EngineSet
@@ -432,3 +432,18 @@ def test_the_event_of_a_stream_may_close_the_voice() -> None:
     assert closed.wait(60)
     assert running
     assert not any(running)
+
+
+def test_windows_that_fail_together_are_refined_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where windows of several requests are computed together."""
+    monkeypatch.setattr("pipeline.policy.next_windows", lambda ready, **_: [request for request, _ in ready])
+    settings = {"gate_threshold": 1.0, "max_decoder_steps": 200}
+    with Voice(tiny_engines()) as voice:
+        expected = [voice.speak(text, **settings).samples for text in TEXTS[::2]]
+        fault = Fault(0)
+        monkeypatch.setattr("pipeline.streaming.at_speed", fault.before(stages.at_speed))
+        with voice.engines.lock:  # until both wait
+            speeches = [voice.submit(text, SpeakSettings(**settings)) for text in TEXTS[::2]]
+        found = [Audio.join(list(speech)).samples for speech in speeches]
+    for whole, samples in zip(expected, found, strict=True):
+        assert np.abs(samples - whole).max() < 1e-3
