@@ -248,6 +248,7 @@ class _Run:
         if (path := self._captions(result)) is not None:
             content = captions(path.suffix[1:], result.phrase.text, joined_words(words))
             write_whole(path, content.encode("utf-8", "replace"))
+            result.captions = path.name
         result.seconds = file.seconds
         result.size = result.file.stat().st_size
         if self.manifest is not None:

@@ -256,9 +256,17 @@ def test_a_folder_gets_files_of_the_format_and_captions(tmp_path: Path, tiny_fol
     assert captions["text"] == text
     spans = [text[slice(*word["span"])] for word in captions["words"]]
     assert spans == [word["text"] for word in captions["words"]] == text.split()[: len(spans)]
-    for resumed, also in ((True, ("--captions", "json")), (True, ()), (False, ("--captions", "srt"))):
+    other = ("--seed", "1")
+    for resumed, also in (
+        (True, ("--captions", "json")),
+        (True, ()),
+        (False, ("--captions", "srt")),
+        (False, other),  # the captions beside it are of another audio now
+        (False, ("--captions", "srt", *other)),
+        (True, ("--captions", "srt", *other)),
+    ):
         again = run_here(TRT, "--text", text, "-o", tmp_path, "--resume", *also, *flags)
-        assert ("1 of 1 phrases are there and stay" in again.stdout) == resumed
+        assert ("1 of 1 phrases are there and stay" in again.stdout) == resumed, also
 
 
 @pytest.mark.slow
