@@ -262,7 +262,12 @@ def output_settings(args: argparse.Namespace, suffix: str) -> OutputSettings | A
     """
     output, asked = args.output, args.format
     to_stdout = args.stream or output == STDOUT
-    by_name = None if to_stdout or output.is_dir() else FORMATS.get(output.suffix.lower()[1:])
+    ending = "" if to_stdout or output.is_dir() else output.suffix.lower()[1:]
+    by_name = FORMATS.get(ending)
+    if by_name is None and ending[:1].isalpha():  # a folder's name may end with a number
+        raise UserError(
+            f"-o {output}: there is no format {ending}; there are {', '.join(FORMATS)}. If it is a folder, make it first"
+        )
     if to_stdout or by_name is not None:
         goes = "audio to standard output" if to_stdout else f"the one file {output}"
         for flag in ("plots", "page", "resume", *(["captions"] if to_stdout else [])):

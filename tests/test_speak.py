@@ -305,6 +305,7 @@ def test_the_log_tells_the_stages(tmp_path: Path, tiny_folder: Path) -> None:
         (("-o", "a.mp3", "--format", "flac"), ("--format flac", "a.mp3")),
         (("-o", "a.opus", "--sample-rate", "44100"), ("44100", "opus takes")),
         (("-o", "-", "--format", "float32"), ("--format float32", "standard output")),
+        (("-o", "a.ogg"), ("a.ogg", "no format ogg", "there are wav, pcm, flac")),
     ],
     ids=" ".join,
 )
@@ -313,6 +314,7 @@ def test_flags_that_can_not_be_obeyed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert_one_line_error(run_here(TRT, "--text", "Hello.", *flags), *words)
+    assert "a.ogg" not in os.listdir()
 
 
 def test_the_baselines_suffix_is_a_part_of_a_name(tmp_path: Path, tiny_checkpoints: dict[str, Path]) -> None:
