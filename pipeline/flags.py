@@ -266,7 +266,7 @@ def output_settings(args: argparse.Namespace, suffix: str) -> OutputSettings | A
     by_name = FORMATS.get(ending)
     if by_name is None and ending[:1].isalpha():  # a folder's name may end with a number
         raise UserError(
-            f"-o {output}: there is no format {ending}; there are {', '.join(FORMATS)}. If it is a folder, make it first"
+            f"-o {output}: there is no format {ending}, only {', '.join(FORMATS)}; if it is a folder, make it first"
         )
     if to_stdout or by_name is not None:
         goes = "audio to standard output" if to_stdout else f"the one file {output}"

@@ -305,7 +305,7 @@ def test_the_log_tells_the_stages(tmp_path: Path, tiny_folder: Path) -> None:
         (("-o", "a.mp3", "--format", "flac"), ("--format flac", "a.mp3")),
         (("-o", "a.opus", "--sample-rate", "44100"), ("44100", "opus takes")),
         (("-o", "-", "--format", "float32"), ("--format float32", "standard output")),
-        (("-o", "a.ogg"), ("a.ogg", "no format ogg", "there are wav, pcm, flac")),
+        (("-o", "a.ogg"), ("a.ogg", "no format ogg", "only wav, pcm, flac")),
     ],
     ids=" ".join,
 )
