@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from common.cli import bounded_float, bounded_int, settings_from
 from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
 from common.engine import Engine
@@ -175,6 +177,14 @@ def add_checkpoint_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentG
     where.add_argument("--fp16", action="store_true", help="half precision, on a GPU")
     where.add_argument("--cpu", action="store_true", help="run on the CPU even where there is a GPU")
     return group
+
+
+def device_of(args: argparse.Namespace) -> torch.device:
+    """Where checkpoints run, by the flags of `add_checkpoint_flags`. Raises UserError for FP16 without a GPU."""
+    device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
+    if args.fp16 and device.type == "cpu":
+        raise UserError("--fp16 needs an NVIDIA GPU, and PyTorch finds none; leave it out to run in FP32 on the CPU")
+    return device
 
 
 def add_conditioning_flag(parser: argparse._ActionsContainer) -> None:
