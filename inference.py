@@ -3,11 +3,8 @@
 import argparse
 import dataclasses
 
-import torch
-
 from common.cli import ArgumentParser, run
 from common.config import Tacotron2Config, WaveGlowConfig
-from common.errors import UserError
 from pipeline import Voice
 from pipeline.console import show_text, speak_request
 from pipeline.flags import (
@@ -16,6 +13,7 @@ from pipeline.flags import (
     add_model_flags,
     add_speak_flags,
     check_audio_flags,
+    device_of,
     given_flags,
     read_request,
 )
@@ -39,9 +37,7 @@ def main(args: argparse.Namespace) -> None:
     if args.show_text:
         show_text(request)
         return
-    device = "cuda" if torch.cuda.is_available() and not args.cpu else "cpu"
-    if args.fp16 and device == "cpu":
-        raise UserError("--fp16 needs an NVIDIA GPU, and PyTorch finds none; leave it out to run in FP32 on the CPU")
+    device = device_of(args)
     flags = {**given_flags(args, Tacotron2Config, WaveGlowConfig), "sampling_rate": args.model_sampling_rate}
     with Voice.from_models(
         load_tacotron2(args.tacotron2, flags),

@@ -3,8 +3,6 @@
 import argparse
 from contextlib import ExitStack
 
-import torch
-
 from benchmarks.classic import classic_speaker
 from benchmarks.offline import (
     RANDOM_FRAMES,
@@ -19,7 +17,7 @@ from common.config import Tacotron2Config, WaveGlowConfig
 from common.errors import UserError
 from common.metadata import Precision
 from pipeline import Voice
-from pipeline.flags import add_checkpoint_flags, add_model_flags, check_audio_flags, given_flags
+from pipeline.flags import add_checkpoint_flags, add_model_flags, check_audio_flags, device_of, given_flags
 from tacotron2.loading import load_tacotron2
 from waveglow.loading import load_waveglow
 
@@ -42,9 +40,7 @@ def make_parser() -> ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     benchmark = read_benchmark(args, frames=RANDOM_FRAMES if args.random_weights else None)
-    device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
-    if args.fp16 and device.type == "cpu":
-        raise UserError("--fp16 needs an NVIDIA GPU, and PyTorch finds none; leave it out to run in FP32 on the CPU")
+    device = device_of(args)
     of_loop = {
         "--stream": benchmark.stream,
         "--denoise": benchmark.denoise,

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from types import TracebackType
 from typing import Any, NoReturn, TypeVar
 
 from common.errors import UserError, is_out_of_memory
@@ -95,6 +96,17 @@ def settings_from(args: argparse.Namespace, kind: type[Settings], **others: Any)
     names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     given = {name: value for name, value in vars(args).items() if name in names and value is not None}
     return kind(**given | others)
+
+
+def _without_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.exit(EXIT_INTERRUPTED)
+    sys.__excepthook__(kind, error, trace)
+
+
+# Scripts import this module before PyTorch, which takes seconds: Ctrl-C by then is no defect either.
+if sys.excepthook is sys.__excepthook__:
+    sys.excepthook = _without_traceback
 
 
 class Terminated(KeyboardInterrupt):

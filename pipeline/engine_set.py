@@ -1,6 +1,7 @@
 """The four engines of a voice as one thing: checked to belong together, with the sizes that all of them take."""
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -30,10 +31,44 @@ class Limits:
         return cls(*(_shared_range(engines, symbol) for symbol in ("batch", "text", "mel")))
 
 
+class EngineLock:
+    """Held by the thread that runs the engines. Unlike an RLock it isn't given to that thread a second time: a callback
+    in the middle of a run must not begin another.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holder: int | None = None
+
+    @property
+    def held_here(self) -> bool:
+        """Whether the calling thread holds it."""
+        return self._holder == threading.get_ident()
+
+    def acquire(self, timeout: float = -1) -> bool:
+        """Waits at most `timeout` seconds, and for ever if that is negative. Raises UserError if `held_here`."""
+        if self.held_here:
+            raise UserError("a callback can't speak with the voice that calls it; let it return first")
+        acquired = self._lock.acquire(timeout=timeout)
+        if acquired:
+            self._holder = threading.get_ident()
+        return acquired
+
+    def release(self) -> None:
+        self._holder = None
+        self._lock.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
+
+
 class EngineSet:
     """Four engines of one precision, from models that fit together. Owns them: `close` closes them.
 
-    Not thread-safe: one thread runs engines at a time. `pipeline.stages` has what is run on them.
+    Thread-safe where they are `running`. `pipeline.stages` has what is run on them.
 
     Args:
         engines: one engine for each part, in `parts` afterwards.
@@ -74,16 +109,23 @@ class EngineSet:
         self.device = devices[0] if devices else torch.device("cpu")
         self.on_gpu = bool(devices)
         self.decoder = make_decoder(engines["decoder_iter"], self.work.cuda_graph)
+        self.lock = EngineLock()
         self._stream = torch.cuda.Stream(self.device) if devices else None
         self._closed = False
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """What engines run in: inference, the set's device and a CUDA stream of its own.
+        """What engines run in: the set's lock, inference, its device and a CUDA stream of its own.
 
         On the default stream TensorRT would wait for the whole device at every run.
+
+        Raises:
+            Closed: the engines are closed.
+            UserError: a callback of this thread's own run asks for another.
         """
-        with torch.inference_mode():
+        with self.lock, torch.inference_mode():
+            if self._closed:
+                raise Closed("the voice is closed; load it again")
             if self._stream is None:
                 yield
                 return

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+
 from common.cli import bounded_float, bounded_int, settings_from
 from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
 from common.engine import Engine
@@ -177,6 +179,14 @@ def add_checkpoint_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentG
     return group
 
 
+def device_of(args: argparse.Namespace) -> torch.device:
+    """Where checkpoints run, by the flags of `add_checkpoint_flags`. Raises UserError for FP16 without a GPU."""
+    device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
+    if args.fp16 and device.type == "cpu":
+        raise UserError("--fp16 needs an NVIDIA GPU, and PyTorch finds none; leave it out to run in FP32 on the CPU")
+    return device
+
+
 def add_conditioning_flag(parser: argparse._ActionsContainer) -> None:
     """Adds --conditioning: how the mel reaches WaveGlow's layers."""
 
@@ -262,7 +272,12 @@ def output_settings(args: argparse.Namespace, suffix: str) -> OutputSettings | A
     """
     output, asked = args.output, args.format
     to_stdout = args.stream or output == STDOUT
-    by_name = None if to_stdout or output.is_dir() else FORMATS.get(output.suffix.lower()[1:])
+    ending = "" if to_stdout or output.is_dir() else output.suffix.lower()[1:]
+    by_name = FORMATS.get(ending)
+    if by_name is None and ending[:1].isalpha():  # a folder's name may end with a number
+        raise UserError(
+            f"-o {output}: there is no format {ending}, only {', '.join(FORMATS)}; if it is a folder, make it first"
+        )
     if to_stdout or by_name is not None:
         goes = "audio to standard output" if to_stdout else f"the one file {output}"
         for flag in ("plots", "page", "resume", *(["captions"] if to_stdout else [])):

@@ -16,7 +16,7 @@ from common.phrases import Phrase
 from pipeline.pieces import PreparedPhrase
 
 MANIFEST = "manifest.jsonl"
-MADE = ("size", "seconds", "taken", "cut", "pictures")  # what is known of a phrase once it has been spoken
+MADE = ("size", "seconds", "taken", "cut", "pictures", "captions")  # what is known of a spoken phrase
 
 
 @dataclass
@@ -32,6 +32,7 @@ class PhraseResult:
         taken: seconds of computing.
         cut: by the frame limit, before the text's end was recognised.
         pictures: of its pieces: names in the file's folder.
+        captions: their name there; empty if none were made with the file.
         resumed: whether an earlier run has made it.
         error: why it could not be spoken.
     """
@@ -44,6 +45,7 @@ class PhraseResult:
     taken: float = 0.0
     cut: bool = False
     pictures: list[str] = field(default_factory=list)
+    captions: str = ""
     resumed: bool = False
     error: UserError | None = None
 
@@ -77,12 +79,12 @@ class Manifest:
 
     def resume(self, result: PhraseResult, with_pictures: bool, captions: Path | None = None) -> None:
         """Fills in a phrase that an earlier run has made, if its files are there, whole and of its configuration."""
-        record = self._records.get(result.file.name, {})
+        record = {"captions": ""} | self._records.get(result.file.name, {})  # earlier versions didn't say
         if record.get("configuration") != result.configuration or not record.keys() >= {*MADE}:
             return
         if not result.file.is_file() or result.file.stat().st_size != record["size"]:
             return
-        if captions is not None and not captions.is_file():
+        if captions is not None and not (record["captions"] == captions.name and captions.is_file()):
             return
         pictures = [result.file.with_name(name) for name in record["pictures"]]
         if with_pictures and not (pictures and all(picture.is_file() for picture in pictures)):

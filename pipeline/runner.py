@@ -256,8 +256,8 @@ class Runner:
                 self._fail(error, [(left[0].piece.request, left[0].piece.piece)])
                 return
             self.engines.recover()
-            for one in left:
-                self._refine_group([one], windows)
+            for one in left:  # planned anew: its frames may have been refined
+                self._refine_group([one.piece.next_window()], windows)
 
     def _vocode_batch(self, windows: Sequence[WindowInputs]) -> None:
         """Starts WaveGlow on windows of one size. Those that fail together are tried one by one."""

@@ -14,7 +14,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,13 +62,12 @@ class Scheduler:
     """Speaks requests on a set of engines, in a worker thread of its own. Thread-safe.
 
     Args:
-        engines: only the worker may use them while the scheduler lives, unless `lock` is held.
+        engines: the voice.
         max_slots: most pieces of text decoded at a time; None takes what suits the device.
         max_waiting: most requests that may wait for a first slot. With those under way, whose readers may be slow,
             there are never more than `max_slots` + `max_waiting`.
-        lock: held by the worker while it uses the engines.
         on_failed: called once, in any thread, with the reason why the scheduler can't work any more. It must return at
-            once. What serves requests ends then, so that it is started again.
+            once; what it raises is logged. What serves requests ends then, so that it is started again.
     """
 
     def __init__(
@@ -78,14 +76,12 @@ class Scheduler:
         *,
         max_slots: int | None = None,
         max_waiting: int = QUEUE_LENGTH,
-        lock: AbstractContextManager | None = None,
         on_failed: Callable[[str], object] = lambda reason: None,
     ) -> None:
         self.engines = engines
         self.max_waiting = max_waiting
         self._runner = Runner(engines, max_slots)
         self.max_slots = self._runner.max_slots
-        self._lock = lock or threading.Lock()
         self._changed = threading.Condition()
         self._waiting: list[Request] = []
         self._closing = False
@@ -133,7 +129,7 @@ class Scheduler:
             batches: the numbers of texts and windows at a time that are made ready.
         """
         if self.engines.on_gpu:
-            with self._lock, self.engines.running():
+            with self.engines.running():
                 warm_up(self._runner, batches)
 
     def status(self) -> SchedulerStatus:
@@ -180,7 +176,7 @@ class Scheduler:
     def _work(self) -> None:
         try:
             while self._wait_for_work():
-                with self._lock, self.engines.running():
+                with self.engines.running():
                     self._try_round()
         except BaseException as error:  # no reader may wait for a worker that has ended
             self._fail(error)
@@ -283,4 +279,7 @@ class Scheduler:
         _log.critical("nothing more can be spoken: %s", reason, exc_info=error)
         for one in requests:
             one.speech.fail(Closed(reason))
-        self._on_failed(reason)
+        try:
+            self._on_failed(reason)
+        except Exception:  # the caller's own: whoever noticed the failure is not to blame
+            _log.exception("on_failed failed")

@@ -19,7 +19,7 @@ from pipeline.encoders import Encoder, audio_file
 from pipeline.manifest import Manifest, PhraseResult, configuration_of
 from pipeline.pieces import PieceResult, PreparedPhrase, describe
 from pipeline.settings import SpeakSettings
-from pipeline.synthesizer import STAGES, Synthesizer
+from pipeline.synthesizer import STAGES, Synthesizer, own_errors
 from pipeline.voice import Voice
 from pipeline.words import Word, joined_words
 from tacotron2.text.cleaners import other_scripts
@@ -133,6 +133,7 @@ def speak(
         UserError: the folder is another run's, or (strict) a phrase can't be spoken.
         Closed: the voice can't work any more.
         OSError: the disk is full or broken; then no phrase could be written.
+        Exception: what a callback or iterating `groups` raises, as it is.
         KeyboardInterrupt: as it came, with how many phrases are done; finished files are whole.
     """
     run = _Run(voice, settings, output, listener or Listener())
@@ -163,7 +164,7 @@ class _Run:
 
     def speak(self, groups: Iterable[Sequence[Phrase]]) -> Summary:
         on_message, on_progress = self.listener.on_message, self.listener.on_progress
-        with self.voice.synthesizer(self.settings, on_message=on_message, on_progress=on_progress) as synthesizer:
+        with own_errors(), self.voice.synthesizer(self.settings, on_message, on_progress) as synthesizer:
             try:
                 for phrases in groups:
                     self._speak_group(phrases, synthesizer)
@@ -247,6 +248,7 @@ class _Run:
         if (path := self._captions(result)) is not None:
             content = captions(path.suffix[1:], result.phrase.text, joined_words(words))
             write_whole(path, content.encode("utf-8", "replace"))
+            result.captions = path.name
         result.seconds = file.seconds
         result.size = result.file.stat().st_size
         if self.manifest is not None:

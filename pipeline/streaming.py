@@ -167,13 +167,13 @@ class StreamedPiece(Utterance):
             self._decoded.drop(self._refined.stop - POSTNET_CONTEXT - POSTNET_GRAIN)
         first, windows, per_frame = self._refined.start, self._windows, self._noise_per_frame
         known = self._refined.slice(first, self._refined.stop)
-        mel = at_speed(known, windows.speed, span.start, span.stop, first, self.frames)
+        mel = with_silence(at_speed(known, windows.speed, span.start, span.stop, first, self.frames), span.size)
         noise = self._noise.take(span.start * per_frame, (span.start + span.size) * per_frame)
         windows.advance(span)
         self._refined.drop(max(0, frames_needed(windows.start, windows.speed) - 3))
         if not windows.finished:
             self._noise.draw_ahead(windows.stop * per_frame)
-        return WindowInputs(self, span, with_silence(mel, span.size), noise)
+        return WindowInputs(self, span, mel, noise)
 
     def take_words(self, last: bool) -> list[Word]:
         """The words that became known since the last call, with times from the beginning of the piece's audio.

@@ -8,7 +8,9 @@ Library code: it prints nothing and owns no files. For audio that comes as it is
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -28,10 +30,24 @@ from pipeline.words import Word, piece_words
 from tacotron2.decoder import DecodedBatch, Utterance
 from waveglow.windows import padded_frames
 
+Item = TypeVar("Item")
 STAGES = ("encoder", "decoder", "postnet", "waveglow", "denoiser")
 BATCHES_AHEAD = 8  # batches are made of so many batches' worth of pieces, so that lengths match and memory is bounded
 DECODER_SHARE = 0.4  # of the work, for the progress bar alone
 TYPICAL_FRAMES = 6  # of a symbol: for the progress bar, and for how much noise to draw ahead
+
+
+class CallbackError(BaseException):
+    """A callback of the caller raised the cause. No engine and no phrase is to blame, so it is no `Exception`."""
+
+
+@contextmanager
+def own_errors() -> Iterator[None]:
+    """Raises what callbacks raised as it was."""
+    try:
+        yield
+    except CallbackError as error:
+        raise (error.__cause__ or error) from None
 
 
 @dataclass(frozen=True)
@@ -56,13 +72,15 @@ class _Failed:
 
 
 class Synthesizer:
-    """Speaks phrases in batches. Not thread-safe; owns neither the engines nor the denoiser.
+    """Speaks phrases in batches, taking turns with others on the same engines. Not thread-safe; owns no engines.
 
     Args:
         engines: the voice.
         settings: how it speaks.
-        on_message: told in the classic's words what is running; for printing.
-        on_progress: told the number of symbols whose speech is done, fractions included; for a progress bar.
+        on_message: called with what is running, in the classic's words; for printing.
+        on_progress: called with the number of symbols whose speech is done, fractions included; for a progress bar.
+
+    What a callback raises ends the work as the cause of a `CallbackError`.
     """
 
     def __init__(
@@ -78,7 +96,8 @@ class Synthesizer:
         self.on_progress = on_progress
         self.stages = Stages(engines.device)
         self.sigma = stages.sigma(engines, self.settings)
-        self.denoiser = engines.denoisers.get(self.settings.denoise)
+        with engines.lock:  # its bias may have to be measured
+            self.denoiser = engines.denoisers.get(self.settings.denoise)
         # While a GPU works, the host is free to draw noise; on a CPU drawing ahead would only take from the engines.
         self._pool = ThreadPoolExecutor(thread_name_prefix="synthesizer") if engines.on_gpu else None
         self._one_ahead = engines.on_gpu
@@ -217,14 +236,14 @@ class Synthesizer:
             )
 
     def _encode(self, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
-        self.on_message("Running Tacotron2 Encoder")
+        self._say("Running Tacotron2 Encoder")
         with self.stages("encoder"):
             return stages.encode(self.engines, [piece.encoded.ids for piece in pieces])
 
     def _decode(
         self, pieces: Sequence[Piece], memory: tuple[Tensor, Tensor], utterances: Sequence[Utterance]
     ) -> DecodedBatch:
-        self.on_message("Running Tacotron2 Decoder")
+        self._say("Running Tacotron2 Decoder")
         symbols = [len(piece.encoded.ids) for piece in pieces]
         share, expected = DECODER_SHARE * sum(symbols), TYPICAL_FRAMES * max(symbols)
         done = self._symbols_done
@@ -241,14 +260,14 @@ class Synthesizer:
                     raise stages.nan_error(self.engines, "encoder", describe(pieces[0])) from error
                 raise EngineFailure(f"{describe(pieces[0])}: {error}") from error
         self._advance_to(done + share)
-        self.on_message(f"Stopping after {max(decoded.frames)} decoder steps")
+        self._say(f"Stopping after {max(decoded.frames)} decoder steps")
         for piece, frames, reason in zip(pieces, decoded.frames, decoded.stop_reasons, strict=True):
             if reason == "cap":
-                self.on_message(f"Warning! Reached max decoder steps: {describe(piece)} was cut at {frames} frames")
+                self._say(f"Warning! Reached max decoder steps: {describe(piece)} was cut at {frames} frames")
         return decoded
 
     def _refine(self, pieces: Sequence[Piece], decoded: DecodedBatch) -> list[Tensor]:
-        self.on_message("Running Tacotron2 Postnet")
+        self._say("Running Tacotron2 Postnet")
         with self.stages("postnet"):
             mels = stages.refine_each(self.engines, decoded.mels, decoded.frames)
         speeds = [piece.speed_in(self.settings) for piece in pieces]
@@ -259,7 +278,7 @@ class Synthesizer:
 
     def _vocode(self, pieces: Sequence[Piece], mels: Sequence[Tensor], noises: Sequence[Noise]) -> list[Tensor]:
         """Starts WaveGlow: the audio of each piece."""
-        self.on_message("Running WaveGlow")
+        self._say("Running WaveGlow")
         engines = self.engines
         frames = [padded_frames(mel.size(1), engines.window_sizes[0]) for mel in mels]
         done, share = self._symbols_done, (1 - DECODER_SHARE) * sum(len(piece.encoded.ids) for piece in pieces)
@@ -307,7 +326,17 @@ class Synthesizer:
 
     def _advance_to(self, symbols: float) -> None:
         self._symbols_done = symbols
-        self.on_progress(symbols)
+        _tell(self.on_progress, symbols)
+
+    def _say(self, message: str) -> None:
+        _tell(self.on_message, message)
+
+
+def _tell(callback: Callable[[Item], object], news: Item) -> None:
+    try:
+        callback(news)
+    except Exception as error:
+        raise CallbackError from error
 
 
 def _batches_by_length(pieces: Sequence[Piece], batch_size: int) -> list[list[int]]:

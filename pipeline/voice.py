@@ -29,7 +29,7 @@ from pipeline.scheduler import CLOSING_SECONDS, QUEUE_LENGTH, Scheduler
 from pipeline.settings import RuntimeOptions, RuntimeSettings, SpeakOptions, SpeakSettings, WorkSettings, written_out
 from pipeline.speech import Speech
 from pipeline.stages import level
-from pipeline.synthesizer import BATCHES_AHEAD, Synthesizer
+from pipeline.synthesizer import BATCHES_AHEAD, Synthesizer, own_errors
 from pipeline.text_stream import TextStream, speak_bits
 from pipeline.torch_engines import torch_engines
 from pipeline.words import joined_words
@@ -60,7 +60,6 @@ class Voice:
 
     def __init__(self, engines: Mapping[Part, Engine] | EngineSet, work: WorkSettings | None = None) -> None:
         self.engines = engines if isinstance(engines, EngineSet) else EngineSet(engines, work)
-        self._lock = threading.RLock()  # held by whoever runs the engines
         self._starting = threading.Lock()  # of the scheduler: a request must not wait for the engines to be queued
         self._scheduler: Scheduler | None = None
         self._closed = False
@@ -200,6 +199,7 @@ class Voice:
         Raises:
             UserError: nothing can be spoken, a setting is of another type or out of range, or an engine gave what isn't
                 a number.
+            Exception: what `on_progress` raises, as it is.
         """
         ((_, audio),) = self.speak_many([text], SpeakSettings.of(**settings), on_progress)
         if isinstance(audio, UserError):
@@ -215,10 +215,8 @@ class Voice:
             on_progress: as for `speak`; its symbols are those of the texts that are spoken together.
         """
         settings = settings or SpeakSettings()
-        with self._lock:
-            synthesizer = self.synthesizer(settings)
         at_once = BATCHES_AHEAD * self.engines.batch_size
-        with synthesizer:
+        with own_errors(), self.synthesizer(settings) as synthesizer:
             for first in range(0, len(texts), at_once):
                 phrases = [Phrase(first + item, text) for item, text in enumerate(texts[first : first + at_once])]
                 prepared = self.prepare(phrases, settings)
@@ -228,9 +226,7 @@ class Voice:
                     synthesizer.on_progress = partial(_progress, on_progress, symbols)
                 spoken = synthesizer.speak_pieces(pieces)
                 for phrase in prepared:
-                    with self._lock:  # released between phrases, so that a slow consumer doesn't block others
-                        audio = _joined(self, phrase, spoken, settings)
-                    yield phrase.phrase.index, audio
+                    yield phrase.phrase.index, _joined(self, phrase, spoken, settings)
 
     @written_out(SpeakSettings, SpeakOptions)
     def stream(self, text: str | Iterable[str], **settings: Unpack[SpeakOptions]) -> Iterator[Audio]:
@@ -291,7 +287,7 @@ class Voice:
                 raise Closed("the voice is closed; load it again")
             if self._scheduler is None:
                 self._scheduler = Scheduler(
-                    self.engines, max_slots=max_slots, max_waiting=max_waiting, lock=self._lock, on_failed=on_failed
+                    self.engines, max_slots=max_slots, max_waiting=max_waiting, on_failed=on_failed
                 )
             return self._scheduler
 
@@ -303,11 +299,8 @@ class Voice:
     ) -> Synthesizer:
         """An offline synthesizer on this voice's engines, for callers that want batches, progress and pictures.
 
-        The caller closes it, and uses it in one thread while no other call on this voice runs. Arguments as for
-        `Synthesizer`.
+        The caller closes it, and uses it in one thread. Arguments as for `Synthesizer`.
         """
-        if self._closed:
-            raise Closed("the voice is closed; load it again")
         return Synthesizer(self.engines, settings, on_message, on_progress)
 
     def prepare(self, phrases: Sequence[Phrase], settings: SpeakSettings | None = None) -> list[PreparedPhrase]:
@@ -321,20 +314,24 @@ class Voice:
     def close(self, drain: bool = False, timeout: float = CLOSING_SECONDS) -> None:
         """Closes the engines; may be called again. Arguments as for `Scheduler.close`.
 
-        Engines that another call is still using after the timeout stay open.
+        Calls under way raise Closed at their next use of the engines. Engines that one is still using after the timeout
+        stay open. In a callback it returns at once, and the engines are closed when they come free.
         """
+        self._closed = True
+        if self.engines.lock.held_here:
+            threading.Thread(target=self.close, args=(drain, timeout), name="closing").start()
+            return
         with self._starting:
-            self._closed = True
             scheduler, self._scheduler = self._scheduler, None
         if scheduler is not None:
             scheduler.close(drain, timeout)
-        if not self._lock.acquire(timeout=timeout):
+        if not self.engines.lock.acquire(timeout):
             _log.warning("the voice is closed, and an engine has not returned: the engines stay open")
             return
         try:
             self.engines.close()
         finally:
-            self._lock.release()
+            self.engines.lock.release()
 
     def __enter__(self) -> "Voice":
         return self

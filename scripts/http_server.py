@@ -6,8 +6,6 @@ import os
 from collections.abc import Callable
 from functools import partial
 
-import torch
-
 from common.cli import ArgumentParser, bounded_float, bounded_int, run
 from common.cpu_backend import usable_cores
 from common.errors import UserError
@@ -101,6 +99,8 @@ def _gpu_environments(args: argparse.Namespace) -> list[dict[str, str]]:
         return []
     if ":" in (args.device or ""):  # the flag itself names one
         return [{}]
+    import torch  # after `common.cli`, as all that takes seconds
+
     seen = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = [str(index) for index in range(torch.cuda.device_count())] if seen is None else seen.split(",")
     return [{"CUDA_VISIBLE_DEVICES": name} for name in names if name] or [{}]

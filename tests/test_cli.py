@@ -198,6 +198,23 @@ def test_sigterm_cleans_up_as_ctrl_c_does() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (143, "cleaned\nTrue\n", whole)
 
 
+@pytest.mark.parametrize(
+    "program",
+    [
+        ["inference.py"],
+        ["trt/inference_trt.py"],
+        ["scripts/http_server.py"],
+        ["-c", "from trt.inference_trt import speak"],  # as the console command does
+    ],
+    ids=lambda program: program[-1],
+)
+def test_ctrl_c_while_pytorch_is_imported_shows_no_traceback(tmp_path: Path, program: list[str]) -> None:
+    (tmp_path / "torch.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    paths = environment(PYTHONPATH=f"{tmp_path}:{REPOSITORY}")
+    done = subprocess.run([sys.executable, *program], cwd=REPOSITORY, env=paths, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
 def test_an_ascii_terminal_takes_every_character(tmp_path: Path) -> None:
     ascii_only = environment(PYTHONIOENCODING="ascii")
     done = subprocess.run([sys.executable, "-c", PRINTS], cwd=tmp_path, env=ascii_only, capture_output=True, check=True)

@@ -9,6 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,17 +19,17 @@ import torch
 from torch import Tensor
 
 from common.engine import Engine
-from common.errors import Busy, Closed, EngineFailure
+from common.errors import Busy, Closed, EngineFailure, UserError
 from common.files import REPOSITORY
 from common.metadata import PARTS, Part
 from common.phrases import Phrase
 from common.wav import WavWriter
-from pipeline import SpeakSettings, Voice, WorkSettings, encoders
+from pipeline import SpeakSettings, Voice, WorkSettings, encoders, stages
 from pipeline.audio import Audio
 from pipeline.encoders import FORMATS, make_encoder
 from pipeline.engine_set import EngineSet
 from pipeline.scheduler import FAILED_ROUNDS
-from pipeline.speak import OutputSettings, speak, stream
+from pipeline.speak import Listener, OutputSettings, speak, stream
 from pipeline.speech import CancelledError
 from tacotron2.text.front_end import TextFrontEnd
 from tests.engine_doubles import Watched, tiny_engines
@@ -387,3 +388,62 @@ def test_a_request_measures_no_denoiser_and_strengths_do_not_pile_up(monkeypatch
         gc.collect()
         assert sum(isinstance(one, Denoiser) for one in gc.get_objects()) <= 20
     assert measured == ["speech"]
+
+
+@pytest.mark.parametrize("callback", ["on_progress", "on_message"])
+def test_what_a_callback_raises_reaches_its_caller_and_harms_nobody(tmp_path: Path, callback: str) -> None:
+    def fail_at_once(*news: object) -> None:
+        raise EngineFailure("the caller's own")
+
+    settings, phrases = SpeakSettings(**SETTINGS), [[Phrase(0, TEXTS[0])]]
+    with Voice(tiny_engines()) as voice:
+        with pytest.raises(EngineFailure, match=r"^the caller's own$"):
+            speak(voice, phrases, settings, OutputSettings(tmp_path), Listener(**{callback: fail_at_once}))
+        with pytest.raises(EngineFailure, match=r"^the caller's own$"):
+            voice.speak("Hello.", on_progress=fail_at_once, **SETTINGS)
+        assert speak(voice, phrases, settings, OutputSettings(tmp_path)).failed == []
+
+
+def test_a_callback_may_close_the_voice_but_not_speak_with_it() -> None:
+    engines, closed = tiny_engines(), threading.Event()
+    running: list[bool] = []
+    engines["waveglow"] = Watched(engines["waveglow"], lambda tensors: running.append(closed.is_set()))
+    engines["waveglow"].close = closed.set
+    voice = Voice(engines, WorkSettings(batch_size=1))
+    with pytest.raises(UserError, match="a callback can't speak with the voice that calls it"):
+        voice.speak("Hello.", on_progress=lambda done, symbols: voice.speak("Hello."), **SETTINGS)
+    with suppress(Closed):  # unless the last run of an engine was the text's last
+        voice.speak("Hello.", on_progress=lambda done, symbols: voice.close(), **SETTINGS)
+    assert closed.wait(60)
+    assert not any(running)
+    with pytest.raises(Closed, match="the voice is closed"):
+        voice.speak("Hello.", **SETTINGS)
+
+
+def test_the_event_of_a_stream_may_close_the_voice() -> None:
+    engines, closed = tiny_engines(), threading.Event()
+    running: list[bool] = []
+    engines["waveglow"] = Watched(engines["waveglow"], after=lambda tensors: running.append(closed.is_set()))
+    engines["waveglow"].close = closed.set
+    voice = Voice(engines, WorkSettings(max_symbols=30))
+    speech = voice.submit("A sentence. " * 500, SpeakSettings(**SETTINGS), voice.close)
+    with pytest.raises(Closed):
+        list(speech)
+    assert closed.wait(60)
+    assert running
+    assert not any(running)
+
+
+def test_windows_that_fail_together_are_refined_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where windows of several requests are computed together."""
+    monkeypatch.setattr("pipeline.policy.next_windows", lambda ready, **_: [request for request, _ in ready])
+    settings = {"gate_threshold": 1.0, "max_decoder_steps": 200}
+    with Voice(tiny_engines()) as voice:
+        expected = [voice.speak(text, **settings).samples for text in TEXTS[::2]]
+        fault = Fault(0)
+        monkeypatch.setattr("pipeline.streaming.at_speed", fault.before(stages.at_speed))
+        with voice.engines.lock:  # until both wait
+            speeches = [voice.submit(text, SpeakSettings(**settings)) for text in TEXTS[::2]]
+        found = [Audio.join(list(speech)).samples for speech in speeches]
+    for whole, samples in zip(expected, found, strict=True):
+        assert np.abs(samples - whole).max() < 1e-3

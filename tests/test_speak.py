@@ -256,9 +256,17 @@ def test_a_folder_gets_files_of_the_format_and_captions(tmp_path: Path, tiny_fol
     assert captions["text"] == text
     spans = [text[slice(*word["span"])] for word in captions["words"]]
     assert spans == [word["text"] for word in captions["words"]] == text.split()[: len(spans)]
-    for resumed, also in ((True, ("--captions", "json")), (True, ()), (False, ("--captions", "srt"))):
+    other = ("--seed", "1")
+    for resumed, also in (
+        (True, ("--captions", "json")),
+        (True, ()),
+        (False, ("--captions", "srt")),
+        (False, other),  # the captions beside it are of another audio now
+        (False, ("--captions", "srt", *other)),
+        (True, ("--captions", "srt", *other)),
+    ):
         again = run_here(TRT, "--text", text, "-o", tmp_path, "--resume", *also, *flags)
-        assert ("1 of 1 phrases are there and stay" in again.stdout) == resumed
+        assert ("1 of 1 phrases are there and stay" in again.stdout) == resumed, also
 
 
 @pytest.mark.slow
@@ -297,6 +305,7 @@ def test_the_log_tells_the_stages(tmp_path: Path, tiny_folder: Path) -> None:
         (("-o", "a.mp3", "--format", "flac"), ("--format flac", "a.mp3")),
         (("-o", "a.opus", "--sample-rate", "44100"), ("44100", "opus takes")),
         (("-o", "-", "--format", "float32"), ("--format float32", "standard output")),
+        (("-o", "a.ogg"), ("a.ogg", "no format ogg", "only wav, pcm, flac")),
     ],
     ids=" ".join,
 )
@@ -305,6 +314,7 @@ def test_flags_that_can_not_be_obeyed(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert_one_line_error(run_here(TRT, "--text", "Hello.", *flags), *words)
+    assert "a.ogg" not in os.listdir()
 
 
 def test_the_baselines_suffix_is_a_part_of_a_name(tmp_path: Path, tiny_checkpoints: dict[str, Path]) -> None:
