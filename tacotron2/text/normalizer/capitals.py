@@ -2,7 +2,7 @@
 
 import re
 
-from tacotron2.text.normalizer.say import characters, code, letters, text_before, units
+from tacotron2.text.normalizer.say import HELD, characters, code, letters, text_before, units
 from tacotron2.text.numbers import NUMBER_WORDS
 from tacotron2.text.rewriting import Pattern
 from tacotron2.text.tables import table
@@ -36,7 +36,7 @@ _MIXED = Pattern(r"(?<![A-Za-z0-9])(?:((?&mixed-case))|([A-Z]?[a-z]{1,15})([A-Z]
 _LONE_CAPITAL = Pattern(
     r"(?<![\w'.])([B-HJ-Z])(?![\w'.&]|\.\w)|(?<![\w'.])([B-HJ-Z])(?=\.(?:\s|$))|(?<![\w'.])([B-HJ-Z])\.(?=[,;:)])"
 )
-_LONE_SMALL = Pattern(r"(?<![\w'.&-])([b-hj-z])(?![\w'.&-])|(?<![\w'.&-])([b-hj-z])(?=\.(?:\s*$| [A-Z]))")
+_LONE_SMALL = Pattern(rf"(?<![\w'.&{HELD}-])([b-hj-z])(?![\w'.&{HELD}-])|(?<![\w'.&-])([b-hj-z])(?=\.(?:\s*$| [A-Z]))")
 _LETTER_A = Pattern(r"\b((?:(?&Before-the-letter-a)|from|from point) )A\b(?! [a-z]{3,})")
 _ITEM_A = Pattern(r"(?<=\()[Aa](?=\))")
 _A_TO_B = Pattern(r"\bA(?= {1,3}(?:to|and|or|plus|minus|versus) {1,3}[B-Z]\b)")

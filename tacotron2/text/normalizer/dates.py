@@ -182,7 +182,7 @@ def _date(year: str, month: str, day: str) -> str:
 
 def date_words(order: str, figures: Sequence[str]) -> str:
     """A date whose figures stand in an order like "mdy", "ymd", "md", "my" or "y"; empty if there is no such date."""
-    if len(figures) != len(order) or set(order) - set("ymd"):
+    if len(figures) != len(order) or set(order) - set("ymd") or max(map(len, figures)) > 4:
         return ""
     parts = dict(zip(order, figures, strict=True))
     year = _full_year(parts["y"]) if len(parts.get("y", "")) == 2 else parts.get("y", "")
