@@ -129,7 +129,7 @@ def _units(
     Raises as `encode` does.
     """
     if cleaner not in CLEANERS:
-        raise UserError(f"unknown cleaner {_shown(cleaner)}: choose {', '.join(CLEANERS)}")
+        raise UserError(f"unknown cleaner {quoted(cleaner)}: choose {', '.join(CLEANERS)}")
     if trace is not None:
         trace.follow(text)
     with trace or nullcontext():
@@ -237,11 +237,11 @@ def _dropped(units: Sequence[_Unit]) -> tuple[str, ...]:
 
 def nothing_to_speak(text: str, dropped: Sequence[str] = ()) -> InvalidInput:
     """The error for a text without words, once these characters are dropped."""
-    without = f" once {_shown(''.join(dropped))} is left out, which the voice has no sound for" if dropped else ""
-    return InvalidInput(f"nothing to speak in {_shown(text)}{without}: write at least one word")
+    without = f" once {quoted(''.join(dropped))} is left out, which the voice has no sound for" if dropped else ""
+    return InvalidInput(f"nothing to speak in {quoted(text)}{without}: write at least one word")
 
 
-def _shown(text: str, longest: int = 40) -> str:
-    """A text within a message of one line."""
+def quoted(text: str, longest: int = 40) -> str:
+    """A text within a message: its beginning, in one line."""
     line = " ".join(text.split())
     return f'"{line[:longest]}{"..." if len(line) > longest else ""}"'

@@ -25,7 +25,7 @@ def from_arpabet(written: str) -> str:
     """`{ARPAbet}` of symbols parted by spaces or hyphens, in any case. Raises InvalidInput for an unknown one."""
     sounds = written.upper().replace("-", " ").strip("{} ").split()
     if unknown := [sound for sound in sounds if sound not in ARPABET]:
-        raise InvalidInput(f'"{unknown[0]}" is no ARPAbet symbol: the CMU dictionary\'s are known, as HH AW1 S')
+        raise InvalidInput(f'"{unknown[0][:40]}" is no ARPAbet symbol: the CMU dictionary\'s are known, as HH AW1 S')
     if not sounds:
         raise InvalidInput("no sounds are given")
     return "{" + " ".join(sounds) + "}"

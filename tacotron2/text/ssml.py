@@ -6,14 +6,14 @@ of all other elements the text is spoken. Without a `speak` element the whole te
 
 import html
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import NoReturn
 from xml.parsers import expat
 
 from common.errors import InvalidInput
-from tacotron2.text.encoding import EncodedText
+from tacotron2.text.encoding import EncodedText, quoted
 from tacotron2.text.normalizer.dates import date_words
 from tacotron2.text.normalizer.say import digits, number, ordinal_of, spelt
 from tacotron2.text.normalizer.telephones import telephone
@@ -25,16 +25,16 @@ MAX_PAUSE, MAX_PAUSES = 10.0, 60.0  # seconds of one break, and of all: silence 
 MAX_LENGTH = 1_000_000  # characters
 _STRENGTHS = {"none": 0.0, "x-weak": 0.25, "weak": 0.5, "medium": 0.75, "strong": 1.0, "x-strong": 1.25}  # seconds
 _RATES = {"x-slow": 0.5, "slow": 0.75, "medium": 1.0, "default": 1.0, "fast": 1.25, "x-fast": 1.6}
-_ROOT = re.compile(r"\s*(?:<\?xml\s|<!DOCTYPE|(?:<!--.*?-->\s*)*<speak[\s/>])", re.DOTALL)
+_ROOT = re.compile(r"\s*(?:<\?xml\s|<!DOCTYPE|(?:<!--(?:(?!-->).)*-->\s*)*<speak[\s/>])", re.DOTALL)
 _OPENED = "<speak>"
 _DURATION = re.compile(r"\+?([0-9]{1,9}(?:\.[0-9]{0,9})?|\.[0-9]{1,9})(ms|s)")
 _RATE = re.compile(r"([+-]?)([0-9]{1,6}(?:\.[0-9]{0,6})?|\.[0-9]{1,6})(%?)")
 _ENTITY = re.compile(r"&[#\w]{2,10};")
-_MARKUP = re.compile(r"""<!--.*?-->|<!\[CDATA\[|\]\]>|<(?:"[^"]*"|'[^']*'|[^'">])*>""", re.DOTALL)
 _CLOSING = ".,;:!?"
 _HIDDEN = "\0"  # stands for each character of markup in what words are taken from
 _NUMBER = re.compile(r"[+-]?[0-9][0-9, ]*(?:\.[0-9]+)?|\.[0-9]+")
 _WHOLE = re.compile(r"[0-9][0-9, ]*")
+_FIGURES = re.compile(r"(?=[^0-9]*[0-9])[^A-Za-z]+")
 
 
 @dataclass
@@ -77,9 +77,12 @@ def parse_ssml(source: str) -> list[Segment]:
 
 
 def shown(piece: EncodedText) -> EncodedText:
-    """A piece whose words are as the user sees them: entities are characters, and markup is left out."""
+    """A piece whose words are as the user sees them: entities are characters, and markup is left out.
+
+    What is spoken for an element without text is no word.
+    """
     words = (word._replace(text=html.unescape(word.text.replace(_HIDDEN, ""))) for word in piece.words)
-    return replace(piece, words=tuple(words))
+    return replace(piece, words=tuple(word for word in words if word.text))
 
 
 @dataclass
@@ -88,15 +91,14 @@ class _Element:
 
     Attributes:
         speed: of the text in it.
-        start: where its content begins in the source.
-        say: reads its content, which is collected in `content`; None leaves it to the normaliser.
+        say: reads its text, which is collected in `content`; None leaves it to the normaliser.
+        start: where its text begins in the source.
     """
 
-    name: str
     speed: float
-    start: int
     say: Callable[[str], str] | None = None
-    content: str = ""
+    content: list[str] = field(default_factory=list)
+    start: int | None = None
 
 
 class _Reader:
@@ -109,8 +111,11 @@ class _Reader:
         self._characters = [0] * (sum(encoded) + 1)  # by byte
         for character, byte in enumerate(accumulate(encoded, initial=0)):
             self._characters[byte] = character
+        self._visible = [_HIDDEN] * len(source)  # the characters that are no markup
         self._elements: list[_Element] = []
         self._segments = [Segment()]
+        self._texts: list[list[str]] = [[]]  # of each segment
+        self._has_word = False  # in the last segment
         self._parser = expat.ParserCreate("utf-8")
         self._parser.StartElementHandler = self._started
         self._parser.EndElementHandler = self._ended
@@ -126,14 +131,14 @@ class _Reader:
             why = expat.ErrorString(error.code).removeprefix("not well-formed ").strip("()")
             self._refuse(f"not well-formed: {why}", error.lineno, error.offset)
         spoken: list[Segment] = []
-        for segment in self._segments:
+        for segment, texts in zip(self._segments, self._texts, strict=True):
+            segment.text = "".join(texts)
             if any(map(str.isalnum, segment.text)):
                 spoken.append(segment)
             elif spoken:
                 spoken[-1].pause += segment.pause
-        source = _MARKUP.sub(lambda match: _HIDDEN * len(match[0]), self._source)
         for segment in spoken:
-            segment.source = source
+            segment.source = "".join(self._visible)
         if sum(segment.pause for segment in spoken) > MAX_PAUSES:
             self._refuse(f"the breaks are longer than {MAX_PAUSES:g} s together")
         for segment in spoken[:-1]:
@@ -144,7 +149,7 @@ class _Reader:
         if len(self._elements) >= MAX_DEPTH:
             self._refuse(f"more than {MAX_DEPTH} elements within one another")
         outer = self._elements[-1] if self._elements else None
-        element = _Element(name, outer.speed if outer else 1.0, self._tag_end())
+        element = _Element(outer.speed if outer else 1.0)
         if outer and outer.say:  # its content is read as a whole
             element.say = outer.say
         elif name == "sub":
@@ -169,40 +174,49 @@ class _Reader:
         outer = self._elements[-1] if self._elements else None
         if outer and outer.say:
             outer.content += element.content
+            outer.start = element.start if outer.start is None else outer.start
         elif element.say:
-            span = element.start, max(element.start, self._index())
-            self._say(element.say(element.content), [span], element.speed)
+            stop = self._index()
+            span = stop if element.start is None else element.start, stop
+            self._say(element.say("".join(element.content)), [span], element.speed)
         elif name in ("p", "s"):
             self._end_sentence()
 
     def _text(self, text: str) -> None:
-        element = self._elements[-1]
+        element, first = self._elements[-1], self._index()
+        entity = _ENTITY.match(self._source, first) if len(text) == 1 else None
+        stop = entity.end() if entity else first + len(text)
+        self._visible[first:stop] = self._source[first:stop]
         if element.say:
-            element.content += text
-            return
-        first = self._index()
-        if len(text) == 1 and (entity := _ENTITY.match(self._source, first)):
-            self._say(text, [entity.span()], element.speed)
+            element.content.append(text)
+            element.start = first if element.start is None else element.start
         else:
-            self._say(text, [(index, index + 1) for index in range(first, first + len(text))], element.speed)
+            spans = [(first, stop)] if entity else [(index, index + 1) for index in range(first, stop)]
+            self._say(text, spans, element.speed)
 
-    def _say(self, text: str, origins: list[Span], speed: float) -> None:
+    def _say(self, text: str, origins: Sequence[Span], speed: float) -> None:
         """Adds a text to what is spoken, from these spans, or all of it from one."""
         last = self._segments[-1]
-        origins = origins if len(origins) == len(text) else origins * len(text)
-        if last.text and (closing := len(text) - len(text.lstrip(_CLOSING))):  # stays with the words before it
-            last.text, text = last.text + text[:closing], text[closing:]
-            last.origins, origins = last.origins + origins[:closing], origins[closing:]
-        if last.pause or (last.speed != speed and not text.isspace()):
-            if any(map(str.isalnum, last.text)) or last.pause:
-                self._segments.append(last := Segment())
-            last.speed = speed
-        last.text += text
-        last.origins += origins
+        origins = origins if len(origins) == len(text) else [*origins] * len(text)
+        closing = len(text) - len(text.lstrip(_CLOSING)) if last.origins else 0  # stays with the words before it
+        self._add(text[:closing], origins[:closing])
+        text, origins = text[closing:], origins[closing:]
+        if text and (last.pause or (last.speed != speed and not text.isspace())):
+            if self._has_word or last.pause:
+                self._segments.append(Segment())
+                self._texts.append([])
+                self._has_word = False
+            self._segments[-1].speed = speed
+        self._add(text, origins)
+
+    def _add(self, text: str, origins: Sequence[Span]) -> None:
+        self._texts[-1].append(text)
+        self._segments[-1].origins += origins
+        self._has_word = self._has_word or any(map(str.isalnum, text))
 
     def _end_sentence(self) -> None:
         last = self._segments[-1]
-        if last.text:
+        if last.origins:
             index = last.origins[-1][1]
             self._say("\n\n", [(index, index)], last.speed)
 
@@ -211,32 +225,20 @@ class _Reader:
         byte = self._parser.CurrentByteIndex - (len(_OPENED) if self._wrapped else 0)
         return self._characters[min(max(0, byte), len(self._characters) - 1)]
 
-    def _tag_end(self) -> int:
-        """Where the tag ends that begins here: a ">" within a value doesn't end it."""
-        quote, index = "", self._index()
-        while index < len(self._source):
-            character = self._source[index]
-            index += 1
-            if quote:
-                quote = "" if character == quote else quote
-            elif character in "\"'":
-                quote = character
-            elif character == ">":
-                break
-        return index
-
     def _pause(self, attributes: Mapping[str, str]) -> float:
         if "time" in attributes:
             duration = _DURATION.fullmatch(attributes["time"].strip())
             if duration is None:
-                self._refuse(f'break time "{attributes["time"]}": write seconds or milliseconds, as 1.5s or 500ms')
+                self._refuse(
+                    f"break time {quoted(attributes['time'])}: write seconds or milliseconds, as 1.5s or 500ms"
+                )
             seconds = float(duration[1]) / (1000 if duration[2] == "ms" else 1)
             if seconds > MAX_PAUSE:
-                self._refuse(f'break time "{attributes["time"]}": at most {MAX_PAUSE:g} s')
+                self._refuse(f"break time {quoted(attributes['time'])}: at most {MAX_PAUSE:g} s")
             return seconds
         strength = attributes.get("strength", "medium").strip()
         if strength not in _STRENGTHS:
-            self._refuse(f'break strength "{strength}": must be one of {", ".join(_STRENGTHS)}')
+            self._refuse(f"break strength {quoted(strength)}: must be one of {', '.join(_STRENGTHS)}")
         return _STRENGTHS[strength]
 
     def _rate(self, written: str) -> float:
@@ -244,12 +246,14 @@ class _Reader:
             return _RATES[written.strip()]
         rate = _RATE.fullmatch(written.strip())
         if rate is None:
-            self._refuse(f'prosody rate "{written}": write {", ".join(_RATES)}, a number as 1.2, or per cent as 80%')
+            self._refuse(
+                f"prosody rate {quoted(written)}: write {', '.join(_RATES)}, a number as 1.2, or per cent as 80%"
+            )
         sign, figures, percent = rate.groups()
         change = float(figures) / (100 if percent else 1)
         factor = {"+": 1 + change, "-": 1 - change}.get(sign, change)
         if not 0.01 <= factor <= 100:
-            self._refuse(f'prosody rate "{written}": too far from the usual speed')
+            self._refuse(f"prosody rate {quoted(written)}: too far from the usual speed")
         return factor
 
     def _phoneme(self, attributes: Mapping[str, str]) -> Callable[[str], str]:
@@ -260,7 +264,7 @@ class _Reader:
             elif alphabet.removeprefix("x-") in ("arpabet", "cmu-arpabet", "cmu", "cmudict"):
                 said = from_arpabet(sounds)
             else:
-                raise InvalidInput(f'alphabet "{alphabet}": must be ipa or cmu-arpabet')
+                raise InvalidInput(f"alphabet {quoted(alphabet)}: must be ipa or cmu-arpabet")
         except InvalidInput as error:
             self._refuse(f"phoneme: {error}")
         return lambda _: said
@@ -291,14 +295,18 @@ def _date(form: str) -> Callable[[str], str]:
 
 def _if(pattern: re.Pattern[str], say: Callable[[str], str]) -> Callable[[str], str]:
     """A reader of contents that match a pattern; others are left to the normaliser."""
-    return lambda content: say(re.sub("[, ]", "", content)) if pattern.fullmatch(content.strip()) else content
+    return lambda content: say(content) if pattern.fullmatch(content.strip()) else content
+
+
+def _closed_up(figures: str) -> str:
+    return re.sub("[, ]", "", figures.strip())
 
 
 # By interpret-as. What the normaliser reads by itself (time, currency, unit, fraction...) is left to it.
 _SAY_AS: dict[str, Callable[[str], str]] = {
     **dict.fromkeys(("characters", "spell-out", "verbatim"), spelt),
-    **dict.fromkeys(("cardinal", "number"), _if(_NUMBER, number)),
-    "ordinal": _if(_WHOLE, ordinal_of),
-    "digits": digits,
-    "telephone": telephone,
+    **dict.fromkeys(("cardinal", "number"), _if(_NUMBER, lambda content: number(_closed_up(content)))),
+    "ordinal": _if(_WHOLE, lambda content: ordinal_of(_closed_up(content))),
+    "digits": _if(_FIGURES, digits),
+    "telephone": _if(_FIGURES, telephone),
 }

@@ -16,10 +16,11 @@ _NUMBERED_STREET = Pattern(
     r"((?: (?:[A-Z][A-Za-z']+|[0-9]{1,3}(?:st|nd|rd|th))\.?){1,3}?) ((?&streets)|(?&street-words))\b(\.?)(?![a-z])",
     re.IGNORECASE,
 )
+_COMPASS = Pattern(r"(?<=[a-z.,] )[NS][EW]\b(?= of\b)|(?<=(?:[Ss]treet|[Aa]venue) )[NS][EW]\b")
 # A street after a name, unless a second name follows: else a saint or a doctor.
 _STREET_AFTER_NAME = Pattern(
     rf"(?<=[a-z]) (St)(?=,|\s*$)|(?<=[a-z]) (St|Dr)\.(?= +(?!{_CAPITAL})|[,;:!?)]|\s*$| (?&openers)\b)"
-    r"|(?<=[a-z]) ((?!(?&Streets-or-others)\b)(?&Streets))\b\.?(?! ?[0-9])"
+    r"|(?<=[a-z.]) ((?!(?&Streets-or-others)\b)(?&Streets))\b\.?(?! ?[0-9])"
 )
 _BEFORE_NAME = Pattern(rf"\b((?&before-a-name))\.? (?={_CAPITAL}[a-z.{HELD}]|[{HELD}])")
 _NO_SPACE = Pattern(r"\b(Mr|Mrs|Ms|Dr|St|Prof)\.(?=[A-Z][a-z])")
@@ -30,10 +31,11 @@ _UNPOINTED_TITLE = Pattern(
 _NOT_BEFORE_PROF = Pattern(r"\b(?:my|the|a|our|his|her|your|their|this|that|dash|dot|slash) $")
 _BEFORE_SMALL = Pattern(r"(?:^|[:,] |\b(?:and|hi|by|to|dear|with|from|in|at|of|near) )$")  # "ms smith"
 _ENDING = Pattern(rf"\b([A-Za-z]{{2,6}})\.(?![A-Za-z0-9])(\s*(?:[A-Z{HELD}\"(]|$))?")
-_EDITION = Pattern(r"(?<=[0-9](?:st|nd|rd|th) )ed\.(?=(\s*$)?)")
-_VERSUS = Pattern(r"(?<![\w.'-])vs(?=\s)|(?<=\s)v\.(?=\s[A-Z])")
+_AFTER_ORDINAL = Pattern(r"(?<=[0-9](?:st|nd|rd|th) )(ed|c|cent)\.(?=(\s*$)?)")
+_VERSUS = Pattern(r"(?<![\w.'-])vs(?=\s)|(?<=\s)v\.(?=\s[A-Z])|(?<=[a-z]\s)v(?=\s[A-Z][a-z])")
 _BEFORE_NUMBER = Pattern(r"\b((?i:(?&before-numbers)))(?:\.? ?(?=[#(]?[0-9])|(?<!\bNo)(?:\. ?| )(?=[IVX]+\b(?!')))")
 _ROMAN_PAGES = Pattern(r"\b([Pp]p?)\. ?([ivxl]{1,8})(?: ?- ?([ivxl]{1,8}))?\b(?!\.\w)")
+_ROMAN_ITEM = Pattern(r"(?<=\()(?:ii|iii|iv|vii|viii|ix)(?=\))")
 _STATE = Pattern(r"(?<=[a-z.]), ((?&states))\b(?:,? ([0-9]{5})(?:-([0-9]{4}))?(?![0-9]))?")
 _ZIP = Pattern(r"\b((?&states)) ([0-9]{5})(?:-([0-9]{4}))?(?![\w,.-]*[0-9])")
 
@@ -60,15 +62,19 @@ def read_abbreviations(text: str) -> str:
     """Writes abbreviations out, by what stands beside them where they have two meanings."""
     text = _LATIN.sub(_latin, _NO_SPACE.sub(r"\1. ", text))
     text = _ROMAN_PAGES.sub(_roman_pages, text)
+    text = _ROMAN_ITEM.sub(lambda match: cardinal(str(roman(match[0].upper()))), text)
     text = _BEFORE_NUMBER.sub(_before_number, text)
     text = _NUMBERED_STREET.sub(_numbered_street, text)
     text = _STATE.sub(_state, text)
     text = _ZIP.sub(lambda match: f"{table('states')[match[1]]} {_zip(match[2], match[3])}", text)
     text = _STREET_AFTER_NAME.sub(_street, text)
+    text = _COMPASS.sub(lambda match: table("directions")[match[0]].lower(), text)
     text = _BEFORE_NAME.sub(lambda match: f"{table('before-a-name')[match[1]]} ", text)
     text = _UNPOINTED_TITLE.sub(_unpointed_title, text)
     if "." in text:
-        text = _EDITION.sub(lambda match: "edition" + ("." if match[1] is not None else ""), text)
+        text = _AFTER_ORDINAL.sub(
+            lambda match: f"{table('after-ordinals')[match[1]]}{'.' * (match[2] is not None)}", text
+        )
         text = _ENDING.sub(_ending, _TITLE.sub(_title, text))
     text = _VERSUS.sub("versus", text)
     return _roman_numerals(text)

@@ -2,7 +2,7 @@
 
 import re
 
-from tacotron2.text.normalizer.say import characters, code, letters, text_before, units
+from tacotron2.text.normalizer.say import HELD, characters, code, letters, text_before, units
 from tacotron2.text.numbers import NUMBER_WORDS
 from tacotron2.text.rewriting import Pattern
 from tacotron2.text.tables import table
@@ -33,9 +33,12 @@ _DRAWN_OUT = Pattern(r"([AEIOUYHMRSZ])\1\1")
 _SENTENCE = Pattern(r"[^.!?\n]*(?:[.!?\n]+|$)")
 _WORD = Pattern(r"[A-Za-z]+")
 _MIXED = Pattern(r"(?<![A-Za-z0-9])(?:((?&mixed-case))|([A-Z]?[a-z]{1,15})([A-Z]{2,4})(s?))(?![A-Za-z0-9])")
-_LONE_CAPITAL = Pattern(r"(?<![\w'.])([B-HJ-Z])(?![\w'.&]|\.\w)|(?<![\w'.])([B-HJ-Z])(?=\.(?:\s|$))")
-_LONE_SMALL = Pattern(r"(?<![\w'.&-])([b-hj-z])(?![\w'.&-])|(?<![\w'.&-])([b-hj-z])(?=\.(?:\s*$| [A-Z]))")
+_LONE_CAPITAL = Pattern(
+    r"(?<![\w'.])([B-HJ-Z])(?![\w'.&]|\.\w)|(?<![\w'.])([B-HJ-Z])(?=\.(?:\s|$))|(?<![\w'.])([B-HJ-Z])\.(?=[,;:)])"
+)
+_LONE_SMALL = Pattern(rf"(?<![\w'.&{HELD}-])([b-hj-z])(?![\w'.&{HELD}-])|(?<![\w'.&-])([b-hj-z])(?=\.(?:\s*$| [A-Z]))")
 _LETTER_A = Pattern(r"\b((?:(?&Before-the-letter-a)|from|from point) )A\b(?! [a-z]{3,})")
+_ITEM_A = Pattern(r"(?<=\()[Aa](?=\))")
 _A_TO_B = Pattern(r"\bA(?= {1,3}(?:to|and|or|plus|minus|versus) {1,3}[B-Z]\b)")
 _NO_VOWELS = Pattern(r"(?<![\w'.-])([bcdfghj-np-tv-xz]{2,5})(?![\w'])")
 _VOWELS = frozenset("AEIOUY")
@@ -66,6 +69,7 @@ def read_capitals(text: str) -> str:
     text = _A_TO_B.sub(letters("a"), _NO_VOWELS.sub(_no_vowels, text))
     text = _CONTRACTION.sub(lambda match: match[0].capitalize(), text)
     text = _SENTENCE.sub(_sentence, text)
+    text = _ITEM_A.sub(letters("a"), text)
     text = _LETTER_A.sub(rf"\1{letters('a')}", text)
     text = _LONE_CAPITAL.sub(lambda match: letters(match[0]), text)
     return _LONE_SMALL.sub(lambda match: letters(match[0]), text)

@@ -26,11 +26,12 @@ _WEEKDAY = r"(?i:Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)"
 _DAY = r"(?:3[01]|[12][0-9]|0?[1-9])"
 _NTH = r"(?:st|nd|rd|th|ST|ND|RD|TH)?"
 _YEAR = r"[12][0-9]{3}"
+_JOINTS = {"-": "to", "/": "to", "&": "and"}
 _START, _END = r"(?<![\w.,:/'-])", r"(?![\w%°]|[.,:/-][0-9])"
 _ISO = Pattern(rf"{_START}({_YEAR})([-/])(1[0-2]|0?[1-9])\2({_DAY})(?:[T ](?=[0-9]{{2}}:[0-9]{{2}})|(?![\w/-]))")
 _SLASHED = Pattern(rf"{_START}([0-3]?[0-9])([/.-])([0-3]?[0-9])\2({_YEAR}|[0-9]{{2}})(?![\w/-]|\.[0-9])")
 _DAY_MONTH_CODE = Pattern(rf"{_START}({_DAY})[-/]({_MONTH})[-/]({_YEAR}|[0-9]{{2}})(?![\w/-])")
-_DAYS = rf"({_DAY}){_NTH}(?:( ?- ?| to | and )({_DAY}){_NTH})?"
+_DAYS = rf"({_DAY}){_NTH}(?:( ?- ?| to | and | & )({_DAY}){_NTH})?"
 _MONTH_DAY = Pattern(rf"\b({_MONTH})(?:\.? |-){_DAYS}(?:(?:,? |-)({_YEAR}))?{_END}")
 _DAY_MONTH = Pattern(
     rf"(?<![\w.,:/$£€-]){_DAYS}( of| OF)? ({_MONTH})\.?(?:,? ({_YEAR}))?(?![\w%°]|[.:/-][0-9]| [0-9]{{1,2}}(?![0-9]))"
@@ -40,7 +41,10 @@ _MONTH_YEAR = Pattern(rf"\b({_MONTH})\.?,? ({_YEAR}){_END}")
 _MONTHS = Pattern(rf"\b({_MONTH})\.? ?- ?({_MONTH})")
 # After "may 6" or "march 15" in lower case: shows that "march" is no verb ("march 15 miles").
 _AFTER_A_DATE = Pattern(r" *(?:$|[^\w\s]|(?&after-a-date)\b)")
-_ON_DATE = Pattern(r"\b((?&Before-a-date) (?:the )?)(1[0-2]|0?[1-9])/(3[01]|[12][0-9]|0?[1-9])(?![\w/]|[.,][0-9])")
+_ON_DATE = Pattern(
+    r"\b((?:(?&Before-a-date) (?:the )?|(?:[MFS]|Tue|Wedne|Thur)[a-z]{1,4}day,? ))"
+    r"(1[0-2]|0?[1-9])/(3[01]|[12][0-9]|0?[1-9])(?![\w/]|[.,][0-9])"
+)
 _WEEKDAYS = Pattern(rf"\b({_WEEKDAY})\.? ?(-|/|&|and|or|to|through) ?({_WEEKDAY})\b\.?(?![A-Za-z])")
 _WEEKDAY_BEFORE = Pattern(
     rf"\b({_WEEKDAY})\b(?:\.,?|,)? (?={_MONTH}\.? (?:[0-9]|[a-z-]+(?:st|nd|rd|th)\b)"
@@ -50,7 +54,9 @@ _WEEKDAY_BEFORE = Pattern(
 _WEEKDAY_ALONE = Pattern(
     r"\b(Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b\.? (?=(?:night|morning|afternoon|evening|noon)s?\b)"
     r"|\b([Mm]on|[Tt]ues|Wed|[Tt]hurs?|[Ff]ri)\.(?=(?: [a-z0-9(]|[,;:)]))"
+    r"|(?<=\b[Oo]n )(Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b(?=\.?(?:\s*$|[,;:!?)])|\. [A-Za-z])"
 )
+_BEFORE_YEAR = Pattern(r"((?<![\w.])(?<![0-9] )c|(?<=[(,;] )[bdr]|(?<=\()[bdr]|\bfl)\. ?(?=[1-9][0-9]{2,3}\b)")
 _ERA = Pattern(
     r"(?<![\w.,-])([0-9]{1,3}(?:,[0-9]{3})?|[0-9]{4,6}) ?(BCE|BC|CE|AD|B\.C\.(?:E\.)?|A\.D\.?|C\.E\.)(?![A-Za-z0-9])"
 )
@@ -95,6 +101,7 @@ def read_dates(text: str) -> str:
     if not has_figures(text):
         return _MONTHS.sub(_months, _WEEKDAY_ALONE.sub(_weekday_alone, _WEEKDAYS.sub(_weekdays, text)))
     text = _WEEKDAY_ALONE.sub(_weekday_alone, _WEEKDAYS.sub(_weekdays, text))
+    text = _BEFORE_YEAR.sub(lambda match: f"{table('before-years')[match[1]]} ", text)
     text = _DAY_MONTH.sub(_day_month, text)
     text = _WEEKDAY_BEFORE.sub(lambda match: f"{_weekday(match[1])}, ", text)
     text = _ISO.sub(_iso, text)
@@ -152,11 +159,11 @@ def _weekdays(match: re.Match[str]) -> str:
     first, joint, last = match.groups()
     if not (_is_name(first) and _is_name(last)):
         return match[0]
-    return f"{_weekday(first)} {({'-': 'to', '/': 'to', '&': 'and'}).get(joint, joint)} {_weekday(last)}"
+    return f"{_weekday(first)} {_JOINTS.get(joint, joint)} {_weekday(last)}"
 
 
 def _weekday_alone(match: re.Match[str]) -> str:
-    return _weekday(match[1] or match[2]) + (" " if match[1] else "")
+    return _weekday(match[match.lastindex or 0]) + (" " if match[1] else "")
 
 
 def _full_year(written: str) -> str:
@@ -175,7 +182,7 @@ def _date(year: str, month: str, day: str) -> str:
 
 def date_words(order: str, figures: Sequence[str]) -> str:
     """A date whose figures stand in an order like "mdy", "ymd", "md", "my" or "y"; empty if there is no such date."""
-    if len(figures) != len(order) or set(order) - set("ymd"):
+    if len(figures) != len(order) or set(order) - set("ymd") or max(map(len, figures)) > 4:
         return ""
     parts = dict(zip(order, figures, strict=True))
     year = _full_year(parts["y"]) if len(parts.get("y", "")) == 2 else parts.get("y", "")
@@ -208,7 +215,7 @@ def _slashed(match: re.Match[str]) -> str:
 def _days(first: str, joint: str | None, last: str | None) -> str:
     words = ordinal_of(first)
     if joint and last:
-        words += f" {'to' if '-' in joint else joint.strip()} {ordinal_of(last)}"
+        words += f" {_JOINTS.get(joint.strip(), joint.strip())} {ordinal_of(last)}"
     return words
 
 

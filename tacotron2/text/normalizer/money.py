@@ -32,7 +32,7 @@ _A_NOTE = Pattern(
     rf"\b([Aa]|[Aa]nother|[Ee]very|[Tt]his|[Tt]hat) (\$|£|€)({NUMBER}){_SCALE}(?=[ -][a-z])"
     r"(?! (?:and|or|to|for|is|was|in|per|a|on)\b)"
 )
-_TICKER = Pattern(r"\$(?=[A-Za-z])")
+_TICKER = Pattern(r"\$(?=[A-Za-z])|^\$ (?=[a-z])")  # and the prompt before a command
 
 
 def read_money(text: str) -> str:
@@ -103,7 +103,8 @@ def _money(match: re.Match[str]) -> str:
     sign = "minus " if minus or minus_inside else ""
     more = " plus" if plus else ""
     if last is None:
-        return sign + _amount(currency, first, scale) + more + _per(unit)
+        space = " " * match.string[match.end() : match.end() + 1].isalpha()  # "$1,000pcm"
+        return sign + _amount(currency, first, scale) + more + _per(unit) + space
     if first_scale and first_scale != scale:
         one = f"{_amount(currency, first, first_scale)} to "
     else:

@@ -29,7 +29,8 @@ from tacotron2.text.tables import table
 _MIXED = r"(?:[0-9]{1,6}[ -])?[0-9]{1,4}/[0-9]{1,4}"
 _QUANTITY = rf"(?:{_MIXED}|{NUMBER})"
 _WITH_UNIT = Pattern(
-    rf"(?<![\w.,/^])(?<!\^-)({MINUS}?)({_QUANTITY})(?:( ?- ?| to | or |/-)({MINUS}?{_QUANTITY}))?( ?|-)((?&units))"
+    rf"(?:(?<![\w.,/^])|(?<=°[CF]/))(?<!\^-)({MINUS}?)({_QUANTITY})(?:( ?- ?| to | or |/-)({MINUS}?{_QUANTITY}))?"
+    r"( ?|-)((?&units))"
     r"(?:\^([23]))?((?: ?/ ?(?:[A-Za-zµμΩ]{1,5}|100 ?km)(?:\^?[23])?)?)(?![A-Za-z0-9^])(\.(?![\w.]))?"
 )
 _SHORT_MEASURE = Pattern(r"\b(sq|cu|fl)\. (?=(?:mi|ft|in|yd|m|km|cm|oz)\b)")
@@ -40,13 +41,25 @@ _RATE = Pattern(
 _SQUARED = Pattern(r"(?<![\w/=])(km|m|cm|mm|ft|mi|in|yd)\^([23])(?![\w^])")
 _PER_UNIT = Pattern(r" ?/ ?([A-Za-zµμΩ]{1,5}|100 ?km)(?:\^?([23]))?")
 _POWERS = {"2": "square", "3": "cubic"}
-_FEET_INCHES = Pattern(r"(?<![\w.,])([0-9]{1,3})['′] ?([0-9]{1,2}(?:\.[0-9]+)?)(?:[\"″]|'')?(?![\w'])")
-_FEET = Pattern(r"(?<![\w.,'])([0-9]{1,5}(?:\.[0-9]+)?)(['′])(?!\w)")
+_PRIMES = '(?:"|′′)'  # as Unicode's compatibility forms write ″
+_FEET_INCHES = Pattern(rf"(?<![\w.,])([0-9]{{1,3}})['′] ?([0-9]{{1,2}}(?:\.[0-9]+)?)(?:{_PRIMES}|'')?(?![\w'])")
+_FEET = Pattern(r"(?<![\w.,'])([0-9]{1,5}(?:\.[0-9]+)?)(['′])(?![\w′])")
+# After degrees: minutes and seconds.
+_ARC = Pattern(rf"(?<=[0-9]°) ?([0-9]{{1,2}})['′](?: ?([0-9]{{1,2}}(?:\.[0-9]+)?)(?:{_PRIMES}|''))?(?: ?([NSEW])\b)?")
+_DEGREES = Pattern(r"(?<=[0-9] degrees )([CF])\b(?!\.\w)")
+_DEGREES_OF = {"C": "Celsius", "F": "Fahrenheit"}
 _OPEN_QUOTE = Pattern(r"(?<!\w)'(?=\w)")
-_INCHES = Pattern(rf"(?<![\w.,/\"])({_MIXED}|[0-9]{{1,5}}(?:\.[0-9]+)?)(\"|″)(?!\w)")
+# A quotation that is not closed yet: a mark after a figure may be one of inches.
+_OPEN_DOUBLE = Pattern(r'(?<![\w.,!?")])"(?:[^"]|(?<=[0-9])")*\Z')
+_INCH = rf"({_MIXED}|[0-9]{{1,5}}(?:\.[0-9]+)?)"
+_INCHES = Pattern(rf"(?<![\w.,/\"])(?:{_INCH}{_PRIMES}? ?- ?)?{_INCH}({_PRIMES})(?!\w)")
 # After a measure: the thing that it measures, so that "12-inch pizza" takes the singular.
 _DESCRIBED = Pattern(r" (?!(?&after-measures)\b)[a-z]{2}")
-_DIMENSIONS = Pattern(rf"{FREE}({NUMBER})((?: ?[A-Za-z]{{1,3}})?) ?([x×X]) ?(?={NUMBER}(?![0-9]* ?\^| ?= ?[0-9]))")
+_DIMENSIONS = Pattern(
+    rf"{FREE}({NUMBER})((?: ?(?&units)|{_PRIMES}|['′])?) ?([x×]|X(?![0-9.]+[A-Z])) ?"
+    rf"(?={NUMBER}(?![0-9]* ?\^| ?= ?[0-9]))"
+)
+_MARKED = dict.fromkeys(('"', "′′"), " inches") | dict.fromkeys("'′", " feet")
 _SIZE = Pattern(rf"{NUMBER} ?(?:[x×\"″′']|[mcd]?m\b|km\b|in\b|ft\b|inch|feet|meter)|[0-9]{{3}}")
 _ARTICLE = Pattern(r"\b[Aa]n? $")  # "a 5 kg bag" takes the singular
 _PERCENT = Pattern(rf"(?<![\w.,])({MINUS}?)({NUMBER}) ?%?(?: ?- ?({NUMBER}))? ?(%|‰)(?!\w)")
@@ -66,8 +79,9 @@ _POWER = Pattern(r"(?<=[\w)])\^([-+\N{MINUS SIGN}]?)\(?([0-9]{1,4}|[a-z])\)?(?!\
 _VERSION = Pattern(
     r"(?<![\w.])([vV](?:\. ?)?)?([0-9]{1,6}(?:\.[0-9]{1,6}){1,5})(?=([A-Za-z]{0,5}[0-9]*)(?![\w.]*[0-9]))"
 )
+_ANY_VERSION = Pattern(r"(?<=[0-9])\.(?=[xX]\b)")  # "3.x"
 _SHORT_VERSION = Pattern(r"(?<![\w.])v\.? ?([0-9]{1,4})(?![\w.]*[0-9])")
-_SPECIAL = Pattern(r"(?<![\w./,-])((?&special-numbers))(?![\w/]|[.,][0-9])")
+_SPECIAL = Pattern(r"(?:(?<![\w./,-])|(?<=[a-z]-))((?&special-numbers))(?![\w/]|[.,][0-9])")
 _FRACTION = Pattern(
     rf"(?<![\w./,])(?:({WHOLE})[ -])?([0-9]{{1,4}})/([0-9]{{1,4}})((?:st|nd|rd|th)s?)?(?![\w/]|[.,][0-9])"
 )
@@ -75,8 +89,9 @@ _RATIO = Pattern(rf"(?<![\w:.])({WHOLE}):({WHOLE})(?![\w:]|\.[0-9])")
 _RANGE = Pattern(rf"(?<![\w.,-])({NUMBER}) ?- ?({NUMBER})(?![\w-]|\.[0-9])(?! ?=)")
 _SERIES = Pattern(r"(?<![\w.,-])[0-9]{1,4}(?:-[0-9]{1,4}){2,9}(?![\w-])")
 _ORDINAL = Pattern(rf"(?<![\w.,])({WHOLE})(?:st|nd|rd|th|ST|ND|RD|TH)(?![A-Za-z0-9])")
+_FROM_TO = Pattern(r"(?:(?<=/[0-9])|(?<=/[0-9]{2}))-(?=[0-9]{1,2}/[0-9])")  # "1/4-1/2"
 _SCALED = Pattern(rf"(?<![\w.,:])(?<!\w-)(?:({NUMBER}) ?- ?)?({NUMBER})(k|K|M|B|bn|mn|T)(\+?)(?![A-Za-z0-9])")
-_TIMES = Pattern(rf"(?<![\w.,])({NUMBER}[x×]|[0-9]{{1,2}}X)(?![A-Za-z0-9])")
+_TIMES = Pattern(rf"(?<![\w.,])(?:({NUMBER}) ?- ?)?({NUMBER}[x×]|[0-9]{{1,2}}X)(?![A-Za-z0-9])")
 _HASH_NUMBER = Pattern(r"(?<!\w)# ?(?=[0-9])")
 _PLUS_AFTER = Pattern(r"(?<=[0-9])\+(?=[\s,.;:!?)]|$)(?! ?[0-9])")
 _SIGNED = Pattern(rf"(^|[\s(\[=<>,;:/*×÷+|\"']|\b[a-z]\^)([-+±\N{{MINUS SIGN}}]) ?(?={NUMBER})")
@@ -103,10 +118,12 @@ def read_units(text: str) -> str:
     text = _SHORT_MEASURE.sub(r"\1 ", text)
     text = _TIMES_TEN.sub(_times_ten, text)
     text = _ABOUT.sub("about ", text)
+    text = _ARC.sub(_arc, text)
+    text = _DEGREES.sub(lambda match: _DEGREES_OF[match[1]], text)
     text = _FEET_INCHES.sub(_feet_inches, text)
+    text = _DIMENSIONS.sub(_dimension, text)
     text = _FEET.sub(_feet, text)
     text = _INCHES.sub(_inches, text)
-    text = _DIMENSIONS.sub(_dimension, text)
     text = _PERCENT.sub(_percent, text)
     text = _RATE.sub(_rate, text)
     text = _WITH_UNIT.sub(_with_unit, text)
@@ -122,16 +139,16 @@ def read_numbers(text: str) -> str:
     text = _HASH_NUMBER.sub("number ", text)
     text = _SCIENTIFIC.sub(_scientific, text)
     text = _POWER.sub(_power, text)
-    text = _VERSION.sub(_version, text)
+    text = _VERSION.sub(_version, _ANY_VERSION.sub(" point ", text))
     text = _SHORT_VERSION.sub(lambda match: f"version {cardinal(match[1])}", text)
-    text = _FRACTION.sub(_fraction, text)
+    text = _FRACTION.sub(_fraction, _FROM_TO.sub(" to ", text))
     text = _ORDINAL.sub(lambda match: ordinal_of(match[1]), text)
     text = _RATIO.sub(_ratio, text)
     text = _MODEL.sub(_model, _LETTER_POINT.sub(r"\1-", text))
     text = _SCALED.sub(_scaled, text)
     text = _SERIES.sub(lambda match: " ".join(count(part) for part in match[0].split("-")), text)
     text = _RANGE.sub(lambda match: f"{count(match[1])} to {count(match[2])}", text)
-    text = _TIMES.sub(lambda match: f"{number(match[1][:-1])} times", text)
+    text = _TIMES.sub(_times, text)
     text = _PAIRED.sub(lambda match: match[1] + pairs(match[2]), text)
     text = _PLUS_AFTER.sub(" plus", text)
     text = _SIGNED.sub(_sign, text)
@@ -176,6 +193,11 @@ def _ratio(match: re.Match[str]) -> str:
     if len(first) > 3 and last[:2] in ("19", "20") and len(last) == 4:
         return f"{number(first)} {count(last)}"
     return f"{number(first)} to {number(last)}"
+
+
+def _times(match: re.Match[str]) -> str:
+    first, last = match.groups()
+    return f"{f'{number(first)} to ' if first else ''}{number(last[:-1])} times"
 
 
 def _sign(match: re.Match[str]) -> str:
@@ -246,6 +268,15 @@ def _feet(match: re.Match[str]) -> str:
     return f"{number(match[1])} {'foot' if match[1] == '1' or _describes(match) else 'feet'}"
 
 
+def _arc(match: re.Match[str]) -> str:
+    """Minutes and seconds of an angle."""
+    minutes, seconds, towards = match.groups()
+    words = f" {cardinal(minutes)} minute{'' if int(minutes) == 1 else 's'}"
+    if seconds:
+        words += f" {number(seconds)} second{'' if seconds == '1' else 's'}"
+    return f"{words} {table('directions')[towards].lower()}" if towards else words
+
+
 def _feet_inches(match: re.Match[str]) -> str:
     feet, inches = match.groups()
     return f"{cardinal(feet)} {'foot' if feet == '1' else 'feet'} {number(inches)}"
@@ -262,17 +293,18 @@ def _describes(match: re.Match[str]) -> bool:
 
 def _inches(match: re.Match[str]) -> str:
     """A quotation mark after a number, unless it closes a quotation."""
-    if match[2] == '"' and match.string.count('"', max(0, match.start() - 300), match.start(2)) % 2:
+    first, last, sign = match.groups()
+    if sign == '"' and _OPEN_DOUBLE.search(match.string, max(0, match.start() - 300), match.start()):
         return match[0]
-    one = match[1] in ("1", "1/2", "1/4", "1/8") or _describes(match)
-    return f"{_quantity(match[1])} {'inch' if one else 'inches'}"
+    one = (not first and last in ("1", "1/2", "1/4", "1/8")) or _describes(match)
+    return f"{f'{_quantity(first)} to ' if first else ''}{_quantity(last)} {'inch' if one else 'inches'}"
 
 
 def _dimension(match: re.Match[str]) -> str:
     first, unit, sign = match.groups()
     if sign == "×" and not unit and len(first) < 3 and not _SIZE.match(match.string, match.end()):
         return match[0]
-    return f"{first}{unit} by "
+    return f"{first}{_MARKED.get(unit, unit)} by "
 
 
 def _percent(match: re.Match[str]) -> str:

@@ -7,7 +7,11 @@ import unicodedata
 from tacotron2.text.rewriting import Pattern
 
 _ENTITY = Pattern(r"&(?:[a-zA-Z]{2,8}|#[0-9]{1,6});")
-_TAG = Pattern(r"</?([a-zA-Z][^\s<>/]{0,80})[^<>\n]{0,200}>|<!--[^<>\n]{0,500}-->")
+# A tag, or what stands between angle brackets without being one: "<jane@doe.com>".
+_TAG = Pattern(
+    r"</?(?:([a-zA-Z][\w:-]{0,80})(?:\s[^<>\n]{0,200})?/?|([a-zA-Z][^<>\n]{0,280}|[^<>@\s]{1,99}@[^<>\s]{1,99}))>"
+    r"|<!--[^<>\n]{0,500}-->"
+)
 _BLOCK_TAGS = frozenset("br p div li ul ol tr table blockquote h1 h2 h3 h4 h5 h6 pre hr".split())  # noqa: SIM905
 
 BLOCK = Pattern(r"[^\n]+")
@@ -25,9 +29,10 @@ _PLAIN_KIN = {
     **dict.fromkeys("º˚", "°"),
     **dict.fromkeys("©®™℠†‡¶·¨¸¯¦", " "),
     **dict.fromkeys("→⇒➔➜⟶", " to "),
-    **{"…": "...", "№": "No. ", "∓": "±", "‰": " per thousand ", "℅": " care of ", "§": " section ", "\u00ad": ""},
+    **{"…": "...", "№": "No. ", "∓": "±", "‰": " per thousand ", "℅": " care of "},
+    **{"§§": " sections ", "§": " section ", "♭": " flat ", "♯": " sharp ", "\u00ad": ""},
 }
-_KIN = Pattern(f"[{''.join(_PLAIN_KIN)}]")
+_KIN = Pattern(f"§§|[{''.join(_PLAIN_KIN)}]")
 # Unicode's compatibility forms may change these, and the letter before, which an accent may join.
 _COMPATIBLE = Pattern(r"[^\S\x00-\x7f]|\S?[^\x00-\x7f\s]+")
 _DIGITS_DASH = Pattern(r"(?<=[0-9])\s?–\s?(?=[-$€£¥]?[0-9])")  # an en dash between numbers is a range's
@@ -61,6 +66,8 @@ _STARS = Pattern(r"(?<![0-9 ])\*+|\*+(?![0-9 *])|(?<![0-9]) \*+(?= )")
 _UNDERLINES = Pattern(r"(?<![A-Za-z0-9_])_+(?=[A-Za-z0-9*'\"])|(?<=[A-Za-z0-9*.,!?'\")])_+(?![A-Za-z0-9_])")
 _PLUS_MINUS = Pattern(r"\+/[-\N{MINUS SIGN}]")
 _OPTIONAL_PLURAL = Pattern(r"(?<=[a-z])\(s\)")
+_TRADEMARK = Pattern(r"(?<=[a-z0-9]{2})\((?:TM|R)\)")
+_CHANGED_LETTER = Pattern(r"(?<!\w)\[([A-Za-z])\](?=[a-z])")  # in quotations: "[t]he"
 _GLUED = Pattern(r"(?<=[0-9 ][ap]\.m\.)(?=[A-Z][a-z])")  # "5 p.m.Then"
 _STRUCK = Pattern(r"~~|`+")
 _DOTS = Pattern(r"(?<![.])\. \. \.")
@@ -89,6 +96,8 @@ def blocks(text: str) -> str:
 
 
 def _tag(match: re.Match[str]) -> str:
+    if match[2]:
+        return f" {match[2]} "
     return "\n\n" if (match[1] or "").lower() in _BLOCK_TAGS else " "
 
 
@@ -122,7 +131,8 @@ def _without_markup(text: str) -> str:
     text = _EMOTICON.sub(" ", text)
     text = _STRUCK.sub("", _UNDERLINES.sub("", _STARS.sub("", text)))
     text = _OPTION.sub(lambda match: "dash " * len(match[1]), text)
-    text = _OPTIONAL_PLURAL.sub("s", text)
+    text = _TRADEMARK.sub("", _OPTIONAL_PLURAL.sub("s", text))
+    text = _CHANGED_LETTER.sub(r"\1", text)
     text = _GLUED.sub(" ", _PLUS_MINUS.sub("±", text))
     text = _TYPED_DASH.sub(" -- ", _DOTS.sub("...", text))
     return _ENDS.sub("", _SPACES.sub(" ", text))
