@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from multiprocessing import resource_tracker
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ def test_workers_killed_at_every_stage_are_started_anew_and_leave_no_trace(
     (tmp_path / "marks").mkdir()
     beside = kind != "processes"
     faulty = FaultySource(**vars(replace(source, beside=beside)), stages=tuple(STAGES), marks=tmp_path / "marks")
-    resource_tracker.ensure_running()  # Python's own process, which ends with the tests
+    forkserver.ensure_running()  # which ends with the tests, as Python's resource tracker does
     before = descendants(os.getpid())
     if kind.startswith("actors"):
         pool: Any = RayPool(lambda on_gpus: faulty, 2, False, 1)
@@ -124,7 +124,6 @@ DRIVER = """
 import json, sys
 from contextlib import suppress
 from dataclasses import replace
-from multiprocessing import resource_tracker
 from pathlib import Path
 from common.cli import run
 from scripts import corpus

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 
 MOST_DEATHS = 3  # of processes, while they make the same call
-_SPAWN = multiprocessing.get_context("spawn")  # a process that uses CUDA can't be forked
+# Processes are forked by a server, which imports PyTorch once for all and never uses CUDA: what does can't be forked.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["serving.corpora.worker"])
 
 
 class WorkerDied(Exception):
@@ -31,7 +33,7 @@ class Process:
 
     def __init__(self, begin: Callable[..., None], *arguments: object) -> None:
         # Nothing is ever sent. The process ends when the pipe does, which is when this process has ended or closed it.
-        self._theirs, self._ours = _SPAWN.Pipe(duplex=False)
+        self._theirs, self._ours = _CONTEXT.Pipe(duplex=False)
         self._begin = begin, arguments
         self._lock = threading.Lock()
         self._closed = False
@@ -73,7 +75,7 @@ class Process:
 
     def _new_executor(self) -> ProcessPoolExecutor:
         begin, arguments = self._begin
-        return ProcessPoolExecutor(1, _SPAWN, _begin, (self._theirs, begin, arguments))
+        return ProcessPoolExecutor(1, _CONTEXT, _begin, (self._theirs, begin, arguments))
 
 
 def _begin(alive: Connection, begin: Callable[..., None], arguments: tuple[object, ...]) -> None:
