@@ -40,7 +40,7 @@ async def speak(service: SpeechService, record: RequestRecord, order: SpeechOrde
         ApiError: there is no audio.
     """
     with _as_answers(service), ExitStack() as owned:
-        speech = await service.engines.submit(order.text, order.settings)
+        speech = service.engines.submit(order.text, order.settings)
         owned.callback(speech.cancel)
         watcher = asyncio.create_task(_cancel_when_gone(speech, receive))
         owned.callback(watcher.cancel)
