@@ -85,6 +85,7 @@ async def _listen(service: SpeechService, listener: socket.socket, drain_seconds
         timeout_graceful_shutdown=drain_seconds,  # type: ignore[arg-type]  # for asyncio.wait_for, which takes parts
         lifespan="off",
         server_header=False,
+        proxy_headers=False,  # nothing depends on the client's address
     )
     config.load()
     prefer_latency()
