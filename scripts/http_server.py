@@ -86,8 +86,9 @@ def make_engines(args: argparse.Namespace, load: Callable[[], Voice]) -> list[En
         environments = [{} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(cores)}]
     return [
         Engine(
-            EngineSettings(f"engine {number}", load, args.max_streams, args.max_queue),
+            EngineSettings(f"engine {number}", load, args.max_streams),
             environments[number % len(environments)] if count else None,
+            args.max_queue,
         )
         for number in range(max(1, count))
     ]

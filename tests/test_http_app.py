@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import logging
+import threading
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from unittest import mock
 import httpx
 import numpy as np
 import pytest
+from starlette.types import Message
 from torch import Tensor
 
 from common.errors import UserError
@@ -256,16 +258,44 @@ def test_pages_of_other_sites_need_to_be_allowed(service: SpeechService) -> None
     assert "access-control-allow-origin" not in other.headers
 
 
+def test_a_client_that_leaves_while_its_text_waits_to_be_read_gives_it_up(
+    service: SpeechService, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": SPEECH, "query_string": b"", "headers": headers}
+    read, gone = threading.Event(), asyncio.Event()
+    messages = iter([{"type": "http.request", "body": json.dumps(request()).encode()}])
+
+    async def receive() -> Message:
+        if (message := next(messages, None)) is None:
+            gone.set()
+            return {"type": "http.disconnect"}
+        return message
+
+    async def leave() -> None:
+        asking = asyncio.create_task(make_app(service)(scope, receive, mock.AsyncMock()))
+        await asyncio.wait_for(gone.wait(), 20)
+        await service.engines.statuses()  # the engine has heard of it
+        read.set()
+        await asking
+
+    submit = Voice.submit
+    with mock.patch.object(Voice, "submit", lambda *options: read.wait(30) and submit(*options)):
+        asyncio.get_event_loop().run_until_complete(leave())
+    assert "cancelled 499" in caplog.text
+
+
 def test_who_is_refused_learns_how_long_the_queue_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     now = itertools.count(step=2.0)
     monkeypatch.setattr("serving.http.service.time.monotonic", lambda: next(now))
-    engines = SimpleNamespace(engines=[SimpleNamespace(load=4), SimpleNamespace(load=3)])
+    engines = SimpleNamespace(load=7)
     service = SpeechService(cast(EnginePool, engines), ServerSettings())
     assert service.seconds_to_wait() == 1  # nothing is known yet
     for _ in range(5):  # one every two seconds
         service.ended(RequestRecord("some", status=200, completed=True))
     assert service.seconds_to_wait() == 7
-    engines.engines[0].load = 1000
+    engines.load = 1000
     assert service.seconds_to_wait() == 60
 
 

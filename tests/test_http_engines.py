@@ -5,17 +5,20 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 
+from common.errors import Busy
 from common.files import REPOSITORY
 from pipeline import Audio, SpeakSettings, Voice
-from pipeline.speech import CancelledError
+from pipeline.speech import CancelledError, Speech
 from tests.engine_doubles import tiny_engines
 from tests.http_servers import NEVER, ServerProcess, eventually, running_server
 
@@ -48,7 +51,7 @@ def test_an_engine_runs_ahead_of_a_slow_reader_by_a_bounded_time(monkeypatch: py
         await engines.start()
         try:
             before = (await engine.status()).audio_seconds
-            speech = await engines.submit(text, settings)
+            speech = engines.submit(text, settings)
             while (await engine.status()).audio_seconds - before < 4.0:
                 await asyncio.sleep(0.05)
             await asyncio.sleep(1)  # for more, if it came
@@ -57,15 +60,63 @@ def test_an_engine_runs_ahead_of_a_slow_reader_by_a_bounded_time(monkeypatch: py
             assert samples / 22050 > 1.5 * bound
             assert samples == len(speech.results) * 100 * HOP
             assert engine.load == 0
-            given_up = await engines.submit(text, settings)
+            given_up = engines.submit(text, settings)
             given_up.cancel()
             with pytest.raises(CancelledError):
                 await samples_of(given_up)
-            assert engine.load == (await engine.status()).active == 0
+            assert engine.load == 0
+            while (await engine.status()).active:
+                await asyncio.sleep(0.01)
         finally:
             await engines.close()
 
     asyncio.run(listen())
+
+
+@asynccontextmanager
+async def blocked_pool(monkeypatch: pytest.MonkeyPatch, max_waiting: int) -> AsyncIterator[tuple[EnginePool, list]]:
+    """A pool of one engine with two slots, which reads no text until the context ends; and the texts that it reads."""
+    texts, go_on, submit = list[str](), threading.Event(), Voice.submit
+
+    def slowly(voice: Voice, text: str, *options) -> Speech:
+        texts.append(text)
+        go_on.wait(30)
+        return submit(voice, text, *options)
+
+    voice = Voice(tiny_engines(decoder_no_early_stopping=True, max_decoder_steps=20))
+    engines = EnginePool([Engine(EngineSettings("engine 0", lambda: voice, max_slots=2), None, max_waiting)])
+    await engines.start()
+    monkeypatch.setattr(Voice, "submit", slowly)
+    try:
+        yield engines, texts
+    finally:
+        go_on.set()
+        await engines.close()
+
+
+def test_a_full_server_refuses_before_it_reads_the_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask() -> None:
+        async with blocked_pool(monkeypatch, max_waiting=1) as (engines, texts):
+            for number in range(3):
+                engines.submit(f"Text {number}.", SpeakSettings())
+            with pytest.raises(Busy, match="3 requests wait or are under way"):
+                engines.submit("One too many.", SpeakSettings())
+            assert "One too many." not in texts
+
+    asyncio.run(ask())
+
+
+def test_a_request_that_is_given_up_before_its_text_is_read_is_never_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ask() -> None:
+        async with blocked_pool(monkeypatch, max_waiting=8) as (engines, texts):
+            for number in range(engine_process.TEXT_READERS):
+                engines.submit(f"Text {number}.", SpeakSettings())
+            given_up = engines.submit("Never mind.", SpeakSettings())
+            given_up.cancel()
+            await engines.statuses()  # the engine has heard of it
+        assert "Never mind." not in texts
+
+    asyncio.run(ask())
 
 
 @pytest.mark.slow

@@ -256,13 +256,12 @@ def check_model(name: str) -> None:
 
 
 def _settings(request: _Request, audio_format: AudioFormat) -> SpeakSettings:
-    given = request.model_dump(include={*_SETTINGS}, exclude_none=True)
+    fields = request.model_dump(include={*_SETTINGS}, exclude_none=True)
+    given = {_SETTINGS[name].name: value for name, value in fields.items()}
+    default = PCM_RATE if audio_format.name == "pcm" else None
     try:
-        settings = SpeakSettings(
-            **{_SETTINGS[name].name: value for name, value in given.items()}, keep_pictures=bool(request.alignment)
-        )
-        default = PCM_RATE if audio_format.name == "pcm" else None
-        return replace(settings, sampling_rate=audio_format.sampling_rate(settings.sampling_rate or default))
+        given["sampling_rate"] = audio_format.sampling_rate(given.get("sampling_rate", default))
+        return SpeakSettings(**given, keep_pictures=bool(request.alignment))
     except UserError as error:
         raise api_error(error) from error
 

@@ -3,13 +3,14 @@
 import asyncio
 import re
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI, Request, Security
+from fastapi.routing import APIRoute
 from fastapi.security import HTTPBearer
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, HTTPConnection
@@ -48,17 +49,20 @@ _PAGE = {
 }
 _SPEECH_PATH, _CAPTIONS_PATH, _SPEAK_PATH = "/v1/audio/speech", "/dev/captioned_speech", "/v1/speak"
 _READ_BY_PAGES = ("X-Sample-Rate", "X-Request-Id", "X-Dropped-Characters", "Retry-After")
-_SAFE_HEADERS = {  # of every answer
-    "Content-Security-Policy": "default-src 'self'; img-src 'self' data:; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-}
+_SAFE_HEADERS = (  # of every answer
+    (b"content-security-policy", b"default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+)
+Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def make_app(service: SpeechService) -> ASGIApp:
     """The application on a service."""
     # FastAPI's own pages of the API fetch their scripts from elsewhere.
     app = FastAPI(title="Speech", docs_url=None, redoc_url=None)
-    app.include_router(_api(service), dependencies=_guard(service))
+    speech, api = _speech(service), _api(service)
+    for router in (speech, api):
+        app.include_router(router, responses=_REFUSED, dependencies=_guard(service))
     app.include_router(_public(service))
 
     @app.websocket(_SPEAK_PATH)
@@ -73,19 +77,19 @@ def make_app(service: SpeechService) -> ASGIApp:
     app.add_exception_handler(ApiError, _answer_api_error)
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(Exception, _answer_exception)
+    app.openapi()["components"]["schemas"].update(_request_schemas())
+    quick: ASGIApp = QuickPosts(
+        app, service, {one.path: one.endpoint for one in speech.routes if isinstance(one, APIRoute)}
+    )
     if service.settings.origins:
         origins, read_by_pages = list(service.settings.origins), list(_READ_BY_PAGES)
-        app.add_middleware(
-            CORSMiddleware, origins, allow_methods=["*"], allow_headers=["*"], expose_headers=read_by_pages
-        )
-    app.openapi()["components"]["schemas"].update(_request_schemas())
-    return RecordedRequests(app, service)
+        quick = CORSMiddleware(quick, origins, allow_methods=["*"], allow_headers=["*"], expose_headers=read_by_pages)
+    return RecordedRequests(quick, service)
 
 
-def _api(service: SpeechService) -> APIRouter:
-    """What asks for the key, where there is one."""
-    router = APIRouter(responses={401: {"model": ErrorBody}, 403: {"model": ErrorBody}})
-    settings = service.settings
+def _speech(service: SpeechService) -> APIRouter:
+    """What speaks. `QuickPosts` calls it; FastAPI describes it, and answers other methods."""
+    router, settings = APIRouter(), service.settings
 
     async def answer(request: Request, read: Callable[[bytes], SpeechOrder]) -> Response:
         record: RequestRecord = request.state.record
@@ -108,6 +112,13 @@ def _api(service: SpeechService) -> APIRouter:
         # Deepgram's, for whole texts.
         query = request.query_params
         return await answer(request, lambda body: read_spoken(body, query, settings.voices, settings.max_characters))
+
+    return router
+
+
+def _api(service: SpeechService) -> APIRouter:
+    """What else asks for the key, where there is one."""
+    router, settings = APIRouter(), service.settings
 
     @router.get("/v1/models")
     @router.get("/v1/audio/models")
@@ -176,6 +187,29 @@ def _file(name: str, media_type: str) -> Callable[[], Awaitable[Response]]:
     return answer
 
 
+class QuickPosts:
+    """Answers requests for speech without FastAPI, whose routing and dependencies take longer than the rest of them."""
+
+    def __init__(self, app: ASGIApp, service: SpeechService, posts: Mapping[str, Endpoint]) -> None:
+        self._app, self._settings, self._posts = app, service.settings, posts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        post = self._posts.get(scope["path"]) if scope.get("method") == "POST" else None
+        if post is None:
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        try:
+            check_access(request, self._settings)
+            answer = await post(request)
+        except ApiError as error:
+            answer = await _answer_api_error(request, error)
+        except Exception as error:
+            await (await _answer_exception(request, error))(scope, receive, send)
+            raise
+        await answer(scope, receive, send)
+
+
 class RecordedRequests:
     """Gives each request an id (the client's own if it sent one) and each answer its headers; counts and logs them."""
 
@@ -195,8 +229,8 @@ class RecordedRequests:
             kind = message["type"].removeprefix("websocket.")
             if kind in ("http.response.start", "accept"):
                 record.status = message.get("status", record.status)
-                message.setdefault("headers", [])
-                MutableHeaders(scope=message).update({"X-Request-Id": record.request_id, **_SAFE_HEADERS})
+                own = [(b"x-request-id", record.request_id.encode()), *_SAFE_HEADERS]
+                message["headers"] = [*message.get("headers", []), *own]
             await send(message)
             if kind.startswith("http."):
                 record.completed = kind == "http.response.body" and not message.get("more_body")
@@ -271,8 +305,6 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
 
 
 async def _answer_exception(request: Request, error: Exception) -> Response:
-    if isinstance(error, StreamCut):  # its answer has begun, and the record has its reason
-        return Response()
     message = f"internal error: {type(error).__name__}; see the log"
     return await _answer_api_error(request, ApiError(500, message, kind=SERVER_ERROR))
 
@@ -282,6 +314,7 @@ def _request_schemas() -> dict[str, Any]:
     return schema.pop("$defs") | {SpeechRequest.__name__: schema}
 
 
+_REFUSED: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody} for status in (401, 403)}
 _SCHEMA = "#/components/schemas/{model}"
 _SPEECH_BODY = {
     "requestBody": {

@@ -15,26 +15,26 @@ import time
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 from common.errors import Busy, Closed, EngineFailure, UserError
 from common.files import REPOSITORY
 from pipeline import Audio, SpeakSettings
 from pipeline.pieces import PieceResult
-from pipeline.scheduler import SchedulerStatus
+from pipeline.scheduler import QUEUE_LENGTH, SchedulerStatus
 from serving.http import engine_process
 from serving.http.messages import (
-    Accepted,
     AskStatus,
     Cancel,
     Chunk,
     Ended,
     EngineSettings,
     Failed,
+    MessageProtocol,
     Read,
     Ready,
     Speak,
     packed,
-    receive,
 )
 
 WATCH_SECONDS = 5.0  # between looks whether an engine still works
@@ -44,7 +44,6 @@ STOP_SECONDS = 10.0  # that an engine gets to end, before its process is killed
 MOST_FAILURES = 3  # in a row, each at once after a start: of all engines, before they are given up
 WORKED_SECONDS = 60.0  # after which an engine's end is no failure of its start
 PAUSES = (0.0, 1.0, 3.0, 10.0, 30.0)  # seconds before another start, after so many failures
-BUFFER_BYTES = 1 << 20  # of what an engine has sent: larger than most chunks
 
 _log = logging.getLogger(__name__)
 
@@ -55,7 +54,7 @@ class RemoteSpeech:
     Attributes:
         sampling_rate: of the audio, in Hz.
         results: of the pieces of text that have ended, as far as their audio was read.
-        dropped: the characters of the text that are left out, once it is accepted.
+        dropped: the characters of the text that are left out, once there is a chunk.
     """
 
     def __init__(self, engine: "Engine", number: int, sampling_rate: int) -> None:
@@ -64,22 +63,15 @@ class RemoteSpeech:
         self.dropped: tuple[str, ...] = ()
         self._engine = engine
         self._number = number
-        self._messages: asyncio.Queue[Accepted | Chunk | Ended] = asyncio.Queue()
+        self._messages: asyncio.Queue[Chunk | Ended] = asyncio.Queue()
         self._ended = False
         self._unsaid = 0.0  # seconds of audio that were read, and the engine doesn't know
-
-    async def accepted(self) -> None:
-        """Returns once the request is queued. Raises UserError where it is refused."""
-        message = await self._messages.get()
-        if isinstance(message, Accepted):
-            self.dropped = message.dropped
-        elif isinstance(message, Ended) and message.error is not None:
-            raise message.error
 
     async def next_chunk(self) -> Audio | None:
         """The next chunk, waited for; None after the last.
 
         Raises:
+            InvalidInput: nothing can be spoken, or a setting is out of range.
             EngineFailure: the request failed.
             Closed: the engine can't work any more.
             CancelledError: of `pipeline.speech`: it was cancelled.
@@ -90,12 +82,12 @@ class RemoteSpeech:
             if message.error is not None:
                 raise message.error
             return None
-        assert isinstance(message, Chunk)
         self._unsaid += message.audio.seconds
         if self._unsaid >= engine_process.SENT_AHEAD_SECONDS / 2:
             self._engine.send(Read(self._number, self._unsaid))
             self._unsaid = 0.0
         self.results += message.results
+        self.dropped = message.dropped
         return message.audio
 
     def cancel(self) -> None:
@@ -103,7 +95,7 @@ class RemoteSpeech:
         if not self._ended:
             self._engine.send(Cancel(self._number))
 
-    def receive(self, message: Accepted | Chunk | Ended) -> None:
+    def receive(self, message: Chunk | Ended) -> None:
         """What the engine says of the request."""
         self._ended = isinstance(message, Ended)
         self._messages.put_nowait(message)
@@ -114,11 +106,15 @@ class Engine:
 
     Args:
         environment: variables for its process beside this one's; None runs it in a thread of this process instead.
+        max_waiting: most requests that wait, beside those that are spoken.
     """
 
-    def __init__(self, settings: EngineSettings, environment: Mapping[str, str] | None) -> None:
+    def __init__(
+        self, settings: EngineSettings, environment: Mapping[str, str] | None, max_waiting: int = QUEUE_LENGTH
+    ) -> None:
         self.name = settings.name
         self.environment = environment
+        self.max_waiting = max_waiting
         self.ready: Ready | None = None
         self.reason = "it is being started"  # why it isn't ready
         self.audio_seconds = 0.0  # that came from it since the server's start
@@ -129,33 +125,44 @@ class Engine:
         self._asked: deque[asyncio.Future[SchedulerStatus]] = deque()
         self._process: asyncio.subprocess.Process | None = None
         self._thread: threading.Thread | None = None
-        self._writer: asyncio.StreamWriter | None = None
-        self._reading: asyncio.Task | None = None
+        self._transport: asyncio.Transport | None = None
+        self._started: asyncio.Future[None]  # done when it is ready
+        self._gone: asyncio.Future[None]  # done when its connection has ended
 
     @property
     def load(self) -> int:
         """Requests that wait or are under way."""
         return len(self._speeches)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether it can take no more requests."""
+        return self.ready is not None and self.load >= self.ready.max_slots + self.max_waiting
+
     async def start(self) -> None:
         """Returns once it has spoken a word. Raises UserError where it can't."""
         ours, theirs = socket.socketpair()
-        reader, self._writer = await asyncio.open_connection(sock=ours, limit=BUFFER_BYTES)
+        loop = asyncio.get_running_loop()
+        self._started, self._gone = loop.create_future(), loop.create_future()
+        self.reason = ""
+        protocol = MessageProtocol(self._receive, self._lost)
+        self._transport, _ = await loop.create_connection(lambda: protocol, sock=ours)
         if self.environment is not None:
-            with theirs:
-                await self._start_process(theirs.fileno(), self.environment)
+            try:
+                with theirs:
+                    await self._start_process(theirs.fileno(), self.environment)
+            except OSError:
+                await self.close()
+                raise
             self.send(self._settings)
         else:
             server = engine_process.EngineServer(theirs, self._settings)
             self._thread = threading.Thread(target=server.run, name="engine", daemon=True)
             self._thread.start()
-        message = await receive(reader)
-        if not isinstance(message, Ready):
-            self.reason = message.reason if isinstance(message, Failed) else "its process ended while it was started"
+        await asyncio.wait({self._started, self._gone}, return_when=asyncio.FIRST_COMPLETED)
+        if self.ready is None:
             await self.close()
             raise EngineFailure(self.reason)
-        self.ready = message
-        self._reading = asyncio.create_task(self._read(reader))
 
     async def _start_process(self, handle: int, environment: Mapping[str, str]) -> None:
         paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -169,7 +176,7 @@ class Engine:
         )
 
     def submit(self, text: str, settings: SpeakSettings) -> RemoteSpeech:
-        """Sends a request; `accepted` tells whether it is queued. The engine must be ready."""
+        """Sends a request. The engine must be ready."""
         assert self.ready is not None
         self._requests += 1
         speech = RemoteSpeech(self, self._requests, settings.sampling_rate or self.ready.sampling_rate)
@@ -179,8 +186,8 @@ class Engine:
 
     def send(self, message: object) -> None:
         """Sends it, where somebody is there who reads it."""
-        if self._writer is not None and not self._writer.is_closing():
-            self._writer.write(packed(message))
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(packed(message))
 
     async def status(self, seconds: float = STATUS_SECONDS) -> SchedulerStatus:
         """Its state and load as it tells them; "failed" where it isn't ready or doesn't answer in time."""
@@ -196,9 +203,8 @@ class Engine:
 
     async def ended(self) -> None:
         """Returns when it has ended, whatever the reason; kills a process that doesn't answer."""
-        assert self._reading is not None
-        while not self._reading.done():
-            await asyncio.wait({self._reading}, timeout=WATCH_SECONDS)
+        while not self._gone.done():
+            await asyncio.wait({self._gone}, timeout=WATCH_SECONDS)
             # An engine that is asked looks whether its worker is stuck.
             status = await self.status(ANSWER_SECONDS)
             if status.state == "failed":
@@ -207,8 +213,8 @@ class Engine:
 
     async def close(self) -> None:
         """Ends it; may be called again. Requests that are not done fail with Closed."""
-        if self._writer is not None:
-            self._writer.close()
+        if self._transport is not None:
+            self._transport.close()
         if self._process is not None:
             if self.ready is not None:
                 with suppress(asyncio.TimeoutError):
@@ -218,44 +224,52 @@ class Engine:
             await self._process.wait()
         if self._thread is not None:
             await asyncio.to_thread(self._thread.join, STOP_SECONDS)
-        if self._reading is not None:
-            await asyncio.wait({self._reading})
+        if self._transport is not None:
+            self._transport.abort()
+            await asyncio.wait({self._gone})
 
-    async def _read(self, reader: asyncio.StreamReader) -> None:
-        try:
-            reason = await self._receive(reader)
-        except Exception as error:
-            _log.exception("what %s said can't be read", self.name)
-            reason = f"what it said can't be read: {type(error).__name__}"
-        self.ready, self.reason = None, reason
+    def _lost(self, error: Exception | None) -> None:
+        if error is not None and not isinstance(error, OSError):
+            _log.error("what %s said can't be read", self.name, exc_info=error)
+            self._end(f"what it said can't be read: {type(error).__name__}")
+        self._end("its process has ended" if self._started.done() else "its process ended while it was started")
+        self._gone.set_result(None)
+
+    def _end(self, reason: str) -> None:
+        """Nothing more is taken from it. Only the first reason counts."""
+        assert self._transport is not None
+        self._transport.abort()
+        self.ready, self.reason = None, self.reason or reason
         speeches, self._speeches = self._speeches, {}
         for number, speech in speeches.items():
-            speech.receive(Ended(number, Closed(f"{self.name} has ended before the request did: {reason}; try again")))
+            error = Closed(f"{self.name} has ended before the request did: {self.reason}; try again")
+            speech.receive(Ended(number, error))
         for answer in self._asked:
             if not answer.done():
-                answer.set_result(SchedulerStatus(0, 0, 0.0, "failed", reason))
+                answer.set_result(SchedulerStatus(0, 0, 0.0, "failed", self.reason))
         self._asked.clear()
 
-    async def _receive(self, reader: asyncio.StreamReader) -> str:
-        """Passes messages on to whom they are for, until nothing more can come; returns why."""
-        while (message := await receive(reader)) is not None:
-            if isinstance(message, Failed):
-                return message.reason
-            if isinstance(message, SchedulerStatus):
-                answer = self._asked.popleft()
-                if not answer.done():  # it is waited for
-                    answer.set_result(message)
-                if message.state == "failed":
-                    return message.reason
-                continue
-            speech = self._speeches[message.number]
-            if isinstance(message, Chunk):
-                self.audio_seconds += message.audio.seconds
-                self.failures = 0
-            if isinstance(message, Ended):
-                del self._speeches[message.number]
-            speech.receive(message)
-        return "its process has ended"
+    def _receive(self, message: Any) -> None:
+        assert self._transport is not None
+        if self._transport.is_closing():
+            return
+        if isinstance(message, Chunk):
+            self.audio_seconds += message.audio.seconds
+            self.failures = 0
+            self._speeches[message.number].receive(message)
+        elif isinstance(message, Ended):
+            self._speeches.pop(message.number).receive(message)
+        elif isinstance(message, Ready):
+            self.ready = message
+            self._started.set_result(None)
+        elif isinstance(message, Failed):
+            self._end(message.reason)
+        else:
+            answer = self._asked.popleft()
+            if not answer.done():  # it is waited for
+                answer.set_result(message)
+            if message.state == "failed":
+                self._end(message.reason)
 
 
 class EnginePool:
@@ -279,6 +293,11 @@ class EnginePool:
         """That came from all engines since the start."""
         return sum(engine.audio_seconds for engine in self.engines)
 
+    @property
+    def load(self) -> int:
+        """Requests that wait or are under way."""
+        return sum(engine.load for engine in self.engines)
+
     async def start(self) -> None:
         """Returns once all engines have spoken a word. Raises UserError if one can't."""
         try:
@@ -293,29 +312,20 @@ class EnginePool:
         self.voice = first.ready
         self._keepers = [asyncio.create_task(self._keep(engine)) for engine in self.engines]
 
-    async def submit(self, text: str, settings: SpeakSettings) -> RemoteSpeech:
-        """Queues a request with the engine that has the fewest.
+    def submit(self, text: str, settings: SpeakSettings) -> RemoteSpeech:
+        """Sends a request to the engine that has the fewest.
 
         Raises:
-            InvalidInput: nothing can be spoken, or a setting is out of range.
             Busy: the queues of all engines are full.
             Closed: no engine is ready.
         """
-        refusal: UserError = Closed("no engine is ready: each is being started again; try again later")
         ready = [engine for engine in self.engines if engine.ready is not None]
-        for engine in sorted(ready, key=lambda engine: engine.load):
-            if engine.ready is None:
-                continue  # it has ended since
-            speech = engine.submit(text, settings)
-            try:
-                await speech.accepted()
-                return speech
-            except (Busy, Closed) as error:
-                refusal = error
-            except BaseException:
-                speech.cancel()
-                raise
-        raise refusal
+        if not ready:
+            raise Closed("no engine is ready: each is being started again; try again later")
+        engine = min(ready, key=lambda engine: engine.load)
+        if engine.is_full:
+            raise Busy(f"busy: {self.load} requests wait or are under way; try again later")
+        return engine.submit(text, settings)
 
     async def statuses(self) -> list[SchedulerStatus]:
         """Of each engine: "failed" while it isn't ready."""

@@ -22,7 +22,6 @@ from pipeline.latency import prefer_latency
 from pipeline.speech import CancelledError, Speech
 from serving.http.log import log_to_stderr
 from serving.http.messages import (
-    Accepted,
     AskStatus,
     Cancel,
     Chunk,
@@ -82,7 +81,7 @@ class _Request:
             self.pieces += len(results)
             self.sent += audio.seconds
             if not self.cancelled:
-                yield Chunk(self.number, audio, results)
+                yield Chunk(self.number, audio, results, speech.dropped)
 
 
 class EngineServer:
@@ -109,7 +108,7 @@ class EngineServer:
             try:
                 self._warm_up(voice)
                 prefer_latency()
-                self._outbox.put(Ready(voice.name, voice.sampling_rate))
+                self._outbox.put(Ready(voice.name, voice.sampling_rate, voice.scheduler().max_slots))
                 self._receive(voice)
             finally:
                 voice.close(timeout=CLOSING_SECONDS)
@@ -124,7 +123,7 @@ class EngineServer:
         """Speaks a word, so that the first request doesn't wait for what is made at first use."""
         scheduler = voice.scheduler(
             max_slots=self._settings.max_slots,
-            max_waiting=self._settings.max_waiting,
+            max_waiting=sys.maxsize,  # the HTTP process bounds them, before a text is read
             on_failed=lambda reason: self._outbox.put(Failed(reason)),
         )
         scheduler.warm_up()
@@ -151,16 +150,12 @@ class EngineServer:
         try:
             if request.cancelled:
                 raise CancelledError
-            speech = voice.submit(message.text, message.settings, lambda: self._outbox.put(request))
+            request.begin(voice.submit(message.text, message.settings, lambda: self._outbox.put(request)))
+            self._outbox.put(request)
         except CancelledError as error:
             self._outbox.put(Ended(message.number, error))
-            return
         except Exception as error:
             self._outbox.put(Ended(message.number, explained(error, "a request")))
-            return
-        self._outbox.put(Accepted(message.number, speech.dropped))
-        request.begin(speech)
-        self._outbox.put(request)
 
     def _send(self) -> None:
         try:

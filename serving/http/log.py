@@ -17,4 +17,6 @@ class LineFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         line = super().formatMessage(record)[:LINE_CHARACTERS]
+        if line.isprintable():
+            return line
         return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in line)

@@ -3,10 +3,10 @@
 Both run the same program, so messages are pickled; arrays are not: they follow as they lie in memory.
 """
 
+import asyncio
 import pickle
 import socket
 import struct
-from asyncio import IncompleteReadError, StreamReader
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,13 +26,11 @@ class EngineSettings:
         name: of the engine in the log.
         load: opens the voice; raises UserError. The engine closes it.
         max_slots: most pieces of text decoded at a time; None takes what suits the device.
-        max_waiting: most requests that wait.
     """
 
     name: str
     load: Callable[[], Voice]
     max_slots: int | None = None
-    max_waiting: int = 64
 
 
 @dataclass(frozen=True)
@@ -65,10 +63,17 @@ class AskStatus:
 
 @dataclass(frozen=True)
 class Ready:
-    """The engine's voice is loaded and has spoken a word."""
+    """The engine's voice is loaded and has spoken a word.
 
-    name: str  # of the voice
-    sampling_rate: int  # in Hz
+    Attributes:
+        name: of the voice.
+        sampling_rate: in Hz.
+        max_slots: most pieces of text decoded at a time.
+    """
+
+    name: str
+    sampling_rate: int
+    max_slots: int
 
 
 @dataclass(frozen=True)
@@ -79,24 +84,18 @@ class Failed:
 
 
 @dataclass(frozen=True)
-class Accepted:
-    """A request is queued.
+class Chunk:
+    """Audio of a request.
 
     Attributes:
-        dropped: the characters of its text that have no symbol and are left out.
+        results: of the pieces of text that have ended since the chunk before.
+        dropped: the characters of the whole text that have no symbol and are left out.
     """
-
-    number: int
-    dropped: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Audio of a request, with the pieces of text that have ended since the chunk before."""
 
     number: int
     audio: Audio
     results: tuple[PieceResult, ...]
+    dropped: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ def packed(message: object) -> bytes:
     return _SIZE.pack(len(body)) + body
 
 
-def _unpacked(body: bytes) -> Any:
+def _unpacked(body: bytes | bytearray) -> Any:
     count, *_ = struct.unpack_from("<I", body)
     sizes = struct.unpack_from(f"<{count}I", body, 4)
     view, start = memoryview(body), 4 + 4 * count
@@ -129,12 +128,30 @@ def _unpacked(body: bytes) -> Any:
     return pickle.loads(view[start:], buffers=arrays)
 
 
-async def receive(reader: StreamReader) -> Any:
-    """The next message; None after the last."""
-    with suppress(IncompleteReadError, ConnectionError):
-        (size,) = _SIZE.unpack(await reader.readexactly(_SIZE.size))
-        return _unpacked(await reader.readexactly(size))
-    return None
+class MessageProtocol(asyncio.Protocol):
+    """A connection's messages in an event loop.
+
+    Args:
+        on_message: called with each message. What it raises ends the connection.
+        on_lost: called once the connection has ended, with the error that has ended it.
+    """
+
+    def __init__(self, on_message: Callable[[Any], object], on_lost: Callable[[Exception | None], object]) -> None:
+        self._on_message, self._on_lost = on_message, on_lost
+        self._data = bytearray()
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+        while len(self._data) >= _SIZE.size:
+            end = _SIZE.size + _SIZE.unpack_from(self._data)[0]
+            if len(self._data) < end:
+                return
+            body = self._data[_SIZE.size : end]
+            del self._data[:end]
+            self._on_message(_unpacked(body))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._on_lost(exc)
 
 
 def receive_blocking(connection: socket.socket) -> Any:

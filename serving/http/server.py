@@ -17,7 +17,7 @@ from common.errors import EngineFailure, UserError
 from pipeline.latency import prefer_latency
 from serving.http.app import BYTES_PER_CHARACTER, OTHER_BYTES, make_app
 from serving.http.engine_pool import Engine, EnginePool
-from serving.http.service import ServerSettings, SpeechService
+from serving.http.service import STALLED_SECONDS, RequestRecord, ServerSettings, SpeechService
 from serving.http.speech_response import StreamCut
 
 MAX_CONNECTIONS = 4096
@@ -85,6 +85,7 @@ async def _listen(service: SpeechService, listener: socket.socket, drain_seconds
         timeout_graceful_shutdown=drain_seconds,  # type: ignore[arg-type]  # for asyncio.wait_for, which takes parts
         lifespan="off",
         server_header=False,
+        proxy_headers=False,  # nothing depends on the client's address
     )
     config.load()
     prefer_latency()
@@ -116,6 +117,7 @@ class PunctualProtocol(HttpToolsProtocol):
     """A connection whose client has to send each request's head in time and within HEAD_BYTES, and has to go on reading
     its answer; connections beyond their limit are cut."""
 
+    _stalled: asyncio.TimerHandle | None = None  # runs while an answer waits for its client to read
     _late: asyncio.TimerHandle | None = None
     _unsent = 0  # bytes of answers, when the timer was set
     _head: int | None = 0  # bytes of the request's head so far; None once it is whole
@@ -129,6 +131,7 @@ class PunctualProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self.resume_writing()
         self._stop_watching()
 
     def data_received(self, data: bytes) -> None:
@@ -138,6 +141,20 @@ class PunctualProtocol(HttpToolsProtocol):
             if self._head > HEAD_BYTES:
                 self.transport.abort()
         self._watch()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stalled = self.loop.call_later(STALLED_SECONDS, self._cut_stalled)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stalled is not None:
+            self._stalled.cancel()
+
+    def _cut_stalled(self) -> None:
+        record: RequestRecord = self.cycle.scope["state"]["record"]
+        record.reason = f"its client has read nothing for {STALLED_SECONDS:g} s"
+        self.transport.abort()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

@@ -116,5 +116,4 @@ class SpeechService:
         if len(self._ends) < 2:
             return 1
         pace = (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
-        load = sum(engine.load for engine in self.engines.engines)
-        return min(max(1, math.ceil(pace * load / 2)), MOST_SECONDS_TO_WAIT)
+        return min(max(1, math.ceil(pace * self.engines.load / 2)), MOST_SECONDS_TO_WAIT)

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import numpy as np
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from common.errors import Busy, EngineFailure, UserError
 from pipeline import Audio
@@ -21,7 +21,7 @@ from pipeline.speech import CancelledError
 from pipeline.words import Word
 from serving.http.api import ApiError, SpeechOrder, api_error, unavailable
 from serving.http.engine_pool import RemoteSpeech
-from serving.http.service import CLIENT_GONE, STALLED_SECONDS, RequestRecord, SpeechService
+from serving.http.service import CLIENT_GONE, RequestRecord, SpeechService
 
 MOST_NAMED = 100  # characters in a header
 
@@ -40,7 +40,7 @@ async def speak(service: SpeechService, record: RequestRecord, order: SpeechOrde
         ApiError: there is no audio.
     """
     with _as_answers(service), ExitStack() as owned:
-        speech = await service.engines.submit(order.text, order.settings)
+        speech = service.engines.submit(order.text, order.settings)
         owned.callback(speech.cancel)
         watcher = asyncio.create_task(_cancel_when_gone(speech, receive))
         owned.callback(watcher.cancel)
@@ -58,7 +58,6 @@ async def speak(service: SpeechService, record: RequestRecord, order: SpeechOrde
         }[order.shape](chunk)
         if order.whole:
             return Response(b"".join([part async for part in body]), headers=answer.headers)
-        watcher.cancel()  # the stream watches by itself
         return SpeechStream(record, body, answer.headers, owned.pop_all())
 
 
@@ -73,15 +72,9 @@ class SpeechStream(StreamingResponse):
         self._owned = owned
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def timely(message: Message) -> None:
-            await asyncio.wait_for(send(message), STALLED_SECONDS)
-
         with self._owned:
             try:
-                await super().__call__(scope, receive, timely)
-            except asyncio.TimeoutError:
-                self._record.reason = f"its client has read nothing for {STALLED_SECONDS:g} s"
-                raise StreamCut from None
+                await self.stream_response(send)
             except CancelledError as error:
                 raise StreamCut from error
             except UserError as error:

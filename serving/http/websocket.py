@@ -192,16 +192,16 @@ class _Connection:
     async def _say(self, stretch: Stretch, turn: int) -> None:
         settings = self._order.settings
         try:
-            self._speech = speech = await self._service.engines.submit(stretch.text, settings)
-            if turn != self._turn:
-                speech.cancel()
+            self._speech = speech = self._service.engines.submit(stretch.text, settings)
+            chunk = await speech.next_chunk()
             if speech.dropped:
                 await self._warn(f"characters without a sound are left out: {''.join(speech.dropped)}", turn)
             for pause in silence_before(stretch, settings.sentence_silence, speech.sampling_rate):
                 await self._send(pause.pcm16(), turn)
-            while (chunk := await speech.next_chunk()) is not None:
+            while chunk is not None:
                 await self._send(chunk.pcm16(), turn)
                 self._record.heard(chunk.seconds, self._service.metrics)
+                chunk = await speech.next_chunk()
         except CancelledError:
             return  # a Clear came
         except InvalidInput as error:
