@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 import onnx
@@ -320,11 +321,21 @@ def test_a_gpu_that_tensorrt_has_left_behind_is_named(
         build_engine(encoder, "encoder", folder)
 
 
-def test_old_tensorrt_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    trt_double.install(monkeypatch)
-    monkeypatch.setattr(trt_double, "__version__", "8.6.1")
+@pytest.mark.parametrize(
+    ("double", "version", "message"),
+    [
+        (trt_double, "8.6.1", r"TensorRT 8\.6\.1 is too old; install version 10 or later \(pip install tensorrt,"),
+        (rtx_double, "1.6.9", r"TensorRT-RTX 1\.6\.9 is too old; install version 1\.7 or later \(pip install tensor"),
+    ],
+    ids=["TensorRT", "TensorRT-RTX"],
+)
+def test_old_tensorrt_is_refused(
+    double: ModuleType, version: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    double.install(monkeypatch)
+    monkeypatch.setattr(double, "__version__", version)
     monkeypatch.setattr(bindings, "_loaded", {})
-    with pytest.raises(UserError, match=r"TensorRT 8\.6\.1 is too old; install version 10 or later"):
+    with pytest.raises(UserError, match=message):
         bindings.load()
 
 
@@ -396,17 +407,13 @@ def test_kernels_of_rtx_are_kept_beside_the_engine_for_the_next_process(
     assert cache.read_bytes() != cache_of_another
 
 
-@pytest.mark.parametrize("reason", ["TensorRT-RTX says no", "TensorRT-RTX can't tell"])
 def test_engines_that_cannot_be_captured_say_so_once(
-    reason: str, tiny_folder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tiny_folder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     rtx_double.install(monkeypatch)
     options = BuildOptions(compute_capabilities=(75,))
     path = build_engine(tiny_folder / "decoder_iter.onnx", "decoder_iter", folder, options).path
-    if reason == "TensorRT-RTX says no":
-        monkeypatch.setattr(rtx_double.IExecutionContext, "is_stream_capturable", lambda self, stream: False)
-    else:
-        monkeypatch.delattr(rtx_double.IExecutionContext, "is_stream_capturable")  # before 1.2
+    monkeypatch.setattr(rtx_double.IExecutionContext, "is_stream_capturable", lambda self, stream: False)
     engine = TensorRTEngine(path, "decoder_iter")
     assert not engine.capturable
     assert not engine.capturable

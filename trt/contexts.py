@@ -165,7 +165,7 @@ def _runtime_config(trt: TensorRT, engine: tensorrt.ICudaEngine, cache: Path) ->
     would keep the slow ones.
     """
     strategy = trt.api.ExecutionContextAllocationStrategy.USER_MANAGED
-    if not hasattr(trt.api, "DynamicShapesKernelSpecializationStrategy"):
+    if trt.flavour != "tensorrt_rtx":
         return strategy, _nothing
     rtx: Any = engine
     config = rtx.create_runtime_config()
@@ -181,8 +181,6 @@ def _kept_kernels(config: Any, path: Path) -> Callable[[], None]:
     Returns:
         a function that writes all kernels, those compiled since included; it logs a failure.
     """
-    if not hasattr(config, "create_runtime_cache"):  # an older TensorRT-RTX
-        return _nothing
     cache = config.create_runtime_cache()
     try:
         before = path.read_bytes()
