@@ -94,7 +94,7 @@ SECOND_GPU = CpuGpu(torch.device("cpu"), "Tesla T4", 75, number=1)
 
 
 def install(monkeypatch: Any, module: ModuleType | None = None) -> None:
-    """Puts the double in TensorRT's place for a test."""
+    """Puts the double in TensorRT's place for a test, as a process finds it that hasn't loaded TensorRT yet."""
     module = module or sys.modules[__name__]
     name = "tensorrt" if module is sys.modules[__name__] else "tensorrt_rtx"
     default_stream_runs[0] = 0
@@ -102,6 +102,8 @@ def install(monkeypatch: Any, module: ModuleType | None = None) -> None:
     monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setitem(sys.modules, "tensorrt_lean", lean_runtime())
     monkeypatch.setattr(bindings, "find_gpu", lambda device=None: GPU)
+    monkeypatch.setattr(bindings, "_loaded", {})
+    monkeypatch.setattr(_FirstLogger, "logger", None)
 
 
 def lean_runtime() -> ModuleType:
