@@ -71,7 +71,7 @@ class Utterance:
         self.frames: int | None = None  # the number of mel frames, once known
         self.stop_reason: StopReason | None = None
         self.error: str | None = None  # why it can't be decoded
-        self._looked = 0  # steps whose gates were looked at
+        self._known = 0  # steps with known gates
         self._gate_logit = logit(rule.gate_threshold)
 
     @property
@@ -84,9 +84,9 @@ class Utterance:
         Args:
             largest_gate: of them; NaN if one is.
         """
-        if self.ended or self._looked + steps >= self.cap or not largest_gate <= self._gate_logit:
+        if self.ended or self._known + steps >= self.cap or not largest_gate <= self._gate_logit:
             return False
-        self._looked += steps
+        self._known += steps
         return True
 
     def look(self, gates: Sequence[float]) -> None:
@@ -98,13 +98,13 @@ class Utterance:
         for gate in gates:
             if self.ended:
                 return
-            self._looked += 1
+            self._known += 1
             if gate != gate:
-                self.error = f"the stop gate is NaN at step {self._looked}; try FP32 or export again"
+                self.error = f"the stop gate is NaN at step {self._known}; try FP32 or export again"
             elif gate > self._gate_logit:
-                self.frames, self.stop_reason = self._looked, "gate"
-            elif self._looked == self.cap:
-                self.frames, self.stop_reason = self._looked, "cap"
+                self.frames, self.stop_reason = self._known, "gate"
+            elif self._known == self.cap:
+                self.frames, self.stop_reason = self._known, "cap"
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def dropout_masks(utterances: Sequence[Utterance], steps: int, prenet_dim: int, 
 
 
 def logit(probability: float) -> float:
-    """The gate value whose sigmoid is `probability`: comparing logits spares a sigmoid at every step."""
+    """The gate's value for a probability: to compare logits spares a sigmoid at every step."""
     if probability <= 0.0 or probability >= 1.0:
         return math.copysign(math.inf, probability - 0.5)
     return math.log(probability / (1.0 - probability))

@@ -154,7 +154,7 @@ class TestWithTheDouble:
         assert config.get_flag(trt_double.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
 
     def test_the_timing_cache_is_kept_and_checked(self, encoder: Path, folder: Path) -> None:
-        cache = folder / "caches" / "timing.cache"  # whose folder is made
+        cache = folder / "caches" / "timing.cache"  # in a folder that is made
         options = BuildOptions(timing_cache=cache)
         build_engine(encoder, "encoder", folder, options)
         kept = cache.read_bytes()

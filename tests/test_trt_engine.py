@@ -1,6 +1,6 @@
 """The TensorRT engine: checked when opened, checked when bound, quick when run, and safe when closed.
 
-Driven by the strict double of `tests/trt_double.py`, whose own strictness is tested here too.
+It runs on the strict double of `tests/trt_double.py`. The double's strictness is tested here too.
 """
 
 import contextlib
@@ -722,7 +722,7 @@ def test_the_gpu_check_passes_where_all_is_right_and_fails_where_not(
     assert "| postnet as ONNX Runtime | FAILED | mel_outputs_postnet " in (tmp_path / "report_fp16.md").read_text()
 
 
-# On a real GPU, with TensorRT's place taken by the double computing through PyTorch on the addresses it is given.
+# On a real GPU: the double computes through PyTorch, on the addresses that it is given.
 
 
 class DeviceArray:

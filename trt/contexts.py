@@ -151,7 +151,7 @@ class Contexts:
             if found != spec.resolve(sizes):
                 raise self._refusal(f"gives {spec.name} the shape {list(found)}, not {list(spec.resolve(sizes))}")
         sized.scratch_bytes = context.update_device_memory_size_for_shapes()
-        # 0 means an error (NvInferRuntime.h), or an engine that needs no memory: the log tells which.
+        # 0 means an error (NvInferRuntime.h), or an engine that needs no memory; an error is in the log.
         if sized.scratch_bytes <= 0 and self._trt.errors:
             raise self._refusal(f"has no scratch memory size for {described(sizes)}")
         sized.sizes = sizes
