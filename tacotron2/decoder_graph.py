@@ -1,9 +1,9 @@
 """The decoder loop in blocks of steps, each one CUDA graph, in which utterances join and leave between blocks.
 
-The plain loop (`tacotron2.decoder.decode`) asks the GPU after every frame whether to go on. Here a number of steps is
-one block, captured once per (batch, text bucket) into a CUDA graph and replayed. The gates of a block travel to the
-host in one asynchronous copy, and the host reads them while the GPU is busy with the next block, so the GPU never waits
-for the host. Up to two blocks are decoded beyond an utterance's end, and thrown away.
+A plain loop asks the GPU after every frame whether to go on. Here a number of steps is one block, captured once per
+(batch, text bucket) into a CUDA graph and replayed. The gates of a block travel to the host in one asynchronous copy,
+and the host reads them while the GPU is busy with the next block, so the GPU never waits for the host. Up to two blocks
+are decoded beyond an utterance's end, and thrown away.
 
 A batch is a row of slots (`DecoderSession`). An utterance enters a free slot between two blocks and leaves it between
 two others, while its neighbours go on (continuous batching). `BlockDecoder.decode` is the simple case: all utterances
@@ -93,11 +93,16 @@ class BlockDecoder:
     ) -> DecodedBatch:
         """Decodes a batch of utterances that all begin together.
 
-        Arguments, result and errors are those of `tacotron2.decoder.decode`. Where T is not a bucket's length, an
-        engine may round differently than in the plain loop, because it works on the padded text.
+        Where T is not a bucket's length, an engine works on padded text and may round differently.
 
         Args:
+            memory, processed_memory: the encoder's outputs, (B, T, .), on the engine's device. What lies beyond an
+                utterance's symbols is padding.
+            utterances: one for each item of the batch, at their beginning.
             on_step: called after each block with the number of steps done, for progress.
+
+        Raises:
+            EngineFailure: the gate of an utterance is not a number.
         """
         session: DecoderSession[Utterance] = DecoderSession(self, keep_alignments)
         session.join(memory, processed_memory, utterances)
