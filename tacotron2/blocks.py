@@ -12,7 +12,7 @@ from common.contract import DECODER_STATE
 from common.cuda import capture, upload
 from common.engine import Engine, MultiStep
 from common.random_streams import PRENET_KEEP
-from tacotron2.decoder import State, as_outputs, zero_state, zeros
+from tacotron2.decoder import DecoderState, as_outputs, zero_state, zeros
 
 SHARED_INPUTS = ("memory", "processed_memory", "mask")  # the same for all steps of a block
 STAGING_BUFFERS = 3  # to and from the host: one being filled, one in use, one possibly still in flight
@@ -26,7 +26,7 @@ class SlotMemory:
         state: where a block finds the state, and leaves its last step's.
     """
 
-    def __init__(self, engine: Engine, batch: int, text: int, steps: int, state: State) -> None:
+    def __init__(self, engine: Engine, batch: int, text: int, steps: int, state: DecoderState) -> None:
         specs = engine.contract.tensors
         pinned = engine.device.type == "cuda"
         self.batch, self.text, self.steps, self.state = batch, text, steps, state

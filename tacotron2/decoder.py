@@ -19,15 +19,16 @@ FRAMES_PER_SYMBOL, EXTRA_FRAMES = 10, 100  # no speech is slower: a decoder that
 LONGEST_DECODING = 1664  # frames: the largest mel of the classic's profile
 
 
-State = dict[str, Tensor]  # what one step hands to the next, by the names of its inputs; two of them take turns
+# What one step hands to the next, by the names of the inputs: frame, LSTM states and context (B, .), weights (B, T).
+DecoderState = dict[str, Tensor]
 
 
-def zero_state(engine: Engine, batch: int, text: int) -> State:
+def zero_state(engine: Engine, batch: int, text: int) -> DecoderState:
     """The state before the first step."""
     return {name: zeros(engine, name, batch, text) for name in DECODER_STATE}
 
 
-def as_outputs(state: State) -> dict[str, Tensor]:
+def as_outputs(state: DecoderState) -> dict[str, Tensor]:
     """The same tensors by the names of the outputs."""
     return {DECODER_STATE[name]: tensor for name, tensor in state.items()}
 
