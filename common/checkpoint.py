@@ -96,7 +96,7 @@ def load_model(
         UserError: the file is missing, unreadable, truncated, unsafe, of another model or of other dimensions.
     """
     checkpoint = read_checkpoint(path)
-    found = model_name_of(checkpoint["state_dict"])
+    found = _model_name_of(checkpoint["state_dict"])
     if found is not None and found != name:
         raise UserError(f"{path}: this is a {found} checkpoint, not {name}; give it with {MODEL_FLAGS[found]}")
     try:
@@ -117,7 +117,7 @@ def load_model(
         raise UserError(f"{path}: {error}") from error
     with torch.device("meta"), NoRandomWeights():  # the checkpoint's replace them
         model = make_model(config)
-    check_state(path, model, state)
+    _check_state(path, model, state)
     counters = {name: torch.tensor(0) for name in model.state_dict() if name.endswith(_TRAINING_COUNTER)}
     state = {**counters, **{name: t.float() if t.is_floating_point() else t for name, t in state.items()}}
     model.load_state_dict(state, assign=True)
@@ -161,7 +161,7 @@ def _gain_of(path: Path, checkpoint: Mapping[str, Any]) -> float:
     return 1.0 if gain is None else gain
 
 
-def model_name_of(state: Mapping[str, Any]) -> ModelName | None:
+def _model_name_of(state: Mapping[str, Any]) -> ModelName | None:
     """The model of a state_dict, recognised by its tensors' names; None for neither."""
     if "embedding.weight" in state or any(name.startswith("decoder.attention_rnn.") for name in state):
         return "Tacotron 2"
@@ -246,7 +246,7 @@ def _merged(config_class: type, stored: dict[str, Any], flags: Mapping[str, Any]
     return {**stored, **flags}
 
 
-def check_state(path: Path, model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+def _check_state(path: Path, model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
     expected = model.state_dict()
     for name, tensor in expected.items():
         if name not in state:

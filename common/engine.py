@@ -70,9 +70,9 @@ class MultiStep(Protocol):
         """Enqueues that many steps.
 
         Args:
-            tensors: the first step's inputs, whose state becomes the last step's; `prenet_dropout` as bits, uint8
-                (steps, 2, prenet_dim / 8), in memory of the host. Results with one more dimension, the steps, before
-                theirs: `decoder_output`, `gate_prediction` (in memory of the host) and, if wanted,
+            tensors: the first step's inputs, in which the state becomes the last step's; `prenet_dropout` as bits,
+                uint8 (steps, 2, prenet_dim / 8), in memory of the host. Results with one more dimension, the steps,
+                before theirs: `decoder_output`, `gate_prediction` (in memory of the host) and, if wanted,
                 `out_attention_weights`.
         """
         ...

@@ -151,8 +151,7 @@ def gpu_providers(ort: Any, provider: GpuProvider, device_id: int, stream: int) 
             f"--device cuda: the installed ONNX Runtime has no {wanted}; install onnxruntime-gpu in place of "
             "onnxruntime, or leave out --device"
         )
-    if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()  # CUDA and cuDNN as PyTorch's packages bring them
+    ort.preload_dlls()  # CUDA and cuDNN as PyTorch's packages bring them
     options = {"device_id": str(device_id), "user_compute_stream": str(stream)}
     cuda = (_PROVIDERS["cuda"], options)
     if provider == "cuda":

@@ -83,8 +83,8 @@ class Launch:
 
 
 def overlapping(overlap: bool) -> dict[str, bool]:
-    """The constant that tells a kernel whether it overlaps its predecessor (PDL, programmatic dependent launch), and
-    the launch option for it, which Triton knows on compute capability 9.0 and above alone."""
+    """A kernel's constant for overlapping its predecessor (PDL, programmatic dependent launch), and the launch option
+    for it, which Triton has on compute capability 9.0 and above alone."""
     return {"OVERLAP": True, "launch_pdl": True} if overlap else {"OVERLAP": False}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from common.cli import ArgumentParser, run
 from common.config import AudioConfig, Tacotron2Config
 from exports.flags import add_export_flags, export_with_bar
-from exports.voice import check_choices, tacotron2_voice_parts
+from exports.voice import tacotron2_voice_parts
 from pipeline.flags import add_model_flags, given_flags
 from tacotron2.loading import DEMO_TACOTRON2
 
@@ -20,7 +20,6 @@ def make_parser() -> ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    check_choices(args.precision, args.int8_decoder)
     flags = given_flags(args, Tacotron2Config, AudioConfig)
     parts = tacotron2_voice_parts(args.tacotron2, args.precision, flags, args.int8_decoder, args.symbols)
     export_with_bar(parts, args.output)

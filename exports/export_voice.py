@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common.cli import ArgumentParser, run
 from exports.flags import add_export_flags, export_with_bar
-from exports.voice import check_choices, tacotron2_voice_parts, waveglow_voice_parts
+from exports.voice import tacotron2_voice_parts, waveglow_voice_parts
 from tacotron2.loading import DEMO_TACOTRON2
 from waveglow.loading import DEMO_WAVEGLOW
 
@@ -19,7 +19,6 @@ def make_parser() -> ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    check_choices(args.precision, args.int8_decoder, args.sigma_infer)
     flags = {"sampling_rate": args.sampling_rate}
     parts = tacotron2_voice_parts(args.tacotron2, args.precision, flags, args.int8_decoder, args.symbols)
     parts |= waveglow_voice_parts(

@@ -6,7 +6,7 @@ from pathlib import Path
 from common.cli import ArgumentParser, run
 from common.config import AudioConfig, WaveGlowConfig
 from exports.flags import add_export_flags, export_with_bar
-from exports.voice import check_choices, waveglow_voice_parts
+from exports.voice import waveglow_voice_parts
 from pipeline.flags import add_model_flags, given_flags
 from tacotron2.loading import DEMO_TACOTRON2
 from waveglow.loading import DEMO_WAVEGLOW
@@ -28,7 +28,6 @@ def make_parser() -> ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    check_choices(args.precision, sigma=args.sigma_infer)
     measure_on = args.measure_on or (DEMO_TACOTRON2 if args.waveglow == DEMO_WAVEGLOW else None)
     flags = given_flags(args, WaveGlowConfig, AudioConfig)
     parts = waveglow_voice_parts(

@@ -77,23 +77,12 @@ def export_voice(
         UserError: a checkpoint can't be used, a file does not compute what PyTorch computes, or `folder` can't be
             written.
     """
-    check_choices(precision, int8_decoder, sigma)
     # Both are loaded before the first is exported: an error in the second comes at once.
     parts = {
         **tacotron2_voice_parts(tacotron2, precision, int8_decoder=int8_decoder),
         **waveglow_voice_parts(waveglow, precision, None, sigma, conditioning, tacotron2),
     }
     return export_parts(parts, folder, on_file)
-
-
-def check_choices(precision: Precision, int8_decoder: bool = False, sigma: float | None = None) -> None:
-    """Raises UserError for choices that no voice can be exported with."""
-    if int8_decoder and precision != "fp32":
-        raise UserError("--int8-decoder goes with FP32 files for CPUs; leave --fp16 out")
-    try:
-        check_number("-s/--sigma-infer", 0.0 if sigma is None else sigma, 0, MAX_SIGMA)
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def tacotron2_voice_parts(
@@ -103,8 +92,13 @@ def tacotron2_voice_parts(
     int8_decoder: bool = False,
     symbols: Path | None = None,
 ) -> Parts:
-    """Tacotron 2's three parts as they are exported. See `tacotron2.loading.load_tacotron2` for `flags`, `symbols` and
-    errors."""
+    """Tacotron 2's three parts as they are exported. See `tacotron2.loading.load_tacotron2` for `flags` and `symbols`.
+
+    Raises:
+        UserError: the checkpoint can't be used, or 8 bits were asked for beside FP16.
+    """
+    if int8_decoder and precision != "fp32":
+        raise UserError("--int8-decoder goes with FP32 files for CPUs; leave --fp16 out")
     parts = tacotron2_parts(load_tacotron2(checkpoint, flags, symbols), precision)
     module, metadata = parts["decoder_iter"]
     return {**parts, "decoder_iter": (module, replace(metadata, int8_lstms=int8_decoder))}
@@ -121,8 +115,15 @@ def waveglow_voice_parts(
 ) -> Parts:
     """WaveGlow as it is exported, with the denoiser's bias and the loss of a lossy conditioning.
 
-    See `tacotron2_voice_parts` for `flags` and errors, and `exports.conditioning.measured_snr` for the last two.
+    See `waveglow.loading.load_waveglow` for `flags`, and `exports.conditioning.measured_snr` for the last two.
+
+    Raises:
+        UserError: the checkpoint can't be used, too much would be lost, or sigma is out of range.
     """
+    try:
+        check_number("-s/--sigma-infer", 0.0 if sigma is None else sigma, 0, MAX_SIGMA)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     loaded = load_waveglow(checkpoint, flags)
     module, metadata = waveglow_parts(loaded, precision, sigma, conditioning)["waveglow"]
     assert metadata.sigma is not None

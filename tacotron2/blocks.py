@@ -12,7 +12,7 @@ from common.contract import DECODER_STATE
 from common.cuda import capture, upload
 from common.engine import Engine, MultiStep
 from common.random_streams import PRENET_KEEP
-from tacotron2.decoder import State, as_outputs, zero_state, zeros
+from tacotron2.decoder import DecoderState, as_outputs, zero_state, zeros
 
 SHARED_INPUTS = ("memory", "processed_memory", "mask")  # the same for all steps of a block
 STAGING_BUFFERS = 3  # to and from the host: one being filled, one in use, one possibly still in flight
@@ -26,13 +26,12 @@ class SlotMemory:
         state: where a block finds the state, and leaves its last step's.
     """
 
-    def __init__(self, engine: Engine, batch: int, text: int, steps: int, state: State) -> None:
+    def __init__(self, engine: Engine, batch: int, text: int, steps: int, state: DecoderState) -> None:
         specs = engine.contract.tensors
         pinned = engine.device.type == "cuda"
-        layers, values = map(int, specs["prenet_dropout"].shape[1:])
-        bits = batch, steps, layers, -(-values // 8)
         self.batch, self.text, self.steps, self.state = batch, text, steps, state
-        self.bits_host = torch.zeros(STAGING_BUFFERS, *bits, dtype=torch.uint8, pin_memory=pinned)
+        bits = (STAGING_BUFFERS, batch, steps, *_packed_mask(engine))
+        self.bits_host = torch.zeros(bits, dtype=torch.uint8, pin_memory=pinned)
         self.bits_arrays = self.bits_host.numpy()
         gates = (STAGING_BUFFERS, steps, batch, 1)
         self.gates_host = torch.zeros(gates, dtype=specs["gate_prediction"].dtype, pin_memory=pinned)
@@ -126,10 +125,10 @@ class SteppedBlock:
         dtype = specs["gate_prediction"].dtype
         self._results = torch.zeros(math.prod(self._split) + steps * batch, dtype=dtype, device=device)
         self._frames, self._gates = self._split_results(self._results)
-        layers, values = map(int, specs["prenet_dropout"].shape[1:])
-        whole_bytes = -(-values // 8)
+        layers, whole_bytes = _packed_mask(engine)
         self._bits = torch.zeros(batch, steps, layers, whole_bytes, dtype=torch.uint8, device=device)
         self._unpacked = torch.zeros(steps, batch, layers, whole_bytes, 8, dtype=dtype, device=device)
+        values = int(specs["prenet_dropout"].shape[2])
         self._masks = self._unpacked.flatten(3)[:, :, :, :values]  # (steps, B, 2, prenet_dim)
         self._bit_values = 1 << torch.arange(7, -1, -1, dtype=torch.uint8, device=device)
         self._scales = (1 / PRENET_KEEP / self._bit_values).to(dtype)
@@ -158,8 +157,7 @@ class SteppedBlock:
     @staticmethod
     def bytes_for(engine: Engine, batch: int, text: int, steps: int, runners: int) -> int:
         """The device memory that a block takes."""
-        layers, values = map(int, engine.contract.tensors["prenet_dropout"].shape[1:])
-        bits = steps * batch * layers * -(-values // 8)
+        bits = steps * batch * math.prod(_packed_mask(engine))
         rows = _bytes(engine, batch, text, "decoder_input", "gate_prediction", "prenet_dropout", "attention_weights")
         turns = _bytes(engine, batch, text, *DECODER_STATE, "gate_prediction", "prenet_dropout")
         return _bytes(engine, batch, text, *SHARED_INPUTS) + bits + steps * rows + runners * turns
@@ -223,6 +221,12 @@ class LongBlock:
         alignments = last_weights.new_empty(slots.steps, *last_weights.shape)
         self._engine.run_steps({**tensors, "out_attention_weights": alignments})
         return frames, alignments
+
+
+def _packed_mask(engine: Engine) -> tuple[int, int]:
+    """The size of a step's dropout masks as bits: layers, and the bytes of each."""
+    layers, values = map(int, engine.contract.tensors["prenet_dropout"].shape[1:])
+    return layers, -(-values // 8)
 
 
 def _bytes(engine: Engine, batch: int, text: int, *names: str) -> int:

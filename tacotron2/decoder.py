@@ -1,23 +1,17 @@
-"""What decoding an utterance means: the state between steps, when it ends, and the plain loop.
-
-The plain loop takes one `decoder_iter` step per mel frame, driven by the host. It runs on every engine and is the
-reference for `tacotron2.decoder_graph`, which does the same in blocks of steps.
-"""
+"""What decoding an utterance means: the state between steps, and when it ends."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from common.config import Tacotron2Config
 from common.contract import DECODER_STATE
 from common.engine import Engine
 from common.errors import EngineFailure
-from common.random_streams import PRENET_KEEP, RandomStreams
+from common.random_streams import RandomStreams
 
 StopReason = Literal["gate", "cap"]
 
@@ -25,15 +19,16 @@ FRAMES_PER_SYMBOL, EXTRA_FRAMES = 10, 100  # no speech is slower: a decoder that
 LONGEST_DECODING = 1664  # frames: the largest mel of the classic's profile
 
 
-State = dict[str, Tensor]  # what one step hands to the next, by the names of its inputs; two of them take turns
+# What one step hands to the next, by the names of the inputs: frame, LSTM states and context (B, .), weights (B, T).
+DecoderState = dict[str, Tensor]
 
 
-def zero_state(engine: Engine, batch: int, text: int) -> State:
+def zero_state(engine: Engine, batch: int, text: int) -> DecoderState:
     """The state before the first step."""
     return {name: zeros(engine, name, batch, text) for name in DECODER_STATE}
 
 
-def as_outputs(state: State) -> dict[str, Tensor]:
+def as_outputs(state: DecoderState) -> dict[str, Tensor]:
     """The same tensors by the names of the outputs."""
     return {DECODER_STATE[name]: tensor for name, tensor in state.items()}
 
@@ -71,7 +66,7 @@ class Utterance:
         self.frames: int | None = None  # the number of mel frames, once known
         self.stop_reason: StopReason | None = None
         self.error: str | None = None  # why it can't be decoded
-        self._looked = 0  # steps whose gates were looked at
+        self._known = 0  # steps with known gates
         self._gate_logit = logit(rule.gate_threshold)
 
     @property
@@ -84,9 +79,9 @@ class Utterance:
         Args:
             largest_gate: of them; NaN if one is.
         """
-        if self.ended or self._looked + steps >= self.cap or not largest_gate <= self._gate_logit:
+        if self.ended or self._known + steps >= self.cap or not largest_gate <= self._gate_logit:
             return False
-        self._looked += steps
+        self._known += steps
         return True
 
     def look(self, gates: Sequence[float]) -> None:
@@ -98,13 +93,13 @@ class Utterance:
         for gate in gates:
             if self.ended:
                 return
-            self._looked += 1
+            self._known += 1
             if gate != gate:
-                self.error = f"the stop gate is NaN at step {self._looked}; try FP32 or export again"
+                self.error = f"the stop gate is NaN at step {self._known}; try FP32 or export again"
             elif gate > self._gate_logit:
-                self.frames, self.stop_reason = self._looked, "gate"
-            elif self._looked == self.cap:
-                self.frames, self.stop_reason = self._looked, "cap"
+                self.frames, self.stop_reason = self._known, "gate"
+            elif self._known == self.cap:
+                self.frames, self.stop_reason = self._known, "cap"
 
 
 @dataclass(frozen=True)
@@ -126,53 +121,6 @@ class DecodedBatch:
         return cls(mels[:, :, :longest], frames, reasons, kept)
 
 
-def decode(
-    engine: Engine,
-    memory: Tensor,
-    processed_memory: Tensor,
-    utterances: Sequence[Utterance],
-    keep_alignments: bool = False,
-) -> DecodedBatch:
-    """Decodes a batch of utterances to mel frames, step by step.
-
-    Args:
-        engine: a `decoder_iter` engine.
-        memory, processed_memory: the encoder's outputs, (B, T, .), on the engine's device. What lies beyond an
-            utterance's symbols is padding.
-        utterances: one for each item of the batch, at their beginning.
-
-    Raises:
-        EngineFailure: the gate of an utterance is not a number.
-    """
-    config = engine.metadata.model
-    assert isinstance(config, Tacotron2Config)
-    batch, text = memory.shape[:2]
-    device = engine.device
-    symbols = torch.tensor([utterance.symbols for utterance in utterances], device=device)
-    mask = torch.arange(text, device=device) >= symbols.unsqueeze(1)  # (B, T), true where padding
-    dropout, gate = (zeros(engine, name, batch, text) for name in ("prenet_dropout", "gate_prediction"))
-    states = (zero_state(engine, batch, text), zero_state(engine, batch, text))
-    shared = {"memory": memory, "processed_memory": processed_memory, "mask": mask, "prenet_dropout": dropout}
-    runs = [
-        engine.bind({**source, **shared, **as_outputs(target), "gate_prediction": gate})
-        for source, target in (states, states[::-1])
-    ]
-    frames, alignments = [], []
-    for step in range(max(utterance.cap for utterance in utterances)):
-        dropout.copy_(dropout_masks(utterances, 1, config.prenet_dim, dropout.dtype)[0])
-        runs[step % 2]()
-        target = states[1 - step % 2]
-        frames.append(target["decoder_input"].clone())
-        if keep_alignments:
-            alignments.append(target["attention_weights"].to("cpu", copy=True))
-        for utterance, value in zip(utterances, gate.flatten().tolist(), strict=True):
-            utterance.look([value])
-        if all(utterance.ended for utterance in utterances):
-            break
-    check_decoded(engine, utterances)
-    return DecodedBatch.of(torch.stack(frames, 2), torch.stack(alignments, 1) if alignments else None, utterances)
-
-
 def check_decoded(engine: Engine, utterances: Sequence[Utterance]) -> None:
     """Raises EngineFailure with the error of an utterance that has one."""
     for utterance in utterances:
@@ -180,14 +128,8 @@ def check_decoded(engine: Engine, utterances: Sequence[Utterance]) -> None:
             raise EngineFailure(f"{engine.name}: {utterance.error}")
 
 
-def dropout_masks(utterances: Sequence[Utterance], steps: int, prenet_dim: int, dtype: torch.dtype) -> Tensor:
-    """The batch's next dropout masks (steps, B, 2, prenet_dim), values 0 or 1 / keep probability, on the CPU."""
-    bits = np.stack([one.streams.dropout(steps, prenet_dim) for one in utterances], 1)
-    return torch.from_numpy(np.unpackbits(bits, axis=-1, count=prenet_dim)).to(dtype) / PRENET_KEEP
-
-
 def logit(probability: float) -> float:
-    """The gate value whose sigmoid is `probability`: comparing logits spares a sigmoid at every step."""
+    """The gate's value for a probability: to compare logits spares a sigmoid at every step."""
     if probability <= 0.0 or probability >= 1.0:
         return math.copysign(math.inf, probability - 0.5)
     return math.log(probability / (1.0 - probability))

@@ -1,13 +1,13 @@
 """The decoder loop in blocks of steps, each one CUDA graph, in which utterances join and leave between blocks.
 
-The plain loop (`tacotron2.decoder.decode`) asks the GPU after every frame whether to go on. Here a number of steps is
-one block, captured once per (batch, text bucket) into a CUDA graph and replayed. The gates of a block travel to the
-host in one asynchronous copy, and the host reads them while the GPU is busy with the next block, so the GPU never waits
-for the host. What is decoded beyond an utterance's end, two blocks at most, is thrown away.
+A plain loop asks the GPU after every frame whether to go on. Here a number of steps is one block, captured once per
+(batch, text bucket) into a CUDA graph and replayed. The gates of a block travel to the host in one asynchronous copy,
+and the host reads them while the GPU is busy with the next block, so the GPU never waits for the host. Up to two blocks
+are decoded beyond an utterance's end, and thrown away.
 
-A batch is a row of slots (`DecoderSession`): an utterance takes a free one at a block's border and gives it back at
-another, whatever its neighbours do (continuous batching). `BlockDecoder.decode` is the simple case where all begin
-together.
+A batch is a row of slots (`DecoderSession`). An utterance enters a free slot between two blocks and leaves it between
+two others, while its neighbours go on (continuous batching). `BlockDecoder.decode` is the simple case: all utterances
+begin together.
 
 Works with any engine: it binds tensors and captures the bound runs. On the CPU the same blocks run directly.
 """
@@ -80,7 +80,7 @@ class BlockDecoder:
         self.steps = steps
         self.runners = runners
         self._cuda_graph = cuda_graph and engine.device.type == "cuda"
-        self._ahead = 1 if engine.device.type == "cuda" else 0  # blocks started before the last one is looked at
+        self._ahead = 1 if engine.device.type == "cuda" else 0  # blocks started before the gates of one are read
         self._blocks: ShapeCache[tuple[int, int, bool], Block] = ShapeCache(max_bytes, lambda key: self._bytes(*key))
 
     def decode(
@@ -91,32 +91,37 @@ class BlockDecoder:
         keep_alignments: bool = False,
         on_step: Callable[[int], None] | None = None,
     ) -> DecodedBatch:
-        """Decodes a batch whose utterances all begin together.
+        """Decodes a batch of utterances that all begin together.
 
-        Arguments, result and errors are those of `tacotron2.decoder.decode`. Where T is not a bucket's length, an
-        engine may round differently than in the plain loop, because it works on the padded text.
+        Where T is not a bucket's length, an engine works on padded text and may round differently.
 
         Args:
+            memory, processed_memory: the encoder's outputs, (B, T, .), on the engine's device. What lies beyond an
+                utterance's symbols is padding.
+            utterances: one for each item of the batch, at their beginning.
             on_step: called after each block with the number of steps done, for progress.
+
+        Raises:
+            EngineFailure: the gate of an utterance is not a number.
         """
         session: DecoderSession[Utterance] = DecoderSession(self, keep_alignments)
         session.join(memory, processed_memory, utterances)
         blocks: list[StartedBlock[Utterance]] = []
-        looked_at, longest = 0, max(utterance.cap for utterance in utterances)
+        finished, longest = 0, max(utterance.cap for utterance in utterances)
         while not all(utterance.ended for utterance in utterances):
             more = not blocks or len(blocks) * blocks[0].steps < longest
             if more:
                 blocks.append(session.start())
-            # The host looks at a block while the GPU is busy with the next one.
-            if not more or len(blocks) - looked_at > self._ahead:
-                blocks[looked_at].finish()
-                looked_at += 1
+            # The host reads a block's gates while the GPU is busy with the next block.
+            if not more or len(blocks) - finished > self._ahead:
+                blocks[finished].finish()
+                finished += 1
                 if on_step is not None:
-                    on_step(looked_at * blocks[0].steps)
-        for block in blocks[looked_at:]:
+                    on_step(finished * blocks[0].steps)
+        for block in blocks[finished:]:
             block.abandon()
         check_decoded(self.engine, utterances)
-        kept = blocks[:looked_at]
+        kept = blocks[:finished]
         mels = torch.stack([block.frames for block in kept])  # (blocks, steps, B, n_mel_channels)
         weights = [block.alignments for block in kept if block.alignments is not None]
         alignments = torch.cat(weights)[:, :, : memory.size(1)].transpose(0, 1) if weights else None
@@ -164,9 +169,9 @@ UtteranceType = TypeVar("UtteranceType", bound=Utterance)
 
 
 class DecoderSession(Generic[UtteranceType]):
-    """A batch of utterances. Each takes a slot at one block's border and leaves it at another.
+    """A batch of utterances. Each enters a slot between two blocks, and leaves it between two others.
 
-    Blocks are started with `start` and looked at with `StartedBlock.finish`, in order; at most two may be under way.
+    `start` starts a block and `StartedBlock.finish` reads its gates, in the same order; at most two may be under way.
 
     Args:
         decoder: what it runs on; its other sessions must have ended.
@@ -229,7 +234,7 @@ class DecoderSession(Generic[UtteranceType]):
 
     def start(self) -> "StartedBlock[UtteranceType]":
         """Starts the next block of steps for all utterances that have a slot."""
-        assert self._block is not None, "nobody has joined"
+        assert self._block is not None, "no utterance has joined"
         assert self._unfinished < STAGING_BUFFERS - 1, "finish a block before starting another"
         block, staging = self._block, self._started % STAGING_BUFFERS
         self._masks.draw(self.slots, block.slots.bits_arrays[staging])
@@ -292,7 +297,7 @@ class StartedBlock(Generic[UtteranceType]):
         return self.gates.size(0)
 
     def finish(self) -> None:
-        """Waits for the block and lets every utterance look at its gates."""
+        """Waits for the block and gives every utterance its gates."""
         self._wait()
         gates, steps = self.gates.squeeze(2), self.steps
         for slot, largest in enumerate(gates.amax(0).tolist()):
@@ -302,7 +307,7 @@ class StartedBlock(Generic[UtteranceType]):
         self.session._finished()
 
     def abandon(self) -> None:
-        """Waits for the block without looking at it."""
+        """Waits for the block; its gates are not read."""
         self._wait()
         self.session._finished()
 

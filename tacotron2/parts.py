@@ -1,8 +1,8 @@
 """The three parts of Tacotron 2 that run as engines: encoder, one decoder step, postnet.
 
 Each is built from a `Tacotron2` with its constants folded in FP32 (batch norm into the convolutions, the two
-matrix products of an LSTM cell into one, the location layer's convolution and projection into one), takes and gives
-the named tensors of `common.contract`, and is what the exporter traces and the PyTorch engine runs.
+matrix products of an LSTM cell into one, the location layer's convolution and projection into one), and takes and gives
+the named tensors of `common.contract`. The exporter traces them and the PyTorch engine runs them.
 No part draws random numbers: dropout masks come in as an input, so that every backend computes the same.
 """
 

@@ -1,4 +1,4 @@
-"""Checkpoints load, whoever wrapped them and in whatever format; code and anything else is refused in one line."""
+"""Checkpoints load in every wrapping and format; code and anything else is refused in one line."""
 
 import argparse
 import builtins
@@ -85,7 +85,7 @@ def test_what_wrappers_add_to_names_is_taken_off(prefix: str, tmp_path: Path) ->
 
 def test_averaged_weights_are_taken_before_those_that_they_average(tmp_path: Path) -> None:
     states = {"ema": tiny_waveglow(seed=1).state_dict(), "model": tiny_waveglow().state_dict()}
-    torch.save({f"{who}.{name}": t for who, state in states.items() for name, t in state.items()}, tmp_path / "both.pt")
+    torch.save({f"{key}.{name}": t for key, state in states.items() for name, t in state.items()}, tmp_path / "both.pt")
     assert_same_weights(tmp_path / "both.pt", tiny_waveglow(seed=1))
 
 
@@ -216,7 +216,7 @@ class WaveGlow(torch.nn.Module):
 
 @pytest.fixture
 def glow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Any]]:
-    """Makes a module of pickled classes, whose source lies in a file, as it did where the checkpoint was made."""
+    """Makes a module of pickled classes. Their source lies in a file, as it did where the checkpoint was made."""
     monkeypatch.syspath_prepend(tmp_path / "source")
     (tmp_path / "source").mkdir()
 

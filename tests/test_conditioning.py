@@ -24,7 +24,7 @@ EXPORT = "exports/export_waveglow_onnx.py"
 
 
 def waveglow_of_rank(rank: int, config: WaveGlowConfig = TINY_WAVEGLOW, noise: float = 0.0) -> WaveGlow:
-    """Random weights whose coupling matters and whose upsampling has a rank, but for relative noise."""
+    """Random weights with a coupling that matters, and with an upsampling of a rank but for relative noise."""
     model = tiny_waveglow(config)
     for network in model.WN:
         torch.nn.init.normal_(network.end.weight, 0, 0.1)

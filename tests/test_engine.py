@@ -1,4 +1,4 @@
-"""Every engine checks what it is given, and says expected against found."""
+"""Every engine checks its tensors, and names the expected and the found."""
 
 import dataclasses
 from collections.abc import Iterator
@@ -168,7 +168,7 @@ class TensorOnGpu(torch.Tensor):
 
 
 class FakeGpu:
-    """ONNX Runtime with GPU providers, on PyTorch with two GPUs; what they are told is in `log` and `options`."""
+    """ONNX Runtime with GPU providers, on PyTorch with two GPUs; `log` and `providers` record the calls."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.log: list[Any] = []
@@ -226,7 +226,7 @@ def test_on_a_gpu_device_memory_is_bound_and_runs_stand_in_the_current_stream(gp
     assert cpu == "CPUExecutionProvider"
     mel, refined = (TensorOnGpu.of(torch.zeros(1, MELS, 40)) for _ in range(2))
     run = engine.bind({"mel_outputs": mel, "mel_outputs_postnet": refined})
-    assert [(name, *place, shape, pointer) for name, *place, _, shape, pointer in gpu.log] == [
+    assert [(name, *device, shape, pointer) for name, *device, _, shape, pointer in gpu.log] == [
         ("mel_outputs", "cuda", 1, (1, MELS, 40), mel.data_ptr()),
         ("mel_outputs_postnet", "cuda", 1, (1, MELS, 40), refined.data_ptr()),
     ]
@@ -258,7 +258,9 @@ def test_a_session_on_a_gpu_says_that_it_cannot_be_captured(gpu: FakeGpu, tiny_f
     assert not engine.capturable
 
 
-def test_a_gpu_that_cannot_be_used_is_told(gpu: FakeGpu, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_cannot_be_used_is_an_error(
+    gpu: FakeGpu, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tiny_folder / "postnet.onnx"
     with pytest.raises(UserError, match="there are 2 GPUs"):
         open_engine(path, "postnet", device="cuda:2")

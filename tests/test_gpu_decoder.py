@@ -17,7 +17,7 @@ from common.errors import UserError
 from common.metadata import ModelMetadata
 from common.random_streams import PRENET_KEEP, RandomStreams
 from common.triton_engine import best_engine
-from tacotron2.decoder import DecodedBatch, StopRule, Utterance, decode
+from tacotron2.decoder import DecodedBatch, StopRule, Utterance
 from tacotron2.decoder_graph import BlockDecoder, DecoderSession, make_decoder
 from tacotron2.gpu.decoder_engine import FusedDecoderEngine
 from tacotron2.gpu.decoder_step import FusedStep, Tuning, default_tuning, tuning_for
@@ -25,6 +25,7 @@ from tacotron2.hopper.persistent_decoder import MAX_STEPS, PersistentDecoder, pa
 from tacotron2.model import Tacotron2
 from tacotron2.parts import DecoderIterPart
 from tests.models import TINY_TACOTRON2
+from tests.plain_decoder import decode
 from tests.scripts import run_interpreted
 
 CONFIG = Tacotron2Config()  # the published checkpoints' size

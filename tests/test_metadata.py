@@ -51,6 +51,7 @@ def test_metadata_survive_being_written_and_read(metadata: ModelMetadata) -> Non
         ({"format": METADATA_FORMAT - 1}, "written by an older version of this project"),
         ({"format": METADATA_FORMAT + 1}, "written by another version of this project"),
         ({"colour": "red"}, "has unknown keys: colour"),
+        ({"gain": ...}, "lacks gain"),
         ({"part": "drums"}, "neither part nor precision"),
         ({"sigma": None}, "sigma None: must be a number from 0 to 10"),
         ({"sigma": float("nan")}, "sigma nan: must be a number from 0 to 10"),
@@ -64,15 +65,9 @@ def test_metadata_survive_being_written_and_read(metadata: ModelMetadata) -> Non
 )
 def test_metadata_that_no_file_of_ours_has_are_refused(changes: dict[str, Any], why: str) -> None:
     fields = {**json.loads(WAVEGLOW.to_json()), **changes}
+    present = {name: value for name, value in fields.items() if value is not ...}
     with pytest.raises(ValueError, match=why):
-        ModelMetadata.from_json(json.dumps(fields))
-
-
-def test_missing_keys_are_named() -> None:
-    fields = json.loads(WAVEGLOW.to_json())
-    del fields["gain"]
-    with pytest.raises(ValueError, match="lacks gain"):
-        ModelMetadata.from_json(json.dumps(fields))
+        ModelMetadata.from_json(json.dumps(present))
 
 
 @pytest.mark.slow

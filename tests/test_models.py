@@ -9,8 +9,9 @@ from common.checkpoint import LoadedModel
 from common.engine import Engine, infer
 from common.metadata import Part
 from common.random_streams import RandomStreams
-from tacotron2.decoder import StopRule, Utterance, decode, dropout_masks
+from tacotron2.decoder import StopRule, Utterance
 from tacotron2.text import encode
+from tests.plain_decoder import decode, dropout_masks
 from waveglow.parts import WaveGlowPart
 
 Engines = dict[Part, Engine]

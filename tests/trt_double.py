@@ -10,8 +10,8 @@ Runs on CUDA's default stream, which are slow but allowed, are counted in `defau
 It can't show memory used while a run is in flight: on a CPU a run is over when its call returns. On a GPU it can, since
 there it computes through PyTorch on the stream that it is given.
 
-`install` makes it a test's `tensorrt`, on a pretended Tesla T4 whose memory is the CPU's. `tests.rtx_double`
-has what TensorRT-RTX has beyond it.
+`install` makes it a test's `tensorrt`, on a pretended Tesla T4 with the CPU's memory. `tests.rtx_double` has what
+TensorRT-RTX has beyond it.
 """
 
 import ctypes
@@ -94,7 +94,7 @@ SECOND_GPU = CpuGpu(torch.device("cpu"), "Tesla T4", 75, number=1)
 
 
 def install(monkeypatch: Any, module: ModuleType | None = None) -> None:
-    """Puts the double in TensorRT's place for a test."""
+    """Puts the double in TensorRT's place for a test, as a process finds it that hasn't loaded TensorRT yet."""
     module = module or sys.modules[__name__]
     name = "tensorrt" if module is sys.modules[__name__] else "tensorrt_rtx"
     default_stream_runs[0] = 0
@@ -102,6 +102,8 @@ def install(monkeypatch: Any, module: ModuleType | None = None) -> None:
     monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setitem(sys.modules, "tensorrt_lean", lean_runtime())
     monkeypatch.setattr(bindings, "find_gpu", lambda device=None: GPU)
+    monkeypatch.setattr(bindings, "_loaded", {})
+    monkeypatch.setattr(_FirstLogger, "logger", None)
 
 
 def lean_runtime() -> ModuleType:
@@ -648,7 +650,7 @@ class IExecutionContext:
             raise UndefinedBehaviour(f"enqueued on stream {stream_handle:#x}, the current one is {GPU.stream():#x}")
         default_stream_runs[0] += stream_handle == bindings.DEFAULT_STREAM
         self._check_overlaps()
-        if self._user_managed:  # nobody may count on what was in there, nor have anything of their own there
+        if self._user_managed:  # its content is lost with every run
             self._spoil(self._scratch[0], self._scratch_needed)
         self._run()
         return True

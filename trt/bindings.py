@@ -36,6 +36,7 @@ INSTALL: dict[Flavour, str] = {
     "tensorrt_rtx": "pip install tensorrt-rtx-cu13",
     "tensorrt_lean": "pip install tensorrt-lean",
 }
+OLDEST: dict[Flavour, tuple[int, ...]] = {"tensorrt": (10,), "tensorrt_rtx": (1, 7), "tensorrt_lean": (10,)}
 MAX_MESSAGE = 400  # characters of TensorRT's own words in a message
 MAX_ERRORS = 20  # of TensorRT's, kept
 DEFAULT_STREAM = 0  # the handle of CUDA's legacy default stream
@@ -129,7 +130,7 @@ def load(*flavours: Flavour) -> TensorRT:
         flavours: the acceptable ones, in order of preference; by default those that build engines.
 
     Raises:
-        UserError: none is installed or can be loaded, or it is older than version 10.
+        UserError: none is installed or can be loaded, or it is older than OLDEST.
     """
     flavours = flavours or BUILDERS
     problems = []
@@ -153,8 +154,11 @@ def _wrap(module: ModuleType, flavour: Flavour) -> TensorRT:
     if module not in _loaded:
         api: Any = module
         version = str(api.__version__)
-        if flavour != "tensorrt_rtx" and version_numbers(version) < (10,):
-            raise UserError(f"TensorRT {version} is too old; install version 10 or later ({INSTALL[flavour]})")
+        if version_numbers(version) < OLDEST[flavour]:
+            oldest = ".".join(map(str, OLDEST[flavour]))
+            raise UserError(
+                f"{PRODUCTS[flavour]} {version} is too old; install version {oldest} or later ({INSTALL[flavour]})"
+            )
         errors = ErrorLog()
         _loaded[module] = TensorRT(api, flavour, version, _make_logger(api, errors), errors)
     return _loaded[module]

@@ -90,7 +90,7 @@ def build_engine(
 
     Args:
         force: build even if the engine there comes from the same ONNX file, TensorRT, GPU and options.
-        on_progress: called with the fraction done, 0 to 1, if this TensorRT reports it.
+        on_progress: called with the fraction done, 0 to 1.
 
     Raises:
         UserError: the ONNX file is not this part of this project, TensorRT is missing or can't build it (in its own
@@ -261,9 +261,8 @@ def _configure(trt: TensorRT, config: tensorrt.IBuilderConfig, record: EngineRec
         config.hardware_compatibility_level = level
     if trt.flavour == "tensorrt_rtx":
         rtx: Any = config  # with members that TensorRT alone lacks
-        if hasattr(trt.api.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
-            # A run that may allocate can't be captured into a CUDA graph.
-            rtx.set_flag(trt.api.BuilderFlag.REQUIRE_USER_ALLOCATION)
+        # A run that may allocate can't be captured into a CUDA graph.
+        rtx.set_flag(trt.api.BuilderFlag.REQUIRE_USER_ALLOCATION)
         rtx.num_compute_capabilities = len(record.compute_capabilities)
         for index, capability in enumerate(record.compute_capabilities):
             if not rtx.set_compute_capability(getattr(trt.api.ComputeCapability, f"SM{capability}"), index):

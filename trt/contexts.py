@@ -151,7 +151,7 @@ class Contexts:
             if found != spec.resolve(sizes):
                 raise self._refusal(f"gives {spec.name} the shape {list(found)}, not {list(spec.resolve(sizes))}")
         sized.scratch_bytes = context.update_device_memory_size_for_shapes()
-        # 0 means an error (NvInferRuntime.h), or an engine that needs no memory: the log tells which.
+        # 0 means an error (NvInferRuntime.h), or an engine that needs no memory; an error is in the log.
         if sized.scratch_bytes <= 0 and self._trt.errors:
             raise self._refusal(f"has no scratch memory size for {described(sizes)}")
         sized.sizes = sizes
@@ -165,7 +165,7 @@ def _runtime_config(trt: TensorRT, engine: tensorrt.ICudaEngine, cache: Path) ->
     would keep the slow ones.
     """
     strategy = trt.api.ExecutionContextAllocationStrategy.USER_MANAGED
-    if not hasattr(trt.api, "DynamicShapesKernelSpecializationStrategy"):
+    if trt.flavour != "tensorrt_rtx":
         return strategy, _nothing
     rtx: Any = engine
     config = rtx.create_runtime_config()
@@ -181,8 +181,6 @@ def _kept_kernels(config: Any, path: Path) -> Callable[[], None]:
     Returns:
         a function that writes all kernels, those compiled since included; it logs a failure.
     """
-    if not hasattr(config, "create_runtime_cache"):  # an older TensorRT-RTX
-        return _nothing
     cache = config.create_runtime_cache()
     try:
         before = path.read_bytes()

@@ -69,8 +69,6 @@ class BoundRun:
     def capturable(self) -> bool:
         """Whether TensorRT-RTX can run it in a stream capture, asked for a stream of its own."""
         context: Any = self._sized.context
-        if not hasattr(context, "is_stream_capturable"):  # before TensorRT-RTX 1.2
-            return False
         with self._gpu.current(), self._gpu.own_stream():
             return bool(context.is_stream_capturable(self._gpu.stream()))
 

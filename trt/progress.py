@@ -49,7 +49,7 @@ class Progress:
 
 @contextmanager
 def monitored(trt: TensorRT, config: tensorrt.IBuilderConfig, on_progress: Callable[[float], None]) -> Iterator[None]:
-    """Has the builder report its progress for a `with` block, and stop at Ctrl-C, where this TensorRT can.
+    """Has the builder report its progress for a `with` block, and stop at Ctrl-C.
 
     Raises:
         KeyboardInterrupt: Ctrl-C was pressed; raised once the builder has returned.
@@ -60,7 +60,7 @@ def monitored(trt: TensorRT, config: tensorrt.IBuilderConfig, on_progress: Calla
         yield
     if interrupted.is_set():
         raise KeyboardInterrupt
-    if monitor is not None and monitor.error is not None:
+    if monitor.error is not None:
         raise monitor.error
 
 
@@ -81,8 +81,6 @@ def _interruptible() -> Iterator[threading.Event]:
 
 
 def _monitor(trt: TensorRT, config: tensorrt.IBuilderConfig, progress: Progress, interrupted: threading.Event) -> Any:
-    if not hasattr(trt.api, "IProgressMonitor"):
-        return None
     api: Any = trt.api
 
     class Monitor(api.IProgressMonitor):

@@ -3,8 +3,8 @@
 Built from a `WaveGlow` with everything that is linear folded in FP32: weight norms, the inverse of the 1x1
 convolutions, `start` into the first layer of each flow, `end` into the skip halves of the layers, the upsampling into
 the conditioning where its rank is low (`waveglow.conditioning`). It takes and gives the named tensors of
-`common.contract`, and is what the exporter traces and the PyTorch engine runs. The noise comes in as an input, already
-scaled by sigma, so that every backend computes the same.
+`common.contract`. The exporter traces it and the PyTorch engine runs it. The noise comes in as an input, already scaled
+by sigma, so that every backend computes the same.
 """
 
 from collections.abc import Iterator
