@@ -79,7 +79,7 @@ def parse_ssml(source: str) -> list[Segment]:
 def shown(piece: EncodedText) -> EncodedText:
     """A piece whose words are as the user sees them: entities are characters, and markup is left out."""
     words = (word._replace(text=html.unescape(word.text.replace(_HIDDEN, ""))) for word in piece.words)
-    return replace(piece, words=tuple(words))
+    return replace(piece, words=tuple(word for word in words if word.text.strip()))  # a sound may be of none
 
 
 @dataclass
