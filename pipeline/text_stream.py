@@ -41,11 +41,13 @@ class Stretch(NamedTuple):
         text: to be spoken; a stretch that ends inside a clause ends with a comma instead of its space.
         start: its first character in all of the text.
         follows: whether the end of a sentence stands before it.
+        written: how many of its characters the user wrote.
     """
 
     text: str
     start: int
     follows: bool
+    written: int
 
 
 class TextStream:
@@ -114,7 +116,9 @@ class TextStream:
         self._start, self._seen, self._is_first = start + end, 0, False
         # A sentence ends without the space behind it, a clause or a word with it.
         self._follows = spoken == text
-        return Stretch(f"{spoken}," if spoken != text and spoken[-1:].isalpha() else text, start, follows)
+        if spoken != text and spoken[-1:].isalpha():
+            return Stretch(f"{spoken},", start, follows, len(spoken))
+        return Stretch(text, start, follows, len(text))
 
     def _sentence_end(self, text: str) -> int:
         """Where the last sentence but one of a text ends; 0 if there is but one."""
@@ -151,7 +155,7 @@ def speak_bits(
 
     Raises:
         InvalidInput: nothing in all of the text can be spoken.
-        Exception: what iterating the text or speaking raises.
+        Exception: what speaking raises; or iterating the text, once all before it is spoken.
     """
     reader = _Reader(bits, stream, watch)
     waiting: deque[Stretch] = deque()
@@ -159,6 +163,8 @@ def speak_bits(
     refusal, seconds, began = InvalidInput("nothing to speak: there is no text"), 0.0, -1.0
     try:
         while reader.reading or waiting or under_way:
+            if len(waiting) < AHEAD:
+                waiting += reader.take(wait=False)
             while waiting and len(under_way) < AHEAD:
                 stretch = waiting.popleft()
                 try:
@@ -168,14 +174,14 @@ def speak_bits(
             try:
                 chunk = under_way[0][1].next_chunk(timeout=0) if under_way else None
             except queue.Empty:
-                waiting += reader.wait()
+                waiting += reader.take(wait=True)
                 continue
             if chunk is None:
                 began = -1.0
                 if under_way:
                     under_way.popleft()
-                elif reader.reading:
-                    waiting += reader.wait()
+                elif not waiting and reader.reading:
+                    waiting += reader.take(wait=True)
                 continue
             stretch, _ = under_way[0]
             if began < 0:
@@ -184,7 +190,9 @@ def speak_bits(
                     yield pause
                 began = seconds
             seconds += chunk.seconds
-            yield _moved(chunk, began, stretch.start)
+            yield _moved(chunk, began, stretch)
+        if reader.error is not None:
+            raise reader.error
         if not seconds:
             raise refusal
     finally:
@@ -194,14 +202,17 @@ def speak_bits(
 
 
 class _Reader:
-    """Reads bits of text in a thread of its own, not too far ahead, and cuts them. Arguments as for `speak_bits`.
+    """Reads bits of text in a thread of its own, not too far ahead, and cuts them in its caller's. Arguments as for
+    `speak_bits`.
 
     Attributes:
         reading: whether more may come.
+        error: what iterating the bits has raised.
     """
 
     def __init__(self, bits: Iterable[str], stream: TextStream, watch: Callable[[], object]) -> None:
         self.reading = True
+        self.error: BaseException | None = None
         self._bits, self._stream, self._watch = bits, stream, watch
         self._news: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()  # None: there is audio
         self._room, self._closed = threading.Semaphore(BITS_AHEAD), threading.Event()
@@ -212,18 +223,28 @@ class _Reader:
         """Ends a wait: there is audio. For any thread."""
         self._news.put(None)
 
-    def wait(self) -> list[Stretch]:
-        """Returns once something has changed, with the text that can be spoken now."""
-        may_end = self.reading and self._stream.held and not self._is_quiet
+    def take(self, wait: bool) -> list[Stretch]:
+        """The next text that can be spoken, if it has come.
+
+        Args:
+            wait: until something has changed, if nothing has.
+        """
+        found: list[Stretch] = []
+        may_end = self.reading and self._stream.held > 0 and not self._is_quiet
         timeout = max(0.0, self._changed + QUIET_SECONDS - time.monotonic()) if may_end else WATCH_SECONDS
         try:
-            item = self._news.get(timeout=timeout)
+            item = self._news.get(wait, timeout)
+            while not (found := self._add(item)):
+                item = self._news.get_nowait()
         except queue.Empty:
-            if not may_end:
+            if may_end and time.monotonic() >= self._changed + QUIET_SECONDS:
+                self._is_quiet = True
+                found = self._stream.quiet()
+            elif wait:
                 self._watch()
-                return []
-            self._is_quiet = True
-            return self._stream.quiet()
+        return found
+
+    def _add(self, item: str | BaseException | None) -> list[Stretch]:
         if item is None:
             return []
         self._changed, self._is_quiet = time.monotonic(), False
@@ -231,9 +252,10 @@ class _Reader:
             self._room.release()
             return self._stream.add(item)
         self.reading = False
-        if not isinstance(item, StopIteration):
-            raise item
-        return self._stream.flush()
+        if isinstance(item, StopIteration):
+            return self._stream.flush()
+        self.error = item
+        return []
 
     def close(self) -> None:
         """Reads no more. The iterator stays the caller's."""
@@ -262,10 +284,11 @@ def silence_before(stretch: Stretch, seconds: float, sampling_rate: int) -> Iter
         yield Audio(np.zeros(samples, np.float32), sampling_rate)
 
 
-def _moved(chunk: Audio, seconds: float, characters: int) -> Audio:
-    """A chunk of a stretch that begins later, whose words say so."""
-    words = (
-        replace(word.later(seconds), span=(word.span[0] + characters, word.span[1] + characters))
-        for word in chunk.words
-    )
+def _moved(chunk: Audio, seconds: float, stretch: Stretch) -> Audio:
+    """A chunk of a stretch that begins so much later, with its words as the user wrote them: without an added comma."""
+    words = []
+    for word in chunk.words:
+        first, stop = word.span[0], min(word.span[1], stretch.written)
+        span = first + stretch.start, stop + stretch.start
+        words.append(replace(word.later(seconds), text=word.text[: stop - first], span=span))
     return replace(chunk, words=tuple(words))
