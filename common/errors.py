@@ -3,6 +3,7 @@
 import errno
 import logging
 import re
+from collections.abc import Collection
 
 # What the allocators of PyTorch, ONNX Runtime, CUDA and C++ say; only PyTorch's for GPUs has an exception of its own.
 _OUT_OF_MEMORY = re.compile(r"out of memory|(can't|cannot|failed to) allocate|bad[ _]alloc", re.IGNORECASE)
@@ -40,6 +41,19 @@ class Busy(UserError):
 
 class Closed(UserError):
     """The voice was closed, or can't work any more, and takes no requests. Servers answer 503."""
+
+
+def check_type(name: str, value: object, *kinds: type) -> None:
+    """Raises InvalidInput, which names the argument, for a value of none of these types."""
+    if not isinstance(value, kinds):
+        wanted, found = (" or ".join(kind.__name__ for kind in some) for some in (kinds, (type(value),)))
+        raise InvalidInput(f"{name}: must be {wanted}, not {found}", name)
+
+
+def check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """Raises InvalidInput, which names the argument, for a value that is none of the choices."""
+    if not isinstance(value, str) or value not in choices:
+        raise InvalidInput(f"{name} {value!r}: must be {' or '.join(choices)}", name)
 
 
 def explained(error: Exception, what: str) -> UserError:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.errors import InvalidInput
+from common.errors import InvalidInput, check_choice
+from common.files import path_of
 from common.wav import SAMPLE_FORMATS, SampleFormat, pcm16
 from pipeline.encoders import FORMATS, audio_file
 from pipeline.words import Word
@@ -87,19 +88,19 @@ class Audio:
                 rates, and is resampled to 24 kHz from others.
 
         Raises:
-            InvalidInput: there is no such format or sample format, or a package for it is missing.
+            InvalidInput: there is no such format or sample format, a package for it is missing, or the target is
+                neither a path nor a file.
             UserError: there are no samples, or they aren't finite.
             OSError: the disk is full or the folder can't be written.
         """
-        if not isinstance(target, (str, Path)):
+        if hasattr(target, "write"):
             target.write(self._encoded(format or "wav", normalize, sample_format))
             return target
-        path = Path(target)
+        path = path_of("target", target)
         name = format or path.suffix[1:].lower() or "wav"
         if name not in FORMATS:
             raise InvalidInput(f"{path.name}: there is no format {name}; there are {', '.join(FORMATS)}", "format")
-        if sample_format not in SAMPLE_FORMATS:
-            raise InvalidInput(f"sample_format {sample_format}: must be {' or '.join(SAMPLE_FORMATS)}", "sample_format")
+        check_choice("sample_format", sample_format, SAMPLE_FORMATS)
         samples, rate = self.samples, FORMATS[name].rate_of(self.sampling_rate)
         if rate != self.sampling_rate:
             samples = Resampler(self.sampling_rate, rate)(samples, last=True)

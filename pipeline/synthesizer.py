@@ -91,7 +91,7 @@ class Synthesizer:
         on_progress: Callable[[float], None] = lambda symbols: None,
     ) -> None:
         self.engines = engines
-        self.settings = settings or SpeakSettings()
+        self.settings = SpeakSettings.given(settings)
         self.on_message = on_message
         self.on_progress = on_progress
         self.stages = Stages(engines.device)

@@ -17,7 +17,8 @@ from typing_extensions import Unpack
 
 from common.checkpoint import LoadedModel
 from common.engine import Engine
-from common.errors import Closed, InvalidInput, UserError, explained
+from common.errors import Closed, InvalidInput, UserError, check_choice, explained
+from common.files import path_of
 from common.metadata import Part, Precision
 from common.phrases import Phrase
 from pipeline.audio import Audio, Resampler
@@ -86,9 +87,9 @@ class Voice:
         Raises:
             UserError: files are missing, damaged or don't belong together.
         """
-        if precision not in (None, *get_args(Precision)):
-            raise InvalidInput(f"precision {precision!r}: must be {' or '.join(get_args(Precision))}", "precision")
-        paths = voice_files(None if folder is None else Path(folder), precision, on_message)
+        if precision is not None:
+            check_choice("precision", precision, get_args(Precision))
+        paths = voice_files(None if folder is None else path_of("folder", folder), precision, on_message)
         on_message(f"Models: {', '.join(str(path) for path in paths.values())}")
         return cls.from_files(paths, precision=precision, work=work, **runtime)
 
@@ -147,8 +148,8 @@ class Voice:
         """
         given = {"sampling_rate": sampling_rate}
         models = (
-            load_tacotron2(Path(tacotron2), given, Path(symbols) if symbols else None),
-            load_waveglow(Path(waveglow), given),
+            load_tacotron2(path_of("tacotron2", tacotron2), given, path_of("symbols", symbols) if symbols else None),
+            load_waveglow(path_of("waveglow", waveglow), given),
         )
         return cls.from_models(*models, device, precision, fast, conditioning, work)
 
@@ -186,7 +187,7 @@ class Voice:
 
         Equal identities give equal audio, but for the rounding of batches of other sizes.
         """
-        return identity_of(self.engines, settings or SpeakSettings())
+        return identity_of(self.engines, SpeakSettings.given(settings))
 
     @written_out(SpeakSettings, SpeakOptions)
     def speak(self, text: str, *, on_progress: OnProgress | None = None, **settings: Unpack[SpeakOptions]) -> Audio:
@@ -207,14 +208,20 @@ class Voice:
         return audio
 
     def speak_many(
-        self, texts: Sequence[str], settings: SpeakSettings | None = None, on_progress: OnProgress | None = None
+        self, texts: Iterable[str], settings: SpeakSettings | None = None, on_progress: OnProgress | None = None
     ) -> Iterator[tuple[int, Audio | UserError]]:
         """Speaks texts in batches. Yields (index, audio or why there is none) for each text, in order.
 
         Args:
             on_progress: as for `speak`; its symbols are those of the texts that are spoken together.
+
+        Raises:
+            InvalidInput: an argument is of another type.
         """
-        settings = settings or SpeakSettings()
+        settings = SpeakSettings.given(settings)
+        if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
+            raise InvalidInput(f"texts: must be several of str, not one {type(texts).__name__}", "texts")
+        texts = list(texts)
         at_once = BATCHES_AHEAD * self.engines.batch_size
         with own_errors(), self.synthesizer(settings) as synthesizer:
             for first in range(0, len(texts), at_once):
@@ -266,7 +273,7 @@ class Voice:
             Busy: the queue is full.
             Closed: the voice is closed, or can't work any more.
         """
-        chosen = settings or SpeakSettings()
+        chosen = SpeakSettings.given(settings)
         (prepared,) = self.prepare([Phrase(0, text)], chosen)
         if prepared.error is not None:
             raise prepared.error
@@ -305,7 +312,7 @@ class Voice:
 
     def prepare(self, phrases: Sequence[Phrase], settings: SpeakSettings | None = None) -> list[PreparedPhrase]:
         """How phrases will be read, in pieces that this voice can speak."""
-        return prepare(phrases, settings or SpeakSettings(), self.engines.max_symbols)
+        return prepare(phrases, SpeakSettings.given(settings), self.engines.max_symbols)
 
     def leveled(self, piece: PieceResult) -> Audio:
         """A piece's audio at the voice's level, limited to full scale. Raises the error of a piece that failed."""
