@@ -5,7 +5,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from common.errors import InvalidInput
 from pipeline.audio import Audio
-from pipeline.speech import WATCH_SECONDS, Speech
+from pipeline.speech import WATCH_SECONDS, Closing, Speech
 from tacotron2.text import TextFrontEnd, split
 from tacotron2.text.rewriting import Trace
 
@@ -143,8 +143,9 @@ def speak_bits(
     submit: Callable[[str, Callable[[], object]], Speech],
     watch: Callable[[], object],
     silence: float,
-) -> Iterator[Audio]:
-    """Speaks text while it comes. Closing the iterator gives the rest up.
+    closing: Closing,
+) -> Generator[Audio, None, None]:
+    """Speaks text while it comes.
 
     Args:
         bits: of the text; iterated in a thread of its own.
@@ -152,17 +153,19 @@ def speak_bits(
         submit: queues a stretch, with what to call when something of it can be read.
         watch: called now and then, to find out whether the voice still works.
         silence: seconds between sentences.
+        closing: ends it, from any thread.
 
     Raises:
         InvalidInput: nothing in all of the text can be spoken.
         Exception: what speaking raises; or iterating the text, once all before it is spoken.
     """
     reader = _Reader(bits, stream, watch)
+    closing.add(reader.close)
     waiting: deque[Stretch] = deque()
     under_way: deque[tuple[Stretch, Speech]] = deque()
     refusal, seconds, began = InvalidInput("nothing to speak: there is no text"), 0.0, -1.0
     try:
-        while reader.reading or waiting or under_way:
+        while not closing.closed and (reader.reading or waiting or under_way):
             if len(waiting) < AHEAD:
                 waiting += reader.take(wait=False)
             while waiting and len(under_way) < AHEAD:
@@ -191,6 +194,8 @@ def speak_bits(
                 began = seconds
             seconds += chunk.seconds
             yield _moved(chunk, began, stretch)
+        if closing.closed:
+            return
         if reader.error is not None:
             raise reader.error
         if not seconds:
@@ -214,13 +219,13 @@ class _Reader:
         self.reading = True
         self.error: BaseException | None = None
         self._bits, self._stream, self._watch = bits, stream, watch
-        self._news: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()  # None: there is audio
+        self._news: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()  # None ends a wait
         self._room, self._closed = threading.Semaphore(BITS_AHEAD), threading.Event()
         self._changed, self._is_quiet = time.monotonic(), False
         threading.Thread(target=self._read, name="text", daemon=True).start()
 
     def wake(self) -> None:
-        """Ends a wait: there is audio. For any thread."""
+        """Ends a wait. For any thread."""
         self._news.put(None)
 
     def take(self, wait: bool) -> list[Stretch]:
@@ -258,8 +263,9 @@ class _Reader:
         return []
 
     def close(self) -> None:
-        """Reads no more. The iterator stays the caller's."""
+        """Reads no more, and ends a wait. The iterator stays the caller's."""
         self._closed.set()
+        self.wake()
         self._room.release()
 
     def _read(self) -> None:

@@ -28,7 +28,7 @@ from pipeline.model_files import open_engines, voice_files
 from pipeline.pieces import PieceResult, PreparedPhrase, prepare
 from pipeline.scheduler import CLOSING_SECONDS, QUEUE_LENGTH, Scheduler
 from pipeline.settings import RuntimeOptions, RuntimeSettings, SpeakOptions, SpeakSettings, WorkSettings, written_out
-from pipeline.speech import Speech
+from pipeline.speech import AudioStream, Speech, speak_whole
 from pipeline.stages import level
 from pipeline.synthesizer import BATCHES_AHEAD, Synthesizer, own_errors
 from pipeline.text_stream import TextStream, speak_bits
@@ -236,32 +236,30 @@ class Voice:
                     yield phrase.phrase.index, _joined(self, phrase, spoken, settings)
 
     @written_out(SpeakSettings, SpeakOptions)
-    def stream(self, text: str | Iterable[str], **settings: Unpack[SpeakOptions]) -> Iterator[Audio]:
+    def stream(self, text: str | Iterable[str], **settings: Unpack[SpeakOptions]) -> AudioStream:
         """Speaks a text as a stream of chunks, the first one early; together they are what `speak` gives.
 
         Args:
             text: whole; or bits of it, which are spoken sentence by sentence as they come (an iterator is read in a
                 thread of its own).
 
-        Closing the iterator gives the rest up. `settings` and errors as for `speak`; an error may come after chunks.
+        Closing the stream gives the rest up. `settings` and errors as for `speak`; an error may come after chunks.
         """
         chosen = SpeakSettings.of(**settings)
-        if isinstance(text, Iterable) and not isinstance(text, (str, bytes)):
-            if chosen.ssml:
-                raise InvalidInput("ssml: text that comes in bits can't be SSML", "ssml")
-            yield from speak_bits(
+        if isinstance(text, (str, bytes)) or not isinstance(text, Iterable):
+            return AudioStream(lambda closing: speak_whole(lambda: self.submit(text, chosen), closing))
+        if chosen.ssml:
+            raise InvalidInput("ssml: text that comes in bits can't be SSML", "ssml")
+        return AudioStream(
+            partial(
+                speak_bits,
                 text,
                 TextStream(TextFrontEnd(chosen.text_normalizer, chosen.lexicon)),
                 lambda stretch, wake: self.submit(stretch, chosen, wake),
                 lambda: self.scheduler().status(),
                 chosen.sentence_silence,
             )
-            return
-        speech = self.submit(text, chosen)
-        try:
-            yield from speech
-        finally:
-            speech.cancel()
+        )
 
     def submit(
         self, text: str, settings: SpeakSettings | None = None, on_event: Callable[[], object] = lambda: None

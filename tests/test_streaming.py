@@ -1,5 +1,6 @@
 """A stream's chunks join to the offline audio, whatever the text, the speed, the engine and the neighbours."""
 
+import gc
 import queue
 import random
 import threading
@@ -20,6 +21,7 @@ from pipeline import Audio, SpeakSettings, Voice
 from pipeline.policy import CPU_BLOCKS, CPU_CONTEXT, CPU_WINDOWS, GPU_BLOCKS
 from pipeline.speech import CancelledError
 from tests.engine_doubles import Watched, tiny_engines
+from tests.http_servers import eventually
 
 NEVER = 1 - 1e-6  # a gate threshold that no gate of these models passes: utterances end at their caps
 # Decoded in batches of other sizes, numbers round otherwise, and the decoder feeds its frames back. A seam's own error
@@ -159,10 +161,45 @@ def test_a_request_that_is_given_up_frees_its_slot(voice: Voice, by: str) -> Non
         stream = voice.stream("word " * 40, **long)
         next(stream)
         stream.close()
-    deadline = time.monotonic() + 30
-    while voice.scheduler().status().active and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert voice.scheduler().status().active == 0
+    assert eventually(lambda: voice.scheduler().status().active == 0)
+
+
+@pytest.mark.parametrize("bits", [False, True])
+def test_a_stream_may_be_closed_while_another_thread_waits_for_its_first_chunk(bits: bool) -> None:
+    gate, entered = threading.Event(), threading.Event()
+
+    def stand(tensors: Mapping[str, Tensor]) -> None:
+        entered.set()
+        gate.wait(60)
+
+    def text() -> Iterator[str]:
+        yield "Hello there. And "
+        gate.wait(60)
+
+    engines, heard = tiny_engines(), []
+    engines["encoder"] = Watched(engines["encoder"], stand)
+    with Voice(engines) as voice:
+        stream = voice.stream(text() if bits else "Hello there.", gate_threshold=NEVER, max_decoder_steps=9)
+        reader = threading.Thread(target=lambda: heard.extend(stream))
+        reader.start()
+        assert entered.wait(60)
+        stream.close()
+        gate.set()
+        reader.join(60)
+        assert not reader.is_alive()
+        assert (heard, list(stream)) == ([], [])
+        assert eventually(lambda: voice.scheduler().status().active == 0)
+
+
+def test_a_stream_that_is_dropped_frees_its_slot(voice: Voice) -> None:
+    stream = voice.stream("word " * 40, gate_threshold=NEVER, max_decoder_steps=1600)
+    next(stream)
+    gc.disable()  # references alone must do
+    try:
+        del stream
+        assert eventually(lambda: voice.scheduler().status().active == 0)
+    finally:
+        gc.enable()
 
 
 def test_submitting_waits_for_no_engine() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from common.errors import InvalidInput
 from pipeline import Audio, SpeakSettings, Voice
-from pipeline.speech import Speech
+from pipeline.speech import Closing, Speech
 from pipeline.text_stream import TextStream, speak_bits
 from tacotron2.text import TextFrontEnd
 from tests.engine_doubles import tiny_engines
@@ -135,7 +135,7 @@ def test_text_is_taken_in_while_audio_is_ready(voice: Voice) -> None:
         return voice.submit(text, SpeakSettings(**{**SETTINGS, "max_decoder_steps": 400}), wake)
 
     done = threading.Event()
-    stream = speak_bits(bits(), TextStream(FRONT_END), submit, lambda: None, 0.0)
+    stream = speak_bits(bits(), TextStream(FRONT_END), submit, lambda: None, 0.0, Closing())
     next(stream)
     while voice.scheduler().status().active:
         time.sleep(0.01)  # until all chunks of the first sentence are ready
