@@ -314,6 +314,7 @@ def test_closing_waits_for_an_engine_no_longer_than_it_is_told() -> None:
     voice.close()
 
 
+@pytest.mark.slow
 def test_a_program_that_streams_and_forgets_to_close_ends_cleanly(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(

@@ -78,13 +78,6 @@ def test_the_denoiser_hears_across_the_seams() -> None:
 
 
 @pytest.mark.slow
-def test_onnx_runtime_streams_what_it_speaks(tiny_folder: Path) -> None:
-    with Voice.load(tiny_folder) as voice:
-        settings = {"gate_threshold": NEVER, "max_decoder_steps": 200}
-        assert_same(list(voice.stream("On ONNX Runtime.", **settings)), voice.speak("On ONNX Runtime.", **settings))
-
-
-@pytest.mark.slow
 def test_the_demo_voice_streams_what_it_speaks(demo_folder: Path) -> None:
     text = "The forms of printed letters should be beautiful."
     with Voice.load(demo_folder, cpu_backend="onnxruntime") as voice:
@@ -278,27 +271,6 @@ def test_a_full_queue_refuses_and_harms_nobody() -> None:
         whole = voice.speak("Hello.", **settings)
         for speech in accepted:
             assert_same(list(speech), whole)
-
-
-@pytest.mark.numerical
-@pytest.mark.parametrize("part", ["encoder", "decoder_iter", "postnet", "waveglow"])
-def test_an_engines_exception_ends_the_request_and_the_voice_goes_on(part: Part) -> None:
-    broken = threading.Event()
-
-    def fail(tensors: Mapping[str, Tensor]) -> None:
-        if broken.is_set():
-            raise RuntimeError("no such kernel")
-
-    engines = tiny_engines()
-    engines[part] = Watched(engines[part], fail)
-    settings = {"gate_threshold": NEVER, "max_decoder_steps": 20}
-    with Voice(engines) as voice:
-        whole = voice.speak("Hello.", **settings)
-        broken.set()
-        with pytest.raises(UserError, match=r"speaking line 1 .*failed: RuntimeError"):
-            list(voice.stream("Hello.", **settings))
-        broken.clear()
-        assert_same(list(voice.stream("Hello.", **settings)), whole)
 
 
 @pytest.mark.numerical

@@ -121,14 +121,6 @@ def test_sigma_scales_all_of_the_noise(tiny_engines: Engines) -> None:
     assert quiet.std() < default.std() < loud.std()
 
 
-@pytest.mark.slow
-def test_pytorch_and_onnx_runtime_say_the_same(demo_engines: Engines, torch_demo_engines: Engines) -> None:
-    onnx = speak(demo_engines, {0: TEXTS[1]})[0]
-    plain = speak(torch_demo_engines, {0: TEXTS[1]})[0]
-    assert onnx.frames == plain.frames
-    assert np.abs(onnx.audio - plain.audio).max() < 1e-3 * np.abs(plain.audio).max()
-
-
 @pytest.mark.numerical
 def test_pieces_come_in_order_whatever_their_length(tiny_engines: Engines) -> None:
     phrases = [Phrase(i, "a" * n + ".") for i, n in enumerate([30, 3, 20, 90, 1, 50, 2, 9, 70, 4])]
@@ -205,34 +197,6 @@ def test_nan_from_an_engine_names_the_part_and_the_phrase(tiny_engines: Engines)
         problem = failure_of(broken, "Hello there.", max_decoder_steps=30)
         assert "NaN" in problem
         assert part in problem
-
-
-@pytest.mark.numerical
-def test_a_piece_that_fails_does_not_harm_the_others_of_its_batch(tiny_engines: Engines) -> None:
-    class Choosy(LimitedEngine):
-        """Fails on texts of seven symbols."""
-
-        limits = {}  # noqa: RUF012  a constant of the test
-
-        def bind(self, tensors):
-            if 7 in tensors["sequence_lengths"].tolist():
-                raise UserError("seven is too many")
-            return self.engine.bind(tensors)
-
-    texts = {0: "One.", 1: "Three?", 2: "Fours!!", 3: "Five."}
-    choosy: Engines = {**tiny_engines, "encoder": Choosy(tiny_engines["encoder"])}
-    found = list(
-        synthesizer_on(choosy, max_decoder_steps=30, final_period=False).speak(
-            [Phrase(*item) for item in texts.items()]
-        )
-    )
-    expected = speak(tiny_engines, texts, max_decoder_steps=30, final_period=False)
-    for index, piece in enumerate(found):
-        assert piece.piece.phrase.index == index
-        if index == 2:
-            assert "seven" in str(piece.error)
-        else:
-            assert np.abs(piece.samples - expected[index].audio).max() < 1e-4
 
 
 @pytest.mark.numerical
