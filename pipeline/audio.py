@@ -70,6 +70,13 @@ class Audio:
         words = tuple(word for chunk in chunks for word in chunk.words)
         return cls(np.concatenate([chunk.samples for chunk in chunks]), rates.pop(), words)
 
+    def resampled(self, sampling_rate: int | None) -> "Audio":
+        """The same at another rate, in Hz; None is its own. Raises InvalidInput as `Resampler`."""
+        if sampling_rate in (None, self.sampling_rate):
+            return self
+        samples = Resampler(self.sampling_rate, sampling_rate)(self.samples, last=True)
+        return replace(self, samples=samples, sampling_rate=sampling_rate)
+
     def save(
         self,
         target: Target,
@@ -101,11 +108,10 @@ class Audio:
         if name not in FORMATS:
             raise InvalidInput(f"{path.name}: there is no format {name}; there are {', '.join(FORMATS)}", "format")
         check_choice("sample_format", sample_format, SAMPLE_FORMATS)
-        samples, rate = self.samples, FORMATS[name].rate_of(self.sampling_rate)
-        if rate != self.sampling_rate:
-            samples = Resampler(self.sampling_rate, rate)(samples, last=True)
-        with audio_file(path, rate, sample_format if name == "wav" else name, normalize=normalize) as file:
-            file.append(samples)
+        audio = self.resampled(FORMATS[name].rate_of(self.sampling_rate))
+        kind = sample_format if name == "wav" else name
+        with audio_file(path, audio.sampling_rate, kind, normalize=normalize) as file:
+            file.append(audio.samples)
         return target
 
     def _encoded(self, format: str, normalize: bool, sample_format: SampleFormat) -> bytes:

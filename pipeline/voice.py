@@ -21,7 +21,7 @@ from common.errors import Closed, InvalidInput, UserError, check_choice, explain
 from common.files import path_of
 from common.metadata import Part, Precision
 from common.phrases import Phrase
-from pipeline.audio import Audio, Resampler
+from pipeline.audio import Audio
 from pipeline.engine_set import EngineSet
 from pipeline.identity import identity_of
 from pipeline.model_files import open_engines, voice_files
@@ -359,10 +359,7 @@ def _joined(
     try:
         samples = Audio.join([voice.leveled(piece) for piece in pieces]).samples
         words = joined_words((piece.words, len(piece.samples) / voice.sampling_rate) for piece in pieces)
-        if settings.sampling_rate is None or settings.sampling_rate == voice.sampling_rate:
-            return Audio(samples, voice.sampling_rate, words)
-        resampler = Resampler(voice.sampling_rate, settings.sampling_rate)
-        return Audio(resampler(samples, last=True), settings.sampling_rate, words)
+        return Audio(samples, voice.sampling_rate, words).resampled(settings.sampling_rate)
     except Exception as error:
         return explained(error, f"line {phrase.phrase.line}")
 
