@@ -322,9 +322,10 @@ class Voice:
         Calls under way raise Closed at their next use of the engines. Engines that one is still using after the timeout
         stay open. In a callback it returns at once, and the engines are closed when they come free.
         """
-        self._closed = True
+        was_closed, self._closed = self._closed, True
         if self.engines.lock.held_here:
-            threading.Thread(target=self.close, args=(drain, timeout), name="closing").start()
+            if not was_closed:
+                threading.Thread(target=self.close, args=(drain, timeout), name="closing").start()
             return
         with self._starting:
             scheduler, self._scheduler = self._scheduler, None
