@@ -81,7 +81,7 @@ def explained(error: Exception, what: str) -> UserError:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """The host's or a GPU's memory was not enough, by whatever library tells so."""
+    """The host's or a GPU's memory was not enough, by whichever library it was found."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     return not isinstance(error, (UserError, OSError)) and _OUT_OF_MEMORY.search(str(error)) is not None

@@ -32,8 +32,8 @@ class Audio:
     Attributes:
         samples: float32 [n], within -1 and 1.
         sampling_rate: in Hz.
-        words: with their times, if they were asked for; of a chunk, those that became known with it, whose times count
-            from the beginning of the stream.
+        words: with their times, if they were asked for; of a chunk, those that became known with it; their times
+            count from the beginning of the stream.
     """
 
     samples: np.ndarray

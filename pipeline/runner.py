@@ -61,7 +61,7 @@ class Runner:
         # Its own blocks: the offline synthesizer may decode while streams are under way.
         self._decoder = make_decoder(engines.parts["decoder_iter"], engines.work.cuda_graph)
         self._session: DecoderSession[StreamedPiece] | None = None
-        self._block: StartedBlock[StreamedPiece] | None = None  # started and not yet looked at
+        self._block: StartedBlock[StreamedPiece] | None = None  # started, and its frames not yet read
         self._vocoding: deque[tuple[Sequence[WindowInputs], stages.HostAudio]] = deque()  # on their way from the GPU
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="noise") if engines.on_gpu else None
 
@@ -71,7 +71,7 @@ class Runner:
 
     @property
     def computing(self) -> bool:
-        """Whether something has been started on a GPU and not been looked at."""
+        """Whether something is under way on a GPU."""
         return bool(self._vocoding) or self._block is not None
 
     # The steps of a round

@@ -63,7 +63,7 @@ class Scheduler:
     Args:
         engines: the voice.
         max_slots: most pieces of text decoded at a time; None takes what suits the device.
-        max_waiting: most requests that may wait for a first slot. With those under way, whose readers may be slow,
+        max_waiting: most requests that may wait for a first slot. A reader may be slow: with those under way
             there are never more than `max_slots` + `max_waiting`.
         on_failed: called once, in any thread, with the reason why the scheduler can't work any more. It must return at
             once; what it raises is logged. What serves requests ends then, so that it is started again.

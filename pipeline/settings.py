@@ -107,7 +107,7 @@ def _setting(default: Any, help: str, interfaces: Sequence[Interface] = (), **mo
 
 
 class _Checked:
-    """A dataclass of settings, whose values are checked and made their own types."""
+    """A dataclass of settings. Its values are checked and made their own types."""
 
     def __post_init__(self) -> None:
         """Raises InvalidInput for a value of another type or out of range, and UserError for a bad lexicon file."""
@@ -215,7 +215,7 @@ class SpeakOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class WorkSettings(_Checked):
-    """How the work is cut; it changes speed and memory, not what is said."""
+    """How the work is cut; it changes speed and memory, not what is spoken."""
 
     batch_size: int = _setting(8, "pieces of text decoded together, at most", COMMAND_LINES, range=(1, 1024))
     max_symbols: int = _setting(

@@ -24,7 +24,7 @@ class CancelledError(Exception):
 
 
 class Closing:
-    """Whether a stream has been closed, and what gives it up then. Thread-safe."""
+    """Whether a stream has been closed, and what cancels it. Thread-safe."""
 
     def __init__(self) -> None:
         self.closed = False
@@ -43,7 +43,7 @@ class Closing:
 
 
 class AudioStream(Iterator[Audio]):
-    """Audio as it is made. `close`, or dropping it, gives the rest up.
+    """Audio as it is made. `close`, or dropping it, cancels the rest.
 
     One thread iterates. Any thread may close it, at any time: a wait for the next chunk ends then.
 

@@ -99,7 +99,7 @@ class _Vocoding:
 
 @dataclass(frozen=True)
 class _Failed:
-    """A batch of which nothing is computed any more, because of one of its pieces or its size."""
+    """A batch that isn't computed further, because of one of its pieces or its size."""
 
     pieces: Sequence[Piece]
     symbols_done: float  # before it
@@ -318,7 +318,7 @@ class Synthesizer:
             return [stages.denoise(self.denoiser, audio) for audio in audios]
 
     def _noise(self, piece: Piece, streams: RandomStreams) -> Noise:
-        """A piece's noise, of which a likely amount is drawn ahead while a GPU decodes."""
+        """A piece's noise. A likely amount of it is drawn ahead while a GPU decodes."""
         noise = Noise(streams, self.engines.noise_channels, self._pool, self.engines.on_gpu)
         frames = round(TYPICAL_FRAMES / piece.speed_in(self.settings) * len(piece.encoded.ids))
         noise.draw_ahead(frames * self.engines.noise_per_frame)

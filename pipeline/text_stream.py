@@ -20,7 +20,7 @@ from tacotron2.text.rewriting import Trace
 QUIET_SECONDS = 0.3  # without more text, after which what may be a whole sentence is taken for one
 CLAUSE_WORDS = 3  # at least, in a first stretch that is a clause,
 FEW_WORDS = 5  # or less than one
-CONTEXT = 200  # characters, by which an end is told from an abbreviation's point
+CONTEXT = 200  # characters that show whether a point ends a sentence or an abbreviation
 LONGEST_HELD = 1000  # characters without the end of a sentence: then a clause or a word ends a stretch
 
 _ENDED = re.compile(
@@ -277,7 +277,7 @@ class _Reader:
                 self._room.acquire()
                 if self._closed.is_set():
                     return
-        except BaseException as error:  # whatever ends the bits ends who waits for them
+        except BaseException as error:  # to be raised in the thread that waits for the bits
             self._news.put(error)
         else:
             self._news.put(StopIteration())

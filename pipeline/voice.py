@@ -81,7 +81,7 @@ class Voice:
         Args:
             folder: None takes ./output if models are there, else the demo voice, which it exports once.
             precision: of the engines; None takes FP16 engines if they are there, else FP32.
-            on_message: told which files are taken, and what takes long.
+            on_message: called with the files that are taken, and before what takes long.
             runtime: of `RuntimeSettings`.
 
         Raises:
@@ -243,7 +243,7 @@ class Voice:
             text: whole; or bits of it, which are spoken sentence by sentence as they come (an iterator is read in a
                 thread of its own).
 
-        Closing the stream gives the rest up. `settings` and errors as for `speak`; an error may come after chunks.
+        Closing the stream cancels the rest. `settings` and errors as for `speak`; an error may come after chunks.
         """
         chosen = SpeakSettings.of(**settings)
         if isinstance(text, (str, bytes)) or not isinstance(text, Iterable):
