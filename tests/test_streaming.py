@@ -258,9 +258,7 @@ def test_a_full_queue_refuses_and_harms_nobody() -> None:
     with Voice(engines) as voice:
         scheduler = voice.scheduler(max_slots=2, max_waiting=3)
         accepted = [voice.submit("Hello.", SpeakSettings(**settings))]
-        deadline = time.monotonic() + 30
-        while scheduler.status().waiting and time.monotonic() < deadline:
-            time.sleep(0.01)  # the worker has taken it, and stands in the encoder
+        assert eventually(lambda: not scheduler.status().waiting)  # the worker stands in the encoder
         began = time.monotonic()
         accepted += [voice.submit("Hello.", SpeakSettings(**settings)) for _ in range(3)]
         assert time.monotonic() - began < 20  # queueing does not wait for the engines
@@ -303,9 +301,7 @@ def test_a_slow_reader_blocks_nobody_and_is_not_served_ahead(voice: Voice, monke
     slow = voice.submit("A sentence. " * 100, SpeakSettings(**settings))
     for _ in range(3):
         assert len(list(voice.stream("Hello.", **settings))) > 0
-    deadline = time.monotonic() + 20
-    while slow.unread_seconds < 1.0 and time.monotonic() < deadline:
-        time.sleep(0.01)
+    assert eventually(lambda: slow.unread_seconds >= 1.0)
     time.sleep(0.3)
     assert slow.unread_seconds < 1.0 + 2 * 60 * 256 / 22050  # the piece under way, and no more
     assert_same(list(slow), voice.speak("A sentence. " * 100, **settings))
