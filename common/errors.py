@@ -46,8 +46,8 @@ class Closed(UserError):
 def check_type(name: str, value: object, *kinds: type) -> None:
     """Raises InvalidInput, which names the argument, for a value of none of these types."""
     if not isinstance(value, kinds):
-        wanted, found = (" or ".join(kind.__name__ for kind in some) for some in (kinds, (type(value),)))
-        raise InvalidInput(f"{name}: must be {wanted}, not {found}", name)
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        raise InvalidInput(f"{name}: must be {wanted}, not {type(value).__name__}", name)
 
 
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:
