@@ -49,7 +49,7 @@ def main(args: argparse.Namespace) -> None:
         work=request.work,
     ) as voice:
         check_audio_flags(args, voice.engines.audio)
-        if args.include_warmup:  # on the same engines, whose graphs the timed run finds captured
+        if args.include_warmup:  # on the same engines: the timed run finds their graphs captured
             request = dataclasses.replace(request, groups=list(request.groups))
             texts = [phrase.text for phrases in request.groups for phrase in phrases]
             list(voice.speak_many(texts, request.settings))

@@ -3,6 +3,7 @@
 import errno
 import logging
 import re
+from collections.abc import Collection
 
 # What the allocators of PyTorch, ONNX Runtime, CUDA and C++ say; only PyTorch's for GPUs has an exception of its own.
 _OUT_OF_MEMORY = re.compile(r"out of memory|(can't|cannot|failed to) allocate|bad[ _]alloc", re.IGNORECASE)
@@ -42,6 +43,19 @@ class Closed(UserError):
     """The voice was closed, or can't work any more, and takes no requests. Servers answer 503."""
 
 
+def check_type(name: str, value: object, *kinds: type) -> None:
+    """Raises InvalidInput, which names the argument, for a value of none of these types."""
+    if not isinstance(value, kinds):
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        raise InvalidInput(f"{name}: must be {wanted}, not {type(value).__name__}", name)
+
+
+def check_choice(name: str, value: object, choices: Collection[str]) -> None:
+    """Raises InvalidInput, which names the argument, for a value that is none of the choices."""
+    if not isinstance(value, str) or value not in choices:
+        raise InvalidInput(f"{name} {value!r}: must be {' or '.join(choices)}", name)
+
+
 def explained(error: Exception, what: str) -> UserError:
     """Any exception that ended a phrase, as an error of a kind that callers tell apart.
 
@@ -67,7 +81,7 @@ def explained(error: Exception, what: str) -> UserError:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """The host's or a GPU's memory was not enough, by whatever library tells so."""
+    """The host's or a GPU's memory was not enough, by whichever library it was found."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
     return not isinstance(error, (UserError, OSError)) and _OUT_OF_MEMORY.search(str(error)) is not None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from common.errors import UserError
+from common.errors import UserError, check_type
 
 REPOSITORY = Path(__file__).resolve().parent.parent  # where the packages lie: a clone, or site-packages
 DISTRIBUTION = "tacotron2-waveglow-tensorrt"  # this project, as pip knows it
@@ -22,6 +22,12 @@ _UNFINISHED = ".exporting."  # + a random word: a folder whose files are being w
 _LOCK = _UNFINISHED + "lock"
 _FINISHED = ".exported"  # a folder whose files are whole and on their way
 _PART = ".part"  # ends the name of a file that is being written
+
+
+def path_of(name: str, value: object) -> Path:
+    """The path that an argument gives. Raises InvalidInput for another type."""
+    check_type(name, value, str, Path)
+    return Path(value)  # type: ignore[arg-type]  # it is one of these
 
 
 @contextmanager

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.errors import InvalidInput
+from common.errors import InvalidInput, check_choice
+from common.files import path_of
 from common.wav import SAMPLE_FORMATS, SampleFormat, pcm16
 from pipeline.encoders import FORMATS, audio_file
 from pipeline.words import Word
@@ -31,8 +32,8 @@ class Audio:
     Attributes:
         samples: float32 [n], within -1 and 1.
         sampling_rate: in Hz.
-        words: with their times, if they were asked for; of a chunk, those that became known with it, whose times count
-            from the beginning of the stream.
+        words: with their times, if they were asked for; of a chunk, those that became known with it; their times
+            count from the beginning of the stream.
     """
 
     samples: np.ndarray
@@ -69,6 +70,13 @@ class Audio:
         words = tuple(word for chunk in chunks for word in chunk.words)
         return cls(np.concatenate([chunk.samples for chunk in chunks]), rates.pop(), words)
 
+    def resampled(self, sampling_rate: int | None) -> "Audio":
+        """The same at another rate, in Hz; None is its own. Raises InvalidInput as `Resampler`."""
+        if sampling_rate in (None, self.sampling_rate):
+            return self
+        samples = Resampler(self.sampling_rate, sampling_rate)(self.samples, last=True)
+        return replace(self, samples=samples, sampling_rate=sampling_rate)
+
     def save(
         self,
         target: Target,
@@ -87,24 +95,23 @@ class Audio:
                 rates, and is resampled to 24 kHz from others.
 
         Raises:
-            InvalidInput: there is no such format or sample format, or a package for it is missing.
+            InvalidInput: there is no such format or sample format, a package for it is missing, or the target is
+                neither a path nor a file.
             UserError: there are no samples, or they aren't finite.
             OSError: the disk is full or the folder can't be written.
         """
-        if not isinstance(target, (str, Path)):
+        if hasattr(target, "write"):
             target.write(self._encoded(format or "wav", normalize, sample_format))
             return target
-        path = Path(target)
+        path = path_of("target", target)
         name = format or path.suffix[1:].lower() or "wav"
         if name not in FORMATS:
             raise InvalidInput(f"{path.name}: there is no format {name}; there are {', '.join(FORMATS)}", "format")
-        if sample_format not in SAMPLE_FORMATS:
-            raise InvalidInput(f"sample_format {sample_format}: must be {' or '.join(SAMPLE_FORMATS)}", "sample_format")
-        samples, rate = self.samples, FORMATS[name].rate_of(self.sampling_rate)
-        if rate != self.sampling_rate:
-            samples = Resampler(self.sampling_rate, rate)(samples, last=True)
-        with audio_file(path, rate, sample_format if name == "wav" else name, normalize=normalize) as file:
-            file.append(samples)
+        check_choice("sample_format", sample_format, SAMPLE_FORMATS)
+        audio = self.resampled(FORMATS[name].rate_of(self.sampling_rate))
+        kind = sample_format if name == "wav" else name
+        with audio_file(path, audio.sampling_rate, kind, normalize=normalize) as file:
+            file.append(audio.samples)
         return target
 
     def _encoded(self, format: str, normalize: bool, sample_format: SampleFormat) -> bytes:

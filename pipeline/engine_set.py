@@ -10,7 +10,7 @@ import torch
 
 from common.config import Tacotron2Config, WaveGlowConfig
 from common.engine import Engine, Range
-from common.errors import Closed, UserError
+from common.errors import Closed, InvalidInput, UserError, check_type
 from common.metadata import DEFAULT_SIGMA, PARTS, Part
 from pipeline.settings import WorkSettings
 from tacotron2.decoder_graph import make_decoder
@@ -85,9 +85,10 @@ class EngineSet:
         work: WorkSettings | None = None,
         measure_bias: Callable[[], tuple[float, ...]] | None = None,
     ) -> None:
+        check_parts("engines", engines)
         check_together(engines)
         self.parts = engines
-        self.work = work or WorkSettings()
+        self.work = WorkSettings.given(work, "work")
         self.limits = Limits.of(engines)
         waveglow, tacotron2 = engines["waveglow"].metadata, engines["encoder"].metadata
         assert isinstance(waveglow.model, WaveGlowConfig)
@@ -157,6 +158,13 @@ class EngineSet:
         self.decoder.close()
         for engine in reversed(list(self.parts.values())):
             engine.close()
+
+
+def check_parts(name: str, given: Mapping[Part, object]) -> None:
+    """Raises InvalidInput for an argument that isn't a mapping from each of the four parts."""
+    check_type(name, given, Mapping)
+    if missing := [part for part in PARTS if part not in given]:
+        raise InvalidInput(f"{name}: {', '.join(missing)} missing", name)
 
 
 def check_together(engines: Mapping[Part, Engine]) -> None:

@@ -136,11 +136,9 @@ class _WithOrWithoutValue(argparse.Action):
 
 
 def _add_audio_flags(group: argparse._ArgumentGroup) -> None:
-    names = {"-sr": "in Hz", "--stft-hop-length": "in samples"}
-    for flag, unit in names.items():
-        long = ("--sampling-rate",) if flag == "-sr" else ()
-        dest = "model_sampling_rate" if flag == "-sr" else "model_hop_length"
-        group.add_argument(flag, *long, dest=dest, type=int, help=f"{unit}; must agree with the model's [the model's]")
+    agrees = "must agree with the model's [the model's]"
+    group.add_argument("-sr", "--sampling-rate", dest="model_sampling_rate", type=int, help=f"in Hz; {agrees}")
+    group.add_argument("--stft-hop-length", dest="model_hop_length", type=int, help=f"in samples; {agrees}")
 
 
 def add_benchmark_voice_flags(parser: argparse.ArgumentParser) -> None:

@@ -1,7 +1,7 @@
 """One phrase of a run, from being read to its files; and what a folder holds of earlier runs, so that a later one can
 go on where one was stopped.
 
-`manifest.jsonl` gets a line for each phrase whose audio file is whole.
+`manifest.jsonl` gets a line for each phrase once its audio file is whole.
 """
 
 import hashlib
@@ -94,7 +94,7 @@ class Manifest:
         result.resumed = True
 
     def add(self, result: PhraseResult) -> None:
-        """Adds the record of a phrase whose file is whole."""
+        """Adds the record of a phrase. Its file is whole."""
         record = {
             "file": result.file.name,
             "configuration": result.configuration,

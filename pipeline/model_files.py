@@ -9,8 +9,9 @@ from typing_extensions import Unpack
 from common.cpu_backend import choose_backend
 from common.engine import Engine
 from common.errors import UserError
-from common.files import IS_CLONE, REPOSITORY, finish_appearing, sha256_of, user_cache_folder
+from common.files import IS_CLONE, REPOSITORY, finish_appearing, path_of, sha256_of, user_cache_folder
 from common.metadata import PARTS, Part, Precision
+from pipeline.engine_set import check_parts
 from pipeline.settings import RuntimeOptions, RuntimeSettings
 from tacotron2.loading import DEMO_TACOTRON2
 from trt.record import read_record
@@ -54,9 +55,10 @@ def open_engine(path: Path, part: Part, **runtime: Unpack[RuntimeOptions]) -> En
 def open_engines(paths: Mapping[Part, Path], **runtime: Unpack[RuntimeOptions]) -> dict[Part, Engine]:
     """Opens all four files as `open_engine` does; none stays open if one can't be opened."""
     engines: dict[Part, Engine] = {}
+    check_parts("paths", paths)
     try:
         for part in PARTS:
-            engines[part] = open_engine(paths[part], part, **runtime)
+            engines[part] = open_engine(path_of(part, paths[part]), part, **runtime)
     except BaseException:
         close_engines(engines)
         raise

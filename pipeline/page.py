@@ -10,6 +10,7 @@ from urllib.parse import quote
 from common.files import written_whole
 from pipeline.manifest import PhraseResult
 from pipeline.settings import SpeakSettings
+from pipeline.stages import sigma
 from pipeline.voice import Voice
 
 TEMPLATE = Path(__file__).with_suffix(".html")
@@ -52,12 +53,11 @@ def write_page(path: Path, title: str, results: Sequence[PhraseResult], details:
 def details(voice: Voice, settings: SpeakSettings) -> dict[str, str]:
     """What was the same for all phrases of a run."""
     engines = voice.engines
-    sigma = settings.sigma if settings.sigma is not None else engines.sigma
     return {
         "Voice": voice.name or "not named by its checkpoint",
         "Engines": ", ".join(Path(engine.name).name for engine in engines.parts.values()),
         "Precision": engines.precision.upper(),
-        "Sigma": f"{sigma:g}",
+        "Sigma": f"{sigma(engines, settings):g}",
         "Seed": str(settings.seed),
         "Speed": f"{settings.speed:g}",
         "Denoiser": f"{settings.denoise:g}" if settings.denoise else "off",

@@ -32,6 +32,8 @@ from tacotron2.decoder_graph import (
 )
 from waveglow.vocoder import batch_of_windows
 
+WARM_BATCHES = (1, 2, 4, 8, 16)  # texts and windows at a time that `warm_up` makes ready
+
 
 class Runner:
     """Requests under way, and what they occupy on the engines. One thread uses it, in `EngineSet.running`.
@@ -59,7 +61,7 @@ class Runner:
         # Its own blocks: the offline synthesizer may decode while streams are under way.
         self._decoder = make_decoder(engines.parts["decoder_iter"], engines.work.cuda_graph)
         self._session: DecoderSession[StreamedPiece] | None = None
-        self._block: StartedBlock[StreamedPiece] | None = None  # started and not yet looked at
+        self._block: StartedBlock[StreamedPiece] | None = None  # started, and its frames not yet read
         self._vocoding: deque[tuple[Sequence[WindowInputs], stages.HostAudio]] = deque()  # on their way from the GPU
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="noise") if engines.on_gpu else None
 
@@ -69,7 +71,7 @@ class Runner:
 
     @property
     def computing(self) -> bool:
-        """Whether something has been started on a GPU and not been looked at."""
+        """Whether something is under way on a GPU."""
         return bool(self._vocoding) or self._block is not None
 
     # The steps of a round
@@ -306,15 +308,11 @@ class Runner:
         request.speech.deliver(chunk, words, last=request.finished)
 
 
-def warm_up(runner: Runner, batches: Sequence[int]) -> None:
-    """Compiles and captures on a GPU what requests will need. Takes seconds.
-
-    Args:
-        batches: the numbers of texts and windows at a time that are made ready.
-    """
+def warm_up(runner: Runner) -> None:
+    """Compiles and captures on a GPU what requests will need. Takes seconds."""
     engines, waveglow = runner.engines, runner.engines.parts["waveglow"]
     texts = [np.ones(length, np.int32) for length in TEXT_BUCKETS if length <= engines.max_symbols]
-    for ids, batch in product(texts, batches):
+    for ids, batch in product(texts, WARM_BATCHES):
         if batch <= min(policy.ENCODED_TOGETHER, engines.limits.batch[1]):
             for _ in range(2):  # the second run captures
                 stages.encode(engines, [ids] * batch)
@@ -327,7 +325,7 @@ def warm_up(runner: Runner, batches: Sequence[int]) -> None:
             session.join(memory[:1], processed_memory[:1], [utterance])
         session.start().finish()
         session.leave(utterances)
-    for size, batch in product(runner.plan.sizes, batches):
+    for size, batch in product(runner.plan.sizes, WARM_BATCHES):
         if batch <= batch_of_windows(waveglow, size):
             sizes = {"batch": batch, "mel": size}
             inputs = {

@@ -27,7 +27,6 @@ from pipeline.speech import CancelledError, Speech
 from pipeline.streaming import Request
 
 QUEUE_LENGTH = 64  # waiting requests, unless the caller says otherwise
-WARM_BATCHES = (1, 2, 4, 8, 16)  # texts and windows at a time that `warm_up` makes ready
 
 FAILED_ROUNDS = 5  # in a row, without any audio between them: then the engines can't work any more
 STUCK_SECONDS = 300.0  # of one round; a runtime may compile for minutes where it meets a shape for the first time
@@ -64,7 +63,7 @@ class Scheduler:
     Args:
         engines: the voice.
         max_slots: most pieces of text decoded at a time; None takes what suits the device.
-        max_waiting: most requests that may wait for a first slot. With those under way, whose readers may be slow,
+        max_waiting: most requests that may wait for a first slot. A reader may be slow: with those under way
             there are never more than `max_slots` + `max_waiting`.
         on_failed: called once, in any thread, with the reason why the scheduler can't work any more. It must return at
             once; what it raises is logged. What serves requests ends then, so that it is started again.
@@ -122,15 +121,11 @@ class Scheduler:
             self._changed.notify()
         return speech
 
-    def warm_up(self, batches: Sequence[int] = WARM_BATCHES) -> None:
-        """Compiles and captures on a GPU what requests will need, so that none of them waits for it. Takes seconds.
-
-        Args:
-            batches: the numbers of texts and windows at a time that are made ready.
-        """
+    def warm_up(self) -> None:
+        """Compiles and captures on a GPU what requests will need, so that none of them waits for it. Takes seconds."""
         if self.engines.on_gpu:
             with self.engines.running():
-                warm_up(self._runner, batches)
+                warm_up(self._runner)
 
     def status(self) -> SchedulerStatus:
         self._give_up_if_stuck()

@@ -13,10 +13,11 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, TypedDict, TypeVar, get_args, get_origin, get_type_hints
 
-from typing_extensions import Unpack
+import numpy as np
+from typing_extensions import Self, Unpack
 
 from common.cpu_backend import MOST_THREADS, CpuBackend, CpuPrecision
-from common.errors import InvalidInput
+from common.errors import InvalidInput, check_type
 from common.metadata import MAX_SIGMA
 from common.onnx_engine import GpuProvider
 from tacotron2.text.lexicon import Lexicon
@@ -33,7 +34,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 _KINDS: dict[type, tuple[Any, str]] = {
     int: (Integral, "a whole number"),
     float: (Real, "a number"),
-    bool: (bool, "True or False"),
+    bool: ((bool, np.bool_), "True or False"),
     str: (str, "a str"),
 }
 
@@ -106,12 +107,20 @@ def _setting(default: Any, help: str, interfaces: Sequence[Interface] = (), **mo
 
 
 class _Checked:
-    """A dataclass of settings, whose values are checked and made their own types."""
+    """A dataclass of settings. Its values are checked and made their own types."""
 
     def __post_init__(self) -> None:
         """Raises InvalidInput for a value of another type or out of range, and UserError for a bad lexicon file."""
         for setting in settings_of(type(self)).values():  # type: ignore[arg-type]  # a class can be hashed
             object.__setattr__(self, setting.name, setting.checked(getattr(self, setting.name)))
+
+    @classmethod
+    def given(cls, settings: Self | None, argument: str = "settings") -> Self:
+        """An argument's settings, or the default ones for None. Raises InvalidInput for another type."""
+        if settings is None:
+            return cls()
+        check_type(argument, settings, cls)
+        return settings
 
 
 @dataclass(frozen=True)
@@ -206,7 +215,7 @@ class SpeakOptions(TypedDict, total=False):
 
 @dataclass(frozen=True)
 class WorkSettings(_Checked):
-    """How the work is cut; it changes speed and memory, not what is said."""
+    """How the work is cut; it changes speed and memory, not what is spoken."""
 
     batch_size: int = _setting(8, "pieces of text decoded together, at most", COMMAND_LINES, range=(1, 1024))
     max_symbols: int = _setting(

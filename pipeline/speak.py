@@ -35,8 +35,7 @@ class OutputSettings:
         suffix: of the file names: audio_{number}_{suffix}.wav.
         format: of SAMPLE_FORMATS (of wav files), or a name of `pipeline.encoders.FORMATS`.
         captions: format of the captions beside each audio file, of CAPTION_FORMATS; the settings' `timestamps` are on.
-        plots: save a picture of each piece.
-        page: save pictures and an index.html that shows everything.
+        page: write an index.html that shows everything; the settings' `keep_pictures` is on.
         log_file: name of the JSON log in the folder.
         strict: stop at the first phrase that can't be spoken.
         resume: leave out what an earlier run with the same settings finished.
@@ -47,7 +46,6 @@ class OutputSettings:
     suffix: str = ""
     format: str = "float32"
     captions: str | None = None
-    plots: bool = False
     page: bool = False
     log_file: str = "nvlog.json"
     strict: bool = False

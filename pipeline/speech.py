@@ -4,7 +4,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 
 import numpy as np
 
@@ -20,6 +21,50 @@ _log = logging.getLogger(__name__)
 
 class CancelledError(Exception):
     """The request was cancelled before its audio was complete."""
+
+
+class Closing:
+    """Whether a stream has been closed, and what cancels it. Thread-safe."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._cancels: list[Callable[[], object]] = []
+
+    def add(self, cancel: Callable[[], object]) -> None:
+        """Calls `cancel` when the stream is closed; at once if it has been."""
+        self._cancels.append(cancel)
+        if self.closed:
+            cancel()
+
+    def close(self) -> None:
+        self.closed = True
+        for cancel in list(self._cancels):
+            cancel()
+
+
+class AudioStream(Iterator[Audio]):
+    """Audio as it is made. `close`, or dropping it, cancels the rest.
+
+    One thread iterates. Any thread may close it, at any time: a wait for the next chunk ends then.
+
+    Args:
+        chunks: makes the chunks, and ends early when it is closed. It must not refer to the stream: that could not be
+            dropped then.
+    """
+
+    def __init__(self, chunks: Callable[[Closing], Generator[Audio, None, None]]) -> None:
+        self._closing = Closing()
+        self._chunks = chunks(self._closing)
+
+    def __next__(self) -> Audio:
+        if self._closing.closed:
+            raise StopIteration
+        return next(self._chunks)
+
+    def close(self) -> None:
+        self._closing.close()
+        with suppress(ValueError):  # another thread is in it, and ends it
+            self._chunks.close()
 
 
 class Speech:
@@ -150,3 +195,16 @@ class Speech:
             self._on_event()
         except Exception:  # the caller's own: other requests must not suffer from it
             _log.exception("on_event failed")
+
+
+def speak_whole(submit: Callable[[], Speech], closing: Closing) -> Generator[Audio, None, None]:
+    """The chunks of a request that is queued when the first one is asked for."""
+    speech = submit()
+    closing.add(speech.cancel)
+    try:
+        yield from speech
+    except CancelledError:
+        if not closing.closed:
+            raise
+    finally:
+        speech.cancel()

@@ -1,4 +1,4 @@
-"""A streamed request under way: its pieces, whose decoded frames come in and whose windows for WaveGlow go out.
+"""A streamed request under way. Decoded frames come into its pieces, and windows for WaveGlow go out.
 
 The decoder is causal; the postnet looks some frames ahead and back; WaveGlow sees some on both sides; noise belongs to
 absolute positions. So a window computes what the whole piece would have given there, and chunks join without
@@ -111,7 +111,7 @@ class StreamedPiece(Utterance):
         self.alignment: list[np.ndarray] = []
         self._keeps_attention, self._keeps_pictures = keeps_attention(settings), settings.keep_pictures
         self._aligner = WordAligner(piece.encoded.words, len(piece.encoded.ids), engines.frame_seconds / speed)
-        self._words: list[Word] = []  # whose times are known, and which have not been taken
+        self._words: list[Word] = []  # with known times, and not taken yet
         self._windows = PieceWindows(plan, speed)
         self._decoded = _Frames()
         self._refined = _Frames()
@@ -120,7 +120,7 @@ class StreamedPiece(Utterance):
         self._noise.draw_ahead(self._windows.stop * self._noise_per_frame)
 
     def add(self, frames: Tensor, weights: Tensor | None) -> None:
-        """Takes the next decoded frames (steps, n_mel_channels), whose gates have been looked at.
+        """Takes the next decoded frames (steps, n_mel_channels). The stop rule has seen their gates.
 
         Args:
             weights: of attention, (steps, at least the symbols), on the host; None where nobody keeps them.
@@ -187,7 +187,7 @@ class StreamedPiece(Utterance):
         return words
 
     def result(self) -> PieceResult:
-        """What became of the piece, whose last window has been made."""
+        """What became of the piece, after its last window."""
         assert self.frames is not None
         frames = frames_at_speed(self.frames, self._windows.speed)
         alignment = np.concatenate(self.alignment) if self.alignment else None

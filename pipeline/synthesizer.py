@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from common.errors import Closed, EngineFailure, explained
-from common.metadata import Part
+from common.metadata import PARTS, Part
 from common.phrases import Phrase
 from common.random_streams import Noise, RandomStreams
 from common.timing import Stages
@@ -54,6 +54,8 @@ def own_errors() -> Iterator[None]:
 class _Vocoding:
     """A batch whose audio is being computed and brought to the host."""
 
+    engines: EngineSet
+    settings: SpeakSettings
     pieces: Sequence[Piece]
     started: float
     memory: Tensor
@@ -61,10 +63,43 @@ class _Vocoding:
     mels: Sequence[Tensor]  # of each piece, refined and at its speed
     audio: stages.HostAudio
 
+    def result(self, item: int, audio: np.ndarray | None, seconds: float) -> PieceResult:
+        """What became of a piece.
+
+        Args:
+            audio: None where it isn't finite.
+            seconds: of computing the batch.
+
+        Raises:
+            EngineFailure: that names the part at which what isn't a number came in.
+        """
+        piece, mel, frames = self.pieces[item], self.mels[item], self.decoded.frames[item]
+        if audio is None:
+            came = {"encoder": self.memory[item], "decoder_iter": self.decoded.mels[item, :, :frames], "postnet": mel}
+            part: Part = next((part for part in PARTS[:-1] if not torch.isfinite(came[part]).all()), "waveglow")
+            raise stages.nan_error(self.engines, part, describe(piece))
+        stop_reason, keep, alignment = self.decoded.stop_reasons[item], self.settings.keep_pictures, None
+        words: tuple[Word, ...] = ()
+        if self.decoded.alignments is not None:
+            alignment = self.decoded.alignments[item, :frames, : len(piece.encoded.ids)].float().numpy()
+            heard = frames * self.engines.frame_seconds / piece.speed_in(self.settings)
+            if piece.encoded.words:
+                words = piece_words(piece.encoded.words, alignment, heard, cut=stop_reason == "cap")
+        return PieceResult(
+            piece=piece,
+            audio=audio,
+            frames=mel.size(1),
+            stop_reason=stop_reason,
+            seconds=seconds * frames / sum(self.decoded.frames),
+            mel=mel.float().cpu().numpy() if keep else None,
+            alignment=alignment if keep else None,
+            words=words,
+        )
+
 
 @dataclass(frozen=True)
 class _Failed:
-    """A batch of which nothing is computed any more, because of one of its pieces or its size."""
+    """A batch that isn't computed further, because of one of its pieces or its size."""
 
     pieces: Sequence[Piece]
     symbols_done: float  # before it
@@ -91,7 +126,7 @@ class Synthesizer:
         on_progress: Callable[[float], None] = lambda symbols: None,
     ) -> None:
         self.engines = engines
-        self.settings = settings or SpeakSettings()
+        self.settings = SpeakSettings.given(settings)
         self.on_message = on_message
         self.on_progress = on_progress
         self.stages = Stages(engines.device)
@@ -183,7 +218,7 @@ class Synthesizer:
         if isinstance(started, _Vocoding):
             try:
                 with self.engines.running():
-                    return list(self._results(started))
+                    return self._results(started)
             except Exception as error:
                 started = self._failed(started.pieces, self._symbols_done, error)
         pieces = started.pieces
@@ -205,35 +240,17 @@ class Synthesizer:
         mels = self._refine(pieces, decoded)
         audios = self._denoise(self._vocode(pieces, mels, noises))
         on_host = stages.HostAudio.of(torch.cat(audios).float(), [audio.numel() for audio in audios])
-        return _Vocoding(pieces, started, memory[0], decoded, mels, on_host)
+        return _Vocoding(self.engines, self.settings, pieces, started, memory[0], decoded, mels, on_host)
 
-    def _results(self, batch: "_Vocoding") -> Iterator[PieceResult]:
+    def _results(self, batch: "_Vocoding") -> list[PieceResult]:
         views = batch.audio.wait()
         # Page faults dominate this copy; threads hide them.
         over_all = self._pool.map if self._pool is not None and len(views) > 1 else map
         silences = [round(piece.pause * self.engines.audio.sampling_rate) for piece in batch.pieces]
         audios = list(over_all(_copied, views, silences))
-        for item, (piece, audio) in enumerate(zip(batch.pieces, audios, strict=True)):
-            if audio is None:
-                decoded = batch.decoded.mels[item, :, : batch.decoded.frames[item]]
-                raise self._nan_error(piece, batch.memory[item], decoded, batch.mels[item])
         now = time.perf_counter()
         seconds, self._finished = now - max(batch.started, self._finished), now
-        keep, frames = self.settings.keep_pictures, batch.decoded.frames
-        for item, (piece, audio, mel) in enumerate(zip(batch.pieces, audios, batch.mels, strict=True)):
-            assert audio is not None
-            alignment = self._alignment(batch.decoded, item, len(piece.encoded.ids))
-            cut = batch.decoded.stop_reasons[item] == "cap"
-            yield PieceResult(
-                piece=piece,
-                audio=audio,
-                frames=mel.size(1),
-                stop_reason=batch.decoded.stop_reasons[item],
-                seconds=seconds * frames[item] / sum(frames),
-                mel=mel.float().cpu().numpy() if keep else None,
-                alignment=alignment if keep else None,
-                words=self._words(piece, alignment, cut),
-            )
+        return [batch.result(item, audio, seconds) for item, audio in enumerate(audios)]
 
     def _encode(self, pieces: Sequence[Piece]) -> tuple[Tensor, Tensor]:
         self._say("Running Tacotron2 Encoder")
@@ -301,28 +318,11 @@ class Synthesizer:
             return [stages.denoise(self.denoiser, audio) for audio in audios]
 
     def _noise(self, piece: Piece, streams: RandomStreams) -> Noise:
-        """A piece's noise, of which a likely amount is drawn ahead while a GPU decodes."""
+        """A piece's noise. A likely amount of it is drawn ahead while a GPU decodes."""
         noise = Noise(streams, self.engines.noise_channels, self._pool, self.engines.on_gpu)
         frames = round(TYPICAL_FRAMES / piece.speed_in(self.settings) * len(piece.encoded.ids))
         noise.draw_ahead(frames * self.engines.noise_per_frame)
         return noise
-
-    def _alignment(self, decoded: DecodedBatch, item: int, symbols: int) -> np.ndarray | None:
-        if decoded.alignments is None:
-            return None
-        return decoded.alignments[item, : decoded.frames[item], :symbols].float().numpy()
-
-    def _words(self, piece: Piece, alignment: np.ndarray | None, cut: bool) -> tuple[Word, ...]:
-        if alignment is None or not piece.encoded.words:
-            return ()
-        seconds = len(alignment) * self.engines.frame_seconds / piece.speed_in(self.settings)
-        return piece_words(piece.encoded.words, alignment, seconds, cut)
-
-    def _nan_error(self, piece: Piece, memory: Tensor, decoded: Tensor, mel: Tensor) -> EngineFailure:
-        """The error that names the part at which what isn't a number came in."""
-        before: tuple[tuple[Part, Tensor], ...] = (("encoder", memory), ("decoder_iter", decoded), ("postnet", mel))
-        wrong = [part for part, tensor in before if not torch.isfinite(tensor).all()]
-        return stages.nan_error(self.engines, (*wrong, "waveglow")[0], describe(piece))
 
     def _advance_to(self, symbols: float) -> None:
         self._symbols_done = symbols

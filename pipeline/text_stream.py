@@ -5,7 +5,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -13,14 +13,14 @@ import numpy as np
 
 from common.errors import InvalidInput
 from pipeline.audio import Audio
-from pipeline.speech import WATCH_SECONDS, Speech
+from pipeline.speech import WATCH_SECONDS, Closing, Speech
 from tacotron2.text import TextFrontEnd, split
 from tacotron2.text.rewriting import Trace
 
 QUIET_SECONDS = 0.3  # without more text, after which what may be a whole sentence is taken for one
 CLAUSE_WORDS = 3  # at least, in a first stretch that is a clause,
 FEW_WORDS = 5  # or less than one
-CONTEXT = 200  # characters, by which an end is told from an abbreviation's point
+CONTEXT = 200  # characters that show whether a point ends a sentence or an abbreviation
 LONGEST_HELD = 1000  # characters without the end of a sentence: then a clause or a word ends a stretch
 
 _ENDED = re.compile(
@@ -41,11 +41,13 @@ class Stretch(NamedTuple):
         text: to be spoken; a stretch that ends inside a clause ends with a comma instead of its space.
         start: its first character in all of the text.
         follows: whether the end of a sentence stands before it.
+        written: how many of its characters the user wrote.
     """
 
     text: str
     start: int
     follows: bool
+    written: int
 
 
 class TextStream:
@@ -114,7 +116,9 @@ class TextStream:
         self._start, self._seen, self._is_first = start + end, 0, False
         # A sentence ends without the space behind it, a clause or a word with it.
         self._follows = spoken == text
-        return Stretch(f"{spoken}," if spoken != text and spoken[-1:].isalpha() else text, start, follows)
+        if spoken != text and spoken[-1:].isalpha():
+            return Stretch(f"{spoken},", start, follows, len(spoken))
+        return Stretch(text, start, follows, len(text))
 
     def _sentence_end(self, text: str) -> int:
         """Where the last sentence but one of a text ends; 0 if there is but one."""
@@ -139,8 +143,9 @@ def speak_bits(
     submit: Callable[[str, Callable[[], object]], Speech],
     watch: Callable[[], object],
     silence: float,
-) -> Iterator[Audio]:
-    """Speaks text while it comes. Closing the iterator gives the rest up.
+    closing: Closing,
+) -> Generator[Audio, None, None]:
+    """Speaks text while it comes.
 
     Args:
         bits: of the text; iterated in a thread of its own.
@@ -148,17 +153,21 @@ def speak_bits(
         submit: queues a stretch, with what to call when something of it can be read.
         watch: called now and then, to find out whether the voice still works.
         silence: seconds between sentences.
+        closing: ends it, from any thread.
 
     Raises:
         InvalidInput: nothing in all of the text can be spoken.
-        Exception: what iterating the text or speaking raises.
+        Exception: what speaking raises; or iterating the text, once all before it is spoken.
     """
     reader = _Reader(bits, stream, watch)
+    closing.add(reader.close)
     waiting: deque[Stretch] = deque()
     under_way: deque[tuple[Stretch, Speech]] = deque()
     refusal, seconds, began = InvalidInput("nothing to speak: there is no text"), 0.0, -1.0
     try:
-        while reader.reading or waiting or under_way:
+        while not closing.closed and (reader.reading or waiting or under_way):
+            if len(waiting) < AHEAD:
+                waiting += reader.take(wait=False)
             while waiting and len(under_way) < AHEAD:
                 stretch = waiting.popleft()
                 try:
@@ -168,14 +177,14 @@ def speak_bits(
             try:
                 chunk = under_way[0][1].next_chunk(timeout=0) if under_way else None
             except queue.Empty:
-                waiting += reader.wait()
+                waiting += reader.take(wait=True)
                 continue
             if chunk is None:
                 began = -1.0
                 if under_way:
                     under_way.popleft()
-                elif reader.reading:
-                    waiting += reader.wait()
+                elif not waiting and reader.reading:
+                    waiting += reader.take(wait=True)
                 continue
             stretch, _ = under_way[0]
             if began < 0:
@@ -184,7 +193,11 @@ def speak_bits(
                     yield pause
                 began = seconds
             seconds += chunk.seconds
-            yield _moved(chunk, began, stretch.start)
+            yield _moved(chunk, began, stretch)
+        if closing.closed:
+            return
+        if reader.error is not None:
+            raise reader.error
         if not seconds:
             raise refusal
     finally:
@@ -194,36 +207,49 @@ def speak_bits(
 
 
 class _Reader:
-    """Reads bits of text in a thread of its own, not too far ahead, and cuts them. Arguments as for `speak_bits`.
+    """Reads bits of text in a thread of its own, not too far ahead, and cuts them in its caller's. Arguments as for
+    `speak_bits`.
 
     Attributes:
         reading: whether more may come.
+        error: what iterating the bits has raised.
     """
 
     def __init__(self, bits: Iterable[str], stream: TextStream, watch: Callable[[], object]) -> None:
         self.reading = True
+        self.error: BaseException | None = None
         self._bits, self._stream, self._watch = bits, stream, watch
-        self._news: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()  # None: there is audio
+        self._news: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()  # None ends a wait
         self._room, self._closed = threading.Semaphore(BITS_AHEAD), threading.Event()
         self._changed, self._is_quiet = time.monotonic(), False
         threading.Thread(target=self._read, name="text", daemon=True).start()
 
     def wake(self) -> None:
-        """Ends a wait: there is audio. For any thread."""
+        """Ends a wait. For any thread."""
         self._news.put(None)
 
-    def wait(self) -> list[Stretch]:
-        """Returns once something has changed, with the text that can be spoken now."""
-        may_end = self.reading and self._stream.held and not self._is_quiet
+    def take(self, wait: bool) -> list[Stretch]:
+        """The next text that can be spoken, if it has come.
+
+        Args:
+            wait: until something has changed, if nothing has.
+        """
+        found: list[Stretch] = []
+        may_end = self.reading and self._stream.held > 0 and not self._is_quiet
         timeout = max(0.0, self._changed + QUIET_SECONDS - time.monotonic()) if may_end else WATCH_SECONDS
         try:
-            item = self._news.get(timeout=timeout)
+            item = self._news.get(wait, timeout)
+            while not (found := self._add(item)):
+                item = self._news.get_nowait()
         except queue.Empty:
-            if not may_end:
+            if may_end and time.monotonic() >= self._changed + QUIET_SECONDS:
+                self._is_quiet = True
+                found = self._stream.quiet()
+            elif wait:
                 self._watch()
-                return []
-            self._is_quiet = True
-            return self._stream.quiet()
+        return found
+
+    def _add(self, item: str | BaseException | None) -> list[Stretch]:
         if item is None:
             return []
         self._changed, self._is_quiet = time.monotonic(), False
@@ -231,13 +257,15 @@ class _Reader:
             self._room.release()
             return self._stream.add(item)
         self.reading = False
-        if not isinstance(item, StopIteration):
-            raise item
-        return self._stream.flush()
+        if isinstance(item, StopIteration):
+            return self._stream.flush()
+        self.error = item
+        return []
 
     def close(self) -> None:
-        """Reads no more. The iterator stays the caller's."""
+        """Reads no more, and ends a wait. The iterator stays the caller's."""
         self._closed.set()
+        self.wake()
         self._room.release()
 
     def _read(self) -> None:
@@ -249,7 +277,7 @@ class _Reader:
                 self._room.acquire()
                 if self._closed.is_set():
                     return
-        except BaseException as error:  # whatever ends the bits ends who waits for them
+        except BaseException as error:  # to be raised in the thread that waits for the bits
             self._news.put(error)
         else:
             self._news.put(StopIteration())
@@ -262,10 +290,11 @@ def silence_before(stretch: Stretch, seconds: float, sampling_rate: int) -> Iter
         yield Audio(np.zeros(samples, np.float32), sampling_rate)
 
 
-def _moved(chunk: Audio, seconds: float, characters: int) -> Audio:
-    """A chunk of a stretch that begins later, whose words say so."""
-    words = (
-        replace(word.later(seconds), span=(word.span[0] + characters, word.span[1] + characters))
-        for word in chunk.words
-    )
+def _moved(chunk: Audio, seconds: float, stretch: Stretch) -> Audio:
+    """A chunk of a stretch that begins so much later, with its words as the user wrote them: without an added comma."""
+    words = []
+    for word in chunk.words:
+        first, stop = word.span[0], min(word.span[1], stretch.written)
+        span = first + stretch.start, stop + stretch.start
+        words.append(replace(word.later(seconds), text=word.text[: stop - first], span=span))
     return replace(chunk, words=tuple(words))

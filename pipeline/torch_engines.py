@@ -1,12 +1,13 @@
 """The four parts as PyTorch engines, from loaded checkpoints."""
 
 from dataclasses import replace
+from typing import get_args
 
 import torch
 
 from common.checkpoint import LoadedModel
 from common.engine import Engine, TorchEngine
-from common.errors import UserError
+from common.errors import InvalidInput, UserError, check_choice, check_type
 from common.graph_engine import GraphEngine
 from common.metadata import Part, Precision
 from common.triton_engine import best_engine
@@ -14,7 +15,7 @@ from tacotron2.gpu.decoder_engine import FusedDecoderEngine
 from tacotron2.gpu.encoder_engine import FusedEncoderEngine
 from tacotron2.model import Tacotron2
 from tacotron2.parts import tacotron2_parts
-from waveglow.conditioning import Conditioning
+from waveglow.conditioning import Conditioning, parse_conditioning
 from waveglow.gpu.engine import FastWaveGlowEngine
 from waveglow.model import WaveGlow
 from waveglow.parts import waveglow_parts
@@ -35,9 +36,19 @@ def torch_engines(
         conditioning: of WaveGlow.
 
     Raises:
+        InvalidInput: an argument is of another type, or none of its choices.
         UserError: there is no GPU, FP16 is asked for on a CPU, or WaveGlow's upsampling has no such rank or holds NaN.
     """
-    device = torch.device(device)
+    check_type("device", device, str, torch.device)
+    check_choice("precision", precision, get_args(Precision))
+    try:
+        conditioning = parse_conditioning(str(conditioning))
+    except ValueError as error:
+        raise InvalidInput(f"conditioning {error}", "conditioning") from None
+    try:
+        device = torch.device(device)
+    except RuntimeError:
+        raise InvalidInput(f"device {device}: give cpu, cuda or cuda:N", "device") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device {device}: PyTorch finds no NVIDIA GPU; use device cpu")
     if precision == "fp16" and device.type == "cpu":

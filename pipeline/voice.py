@@ -17,17 +17,18 @@ from typing_extensions import Unpack
 
 from common.checkpoint import LoadedModel
 from common.engine import Engine
-from common.errors import Closed, InvalidInput, UserError, explained
+from common.errors import Closed, InvalidInput, UserError, check_choice, explained
+from common.files import path_of
 from common.metadata import Part, Precision
 from common.phrases import Phrase
-from pipeline.audio import Audio, Resampler
+from pipeline.audio import Audio
 from pipeline.engine_set import EngineSet
 from pipeline.identity import identity_of
 from pipeline.model_files import open_engines, voice_files
 from pipeline.pieces import PieceResult, PreparedPhrase, prepare
 from pipeline.scheduler import CLOSING_SECONDS, QUEUE_LENGTH, Scheduler
 from pipeline.settings import RuntimeOptions, RuntimeSettings, SpeakOptions, SpeakSettings, WorkSettings, written_out
-from pipeline.speech import Speech
+from pipeline.speech import AudioStream, Speech, speak_whole
 from pipeline.stages import level
 from pipeline.synthesizer import BATCHES_AHEAD, Synthesizer, own_errors
 from pipeline.text_stream import TextStream, speak_bits
@@ -80,15 +81,15 @@ class Voice:
         Args:
             folder: None takes ./output if models are there, else the demo voice, which it exports once.
             precision: of the engines; None takes FP16 engines if they are there, else FP32.
-            on_message: told which files are taken, and what takes long.
+            on_message: called with the files that are taken, and before what takes long.
             runtime: of `RuntimeSettings`.
 
         Raises:
             UserError: files are missing, damaged or don't belong together.
         """
-        if precision not in (None, *get_args(Precision)):
-            raise InvalidInput(f"precision {precision!r}: must be {' or '.join(get_args(Precision))}", "precision")
-        paths = voice_files(None if folder is None else Path(folder), precision, on_message)
+        if precision is not None:
+            check_choice("precision", precision, get_args(Precision))
+        paths = voice_files(None if folder is None else path_of("folder", folder), precision, on_message)
         on_message(f"Models: {', '.join(str(path) for path in paths.values())}")
         return cls.from_files(paths, precision=precision, work=work, **runtime)
 
@@ -147,8 +148,8 @@ class Voice:
         """
         given = {"sampling_rate": sampling_rate}
         models = (
-            load_tacotron2(Path(tacotron2), given, Path(symbols) if symbols else None),
-            load_waveglow(Path(waveglow), given),
+            load_tacotron2(path_of("tacotron2", tacotron2), given, path_of("symbols", symbols) if symbols else None),
+            load_waveglow(path_of("waveglow", waveglow), given),
         )
         return cls.from_models(*models, device, precision, fast, conditioning, work)
 
@@ -186,7 +187,7 @@ class Voice:
 
         Equal identities give equal audio, but for the rounding of batches of other sizes.
         """
-        return identity_of(self.engines, settings or SpeakSettings())
+        return identity_of(self.engines, SpeakSettings.given(settings))
 
     @written_out(SpeakSettings, SpeakOptions)
     def speak(self, text: str, *, on_progress: OnProgress | None = None, **settings: Unpack[SpeakOptions]) -> Audio:
@@ -207,14 +208,20 @@ class Voice:
         return audio
 
     def speak_many(
-        self, texts: Sequence[str], settings: SpeakSettings | None = None, on_progress: OnProgress | None = None
+        self, texts: Iterable[str], settings: SpeakSettings | None = None, on_progress: OnProgress | None = None
     ) -> Iterator[tuple[int, Audio | UserError]]:
         """Speaks texts in batches. Yields (index, audio or why there is none) for each text, in order.
 
         Args:
             on_progress: as for `speak`; its symbols are those of the texts that are spoken together.
+
+        Raises:
+            InvalidInput: an argument is of another type.
         """
-        settings = settings or SpeakSettings()
+        settings = SpeakSettings.given(settings)
+        if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
+            raise InvalidInput(f"texts: must be several of str, not one {type(texts).__name__}", "texts")
+        texts = list(texts)
         at_once = BATCHES_AHEAD * self.engines.batch_size
         with own_errors(), self.synthesizer(settings) as synthesizer:
             for first in range(0, len(texts), at_once):
@@ -229,32 +236,30 @@ class Voice:
                     yield phrase.phrase.index, _joined(self, phrase, spoken, settings)
 
     @written_out(SpeakSettings, SpeakOptions)
-    def stream(self, text: str | Iterable[str], **settings: Unpack[SpeakOptions]) -> Iterator[Audio]:
+    def stream(self, text: str | Iterable[str], **settings: Unpack[SpeakOptions]) -> AudioStream:
         """Speaks a text as a stream of chunks, the first one early; together they are what `speak` gives.
 
         Args:
             text: whole; or bits of it, which are spoken sentence by sentence as they come (an iterator is read in a
                 thread of its own).
 
-        Closing the iterator gives the rest up. `settings` and errors as for `speak`; an error may come after chunks.
+        Closing the stream cancels the rest. `settings` and errors as for `speak`; an error may come after chunks.
         """
         chosen = SpeakSettings.of(**settings)
-        if isinstance(text, Iterable) and not isinstance(text, (str, bytes)):
-            if chosen.ssml:
-                raise InvalidInput("ssml: text that comes in bits can't be SSML", "ssml")
-            yield from speak_bits(
+        if isinstance(text, (str, bytes)) or not isinstance(text, Iterable):
+            return AudioStream(lambda closing: speak_whole(lambda: self.submit(text, chosen), closing))
+        if chosen.ssml:
+            raise InvalidInput("ssml: text that comes in bits can't be SSML", "ssml")
+        return AudioStream(
+            partial(
+                speak_bits,
                 text,
                 TextStream(TextFrontEnd(chosen.text_normalizer, chosen.lexicon)),
                 lambda stretch, wake: self.submit(stretch, chosen, wake),
                 lambda: self.scheduler().status(),
                 chosen.sentence_silence,
             )
-            return
-        speech = self.submit(text, chosen)
-        try:
-            yield from speech
-        finally:
-            speech.cancel()
+        )
 
     def submit(
         self, text: str, settings: SpeakSettings | None = None, on_event: Callable[[], object] = lambda: None
@@ -266,7 +271,7 @@ class Voice:
             Busy: the queue is full.
             Closed: the voice is closed, or can't work any more.
         """
-        chosen = settings or SpeakSettings()
+        chosen = SpeakSettings.given(settings)
         (prepared,) = self.prepare([Phrase(0, text)], chosen)
         if prepared.error is not None:
             raise prepared.error
@@ -305,7 +310,7 @@ class Voice:
 
     def prepare(self, phrases: Sequence[Phrase], settings: SpeakSettings | None = None) -> list[PreparedPhrase]:
         """How phrases will be read, in pieces that this voice can speak."""
-        return prepare(phrases, settings or SpeakSettings(), self.engines.max_symbols)
+        return prepare(phrases, SpeakSettings.given(settings), self.engines.max_symbols)
 
     def leveled(self, piece: PieceResult) -> Audio:
         """A piece's audio at the voice's level, limited to full scale. Raises the error of a piece that failed."""
@@ -317,9 +322,10 @@ class Voice:
         Calls under way raise Closed at their next use of the engines. Engines that one is still using after the timeout
         stay open. In a callback it returns at once, and the engines are closed when they come free.
         """
-        self._closed = True
+        was_closed, self._closed = self._closed, True
         if self.engines.lock.held_here:
-            threading.Thread(target=self.close, args=(drain, timeout), name="closing").start()
+            if not was_closed:
+                threading.Thread(target=self.close, args=(drain, timeout), name="closing").start()
             return
         with self._starting:
             scheduler, self._scheduler = self._scheduler, None
@@ -354,10 +360,7 @@ def _joined(
     try:
         samples = Audio.join([voice.leveled(piece) for piece in pieces]).samples
         words = joined_words((piece.words, len(piece.samples) / voice.sampling_rate) for piece in pieces)
-        if settings.sampling_rate is None or settings.sampling_rate == voice.sampling_rate:
-            return Audio(samples, voice.sampling_rate, words)
-        resampler = Resampler(voice.sampling_rate, settings.sampling_rate)
-        return Audio(resampler(samples, last=True), settings.sampling_rate, words)
+        return Audio(samples, voice.sampling_rate, words).resampled(settings.sampling_rate)
     except Exception as error:
         return explained(error, f"line {phrase.phrase.line}")
 

@@ -288,10 +288,15 @@ def test_nobody_waits_for_ever_for_an_engine_that_does_not_return(monkeypatch: p
     monkeypatch.setattr("pipeline.scheduler.STUCK_SECONDS", 0.2)
     monkeypatch.setattr("pipeline.speech.WATCH_SECONDS", 0.1)
     reasons: list[str] = []
+
+    def on_failed(reason: str) -> None:
+        reasons.append(reason)
+        fail()  # which is nobody else's fault
+
     engines = tiny_engines()
     entered, leave = standing(engines, "waveglow")
     voice = Voice(engines)
-    scheduler = voice.scheduler(on_failed=reasons.append)
+    scheduler = voice.scheduler(on_failed=on_failed)
     speech = voice.submit("Hello.", SpeakSettings(**SETTINGS))
     assert entered.wait(60)
     with pytest.raises(Closed, match=r"has not returned for 0\.2 s"):
@@ -314,6 +319,7 @@ def test_closing_waits_for_an_engine_no_longer_than_it_is_told() -> None:
     voice.close()
 
 
+@pytest.mark.slow
 def test_a_program_that_streams_and_forgets_to_close_ends_cleanly(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(

@@ -25,7 +25,6 @@ from common.openvino_engine import OpenVINOEngine
 from exports.onnx_file import example_inputs
 from pipeline.audio import Audio
 from pipeline.model_files import open_engine
-from pipeline.settings import SpeakSettings
 from pipeline.voice import Voice
 from tests.models import MELS
 
@@ -110,26 +109,17 @@ def test_a_cut_off_or_unwritable_cache_does_no_harm(
     assert torch.equal(infer(OpenVINOEngine(path, "waveglow"), **inputs)["audio"], expected)
 
 
-def _assert_same_audio(folder: Path, settings: SpeakSettings) -> None:
-    paths: dict[Part, Path] = {part: folder / f"{part}.onnx" for part in PARTS}
+def test_the_demo_voice_speaks_the_same_audio(demo_folder: Path) -> None:
+    paths: dict[Part, Path] = {part: demo_folder / f"{part}.onnx" for part in PARTS}
     spoken: dict[CpuBackend, list[Audio | UserError]] = {}
     for backend in BACKENDS:
         with Voice.from_files(paths, cpu_backend=backend) as voice:
-            spoken[backend] = [audio for _, audio in voice.speak_many(TEXTS, settings)]
+            spoken[backend] = [audio for _, audio in voice.speak_many(TEXTS)]
     for audio, reference in zip(spoken["openvino"], spoken["onnxruntime"], strict=True):
         assert isinstance(audio, Audio)
         assert isinstance(reference, Audio)
         assert audio.samples.shape == reference.samples.shape
         assert np.abs(audio.samples - reference.samples).max() <= SAME_AUDIO
-
-
-def test_tiny_models_speak_the_same_audio(tiny_folder: Path) -> None:
-    # Random weights have no gate to rely on: the frames are counted instead.
-    _assert_same_audio(tiny_folder, SpeakSettings(gate_threshold=1 - 1e-6, max_decoder_steps=40))
-
-
-def test_the_demo_voice_speaks_the_same_audio(demo_folder: Path) -> None:
-    _assert_same_audio(demo_folder, SpeakSettings())
 
 
 def _pretend(monkeypatch: pytest.MonkeyPatch, flags: frozenset[str], installed: bool = True) -> None:

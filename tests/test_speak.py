@@ -230,9 +230,7 @@ def test_phrases_that_come_later_are_spoken_when_they_come(tmp_path: Path, voice
     assert [str(result.error) for result in summary.failed] == ["line 2 is not UTF-8"]
 
 
-@pytest.mark.parametrize(
-    ("name", "rate"), [("hello.wav", 22050), ("hello.flac", 22050), ("hello.mp3", 22050), ("hello.opus", 48000)]
-)
+@pytest.mark.parametrize(("name", "rate"), [("hello.wav", 22050), ("hello.opus", 48000)])
 def test_one_phrase_goes_into_one_file_of_the_format_of_its_name(
     tmp_path: Path, tiny_folder: Path, name: str, rate: int
 ) -> None:

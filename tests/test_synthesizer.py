@@ -1,6 +1,7 @@
 """The pipeline: order kept, batches without influence, stopping rules, long text, clear errors."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 
 from common.engine import Engine, TorchEngine
 from common.errors import UserError
-from common.metadata import PARTS, ModelMetadata, Part
+from common.metadata import PARTS, Part
 from common.phrases import Phrase
 from common.random_streams import RandomStreams
 from pipeline import Audio, Voice
@@ -19,6 +20,7 @@ from pipeline.pieces import PieceResult
 from pipeline.stages import POSTNET_WINDOW, encode, refine, refine_each
 from pipeline.synthesizer import Synthesizer
 from tacotron2.decoder import StopRule, Utterance
+from tests.engine_doubles import Watched
 from tests.models import MELS, synthesizer_on
 from waveglow.denoiser import Denoiser
 
@@ -121,14 +123,6 @@ def test_sigma_scales_all_of_the_noise(tiny_engines: Engines) -> None:
     assert quiet.std() < default.std() < loud.std()
 
 
-@pytest.mark.slow
-def test_pytorch_and_onnx_runtime_say_the_same(demo_engines: Engines, torch_demo_engines: Engines) -> None:
-    onnx = speak(demo_engines, {0: TEXTS[1]})[0]
-    plain = speak(torch_demo_engines, {0: TEXTS[1]})[0]
-    assert onnx.frames == plain.frames
-    assert np.abs(onnx.audio - plain.audio).max() < 1e-3 * np.abs(plain.audio).max()
-
-
 @pytest.mark.numerical
 def test_pieces_come_in_order_whatever_their_length(tiny_engines: Engines) -> None:
     phrases = [Phrase(i, "a" * n + ".") for i, n in enumerate([30, 3, 20, 90, 1, 50, 2, 9, 70, 4])]
@@ -161,14 +155,12 @@ def test_the_gate_threshold_is_obeyed(tiny_engines: Engines) -> None:
 
 
 def test_the_voices_own_stop_rule_is_the_default(tiny_engines: Engines) -> None:
-    decoder = tiny_engines["encoder"]
-    model = dataclasses.replace(decoder.metadata.model, gate_threshold=1e-6, max_decoder_steps=30)
-    metadata = dataclasses.replace(decoder.metadata, model=model)
-    eager: Engines = {**tiny_engines, "encoder": WithMetadata(decoder, metadata)}
-    assert speak(eager, {0: "Hello."})[0].frames == 1
-    patient = dataclasses.replace(metadata, model=dataclasses.replace(model, decoder_no_early_stopping=True))
-    stubborn: Engines = {**tiny_engines, "encoder": WithMetadata(decoder, patient)}
-    assert speak(stubborn, {0: "Hello."})[0].frames == 30
+    encoder = Watched(tiny_engines["encoder"])
+    model = dataclasses.replace(encoder.metadata.model, gate_threshold=1e-6, max_decoder_steps=30)
+    for stubborn, frames in ((False, 1), (True, 30)):
+        chosen = dataclasses.replace(model, decoder_no_early_stopping=stubborn)
+        encoder.metadata = dataclasses.replace(encoder.metadata, model=chosen)
+        assert speak({**tiny_engines, "encoder": encoder}, {0: "Hello."})[0].frames == frames
 
 
 @pytest.mark.slow
@@ -201,60 +193,27 @@ def test_pictures_are_kept_where_asked_for(demo_engines: Engines) -> None:
 
 def test_nan_from_an_engine_names_the_part_and_the_phrase(tiny_engines: Engines) -> None:
     for part in PARTS:
-        broken: Engines = {**tiny_engines, part: BrokenEngine(tiny_engines[part])}
+        engine = tiny_engines[part]
+        floating = [spec.name for spec in engine.contract.outputs if spec.dtype.is_floating_point]
+        output = "gate_prediction" if "gate_prediction" in floating else floating[0]
+        spoilt = Watched(engine, after=lambda tensors, output=output: tensors[output].fill_(torch.nan))
+        broken: Engines = {**tiny_engines, part: spoilt}
         problem = failure_of(broken, "Hello there.", max_decoder_steps=30)
         assert "NaN" in problem
         assert part in problem
 
 
 @pytest.mark.numerical
-def test_a_piece_that_fails_does_not_harm_the_others_of_its_batch(tiny_engines: Engines) -> None:
-    class Choosy(LimitedEngine):
-        """Fails on texts of seven symbols."""
-
-        limits = {}  # noqa: RUF012  a constant of the test
-
-        def bind(self, tensors):
-            if 7 in tensors["sequence_lengths"].tolist():
-                raise UserError("seven is too many")
-            return self.engine.bind(tensors)
-
-    texts = {0: "One.", 1: "Three?", 2: "Fours!!", 3: "Five."}
-    choosy: Engines = {**tiny_engines, "encoder": Choosy(tiny_engines["encoder"])}
-    found = list(
-        synthesizer_on(choosy, max_decoder_steps=30, final_period=False).speak(
-            [Phrase(*item) for item in texts.items()]
-        )
-    )
-    expected = speak(tiny_engines, texts, max_decoder_steps=30, final_period=False)
-    for index, piece in enumerate(found):
-        assert piece.piece.phrase.index == index
-        if index == 2:
-            assert "seven" in str(piece.error)
-        else:
-            assert np.abs(piece.samples - expected[index].audio).max() < 1e-4
-
-
-@pytest.mark.numerical
 def test_a_batch_is_taken_over_while_the_next_is_decoded(tiny_engines: Engines) -> None:
-    class Choosy(LimitedEngine):
-        """Gives NaN for texts of seven symbols, and refuses those of nine."""
+    def refuse_nine(tensors: Mapping[str, torch.Tensor]) -> None:
+        if 9 in tensors["sequence_lengths"].tolist():
+            raise UserError("nine are too many")
 
-        limits = {}  # noqa: RUF012  a constant of the test
-
-        def bind(self, tensors):
-            lengths, run = tensors["sequence_lengths"], self.engine.bind(tensors)
-            if 9 in lengths.tolist():
-                raise UserError("nine are too many")
-
-            def choose() -> None:
-                run()
-                tensors["memory"][lengths == 7] = torch.nan
-
-            return choose
+    def spoil_seven(tensors: Mapping[str, torch.Tensor]) -> None:
+        tensors["memory"][tensors["sequence_lengths"] == 7] = torch.nan
 
     texts = {0: "One.", 1: "Three?", 2: "Fours!!", 3: "Five.", 4: "Sixes?", 5: "Sevens?!!", 6: "Eight.", 7: "Nine."}
-    choosy: Engines = {**tiny_engines, "encoder": Choosy(tiny_engines["encoder"])}
+    choosy: Engines = {**tiny_engines, "encoder": Watched(tiny_engines["encoder"], refuse_nine, spoil_seven)}
     expected = speak(tiny_engines, texts, max_decoder_steps=30, final_period=False)
     for ahead in (False, True):
         synthesizer = synthesizer_on(choosy, batch_size=2, max_decoder_steps=30, final_period=False)
@@ -274,79 +233,43 @@ def test_a_batch_is_taken_over_while_the_next_is_decoded(tiny_engines: Engines) 
                 assert piece.seconds > 0
 
 
-class BrokenEngine:
-    """An engine that gives NaN in its first output."""
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-
-    def __getattr__(self, name: str):
-        return getattr(self.engine, name)
-
-    def bind(self, tensors):
-        run = self.engine.bind(tensors)
-        floating = [s.name for s in self.engine.contract.outputs if s.dtype.is_floating_point]
-        poisoned = "gate_prediction" if "gate_prediction" in floating else floating[0]
-
-        def run_and_break() -> None:
-            run()
-            tensors[poisoned].fill_(float("nan"))
-
-        return run_and_break
+LIMITS = {"batch": (1, 2), "text": (4, 40), "mel": (32, 64)}
 
 
-class WithMetadata:
-    """An engine that says something else of itself."""
+def limited(engines: Engines, **others: tuple[int, int]) -> Engines:
+    """Engines that take what TensorRT engines with narrow profiles take."""
+    limits = LIMITS | others
 
-    def __init__(self, engine: Engine, metadata: ModelMetadata) -> None:
-        self.engine = engine
-        self.metadata = metadata
+    def watched(engine: Engine) -> Watched:
+        def check(tensors: Mapping[str, torch.Tensor]) -> None:
+            for spec in engine.contract.inputs:
+                for symbol, size in spec.sizes_in(tensors[spec.name].shape).items():
+                    assert limits[symbol][0] <= size <= limits[symbol][1], (engine.name, symbol, size)
 
-    def __getattr__(self, name: str):
-        return getattr(self.engine, name)
+        made = Watched(engine, check)
+        made.limits = limits
+        return made
 
-
-class LimitedEngine:
-    """An engine that takes what a TensorRT engine with a narrow profile takes."""
-
-    limits = {"batch": (1, 2), "text": (4, 40), "mel": (32, 64)}  # noqa: RUF012  a constant of the test
-
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
-
-    def __getattr__(self, name: str):
-        return getattr(self.engine, name)
-
-    def bind(self, tensors):
-        symbols = {s: self.limits[s] for spec in self.engine.contract.inputs for s in self.limits if s in spec.shape}
-        sizes = {}
-        for spec in self.engine.contract.inputs:
-            sizes.update(spec.sizes_in(tensors[spec.name].shape))
-        for symbol, (low, high) in symbols.items():
-            assert low <= sizes[symbol] <= high, (self.engine.name, symbol, sizes)
-        return self.engine.bind(tensors)
+    return {part: watched(engine) for part, engine in engines.items()}
 
 
 def test_what_engines_take_is_what_they_get(tiny_engines: Engines) -> None:
-    limited: Engines = {part: LimitedEngine(engine) for part, engine in tiny_engines.items()}
+    narrow = limited(tiny_engines)
     texts = {0: "A.", 1: "A phrase that is longer than forty symbols is spoken in pieces.", 2: "Hi!"}
-    spoken = spoken_by(synthesizer_on(limited, gate_threshold=1.0), texts)
+    spoken = spoken_by(synthesizer_on(narrow, gate_threshold=1.0), texts)
     assert [s.frames for s in spoken if s.piece.phrase.index != 1] == [64, 64]
     assert len(spoken) > 3
-    brief = synthesizer_on(limited, gate_threshold=1.0, max_decoder_steps=5)
+    brief = synthesizer_on(narrow, gate_threshold=1.0, max_decoder_steps=5)
     assert [s.audio.shape for s in spoken_by(brief, {0: "A."})] == [(5 * 256,)]
 
 
 @pytest.mark.numerical
 def test_engines_of_one_window_take_slow_speech_whole(tiny_engines: Engines) -> None:
-    class OneWindow(LimitedEngine):
-        limits = {**LimitedEngine.limits, "mel": (32, 48)}  # noqa: RUF012
-
-    limited: Engines = {part: OneWindow(engine) for part, engine in tiny_engines.items()}
+    one_window = limited(tiny_engines, mel=(32, 48))
     settings = {"gate_threshold": 1.0, "speed": 0.5}
-    (spoken,) = spoken_by(synthesizer_on(limited, **settings), {0: "Hi!"})
+    (spoken,) = spoken_by(synthesizer_on(one_window, **settings), {0: "Hi!"})
     assert spoken.frames < 48
-    voice = Voice(limited)  # not closed: its engines are other tests' too
+    voice = Voice(one_window)  # not closed: its engines are other tests' too
     joined = Audio.join(list(voice.stream("Hi!", **settings)))
     voice.scheduler().close()
     assert joined.samples.shape == spoken.audio.shape == (spoken.frames * 256,)
@@ -354,22 +277,19 @@ def test_engines_of_one_window_take_slow_speech_whole(tiny_engines: Engines) -> 
 
 @pytest.mark.numerical
 def test_a_batch_that_does_not_fit_is_spoken_in_halves(tiny_engines: Engines) -> None:
-    class Small(LimitedEngine):
-        limits = {}  # noqa: RUF012
+    fits = 1
 
-        def bind(self, tensors):
-            if tensors["memory"].size(0) > self.fits:
-                raise torch.OutOfMemoryError("CUDA out of memory")
-            return self.engine.bind(tensors)
+    def allocate(tensors: Mapping[str, torch.Tensor]) -> None:
+        if tensors["memory"].size(0) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
 
-    small = Small(tiny_engines["decoder_iter"])
+    small = Watched(tiny_engines["decoder_iter"], allocate)
     texts = dict(enumerate(TEXTS))
     expected = speak(tiny_engines, texts, max_decoder_steps=30)
-    small.fits = 1
     found = speak({**tiny_engines, "decoder_iter": small}, texts, max_decoder_steps=30)
     for index in texts:
         assert np.abs(found[index].audio - expected[index].audio).max() < 1e-4
-    small.fits = 0
+    fits = 0
     problem = failure_of({**tiny_engines, "decoder_iter": small}, TEXTS[0], max_decoder_steps=30)
     assert "out of memory for line 1" in problem
 

@@ -3,14 +3,15 @@
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 
 from common.errors import InvalidInput
-from pipeline import Audio, Voice
-from pipeline.text_stream import TextStream
+from pipeline import Audio, SpeakSettings, Voice
+from pipeline.speech import Closing, Speech
+from pipeline.text_stream import TextStream, speak_bits
 from tacotron2.text import TextFrontEnd
 from tests.engine_doubles import tiny_engines
 from tests.http_servers import NEVER, eventually
@@ -54,29 +55,29 @@ def test_sentences_are_read_as_they_are_in_the_whole(sentences: list[str], size:
 
 def test_the_first_clause_comes_before_its_sentence_has_ended() -> None:
     stream = TextStream(FRONT_END)
-    assert stream.add("Well, when the cat came home, it ") == [("Well, when the cat came home, ", 0, False)]
+    assert stream.add("Well, when the cat came home, it ") == [("Well, when the cat came home, ", 0, False, 30)]
     assert stream.add("slept, and slept, and that was all. Then ") == [
-        ("it slept, and slept, and that was all.", 30, False)
+        ("it slept, and slept, and that was all.", 30, False, 38)
     ]
     assert stream.quiet() == []
     assert stream.add("it woke.") == []
-    assert stream.quiet() == [(" Then it woke.", 68, True)]
+    assert stream.quiet() == [(" Then it woke.", 68, True, 14)]
 
 
 def test_a_pause_ends_what_may_be_a_sentence_and_nothing_else() -> None:
     stream = TextStream(FRONT_END)
     assert stream.add("He met Dr.") == stream.quiet() == []
     assert stream.add(" Smith and his wife for") == []
-    assert stream.quiet() == [("He met Dr. Smith and his,", 0, False)]  # the first sound is worth a cut
+    assert stream.quiet() == [("He met Dr. Smith and his,", 0, False, 24)]  # the first sound is worth a cut
     assert stream.quiet() == []
-    assert stream.flush() == [("wife for", 25, False)]
+    assert stream.flush() == [("wife for", 25, False, 8)]
     assert stream.flush() == []
 
 
 def test_text_without_ends_is_cut_in_linear_time() -> None:
     for text in ("word " * 400, "x" * 2000, "." * 2000, "\n" * 2000, "e.g. " * 400):
         began = time.process_time()
-        assert all(len(stretch) <= 1001 for stretch in stretches(text, 50))
+        assert all(len(stretch) <= 1001 for stretch in stretches(text, 100))
         assert time.process_time() - began < 10
 
 
@@ -97,6 +98,53 @@ def test_words_and_silence_count_from_the_beginning(voice: Voice) -> None:
     piece = 40 * 256 / 22050
     assert sum(chunk.seconds for chunk in chunks) == pytest.approx(3 * piece + 2 * 0.5, abs=1e-3)
     assert piece + 0.5 <= words[2].start < 2 * piece + 0.5
+
+
+def test_words_are_as_the_user_wrote_them_where_a_pause_cuts_a_clause(voice: Voice) -> None:
+    heard = threading.Event()
+
+    def bits() -> Iterator[str]:
+        yield "One two three four five six "
+        assert heard.wait(60)
+        yield "seven."
+
+    stream = voice.stream(bits(), timestamps=True, **SETTINGS)
+    chunks = [next(stream)]
+    heard.set()
+    words = [word for chunk in (*chunks, *stream) for word in chunk.words]
+    assert [(word.text, word.span) for word in words[4:]] == [
+        ("five", (19, 23)),
+        ("six", (24, 27)),
+        ("seven.", (28, 34)),
+    ]
+
+
+def test_text_is_taken_in_while_audio_is_ready(voice: Voice) -> None:
+    submitted: list[str] = []
+    given = threading.Event()
+
+    def bits() -> Iterator[str]:
+        yield "The first sentence is here. And "
+        assert given.wait(20)
+        yield "another one follows it. So "
+        done.set()
+        yield "."
+
+    def submit(text: str, wake: Callable[[], object]) -> Speech:
+        submitted.append(text)
+        return voice.submit(text, SpeakSettings(**{**SETTINGS, "max_decoder_steps": 400}), wake)
+
+    done = threading.Event()
+    stream = speak_bits(bits(), TextStream(FRONT_END), submit, lambda: None, 0.0, Closing())
+    next(stream)
+    while voice.scheduler().status().active:
+        time.sleep(0.01)  # until all chunks of the first sentence are ready
+    given.set()
+    assert done.wait(60)
+    next(stream)
+    next(stream)
+    assert len(submitted) == 2
+    stream.close()
 
 
 def test_the_first_sentence_sounds_before_the_text_has_ended(voice: Voice) -> None:
@@ -137,8 +185,10 @@ def test_what_can_not_be_spoken_says_why(voice: Voice, bits: list, settings: dic
 
 def test_an_error_of_the_iterator_reaches_the_caller(voice: Voice) -> None:
     def bits() -> Iterator[str]:
-        yield "Hello "
+        yield "Hello there. So "
         raise OSError("the line is dead")
 
+    stream = voice.stream(bits(), **SETTINGS)
+    assert next(stream).seconds > 0
     with pytest.raises(OSError, match="the line is dead"):
-        list(voice.stream(bits()))
+        list(stream)

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -107,6 +107,53 @@ def test_what_can_not_be_spoken_or_set_is_one_line(voice: Voice) -> None:
                 speak(text, **settings)
             assert "\n" not in str(error.value)
             assert error.value.setting == next(iter(settings), None)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda voice: list(voice.speak_many("Hello.")), "texts: must be several of str, not one str"),
+        (lambda voice: list(voice.speak_many(3)), "texts: must be several of str, not one int"),
+        (lambda voice: list(voice.speak_many(["Hello."], {"seed": 1})), "settings: must be SpeakSettings, not dict"),
+        (lambda voice: voice.submit("Hello.", {"seed": 1}), "settings: must be SpeakSettings, not dict"),
+        (lambda voice: voice.identity(3), "settings: must be SpeakSettings, not int"),
+        (lambda voice: Voice.load(3), "folder: must be str or Path, not int"),
+        (lambda voice: Voice.load(precision=16), "precision 16: must be fp32 or fp16"),
+        (lambda voice: Voice.from_files({"encoder": "a"}), "paths: decoder_iter, postnet, waveglow missing"),
+        (lambda voice: Voice.from_files(dict.fromkeys(PARTS, 3)), "encoder: must be str or Path, not int"),
+        (lambda voice: Voice(tiny_engines(), {"window": 96}), "work: must be WorkSettings, not dict"),
+        (lambda voice: Voice(3), "engines: must be Mapping, not int"),
+        (lambda voice: Audio(np.zeros(3, np.float32), 22050).save(3), "target: must be str or Path, not int"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_argument_of_another_type_is_named(voice: Voice, call: Callable[[Voice], object], message: str) -> None:
+    with pytest.raises(InvalidInput, match=f"^{message}$"):
+        call(voice)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ({"tacotron2": None}, "tacotron2: must be str or Path, not NoneType"),
+        ({"device": "tpu"}, "device tpu: give cpu, cuda or cuda:N"),
+        ({"device": 0}, "device: must be str or device, not int"),
+        ({"precision": "fp8"}, "precision 'fp8': must be fp32 or fp16"),
+        ({"conditioning": 0}, "conditioning '0': give auto, exact, or a rank from 1"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_wrong_argument_of_checkpoints_is_named(
+    tiny_checkpoints: dict[str, Path], argument: dict, message: str
+) -> None:
+    with pytest.raises(InvalidInput, match=f"^{message}$"):
+        Voice.from_checkpoints(**{**tiny_checkpoints, **argument})
+
+
+def test_numbers_of_numpy_are_numbers(voice: Voice) -> None:
+    plain = voice.speak("Hi.", seed=3, speed=1.5, final_period=False, **SHORT)
+    given = {"seed": np.int64(3), "speed": np.float32(1.5), "final_period": np.bool_(False)}
+    assert voice.speak(np.str_("Hi."), **given, **SHORT) == plain
 
 
 def test_audio_is_an_array_that_knows_when_it_is_equal(voice: Voice) -> None:

@@ -82,7 +82,7 @@ def shown(piece: EncodedText) -> EncodedText:
     What is spoken for an element without text is no word.
     """
     words = (word._replace(text=html.unescape(word.text.replace(_HIDDEN, ""))) for word in piece.words)
-    return replace(piece, words=tuple(word for word in words if word.text))
+    return replace(piece, words=tuple(word for word in words if word.text.strip()))
 
 
 @dataclass
