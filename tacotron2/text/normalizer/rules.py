@@ -9,14 +9,14 @@ from tacotron2.text.normalizer.dates import DATES, MONTHS, TIMES, WEEKDAYS
 from tacotron2.text.normalizer.money import MONEY, TICKERS
 from tacotron2.text.normalizer.quantities import NUMBERS, UNITS
 from tacotron2.text.normalizer.say import Held
-from tacotron2.text.normalizer.signs import REPEATED, SIGNS
+from tacotron2.text.normalizer.signs import SIGNS
 from tacotron2.text.normalizer.telephones import TELEPHONES
 from tacotron2.text.normalizer.typography import BLOCK, CLOSE_UP, blocks
 from tacotron2.text.rewriting import Pattern
 
 RULES: tuple[Callable[[str], str], ...] = (
     *(read_addresses, TELEPHONES, WEEKDAYS, DATES, MONTHS, TIMES, MONEY, TICKERS, UNITS, ABBREVIATIONS, NUMERALS),
-    *(NUMBERS, CAPITALS, SIGNS, REPEATED, CLOSE_UP),
+    *(NUMBERS, CAPITALS, SIGNS, CLOSE_UP),
 )
 
 _OUTER_BREAKS = Pattern(r"\A\n+|(?<!\n)\n+\Z")

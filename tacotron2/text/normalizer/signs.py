@@ -34,6 +34,3 @@ def _said(match: re.Match[str]) -> str:
 
 
 SIGNS.add(r"[\"*_~^`\\/|<>=#+@%&$\[\]]", "")
-
-REPEATED = Rules()
-REPEATED.add(r"([!?,;:])\1{2,}|\.{4,}|-{3,}", lambda match: match[1] or ("..." if match[0][0] == "." else "--"))

@@ -127,8 +127,9 @@ MARKUP.add(r"(?<!-)--(?!-)(?=\s|[A-Za-z])", " -- ", needs="--")
 MARKUP.add(_SPACES, " ")
 MARKUP.add(_ENDS, "")
 
-# Single spaces, and none before punctuation.
+# Punctuation once, single spaces, and none before punctuation.
 CLOSE_UP = Rules()
+CLOSE_UP.add(r"([!?,;:])\1{2,}|\.{4,}|-{3,}", lambda match: match[1] or ("..." if match[0][0] == "." else "--"))
 CLOSE_UP.add(_SPACES, " ")
 CLOSE_UP.add(r" (?=[,.!?;:)](?:[ ,.!?;:)]|$))", "")
 CLOSE_UP.add(r"(?<=[,;:]),+|\( ?\)", "")
