@@ -169,7 +169,7 @@ DATES.add(r"(?<![\w'])'([0-9]{2})(?![\w'\"])", lambda match: two_digits(match[1]
 MONTHS = Rules()
 
 
-@MONTHS.rule(rf"\b({_MONTH})\.? ?- ?({_MONTH})")
+@MONTHS.rule(rf"\b({_MONTH})\.? ?- ?({_MONTH})(?:\.(?=[,;:)]| [a-z]))?")
 def _months(match: re.Match[str]) -> str:
     return f"{_month(match[1])} to {_month(match[2])}" if _is_name(match[1]) and _is_name(match[2]) else match[0]
 

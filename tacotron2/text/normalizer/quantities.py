@@ -231,16 +231,17 @@ def _fraction(match: re.Match[str]) -> str:
 
 
 NUMBERS.add(_FRACTION, _fraction)
+NUMBERS.add(r"(?:(?<=[0-9]st)|(?<=[0-9]nd)|(?<=[0-9]rd)|(?<=[0-9]th))-(?=[0-9]{1,3}(?:st|nd|rd|th)\b)", " to ")
 NUMBERS.add(rf"(?<![\w.,])({WHOLE})(?:st|nd|rd|th|ST|ND|RD|TH)(?![A-Za-z0-9])", lambda match: ordinal_of(match[1]))
 
 
-@NUMBERS.rule(rf"(?<![\w:.])({WHOLE}):({WHOLE})(?![\w:]|\.[0-9])")
+@NUMBERS.rule(rf"(?<![\w:.])({NUMBER}):({NUMBER})(?::({NUMBER}))?(?![\w:]|\.[0-9])")
 def _ratio(match: re.Match[str]) -> str:
     """ "3:1" is "three to one"; the year of a standard, "9001:2015", follows without a word."""
-    first, last = match.groups()
+    first, last, third = match.groups()
     if len(first) > 3 and last[:2] in ("19", "20") and len(last) == 4:
         return f"{number(first)} {count(last)}"
-    return f"{number(first)} to {number(last)}"
+    return f"{number(first)} to {number(last)}{f' to {number(third)}' if third else ''}"
 
 
 NUMBERS.add(r"(?<![\w.])([A-Z])\.(?=[0-9]{2})", r"\1-")  # "H.264"
@@ -281,7 +282,7 @@ NUMBERS.add(
 )
 
 
-@NUMBERS.rule(rf"(?<![\w.,])(?:({NUMBER}) ?- ?)?({NUMBER}[x×]|[0-9]{{1,2}}X)(?![A-Za-z0-9])")
+@NUMBERS.rule(rf"(?<![\w.,])(?:({NUMBER}) ?- ?)?({NUMBER}[x×]|[0-9]{{1,2}}X)(?![A-Za-z0-9]| ?[+=^])")
 def _times(match: re.Match[str]) -> str:
     first, last = match.groups()
     return f"{f'{number(first)} to ' if first else ''}{number(last[:-1])} times"
@@ -294,7 +295,7 @@ NUMBERS.add(r"(?<=[0-9])\+(?=[\s,.;:!?)]|$)(?! ?[0-9])", " plus")
 @NUMBERS.rule(rf"(^|[\s(\[=<>,;:/*×÷+|\"']|\b[a-z]\^)([-+±\N{{MINUS SIGN}}]) ?(?={NUMBER})")
 def _sign(match: re.Match[str]) -> str:
     sign = {"+": "plus", "±": "plus or minus"}.get(match[2], "minus")
-    return f"{match[1]}{'' if match[1] in ('', ' ') else ' '}{sign} "
+    return f"{match[1]}{'' if match[1] in ' (' else ' '}{sign} "
 
 
 NUMBERS.add(r"(?<![\w.])([0-9]+\.[0-9]+)(?=[A-Za-z]{1,3}\b)", lambda match: f"{number(match[1])} ")  # "802.11ac"
