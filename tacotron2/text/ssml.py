@@ -137,8 +137,9 @@ class _Reader:
                 spoken.append(segment)
             elif spoken:
                 spoken[-1].pause += segment.pause
+        source = "".join(self._visible)
         for segment in spoken:
-            segment.source = "".join(self._visible)
+            segment.source = source
         if sum(segment.pause for segment in spoken) > MAX_PAUSES:
             self._refuse(f"the breaks are longer than {MAX_PAUSES:g} s together")
         for segment in spoken[:-1]:
