@@ -3,7 +3,8 @@
 import re
 
 from tacotron2.text.normalizer.quantities import house_number
-from tacotron2.text.normalizer.say import HELD, cardinal, digits, ordinal, text_before
+from tacotron2.text.normalizer.say import HELD, cardinal, digits, text_before
+from tacotron2.text.numbers import ordinal
 from tacotron2.text.rewriting import Pattern, Rules
 from tacotron2.text.tables import table
 
@@ -20,8 +21,7 @@ def _latin(match: re.Match[str]) -> str:
     short = match[1]
     if short.isupper() and short.count(".") > 1 and match.string[match.end() : match.end() + 2].strip().isupper():
         return match[0]
-    words = _as_typed(short, table("latin")[short.lower()])
-    return f"{words}." if short.lower() == "ph.d." and _ENDS_HERE.match(match.string, match.end()) else words
+    return _ended(match, _as_typed(short, table("latin")[short.lower()]), short.lower() == "ph.d.")
 
 
 @ABBREVIATIONS.rule(r"\b([Pp]p?)\. ?([ivxl]{1,8})(?: ?- ?([ivxl]{1,8}))?\b(?!\.\w)")
@@ -64,8 +64,7 @@ def _numbered_street(match: re.Match[str]) -> str:
         return match[0]
     towards = f" {table('directions')[direction.strip(' .').upper()]}" if direction else ""
     words = f"{house_number(house)}{towards}{name} {table('streets').get(street.lower(), street)}"
-    ends = point and street.lower() in table("streets") and _ENDS_HERE.match(match.string, match.end())
-    return f"{words}." if ends else words
+    return _ended(match, words, bool(point) and street.lower() in table("streets"))
 
 
 @ABBREVIATIONS.rule(r"(?<=[a-z.]), ((?&states))\b(?:,? ([0-9]{5})(?:-([0-9]{4}))?(?![0-9]))?")
@@ -88,8 +87,7 @@ _CAPITAL = f"[A-Z{HELD}]"
 )
 def _street(match: re.Match[str]) -> str:
     short = match[1] or match[2] or match[3]
-    ends = match[0].endswith(".") and _ENDS_HERE.match(match.string, match.end())
-    return f" {table('streets')[short.lower()].capitalize()}{'.' if ends else ''}"
+    return _ended(match, f" {table('streets')[short.lower()].capitalize()}", match[0].endswith("."))
 
 
 ABBREVIATIONS.add(
@@ -129,7 +127,7 @@ def _title(match: re.Match[str]) -> str:
     if match[1][0].islower() and short not in ("mr", "mrs", "ms", "prof", "jr", "sr", "esq"):
         return match[0]
     if short in ("jr", "sr", "esq"):
-        return f"{words}." if _ENDS_HERE.match(match.string, match.end()) else words
+        return _ended(match, words)
     return f"{words}." if _AT_END.match(match.string, match.end()) else words
 
 
@@ -214,6 +212,11 @@ def _alone(match: re.Match[str]) -> str:
 
 _USUAL = Pattern("M*(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})")
 _VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
+
+
+def _ended(match: re.Match[str], words: str, has_point: bool = True) -> str:
+    """The words for an abbreviation with a point, which stays where it ends a sentence, too."""
+    return f"{words}." if has_point and _ENDS_HERE.match(match.string, match.end()) else words
 
 
 def _as_typed(short: str, words: str) -> str:

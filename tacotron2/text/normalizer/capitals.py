@@ -28,7 +28,7 @@ _LETTERED = Pattern(r"\b(?&Before-a-letter) $")
 def _initials(match: re.Match[str]) -> str:
     """ "J. R. R. Lee"; where the points don't lead on to a name, the last may end a sentence."""
     written = match[1] or match[2]
-    if written.count(".") == 1 and _LETTERED.search(match.string, max(0, match.start() - 10), match.start()):
+    if written.count(".") == 1 and _LETTERED.search(text_before(match, 10)):
         return match[0]
     ends = match[2] is not None and match[3] is None
     return f"{letters(written)}{'.' if ends else ''}{'' if match[3] and match[3] in ',;:!?)' else ' '}"

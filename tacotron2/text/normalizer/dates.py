@@ -8,12 +8,12 @@ from tacotron2.text.normalizer.say import (
     cardinal,
     count,
     letters,
-    ordinal_of,
     plural,
     text_before,
     two_digits,
     years,
 )
+from tacotron2.text.numbers import ordinal
 from tacotron2.text.rewriting import Pattern, Rules
 from tacotron2.text.tables import table
 
@@ -159,7 +159,7 @@ DATES.add(
 def _decade(match: re.Match[str]) -> str:
     apostrophe, figures = match.groups()
     short = len(figures) == 2 and not apostrophe
-    if short and (int(figures) < 20 or is_seconds(match.string, match.start(), match.end())):
+    if short and (int(figures) < 20 or is_seconds(match)):
         return match[0]
     return _decade_words(apostrophe, figures)
 
@@ -285,14 +285,14 @@ def date_words(order: str, figures: Sequence[str]) -> str:
 
 
 def _written(month: str, day: str, year: str | None) -> str:
-    words = f"{_month(month)} {ordinal_of(day)}"
+    words = f"{_month(month)} {ordinal(day)}"
     return f"{words}, {years(year)}" if year else words
 
 
 def _days(first: str, joint: str | None, last: str | None) -> str:
-    words = ordinal_of(first)
+    words = ordinal(first)
     if joint and last:
-        words += f" {_JOINTS.get(joint.strip(), joint.strip())} {ordinal_of(last)}"
+        words += f" {_JOINTS.get(joint.strip(), joint.strip())} {ordinal(last)}"
     return words
 
 
@@ -300,9 +300,9 @@ def _era_year(written: str) -> str:
     return years(written) if written.isdecimal() and len(written) < 5 else cardinal(written.replace(",", ""))
 
 
-def is_seconds(text: str, start: int, stop: int) -> bool:
+def is_seconds(match: re.Match[str]) -> bool:
     """Whether the neighbours of "30s" and the like show that they are seconds."""
-    return bool(_BEFORE_SECONDS.search(text, max(0, start - 16), start) or _AFTER_SECONDS.match(text, stop))
+    return bool(_BEFORE_SECONDS.search(text_before(match, 16)) or _AFTER_SECONDS.match(match.string, match.end()))
 
 
 def _decade_words(apostrophe: str, figures: str) -> str:

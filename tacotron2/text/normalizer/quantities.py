@@ -15,13 +15,12 @@ from tacotron2.text.normalizer.say import (
     digits,
     join,
     number,
-    ordinal,
-    ordinal_of,
     pairs,
     plural,
     text_before,
     units,
 )
+from tacotron2.text.numbers import ordinal
 from tacotron2.text.rewriting import Pattern, Rules
 from tacotron2.text.tables import table
 
@@ -36,7 +35,7 @@ _BOEING = Pattern("7[0-9]7")
 def _plural(match: re.Match[str]) -> str:
     """ "Boeing 747s" and "three 9s"; "15s" alone are seconds."""
     before = text_before(match, 16)
-    several = _BEFORE_PLURAL.search(before) and not is_seconds(match.string, match.start(), match.end())
+    several = _BEFORE_PLURAL.search(before) and not is_seconds(match)
     if match[1]:
         return f" {plural(code(match[2]))}"
     return plural(code(match[2])) if several or _BOEING.fullmatch(match[2]) else match[0]
@@ -101,7 +100,7 @@ _OPEN_QUOTE = Pattern(r"(?<!\w)'(?=\w)")
 @UNITS.rule(r"(?<![\w.,'])([0-9]{1,5}(?:\.[0-9]+)?)(['′])(?![\w′])")
 def _feet(match: re.Match[str]) -> str:
     """An apostrophe after a number, unless it closes a quotation."""
-    if match[2] == "'" and _OPEN_QUOTE.search(match.string, max(0, match.start() - 300), match.start(2)):
+    if match[2] == "'" and _OPEN_QUOTE.search(text_before(match, 300)):
         return match[0]
     return f"{number(match[1])} {'foot' if match[1] == '1' or _describes(match) else 'feet'}"
 
@@ -116,7 +115,7 @@ _OPEN_DOUBLE = Pattern(r'(?<![\w.,!?")])"(?:[^"]|(?<=[0-9])")*\Z')
 def _inches(match: re.Match[str]) -> str:
     """A quotation mark after a number, unless it closes a quotation."""
     first, last, sign = match.groups()
-    if sign == '"' and _OPEN_DOUBLE.search(match.string, max(0, match.start() - 300), match.start()):
+    if sign == '"' and _OPEN_DOUBLE.search(text_before(match, 300)):
         return match[0]
     one = (not first and last in ("1", "1/2", "1/4", "1/8")) or _describes(match)
     return f"{f'{_quantity(first)} to ' if first else ''}{_quantity(last)} {'inch' if one else 'inches'}"
@@ -163,7 +162,7 @@ def _with_unit(match: re.Match[str]) -> str:
     words = _quantity(first)
     if last:
         words += f" {'to' if '-' in joint else joint.strip()} {_quantity(last)}"
-    describes = _after_article(match) and not per and after[:1] == " "
+    describes = _ARTICLE.search(text_before(match, 4)) and not per and after[:1] == " "
     named = singular if gap == "-" or describes or (_is_one(first) and not last) else units(singular)  # "a 5-kg bag"
     end = "." if point and (not after.strip() or after[1:].isupper() or table("units")[unit] == unit) else ""
     return f"{'minus ' if minus else ''}{words} {named}{_per_unit(per)}{end}"
@@ -232,7 +231,7 @@ def _fraction(match: re.Match[str]) -> str:
 
 NUMBERS.add(_FRACTION, _fraction)
 NUMBERS.add(r"(?:(?<=[0-9]st)|(?<=[0-9]nd)|(?<=[0-9]rd)|(?<=[0-9]th))-(?=[0-9]{1,3}(?:st|nd|rd|th)\b)", " to ")
-NUMBERS.add(rf"(?<![\w.,])({WHOLE})(?:st|nd|rd|th|ST|ND|RD|TH)(?![A-Za-z0-9])", lambda match: ordinal_of(match[1]))
+NUMBERS.add(rf"(?<![\w.,])({WHOLE})(?:st|nd|rd|th|ST|ND|RD|TH)(?![A-Za-z0-9])", lambda match: ordinal(match[1]))
 
 
 @NUMBERS.rule(rf"(?<![\w:.])({NUMBER}):({NUMBER})(?::({NUMBER}))?(?![\w:]|\.[0-9])")
@@ -345,13 +344,9 @@ def _per_unit(written: str) -> str:
     return f" per {unit}"
 
 
-def _after_article(match: re.Match[str]) -> bool:
-    return bool(_ARTICLE.search(match.string, max(0, match.start() - 4), match.start()))
-
-
 def _describes(match: re.Match[str]) -> bool:
     """Whether a measure stands before what it measures."""
-    return _after_article(match) or bool(_DESCRIBED.match(match.string, match.end()))
+    return bool(_ARTICLE.search(text_before(match, 4)) or _DESCRIBED.match(match.string, match.end()))
 
 
 def _to_the_power(sign: str | None, figures: str) -> str:

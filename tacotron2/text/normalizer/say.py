@@ -2,7 +2,7 @@
 
 import re
 
-from tacotron2.text.numbers import SMALL, cardinal, ordinal, year
+from tacotron2.text.numbers import SMALL, cardinal, year
 from tacotron2.text.rewriting import Pattern
 from tacotron2.text.symbols import ARPABET_GROUP, KEEP_END, KEEP_START
 from tacotron2.text.tables import table
@@ -95,10 +95,6 @@ def pairs(written: str) -> str:
 def two_digits(written: str) -> str:
     """ "05" is "oh five", as in times and years."""
     return f"oh {DIGITS[int(written[1])]}" if written[0] == "0" else cardinal(written)
-
-
-def ordinal_of(written: str) -> str:
-    return ordinal(written.replace(",", ""))
 
 
 def letters(written: str) -> str:
