@@ -102,6 +102,7 @@ def _fraction(match: re.Match[str]) -> str:
 
 
 _SPACES, _ENDS = Pattern(r"\s+"), Pattern(r"\A\s|\s\Z")
+
 # Within a block.
 MARKUP = Rules()
 MARKUP.add(
