@@ -129,7 +129,7 @@ def test_any_text_is_read_or_has_nothing_to_speak(text: str) -> None:
 
 @pytest.mark.slow
 @given(TEXTS | JUMBLES | DRAWN_OUT)
-@settings(max_examples=3_000, deadline=None)
+@settings(max_examples=1_500, deadline=None)
 def test_very_many_texts_are_read_or_have_nothing_to_speak(text: str) -> None:
     hold_what_is_promised_of_any_text(text)
 
@@ -177,7 +177,7 @@ DRAWN = (
     *("#a", "_", "*", "[", "a/", "<a", '1" ', "& ", "I I", "`", "$", "^", "A&", "HELLO ", "1x", "1'", "~", "| "),
     *("1st ", "é1", "?!", "a?!", "Aa", "aA", "1 000 ", "1s", "a-", "Mr ", "I. ", "II ", "may 5 ", "\\a{", "{AA "),
     *("Gen. ", "v. 5 ", "est. "),
-    *("\n1. a", "(a", "a'"),
+    *("\n1. a", "(a", "a'", "<a@", '1"-', "1' x ", "1° 1' ", "c. 1500 ", "(ii)", "[t]", "§§"),
 )
 
 
@@ -192,8 +192,8 @@ def test_twice_the_text_takes_at_most_two_and_a_half_times_the_time(unit: str) -
         return time.process_time() - started
 
     seconds(100)
-    ratios = (min(seconds(6_000) for _ in range(2)) / min(seconds(3_000) for _ in range(2)) for _ in range(5))
-    assert any(ratio <= 2.5 for ratio in ratios)  # of five, since other programs disturb it
+    ratios = (seconds(6_000) / seconds(3_000) for _ in range(8))
+    assert any(ratio <= 2.5 for ratio in ratios)  # of eight, since other programs disturb it
 
 
 def test_an_ordinary_line_takes_no_time_worth_counting() -> None:

@@ -183,6 +183,7 @@ def test_what_cannot_be_used_is_named_with_its_place(source: str, message: str) 
         ("", "<s>Pay <emphasis>20</emphasis>% to <sub alias='doctor'>Dr.</sub> Who &amp; co.</s>", ""),
         ("a", "<b/>.", ""),
         ("", "<prosody rate='slow'>-</prosody>", "a"),
+        ("", "<prosody rate='slow'>a</prosody>b", ""),
         ("", "<!-- -->", "a"),
         ("a<![CDATA[", "<", "]]>"),
         ("a", "\n", ""),

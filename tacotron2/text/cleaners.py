@@ -1,8 +1,7 @@
-"""Cleaners: they change a text into one that the symbols can write."""
+"""The classic's cleaners: they change a text into one that the symbols can write."""
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
 from functools import lru_cache
 
 from unidecode import unidecode
@@ -21,22 +20,8 @@ _SILENT = {"Mn", "Me", "Cf"}  # Unicode categories of accents and of invisible m
 def english_cleaners(text: str) -> str:
     """ASCII, lower case, numbers and abbreviations in words, single spaces."""
     text = expand_numbers(_transliterated(text).lower())
-    return _single_spaced(_ABBREVIATION.sub(lambda match: table("classic-abbreviations")[match[1]], text))
-
-
-def transliteration_cleaners(text: str) -> str:
-    """ASCII, lower case, single spaces; for languages that Latin letters can spell."""
-    return _single_spaced(_transliterated(text).lower())
-
-
-def basic_cleaners(text: str) -> str:
-    """Lower case, single spaces."""
-    return _single_spaced(text.lower())
-
-
-CLEANERS: dict[str, Callable[[str], str]] = {
-    cleaner.__name__: cleaner for cleaner in (english_cleaners, transliteration_cleaners, basic_cleaners)
-}
+    text = _ABBREVIATION.sub(lambda match: table("classic-abbreviations")[match[1]], text)
+    return _WHITESPACE.sub(" ", text)
 
 
 def other_scripts(text: str) -> dict[str, int]:
@@ -60,7 +45,3 @@ def _in_ascii(character: str) -> str:
     spelled = unidecode(character)
     # A character without a spelling stays, so that it is reported among the dropped ones.
     return spelled if spelled or unicodedata.category(character) in _SILENT else character
-
-
-def _single_spaced(text: str) -> str:
-    return _WHITESPACE.sub(" ", text)

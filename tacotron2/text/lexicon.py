@@ -59,9 +59,6 @@ class Lexicon:
             raise UserError(f"{path} holds no words: write a word, a tab and its respelling on each line")
         return cls(respellings)
 
-    def __len__(self) -> int:
-        return len(self._respellings)
-
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Lexicon) and self._respellings == other._respellings
 

@@ -57,8 +57,8 @@ def cardinal(digits: str) -> str:
 
 
 def ordinal(digits: str) -> str:
-    """The words of an ordinal: "101" is "one hundred and first" (the classic says "and" in ordinals alone)."""
-    digits = digits.lstrip("0") or "0"
+    """The words of an ordinal: "1,001" is "one thousand and first" (the classic says "and" in ordinals alone)."""
+    digits = digits.replace(",", "").lstrip("0") or "0"
     if len(digits) > _MOST_DIGITS:
         return f"{cardinal(digits[:-1])} {ordinal(digits[-1])}"
     words = _scaled(digits, " and")

@@ -46,15 +46,11 @@ class _Row:
         self.marks = marks
         self._symbols = [0, *accumulate(sizes)]
         self._spoken = [0, *accumulate(map(str.isalpha, marks))]
+        # By index: the end of the text before it without its last spaces, the start of the text from it likewise.
         heard = [mark not in (" ", SILENT) for mark in marks]
-        self._end = [0] * (len(marks) + 1)  # by index: the end of the text before it, without its last spaces
-        for index, is_heard in enumerate(heard, start=1):
-            self._end[index] = index if is_heard else self._end[index - 1]
-        self._start = [len(marks)] * (
-            len(marks) + 1
-        )  # by index: the start of the text from it, without its first spaces
-        for index in range(len(marks) - 1, -1, -1):
-            self._start[index] = index if heard[index] else self._start[index + 1]
+        self._end = [0, *accumulate((index if here else 0 for index, here in enumerate(heard, start=1)), max)]
+        firsts = [index if here else len(marks) for index, here in enumerate(heard)] + [len(marks)]
+        self._start = [*accumulate(reversed(firsts), min)][::-1]
 
     def size(self, start: int, stop: int) -> int:
         """Symbols of the stretch without the spaces at its ends."""

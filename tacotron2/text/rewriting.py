@@ -18,7 +18,8 @@ from tacotron2.text.tables import alternatives
 
 Span = tuple[int, int]  # the first character, and the one after the last
 _Edit = tuple[int, int, list[Span]]  # a replaced span, and the origin of each new character within it
-Replacement = str | Callable[[re.Match[str]], str]
+_Function = Callable[[re.Match[str]], str]
+Replacement = str | _Function
 _TABLE = re.compile(r"\(\?&([A-Za-z-]+)\)")
 
 _active: "dict[int, Trace]" = {}  # by thread; a dictionary, because to see that it is empty costs least
@@ -63,6 +64,46 @@ class Pattern:
     @cached_property
     def findall(self) -> Callable[..., list[Any]]:
         return self._compiled.findall
+
+
+class Rules:
+    """Patterns and what they are replaced by, in the order in which they rewrite a text.
+
+        TIMES = Rules(needs="[0-9]")
+
+        @TIMES.rule(r"\b([0-9]+):([0-9]{2})\b")
+        def _clock(match: re.Match[str]) -> str: ...
+
+    Safe to share between threads.
+
+    Args:
+        needs: what a text has to hold somewhere so that any rule can match; others are left at once.
+    """
+
+    def __init__(self, needs: str = "") -> None:
+        self._needs = Pattern(needs)
+        self._rules: list[tuple[str, Pattern, Replacement]] = []
+
+    def add(self, pattern: str | Pattern, replacement: Replacement, flags: int = 0, needs: str = "") -> None:
+        """Adds the next rule. `needs`: characters without which the pattern never matches."""
+        self._rules.append((needs, Pattern(pattern, flags) if isinstance(pattern, str) else pattern, replacement))
+
+    def rule(self, pattern: str | Pattern, flags: int = 0, needs: str = "") -> Callable[[_Function], _Function]:
+        """Adds the function below, as `add` does."""
+
+        def decorated(function: _Function) -> _Function:
+            self.add(pattern, function, flags, needs)
+            return function
+
+        return decorated
+
+    def __call__(self, text: str) -> str:
+        if not self._needs.search(text):
+            return text
+        for needs, pattern, replacement in self._rules:
+            if needs in text:
+                text = pattern.sub(replacement, text)
+        return text
 
 
 class Trace:

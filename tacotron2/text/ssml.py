@@ -15,8 +15,9 @@ from xml.parsers import expat
 from common.errors import InvalidInput
 from tacotron2.text.encoding import EncodedText, quoted
 from tacotron2.text.normalizer.dates import date_words
-from tacotron2.text.normalizer.say import digits, number, ordinal_of, spelt
+from tacotron2.text.normalizer.say import digits, number, spelt
 from tacotron2.text.normalizer.telephones import telephone
+from tacotron2.text.numbers import ordinal
 from tacotron2.text.phonemes import from_arpabet, from_ipa
 from tacotron2.text.rewriting import Span, Trace
 
@@ -137,8 +138,9 @@ class _Reader:
                 spoken.append(segment)
             elif spoken:
                 spoken[-1].pause += segment.pause
+        source = "".join(self._visible)
         for segment in spoken:
-            segment.source = "".join(self._visible)
+            segment.source = source
         if sum(segment.pause for segment in spoken) > MAX_PAUSES:
             self._refuse(f"the breaks are longer than {MAX_PAUSES:g} s together")
         for segment in spoken[:-1]:
@@ -306,7 +308,7 @@ def _closed_up(figures: str) -> str:
 _SAY_AS: dict[str, Callable[[str], str]] = {
     **dict.fromkeys(("characters", "spell-out", "verbatim"), spelt),
     **dict.fromkeys(("cardinal", "number"), _if(_NUMBER, lambda content: number(_closed_up(content)))),
-    "ordinal": _if(_WHOLE, lambda content: ordinal_of(_closed_up(content))),
+    "ordinal": _if(_WHOLE, lambda content: ordinal(_closed_up(content))),
     "digits": _if(_FIGURES, digits),
     "telephone": _if(_FIGURES, telephone),
 }

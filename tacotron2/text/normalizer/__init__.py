@@ -22,7 +22,8 @@ Where the text alone can't tell, the commoner reading is taken:
 - A capital `I` after a king's name is "the first" only where the sentence can't go on with the pronoun.
 - Lines of one paragraph are one text; an empty line, a heading, a list item and a table's row end a sentence.
 
-Where to look; `rules` calls the modules in order:
+Where to look; each module has one or two tables of `Rules`, in the order in which they rewrite a text, and `rules`
+calls them in order. "3:45 pm" is read by the last rule of `dates.TIMES`.
 
 - `typography`: characters, markup and lines; `addresses`: of the web, files; `telephones`: what is said digit by digit
 - `dates`: dates and times; `money`: sums and groups of figures; `quantities`: units and numbers; `signs`: `&`, `=`

@@ -3,100 +3,28 @@
 import re
 
 from tacotron2.text.normalizer.quantities import house_number
-from tacotron2.text.normalizer.say import HELD, cardinal, digits, ordinal, text_before
-from tacotron2.text.rewriting import Pattern
+from tacotron2.text.normalizer.say import HELD, cardinal, digits, text_before
+from tacotron2.text.numbers import ordinal
+from tacotron2.text.rewriting import Pattern, Rules
 from tacotron2.text.tables import table
 
-_CAPITAL = f"[A-Z{HELD}]"
-_AT_END, _FIGURE, _DECIMAL = Pattern(r"\s*$"), Pattern(" ?[0-9]"), Pattern(r"[0-9]+\.[0-9]")
+# What has two meanings is read by what stands beside it.
+ABBREVIATIONS = Rules()
+
+ABBREVIATIONS.add(r"\b(Mr|Mrs|Ms|Dr|St|Prof)\.(?=[A-Z][a-z])", r"\1. ")
 _ENDS_HERE = Pattern(r"\s*$|\s+(?&openers)\b")  # where the point of an abbreviation ends a sentence, too
-_LATIN = Pattern(r"(?<![\w/.])((?&latin))(?![A-Za-z])", re.IGNORECASE)
-_NUMBERED_STREET = Pattern(
-    r"(?<![\w.,-])([0-9]{1,5})( (?&directions)\.?)?"
-    r"((?: (?:[A-Z][A-Za-z']+|[0-9]{1,3}(?:st|nd|rd|th))\.?){1,3}?) ((?&streets)|(?&street-words))\b(\.?)(?![a-z])",
-    re.IGNORECASE,
-)
-_COMPASS = Pattern(r"(?<=[a-z.,] )[NS][EW]\b(?= of\b)|(?<=(?:[Ss]treet|[Aa]venue) )[NS][EW]\b")
-# A street after a name, unless a second name follows: else a saint or a doctor.
-_STREET_AFTER_NAME = Pattern(
-    rf"(?<=[a-z]) (St)(?=,|\s*$)|(?<=[a-z]) (St|Dr)\.(?= +(?!{_CAPITAL})|[,;:!?)]|\s*$| (?&openers)\b)"
-    r"|(?<=[a-z.]) ((?!(?&Streets-or-others)\b)(?&Streets))\b\.?(?! ?[0-9])"
-)
-_BEFORE_NAME = Pattern(rf"\b((?&before-a-name))\.? (?={_CAPITAL}[a-z.{HELD}]|[{HELD}])")
-_NO_SPACE = Pattern(r"\b(Mr|Mrs|Ms|Dr|St|Prof)\.(?=[A-Z][a-z])")
-_TITLE = Pattern(r"\b([A-Za-z]{2,12})\.(?=\s|$|[,;:!?)])")
-_UNPOINTED_TITLE = Pattern(
-    r"\b(?:(Mr|Mrs|Ms|Dr|Prof)(?= [A-Z])|(mr|mrs|dr)\b\.?(?= [A-Za-z])|(ms|st|prof)\b\.?(?= [a-z]{2}))"
-)
-_NOT_BEFORE_PROF = Pattern(r"\b(?:my|the|a|our|his|her|your|their|this|that|dash|dot|slash) $")
-_BEFORE_SMALL = Pattern(r"(?:^|[:,] |\b(?:and|hi|by|to|dear|with|from|in|at|of|near) )$")  # "ms smith"
-_ENDING = Pattern(rf"\b([A-Za-z]{{2,6}})\.(?![A-Za-z0-9])(\s*(?:[A-Z{HELD}\"(]|$))?")
-_AFTER_ORDINAL = Pattern(r"(?<=[0-9](?:st|nd|rd|th) )(ed|c|cent)\.(?=(\s*$)?)")
-_VERSUS = Pattern(r"(?<![\w.'-])vs(?=\s)|(?<=\s)v\.(?=\s[A-Z])|(?<=[a-z]\s)v(?=\s[A-Z][a-z])")
-_BEFORE_NUMBER = Pattern(r"\b((?i:(?&before-numbers)))(?:\.? ?(?=[#(]?[0-9])|(?<!\bNo)(?:\. ?| )(?=[IVX]+\b(?!')))")
-_ROMAN_PAGES = Pattern(r"\b([Pp]p?)\. ?([ivxl]{1,8})(?: ?- ?([ivxl]{1,8}))?\b(?!\.\w)")
-_ROMAN_ITEM = Pattern(r"(?<=\()(?:ii|iii|iv|vii|viii|ix)(?=\))")
-_STATE = Pattern(r"(?<=[a-z.]), ((?&states))\b(?:,? ([0-9]{5})(?:-([0-9]{4}))?(?![0-9]))?")
-_ZIP = Pattern(r"\b((?&states)) ([0-9]{5})(?:-([0-9]{4}))?(?![\w,.-]*[0-9])")
-
-_ROMAN = "[MDCLXVI]{1,15}"
-_VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
-_AFTER_NOUN = Pattern(rf"\b((?&COUNTED-IN-ROMANS)) ({_ROMAN})(?!'[a-rt-z]|\.?[A-Za-z])")
-# After "volume I" in lower case: shows that the I is no pronoun.
-_NO_PRONOUN_AFTER = Pattern(r"\s*(?:$|[,.;:)\]-]|(?:of|is|and|to|was|or|in|at|on|by|for)\b)")
-_AFTER_RULER = Pattern(
-    rf"\b(?:((?&ruler-titles)) )?([A-Z][a-z]{{1,15}}) ({_ROMAN})(?![A-Za-z])"
-    r"(?=('s|[,.;:)]|\s(?:of|and|or|at|in|on|to|from|by|with)\b|\s*$|\s(?!(?&pronoun-verbs)\b)"
-    r"(?:[a-z]{2,}ed|[a-z]{3,}s|(?&ruler-verbs))\b)?)"
-)
-_AFTER_PERSON = Pattern(
-    r"\b(?:(?:(?&rulers)|(?&given-names)) (?:[A-Z]\. )?[A-Z][a-z]+|[A-Z][a-z]+ [A-Z][a-z]+,) (I{2,3}|IV)\b(?!['-]?\w)"
-)
-_ANY_ROMAN = Pattern(r"\b[MDCLXVI]{1,15}(?:th|st|nd|rd|TH)?\b")
-_NTH = Pattern(r"\b([IVXL]{2,8}|[VX])(?:th|st|nd|rd|TH)\b")
-_CENTURY = Pattern(r"\b([XVI]{1,6})(?:th|st|nd|rd)?(?= [Cc]entur)")
-_ALONE = Pattern(r"(?<![A-Za-z.'&])(?<![a-z0-9]-)([XVI]{2,8}|[MDCLXVI]{4,12})(?![A-Za-z.'&-]?[A-Za-z])")
 
 
-def read_abbreviations(text: str) -> str:
-    """Writes abbreviations out, by what stands beside them where they have two meanings."""
-    text = _LATIN.sub(_latin, _NO_SPACE.sub(r"\1. ", text))
-    text = _ROMAN_PAGES.sub(_roman_pages, text)
-    text = _ROMAN_ITEM.sub(lambda match: cardinal(str(roman(match[0].upper()))), text)
-    text = _BEFORE_NUMBER.sub(_before_number, text)
-    text = _NUMBERED_STREET.sub(_numbered_street, text)
-    text = _STATE.sub(_state, text)
-    text = _ZIP.sub(lambda match: f"{table('states')[match[1]]} {_zip(match[2], match[3])}", text)
-    text = _STREET_AFTER_NAME.sub(_street, text)
-    text = _COMPASS.sub(lambda match: table("directions")[match[0]].lower(), text)
-    text = _BEFORE_NAME.sub(lambda match: f"{table('before-a-name')[match[1]]} ", text)
-    text = _UNPOINTED_TITLE.sub(_unpointed_title, text)
-    if "." in text:
-        text = _AFTER_ORDINAL.sub(
-            lambda match: f"{table('after-ordinals')[match[1]]}{'.' * (match[2] is not None)}", text
-        )
-        text = _ENDING.sub(_ending, _TITLE.sub(_title, text))
-    text = _VERSUS.sub("versus", text)
-    return _roman_numerals(text)
-
-
+@ABBREVIATIONS.rule(r"(?<![\w/.])((?&latin))(?![A-Za-z])", re.IGNORECASE)
 def _latin(match: re.Match[str]) -> str:
     """ "e.g." and the like; capitals before a name are initials: "C.F. Gauss"."""
     short = match[1]
     if short.isupper() and short.count(".") > 1 and match.string[match.end() : match.end() + 2].strip().isupper():
         return match[0]
-    words = _as_typed(short, table("latin")[short.lower()])
-    return f"{words}." if short.lower() == "ph.d." and _ENDS_HERE.match(match.string, match.end()) else words
+    return _ended(match, _as_typed(short, table("latin")[short.lower()]), short.lower() == "ph.d.")
 
 
-def _unpointed_title(match: re.Match[str]) -> str:
-    short = (match[1] or match[2] or match[3]).lower()
-    before = text_before(match, 8)
-    if match[3] and (_NOT_BEFORE_PROF.search(before) if short == "prof" else not _BEFORE_SMALL.search(before)):
-        return match[0]
-    return {"dr": "Doctor", "st": "saint"}.get(short) or table("titles")[short]
-
-
+@ABBREVIATIONS.rule(r"\b([Pp]p?)\. ?([ivxl]{1,8})(?: ?- ?([ivxl]{1,8}))?\b(?!\.\w)")
 def _roman_pages(match: re.Match[str]) -> str:
     short, first, last = match.groups()
     values = [roman(numeral.upper()) for numeral in (first, last) if numeral]
@@ -105,38 +33,11 @@ def _roman_pages(match: re.Match[str]) -> str:
     return f"{table('before-numbers')[short.lower()]} {' to '.join(cardinal(str(value)) for value in values)}"
 
 
-def _as_typed(short: str, words: str) -> str:
-    """The words with a capital where the abbreviation began a sentence."""
-    return words[0].upper() + words[1:] if short[0].isupper() else words
+ABBREVIATIONS.add(r"(?<=\()(?:ii|iii|iv|vii|viii|ix)(?=\))", lambda match: cardinal(str(roman(match[0].upper()))))
+_AT_END, _FIGURE, _DECIMAL = Pattern(r"\s*$"), Pattern(" ?[0-9]"), Pattern(r"[0-9]+\.[0-9]")
 
 
-def _numbered_street(match: re.Match[str]) -> str:
-    house, direction, name, street, point = match.groups()
-    if not name.strip()[0].isupper() and not name.strip()[0].isdigit():
-        return match[0]
-    if not street[0].isupper():
-        return match[0]
-    towards = f" {table('directions')[direction.strip(' .').upper()]}" if direction else ""
-    words = f"{house_number(house)}{towards}{name} {table('streets').get(street.lower(), street)}"
-    ends = point and street.lower() in table("streets") and _ENDS_HERE.match(match.string, match.end())
-    return f"{words}." if ends else words
-
-
-def _state(match: re.Match[str]) -> str:
-    state = f", {table('states')[match[1]]}"
-    return f"{state} {_zip(match[2], match[3])}" if match[2] else state
-
-
-def _zip(code: str, more: str | None) -> str:
-    return digits(code) + (f", {digits(more)}" if more else "")
-
-
-def _street(match: re.Match[str]) -> str:
-    short = match[1] or match[2] or match[3]
-    ends = match[0].endswith(".") and _ENDS_HERE.match(match.string, match.end())
-    return f" {table('streets')[short.lower()].capitalize()}{'.' if ends else ''}"
-
-
+@ABBREVIATIONS.rule(r"\b((?i:(?&before-numbers)))(?:\.? ?(?=[#(]?[0-9])|(?<!\bNo)(?:\. ?| )(?=[IVX]+\b(?!')))")
 def _before_number(match: re.Match[str]) -> str:
     short = match[1].lower()
     if "." not in match[0]:
@@ -150,6 +51,74 @@ def _before_number(match: re.Match[str]) -> str:
     return f"{_as_typed(match[1], table('before-numbers')[short])} "
 
 
+@ABBREVIATIONS.rule(
+    r"(?<![\w.,-])([0-9]{1,5})( (?&directions)\.?)?"
+    r"((?: (?:[A-Z][A-Za-z']+|[0-9]{1,3}(?:st|nd|rd|th))\.?){1,3}?) ((?&streets)|(?&street-words))\b(\.?)(?![a-z])",
+    re.IGNORECASE,
+)
+def _numbered_street(match: re.Match[str]) -> str:
+    house, direction, name, street, point = match.groups()
+    if not name.strip()[0].isupper() and not name.strip()[0].isdigit():
+        return match[0]
+    if not street[0].isupper():
+        return match[0]
+    towards = f" {table('directions')[direction.strip(' .').upper()]}" if direction else ""
+    words = f"{house_number(house)}{towards}{name} {table('streets').get(street.lower(), street)}"
+    return _ended(match, words, bool(point) and street.lower() in table("streets"))
+
+
+@ABBREVIATIONS.rule(r"(?<=[a-z.]), ((?&states))\b(?:,? ([0-9]{5})(?:-([0-9]{4}))?(?![0-9]))?")
+def _state(match: re.Match[str]) -> str:
+    state = f", {table('states')[match[1]]}"
+    return f"{state} {_zip(match[2], match[3])}" if match[2] else state
+
+
+ABBREVIATIONS.add(
+    r"\b((?&states)) ([0-9]{5})(?:-([0-9]{4}))?(?![\w,.-]*[0-9])",
+    lambda match: f"{table('states')[match[1]]} {_zip(match[2], match[3])}",
+)
+_CAPITAL = f"[A-Z{HELD}]"
+
+
+# A street after a name, unless a second name follows: else a saint or a doctor.
+@ABBREVIATIONS.rule(
+    rf"(?<=[a-z]) (St)(?=,|\s*$)|(?<=[a-z]) (St|Dr)\.(?= +(?!{_CAPITAL})|[,;:!?)]|\s*$| (?&openers)\b)"
+    r"|(?<=[a-z.]) ((?!(?&Streets-or-others)\b)(?&Streets))\b\.?(?! ?[0-9])"
+)
+def _street(match: re.Match[str]) -> str:
+    short = match[1] or match[2] or match[3]
+    return _ended(match, f" {table('streets')[short.lower()].capitalize()}", match[0].endswith("."))
+
+
+ABBREVIATIONS.add(
+    r"(?<=[a-z.,] )[NS][EW]\b(?= of\b)|(?<=(?:[Ss]treet|[Aa]venue) )[NS][EW]\b",
+    lambda match: table("directions")[match[0]].lower(),
+)
+ABBREVIATIONS.add(
+    rf"\b((?&before-a-name))\.? (?={_CAPITAL}[a-z.{HELD}]|[{HELD}])",
+    lambda match: f"{table('before-a-name')[match[1]]} ",
+)
+_NOT_BEFORE_PROF = Pattern(r"\b(?:my|the|a|our|his|her|your|their|this|that|dash|dot|slash) $")
+_BEFORE_SMALL = Pattern(r"(?:^|[:,] |\b(?:and|hi|by|to|dear|with|from|in|at|of|near) )$")  # "ms smith"
+
+
+@ABBREVIATIONS.rule(r"\b(?:(Mr|Mrs|Ms|Dr|Prof)(?= [A-Z])|(mr|mrs|dr)\b\.?(?= [A-Za-z])|(ms|st|prof)\b\.?(?= [a-z]{2}))")
+def _unpointed_title(match: re.Match[str]) -> str:
+    short = (match[1] or match[2] or match[3]).lower()
+    before = text_before(match, 8)
+    if match[3] and (_NOT_BEFORE_PROF.search(before) if short == "prof" else not _BEFORE_SMALL.search(before)):
+        return match[0]
+    return {"dr": "Doctor", "st": "saint"}.get(short) or table("titles")[short]
+
+
+ABBREVIATIONS.add(
+    r"(?<=[0-9](?:st|nd|rd|th) )(ed|c|cent)\.(?=(\s*$)?)",
+    lambda match: f"{table('after-ordinals')[match[1]]}{'.' * (match[2] is not None)}",
+    needs=".",
+)
+
+
+@ABBREVIATIONS.rule(r"\b([A-Za-z]{2,12})\.(?=\s|$|[,;:!?)])", needs=".")
 def _title(match: re.Match[str]) -> str:
     short = match[1].lower()
     words = table("titles").get(short)
@@ -158,10 +127,11 @@ def _title(match: re.Match[str]) -> str:
     if match[1][0].islower() and short not in ("mr", "mrs", "ms", "prof", "jr", "sr", "esq"):
         return match[0]
     if short in ("jr", "sr", "esq"):
-        return f"{words}." if _ENDS_HERE.match(match.string, match.end()) else words
+        return _ended(match, words)
     return f"{words}." if _AT_END.match(match.string, match.end()) else words
 
 
+@ABBREVIATIONS.rule(rf"\b([A-Za-z]{{2,6}})\.(?![A-Za-z0-9])(\s*(?:[A-Z{HELD}\"(]|$))?", needs=".")
 def _ending(match: re.Match[str]) -> str:
     short, follows = match[1].lower(), match[2]
     if short not in table("ending"):
@@ -178,41 +148,24 @@ def _ending(match: re.Match[str]) -> str:
     return words + ("" if goes_on else ".") + follows
 
 
-def roman(numeral: str) -> int:
-    """The value of a Roman numeral; 0 if it is not written in the usual way."""
-    total = 0
-    for letter, following in zip(numeral, [*numeral[1:], ""], strict=True):
-        value = _VALUES[letter]
-        total += -value if following and value < _VALUES[following] else value
-    return total if _as_roman(total) == numeral else 0
+ABBREVIATIONS.add(r"(?<![\w.'-])vs(?=\s)|(?<=\s)v\.(?=\s[A-Z])|(?<=[a-z]\s)v(?=\s[A-Z][a-z])", "versus")
 
-
-def _as_roman(number: int) -> str:
-    written = ""
-    for value, letters in (
-        *((1000, "M"), (900, "CM"), (500, "D"), (400, "CD"), (100, "C"), (90, "XC"), (50, "L"), (40, "XL")),
-        *((10, "X"), (9, "IX"), (5, "V"), (4, "IV"), (1, "I")),
-    ):
-        while number >= value > 0:
-            written, number = written + letters, number - value
-    return written
-
-
-def _roman_numerals(text: str) -> str:
-    if not _ANY_ROMAN.search(text):
-        return text
-    text = _CENTURY.sub(_nth, text)
-    text = _NTH.sub(_nth, text)
-    text = _AFTER_NOUN.sub(_counted, text)
-    text = _AFTER_PERSON.sub(_person, text)
-    text = _AFTER_RULER.sub(_ruler, text)
-    return _ALONE.sub(_alone, text)
+# Roman numerals.
+NUMERALS = Rules(needs=r"\b[MDCLXVI]{1,15}(?:th|st|nd|rd|TH)?\b")
 
 
 def _nth(match: re.Match[str]) -> str:
     return ordinal(str(roman(match[1]))) if roman(match[1]) else match[0]
 
 
+NUMERALS.add(r"\b([XVI]{1,6})(?:th|st|nd|rd)?(?= [Cc]entur)", _nth)
+NUMERALS.add(r"\b([IVXL]{2,8}|[VX])(?:th|st|nd|rd|TH)\b", _nth)
+_ROMAN = "[MDCLXVI]{1,15}"
+# After "volume I" in lower case: shows that the I is no pronoun.
+_NO_PRONOUN_AFTER = Pattern(r"\s*(?:$|[,.;:)\]-]|(?:of|is|and|to|was|or|in|at|on|by|for)\b)")
+
+
+@NUMERALS.rule(rf"\b((?&COUNTED-IN-ROMANS)) ({_ROMAN})(?!'[a-rt-z]|\.?[A-Za-z])")
 def _counted(match: re.Match[str]) -> str:
     noun, numeral = match[1], match[2]
     value = roman(numeral)
@@ -220,11 +173,19 @@ def _counted(match: re.Match[str]) -> str:
     return f"{noun} {cardinal(str(value))}" if value and not pronoun else match[0]
 
 
+@NUMERALS.rule(
+    r"\b(?:(?:(?&rulers)|(?&given-names)) (?:[A-Z]\. )?[A-Z][a-z]+|[A-Z][a-z]+ [A-Z][a-z]+,) (I{2,3}|IV)\b(?!['-]?\w)"
+)
 def _person(match: re.Match[str]) -> str:
     """The third of a family: "John Smith III"."""
     return f"{match[0].removesuffix(match[1])}the {ordinal(str(roman(match[1])))}"
 
 
+@NUMERALS.rule(
+    rf"\b(?:((?&ruler-titles)) )?([A-Z][a-z]{{1,15}}) ({_ROMAN})(?![A-Za-z])"
+    r"(?=('s|[,.;:)]|\s(?:of|and|or|at|in|on|to|from|by|with)\b|\s*$|\s(?!(?&pronoun-verbs)\b)"
+    r"(?:[a-z]{2,}ed|[a-z]{3,}s|(?&ruler-verbs))\b)?)"
+)
 def _ruler(match: re.Match[str]) -> str:
     title, name, numeral, after = match.groups()
     value = roman(numeral)
@@ -237,6 +198,7 @@ def _ruler(match: re.Match[str]) -> str:
     return f"{f'{title} ' if title else ''}{name} the {ordinal(str(value))}"
 
 
+@NUMERALS.rule(r"(?<![A-Za-z.'&])(?<![a-z0-9]-)([XVI]{2,8}|[MDCLXVI]{4,12})(?![A-Za-z.'&-]?[A-Za-z])")
 def _alone(match: re.Match[str]) -> str:
     value = roman(match[1])
     before = text_before(match, 20)
@@ -246,3 +208,31 @@ def _alone(match: re.Match[str]) -> str:
     if not value or match[1] in table("no-numerals") or initialism:
         return match[0]
     return cardinal(str(value))
+
+
+_USUAL = Pattern("M*(?:CM|CD|D?C{0,3})(?:XC|XL|L?X{0,3})(?:IX|IV|V?I{0,3})")
+_VALUES = {"I": 1, "V": 5, "X": 10, "L": 50, "C": 100, "D": 500, "M": 1000}
+
+
+def _ended(match: re.Match[str], words: str, has_point: bool = True) -> str:
+    """The words for an abbreviation with a point, which stays where it ends a sentence, too."""
+    return f"{words}." if has_point and _ENDS_HERE.match(match.string, match.end()) else words
+
+
+def _as_typed(short: str, words: str) -> str:
+    """The words with a capital where the abbreviation began a sentence."""
+    return words[0].upper() + words[1:] if short[0].isupper() else words
+
+
+def _zip(code: str, more: str | None) -> str:
+    return digits(code) + (f", {digits(more)}" if more else "")
+
+
+def roman(numeral: str) -> int:
+    """The value of a Roman numeral; 0 if it is not written in the usual way."""
+    if not _USUAL.fullmatch(numeral):
+        return 0
+    values = [_VALUES[letter] for letter in numeral]
+    return sum(
+        -value if value < following else value for value, following in zip(values, [*values[1:], 0], strict=True)
+    )

@@ -4,43 +4,118 @@ import re
 
 from tacotron2.text.normalizer.say import HELD, characters, code, letters, text_before, units
 from tacotron2.text.numbers import NUMBER_WORDS
-from tacotron2.text.rewriting import Pattern
+from tacotron2.text.rewriting import Pattern, Rules
 from tacotron2.text.tables import table
 
-_DOTTED = Pattern(r"(?<![\w.])((?:[A-Za-z]\.){2,8}(?:[A-Z](?![A-Za-z]))?)('?s\b)?(\s*$|\s+(?=(?&openers)\b))?")
+CAPITALS = Rules()
+
+
+@CAPITALS.rule(r"(?<![\w.])((?:[A-Za-z]\.){2,8}(?:[A-Z](?![A-Za-z]))?)('?s\b)?(\s*$|\s+(?=(?&openers)\b))?")
+def _dotted(match: re.Match[str]) -> str:
+    """ "U.S." keeps its period where a sentence plainly ends; elsewhere the period would cut a sentence in two."""
+    words = letters(match[1]) + ("'s" if match[2] else "")
+    return words + ("." if match[3] is not None and match[1].endswith(".") and not match[2] else "") + (match[3] or "")
+
+
+_LETTERED = Pattern(r"\b(?&Before-a-letter) $")
+
+
 # Initials before a name, or several in a row; not a letter that names something ("plan B. Then").
-_INITIALS = Pattern(
+@CAPITALS.rule(
     r"(?<![\w.'-])([A-HJ-Z]\. ?(?:[A-Z]\. ?){0,4})(?=[A-Z][a-z'])(?!(?&openers)\b)"
     r"|(?<![\w.'-])([A-HJ-Z]\. (?:[A-Z]\. ?){1,4})(?=([a-z,;:!?)])?)"
 )
-_LETTERED = Pattern(r"\b(?&Before-a-letter) $")
-_OKAY = Pattern(r"\b(?:OK|Ok|ok)\b(?!\.[a-z])")
-_LONE_RATE = Pattern(r"(?<![\w/.])([A-Za-zµ]{1,3})/(s|h|hr|min|sec|L|dL|kg)(?![\w/])")
-_BETWEEN_CAPITALS = Pattern(r"(?<=[A-Z])/(?=[A-Z])")
-_A_SLASH = Pattern(r"\bA/(?=[A-Z]\b)")
-_AMPERSAND = Pattern(r"(?<![\w&])([A-Z]{1,3})&([A-Z]{1,3})(?![\w&])")
-_PLUS_PLUS = Pattern(r"(?<!\w)([A-Za-z])\+\+(?!\w)")
-_SHARP = Pattern(r"(?<!\w)([A-Z])#(?!\w)")
-_GRADE = Pattern(r"(?<![\w])([A-F])([+-])(?=[\s.,;:!?)]|$)")
-_CODE = Pattern(r"(?<![A-Za-z0-9'])(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])([A-Za-z0-9]+)(?![A-Za-z0-9])")
+def _initials(match: re.Match[str]) -> str:
+    """ "J. R. R. Lee"; where the points don't lead on to a name, the last may end a sentence."""
+    written = match[1] or match[2]
+    if written.count(".") == 1 and _LETTERED.search(text_before(match, 10)):
+        return match[0]
+    ends = match[2] is not None and match[3] is None
+    return f"{letters(written)}{'.' if ends else ''}{'' if match[3] and match[3] in ',;:!?)' else ' '}"
+
+
+CAPITALS.add(r"\b(?:OK|Ok|ok)\b(?!\.[a-z])", lambda match: "Okay" if match[0] == "Ok" else "okay")
+CAPITALS.add(r"\bA/(?=[A-Z]\b)", "ay ", needs="/")
+
+
+@CAPITALS.rule(r"(?<![\w/.])([A-Za-zµ]{1,3})/(s|h|hr|min|sec|L|dL|kg)(?![\w/])")
+def _lone_rate(match: re.Match[str]) -> str:
+    unit, per = match.groups()
+    written = table("units")
+    return f"{units(written[unit])} per {written[per]}" if unit in written else match[0]
+
+
+CAPITALS.add(r"(?<=[A-Z])/(?=[A-Z])", " ", needs="/")
+CAPITALS.add(
+    r"(?<![\w&])([A-Z]{1,3})&([A-Z]{1,3})(?![\w&])", lambda match: f"{letters(match[1])} and {letters(match[2])}"
+)
+CAPITALS.add(r"(?<!\w)([A-Za-z])\+\+(?!\w)", lambda match: f"{letters(match[1])} plus plus")
+CAPITALS.add(r"(?<!\w)([A-Z])#(?!\w)", lambda match: f"{letters(match[1])} sharp")
+CAPITALS.add(
+    r"(?<![\w])([A-F])([+-])(?=[\s.,;:!?)]|$)",
+    lambda match: f"{letters(match[1])} {'plus' if match[2] == '+' else 'minus'}",
+)
+CAPITALS.add(
+    r"(?<![A-Za-z0-9'])(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])([A-Za-z0-9]+)(?![A-Za-z0-9])", lambda match: _code(match[1])
+)
+
+
+@CAPITALS.rule(r"(?<![A-Za-z0-9])(?:((?&mixed-case))|([A-Z]?[a-z]{1,15})([A-Z]{2,4})(s?))(?![A-Za-z0-9])")
+def _mixed(match: re.Match[str]) -> str:
+    listed, head, capitals, ending = match.groups()
+    if listed:
+        return table("mixed-case")[listed]
+    first = letters(head) if len(head) == 1 else head
+    return f"{first} {capitals if is_word(capitals) else letters(capitals)}{ending}"
+
+
+@CAPITALS.rule(r"(?<![\w'.-])([bcdfghj-np-tv-xz]{2,5})(?![\w'])")
+def _no_vowels(match: re.Match[str]) -> str:
+    """Units without a number are read as units, other letters that make no word one by one: "tv", "html"."""
+    word = match[1]
+    if word in table("interjections"):
+        return word
+    if word in table("streets"):
+        return table("streets")[word]
+    return units(table("units")[word]) if word in table("units") else letters(word)
+
+
+CAPITALS.add(r"\bA(?= {1,3}(?:to|and|or|plus|minus|versus) {1,3}[B-Z]\b)", "ay")
+CAPITALS.add(
+    r"(?<![A-Za-z0-9'])(?:[A-Z]+'(?:T|LL|RE|VE|D|M)|(?:IT|HE|SHE|THAT|WHAT|WHO|WHERE|THERE|HERE|LET|HOW)'S)(?![A-Za-z0-9'])",
+    lambda match: match[0].capitalize(),
+)
+_CAPITALS = Pattern(r"(?<![A-Za-z0-9])([A-Z]{2,})('?s|'S)?(?![A-Za-z0-9])")
+_WORD = Pattern(r"[A-Za-z]+")
+
+
+@CAPITALS.rule(r"[^.!?\n]*(?:[.!?\n]+|$)")
+def _sentence(match: re.Match[str]) -> str:
+    """A sentence with its words in capitals read. In one that is all in capitals they are mostly no initialisms."""
+    sentence = match[0]
+    if not _CAPITALS.search(sentence):
+        return sentence
+    words = _WORD.findall(sentence)
+    shouted = [word for word in words if word.isupper() and len(word) > 1]
+    small = sum(not word.isupper() and word not in NUMBER_WORDS for word in words)
+    known = sum(_is_plainly_a_word(word) for word in shouted)
+    all_capitals = len(shouted) > 1 and small == 0 and known > 0
+    return _CAPITALS.sub(lambda found: _capitals(found, all_capitals), sentence)
+
+
+CAPITALS.add(r"(?<=\()[Aa](?=\))", "ay", needs="(")
+CAPITALS.add(r"\b((?:(?&Before-the-letter-a)|from|from point) )A\b(?! [a-z]{3,})", r"\1ay")
+CAPITALS.add(
+    r"(?<![\w'.])([B-HJ-Z])(?![\w'.&]|\.\w)|(?<![\w'.])([B-HJ-Z])(?=\.(?:\s|$))|(?<![\w'.])([B-HJ-Z])\.(?=[,;:)])",
+    lambda match: letters(match[0]),
+)
+CAPITALS.add(
+    rf"(?<![\w'.&{HELD}-])([b-hj-z])(?![\w'.&{HELD}-])|(?<![\w'.&-])([b-hj-z])(?=\.(?:\s*$| [A-Z]))",
+    lambda match: letters(match[0]),
+)
 _CODE_PART = Pattern(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _LONG_CODE = 8  # characters: hashes and serial numbers, where each one counts
-_CAPITALS = Pattern(r"(?<![A-Za-z0-9])([A-Z]{2,})('?s|'S)?(?![A-Za-z0-9])")
-_CONTRACTION = Pattern(
-    r"(?<![A-Za-z0-9'])(?:[A-Z]+'(?:T|LL|RE|VE|D|M)|(?:IT|HE|SHE|THAT|WHAT|WHO|WHERE|THERE|HERE|LET|HOW)'S)(?![A-Za-z0-9'])"
-)
 _DRAWN_OUT = Pattern(r"([AEIOUYHMRSZ])\1\1")
-_SENTENCE = Pattern(r"[^.!?\n]*(?:[.!?\n]+|$)")
-_WORD = Pattern(r"[A-Za-z]+")
-_MIXED = Pattern(r"(?<![A-Za-z0-9])(?:((?&mixed-case))|([A-Z]?[a-z]{1,15})([A-Z]{2,4})(s?))(?![A-Za-z0-9])")
-_LONE_CAPITAL = Pattern(
-    r"(?<![\w'.])([B-HJ-Z])(?![\w'.&]|\.\w)|(?<![\w'.])([B-HJ-Z])(?=\.(?:\s|$))|(?<![\w'.])([B-HJ-Z])\.(?=[,;:)])"
-)
-_LONE_SMALL = Pattern(rf"(?<![\w'.&{HELD}-])([b-hj-z])(?![\w'.&{HELD}-])|(?<![\w'.&-])([b-hj-z])(?=\.(?:\s*$| [A-Z]))")
-_LETTER_A = Pattern(r"\b((?:(?&Before-the-letter-a)|from|from point) )A\b(?! [a-z]{3,})")
-_ITEM_A = Pattern(r"(?<=\()[Aa](?=\))")
-_A_TO_B = Pattern(r"\bA(?= {1,3}(?:to|and|or|plus|minus|versus) {1,3}[B-Z]\b)")
-_NO_VOWELS = Pattern(r"(?<![\w'.-])([bcdfghj-np-tv-xz]{2,5})(?![\w'])")
 _VOWELS = frozenset("AEIOUY")
 _GOOD_END = Pattern(
     r"(?:^|[AEIOUY])(?:[BCDFGHJKLMNPQRSTVWXZ]?|C[HKT]|F[FT]|GH|L[DFKLMPST]|MP|N[CDGKST]|P[ST]|R[BCDEFGKLMNPST]|S[HKPST]"
@@ -51,28 +126,6 @@ _BAD_BEGINNING = Pattern(
     r"|(?!BL|BR|CH|CL|CR|DR|DW|FL|FR|GH|GL|GN|GR|KN|KL|KR|PH|PL|PR|PS|QU|RH|SC|SH|SK|SL|SM|SN|SP|ST|SW|TH|TR|TW|WH|WR)"
     r"[BCDFGHJKLMNPQRSTVWXZ]{2}"
 )
-
-
-def read_capitals(text: str) -> str:
-    """Spells out initialisms, and writes the other words in capitals as words."""
-    text = _DOTTED.sub(_dotted, text)
-    text = _INITIALS.sub(_initials, text)
-    text = _OKAY.sub(lambda match: "Okay" if match[0] == "Ok" else "okay", text)
-    text = _A_SLASH.sub(f"{letters('a')} ", text)
-    text = _BETWEEN_CAPITALS.sub(" ", _LONE_RATE.sub(_lone_rate, text))
-    text = _AMPERSAND.sub(lambda match: f"{letters(match[1])} and {letters(match[2])}", text)
-    text = _PLUS_PLUS.sub(lambda match: f"{letters(match[1])} plus plus", text)
-    text = _SHARP.sub(lambda match: f"{letters(match[1])} sharp", text)
-    text = _GRADE.sub(lambda match: f"{letters(match[1])} {'plus' if match[2] == '+' else 'minus'}", text)
-    text = _CODE.sub(lambda match: _code(match[1]), text)
-    text = _MIXED.sub(_mixed, text)
-    text = _A_TO_B.sub(letters("a"), _NO_VOWELS.sub(_no_vowels, text))
-    text = _CONTRACTION.sub(lambda match: match[0].capitalize(), text)
-    text = _SENTENCE.sub(_sentence, text)
-    text = _ITEM_A.sub(letters("a"), text)
-    text = _LETTER_A.sub(rf"\1{letters('a')}", text)
-    text = _LONE_CAPITAL.sub(lambda match: letters(match[0]), text)
-    return _LONE_SMALL.sub(lambda match: letters(match[0]), text)
 
 
 def is_word(capitals: str) -> bool:
@@ -90,19 +143,6 @@ def _is_pronounceable(capitals: str) -> bool:
     if vowels * 5 < len(capitals) or vowels >= len(capitals) - 1 or _BAD_BEGINNING.match(capitals):
         return False
     return len(capitals) > 5 or bool(_GOOD_END.search(capitals))
-
-
-def _sentence(match: re.Match[str]) -> str:
-    """A sentence with its words in capitals read. In one that is all in capitals they are mostly no initialisms."""
-    sentence = match[0]
-    if not _CAPITALS.search(sentence):
-        return sentence
-    words = _WORD.findall(sentence)
-    shouted = [word for word in words if word.isupper() and len(word) > 1]
-    small = sum(not word.isupper() and word not in NUMBER_WORDS for word in words)
-    known = sum(_is_plainly_a_word(word) for word in shouted)
-    all_capitals = len(shouted) > 1 and small == 0 and known > 0
-    return _CAPITALS.sub(lambda found: _capitals(found, all_capitals), sentence)
 
 
 def _is_plainly_a_word(word: str) -> bool:
@@ -132,22 +172,6 @@ def _capitals(match: re.Match[str], all_capitals: bool) -> str:
     return letters(word) + ending.lower()
 
 
-def _lone_rate(match: re.Match[str]) -> str:
-    unit, per = match.groups()
-    written = table("units")
-    return f"{units(written[unit])} per {written[per]}" if unit in written else match[0]
-
-
-def _no_vowels(match: re.Match[str]) -> str:
-    """Units without a number are read as units, other letters that make no word one by one: "tv", "html"."""
-    word = match[1]
-    if word in table("interjections"):
-        return word
-    if word in table("streets"):
-        return table("streets")[word]
-    return units(table("units")[word]) if word in table("units") else letters(word)
-
-
 def _has_vowel(word: str) -> bool:
     return any(letter in _VOWELS for letter in word)
 
@@ -157,21 +181,6 @@ def _stands_among_words(match: re.Match[str]) -> bool:
     before = _WORD.findall(text_before(match, 16))[-1:]
     after = _WORD.findall(match.string[match.end() : match.end() + 16])[:1]
     return any(len(word) > 1 and word.isupper() and _is_plainly_a_word(word) for word in before + after)
-
-
-def _dotted(match: re.Match[str]) -> str:
-    """ "U.S." keeps its period where a sentence plainly ends; elsewhere the period would cut a sentence in two."""
-    words = letters(match[1]) + ("'s" if match[2] else "")
-    return words + ("." if match[3] is not None and match[1].endswith(".") and not match[2] else "") + (match[3] or "")
-
-
-def _initials(match: re.Match[str]) -> str:
-    """ "J. R. R. Lee"; where the points don't lead on to a name, the last may end a sentence."""
-    written = match[1] or match[2]
-    if written.count(".") == 1 and _LETTERED.search(match.string, max(0, match.start() - 10), match.start()):
-        return match[0]
-    ends = match[2] is not None and match[3] is None
-    return f"{letters(written)}{'.' if ends else ''}{'' if match[3] and match[3] in ',;:!?)' else ' '}"
 
 
 def _code(written: str) -> str:
@@ -191,11 +200,3 @@ def _code_letters(part: str) -> str:
     if len(part) < 3 or not _has_vowel(part.upper()):
         return letters(part)
     return part
-
-
-def _mixed(match: re.Match[str]) -> str:
-    listed, head, capitals, ending = match.groups()
-    if listed:
-        return table("mixed-case")[listed]
-    first = letters(head) if len(head) == 1 else head
-    return f"{first} {capitals if is_word(capitals) else letters(capitals)}{ending}"

@@ -4,134 +4,240 @@ import re
 from collections.abc import Sequence
 
 from tacotron2.text.normalizer.say import (
+    FIGURES,
     cardinal,
     count,
-    has_figures,
     letters,
-    ordinal_of,
     plural,
     text_before,
     two_digits,
     years,
 )
-from tacotron2.text.rewriting import Pattern
+from tacotron2.text.numbers import ordinal
+from tacotron2.text.rewriting import Pattern, Rules
 from tacotron2.text.tables import table
 
+# Weekdays, also without a date.
+WEEKDAYS = Rules()
+
+_WEEKDAY = r"(?i:Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)"
+_JOINTS = {"-": "to", "/": "to", "&": "and"}
+
+
+@WEEKDAYS.rule(rf"\b({_WEEKDAY})\.? ?(-|/|&|and|or|to|through) ?({_WEEKDAY})\b\.?(?![A-Za-z])")
+def _weekdays(match: re.Match[str]) -> str:
+    first, joint, last = match.groups()
+    if not (_is_name(first) and _is_name(last)):
+        return match[0]
+    return f"{_weekday(first)} {_JOINTS.get(joint, joint)} {_weekday(last)}"
+
+
+@WEEKDAYS.rule(
+    r"\b(Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b\.? (?=(?:night|morning|afternoon|evening|noon)s?\b)"
+    r"|\b([Mm]on|[Tt]ues|Wed|[Tt]hurs?|[Ff]ri)\.(?=(?: [a-z0-9(]|[,;:)]))"
+    r"|(?<=\b[Oo]n )(Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b(?=\.?(?:\s*$|[,;:!?)])|\. [A-Za-z])"
+)
+def _weekday_alone(match: re.Match[str]) -> str:
+    return _weekday(match[match.lastindex or 0]) + (" " if match[1] else "")
+
+
+# Dates, years and decades: a month alone is left as it is.
+DATES = Rules(needs=FIGURES)
+
+DATES.add(
+    r"((?<![\w.])(?<![0-9] )c|(?<=[(,;] )[bdr]|(?<=\()[bdr]|\bfl)\. ?(?=[1-9][0-9]{2,3}\b)",
+    lambda match: f"{table('before-years')[match[1]]} ",
+)
 # In any case: "Jan", "JAN", "jan". For "may", "mar" and "dec" the neighbours decide.
 _MONTH = (
     r"(?i:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?"
     r"|Nov(?:ember)?|Dec(?:ember)?)\b"
 )
-_WEEKDAY = r"(?i:Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)"
+_YEAR = r"[12][0-9]{3}"
 _DAY = r"(?:3[01]|[12][0-9]|0?[1-9])"
 _NTH = r"(?:st|nd|rd|th|ST|ND|RD|TH)?"
-_YEAR = r"[12][0-9]{3}"
-_JOINTS = {"-": "to", "/": "to", "&": "and"}
-_START, _END = r"(?<![\w.,:/'-])", r"(?![\w%°]|[.,:/-][0-9])"
-_ISO = Pattern(rf"{_START}({_YEAR})([-/])(1[0-2]|0?[1-9])\2({_DAY})(?:[T ](?=[0-9]{{2}}:[0-9]{{2}})|(?![\w/-]))")
-_SLASHED = Pattern(rf"{_START}([0-3]?[0-9])([/.-])([0-3]?[0-9])\2({_YEAR}|[0-9]{{2}})(?![\w/-]|\.[0-9])")
-_DAY_MONTH_CODE = Pattern(rf"{_START}({_DAY})[-/]({_MONTH})[-/]({_YEAR}|[0-9]{{2}})(?![\w/-])")
 _DAYS = rf"({_DAY}){_NTH}(?:( ?- ?| to | and | & )({_DAY}){_NTH})?"
-_MONTH_DAY = Pattern(rf"\b({_MONTH})(?:\.? |-){_DAYS}(?:(?:,? |-)({_YEAR}))?{_END}")
-_DAY_MONTH = Pattern(
-    rf"(?<![\w.,:/$£€-]){_DAYS}( of| OF)? ({_MONTH})\.?(?:,? ({_YEAR}))?(?![\w%°]|[.:/-][0-9]| [0-9]{{1,2}}(?![0-9]))"
-)
 _AFTER_WEEKDAY = Pattern(rf"\b{_WEEKDAY}(?:day|nesday|rsday|urday)?\.?, ?$")  # with a comma, as in mail
-_MONTH_YEAR = Pattern(rf"\b({_MONTH})\.?,? ({_YEAR}){_END}")
-_MONTHS = Pattern(rf"\b({_MONTH})\.? ?- ?({_MONTH})")
 # After "may 6" or "march 15" in lower case: shows that "march" is no verb ("march 15 miles").
 _AFTER_A_DATE = Pattern(r" *(?:$|[^\w\s]|(?&after-a-date)\b)")
-_ON_DATE = Pattern(
-    r"\b((?:(?&Before-a-date) (?:the )?|(?:[MFS]|Tue|Wedne|Thur)[a-z]{1,4}day,? ))"
-    r"(1[0-2]|0?[1-9])/(3[01]|[12][0-9]|0?[1-9])(?![\w/]|[.,][0-9])"
+
+
+@DATES.rule(
+    rf"(?<![\w.,:/$£€-]){_DAYS}( of| OF)? ({_MONTH})\.?(?:,? ({_YEAR}))?(?![\w%°]|[.:/-][0-9]| [0-9]{{1,2}}(?![0-9]))"
 )
-_WEEKDAYS = Pattern(rf"\b({_WEEKDAY})\.? ?(-|/|&|and|or|to|through) ?({_WEEKDAY})\b\.?(?![A-Za-z])")
-_WEEKDAY_BEFORE = Pattern(
+def _day_month(match: re.Match[str]) -> str:
+    first, joint, last, of, month, year = match.groups()
+    if not (_is_name(month) or year or of or _AFTER_A_DATE.match(match.string, match.end())):
+        return match[0]
+    before = text_before(match, 12)
+    if _AFTER_WEEKDAY.search(before):
+        words = f"{_month(month)} {_days(first, joint, last)}"
+    else:
+        the = "" if before.lower().endswith("the ") else "the "
+        words = f"{the}{_days(first, joint, last)} of {_month(month)}"
+    return f"{words}, {years(year)}" if year else words
+
+
+DATES.add(
     rf"\b({_WEEKDAY})\b(?:\.,?|,)? (?={_MONTH}\.? (?:[0-9]|[a-z-]+(?:st|nd|rd|th)\b)"
     rf"|the [a-z-]+ (?:to [a-z-]+ )?of {_MONTH}"
-    r"|[0-9]{1,2}(?:[:/]|st|nd|rd|th| ?[ap]\.?m|-[0-9]{1,2} ?[ap]\.?m))"
+    r"|[0-9]{1,2}(?:[:/]|st|nd|rd|th| ?[ap]\.?m|-[0-9]{1,2} ?[ap]\.?m))",
+    lambda match: f"{_weekday(match[1])}, ",
 )
-_WEEKDAY_ALONE = Pattern(
-    r"\b(Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b\.? (?=(?:night|morning|afternoon|evening|noon)s?\b)"
-    r"|\b([Mm]on|[Tt]ues|Wed|[Tt]hurs?|[Ff]ri)\.(?=(?: [a-z0-9(]|[,;:)]))"
-    r"|(?<=\b[Oo]n )(Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b(?=\.?(?:\s*$|[,;:!?)])|\. [A-Za-z])"
-)
-_BEFORE_YEAR = Pattern(r"((?<![\w.])(?<![0-9] )c|(?<=[(,;] )[bdr]|(?<=\()[bdr]|\bfl)\. ?(?=[1-9][0-9]{2,3}\b)")
-_ERA = Pattern(
-    r"(?<![\w.,-])([0-9]{1,3}(?:,[0-9]{3})?|[0-9]{4,6}) ?(BCE|BC|CE|AD|B\.C\.(?:E\.)?|A\.D\.?|C\.E\.)(?![A-Za-z0-9])"
-)
-_ERA_BEFORE = Pattern(r"\b(AD|A\.D\.) ([0-9]{1,4})\b")
-_YEARS = Pattern(rf"{_START}({_YEAR})(?: ?- ?|/)({_YEAR}|[0-9]{{2}})(?![\w-]|[.,:/][0-9])")
-_DECADES = Pattern(r"(?<![\w.,:$£€])('?)((?:1[0-9]|20)?[0-9]0)'?s ?- ?'?((?:1[0-9]|20)?[0-9]0)'?s\b")
-_DECADE = Pattern(r"(?<![\w.,:$£€])(?<![0-9]-)('?)((?:1[0-9]|20)?[0-9]0)'?s\b(?!\.?[0-9])")
-# Beside these, "30s" means seconds.
-_AFTER_SECONDS = Pattern(r" (?&after-seconds)\b")
-_BEFORE_SECONDS = Pattern(r"(?:[:=~<>]|\b(?i:(?&before-seconds)|(?&lengths-of-time) of)) ?$")
-_SEASON = Pattern(r"(?<![\w/.-])([0-9]{2})/([0-9]{2})(?= (?&seasons))")
-_ROUND = Pattern(r"(?<![\w.,$-])(10{1,3})'?s(?= of\b)")
-_SHORT_YEAR = Pattern(r"(?<![\w'])'([0-9]{2})(?![\w'\"])")
+_START, _END = r"(?<![\w.,:/'-])", r"(?![\w%°]|[.,:/-][0-9])"
 
-_MERIDIEM = r"([AaPp])(?:\. ?[Mm]\.|\.?[Mm]\b)"
-_TIME = Pattern(
-    rf"(?<![\w:.$-])([01]?[0-9]|2[0-4])(?:[:.]([0-5][0-9])(?::([0-5][0-9])(?:[.,][0-9]+)?)?)? ?{_MERIDIEM}"
-    r"(?![A-Za-z0-9])"
-    r"|(?<![\w:.$-])([01]?[0-9]|2[0-4]):([0-5][0-9])(?::([0-5][0-9])(?:\.[0-9]{1,6})?)?(Z\b)?(?![\w:]|\.[0-9])"
+
+@DATES.rule(rf"{_START}({_YEAR})([-/])(1[0-2]|0?[1-9])\2({_DAY})(?:[T ](?=[0-9]{{2}}:[0-9]{{2}})|(?![\w/-]))")
+def _iso(match: re.Match[str]) -> str:
+    words = _date(match[1], match[3], match[4])
+    return words + (" " if match[0][-1] in "T " else "")
+
+
+@DATES.rule(rf"{_START}([0-3]?[0-9])([/.-])([0-3]?[0-9])\2({_YEAR}|[0-9]{{2}})(?![\w/-]|\.[0-9])")
+def _slashed(match: re.Match[str]) -> str:
+    first, mark, second, year = match.groups()
+    if mark == "." and len(year) == 2:
+        return match[0]  # a version
+    day_first = mark == "." or int(first) > 12
+    month, day = (second, first) if day_first else (first, second)
+    return _date(_full_year(year), month, day) or match[0]
+
+
+DATES.add(
+    rf"{_START}({_DAY})[-/]({_MONTH})[-/]({_YEAR}|[0-9]{{2}})(?![\w/-])",
+    lambda match: _written(match[2], match[1], _full_year(match[3])),
+)
+
+
+@DATES.rule(rf"\b({_MONTH})(?:\.? |-){_DAYS}(?:(?:,? |-)({_YEAR}))?{_END}")
+def _month_day(match: re.Match[str]) -> str:
+    month, first, joint, last, year = match.groups()
+    if not _is_name(month) and not year and not _AFTER_A_DATE.match(match.string, match.end()):
+        return match[0]
+    words = f"{_month(month)} {_days(first, joint, last)}"
+    return f"{words}, {years(year)}" if year else words
+
+
+DATES.add(rf"\b({_MONTH})\.?,? ({_YEAR}){_END}", lambda match: f"{_month(match[1])} {years(match[2])}")
+DATES.add(
+    r"\b((?:(?&Before-a-date) (?:the )?|(?:[MFS]|Tue|Wedne|Thur)[a-z]{1,4}day,? ))"
+    r"(1[0-2]|0?[1-9])/(3[01]|[12][0-9]|0?[1-9])(?![\w/]|[.,][0-9])",
+    lambda match: match[1] + _date("", match[2], match[3]),
+)
+DATES.add(
+    r"(?<![\w.,-])([0-9]{1,3}(?:,[0-9]{3})?|[0-9]{4,6}) ?(BCE|BC|CE|AD|B\.C\.(?:E\.)?|A\.D\.?|C\.E\.)(?![A-Za-z0-9])",
+    lambda match: f"{_era_year(match[1])} {letters(match[2])}",
+)
+DATES.add(r"\b(AD|A\.D\.) ([0-9]{1,4})\b", lambda match: f"{letters(match[1])} {years(match[2])}")
+
+
+@DATES.rule(rf"{_START}({_YEAR})(?: ?- ?|/)({_YEAR}|[0-9]{{2}})(?![\w-]|[.,:/][0-9])")
+def _years(match: re.Match[str]) -> str:
+    first, last = match.groups()
+    return f"{years(first)} to {years(last) if len(last) == 4 else two_digits(last)}"
+
+
+@DATES.rule(r"(?<![\w/.-])([0-9]{2})/([0-9]{2})(?= (?&seasons))")
+def _season(match: re.Match[str]) -> str:
+    first, last = match.groups()
+    if (int(first) + 1) % 100 != int(last):
+        return match[0]
+    return f"{two_digits(first)} {two_digits(last)}"
+
+
+DATES.add(
+    r"(?<![\w.,$-])(10{1,3})'?s(?= of\b)",
+    lambda match: {"10": "tens", "100": "hundreds", "1000": "thousands"}[match[1]],
+)
+DATES.add(
+    r"(?<![\w.,:$£€])('?)((?:1[0-9]|20)?[0-9]0)'?s ?- ?'?((?:1[0-9]|20)?[0-9]0)'?s\b",
+    lambda match: f"{_decade_words(match[1], match[2])} to {_decade_words('', match[3])}",
+)
+
+
+@DATES.rule(r"(?<![\w.,:$£€])(?<![0-9]-)('?)((?:1[0-9]|20)?[0-9]0)'?s\b(?!\.?[0-9])")
+def _decade(match: re.Match[str]) -> str:
+    apostrophe, figures = match.groups()
+    short = len(figures) == 2 and not apostrophe
+    if short and (int(figures) < 20 or is_seconds(match)):
+        return match[0]
+    return _decade_words(apostrophe, figures)
+
+
+DATES.add(r"(?<![\w'])'([0-9]{2})(?![\w'\"])", lambda match: two_digits(match[1]))
+
+MONTHS = Rules()
+
+
+@MONTHS.rule(rf"\b({_MONTH})\.? ?- ?({_MONTH})(?:\.(?=[,;:)]| [a-z]))?")
+def _months(match: re.Match[str]) -> str:
+    return f"{_month(match[1])} to {_month(match[2])}" if _is_name(match[1]) and _is_name(match[2]) else match[0]
+
+
+# Times of day, and durations in hours and minutes.
+TIMES = Rules(needs=FIGURES)
+
+TIMES.add(
+    r"(?<![\w.:])([0-9]{1,3}) ?h(?:rs?)? ?([0-5]?[0-9])(?: ?m(?:in)?s?)?(?: ?([0-5]?[0-9]) ?s(?:ec)?s?)?(?!\w|\.\w)",
+    lambda match: _duration(match[1], match[2], match[3]),
+)
+TIMES.add(
+    r"(?<![\w.:])([0-9]{1,3}) ?m(?:in)? ?([0-5]?[0-9]) ?s(?:ec)?s?(?![\w])",
+    lambda match: _duration("", match[1], match[2]),
+)
+
+
+@TIMES.rule(r"\b(UTC|GMT)([+-])([0-9]{1,2})(?::?([0-9]{2}))?\b")
+def _offset(match: re.Match[str]) -> str:
+    zone, sign, hours, minutes = match.groups()
+    words = f"{letters(zone)} {'plus' if sign == '+' else 'minus'} {cardinal(hours)}"
+    return f"{words} {two_digits(minutes)}" if minutes and minutes != "00" else words
+
+
+TIMES.add(
+    r"(?<![\w:.])(16|21|32|4|3|5):(9|10|3|2|4)(?![\w:])", lambda match: f"{cardinal(match[1])} to {cardinal(match[2])}"
+)
+TIMES.add(
+    r"(?<![\w:.-])([0-9]):([0-5][0-9]):([0-5][0-9])(?:\.[0-9]+)?(?![\w:]| ?[AaPp]\.?[Mm]\b)",
+    lambda match: _duration(*(figures.lstrip("0") for figures in match.groups())) or match[0],
 )
 _CLOCK = r"[0-9]{1,2}(?:[:.][0-5][0-9])?"
 _HALF = r"(?: ?[AaPp](?:\. ?[Mm]\.|\.?[Mm]\b))"
-_TIMES = Pattern(
+TIMES.add(
     rf"(?<![\w:.$-])({_CLOCK}{_HALF}?) ?- ?"
     rf"(?={_CLOCK}{_HALF}(?![0-9])|[0-9]{{1,2}}:[0-5][0-9](?![0-9])|(?:noon|midnight)\b)"
-    r"|\b(noon|midnight) ?- ?(?=[0-9])"
+    r"|\b(noon|midnight) ?- ?(?=[0-9])",
+    lambda match: f"{match[1] or match[2]} to ",
 )
-_LONG = Pattern(r"(?<![\w:.-])([0-9]):([0-5][0-9]):([0-5][0-9])(?:\.[0-9]+)?(?![\w:]| ?[AaPp]\.?[Mm]\b)")
-_OFFSET = Pattern(r"\b(UTC|GMT)([+-])([0-9]{1,2})(?::?([0-9]{2}))?\b")
-_SCREENS = Pattern(r"(?<![\w:.])(16|21|32|4|3|5):(9|10|3|2|4)(?![\w:])")
-_DURATION = Pattern(
-    r"(?<![\w.:])([0-9]{1,3}) ?h(?:rs?)? ?([0-5]?[0-9])(?: ?m(?:in)?s?)?(?: ?([0-5]?[0-9]) ?s(?:ec)?s?)?(?!\w|\.\w)"
-)
-_MINUTES = Pattern(r"(?<![\w.:])([0-9]{1,3}) ?m(?:in)? ?([0-5]?[0-9]) ?s(?:ec)?s?(?![\w])")
+_MERIDIEM = r"([AaPp])(?:\. ?[Mm]\.|\.?[Mm]\b)"
 _SENTENCE_GOES_ON = Pattern(
     r"[ ,;:!?)]*(?:[a-z0-9,;:!?(]|EST|EDT|CST|CDT|MST|MDT|PST|PDT|GMT|UTC|BST|CET|E|P|C|M|I |on |-)"
 )
 
 
-def read_dates(text: str) -> str:
-    """Reads dates, years and decades. Needs figures: a month or a weekday alone is left as it is."""
-    if not has_figures(text):
-        return _MONTHS.sub(_months, _WEEKDAY_ALONE.sub(_weekday_alone, _WEEKDAYS.sub(_weekdays, text)))
-    text = _WEEKDAY_ALONE.sub(_weekday_alone, _WEEKDAYS.sub(_weekdays, text))
-    text = _BEFORE_YEAR.sub(lambda match: f"{table('before-years')[match[1]]} ", text)
-    text = _DAY_MONTH.sub(_day_month, text)
-    text = _WEEKDAY_BEFORE.sub(lambda match: f"{_weekday(match[1])}, ", text)
-    text = _ISO.sub(_iso, text)
-    text = _SLASHED.sub(_slashed, text)
-    text = _DAY_MONTH_CODE.sub(lambda match: _written(match[2], match[1], _full_year(match[3])), text)
-    text = _MONTH_DAY.sub(_month_day, text)
-    text = _MONTH_YEAR.sub(lambda match: f"{_month(match[1])} {years(match[2])}", text)
-    text = _MONTHS.sub(_months, text)
-    text = _ON_DATE.sub(lambda match: match[1] + _date("", match[2], match[3]), text)
-    text = _ERA.sub(lambda match: f"{_era_year(match[1])} {letters(match[2])}", text)
-    text = _ERA_BEFORE.sub(lambda match: f"{letters(match[1])} {years(match[2])}", text)
-    text = _YEARS.sub(_years, text)
-    text = _SEASON.sub(_season, text)
-    text = _ROUND.sub(lambda match: {"10": "tens", "100": "hundreds", "1000": "thousands"}[match[1]], text)
-    text = _DECADES.sub(lambda match: f"{_decade_words(match[1], match[2])} to {_decade_words('', match[3])}", text)
-    text = _DECADE.sub(_decade, text)
-    return _SHORT_YEAR.sub(lambda match: two_digits(match[1]), text)
+@TIMES.rule(
+    rf"(?<![\w:.$-])([01]?[0-9]|2[0-4])(?:[:.]([0-5][0-9])(?::([0-5][0-9])(?:[.,][0-9]+)?)?)? ?{_MERIDIEM}"
+    r"(?![A-Za-z0-9])"
+    r"|(?<![\w:.$-])([01]?[0-9]|2[0-4]):([0-5][0-9])(?::([0-5][0-9])(?:\.[0-9]{1,6})?)?(Z\b)?(?![\w:]|\.[0-9])"
+)
+def _time(match: re.Match[str]) -> str:
+    hour, minute, second, half, hour24, minute24, second24, zulu = match.groups()
+    if half is None:
+        words = _clock(hour24, minute24, second24)
+        return f"{words} {letters('UTC')}" if zulu else words
+    words = cardinal(hour)
+    if minute and (minute != "00" or second):
+        words += f" {two_digits(minute)}"
+    if second:
+        words += f" and {_duration(None, None, second)}"
+    words += f" {letters(half + 'm')}"
+    rest = match.string[match.end() : match.end() + 8]
+    return words + "." if match[0].endswith(".") and not _SENTENCE_GOES_ON.match(rest) else words
 
 
-def read_times(text: str) -> str:
-    """Reads times of day and durations in hours and minutes."""
-    if not has_figures(text):
-        return text
-    text = _DURATION.sub(lambda match: _duration(match[1], match[2], match[3]), text)
-    text = _MINUTES.sub(lambda match: _duration("", match[1], match[2]), text)
-    text = _OFFSET.sub(_offset, text)
-    text = _SCREENS.sub(lambda match: f"{cardinal(match[1])} to {cardinal(match[2])}", text)
-    text = _LONG.sub(lambda match: _duration(*(figures.lstrip("0") for figures in match.groups())) or match[0], text)
-    text = _TIMES.sub(lambda match: f"{match[1] or match[2]} to ", text)
-    return _TIME.sub(_time, text)
+# Beside these, "30s" means seconds.
+_AFTER_SECONDS = Pattern(r" (?&after-seconds)\b")
+_BEFORE_SECONDS = Pattern(r"(?:[:=~<>]|\b(?i:(?&before-seconds)|(?&lengths-of-time) of)) ?$")
 
 
 def _month(written: str) -> str:
@@ -146,24 +252,9 @@ def _weekday(written: str) -> str:
     return table("weekdays")[written[:3].lower()]
 
 
-def _months(match: re.Match[str]) -> str:
-    return f"{_month(match[1])} to {_month(match[2])}" if _is_name(match[1]) and _is_name(match[2]) else match[0]
-
-
 def _is_name(written: str) -> bool:
     """Whether letters name a month or a weekday: "mar", "sat" and the like do only with a capital."""
     return written[0].isupper() or written not in ("may", "mar", "march", "dec", "sat", "sun", "wed")
-
-
-def _weekdays(match: re.Match[str]) -> str:
-    first, joint, last = match.groups()
-    if not (_is_name(first) and _is_name(last)):
-        return match[0]
-    return f"{_weekday(first)} {_JOINTS.get(joint, joint)} {_weekday(last)}"
-
-
-def _weekday_alone(match: re.Match[str]) -> str:
-    return _weekday(match[match.lastindex or 0]) + (" " if match[1] else "")
 
 
 def _full_year(written: str) -> str:
@@ -194,100 +285,30 @@ def date_words(order: str, figures: Sequence[str]) -> str:
 
 
 def _written(month: str, day: str, year: str | None) -> str:
-    words = f"{_month(month)} {ordinal_of(day)}"
+    words = f"{_month(month)} {ordinal(day)}"
     return f"{words}, {years(year)}" if year else words
-
-
-def _iso(match: re.Match[str]) -> str:
-    words = _date(match[1], match[3], match[4])
-    return words + (" " if match[0][-1] in "T " else "")
-
-
-def _slashed(match: re.Match[str]) -> str:
-    first, mark, second, year = match.groups()
-    if mark == "." and len(year) == 2:
-        return match[0]  # a version
-    day_first = mark == "." or int(first) > 12
-    month, day = (second, first) if day_first else (first, second)
-    return _date(_full_year(year), month, day) or match[0]
 
 
 def _days(first: str, joint: str | None, last: str | None) -> str:
-    words = ordinal_of(first)
+    words = ordinal(first)
     if joint and last:
-        words += f" {_JOINTS.get(joint.strip(), joint.strip())} {ordinal_of(last)}"
+        words += f" {_JOINTS.get(joint.strip(), joint.strip())} {ordinal(last)}"
     return words
-
-
-def _month_day(match: re.Match[str]) -> str:
-    month, first, joint, last, year = match.groups()
-    if not _is_name(month) and not year and not _AFTER_A_DATE.match(match.string, match.end()):
-        return match[0]
-    words = f"{_month(month)} {_days(first, joint, last)}"
-    return f"{words}, {years(year)}" if year else words
-
-
-def _day_month(match: re.Match[str]) -> str:
-    first, joint, last, of, month, year = match.groups()
-    if not (_is_name(month) or year or of or _AFTER_A_DATE.match(match.string, match.end())):
-        return match[0]
-    before = text_before(match, 12)
-    if _AFTER_WEEKDAY.search(before):
-        words = f"{_month(month)} {_days(first, joint, last)}"
-    else:
-        the = "" if before.lower().endswith("the ") else "the "
-        words = f"{the}{_days(first, joint, last)} of {_month(month)}"
-    return f"{words}, {years(year)}" if year else words
 
 
 def _era_year(written: str) -> str:
     return years(written) if written.isdecimal() and len(written) < 5 else cardinal(written.replace(",", ""))
 
 
-def _years(match: re.Match[str]) -> str:
-    first, last = match.groups()
-    return f"{years(first)} to {years(last) if len(last) == 4 else two_digits(last)}"
-
-
-def _decade(match: re.Match[str]) -> str:
-    apostrophe, figures = match.groups()
-    short = len(figures) == 2 and not apostrophe
-    if short and (int(figures) < 20 or is_seconds(match.string, match.start(), match.end())):
-        return match[0]
-    return _decade_words(apostrophe, figures)
-
-
-def is_seconds(text: str, start: int, stop: int) -> bool:
+def is_seconds(match: re.Match[str]) -> bool:
     """Whether the neighbours of "30s" and the like show that they are seconds."""
-    return bool(_BEFORE_SECONDS.search(text, max(0, start - 16), start) or _AFTER_SECONDS.match(text, stop))
+    return bool(_BEFORE_SECONDS.search(text_before(match, 16)) or _AFTER_SECONDS.match(match.string, match.end()))
 
 
 def _decade_words(apostrophe: str, figures: str) -> str:
     if figures == "00" and apostrophe:
         return "two thousands"
     return plural(cardinal(figures) if len(figures) == 2 else count(figures))
-
-
-def _season(match: re.Match[str]) -> str:
-    first, last = match.groups()
-    if (int(first) + 1) % 100 != int(last):
-        return match[0]
-    return f"{two_digits(first)} {two_digits(last)}"
-
-
-def _time(match: re.Match[str]) -> str:
-    hour, minute, second, half, hour24, minute24, second24, zulu = match.groups()
-    if half is None:
-        words = _clock(hour24, minute24, second24)
-        return f"{words} {letters('UTC')}" if zulu else words
-    words = cardinal(hour)
-    if minute and (minute != "00" or second):
-        words += f" {two_digits(minute)}"
-    if second:
-        words += f" and {_duration(None, None, second)}"
-    words += f" {letters(half + 'm')}"
-    rest = match.string[match.end() : match.end() + 8]
-    return words + "." if match[0].endswith(".") and not _SENTENCE_GOES_ON.match(rest) else words
 
 
 def _clock(hour: str, minute: str, second: str | None) -> str:
@@ -301,12 +322,6 @@ def _clock(hour: str, minute: str, second: str | None) -> str:
     if hour.startswith("0"):
         return f"oh {cardinal(hour)} hundred"
     return f"{cardinal(hour)} o'clock" if int(hour) < 13 else f"{cardinal(hour)} hundred"
-
-
-def _offset(match: re.Match[str]) -> str:
-    zone, sign, hours, minutes = match.groups()
-    words = f"{letters(zone)} {'plus' if sign == '+' else 'minus'} {cardinal(hours)}"
-    return f"{words} {two_digits(minutes)}" if minutes and minutes != "00" else words
 
 
 def _duration(hours: str | None, minutes: str | None, seconds: str | None) -> str:

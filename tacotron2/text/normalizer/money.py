@@ -2,58 +2,25 @@
 
 import re
 
-from tacotron2.text.normalizer.say import FREE, MINUS, NUMBER, WHOLE, cardinal, has_figures, join, number, text_before
-from tacotron2.text.rewriting import Pattern
+from tacotron2.text.normalizer.say import FIGURES, FREE, MINUS, NUMBER, WHOLE, cardinal, join, number, text_before
+from tacotron2.text.rewriting import Pattern, Rules
 from tacotron2.text.tables import table
 
-_SCALE = r"(?:[ -]?((?&scales))\b)?"
-_PER = r"(?: ?/ ?([A-Za-z]{1,12})\b)?"
+# The ways to group figures, then sums of money.
+MONEY = Rules(needs=FIGURES)
+
 # The continent's decimal comma: where two figures or fewer follow it, it doesn't part thousands.
-_CONTINENTAL = Pattern(r"(?<![\w.,])([0-9]{1,3}(?:\.[0-9]{3}){1,5}),([0-9]{1,2})(?![\w,]|\.[0-9])")
-_COMMA_AFTER_SIGN = Pattern(r"(?<=[$£€₹])( ?[0-9]+),([0-9]{1,2})(?![0-9]|,[0-9])")
+MONEY.add(
+    r"(?<![\w.,])([0-9]{1,3}(?:\.[0-9]{3}){1,5}),([0-9]{1,2})(?![\w,]|\.[0-9])",
+    lambda match: f"{match[1].replace('.', ',')}.{match[2]}",
+)
+_NO_FIRST_GROUP = Pattern(r"(?&months)\.? $", re.IGNORECASE)
+
+
 # Groups of three, between spaces, apostrophes or points; India's: groups of two, the last of three.
-_SPACED = Pattern(
+@MONEY.rule(
     r"(?<![\w.,'/:-])([0-9]{1,3})((?: [0-9]{3}){1,6}|(?:'[0-9]{3}){1,6})(?:,([0-9]{1,2}))?(?![\w']|[., -]?[0-9])"
 )
-_POINTED = Pattern(r"(?<![\w.,])[0-9]{1,3}(?:\.[0-9]{3}){2,6}(?![\w]|[.,]?[0-9])")
-_INDIAN = Pattern(r"(?<![\w.,])[0-9]{1,2}(?:,[0-9]{2}){1,6},[0-9]{3}(?![\w]|,[0-9])")
-_NO_FIRST_GROUP = Pattern(r"(?&months)\.? $", re.IGNORECASE)
-_COUNTED = Pattern(rf"(?<![\w.,])({NUMBER}) ?([kKmMbBtT]|bn|mn)(?= (?:[a-z]+ )?(?&counted-nouns)\b)")
-_DECIMAL_COMMA = Pattern(r"(?<=[0-9]),(?=[0-9]{1,2} ?(?:[%€°]|[kcm]?[mgl]\b|km\b))")
-_MONEY = Pattern(
-    rf"(?<![\w./])({MINUS}?)((?&currency-signs)|(?&currency-codes)\b ?)({MINUS}?) ?({NUMBER})"
-    rf"(?:(?: ?(million|billion|[kKmMbB]n?))? ?- ?(?&currency-signs)?({NUMBER}))?{_SCALE}(\+?){_PER}"
-)
-_MONEY_AFTER = Pattern(
-    rf"(?<![\w.,$£€])({MINUS}?)({WHOLE}(?:[.,][0-9]{{1,2}})?|{NUMBER}){_SCALE} ?([€£¥₹₽₺₴]|(?&currency-codes)\b){_PER}"
-)
-_CENTS = Pattern(rf"{FREE}({NUMBER}) ?(¢)|{FREE}([0-9]{{1,2}})(p)\b")
-_A_NOTE = Pattern(
-    rf"\b([Aa]|[Aa]nother|[Ee]very|[Tt]his|[Tt]hat) (\$|£|€)({NUMBER}){_SCALE}(?=[ -][a-z])"
-    r"(?! (?:and|or|to|for|is|was|in|per|a|on)\b)"
-)
-_TICKER = Pattern(r"\$(?=[A-Za-z])|^\$ (?=[a-z])")  # and the prompt before a command
-
-
-def read_money(text: str) -> str:
-    """Reads sums of money, after the ways to group figures."""
-    if has_figures(text):
-        text = _CONTINENTAL.sub(lambda match: f"{match[1].replace('.', ',')}.{match[2]}", text)
-        text = _INDIAN.sub(_regrouped, _POINTED.sub(_regrouped, _SPACED.sub(_spaced, text)))
-        text = _COMMA_AFTER_SIGN.sub(r"\1.\2", text)
-        text = _COUNTED.sub(lambda match: f"{number(match[1])} {table('scales')[match[2]]}", text)
-        text = _DECIMAL_COMMA.sub(".", text)
-        text = _A_NOTE.sub(_note, text)
-        text = _MONEY.sub(_money, text)
-        text = _MONEY_AFTER.sub(_money_after, text)
-        text = _CENTS.sub(_cents, text)
-    return _TICKER.sub("", text)
-
-
-def _regrouped(match: re.Match[str]) -> str:
-    return f"{int(re.sub('[., ]', '', match[0])):,}"
-
-
 def _spaced(match: re.Match[str]) -> str:
     """One number with spaces between its groups, unless it seems to be several numbers in a row."""
     first, rest, decimals = match.groups()
@@ -62,6 +29,79 @@ def _spaced(match: re.Match[str]) -> str:
     if rest[0] == " " and (first[0] == "0" or not likely or _NO_FIRST_GROUP.search(before)):
         return match[0]
     return first + re.sub("[ ']", ",", rest) + (f".{decimals}" if decimals else "")
+
+
+def _regrouped(match: re.Match[str]) -> str:
+    return f"{int(re.sub('[., ]', '', match[0])):,}"
+
+
+MONEY.add(r"(?<![\w.,])[0-9]{1,3}(?:\.[0-9]{3}){2,6}(?![\w]|[.,]?[0-9])", _regrouped)
+MONEY.add(r"(?<![\w.,])[0-9]{1,2}(?:,[0-9]{2}){1,6},[0-9]{3}(?![\w]|,[0-9])", _regrouped)
+MONEY.add(r"(?<=[$£€₹])( ?[0-9]+),([0-9]{1,2})(?![0-9]|,[0-9])", r"\1.\2")
+MONEY.add(
+    rf"(?<![\w.,])({NUMBER}) ?([kKmMbBtT]|bn|mn)(?= (?:[a-z]+ )?(?&counted-nouns)\b)",
+    lambda match: f"{number(match[1])} {table('scales')[match[2]]}",
+)
+MONEY.add(r"(?<=[0-9]),(?=[0-9]{1,2} ?(?:[%€°]|[kcm]?[mgl]\b|km\b))", ".")
+_SCALE = r"(?:[ -]?((?&scales))\b)?"
+
+
+@MONEY.rule(
+    rf"\b([Aa]|[Aa]nother|[Ee]very|[Tt]his|[Tt]hat) (\$|£|€)({NUMBER}){_SCALE}(?=[ -][a-z])"
+    r"(?! (?:and|or|to|for|is|was|in|per|a|on)\b)"
+)
+def _note(match: re.Match[str]) -> str:
+    """ "a $20 bill" is "a twenty-dollar bill"."""
+    article, currency, written, scale = match.groups()
+    if "." in written and not scale:
+        return match[0]
+    return join(article, number(written), table("scales")[scale] if scale else "", _currency(currency)[0])
+
+
+_PER = r"(?: ?/ ?([A-Za-z]{1,12})\b)?"
+
+
+@MONEY.rule(
+    rf"(?<![\w./])({MINUS}?)((?&currency-signs)|(?&currency-codes)\b ?)({MINUS}?) ?({NUMBER})"
+    rf"(?:(?: ?(million|billion|[kKmMbB]n?))? ?- ?(?&currency-signs)?({NUMBER}))?{_SCALE}(\+?){_PER}"
+)
+def _money(match: re.Match[str]) -> str:
+    minus, currency, minus_inside, first, first_scale, last, scale, plus, unit = match.groups()
+    currency = currency.strip()
+    sign = "minus " if minus or minus_inside else ""
+    more = " plus" if plus else ""
+    if last is None:
+        space = " " * match.string[match.end() : match.end() + 1].isalpha()  # "$1,000pcm"
+        return sign + _amount(currency, first, scale) + more + _per(unit) + space
+    if first_scale and first_scale != scale:
+        one = f"{_amount(currency, first, first_scale)} to "
+    else:
+        one = f"{number(first)} to " if scale or "." not in first else f"{_amount(currency, first, None)} to "
+    return sign + one + _amount(currency, last, scale) + more + _per(unit)
+
+
+@MONEY.rule(
+    rf"(?<![\w.,$£€])({MINUS}?)({WHOLE}(?:[.,][0-9]{{1,2}})?|{NUMBER}){_SCALE} ?([€£¥₹₽₺₴]|(?&currency-codes)\b){_PER}"
+)
+def _money_after(match: re.Match[str]) -> str:
+    minus, written, scale, currency, unit = match.groups()
+    whole, comma, part = written.rpartition(",")
+    if comma and len(part) < 3:
+        written = f"{whole}.{part}"  # as the continent writes it
+    return ("minus " if minus else "") + _amount(currency, written, scale) + _per(unit)
+
+
+@MONEY.rule(rf"{FREE}({NUMBER}) ?(¢)|{FREE}([0-9]{{1,2}})(p)\b")
+def _cents(match: re.Match[str]) -> str:
+    figures, _, pence, _ = match.groups()
+    one, many = ("cent", "cents") if figures else ("penny", "pence")
+    figures = figures or pence
+    return f"{number(figures)} {one if figures == '1' else many}"
+
+
+# Of a share ("$AAPL"); and the prompt before a command.
+TICKERS = Rules(needs=r"\$")
+TICKERS.add(r"\$(?=[A-Za-z])|^\$ (?=[a-z])", "")
 
 
 def _currency(written: str) -> list[str]:
@@ -95,41 +135,3 @@ def _per(unit: str | None) -> str:
     if not unit:
         return ""
     return f" per {'month' if unit == 'm' else table('units').get(unit, unit)}"
-
-
-def _money(match: re.Match[str]) -> str:
-    minus, currency, minus_inside, first, first_scale, last, scale, plus, unit = match.groups()
-    currency = currency.strip()
-    sign = "minus " if minus or minus_inside else ""
-    more = " plus" if plus else ""
-    if last is None:
-        space = " " * match.string[match.end() : match.end() + 1].isalpha()  # "$1,000pcm"
-        return sign + _amount(currency, first, scale) + more + _per(unit) + space
-    if first_scale and first_scale != scale:
-        one = f"{_amount(currency, first, first_scale)} to "
-    else:
-        one = f"{number(first)} to " if scale or "." not in first else f"{_amount(currency, first, None)} to "
-    return sign + one + _amount(currency, last, scale) + more + _per(unit)
-
-
-def _money_after(match: re.Match[str]) -> str:
-    minus, written, scale, currency, unit = match.groups()
-    whole, comma, part = written.rpartition(",")
-    if comma and len(part) < 3:
-        written = f"{whole}.{part}"  # as the continent writes it
-    return ("minus " if minus else "") + _amount(currency, written, scale) + _per(unit)
-
-
-def _note(match: re.Match[str]) -> str:
-    """ "a $20 bill" is "a twenty-dollar bill"."""
-    article, currency, written, scale = match.groups()
-    if "." in written and not scale:
-        return match[0]
-    return join(article, number(written), table("scales")[scale] if scale else "", _currency(currency)[0])
-
-
-def _cents(match: re.Match[str]) -> str:
-    figures, _, pence, _ = match.groups()
-    one, many = ("cent", "cents") if figures else ("penny", "pence")
-    figures = figures or pence
-    return f"{number(figures)} {one if figures == '1' else many}"

@@ -2,30 +2,21 @@
 
 from collections.abc import Callable
 
-from tacotron2.text.normalizer.abbreviations import read_abbreviations
+from tacotron2.text.normalizer.abbreviations import ABBREVIATIONS, NUMERALS
 from tacotron2.text.normalizer.addresses import read_addresses
-from tacotron2.text.normalizer.capitals import read_capitals
-from tacotron2.text.normalizer.dates import read_dates, read_times
-from tacotron2.text.normalizer.money import read_money
-from tacotron2.text.normalizer.quantities import read_numbers, read_units
+from tacotron2.text.normalizer.capitals import CAPITALS
+from tacotron2.text.normalizer.dates import DATES, MONTHS, TIMES, WEEKDAYS
+from tacotron2.text.normalizer.money import MONEY, TICKERS
+from tacotron2.text.normalizer.quantities import NUMBERS, UNITS
 from tacotron2.text.normalizer.say import Held
-from tacotron2.text.normalizer.signs import read_signs
-from tacotron2.text.normalizer.telephones import read_telephones
-from tacotron2.text.normalizer.typography import BLOCK, blocks, close_up
+from tacotron2.text.normalizer.signs import SIGNS
+from tacotron2.text.normalizer.telephones import TELEPHONES
+from tacotron2.text.normalizer.typography import BLOCK, CLOSE_UP, blocks
 from tacotron2.text.rewriting import Pattern
 
 RULES: tuple[Callable[[str], str], ...] = (
-    read_addresses,
-    read_telephones,
-    read_dates,
-    read_times,
-    read_money,
-    read_units,
-    read_abbreviations,
-    read_numbers,
-    read_capitals,
-    read_signs,
-    close_up,
+    *(read_addresses, TELEPHONES, WEEKDAYS, DATES, MONTHS, TIMES, MONEY, TICKERS, UNITS, ABBREVIATIONS, NUMERALS),
+    *(NUMBERS, CAPITALS, SIGNS, CLOSE_UP),
 )
 
 _OUTER_BREAKS = Pattern(r"\A\n+|(?<!\n)\n+\Z")

@@ -2,12 +2,13 @@
 
 import re
 
-from tacotron2.text.numbers import SMALL, cardinal, ordinal, year
+from tacotron2.text.numbers import SMALL, cardinal, year
 from tacotron2.text.rewriting import Pattern
 from tacotron2.text.symbols import ARPABET_GROUP, KEEP_END, KEEP_START
 from tacotron2.text.tables import table
 
 DIGITS = SMALL[:10]
+FIGURES = "[0-9]"
 
 # A number as it is written: groups of three or a plain run, then perhaps decimals.
 WHOLE = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
@@ -22,7 +23,6 @@ HELD = f"{chr(_FIRST_HELD)}-{chr(_LAST_HELD)}"  # within a character class
 _HELD = Pattern(f"[{HELD}]")
 _UNTOUCHED = Pattern(rf"{ARPABET_GROUP.pattern}|{KEEP_START}([^{KEEP_START}{KEEP_END}]*){KEEP_END}")
 
-_FIGURE = Pattern("[0-9]")
 _DIGITS_OR_LETTERS = Pattern(r"[0-9]+|[A-Za-z]")
 
 
@@ -51,10 +51,6 @@ class Held:
 def text_before(match: re.Match[str], most: int) -> str:
     """The last characters before a match, at most so many."""
     return match.string[max(0, match.start() - most) : match.start()]
-
-
-def has_figures(text: str) -> bool:
-    return _FIGURE.search(text) is not None
 
 
 def number(written: str) -> str:
@@ -99,10 +95,6 @@ def pairs(written: str) -> str:
 def two_digits(written: str) -> str:
     """ "05" is "oh five", as in times and years."""
     return f"oh {DIGITS[int(written[1])]}" if written[0] == "0" else cardinal(written)
-
-
-def ordinal_of(written: str) -> str:
-    return ordinal(written.replace(",", ""))
 
 
 def letters(written: str) -> str:

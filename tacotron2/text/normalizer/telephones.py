@@ -2,51 +2,62 @@
 
 import re
 
-from tacotron2.text.normalizer.say import characters, digits, has_figures
-from tacotron2.text.rewriting import Pattern
+from tacotron2.text.normalizer.say import FIGURES, characters, digits
+from tacotron2.text.rewriting import Pattern, Rules
 from tacotron2.text.tables import table
 
-_START, _END = r"(?<![\w.+$€£/-])", r"(?![\w/]|[.-][0-9])"
-_INTERNATIONAL = Pattern(rf"{_START}\+[0-9]{{1,3}}(?:[ .-]?\(?[0-9]{{1,4}}\)?){{2,5}}{_END}")
-_AMERICAN = Pattern(rf"{_START}(?:1[ .-]?)?(?:\([0-9]{{3}}\)[ -]?|[0-9]{{3}}[ .-])[0-9]{{3}}[ .-][0-9]{{4}}{_END}")
-_LOCAL = Pattern(rf"{_START}[2-9][0-9]{{2}}-[0-9]{{4}}{_END}")
-_BRITISH = Pattern(rf"{_START}\(?0[0-9]{{2,4}}\)? [0-9]{{3,4}} [0-9]{{3,4}}{_END}")
-_IN_LETTERS = Pattern(rf"{_START}(1)-(8[0-9]{{2}})-([A-Z]{{4,8}}){_END}")
-_GROUPED = Pattern(rf"{_START}(?:[0-9]{{4}}[ -]){{3}}[0-9]{{4}}{_END}|{_START}[0-9]{{3}}-[0-9]{{2}}-[0-9]{{4}}{_END}")
-_CALLED = Pattern(
-    r"\b((?:[Cc]all|[Dd]ial|[Dd]ialed|[Dd]ialled|[Cc]alled|[Pp]hone|[Tt]ext)(?:ing)?) ([0-9]{3})\b(?![.,]?[0-9])"
+# What is read digit by digit, with a pause between groups.
+TELEPHONES = Rules(needs=FIGURES)
+
+TELEPHONES.add(
+    r"\b[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\b",
+    lambda match: ", ".join(_one_by_one(group) for group in match[0].split("-")),
 )
+_START, _END = r"(?<![\w.+$€£/-])", r"(?![\w/]|[.-][0-9])"
+for _number in (
+    r"\+[0-9]{1,3}(?:[ .-]?\(?[0-9]{1,4}\)?){2,5}",  # international
+    r"(?:1[ .-]?)?(?:\([0-9]{3}\)[ -]?|[0-9]{3}[ .-])[0-9]{3}[ .-][0-9]{4}",  # American
+    r"\(?0[0-9]{2,4}\)? [0-9]{3,4} [0-9]{3,4}",  # British
+    r"(?:(?:[0-9]{4}[ -]){3}[0-9]{4}|[0-9]{3}-[0-9]{2}-[0-9]{4})",  # of cards and of social security
+    r"[2-9][0-9]{2}-[0-9]{4}",  # local
+):
+    TELEPHONES.add(_START + _number + _END, lambda match: telephone(match[0]))
 # Codes after a word that names them, and ZIP codes after the name of a town.
-_CODE = Pattern(
+TELEPHONES.add(
     r"\b((?:(?&codes)(?: (?:is|was|number|no\.?))?"
     r"|(?:ending|ends|ended) (?:in|with)|(?:last|first) (?:three|four|five|six) digits(?: are| of)?"
     r"|(?&coded) (?:number|no\.?)(?: is)?)[:,]? #?)([0-9]{3,12})(?![\w%]|[.,:/-][0-9])",
+    lambda match: match[1] + digits(match[2]),
     re.IGNORECASE,
 )
-_ZIP = Pattern(r"(?<![A-Za-z'])([A-Z][a-z]+) ([0-9]{5})(?= *(?:$|[,.;:!?)]))")
-_SERIAL = Pattern(rf"{_START}[0-9]{{1,12}}(?:-[0-9]{{1,12}}){{2,8}}(?:-[xX])?{_END}")
-_UUID = Pattern(r"\b[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\b")
-_FIGURES = Pattern(r"[0-9]+")
 
 
-def read_telephones(text: str) -> str:
-    """Reads telephone, card and social security numbers digit by digit, with a pause between their groups."""
-    if not has_figures(text):
-        return text
-    text = _UUID.sub(lambda match: ", ".join(_one_by_one(group) for group in match[0].split("-")), text)
-    for pattern in (_INTERNATIONAL, _AMERICAN, _BRITISH, _GROUPED, _LOCAL):
-        text = pattern.sub(lambda match: telephone(match[0]), text)
-    text = _CODE.sub(lambda match: match[1] + digits(match[2]), text)
-    text = _ZIP.sub(_zip, text)
-    text = _SERIAL.sub(_serial, text)
-    text = _IN_LETTERS.sub(lambda match: f"{telephone(f'{match[1]} {match[2]}')}, {match[3].lower()}", text)
-    return _CALLED.sub(lambda match: f"{match[1]} {digits(match[2])}", text)
-
-
+@TELEPHONES.rule(r"(?<![A-Za-z'])([A-Z][a-z]+) ([0-9]{5})(?= *(?:$|[,.;:!?)]))")
 def _zip(match: re.Match[str]) -> str:
     """Five figures after a name are a code, but for round amounts."""
     amount = match[1] in table("openers") or match[1] in table("before-amounts") or match[2].endswith("00")
     return match[0] if amount else f"{match[1]} {digits(match[2])}"
+
+
+@TELEPHONES.rule(rf"{_START}[0-9]{{1,12}}(?:-[0-9]{{1,12}}){{2,8}}(?:-[xX])?{_END}")
+def _serial(match: re.Match[str]) -> str:
+    """Many figures are no numbers to count with, unless they are years: an ISBN, an account."""
+    groups = match[0].split("-")
+    years = all(len(group) == 4 and group[0] in "12" for group in groups)
+    if max(map(len, groups)) < 5 and (years or max(map(len, groups)) < 3 or sum(map(len, groups)) < 9):
+        return match[0]
+    return ", ".join(map(_one_by_one, groups))
+
+
+TELEPHONES.add(
+    rf"{_START}(1)-(8[0-9]{{2}})-([A-Z]{{4,8}}){_END}",
+    lambda match: f"{telephone(f'{match[1]} {match[2]}')}, {match[3].lower()}",
+)
+TELEPHONES.add(
+    r"\b((?:[Cc]all|[Dd]ial|[Dd]ialed|[Dd]ialled|[Cc]alled|[Pp]hone|[Tt]ext)(?:ing)?) ([0-9]{3})\b(?![.,]?[0-9])",
+    lambda match: f"{match[1]} {digits(match[2])}",
+)
+_FIGURES = Pattern(r"[0-9]+")
 
 
 def telephone(written: str) -> str:
@@ -57,15 +68,6 @@ def telephone(written: str) -> str:
         return written  # an amount
     groups = [_group(group) for group in found]
     return ("plus " if written.startswith("+") else "") + ", ".join(groups)
-
-
-def _serial(match: re.Match[str]) -> str:
-    """Many figures are no numbers to count with, unless they are years: an ISBN, an account."""
-    groups = match[0].split("-")
-    years = all(len(group) == 4 and group[0] in "12" for group in groups)
-    if max(map(len, groups)) < 5 and (years or max(map(len, groups)) < 3 or sum(map(len, groups)) < 9):
-        return match[0]
-    return ", ".join(map(_one_by_one, groups))
 
 
 def _one_by_one(written: str) -> str:

@@ -4,7 +4,7 @@ import html
 import re
 import unicodedata
 
-from tacotron2.text.rewriting import Pattern
+from tacotron2.text.rewriting import Pattern, Rules
 
 _ENTITY = Pattern(r"&(?:[a-zA-Z]{2,8}|#[0-9]{1,6});")
 # A tag, or what stands between angle brackets without being one: "<jane@doe.com>".
@@ -13,9 +13,7 @@ _TAG = Pattern(
     r"|<!--[^<>\n]{0,500}-->"
 )
 _BLOCK_TAGS = frozenset("br p div li ul ol tr table blockquote h1 h2 h3 h4 h5 h6 pre hr".split())  # noqa: SIM905
-
 BLOCK = Pattern(r"[^\n]+")
-
 # Read before Unicode's compatibility forms, which would lose their meaning.
 _SUPERSCRIPT = Pattern("[⁺⁻]?[⁰¹²³⁴-⁹]+")
 _TO_DIGITS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
@@ -41,14 +39,9 @@ _EMOJI = Pattern(
     "[\U0001f000-\U0001faff\u2600-\u27bf\u2b00-\u2bff\u2300-\u23ff\u25a0-\u25ff\u2500-\u259f\u2190-\u21ff"
     "\ufe00-\ufe0f\u20e3\U000e0000-\U000e007f]+"
 )
-_EMOTICON = Pattern(
-    r"(?<!\S)(?:[:;=]'?[-^]?[)(\]\[DPpOo3/\\|*]{1,5}|[xX]D+|\^_?\^|-_-|¯\\_\(ツ\)_/¯)(?!\w)"
-    r"|(?:(?<=[A-Za-z]{2} )|(?<=\bI ))<3(?=\s*(?:$|[.!?,)]|(?:u|you|it|this|that|my|the|him|her|them)\b))"
-)
 _INVISIBLE = Pattern(
     "[\u0000-\u0008\u000e-\u001b\u007f\u0080-\u009f\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]"
 )
-
 _BREAK_CHARACTERS = r"\n\r\v\f\x1c-\x1e\x85\u2028\u2029"
 _BREAK = Pattern(rf"\r\n|[{_BREAK_CHARACTERS}]")
 _LINE = Pattern(rf"[^{_BREAK_CHARACTERS}]*(?:{_BREAK.pattern})|[^{_BREAK_CHARACTERS}]+")
@@ -60,23 +53,6 @@ _BULLET = Pattern(r"\A[ \t]*[-*+•◦▪‣–][ \t]+(?:\[[ xX]\][ \t]+)?")
 _NUMBERED = Pattern(r"\A[ \t]*(?:[0-9]{1,3}[.)]|[a-z]\))[ \t]")
 _ROW = Pattern(r"\A\s*\|")
 _ROW_ENDS = Pattern(rf"\A[ \t|]+|(?<![ \t|])[ \t|]*(?:{_BREAK.pattern}|\Z)")
-_LINK = Pattern(r"!?\[([^\[\]\n]{0,300})\](?:\([^()\s]{0,500}(?:[ \t]\"[^\"\n]{0,100}\")?\)|\[[^\[\]\n]{0,50}\])")
-_FOOTNOTE = Pattern(r"(?<=[\w.,;!?)])\[(?:\^?[0-9]{1,3}|citation needed)\]")
-_STARS = Pattern(r"(?<![0-9 ])\*+|\*+(?![0-9 *])|(?<![0-9]) \*+(?= )")
-_UNDERLINES = Pattern(r"(?<![A-Za-z0-9_])_+(?=[A-Za-z0-9*'\"])|(?<=[A-Za-z0-9*.,!?'\")])_+(?![A-Za-z0-9_])")
-_PLUS_MINUS = Pattern(r"\+/[-\N{MINUS SIGN}]")
-_OPTIONAL_PLURAL = Pattern(r"(?<=[a-z])\(s\)")
-_TRADEMARK = Pattern(r"(?<=[a-z0-9]{2})\((?:TM|R)\)")
-_CHANGED_LETTER = Pattern(r"(?<!\w)\[([A-Za-z])\](?=[a-z])")  # in quotations: "[t]he"
-_GLUED = Pattern(r"(?<=[0-9 ][ap]\.m\.)(?=[A-Z][a-z])")  # "5 p.m.Then"
-_STRUCK = Pattern(r"~~|`+")
-_DOTS = Pattern(r"(?<![.])\. \. \.")
-_SPACES = Pattern(r"\s+")
-_ENDS = Pattern(r"\A\s|\s\Z")
-_BEFORE_PUNCTUATION = Pattern(r" (?=[,.!?;:)](?:[ ,.!?;:)]|$))")
-_SPARE_COMMAS = Pattern(r"(?<=[,;:]),+|\( ?\)")
-_TYPED_DASH = Pattern(r"(?<!-)--(?!-)(?=\s|[A-Za-z])")
-_OPTION = Pattern(r"(?<![\S])(--?)(?=[a-z][a-z-]{0,30}(?:[ =,.;:)]|$))")
 
 
 def blocks(text: str) -> str:
@@ -92,7 +68,7 @@ def blocks(text: str) -> str:
     text = _INVISIBLE.sub("", text)
     if "<" in text:
         text = _TAG.sub(_tag, text)
-    return BLOCK.sub(lambda match: _without_markup(match[0]), _LINE.sub(_line, text))
+    return BLOCK.sub(lambda match: MARKUP(match[0]), _LINE.sub(_line, text))
 
 
 def _tag(match: re.Match[str]) -> str:
@@ -125,20 +101,37 @@ def _fraction(match: re.Match[str]) -> str:
     return f"{match[1]} {numerator}/{denominator}"
 
 
-def _without_markup(text: str) -> str:
-    text = _LINK.sub(r"\1", text)
-    text = _FOOTNOTE.sub("", text)
-    text = _EMOTICON.sub(" ", text)
-    text = _STRUCK.sub("", _UNDERLINES.sub("", _STARS.sub("", text)))
-    text = _OPTION.sub(lambda match: "dash " * len(match[1]), text)
-    text = _TRADEMARK.sub("", _OPTIONAL_PLURAL.sub("s", text))
-    text = _CHANGED_LETTER.sub(r"\1", text)
-    text = _GLUED.sub(" ", _PLUS_MINUS.sub("±", text))
-    text = _TYPED_DASH.sub(" -- ", _DOTS.sub("...", text))
-    return _ENDS.sub("", _SPACES.sub(" ", text))
+_SPACES, _ENDS = Pattern(r"\s+"), Pattern(r"\A\s|\s\Z")
 
+# Within a block.
+MARKUP = Rules()
+MARKUP.add(
+    r"!?\[([^\[\]\n]{0,300})\](?:\([^()\s]{0,500}(?:[ \t]\"[^\"\n]{0,100}\")?\)|\[[^\[\]\n]{0,50}\])", r"\1", needs="["
+)
+MARKUP.add(r"(?<=[\w.,;!?)])\[(?:\^?[0-9]{1,3}|citation needed)\]", "", needs="[")
+MARKUP.add(
+    r"(?<!\S)(?:[:;=]'?[-^]?[)(\]\[DPpOo3/\\|*]{1,5}|[xX]D+|\^_?\^|-_-|¯\\_\(ツ\)_/¯)(?!\w)"
+    r"|(?:(?<=[A-Za-z]{2} )|(?<=\bI ))<3(?=\s*(?:$|[.!?,)]|(?:u|you|it|this|that|my|the|him|her|them)\b))",
+    " ",
+)
+MARKUP.add(r"(?<![0-9 ])\*+|\*+(?![0-9 *])|(?<![0-9]) \*+(?= )", "", needs="*")
+MARKUP.add(r"(?<![A-Za-z0-9_])_+(?=[A-Za-z0-9*'\"])|(?<=[A-Za-z0-9*.,!?'\")])_+(?![A-Za-z0-9_])", "", needs="_")
+MARKUP.add(r"~~|`+", "")
+MARKUP.add(r"(?<![\S])(--?)(?=[a-z][a-z-]{0,30}(?:[ =,.;:)]|$))", lambda match: "dash " * len(match[1]), needs="-")
+MARKUP.add(r"(?<=[a-z])\(s\)", "s", needs="(s)")
+MARKUP.add(r"(?<=[a-z0-9]{2})\((?:TM|R)\)", "", needs="(")
+MARKUP.add(r"(?<!\w)\[([A-Za-z])\](?=[a-z])", r"\1", needs="[")  # in quotations: "[t]he"
+MARKUP.add(r"\+/[-\N{MINUS SIGN}]", "±", needs="+/")
+MARKUP.add(r"(?<=[0-9 ][ap]\.m\.)(?=[A-Z][a-z])", " ")  # "5 p.m.Then"
+MARKUP.add(r"(?<![.])\. \. \.", "...", needs=". . .")
+MARKUP.add(r"(?<!-)--(?!-)(?=\s|[A-Za-z])", " -- ", needs="--")
+MARKUP.add(_SPACES, " ")
+MARKUP.add(_ENDS, "")
 
-def close_up(text: str) -> str:
-    """Single spaces, and none before punctuation."""
-    text = _BEFORE_PUNCTUATION.sub("", _SPACES.sub(" ", text))
-    return _ENDS.sub("", _SPARE_COMMAS.sub("", text))
+# Punctuation once, single spaces, and none before punctuation.
+CLOSE_UP = Rules()
+CLOSE_UP.add(r"([!?,;:])\1{2,}|\.{4,}|-{3,}", lambda match: match[1] or ("..." if match[0][0] == "." else "--"))
+CLOSE_UP.add(_SPACES, " ")
+CLOSE_UP.add(r" (?=[,.!?;:)](?:[ ,.!?;:)]|$))", "")
+CLOSE_UP.add(r"(?<=[,;:]),+|\( ?\)", "")
+CLOSE_UP.add(_ENDS, "")
