@@ -25,7 +25,7 @@ def add_voice_flags(parser: argparse.ArgumentParser) -> None:
     add_setting_flags(group, [settings_of(RuntimeSettings)["threads"]])
 
 
-def add_source_flags(group: argparse._ArgumentGroup) -> None:
+def add_source_flags(group: argparse._ActionsContainer) -> None:
     """Adds --models, --checkpoints and --fp16."""
     group.add_argument("--models", type=Path, metavar="FOLDER", help="folder with the four .engine or .onnx files")
     group.add_argument(
