@@ -1,6 +1,6 @@
-"""Corpora whose workers, drivers and nodes are killed at every stage, and whose disk is full: the bytes stay the same.
+"""Workers, drivers and nodes are killed at every stage of a corpus, and its disk is full: the bytes stay the same.
 
-Who is to be killed ends itself at its stage, or waits there for its end: nothing here depends on who is quicker.
+A process that is to be killed ends itself at its stage, or waits there for its end: nothing here depends on speed.
 """
 
 import errno
@@ -179,7 +179,7 @@ def test_a_cluster_that_loses_a_node_half_way_ends_with_the_same_bytes(
     assert tree(tmp_path / "corpus") == tree(plain)
 
 
-# A head without cores and two nodes of one core each, of which one goes while both have a shard. None comes instead.
+# A head without cores and two nodes of one core each. One node goes while both have a shard, and none comes instead.
 CLUSTER = """
 import os, threading, time
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"

@@ -59,7 +59,7 @@ def onnx_files(folder: Path) -> dict[Part, Path]:
 
 @pytest.fixture(scope="module")
 def lasting_folder(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoints: dict[str, Path]) -> Path:
-    """The tiny models, whose untrained gate would fire at once: here a piece ends after 150 frames."""
+    """The tiny models. Their untrained gate would fire at once: here a piece ends after 150 frames."""
     folder = tmp_path_factory.mktemp("voice")
     config = replace(TINY_TACOTRON2, decoder_no_early_stopping=True, max_decoder_steps=150)
     torch.save({"state_dict": tiny_tacotron2(config).state_dict(), "config": vars(config)}, folder / "tacotron2.pt")
@@ -82,7 +82,7 @@ def server(lasting_folder: Path) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def faulty(tiny_folder: Path) -> Iterator[tuple[subprocess.Popen, dict[str, str], Path]]:
-    """A server whose engines fail as its file of faults says: its process, its addresses, that file."""
+    """A server with engines that fail as a file says: its process, its addresses, that file."""
     with tempfile.TemporaryDirectory(prefix="triton.") as folder:
         repository, faults = Path(folder, "repository"), Path(folder, "faults.json")
         make_repository(repository, onnx_files(tiny_folder), max_waiting=MAX_WAITING)
@@ -254,7 +254,7 @@ def test_a_whole_answer_that_is_cancelled_is_not_spoken_to_its_end(faulty) -> No
     _, addresses, faults = faulty
     with faults_in(faults, "decoder_iter", "slow"), grpc.InferenceServerClient(addresses["grpc"]) as client:
         # As many as there are instances. To its end one would take minutes.
-        text = tensors(grpc, TEXT=b"Some words of a long text, of which nobody hears the end. " * 60)
+        text = tensors(grpc, TEXT=b"Some words of a long text that is not heard to its end. " * 60)
         calls = [client.async_infer("tts", text, callback=lambda result, error: None) for _ in range(PLAIN_INSTANCES)]
         time.sleep(1)
         for call in calls:
