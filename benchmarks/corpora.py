@@ -29,8 +29,7 @@ from serving.corpora.job import AUDIOS, FORMATS, Job, VoiceSource, claim
 from serving.corpora.pool import ProcessPool, count_gpus
 from serving.corpora.report import RunTotals
 from serving.corpora.run import Driver
-from tacotron2.loading import DEMO_TACOTRON2
-from waveglow.loading import DEMO_WAVEGLOW
+from serving.flags import add_source_flags, checkpoints_of
 
 CHARACTERS = (25, 170, 110)  # of a line: least, most, usual, as LJSpeech has them; the last is that of equal texts
 WORK = ("speaking", "waiting", "reading", "writing")  # what a worker's time goes to
@@ -45,9 +44,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--batch-sizes", type=bounded_int(1, 1024), nargs="+", default=[32, 64, 128])
     parser.add_argument("--format", choices=FORMATS, default="ljspeech")
     parser.add_argument("--audio", choices=AUDIOS, default="wav")
-    parser.add_argument("--models", type=Path, metavar="FOLDER", help="four .engine or .onnx files [checkpoints]")
-    parser.add_argument("--checkpoints", type=Path, nargs=2, default=(DEMO_TACOTRON2, DEMO_WAVEGLOW), metavar="FILE")
-    parser.add_argument("--fp16", action="store_true", help="half precision")
+    add_source_flags(parser)
     parser.add_argument("--max-decoder-steps", type=bounded_int(1, 100_000), help="frames of a piece [the voice's]")
     parser.add_argument("-o", "--output", type=Path, help="folder for the corpora, which are deleted [a temporary one]")
     return parser
@@ -156,8 +153,7 @@ def _source(args: argparse.Namespace, batch_size: int) -> VoiceSource:
     work = WorkSettings(batch_size=batch_size)
     precision: Precision = "fp16" if args.fp16 else "fp32"
     device = "cuda" if max(args.gpus) > 0 else "cpu"
-    tacotron2, waveglow = args.checkpoints
-    return VoiceSource(args.models, tacotron2, waveglow, device, precision, None, work)
+    return VoiceSource(args.models, *checkpoints_of(args), device, precision, None, work)
 
 
 def _json_lines(texts: Sequence[str], repeats: int) -> Iterator[str]:

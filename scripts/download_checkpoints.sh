@@ -127,16 +127,16 @@ server_size() {
 
 # Copies the file $2, which lies at $1 on the server, from torch.hub's cache; fails where it isn't there whole.
 take_from_torch_hub() {
-    local cache=${TORCH_HOME:-${XDG_CACHE_HOME:-${HOME:-}/.cache}/torch} place size
-    for place in "$cache/checkpoints/$2" "$cache/hub/checkpoints/$2"; do
-        [[ -f $place ]] || continue
+    local cache=${TORCH_HOME:-${XDG_CACHE_HOME:-${HOME:-}/.cache}/torch} found size
+    for found in "$cache/checkpoints/$2" "$cache/hub/checkpoints/$2"; do
+        [[ -f $found ]] || continue
         size=$(server_size "$1")
-        if [[ -n $size && $size != "$(stat -c %s -- "$place")" ]]; then
-            echo "Note: $place is not whole, and is passed over"
+        if [[ -n $size && $size != "$(stat -c %s -- "$found")" ]]; then
+            echo "Note: $found is not whole, and is passed over"
             continue
         fi
-        { cp -- "$place" "$2.copy" && mv -- "$2.copy" "$2"; } || fail "$folder/$2: can't be written: free some space"
-        echo "$folder/$2: copied from $place; unverified, as NGC publishes no checksums"
+        { cp -- "$found" "$2.copy" && mv -- "$2.copy" "$2"; } || fail "$folder/$2: can't be written: free some space"
+        echo "$folder/$2: copied from $found; unverified, as NGC publishes no checksums"
         return
     done
     return 1

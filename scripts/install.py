@@ -140,7 +140,7 @@ def version_of(python: Path) -> str:
 
 
 def make_environment(reason: str) -> None:
-    """Makes an empty .venv, in place of one of these scripts' own for a reason that is printed."""
+    """Makes an empty .venv, which replaces one of these scripts' own for a reason that is printed."""
     try:
         import ensurepip  # noqa: F401  Debian has it in a package of its own
         import venv
@@ -159,9 +159,9 @@ def make_environment(reason: str) -> None:
         (VENV / MADE_HERE).touch()
         builder.create(VENV)
     except (OSError, subprocess.CalledProcessError) as error:
-        said = error.output.decode(errors="replace") if isinstance(error, subprocess.CalledProcessError) else str(error)
+        text = error.output.decode(errors="replace") if isinstance(error, subprocess.CalledProcessError) else str(error)
         shutil.rmtree(VENV, ignore_errors=True)
-        fail(f"{VENV} could not be made: {explain(said)}")
+        fail(f"{VENV} could not be made: {explain(text)}")
 
 
 def install(extra: str) -> None:

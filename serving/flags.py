@@ -25,7 +25,7 @@ def add_voice_flags(parser: argparse.ArgumentParser) -> None:
     add_setting_flags(group, [settings_of(RuntimeSettings)["threads"]])
 
 
-def add_source_flags(group: argparse._ArgumentGroup) -> None:
+def add_source_flags(group: argparse._ActionsContainer) -> None:
     """Adds --models, --checkpoints and --fp16."""
     group.add_argument("--models", type=Path, metavar="FOLDER", help="folder with the four .engine or .onnx files")
     group.add_argument(
@@ -63,7 +63,7 @@ def open_voice(args: argparse.Namespace, on_message: Callable[[str], None] = lam
     """Opens the voice that the flags name.
 
     Args:
-        on_message: told what takes long, as the export of the demo voice does.
+        on_message: called with a line before something takes long, as the export of the demo voice does.
 
     Raises:
         UserError: flags that contradict one another, or models that can't be opened.

@@ -38,7 +38,7 @@ MOST_STEPS = 7  # with so many frames at most, some lines of the voice below com
 
 
 def export_quick_voice(folder: Path) -> Path:
-    """ONNX files of models with few mel channels, whose dropout decides after which of 3 to 15 frames they stop."""
+    """ONNX files of models with few mel channels. Their dropout decides after which of 3 to 15 frames they stop."""
     config = dataclasses.replace(TINY_TACOTRON2, n_mel_channels=8)
     tacotron2 = tiny_tacotron2(config)
     gate = tacotron2.decoder.gate_layer.linear_layer
@@ -79,13 +79,13 @@ class QuickSource(VoiceSource):
         return Voice.load(self.folder, work=self.work, threads=self.threads, cpu_backend="onnxruntime")
 
 
-# Of which shard; None: whichever comes.
+# The number of the shard that a stage is of; None is any.
 STAGES = {"opening": None, "reading": 1, "speaking": None, "writing": 3, "recording": 5, "recorded": 6}
 
 
 @dataclasses.dataclass(frozen=True)
 class FaultySource(VoiceSource):
-    """A voice whose workers, or the processes beside them, end at each of some stages once, and wait at one of them.
+    """A voice that ends its worker, or a process beside it, once at each of some stages, and lets it wait at one.
 
     Attributes:
         stages: of STAGES.

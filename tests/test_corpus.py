@@ -134,9 +134,9 @@ def test_webdataset_reads_the_tars(source: VoiceSource, lines: Path, plain: Path
     wavs = read_entries(plain / "manifest.jsonl")
     assert [sample["__key__"] for sample in read] == [entry["id"] for entry in wavs]
     assert [sample["wav"] for sample in read] == [(plain / entry["audio"]).read_bytes() for entry in wavs]
-    told = json.loads(read[0]["json"])
-    assert told["sampling_rate"] == 22050
-    assert told["reading"] == wavs[0]["reading"]
+    described = json.loads(read[0]["json"])
+    assert described["sampling_rate"] == 22050
+    assert described["reading"] == wavs[0]["reading"]
 
 
 def test_another_sampling_rate_changes_the_files_and_nothing_else(
@@ -160,7 +160,7 @@ def test_a_run_that_ended_anywhere_is_finished_by_the_next_to_the_same_bytes(
         make(source, lines, broken, format=format_name, on_report=_interrupt_at(2))
     assert not (broken / "manifest.jsonl").exists()
     done: list[int] = []
-    # What a crash of the machine may leave: a record whose file is lost or cut, and a half-written file.
+    # What a crash of the machine may leave: a record of a file that is cut, and a half-written file.
     record = next(iter(sorted((broken / "parts").iterdir())))
     files = json.loads(record.read_text(encoding="utf-8").splitlines()[0])["files"]
     (broken / next(iter(files))).write_bytes(b"cut")
@@ -364,7 +364,7 @@ def test_whatever_fails_in_a_line_fails_alone(
     assert [entry["line"] for entry in read_entries(tmp_path / "manifest.jsonl")] == [one["line"] for one in others]
 
 
-def test_a_record_is_written_when_all_that_it_tells_of_is_on_the_disk(
+def test_a_record_is_written_when_all_files_that_it_names_are_on_the_disk(
     source: VoiceSource, lines: Path, tmp_path: Path
 ) -> None:
     done: list[str] = []
@@ -528,8 +528,8 @@ def test_a_dry_run_says_how_much_and_how_long_and_writes_nothing(
 ) -> None:
     flags = ["-i", lines, "-o", tmp_path / "new", "--models", source.folder, "--workers", 1, "--threads", 1]
     main(make_parser().parse_args(list(map(str, [*flags, "--max-decoder-steps", MOST_STEPS, "--dry-run"]))))
-    said = capsys.readouterr().out
-    assert all(words in said for words in ("40 lines", "hours of audio", "on 1 workers", "would be without audio"))
+    printed = capsys.readouterr().out
+    assert all(words in printed for words in ("40 lines", "hours of audio", "on 1 workers", "would be without audio"))
     assert not (tmp_path / "new").exists()
 
 

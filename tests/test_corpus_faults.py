@@ -1,6 +1,6 @@
-"""Corpora whose workers, drivers and nodes are killed at every stage, and whose disk is full: the bytes stay the same.
+"""Workers, drivers and nodes are killed at every stage of a corpus, and its disk is full: the bytes stay the same.
 
-Who is to be killed ends itself at its stage, or waits there for its end: nothing here depends on who is quicker.
+A process that is to be killed ends itself at its stage, or waits there for its end: nothing here depends on speed.
 """
 
 import errno
@@ -9,8 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import forkserver
@@ -24,6 +22,7 @@ from serving.corpora.job import VoiceSource
 from serving.corpora.pool import ProcessPool
 from serving.corpora.ray_pool import RayPool
 from tests.corpora import MOST_STEPS, STAGES, WORK, FaultySource, export_quick_voice, make, tree, write_lines
+from tests.http_servers import eventually
 from tests.scripts import assert_one_line_error, run_here, run_script
 
 pytestmark = pytest.mark.slow  # workers are processes, which import PyTorch
@@ -76,15 +75,8 @@ def descendants(process: int) -> set[int]:
     return found
 
 
-def eventually(is_so: Callable[[], bool], seconds: float = 60) -> bool:
-    ends = time.monotonic() + seconds
-    while not is_so() and time.monotonic() < ends:
-        time.sleep(0.02)
-    return is_so()
-
-
 def end(processes: set[int]) -> bool:
-    return eventually(lambda: not processes & living().keys())
+    return eventually(lambda: not processes & living().keys(), 60)
 
 
 @pytest.mark.parametrize("kind", ["processes", "processes with others beside them", "actors with others beside them"])
@@ -187,7 +179,7 @@ def test_a_cluster_that_loses_a_node_half_way_ends_with_the_same_bytes(
     assert tree(tmp_path / "corpus") == tree(plain)
 
 
-# A head without cores and two nodes of one core each, of which one goes while both have a shard. None comes instead.
+# A head without cores and two nodes of one core each. One node goes while both have a shard, and none comes instead.
 CLUSTER = """
 import os, threading, time
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"

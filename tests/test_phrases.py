@@ -77,7 +77,7 @@ class TestReading:
 class TestStandardInput:
     @pytest.fixture
     def pipe(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-        """Puts a pipe into the place of standard input, and gives its writing end."""
+        """Replaces standard input by a pipe, and gives the end to write to."""
         reading, writing = os.pipe()
         with open(reading, "rb") as stream:
             monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=stream))

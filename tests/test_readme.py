@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.files import REPOSITORY
-from tests.scripts import assert_one_line_error, run_script
+from tests.scripts import assert_one_line_error, run_here
 
 README = (REPOSITORY / "README.md").read_text()
 
@@ -61,9 +61,8 @@ def test_speaking_examples_speak(tmp_path: Path, demo_folder: Path) -> None:
         assert (tmp_path / "spoken" / "audio_0_trt.wav").stat().st_size > 40_000
 
 
-@pytest.mark.slow
 def test_benchmark_scripts_refuse_what_they_do_not_know() -> None:
     script = ["bash", REPOSITORY / "scripts" / "inference_benchmark.sh"]
     result = subprocess.run([*script, "--batch", "3"], capture_output=True, text=True, check=False)
     assert "unknown flag --batch" in assert_one_line_error(result)
-    assert_one_line_error(run_script("benchmarks/report.py", "no_such_folder"), "holds no results")
+    assert_one_line_error(run_here("benchmarks/report.py", "no_such_folder"), "holds no results")

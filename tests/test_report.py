@@ -90,7 +90,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def results(folder: Path) -> list[PhraseResult]:
-    """Three phrases whose texts and file names have everything that HTML and URLs give a meaning to."""
+    """Three phrases. Their texts and file names have everything that HTML and URLs give a meaning to."""
     texts = ("Good morning!", 'Is 1 < 2 & "so" <script>alert(1)</script>?', "Caf\u00e9 at 5 o'clock.")
     made = []
     for index, (text, name) in enumerate(zip(texts, ("0_trt", "1 a&b#c?d%41", "2:\u00e9'\"<x>"), strict=True)):

@@ -622,9 +622,11 @@ def test_later_versions_are_downloaded_by_name(server: Server, tmp_path: Path) -
     assert_one_line_error(run_download(server, tmp_path, "nvidia_waveglow256pyt_fp16xpt"), "unknown checkpoint nvidia")
 
 
-@pytest.mark.parametrize("place", ["checkpoints", "hub/checkpoints"])
-def test_what_torch_hub_has_downloaded_is_taken_where_it_is_whole(server: Server, tmp_path: Path, place: str) -> None:
-    cache = tmp_path / "torch" / place
+@pytest.mark.parametrize("cache_folder", ["checkpoints", "hub/checkpoints"])
+def test_what_torch_hub_has_downloaded_is_taken_where_it_is_whole(
+    server: Server, tmp_path: Path, cache_folder: str
+) -> None:
+    cache = tmp_path / "torch" / cache_folder
     cache.mkdir(parents=True)
     (cache / NAME).write_bytes(CONTENT[NAME])
     (cache / OTHER).write_bytes(CONTENT[OTHER][:-1])  # torch.hub leaves what it was cut off at

@@ -118,7 +118,7 @@ class _RayWorker:
 
 def _connect(ray: Any, address: str | None, cores: int) -> None:
     """Joins a cluster, or starts a Ray that only this machine sees."""
-    # Workers import this project, from the same place on every machine.
+    # Workers import this project, which lies at the same path on every machine.
     path = os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH"))))
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
     options["runtime_env"] = {"env_vars": {"PYTHONPATH": path}}

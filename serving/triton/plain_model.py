@@ -71,7 +71,7 @@ def _stream(inputs: list[Any], name: str) -> Iterator[Any]:
 
 
 def _failed(message: str) -> Any:
-    """An error whose message begins with its code, as those of `tts_stream` do for this model."""
+    """An error. `message` begins with its code, as the errors of `tts_stream` do for this model."""
     code, _, reason = message.partition(" ")
     if not code.isupper():  # the server's own
         code, reason = "INTERNAL", message
