@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -356,11 +357,12 @@ def test_a_slow_reader_holds_up_nobody(server: ServerProcess) -> None:
     body = json.dumps(request(LONG, frames=1600, response_format="pcm", sample_rate=48000)).encode()
     with server.connect() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        head = ["POST /v1/audio/speech HTTP/1.1", "Host: x", "Content-Type: application/json"]
+        head = ["POST /v1/audio/speech HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
         slow.sendall("\r\n".join([*head, f"Content-Length: {len(body)}", "", ""]).encode() + body)
-        assert slow.recv(1)
+        assert slow.recv(12) == b"HTTP/1.1 200"
         for _ in range(3):
             assert server.speak().status_code == 200
+        assert eventually(lambda: re.search("cancelled 200, .*: its client has read nothing", server.log()) is not None)
     assert eventually(lambda: server.status()["active"] == 0)
 
 

@@ -22,6 +22,7 @@ from common.files import REPOSITORY
 from pipeline import Audio, SpeakSettings
 from pipeline.pieces import PieceResult
 from pipeline.scheduler import QUEUE_LENGTH, SchedulerStatus
+from pipeline.speech import CancelledError
 from serving.http import engine_process
 from serving.http.messages import (
     AskStatus,
@@ -64,7 +65,7 @@ class RemoteSpeech:
         self._engine = engine
         self._number = number
         self._messages: asyncio.Queue[Chunk | Ended] = asyncio.Queue()
-        self._ended = False
+        self._ended = self._cancelled = False
         self._unsaid = 0.0  # seconds of audio that were read, and the engine doesn't know
 
     async def next_chunk(self) -> Audio | None:
@@ -77,6 +78,8 @@ class RemoteSpeech:
             CancelledError: of `pipeline.speech`: it was cancelled.
         """
         message = await self._messages.get()
+        if self._cancelled:
+            raise CancelledError("the request was cancelled")
         if isinstance(message, Ended):
             self._messages.put_nowait(message)  # for whoever asks again
             if message.error is not None:
@@ -91,9 +94,11 @@ class RemoteSpeech:
         return message.audio
 
     def cancel(self) -> None:
-        """Gives the request up: its slot is free at the next block. May be called at any time."""
+        """Gives the request up, at any time: `next_chunk` returns at once, and its slot is free at the next block."""
         if not self._ended:
             self._engine.send(Cancel(self._number))
+        self._cancelled = True
+        self._messages.put_nowait(Ended(self._number, None))
 
     def receive(self, message: Chunk | Ended) -> None:
         """What the engine says of the request."""
