@@ -165,7 +165,7 @@ class _Answer:
         """Each chunk in its format, and the words that are known with it; and what the encoder held back."""
         while chunk is not None:
             yield await self._encoded(with_gain(chunk, self.order.gain).samples), chunk.words
-            self.record.heard(chunk.seconds, self.service.metrics)
+            self.record.heard(chunk.seconds)
             chunk = await self.speech.next_chunk()
         yield await self._encoded(None), ()
 
