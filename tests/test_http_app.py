@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 from unittest import mock
@@ -20,7 +21,7 @@ from starlette.types import Message
 from torch import Tensor
 
 from common.errors import UserError
-from common.metadata import Part
+from common.metadata import PARTS, Part
 from pipeline import Voice
 from pipeline.scheduler import FAILED_ROUNDS
 from tests.engine_doubles import Watched, tiny_engines
@@ -31,6 +32,7 @@ av = pytest.importorskip("av")
 soundfile = pytest.importorskip("soundfile")
 from pipeline.encoders import FORMATS, make_encoder
 from scripts.http_server import make_engines, make_parser, server_settings
+from serving.flags import runs_on_gpu
 from serving.http.api import OPENAI_VOICES, SpeechRequest
 from serving.http.app import make_app
 from serving.http.engine_pool import Engine, EnginePool
@@ -191,6 +193,16 @@ def test_two_engines_share_each_gpu_and_on_a_cpu_the_server_speaks_itself(
     engines = make_engines(make_parser().parse_args(flags), lambda: Voice(tiny_engines()))
     assert [engine.environment for engine in engines] == environments
     assert len({engine.name for engine in engines}) == len(engines)
+
+
+def test_engines_of_a_folder_run_on_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "output"
+    folder.mkdir()
+    for part in PARTS:
+        (folder / f"{part}_fp16.engine").touch()
+    assert runs_on_gpu(make_parser().parse_args(["--models", str(folder)]))
+    monkeypatch.chdir(tmp_path)  # ./output is taken where no voice is named
+    assert runs_on_gpu(make_parser().parse_args([]))
 
 
 @pytest.mark.parametrize("audio_format", ["wav", "pcm", "flac", "mp3", "opus", "aac"])
