@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import importlib
 import io
 import itertools
 import json
@@ -379,6 +380,24 @@ def test_answers_carry_the_times_of_words(service: SpeechService) -> None:
     for word in said:
         assert text[slice(*word["span"])] == word["word"]
         assert 0 <= word["start"] <= word["end"] <= 100 * 256 / 22050
+
+
+@pytest.mark.parametrize(
+    ("function", "fields"),
+    [("av.open", {"response_format": "mp3"}), ("base64.b64encode", {"timestamps": True})],
+)
+def test_what_takes_long_does_not_hold_up_other_requests(service: SpeechService, function: str, fields: dict) -> None:
+    module, name = function.split(".")
+    original, threads = getattr(importlib.import_module(module), name), []
+
+    def watched(*args, **options) -> object:
+        threads.append(threading.current_thread())
+        return original(*args, **options)
+
+    with mock.patch(function, watched):
+        assert ask(service, "POST", SPEECH, json=request(**fields)).status_code == 200
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 def test_what_is_left_out_of_a_text_is_told(service: SpeechService) -> None:
