@@ -160,8 +160,7 @@ class EngineServer:
     def _send(self) -> None:
         try:
             while (item := self._outbox.get()) is not None:
-                for message in self._messages(item):
-                    self._connection.sendall(packed(message))
+                self._connection.sendall(b"".join(map(packed, self._messages(item))))
         except OSError:  # nobody reads any more
             return
         except Exception:  # requests must not wait for an engine that can't answer
