@@ -292,12 +292,12 @@ def test_a_thousand_requests_leave_nothing_behind(server: ServerProcess) -> None
         found = {name: float(value) for name, value in (line.split() for line in lines if line.startswith("process_"))}
         return found | {"threads": len(list(Path(f"/proc/{server.process.pid}/task").iterdir()))}
 
-    before, after = soak(200), soak(1000)  # the first ones start threads and take memory that stay
+    before, after = soak(100), soak(600)  # the first ones start threads and take memory that stay
     assert after["process_open_fds"] <= before["process_open_fds"] + 2
     pools = min(32, (os.cpu_count() or 1) + 4) + 4 + 2  # asyncio's default one, uvloop's, and the readers' of texts
     assert after["threads"] <= before["threads"] + pools
     grown = after["process_resident_memory_bytes"] - before["process_resident_memory_bytes"]
-    assert grown < 20e6  # as of 20 kB a request that stays
+    assert grown < 12e6  # as of 20 kB a request that stays
     assert server.speak().status_code == 200
 
 
@@ -515,12 +515,3 @@ def test_a_drain_has_an_end(tmp_path: Path) -> None:
         assert server.process.wait(20) == 0
         assert time.monotonic() - began < 15
         assert "Traceback" not in server.log()
-
-
-def test_a_port_in_use_is_told_in_one_line(server: ServerProcess, tmp_path: Path) -> None:
-    port = server.url.rpartition(":")[2]
-    with (
-        pytest.raises(AssertionError, match=f"can't listen at 127.0.0.1 port {port}"),
-        running_server(tmp_path, "--port", port),
-    ):
-        pass

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import functools
 import importlib
 import io
 import itertools
@@ -18,6 +19,7 @@ from unittest import mock
 import httpx
 import numpy as np
 import pytest
+from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.types import Message
 from torch import Tensor
 
@@ -39,9 +41,11 @@ from serving.http.app import make_app
 from serving.http.engine_pool import Engine, EnginePool
 from serving.http.log import LineFormatter
 from serving.http.messages import EngineSettings
+from serving.http.server import bind
 from serving.http.service import RequestRecord, ServerSettings, SpeechService
 
 SPEECH = "/v1/audio/speech"
+app_of = functools.cache(make_app)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +73,7 @@ def service(loop: asyncio.AbstractEventLoop) -> Iterator[SpeechService]:
 
 def ask(service: SpeechService, method: str, path: str, **options) -> httpx.Response:
     async def answer() -> httpx.Response:
-        transport = httpx.ASGITransport(make_app(service), raise_app_exceptions=False)
+        transport = httpx.ASGITransport(app_of(service), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             return await client.request(method, path, **options)
 
@@ -287,7 +291,7 @@ def test_a_client_that_leaves_while_its_text_waits_to_be_read_gives_it_up(
         return message
 
     async def leave() -> None:
-        asking = asyncio.create_task(make_app(service)(scope, receive, mock.AsyncMock()))
+        asking = asyncio.create_task(app_of(service)(scope, receive, mock.AsyncMock()))
         await asyncio.wait_for(gone.wait(), 20)
         await service.engines.statuses()  # the engine has heard of it
         read.set()
@@ -297,6 +301,42 @@ def test_a_client_that_leaves_while_its_text_waits_to_be_read_gives_it_up(
     with mock.patch.object(Voice, "submit", lambda *options: read.wait(30) and submit(*options)):
         asyncio.get_event_loop().run_until_complete(leave())
     assert "cancelled 499" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "headers", "status"),
+    [
+        ({}, {"Origin": "https://evil.example"}, 403),
+        ({}, {"Origin": "http://127.0.0.1"}, None),
+        ({"origins": ("https://my.example",)}, {"Origin": "https://my.example"}, None),
+        ({"api_key": "secret"}, {}, 401),
+        ({"api_key": "secret"}, {"Authorization": "Token wrong"}, 401),
+        ({"api_key": "secret"}, {"Authorization": "Token secret"}, None),
+        ({"api_key": "secret"}, {"Authorization": "Bearer secret"}, None),
+        ({"api_key": "secret"}, {"Sec-WebSocket-Protocol": "token, secret"}, None),
+    ],
+)
+def test_conversations_of_other_sites_and_strangers_are_refused(
+    service: SpeechService, settings: dict, headers: dict, status: int | None
+) -> None:
+    client = TestClient(app_of(SpeechService(service.engines, ServerSettings(**settings))))
+    headers = {"Host": "127.0.0.1"} | headers
+    if status is None:
+        with client.websocket_connect("/v1/speak", headers=headers) as socket:
+            assert socket.receive_json()["type"] == "Metadata"
+    else:
+        with pytest.raises(WebSocketDenialResponse) as refused, client.websocket_connect("/v1/speak", headers=headers):
+            pass
+        assert refused.value.status_code == status
+        assert refused.value.json()["error"]["code"] == {401: "invalid_api_key", 403: "unknown_origin"}[status]
+
+
+def test_a_port_in_use_is_named() -> None:
+    with bind("127.0.0.1", 0) as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"can't listen at 127.0.0.1 port {port}"):
+            bind("127.0.0.1", port)
 
 
 def test_who_is_refused_learns_how_long_the_queue_takes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -547,6 +587,12 @@ def test_a_voice_that_can_not_speak_any_more_says_so_everywhere(loop: asyncio.Ab
         assert ask(service, "GET", "/health").json()["status"] == "ready"
         for _ in range(FAILED_ROUNDS):
             assert ask(service, "POST", SPEECH, json=request()).status_code == 500
+
+        async def fail() -> None:
+            while not service.engines.failure:
+                await asyncio.sleep(0.01)
+
+        loop.run_until_complete(asyncio.wait_for(fail(), 20))
         for path in ("/health", "/health/ready", "/health/live"):
             answer = ask(service, "GET", path)
             assert (answer.status_code, answer.json()["status"]) == (503, "failed")
