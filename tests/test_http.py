@@ -111,11 +111,6 @@ def test_lossy_formats_lose_no_tail(client, audio_format: str, media_type: str, 
     assert seconds <= len(samples) / rate <= seconds + padding
 
 
-def test_the_default_format_is_the_one_of_openai(client) -> None:
-    answer = client.audio.speech.create(model="tts-1", voice="alloy", input="Hello there.", **ours())
-    assert answer.response.headers["content-type"] == "audio/mpeg"
-
-
 @pytest.mark.parametrize("audio_format", ["wav", "pcm", "flac", "mp3", "opus"])
 def test_a_stream_begins_before_it_is_done(server: ServerProcess, client, audio_format: str) -> None:
     with (
@@ -186,78 +181,7 @@ def test_eight_clients_at_once_each_hear_their_own(server: ServerProcess, voice:
         assert_equal(np.frombuffer(answer.content, "<i2"), expected)
 
 
-def test_what_there_is_can_be_listed(server: ServerProcess, client) -> None:
-    names = [model.id for model in client.models.list()]
-    assert "tacotron2-waveglow" in names
-    assert client.models.retrieve("tts-1").id == "tts-1"
-    voices = httpx.get(f"{server.url}/v1/audio/voices").json()
-    assert voices["voices"][0]["id"] == "default"
-    assert voices["max_characters"] == MAX_CHARACTERS
-
-
 # Bad input
-
-
-@pytest.mark.parametrize(
-    ("fields", "status", "param", "words"),
-    [
-        ({"input": ""}, 400, "input", "empty"),
-        ({"input": " \n"}, 400, "input", "empty"),
-        ({"input": "\u266b \u2665"}, 400, "input", "nothing to speak"),
-        ({"input": "x" * (MAX_CHARACTERS + 1)}, 413, "input", "401 characters, and at most 400"),
-        ({"input": None}, 400, "input", "string"),
-        ({"model": "whisper-1"}, 404, "model", "whisper-1"),
-        ({"voice": "nobody"}, 400, "voice", "default, alloy"),
-        ({"response_format": "wma"}, 400, "response_format", "wav, pcm, flac, mp3, opus"),
-        ({"speed": 3.0}, 400, "speed", "between 0.5 and 2"),
-        ({"speed": 0.25}, 400, "speed", "between 0.5 and 2"),
-        ({"speed": "fast"}, 400, "speed", "number"),
-        ({"seed": -1}, 400, "seed", "between 0 and"),
-        ({"seed": 2**70}, 400, "seed", "between 0 and"),
-        ({"sample_rate": 12345}, 400, "sample_rate", "one of 8000"),
-        ({"sample_rate": 44100, "response_format": "opus"}, 400, "sample_rate", "opus takes 8000"),
-        ({"text_normalizer": "klingon"}, 400, "text_normalizer", "english, none"),
-        ({"stream_format": "video"}, 400, "stream_format", "sse"),
-        ({"alignment": True}, 400, "alignment", "sse"),
-        ({"sped": 1.2}, 400, "sped", "did you mean speed?"),
-    ],
-)
-def test_bad_fields_are_refused_as_openai_does(
-    server: ServerProcess, fields: dict, status: int, param: str, words: str
-) -> None:
-    answer = httpx.post(f"{server.url}/v1/audio/speech", json=request() | fields)
-    assert answer.status_code == status
-    error = answer.json()["error"]
-    assert error.keys() == {"message", "type", "param", "code"}
-    assert (error["type"], error["param"]) == ("invalid_request_error", param)
-    assert words in error["message"]
-
-
-@pytest.mark.parametrize(
-    ("body", "content_type", "status", "words"),
-    [
-        (b'{"input": "caf\xe9"}', "application/json", 400, "UTF-8"),
-        (b'{"input": ', "application/json", 400, "not JSON"),
-        (b'{"input": "\\ud800"}', "application/json", 400, "not JSON"),
-        (b"[]", "application/json", 400, "object"),
-        (b"", "application/json", 400, "not JSON"),
-        (b'{"model": "tts-1", "voice": "alloy"}', "application/json", 400, "input is missing"),
-        (b"input=Hello", "application/x-www-form-urlencoded", 415, "application/json"),
-        (b" " * 1_000_000, "application/json", 413, "larger than"),
-    ],
-)
-def test_bad_bodies_are_refused(server: ServerProcess, body: bytes, content_type: str, status: int, words: str) -> None:
-    headers = {"content-type": content_type}
-    answer = httpx.post(f"{server.url}/v1/audio/speech", content=body, headers=headers)
-    assert answer.status_code == status
-    assert words in answer.json()["error"]["message"]
-
-
-def test_unknown_paths_and_methods_have_the_same_kind_of_error(server: ServerProcess) -> None:
-    assert httpx.get(f"{server.url}/v1/nothing").json()["error"]["message"] == "GET /v1/nothing: Not Found"
-    answer = httpx.get(f"{server.url}/v1/audio/speech")
-    assert answer.status_code == 405
-    assert "error" in answer.json()
 
 
 def test_the_server_keeps_to_its_description(server: ServerProcess, tmp_path: Path) -> None:
@@ -407,44 +331,30 @@ def test_a_head_of_any_length_is_not_kept(server: ServerProcess) -> None:
     assert server.is_healthy()
 
 
-# Load, keys, ids, the end
+# Load, ids, the end
 
 
 @pytest.fixture(scope="module")
 def small_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server with a key, room for one stream and for one request that waits."""
-    flags = ("--max-streams", "1", "--max-queue", "1", "--api-key", "secret")
+    """A server with room for one stream and for one request that waits."""
+    flags = ("--max-streams", "1", "--max-queue", "1")
     with running_server(tmp_path_factory.mktemp("small"), *flags) as server:
         yield server
-
-
-KEY = {"Authorization": "Bearer secret"}
 
 
 def test_a_full_queue_is_refused_and_harms_nobody(small_server: ServerProcess, voice: Voice) -> None:
     url = f"{small_server.url}/v1/audio/speech"
     with small_server.fault("decoder_iter", "slow"), ThreadPoolExecutor(2) as pool:
-        accepted = [pool.submit(httpx.post, url, json=request(frames=150), headers=KEY, timeout=60)]
+        accepted = [pool.submit(httpx.post, url, json=request(frames=150), timeout=60)]
         assert eventually(lambda: small_server.status()["active"] == 1)
-        accepted.append(pool.submit(httpx.post, url, json=request(frames=150), headers=KEY, timeout=60))
+        accepted.append(pool.submit(httpx.post, url, json=request(frames=150), timeout=60))
         assert eventually(lambda: small_server.status()["waiting"] == 1)
-        refused = httpx.post(url, json=request(), headers=KEY)
+        refused = httpx.post(url, json=request())
         assert refused.status_code == 503
         assert int(refused.headers["retry-after"]) >= 1
         assert refused.json()["error"]["code"] == "queue_full"
         for future in accepted:
             assert_equal(np.frombuffer(future.result().content, "<i2"), in_library(voice, frames=150))
-
-
-@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic secret"}])
-def test_without_the_key_nothing_is_spoken(small_server: ServerProcess, headers: dict) -> None:
-    for path in ("/v1/models", "/v1/audio/voices", "/metrics"):
-        assert httpx.get(small_server.url + path, headers=headers).status_code == 401
-    answer = httpx.post(f"{small_server.url}/v1/audio/speech", json=request(), headers=headers)
-    assert answer.status_code == 401
-    assert answer.json()["error"]["code"] == "invalid_api_key"
-    assert httpx.get(f"{small_server.url}/health").status_code == 200
-    assert httpx.get(f"{small_server.url}/v1/models", headers=KEY).status_code == 200
 
 
 def test_requests_have_ids_in_the_answer_and_in_the_log(server: ServerProcess) -> None:

@@ -117,6 +117,7 @@ def test_every_answer_has_its_headers(
     assert "default-src 'self'" in answer.headers["content-security-policy"]
     assert answer.headers["content-type"]
     assert answer.headers["x-request-id"]
+    assert status < 400 or "error" in answer.json()
     assert b"alert(1)" not in answer.content
 
 
@@ -449,7 +450,12 @@ def test_what_is_left_out_of_a_text_is_told(service: SpeechService) -> None:
 def test_what_there_is_is_listed_where_clients_look(service: SpeechService, path: str) -> None:
     answer = ask(service, "GET", path).json()
     names = [one["id"] for one in answer[path.rpartition("/")[2]]]
-    assert {"alloy", "default"} <= {*names} if "voices" in path else {"tts-1", "tacotron2-waveglow"} <= {*names}
+    if "voices" in path:
+        assert names[:2] == ["default", "alloy"]
+        assert answer["max_characters"] == 100
+    else:
+        assert {"tts-1", "tacotron2-waveglow"} <= {*names}
+        assert ask(service, "GET", "/v1/models/tts-1").json()["id"] == "tts-1"
 
 
 @pytest.mark.parametrize(
@@ -480,25 +486,78 @@ def test_nested_bodies_are_refused(service: SpeechService, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "param", "words"),
+    ("fields", "status", "param", "words"),
     [
-        ({"volume_multipler": 1}, "volume_multipler", "did you mean volume_multiplier?"),
-        ({"volume_multiplier": 5}, "volume_multiplier", "less than or equal to 4"),
-        ({"surprise": 1}, "surprise", "unknown field"),
-        ({"model": "tts-1-hd-x"}, "model", "does not exist"),
-        ({"speed": 9.0}, "speed", "speed 9.0: must be between"),
-        ({"sample_rate": 1}, "sample_rate", "sample_rate 1: must be one of"),
-        ({"sample_rate": 44100, "response_format": "opus"}, "sample_rate", "sample_rate 44100: opus takes"),
-        ({"input": "..."}, "input", "nothing to speak"),
-        ({"voice": {"id": "alloy", "x": 1}}, "voice", "Extra inputs are not permitted"),
-        ({"voice": 5}, "voice", "valid string"),
+        ({"input": ""}, 400, "input", "empty"),
+        ({"input": " \n"}, 400, "input", "empty"),
+        ({"input": "\u266b \u2665"}, 400, "input", "nothing to speak"),
+        ({"input": "x" * 101}, 413, "input", "101 characters, and at most 100"),
+        ({"input": None}, 400, "input", "string"),
+        ({"model": "whisper-1"}, 404, "model", "whisper-1"),
+        ({"model": "tts-1-hd-x"}, 404, "model", "does not exist"),
+        ({"voice": "nobody"}, 400, "voice", "default, alloy"),
+        ({"voice": {"id": "alloy", "x": 1}}, 400, "voice", "Extra inputs are not permitted"),
+        ({"voice": 5}, 400, "voice", "valid string"),
+        ({"response_format": "wma"}, 400, "response_format", "wav, pcm, flac, mp3, opus"),
+        ({"speed": 3.0}, 400, "speed", "speed 3.0: must be between 0.5 and 2"),
+        ({"speed": 0.25}, 400, "speed", "between 0.5 and 2"),
+        ({"speed": "fast"}, 400, "speed", "number"),
+        ({"seed": -1}, 400, "seed", "between 0 and"),
+        ({"seed": 2**70}, 400, "seed", "between 0 and"),
+        ({"sample_rate": 12345}, 400, "sample_rate", "sample_rate 12345: must be one of 8000"),
+        ({"sample_rate": 44100, "response_format": "opus"}, 400, "sample_rate", "sample_rate 44100: opus takes 8000"),
+        ({"text_normalizer": "klingon"}, 400, "text_normalizer", "english, none"),
+        ({"stream_format": "video"}, 400, "stream_format", "sse"),
+        ({"alignment": True}, 400, "alignment", "sse"),
+        ({"sped": 1.2}, 400, "sped", "did you mean speed?"),
+        ({"volume_multipler": 1}, 400, "volume_multipler", "did you mean volume_multiplier?"),
+        ({"volume_multiplier": 5}, 400, "volume_multiplier", "less than or equal to 4"),
+        ({"surprise": 1}, 400, "surprise", "unknown field"),
     ],
 )
-def test_errors_name_the_field_to_blame(service: SpeechService, fields: dict, param: str, words: str) -> None:
+def test_errors_name_the_field_to_blame_as_openai_does(
+    service: SpeechService, fields: dict, status: int, param: str, words: str
+) -> None:
     answer = ask(service, "POST", SPEECH, json=request() | fields)
-    assert answer.status_code == (404 if param == "model" else 400)
-    assert answer.json()["error"]["param"] == param
+    assert answer.status_code == status
+    error = answer.json()["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert (error["type"], error["param"]) == ("invalid_request_error", param)
+    assert words in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status", "words"),
+    [
+        (b'{"input": "caf\xe9"}', "application/json", 400, "UTF-8"),
+        (b'{"input": ', "application/json", 400, "not JSON"),
+        (b'{"input": "\\ud800"}', "application/json", 400, "not JSON"),
+        (b"[]", "application/json", 400, "object"),
+        (b"", "application/json", 400, "not JSON"),
+        (b'{"model": "tts-1", "voice": "alloy"}', "application/json", 400, "input is missing"),
+        (b"input=Hello", "application/x-www-form-urlencoded", 415, "application/json"),
+        (b" " * 1_000_000, "application/json", 413, "larger than"),
+    ],
+)
+def test_bad_bodies_are_refused(
+    service: SpeechService, body: bytes, content_type: str, status: int, words: str
+) -> None:
+    headers = {"content-type": content_type}
+    answer = ask(service, "POST", SPEECH, content=body, headers=headers)
+    assert answer.status_code == status
     assert words in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic secret"}])
+def test_without_the_key_nothing_is_spoken(service: SpeechService, headers: dict) -> None:
+    guarded = SpeechService(service.engines, ServerSettings(api_key="secret"))
+    for method, path in (("GET", "/v1/models"), ("GET", "/v1/voices"), ("GET", "/metrics"), ("POST", SPEECH)):
+        answer = ask(guarded, method, path, headers=headers)
+        assert answer.status_code == 401
+        assert answer.json()["error"]["code"] == "invalid_api_key"
+    assert ask(guarded, "GET", "/health").status_code == 200
+    with_key = {"Authorization": "Bearer secret"}
+    assert ask(guarded, "POST", SPEECH, json=request(frames=20), headers=with_key).status_code == 200
 
 
 def test_the_description_of_the_api_can_be_followed(service: SpeechService) -> None:

@@ -51,7 +51,7 @@ async def speak(service: SpeechService, record: RequestRecord, order: SpeechOrde
             owned.callback(asyncio.get_running_loop().run_in_executor, None, encoder.finish)
         else:
             encoder = opening()
-        answer = _Answer(service, record, order, speech, encoder)
+        answer = _Answer(record, order, speech, encoder)
         chunk = await speech.next_chunk()
         if chunk is None:
             raise EngineFailure("the text gave no audio")
@@ -91,7 +91,6 @@ class SpeechStream(StreamingResponse):
 class _Answer:
     """What an answer with audio is made of."""
 
-    service: SpeechService
     record: RequestRecord
     order: SpeechOrder
     speech: RemoteSpeech
