@@ -59,7 +59,7 @@ def open_voice(args: argparse.Namespace, on_message: Callable[[str], None] = lam
     """Opens the voice that the flags name.
 
     Args:
-        on_message: told what takes long, as the export of the demo voice does.
+        on_message: called with what takes long, as the export of the demo voice.
 
     Raises:
         UserError: flags that contradict one another, or models that can't be opened.

@@ -233,11 +233,16 @@ def test_a_text_waits_for_a_busy_engine(server: ServerProcess) -> None:
 def test_what_was_flushed_is_spoken_before_the_server_ends(tmp_path: Path) -> None:
     with running_server(tmp_path, frames=150) as server, speak_socket(server) as idle, speak_socket(server) as socket:
         with server.fault("decoder_iter", "slow"):
-            say(socket, "Speak", text="Hello there. And this is not")
+            say(socket, "Speak", text="Hello there.")
+            say(socket, "Flush")
             assert eventually(lambda: server.status()["active"] == 1)
             server.process.terminate()
             assert closed(idle) == (1012, "the server is shutting down")
-        audio = b"".join(message for message in messages_of(socket) if isinstance(message, bytes))
+            say(socket, "Speak", text="Too late.")
+            say(socket, "Close")
+        messages = list(messages_of(socket))
+        audio = b"".join(message for message in messages if isinstance(message, bytes))
+        assert json.loads(messages[-1])["type"] == "Flushed"
         assert closed(socket)[0] == 1012
         assert seconds_of(audio) == pytest.approx(3 * SECONDS, abs=1e-3)
         assert server.process.wait(30) == 0

@@ -40,7 +40,7 @@ from serving.http.messages import (
 
 WATCH_SECONDS = 5.0  # between looks whether an engine still works
 ANSWER_SECONDS = 60.0  # for which an engine may leave a look unanswered, before its process is killed
-STATUS_SECONDS = 1.0  # that whoever asks for the state waits for an engine
+STATUS_SECONDS = 1.0  # that an engine gets to tell its state
 STOP_SECONDS = 10.0  # that an engine gets to end, before its process is killed
 MOST_FAILURES = 3  # in a row, each at once after a start: of all engines, before they are given up
 WORKED_SECONDS = 60.0  # after which an engine's end is no failure of its start
@@ -81,7 +81,7 @@ class RemoteSpeech:
         if self._cancelled:
             raise CancelledError("the request was cancelled")
         if isinstance(message, Ended):
-            self._messages.put_nowait(message)  # for whoever asks again
+            self._messages.put_nowait(message)  # for the next call
             if message.error is not None:
                 raise message.error
             return None
@@ -190,12 +190,12 @@ class Engine:
         return speech
 
     def send(self, message: object) -> None:
-        """Sends it, where somebody is there who reads it."""
+        """Sends it, unless the engine has ended."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(packed(message))
 
     async def status(self, seconds: float = STATUS_SECONDS) -> SchedulerStatus:
-        """Its state and load as it tells them; "failed" where it isn't ready or doesn't answer in time."""
+        """Its state and load; "failed" where it isn't ready or doesn't answer in time."""
         if self.ready is None:
             return SchedulerStatus(0, 0, 0.0, "failed", self.reason)
         answer: asyncio.Future[SchedulerStatus] = asyncio.get_running_loop().create_future()
@@ -234,9 +234,8 @@ class Engine:
             await asyncio.wait({self._gone})
 
     def _lost(self, error: Exception | None) -> None:
-        if error is not None and not isinstance(error, OSError):
-            _log.error("what %s said can't be read", self.name, exc_info=error)
-            self._end(f"what it said can't be read: {type(error).__name__}")
+        if error is not None and not isinstance(error, OSError):  # the event loop has logged it
+            self._end(f"its message can't be read: {type(error).__name__}")
         self._end("its process has ended" if self._started.done() else "its process ended while it was started")
         self._gone.set_result(None)
 

@@ -67,7 +67,7 @@ class RequestRecord:
 
     @property
     def is_conversation(self) -> bool:
-        """Whether it is a WebSocket's, whose times are its client's."""
+        """Whether it is a WebSocket's. Its client decides how long it takes."""
         return self.format == "websocket"
 
     def heard(self, seconds: float) -> None:
@@ -100,7 +100,7 @@ class SpeechService:
     """What answers requests are made from: engines that speak, what is allowed, and the metrics.
 
     Args:
-        engines: stay the caller's, who closes them after the last request.
+        engines: not owned; the caller closes them after the last request.
     """
 
     def __init__(self, engines: EnginePool, settings: ServerSettings) -> None:

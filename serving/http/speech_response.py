@@ -143,8 +143,8 @@ class _Answer:
 
     def _with_words(self, data: bytes, words: Sequence[Word]) -> bytes:
         name, rate = self.order.audio_format.name, self.speech.sampling_rate
-        said = [_word(word) for word in words]
-        return json.dumps({"audio": _base64(data), "format": name, "sample_rate": rate, "words": said}).encode()
+        times = [_word(word) for word in words]
+        return json.dumps({"audio": _base64(data), "format": name, "sample_rate": rate, "words": times}).encode()
 
     async def captions(self, chunk: Audio | None) -> AsyncIterator[bytes]:
         """The audio and its words as Kokoro-FastAPI has them: JSON, a line a chunk unless it is whole."""

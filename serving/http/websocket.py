@@ -26,7 +26,7 @@ from tacotron2.text import TextFrontEnd
 
 FLUSH_SECONDS = 2.0  # without more text, after which the rest is spoken as it is
 BUSY_SECONDS = 10.0  # that a text waits for an engine to have room, at most
-BUSY_PAUSE = 0.05  # seconds before a text is offered again
+PAUSE_SECONDS = 0.05  # before looking again whether an engine has room, or whether all is spoken
 IDLE_SECONDS = 3600.0  # without any message: clients keep connections for their next text
 MAX_UNSPOKEN = 4  # times the longest text of a message: what may wait in a connection
 REASON_BYTES = 123  # of a close frame, by RFC 6455
@@ -83,7 +83,7 @@ async def speak_messages(service: SpeechService, socket: WebSocket, subprotocol:
 
 
 class _Connection:
-    """What is heard and said over one WebSocket: one task listens, one speaks."""
+    """A conversation over one WebSocket: one task listens, one speaks, one waits for the server's end."""
 
     def __init__(self, service: SpeechService, record: RequestRecord, socket: WebSocket, order: SpeechOrder) -> None:
         self._service, self._record, self._socket, self._order = service, record, socket, order
@@ -115,8 +115,9 @@ class _Connection:
     async def _wind_up(self) -> None:
         """Ends the conversation when the server ends, once all that has come is spoken."""
         await self._service.draining.wait()
+        await asyncio.sleep(PAUSE_SECONDS)  # for a text that is being read
         while self._waiting:
-            await asyncio.sleep(BUSY_PAUSE)
+            await asyncio.sleep(PAUSE_SECONDS)
         raise Ended(Code.SERVER_ENDS, "the server is shutting down")
 
     # Listening
@@ -125,6 +126,8 @@ class _Connection:
         while True:
             message = await self._next_message()
             kind = message.get("type")
+            if self._service.draining.is_set() and kind != "Clear":
+                continue  # nothing more is spoken, and the close code tells it
             if kind == "Speak":
                 await self._take(message.get("text"))
             elif kind == "Flush":
@@ -169,8 +172,6 @@ class _Connection:
     async def _take(self, text: object) -> None:
         if not isinstance(text, str):
             raise Ended(Code.REFUSED, "Speak needs text, a string")
-        if self._service.draining.is_set():
-            return
         longest = self._service.settings.max_characters
         if len(text) > longest:
             raise Ended(
@@ -247,7 +248,7 @@ class _Connection:
             except Busy:
                 if time.monotonic() - began > BUSY_SECONDS:
                     raise
-            await asyncio.sleep(BUSY_PAUSE)
+            await asyncio.sleep(PAUSE_SECONDS)
         raise CancelledError
 
     async def _tell_count(self, kind: Literal["Flushed", "Cleared"]) -> None:
