@@ -8,7 +8,6 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -386,23 +385,6 @@ def test_metrics_count_what_happened(server: ServerProcess) -> None:
     assert value("speech_characters_total") == before["speech_characters_total"] + len("Hello there.")
     assert value("speech_request_seconds_count") == before["speech_request_seconds_count"] + 1
     assert value("speech_queue_length") == value("speech_active_streams") == 0
-
-
-def test_sigterm_lets_requests_end_and_takes_no_new_ones(tmp_path: Path, voice: Voice) -> None:
-    with running_server(tmp_path) as server:
-        url = f"{server.url}/v1/audio/speech"
-        answers: list[httpx.Response] = []
-        with server.fault("decoder_iter", "slow"):
-            reader = threading.Thread(
-                target=lambda: answers.append(httpx.post(url, json=request(frames=200), timeout=60))
-            )
-            reader.start()
-            assert eventually(lambda: server.status()["active"] == 1)
-            server.process.terminate()
-            assert eventually(lambda: not server.is_listening())
-            reader.join(60)
-        assert_equal(np.frombuffer(answers[0].content, "<i2"), in_library(voice, frames=200))
-        assert server.process.wait(30) == 0
 
 
 def test_a_server_whose_voice_can_not_speak_any_more_ends_with_a_reason(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -230,13 +231,20 @@ def test_a_text_waits_for_a_busy_engine(server: ServerProcess) -> None:
             assert seconds_of(until(socket, "Flushed")[0]) > 0
 
 
-def test_what_was_flushed_is_spoken_before_the_server_ends(tmp_path: Path) -> None:
-    with running_server(tmp_path, frames=150) as server, speak_socket(server) as idle, speak_socket(server) as socket:
+def test_what_was_asked_for_is_spoken_before_the_server_ends(tmp_path: Path) -> None:
+    with (
+        running_server(tmp_path, frames=150) as server,
+        speak_socket(server) as idle,
+        speak_socket(server) as socket,
+        ThreadPoolExecutor(1) as pool,
+    ):
         with server.fault("decoder_iter", "slow"):
+            answer = pool.submit(server.speak, frames=150)
             say(socket, "Speak", text="Hello there.")
             say(socket, "Flush")
-            assert eventually(lambda: server.status()["active"] == 1)
+            assert eventually(lambda: server.status()["active"] == 2)
             server.process.terminate()
+            assert eventually(lambda: not server.is_listening())
             assert closed(idle) == (1012, "the server is shutting down")
             say(socket, "Speak", text="Too late.")
             say(socket, "Close")
@@ -245,4 +253,5 @@ def test_what_was_flushed_is_spoken_before_the_server_ends(tmp_path: Path) -> No
         assert json.loads(messages[-1])["type"] == "Flushed"
         assert closed(socket)[0] == 1012
         assert seconds_of(audio) == pytest.approx(3 * SECONDS, abs=1e-3)
+        assert seconds_of(answer.result().content, 22050) == pytest.approx(3 * SECONDS, abs=1e-3)
         assert server.process.wait(30) == 0
