@@ -47,7 +47,7 @@ class Load:
         rate: requests a second of an open loop; 0 in a closed one.
         requests: at most.
         seconds: after which no further request is begun.
-        seed: of the moments and of what is said.
+        seed: of the moments and of the texts.
     """
 
     streams: int = 0
@@ -82,7 +82,7 @@ class Answer:
 
     @property
     def waits(self) -> list[float]:
-        """Seconds of each silence within the audio, for a listener who plays each chunk as early as possible."""
+        """Seconds of each silence within the audio, where each chunk is played as early as possible."""
         waits = []
         heard_until = self.chunks[0][0] if self.chunks else 0.0
         for came, seconds in self.chunks:

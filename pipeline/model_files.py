@@ -74,10 +74,17 @@ def voice_files(
     folder: Path | None, precision: Precision | None, on_message: Callable[[str], None]
 ) -> dict[Part, Path]:
     """The four files of a folder; without one those of ./output, else the demo voice's. See `default_paths`."""
-    found = default_paths(folder or Path("output"), precision)
+    found = existing_files(folder, precision)
     if found is None and folder is not None:
         raise UserError(f"{folder}: no model files; export or build them there, or name another folder")
     return found or demo_files(precision, on_message)
+
+
+def existing_files(folder: Path | None, precision: Precision | None) -> dict[Part, Path] | None:
+    """What `voice_files` takes; None where there is nothing yet."""
+    if folder is not None:
+        return default_paths(folder, precision)
+    return default_paths(Path("output"), precision) or default_paths(DEMO_FOLDER, precision)
 
 
 def demo_files(precision: Precision | None, on_message: Callable[[str], None]) -> dict[Part, Path]:

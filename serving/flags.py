@@ -8,7 +8,7 @@ from common.errors import UserError
 from common.metadata import Precision
 from pipeline import Voice
 from pipeline.flags import add_part_flags, add_setting_flags, model_paths
-from pipeline.model_files import DEMO_FOLDER, default_paths
+from pipeline.model_files import existing_files
 from pipeline.settings import RuntimeSettings, settings_of
 from tacotron2.loading import DEMO_TACOTRON2
 from waveglow.loading import DEMO_WAVEGLOW
@@ -51,12 +51,8 @@ def runs_on_gpu(args: argparse.Namespace) -> bool:
     """Whether the voice that the flags name speaks on NVIDIA GPUs. Raises UserError."""
     if args.checkpoints is not None:
         return (args.device or "cpu").startswith("cuda")
-    files = list((model_paths(args) or {}).values())
-    for folder in [] if files else [args.models] if args.models else [Path("output"), DEMO_FOLDER]:
-        files += (default_paths(folder, "fp16" if args.fp16 else None) or {}).values()
-        if files:
-            break
-    return any(path.suffix != ".onnx" for path in files)
+    files = model_paths(args) or existing_files(args.models, "fp16" if args.fp16 else None) or {}
+    return any(path.suffix != ".onnx" for path in files.values())
 
 
 def open_voice(args: argparse.Namespace, on_message: Callable[[str], None] = lambda message: None) -> Voice:

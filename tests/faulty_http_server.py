@@ -9,6 +9,7 @@ import argparse
 import importlib
 import json
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -22,14 +23,14 @@ from common.cli import run
 from common.metadata import Part
 from pipeline import Voice
 from scripts.http_server import make_engines, make_parser, server_settings
-from serving.http import app, engine_pool
+from serving.http import app, engine_pool, websocket
 from serving.http import server as http_server
 from serving.http.log import log_to_stderr
 from tests.engine_doubles import Watched, tiny_engines
 
 FLOAT_INPUTS: dict[Part, str] = {"decoder_iter": "prenet_dropout", "postnet": "mel_outputs", "waveglow": "z"}
 SLOW_SECONDS = 0.01  # a run
-PATIENCE_SECONDS = 3.0  # with clients that send nothing
+PATIENCE_SECONDS = 3.0  # with clients that send or read nothing, and with engines that are busy
 
 
 class Faults:
@@ -79,12 +80,14 @@ def load(path: Path) -> Voice:
 
 def serve(args: argparse.Namespace) -> None:
     log_to_stderr()
-    http_server.HEAD_SECONDS = app.BODY_SECONDS = PATIENCE_SECONDS
+    http_server.HEAD_SECONDS = http_server.STALLED_SECONDS = PATIENCE_SECONDS
+    app.BODY_SECONDS = websocket.BUSY_SECONDS = PATIENCE_SECONDS
     engine_pool.WATCH_SECONDS, engine_pool.ANSWER_SECONDS = 0.5, PATIENCE_SECONDS
     # By its module's name: processes of engines can't import from the script that is run.
     engines = make_engines(args, partial(importlib.import_module("tests.faulty_http_server").load, Path(sys.argv[1])))
     settings = server_settings(args)
     with http_server.bind(args.host, args.port) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)  # a slow reader is noticed soon
         http_server.serve(engines, settings, listener, args.drain_seconds)
 
 

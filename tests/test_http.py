@@ -4,10 +4,10 @@ import base64
 import io
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -110,11 +110,6 @@ def test_lossy_formats_lose_no_tail(client, audio_format: str, media_type: str, 
     assert seconds <= len(samples) / rate <= seconds + padding
 
 
-def test_the_default_format_is_the_one_of_openai(client) -> None:
-    answer = client.audio.speech.create(model="tts-1", voice="alloy", input="Hello there.", **ours())
-    assert answer.response.headers["content-type"] == "audio/mpeg"
-
-
 @pytest.mark.parametrize("audio_format", ["wav", "pcm", "flac", "mp3", "opus"])
 def test_a_stream_begins_before_it_is_done(server: ServerProcess, client, audio_format: str) -> None:
     with (
@@ -185,78 +180,7 @@ def test_eight_clients_at_once_each_hear_their_own(server: ServerProcess, voice:
         assert_equal(np.frombuffer(answer.content, "<i2"), expected)
 
 
-def test_what_there_is_can_be_listed(server: ServerProcess, client) -> None:
-    names = [model.id for model in client.models.list()]
-    assert "tacotron2-waveglow" in names
-    assert client.models.retrieve("tts-1").id == "tts-1"
-    voices = httpx.get(f"{server.url}/v1/audio/voices").json()
-    assert voices["voices"][0]["id"] == "default"
-    assert voices["max_characters"] == MAX_CHARACTERS
-
-
 # Bad input
-
-
-@pytest.mark.parametrize(
-    ("fields", "status", "param", "words"),
-    [
-        ({"input": ""}, 400, "input", "empty"),
-        ({"input": " \n"}, 400, "input", "empty"),
-        ({"input": "\u266b \u2665"}, 400, "input", "nothing to speak"),
-        ({"input": "x" * (MAX_CHARACTERS + 1)}, 413, "input", "401 characters, and at most 400"),
-        ({"input": None}, 400, "input", "string"),
-        ({"model": "whisper-1"}, 404, "model", "whisper-1"),
-        ({"voice": "nobody"}, 400, "voice", "default, alloy"),
-        ({"response_format": "wma"}, 400, "response_format", "wav, pcm, flac, mp3, opus"),
-        ({"speed": 3.0}, 400, "speed", "between 0.5 and 2"),
-        ({"speed": 0.25}, 400, "speed", "between 0.5 and 2"),
-        ({"speed": "fast"}, 400, "speed", "number"),
-        ({"seed": -1}, 400, "seed", "between 0 and"),
-        ({"seed": 2**70}, 400, "seed", "between 0 and"),
-        ({"sample_rate": 12345}, 400, "sample_rate", "one of 8000"),
-        ({"sample_rate": 44100, "response_format": "opus"}, 400, "sample_rate", "opus takes 8000"),
-        ({"text_normalizer": "klingon"}, 400, "text_normalizer", "english, none"),
-        ({"stream_format": "video"}, 400, "stream_format", "sse"),
-        ({"alignment": True}, 400, "alignment", "sse"),
-        ({"sped": 1.2}, 400, "sped", "did you mean speed?"),
-    ],
-)
-def test_bad_fields_are_refused_as_openai_does(
-    server: ServerProcess, fields: dict, status: int, param: str, words: str
-) -> None:
-    answer = httpx.post(f"{server.url}/v1/audio/speech", json=request() | fields)
-    assert answer.status_code == status
-    error = answer.json()["error"]
-    assert error.keys() == {"message", "type", "param", "code"}
-    assert (error["type"], error["param"]) == ("invalid_request_error", param)
-    assert words in error["message"]
-
-
-@pytest.mark.parametrize(
-    ("body", "content_type", "status", "words"),
-    [
-        (b'{"input": "caf\xe9"}', "application/json", 400, "UTF-8"),
-        (b'{"input": ', "application/json", 400, "not JSON"),
-        (b'{"input": "\\ud800"}', "application/json", 400, "not JSON"),
-        (b"[]", "application/json", 400, "object"),
-        (b"", "application/json", 400, "not JSON"),
-        (b'{"model": "tts-1", "voice": "alloy"}', "application/json", 400, "input is missing"),
-        (b"input=Hello", "application/x-www-form-urlencoded", 415, "application/json"),
-        (b" " * 1_000_000, "application/json", 413, "larger than"),
-    ],
-)
-def test_bad_bodies_are_refused(server: ServerProcess, body: bytes, content_type: str, status: int, words: str) -> None:
-    headers = {"content-type": content_type}
-    answer = httpx.post(f"{server.url}/v1/audio/speech", content=body, headers=headers)
-    assert answer.status_code == status
-    assert words in answer.json()["error"]["message"]
-
-
-def test_unknown_paths_and_methods_have_the_same_kind_of_error(server: ServerProcess) -> None:
-    assert httpx.get(f"{server.url}/v1/nothing").json()["error"]["message"] == "GET /v1/nothing: Not Found"
-    answer = httpx.get(f"{server.url}/v1/audio/speech")
-    assert answer.status_code == 405
-    assert "error" in answer.json()
 
 
 def test_the_server_keeps_to_its_description(server: ServerProcess, tmp_path: Path) -> None:
@@ -291,12 +215,12 @@ def test_a_thousand_requests_leave_nothing_behind(server: ServerProcess) -> None
         found = {name: float(value) for name, value in (line.split() for line in lines if line.startswith("process_"))}
         return found | {"threads": len(list(Path(f"/proc/{server.process.pid}/task").iterdir()))}
 
-    before, after = soak(200), soak(1000)  # the first ones start threads and take memory that stay
+    before, after = soak(100), soak(600)  # the first ones start threads and take memory that stay
     assert after["process_open_fds"] <= before["process_open_fds"] + 2
     pools = min(32, (os.cpu_count() or 1) + 4) + 4 + 2  # asyncio's default one, uvloop's, and the readers' of texts
     assert after["threads"] <= before["threads"] + pools
     grown = after["process_resident_memory_bytes"] - before["process_resident_memory_bytes"]
-    assert grown < 20e6  # as of 20 kB a request that stays
+    assert grown < 12e6  # as of 20 kB a request that stays
     assert server.speak().status_code == 200
 
 
@@ -356,11 +280,12 @@ def test_a_slow_reader_holds_up_nobody(server: ServerProcess) -> None:
     body = json.dumps(request(LONG, frames=1600, response_format="pcm", sample_rate=48000)).encode()
     with server.connect() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        head = ["POST /v1/audio/speech HTTP/1.1", "Host: x", "Content-Type: application/json"]
+        head = ["POST /v1/audio/speech HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
         slow.sendall("\r\n".join([*head, f"Content-Length: {len(body)}", "", ""]).encode() + body)
-        assert slow.recv(1)
+        assert slow.recv(12) == b"HTTP/1.1 200"
         for _ in range(3):
             assert server.speak().status_code == 200
+        assert eventually(lambda: re.search("cancelled 200, .*: its client has read nothing", server.log()) is not None)
     assert eventually(lambda: server.status()["active"] == 0)
 
 
@@ -405,44 +330,30 @@ def test_a_head_of_any_length_is_not_kept(server: ServerProcess) -> None:
     assert server.is_healthy()
 
 
-# Load, keys, ids, the end
+# Load, ids, the end
 
 
 @pytest.fixture(scope="module")
 def small_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server with a key, room for one stream and for one request that waits."""
-    flags = ("--max-streams", "1", "--max-queue", "1", "--api-key", "secret")
+    """A server with room for one stream and for one request that waits."""
+    flags = ("--max-streams", "1", "--max-queue", "1")
     with running_server(tmp_path_factory.mktemp("small"), *flags) as server:
         yield server
-
-
-KEY = {"Authorization": "Bearer secret"}
 
 
 def test_a_full_queue_is_refused_and_harms_nobody(small_server: ServerProcess, voice: Voice) -> None:
     url = f"{small_server.url}/v1/audio/speech"
     with small_server.fault("decoder_iter", "slow"), ThreadPoolExecutor(2) as pool:
-        accepted = [pool.submit(httpx.post, url, json=request(frames=150), headers=KEY, timeout=60)]
+        accepted = [pool.submit(httpx.post, url, json=request(frames=150), timeout=60)]
         assert eventually(lambda: small_server.status()["active"] == 1)
-        accepted.append(pool.submit(httpx.post, url, json=request(frames=150), headers=KEY, timeout=60))
+        accepted.append(pool.submit(httpx.post, url, json=request(frames=150), timeout=60))
         assert eventually(lambda: small_server.status()["waiting"] == 1)
-        refused = httpx.post(url, json=request(), headers=KEY)
+        refused = httpx.post(url, json=request())
         assert refused.status_code == 503
         assert int(refused.headers["retry-after"]) >= 1
         assert refused.json()["error"]["code"] == "queue_full"
         for future in accepted:
             assert_equal(np.frombuffer(future.result().content, "<i2"), in_library(voice, frames=150))
-
-
-@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic secret"}])
-def test_without_the_key_nothing_is_spoken(small_server: ServerProcess, headers: dict) -> None:
-    for path in ("/v1/models", "/v1/audio/voices", "/metrics"):
-        assert httpx.get(small_server.url + path, headers=headers).status_code == 401
-    answer = httpx.post(f"{small_server.url}/v1/audio/speech", json=request(), headers=headers)
-    assert answer.status_code == 401
-    assert answer.json()["error"]["code"] == "invalid_api_key"
-    assert httpx.get(f"{small_server.url}/health").status_code == 200
-    assert httpx.get(f"{small_server.url}/v1/models", headers=KEY).status_code == 200
 
 
 def test_requests_have_ids_in_the_answer_and_in_the_log(server: ServerProcess) -> None:
@@ -476,23 +387,6 @@ def test_metrics_count_what_happened(server: ServerProcess) -> None:
     assert value("speech_queue_length") == value("speech_active_streams") == 0
 
 
-def test_sigterm_lets_requests_end_and_takes_no_new_ones(tmp_path: Path, voice: Voice) -> None:
-    with running_server(tmp_path) as server:
-        url = f"{server.url}/v1/audio/speech"
-        answers: list[httpx.Response] = []
-        with server.fault("decoder_iter", "slow"):
-            reader = threading.Thread(
-                target=lambda: answers.append(httpx.post(url, json=request(frames=200), timeout=60))
-            )
-            reader.start()
-            assert eventually(lambda: server.status()["active"] == 1)
-            server.process.terminate()
-            assert eventually(lambda: not server.is_listening())
-            reader.join(60)
-        assert_equal(np.frombuffer(answers[0].content, "<i2"), in_library(voice, frames=200))
-        assert server.process.wait(30) == 0
-
-
 def test_a_server_whose_voice_can_not_speak_any_more_ends_with_a_reason(tmp_path: Path) -> None:
     with running_server(tmp_path) as server, server.fault("decoder_iter", "error"):
         statuses = [server.speak().status_code for _ in range(FAILED_ROUNDS)]
@@ -513,12 +407,3 @@ def test_a_drain_has_an_end(tmp_path: Path) -> None:
         assert server.process.wait(20) == 0
         assert time.monotonic() - began < 15
         assert "Traceback" not in server.log()
-
-
-def test_a_port_in_use_is_told_in_one_line(server: ServerProcess, tmp_path: Path) -> None:
-    port = server.url.rpartition(":")[2]
-    with (
-        pytest.raises(AssertionError, match=f"can't listen at 127.0.0.1 port {port}"),
-        running_server(tmp_path, "--port", port),
-    ):
-        pass

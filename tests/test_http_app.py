@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import functools
+import importlib
 import io
 import itertools
 import json
@@ -9,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 from unittest import mock
@@ -16,11 +19,12 @@ from unittest import mock
 import httpx
 import numpy as np
 import pytest
+from starlette.testclient import TestClient, WebSocketDenialResponse
 from starlette.types import Message
 from torch import Tensor
 
 from common.errors import UserError
-from common.metadata import Part
+from common.metadata import PARTS, Part
 from pipeline import Voice
 from pipeline.scheduler import FAILED_ROUNDS
 from tests.engine_doubles import Watched, tiny_engines
@@ -31,14 +35,17 @@ av = pytest.importorskip("av")
 soundfile = pytest.importorskip("soundfile")
 from pipeline.encoders import FORMATS, make_encoder
 from scripts.http_server import make_engines, make_parser, server_settings
+from serving.flags import runs_on_gpu
 from serving.http.api import OPENAI_VOICES, SpeechRequest
 from serving.http.app import make_app
 from serving.http.engine_pool import Engine, EnginePool
 from serving.http.log import LineFormatter
 from serving.http.messages import EngineSettings
+from serving.http.server import bind
 from serving.http.service import RequestRecord, ServerSettings, SpeechService
 
 SPEECH = "/v1/audio/speech"
+app_of = functools.cache(make_app)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +73,7 @@ def service(loop: asyncio.AbstractEventLoop) -> Iterator[SpeechService]:
 
 def ask(service: SpeechService, method: str, path: str, **options) -> httpx.Response:
     async def answer() -> httpx.Response:
-        transport = httpx.ASGITransport(make_app(service), raise_app_exceptions=False)
+        transport = httpx.ASGITransport(app_of(service), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             return await client.request(method, path, **options)
 
@@ -110,6 +117,7 @@ def test_every_answer_has_its_headers(
     assert "default-src 'self'" in answer.headers["content-security-policy"]
     assert answer.headers["content-type"]
     assert answer.headers["x-request-id"]
+    assert status < 400 or "error" in answer.json()
     assert b"alert(1)" not in answer.content
 
 
@@ -193,6 +201,16 @@ def test_two_engines_share_each_gpu_and_on_a_cpu_the_server_speaks_itself(
     assert len({engine.name for engine in engines}) == len(engines)
 
 
+def test_engines_of_a_folder_run_on_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "output"
+    folder.mkdir()
+    for part in PARTS:
+        (folder / f"{part}_fp16.engine").touch()
+    assert runs_on_gpu(make_parser().parse_args(["--models", str(folder)]))
+    monkeypatch.chdir(tmp_path)  # ./output is taken where no voice is named
+    assert runs_on_gpu(make_parser().parse_args([]))
+
+
 @pytest.mark.parametrize("audio_format", ["wav", "pcm", "flac", "mp3", "opus", "aac"])
 def test_a_whole_answer_has_true_sizes(service: SpeechService, audio_format: str) -> None:
     fields = request(frames=150, response_format=audio_format)
@@ -274,7 +292,7 @@ def test_a_client_that_leaves_while_its_text_waits_to_be_read_gives_it_up(
         return message
 
     async def leave() -> None:
-        asking = asyncio.create_task(make_app(service)(scope, receive, mock.AsyncMock()))
+        asking = asyncio.create_task(app_of(service)(scope, receive, mock.AsyncMock()))
         await asyncio.wait_for(gone.wait(), 20)
         await service.engines.statuses()  # the engine has heard of it
         read.set()
@@ -284,6 +302,42 @@ def test_a_client_that_leaves_while_its_text_waits_to_be_read_gives_it_up(
     with mock.patch.object(Voice, "submit", lambda *options: read.wait(30) and submit(*options)):
         asyncio.get_event_loop().run_until_complete(leave())
     assert "cancelled 499" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "headers", "status"),
+    [
+        ({}, {"Origin": "https://evil.example"}, 403),
+        ({}, {"Origin": "http://127.0.0.1"}, None),
+        ({"origins": ("https://my.example",)}, {"Origin": "https://my.example"}, None),
+        ({"api_key": "secret"}, {}, 401),
+        ({"api_key": "secret"}, {"Authorization": "Token wrong"}, 401),
+        ({"api_key": "secret"}, {"Authorization": "Token secret"}, None),
+        ({"api_key": "secret"}, {"Authorization": "Bearer secret"}, None),
+        ({"api_key": "secret"}, {"Sec-WebSocket-Protocol": "token, secret"}, None),
+    ],
+)
+def test_conversations_of_other_sites_and_strangers_are_refused(
+    service: SpeechService, settings: dict, headers: dict, status: int | None
+) -> None:
+    client = TestClient(app_of(SpeechService(service.engines, ServerSettings(**settings))))
+    headers = {"Host": "127.0.0.1"} | headers
+    if status is None:
+        with client.websocket_connect("/v1/speak", headers=headers) as socket:
+            assert socket.receive_json()["type"] == "Metadata"
+    else:
+        with pytest.raises(WebSocketDenialResponse) as refused, client.websocket_connect("/v1/speak", headers=headers):
+            pass
+        assert refused.value.status_code == status
+        assert refused.value.json()["error"]["code"] == {401: "invalid_api_key", 403: "unknown_origin"}[status]
+
+
+def test_a_port_in_use_is_named() -> None:
+    with bind("127.0.0.1", 0) as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"can't listen at 127.0.0.1 port {port}"):
+            bind("127.0.0.1", port)
 
 
 def test_who_is_refused_learns_how_long_the_queue_takes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -369,6 +423,24 @@ def test_answers_carry_the_times_of_words(service: SpeechService) -> None:
         assert 0 <= word["start"] <= word["end"] <= 100 * 256 / 22050
 
 
+@pytest.mark.parametrize(
+    ("function", "fields"),
+    [("av.open", {"response_format": "mp3"}), ("base64.b64encode", {"timestamps": True})],
+)
+def test_what_takes_long_does_not_hold_up_other_requests(service: SpeechService, function: str, fields: dict) -> None:
+    module, name = function.split(".")
+    original, threads = getattr(importlib.import_module(module), name), []
+
+    def watched(*args, **options) -> object:
+        threads.append(threading.current_thread())
+        return original(*args, **options)
+
+    with mock.patch(function, watched):
+        assert ask(service, "POST", SPEECH, json=request(**fields)).status_code == 200
+    assert threads
+    assert threading.main_thread() not in threads
+
+
 def test_what_is_left_out_of_a_text_is_told(service: SpeechService) -> None:
     for text, told in (("Hello {there}.", "%7B%7D"), ("Hello there.", None)):
         assert ask(service, "POST", SPEECH, json=request(text)).headers.get("x-dropped-characters") == told
@@ -378,7 +450,12 @@ def test_what_is_left_out_of_a_text_is_told(service: SpeechService) -> None:
 def test_what_there_is_is_listed_where_clients_look(service: SpeechService, path: str) -> None:
     answer = ask(service, "GET", path).json()
     names = [one["id"] for one in answer[path.rpartition("/")[2]]]
-    assert {"alloy", "default"} <= {*names} if "voices" in path else {"tts-1", "tacotron2-waveglow"} <= {*names}
+    if "voices" in path:
+        assert names[:2] == ["default", "alloy"]
+        assert answer["max_characters"] == 100
+    else:
+        assert {"tts-1", "tacotron2-waveglow"} <= {*names}
+        assert ask(service, "GET", "/v1/models/tts-1").json()["id"] == "tts-1"
 
 
 @pytest.mark.parametrize(
@@ -409,25 +486,78 @@ def test_nested_bodies_are_refused(service: SpeechService, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "param", "words"),
+    ("fields", "status", "param", "words"),
     [
-        ({"volume_multipler": 1}, "volume_multipler", "did you mean volume_multiplier?"),
-        ({"volume_multiplier": 5}, "volume_multiplier", "less than or equal to 4"),
-        ({"surprise": 1}, "surprise", "unknown field"),
-        ({"model": "tts-1-hd-x"}, "model", "does not exist"),
-        ({"speed": 9.0}, "speed", "speed 9.0: must be between"),
-        ({"sample_rate": 1}, "sample_rate", "sample_rate 1: must be one of"),
-        ({"sample_rate": 44100, "response_format": "opus"}, "sample_rate", "sample_rate 44100: opus takes"),
-        ({"input": "..."}, "input", "nothing to speak"),
-        ({"voice": {"id": "alloy", "x": 1}}, "voice", "Extra inputs are not permitted"),
-        ({"voice": 5}, "voice", "valid string"),
+        ({"input": ""}, 400, "input", "empty"),
+        ({"input": " \n"}, 400, "input", "empty"),
+        ({"input": "\u266b \u2665"}, 400, "input", "nothing to speak"),
+        ({"input": "x" * 101}, 413, "input", "101 characters, and at most 100"),
+        ({"input": None}, 400, "input", "string"),
+        ({"model": "whisper-1"}, 404, "model", "whisper-1"),
+        ({"model": "tts-1-hd-x"}, 404, "model", "does not exist"),
+        ({"voice": "nobody"}, 400, "voice", "default, alloy"),
+        ({"voice": {"id": "alloy", "x": 1}}, 400, "voice", "Extra inputs are not permitted"),
+        ({"voice": 5}, 400, "voice", "valid string"),
+        ({"response_format": "wma"}, 400, "response_format", "wav, pcm, flac, mp3, opus"),
+        ({"speed": 3.0}, 400, "speed", "speed 3.0: must be between 0.5 and 2"),
+        ({"speed": 0.25}, 400, "speed", "between 0.5 and 2"),
+        ({"speed": "fast"}, 400, "speed", "number"),
+        ({"seed": -1}, 400, "seed", "between 0 and"),
+        ({"seed": 2**70}, 400, "seed", "between 0 and"),
+        ({"sample_rate": 12345}, 400, "sample_rate", "sample_rate 12345: must be one of 8000"),
+        ({"sample_rate": 44100, "response_format": "opus"}, 400, "sample_rate", "sample_rate 44100: opus takes 8000"),
+        ({"text_normalizer": "klingon"}, 400, "text_normalizer", "english, none"),
+        ({"stream_format": "video"}, 400, "stream_format", "sse"),
+        ({"alignment": True}, 400, "alignment", "sse"),
+        ({"sped": 1.2}, 400, "sped", "did you mean speed?"),
+        ({"volume_multipler": 1}, 400, "volume_multipler", "did you mean volume_multiplier?"),
+        ({"volume_multiplier": 5}, 400, "volume_multiplier", "less than or equal to 4"),
+        ({"surprise": 1}, 400, "surprise", "unknown field"),
     ],
 )
-def test_errors_name_the_field_to_blame(service: SpeechService, fields: dict, param: str, words: str) -> None:
+def test_errors_name_the_field_to_blame_as_openai_does(
+    service: SpeechService, fields: dict, status: int, param: str, words: str
+) -> None:
     answer = ask(service, "POST", SPEECH, json=request() | fields)
-    assert answer.status_code == (404 if param == "model" else 400)
-    assert answer.json()["error"]["param"] == param
+    assert answer.status_code == status
+    error = answer.json()["error"]
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert (error["type"], error["param"]) == ("invalid_request_error", param)
+    assert words in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status", "words"),
+    [
+        (b'{"input": "caf\xe9"}', "application/json", 400, "UTF-8"),
+        (b'{"input": ', "application/json", 400, "not JSON"),
+        (b'{"input": "\\ud800"}', "application/json", 400, "not JSON"),
+        (b"[]", "application/json", 400, "object"),
+        (b"", "application/json", 400, "not JSON"),
+        (b'{"model": "tts-1", "voice": "alloy"}', "application/json", 400, "input is missing"),
+        (b"input=Hello", "application/x-www-form-urlencoded", 415, "application/json"),
+        (b" " * 1_000_000, "application/json", 413, "larger than"),
+    ],
+)
+def test_bad_bodies_are_refused(
+    service: SpeechService, body: bytes, content_type: str, status: int, words: str
+) -> None:
+    headers = {"content-type": content_type}
+    answer = ask(service, "POST", SPEECH, content=body, headers=headers)
+    assert answer.status_code == status
     assert words in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic secret"}])
+def test_without_the_key_nothing_is_spoken(service: SpeechService, headers: dict) -> None:
+    guarded = SpeechService(service.engines, ServerSettings(api_key="secret"))
+    for method, path in (("GET", "/v1/models"), ("GET", "/v1/voices"), ("GET", "/metrics"), ("POST", SPEECH)):
+        answer = ask(guarded, method, path, headers=headers)
+        assert answer.status_code == 401
+        assert answer.json()["error"]["code"] == "invalid_api_key"
+    assert ask(guarded, "GET", "/health").status_code == 200
+    with_key = {"Authorization": "Bearer secret"}
+    assert ask(guarded, "POST", SPEECH, json=request(frames=20), headers=with_key).status_code == 200
 
 
 def test_the_description_of_the_api_can_be_followed(service: SpeechService) -> None:
@@ -516,6 +646,12 @@ def test_a_voice_that_can_not_speak_any_more_says_so_everywhere(loop: asyncio.Ab
         assert ask(service, "GET", "/health").json()["status"] == "ready"
         for _ in range(FAILED_ROUNDS):
             assert ask(service, "POST", SPEECH, json=request()).status_code == 500
+
+        async def fail() -> None:
+            while not service.engines.failure:
+                await asyncio.sleep(0.01)
+
+        loop.run_until_complete(asyncio.wait_for(fail(), 20))
         for path in ("/health", "/health/ready", "/health/live"):
             answer = ask(service, "GET", path)
             assert (answer.status_code, answer.json()["status"]) == (503, "failed")

@@ -3,16 +3,18 @@
 import json
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.http_servers import NEVER, ServerProcess, eventually, running_server
 
 pytest.importorskip("uvicorn")
 pytest.importorskip("websockets")
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from tests.faulty_http_server import PATIENCE_SECONDS
@@ -54,15 +56,17 @@ def until(socket: ClientConnection, kind: str) -> tuple[bytes, dict]:
 
 def closed(socket: ClientConnection) -> tuple[int, str]:
     """The close code and reason, with which the server ends the connection."""
-    with pytest.raises(ConnectionClosed) as ended:
-        _read_all(socket)
-    assert ended.value.rcvd is not None
-    return ended.value.rcvd.code, ended.value.rcvd.reason
+    for _ in messages_of(socket):
+        pass
+    assert socket.close_code is not None
+    assert socket.close_reason is not None
+    return socket.close_code, socket.close_reason
 
 
-def _read_all(socket: ClientConnection) -> None:
-    while True:
-        socket.recv(30)
+def messages_of(socket: ClientConnection) -> Iterator[bytes | str]:
+    with suppress(ConnectionClosed):
+        while True:
+            yield socket.recv(30)
 
 
 def seconds_of(audio: bytes, rate: int = 24000) -> float:
@@ -71,7 +75,8 @@ def seconds_of(audio: bytes, rate: int = 24000) -> float:
 
 def test_sentences_are_spoken_as_they_come(server: ServerProcess) -> None:
     with speak_socket(server, "model=aura-2-helena-en&encoding=linear16&sample_rate=16000") as socket:
-        assert until(socket, "Metadata")[1]["request_id"]
+        _, metadata = until(socket, "Metadata")
+        assert {"request_id", "model_name", "model_version", "model_uuid"} <= metadata.keys()
         for bit in ("Hel", "lo there. ", "How are "):
             say(socket, "Speak", text=bit)
         first = socket.recv(30)  # before anything is flushed
@@ -85,6 +90,9 @@ def test_sentences_are_spoken_as_they_come(server: ServerProcess) -> None:
         say(socket, "Close")
         assert closed(socket) == (1000, "")
     assert eventually(lambda: "done 1000, websocket, 35 characters" in server.log())
+    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
+    assert 'speech_requests_total{outcome="done",status="1000"} 1.0' in lines
+    assert {"speech_first_audio_seconds_count 0.0", "speech_request_seconds_count 0.0"} <= {*lines}
 
 
 def test_what_is_not_flushed_is_spoken_after_a_while(server: ServerProcess) -> None:
@@ -211,22 +219,39 @@ def test_a_full_queue_is_told(server: ServerProcess) -> None:
     assert eventually(lambda: server.status()["active"] == server.status()["waiting"] == 0)
 
 
-def test_pages_of_other_sites_and_strangers_are_refused(server: ServerProcess, tmp_path: Path) -> None:
-    with pytest.raises(InvalidStatus) as refused:
-        speak_socket(server, origin="https://evil.example")
-    assert refused.value.response.status_code == 403
-    with speak_socket(server, origin=server.url) as socket:
-        until(socket, "Metadata")
-    with running_server(tmp_path, "--api-key", "secret") as closed_server:
-        for headers in ({}, {"Authorization": "Token wrong"}):
-            with pytest.raises(InvalidStatus) as refused:
-                speak_socket(closed_server, additional_headers=headers)
-            assert refused.value.response.status_code == 401
-            assert json.loads(refused.value.response.body)["error"]["code"] == "invalid_api_key"
-        for options in (
-            {"additional_headers": {"Authorization": "Token secret"}},
-            {"additional_headers": {"Authorization": "Bearer secret"}},
-            {"subprotocols": ["token", "secret"]},
-        ):
-            with speak_socket(closed_server, **options) as socket:
-                until(socket, "Metadata")
+def test_a_text_waits_for_a_busy_engine(server: ServerProcess) -> None:
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(speak_socket(server)) for _ in range(3)]
+        with server.fault("decoder_iter", "slow"):
+            for socket, state in zip(sockets, ({"active": 1}, {"waiting": 1}, {}), strict=True):
+                say(socket, "Speak", text="word " * 60)
+                say(socket, "Flush")
+                assert eventually(lambda state=state: state.items() <= server.status().items())
+        for socket in sockets:
+            assert seconds_of(until(socket, "Flushed")[0]) > 0
+
+
+def test_what_was_asked_for_is_spoken_before_the_server_ends(tmp_path: Path) -> None:
+    with (
+        running_server(tmp_path, frames=150) as server,
+        speak_socket(server) as idle,
+        speak_socket(server) as socket,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        with server.fault("decoder_iter", "slow"):
+            answer = pool.submit(server.speak, frames=150)
+            say(socket, "Speak", text="Hello there.")
+            say(socket, "Flush")
+            assert eventually(lambda: server.status()["active"] == 2)
+            server.process.terminate()
+            assert eventually(lambda: not server.is_listening())
+            assert closed(idle) == (1012, "the server is shutting down")
+            say(socket, "Speak", text="Too late.")
+            say(socket, "Close")
+        messages = list(messages_of(socket))
+        audio = b"".join(message for message in messages if isinstance(message, bytes))
+        assert json.loads(messages[-1])["type"] == "Flushed"
+        assert closed(socket)[0] == 1012
+        assert seconds_of(audio) == pytest.approx(3 * SECONDS, abs=1e-3)
+        assert seconds_of(answer.result().content, 22050) == pytest.approx(3 * SECONDS, abs=1e-3)
+        assert server.process.wait(30) == 0

@@ -60,9 +60,8 @@ def make_app(service: SpeechService) -> ASGIApp:
     """The application on a service."""
     # FastAPI's own pages of the API fetch their scripts from elsewhere.
     app = FastAPI(title="Speech", docs_url=None, redoc_url=None)
-    speech, api = _speech(service), _api(service)
-    for router in (speech, api):
-        app.include_router(router, responses=_REFUSED, dependencies=_guard(service))
+    api = _api(service)
+    app.include_router(api, dependencies=_guard(service))
     app.include_router(_public(service))
 
     @app.websocket(_SPEAK_PATH)
@@ -78,18 +77,18 @@ def make_app(service: SpeechService) -> ASGIApp:
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(Exception, _answer_exception)
     app.openapi()["components"]["schemas"].update(_request_schemas())
-    quick: ASGIApp = QuickPosts(
-        app, service, {one.path: one.endpoint for one in speech.routes if isinstance(one, APIRoute)}
-    )
+    posts = {one.path: one.endpoint for one in api.routes if isinstance(one, APIRoute) and one.methods == {"POST"}}
+    quick: ASGIApp = QuickPosts(app, service, posts)
     if service.settings.origins:
         origins, read_by_pages = list(service.settings.origins), list(_READ_BY_PAGES)
         quick = CORSMiddleware(quick, origins, allow_methods=["*"], allow_headers=["*"], expose_headers=read_by_pages)
     return RecordedRequests(quick, service)
 
 
-def _speech(service: SpeechService) -> APIRouter:
-    """What speaks. `QuickPosts` calls it; FastAPI describes it, and answers other methods."""
-    router, settings = APIRouter(), service.settings
+def _api(service: SpeechService) -> APIRouter:
+    """What asks for the key, where there is one."""
+    router = APIRouter(responses={401: {"model": ErrorBody}, 403: {"model": ErrorBody}})
+    settings = service.settings
 
     async def answer(request: Request, read: Callable[[bytes], SpeechOrder]) -> Response:
         record: RequestRecord = request.state.record
@@ -112,13 +111,6 @@ def _speech(service: SpeechService) -> APIRouter:
         # Deepgram's, for whole texts.
         query = request.query_params
         return await answer(request, lambda body: read_spoken(body, query, settings.voices, settings.max_characters))
-
-    return router
-
-
-def _api(service: SpeechService) -> APIRouter:
-    """What else asks for the key, where there is one."""
-    router, settings = APIRouter(), service.settings
 
     @router.get("/v1/models")
     @router.get("/v1/audio/models")
@@ -188,7 +180,8 @@ def _file(name: str, media_type: str) -> Callable[[], Awaitable[Response]]:
 
 
 class QuickPosts:
-    """Answers requests for speech without FastAPI, whose routing and dependencies take longer than the rest of them."""
+    """Answers POST requests, which are those for speech, without FastAPI: its routing and dependencies take longer than
+    all else in them. FastAPI describes them, and refuses other methods."""
 
     def __init__(self, app: ASGIApp, service: SpeechService, posts: Mapping[str, Endpoint]) -> None:
         self._app, self._settings, self._posts = app, service.settings, posts
@@ -314,7 +307,6 @@ def _request_schemas() -> dict[str, Any]:
     return schema.pop("$defs") | {SpeechRequest.__name__: schema}
 
 
-_REFUSED: dict[int | str, dict[str, Any]] = {status: {"model": ErrorBody} for status in (401, 403)}
 _SCHEMA = "#/components/schemas/{model}"
 _SPEECH_BODY = {
     "requestBody": {

@@ -22,6 +22,7 @@ from common.files import REPOSITORY
 from pipeline import Audio, SpeakSettings
 from pipeline.pieces import PieceResult
 from pipeline.scheduler import QUEUE_LENGTH, SchedulerStatus
+from pipeline.speech import CancelledError
 from serving.http import engine_process
 from serving.http.messages import (
     AskStatus,
@@ -39,7 +40,7 @@ from serving.http.messages import (
 
 WATCH_SECONDS = 5.0  # between looks whether an engine still works
 ANSWER_SECONDS = 60.0  # for which an engine may leave a look unanswered, before its process is killed
-STATUS_SECONDS = 1.0  # that whoever asks for the state waits for an engine
+STATUS_SECONDS = 1.0  # that an engine gets to tell its state
 STOP_SECONDS = 10.0  # that an engine gets to end, before its process is killed
 MOST_FAILURES = 3  # in a row, each at once after a start: of all engines, before they are given up
 WORKED_SECONDS = 60.0  # after which an engine's end is no failure of its start
@@ -64,7 +65,7 @@ class RemoteSpeech:
         self._engine = engine
         self._number = number
         self._messages: asyncio.Queue[Chunk | Ended] = asyncio.Queue()
-        self._ended = False
+        self._ended = self._cancelled = False
         self._unsaid = 0.0  # seconds of audio that were read, and the engine doesn't know
 
     async def next_chunk(self) -> Audio | None:
@@ -77,8 +78,10 @@ class RemoteSpeech:
             CancelledError: of `pipeline.speech`: it was cancelled.
         """
         message = await self._messages.get()
+        if self._cancelled:
+            raise CancelledError("the request was cancelled")
         if isinstance(message, Ended):
-            self._messages.put_nowait(message)  # for whoever asks again
+            self._messages.put_nowait(message)  # for the next call
             if message.error is not None:
                 raise message.error
             return None
@@ -91,9 +94,11 @@ class RemoteSpeech:
         return message.audio
 
     def cancel(self) -> None:
-        """Gives the request up: its slot is free at the next block. May be called at any time."""
+        """Gives the request up, at any time: `next_chunk` returns at once, and its slot is free at the next block."""
         if not self._ended:
             self._engine.send(Cancel(self._number))
+        self._cancelled = True
+        self._messages.put_nowait(Ended(self._number, None))
 
     def receive(self, message: Chunk | Ended) -> None:
         """What the engine says of the request."""
@@ -185,12 +190,12 @@ class Engine:
         return speech
 
     def send(self, message: object) -> None:
-        """Sends it, where somebody is there who reads it."""
+        """Sends it, unless the engine has ended."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(packed(message))
 
     async def status(self, seconds: float = STATUS_SECONDS) -> SchedulerStatus:
-        """Its state and load as it tells them; "failed" where it isn't ready or doesn't answer in time."""
+        """Its state and load; "failed" where it isn't ready or doesn't answer in time."""
         if self.ready is None:
             return SchedulerStatus(0, 0, 0.0, "failed", self.reason)
         answer: asyncio.Future[SchedulerStatus] = asyncio.get_running_loop().create_future()
@@ -229,9 +234,8 @@ class Engine:
             await asyncio.wait({self._gone})
 
     def _lost(self, error: Exception | None) -> None:
-        if error is not None and not isinstance(error, OSError):
-            _log.error("what %s said can't be read", self.name, exc_info=error)
-            self._end(f"what it said can't be read: {type(error).__name__}")
+        if error is not None and not isinstance(error, OSError):  # the event loop has logged it
+            self._end(f"its message can't be read: {type(error).__name__}")
         self._end("its process has ended" if self._started.done() else "its process ended while it was started")
         self._gone.set_result(None)
 

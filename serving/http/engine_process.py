@@ -50,7 +50,7 @@ class _Request:
     speech: Speech | None = None  # from when it is queued until it has ended
     cancelled: bool = False
     sent: float = 0.0  # seconds of audio
-    read: float = 0.0  # of them, as the other end has said
+    read: float = 0.0  # of them, by the HTTP process's last word
     pieces: int = 0  # sent
 
     def begin(self, speech: Speech) -> None:
@@ -99,7 +99,7 @@ class EngineServer:
         self._outbox: queue.SimpleQueue[object] = queue.SimpleQueue()  # messages, and requests that have news
 
     def run(self) -> None:
-        """Loads the voice, tells that it is ready or why not, and speaks until the other end is closed."""
+        """Loads the voice, sends Ready or Failed, and speaks until the other end is closed."""
         sender = threading.Thread(target=self._send, name="send", daemon=True)
         sender.start()
         try:
@@ -160,8 +160,7 @@ class EngineServer:
     def _send(self) -> None:
         try:
             while (item := self._outbox.get()) is not None:
-                for message in self._messages(item):
-                    self._connection.sendall(packed(message))
+                self._connection.sendall(b"".join(map(packed, self._messages(item))))
         except OSError:  # nobody reads any more
             return
         except Exception:  # requests must not wait for an engine that can't answer
@@ -184,7 +183,7 @@ class EngineServer:
 
 
 def main(handle: int) -> None:
-    """Speaks over a socket, whose file descriptor is inherited, until its other end is closed."""
+    """Speaks over a socket until its other end is closed. `handle` is its inherited file descriptor."""
     for stop in (signal.SIGINT, signal.SIGTERM):  # the HTTP process lets requests end, and then closes the socket
         signal.signal(stop, signal.SIG_IGN)
     connection = socket.socket(fileno=handle)

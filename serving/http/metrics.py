@@ -51,16 +51,18 @@ class Metrics:
         )
         self._characters = Counter("speech_characters", "Characters of texts that were spoken", registry=self._registry)
 
-    def first_audio(self, seconds: float) -> None:
-        """A request's first audio has been sent."""
-        self._first_audio.observe(seconds)
-
-    def ended(self, status: int, outcome: str, seconds: float, characters: int) -> None:
+    def ended(self, status: int, outcome: str, characters: int) -> None:
         """A request has ended."""
         self._requests.labels(str(status), outcome).inc()
         if outcome == "done":
-            self._seconds.observe(seconds)
             self._characters.inc(characters)
+
+    def took(self, first_audio: float | None, whole: float | None) -> None:
+        """Seconds from a request's arrival to its first audio and to its last byte, where it got so far."""
+        if first_audio is not None:
+            self._first_audio.observe(first_audio)
+        if whole is not None:
+            self._seconds.observe(whole)
 
     def exposition(self, engines: Mapping[str, SchedulerStatus], audio_seconds: float) -> bytes:
         """All of it in Prometheus' text format, with the engines' states and load, and the audio of all."""

@@ -12,6 +12,7 @@ from types import FrameType
 import uvicorn
 import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from common.errors import EngineFailure, UserError
 from pipeline.latency import prefer_latency
@@ -75,7 +76,7 @@ async def _listen(service: SpeechService, listener: socket.socket, drain_seconds
     config = uvicorn.Config(
         make_app(service),
         http=PunctualProtocol,
-        ws="websockets-sansio",
+        ws=DrainingWebSocket,
         ws_ping_timeout=None,  # a pong may wait behind the audio that a slow client still has to read
         ws_max_size=BYTES_PER_CHARACTER * service.settings.max_characters + OTHER_BYTES,
         backlog=backlog,
@@ -105,12 +106,24 @@ class SpeechServer(uvicorn.Server):
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         print(f"Listening at http://{f'[{host}]' if ':' in host else host}:{port}", flush=True)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._service.draining.set()
+        await super().shutdown(sockets)
+
     async def on_tick(self, counter: int) -> bool:
         return await super().on_tick(counter) or bool(self._service.engines.failure)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # Not the parent's, which raises the signal again at the end: an operator's stop is no failure.
         self.force_exit, self.should_exit = self.should_exit, True
+
+
+class DrainingWebSocket(WebSocketsSansIOProtocol):
+    """A WebSocket whose conversation ends by itself when the server ends (see `serving.http.websocket`)."""
+
+    def shutdown(self) -> None:
+        if self.close_sent or not self.handshake_complete:
+            super().shutdown()
 
 
 class PunctualProtocol(HttpToolsProtocol):

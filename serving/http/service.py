@@ -1,5 +1,6 @@
 """The engines behind a server, what the server allows, and how requests went."""
 
+import asyncio
 import logging
 import math
 import time
@@ -64,12 +65,16 @@ class RequestRecord:
     def seconds(self) -> float:
         return time.perf_counter() - self.arrived
 
-    def heard(self, seconds: float, metrics: Metrics) -> None:
+    @property
+    def is_conversation(self) -> bool:
+        """Whether it is a WebSocket's. Its client decides how long it takes."""
+        return self.format == "websocket"
+
+    def heard(self, seconds: float) -> None:
         """So much audio has been sent."""
         self.audio_seconds += seconds
         if self.first_audio_seconds is None:
             self.first_audio_seconds = self.seconds
-            metrics.first_audio(self.first_audio_seconds)
 
     def log(self) -> None:
         reason = f": {self.reason}" if self.reason else ""
@@ -95,7 +100,7 @@ class SpeechService:
     """What answers requests are made from: engines that speak, what is allowed, and the metrics.
 
     Args:
-        engines: stay the caller's, who closes them after the last request.
+        engines: not owned; the caller closes them after the last request.
     """
 
     def __init__(self, engines: EnginePool, settings: ServerSettings) -> None:
@@ -103,12 +108,17 @@ class SpeechService:
         self.settings = settings
         self.metrics = Metrics()
         self.started = int(time.time())
+        self.draining = asyncio.Event()  # set when the server ends
         self._ends: deque[float] = deque(maxlen=RECENT_REQUESTS)  # of those that were spoken, by time.monotonic
 
     def ended(self, record: RequestRecord) -> None:
         """A request for speech has ended."""
-        self.metrics.ended(record.status, record.outcome, record.seconds, record.characters)
-        if record.outcome == "done":
+        self.metrics.ended(record.status, record.outcome, record.characters)
+        if record.is_conversation:
+            return
+        is_done = record.outcome == "done"
+        self.metrics.took(record.first_audio_seconds, record.seconds if is_done else None)
+        if is_done:
             self._ends.append(time.monotonic())
 
     def seconds_to_wait(self) -> int:

@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -44,9 +45,13 @@ async def speak(service: SpeechService, record: RequestRecord, order: SpeechOrde
         owned.callback(speech.cancel)
         watcher = asyncio.create_task(_cancel_when_gone(speech, receive))
         owned.callback(watcher.cancel)
-        encoder = make_encoder(order.audio_format, speech.sampling_rate, order.whole)
-        owned.callback(encoder.finish)
-        answer = _Answer(service, record, order, speech, encoder)
+        opening = partial(make_encoder, order.audio_format, speech.sampling_rate, order.whole)
+        if order.audio_format.container:  # codecs are loaded, opened, run and closed beside the event loop
+            encoder = await asyncio.to_thread(opening)
+            owned.callback(asyncio.get_running_loop().run_in_executor, None, encoder.finish)
+        else:
+            encoder = opening()
+        answer = _Answer(record, order, speech, encoder)
         chunk = await speech.next_chunk()
         if chunk is None:
             raise EngineFailure("the text gave no audio")
@@ -86,7 +91,6 @@ class SpeechStream(StreamingResponse):
 class _Answer:
     """What an answer with audio is made of."""
 
-    service: SpeechService
     record: RequestRecord
     order: SpeechOrder
     speech: RemoteSpeech
@@ -135,15 +139,17 @@ class _Answer:
 
     async def with_words(self, chunk: Audio | None) -> AsyncIterator[bytes]:
         """The whole audio and its words, as JSON."""
-        data, words = await self._joined(chunk)
+        yield await asyncio.to_thread(self._with_words, *await self._joined(chunk))
+
+    def _with_words(self, data: bytes, words: Sequence[Word]) -> bytes:
         name, rate = self.order.audio_format.name, self.speech.sampling_rate
-        said = [_word(word) for word in words]
-        yield json.dumps({"audio": _base64(data), "format": name, "sample_rate": rate, "words": said}).encode()
+        times = [_word(word) for word in words]
+        return json.dumps({"audio": _base64(data), "format": name, "sample_rate": rate, "words": times}).encode()
 
     async def captions(self, chunk: Audio | None) -> AsyncIterator[bytes]:
         """The audio and its words as Kokoro-FastAPI has them: JSON, a line a chunk unless it is whole."""
         if self.order.whole:
-            yield self._caption(*await self._joined(chunk))
+            yield await asyncio.to_thread(self._caption, *await self._joined(chunk))
             return
         async for data, words in self._encoded_chunks(chunk):
             if data or words:
@@ -165,12 +171,12 @@ class _Answer:
         """Each chunk in its format, and the words that are known with it; and what the encoder held back."""
         while chunk is not None:
             yield await self._encoded(with_gain(chunk, self.order.gain).samples), chunk.words
-            self.record.heard(chunk.seconds, self.service.metrics)
+            self.record.heard(chunk.seconds)
             chunk = await self.speech.next_chunk()
         yield await self._encoded(None), ()
 
     async def _encoded(self, samples: np.ndarray | None) -> bytes:
-        """The encoder's next bytes, or its last ones. Codecs run beside the event loop."""
+        """The encoder's next bytes, or its last ones."""
         encoder = self.encoder
         work: Callable[[], bytes] = encoder.finish if samples is None else lambda: encoder.encode(samples)
         return await asyncio.to_thread(work) if self.order.audio_format.container else work()

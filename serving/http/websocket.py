@@ -6,6 +6,8 @@ come), `Close`, `KeepAlive`. The server sends audio in binary messages (signed 1
 
 import asyncio
 import json
+import time
+import uuid
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
@@ -17,12 +19,14 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from common.errors import Busy, Closed, InvalidInput, UserError
 from pipeline.speech import CancelledError
 from pipeline.text_stream import QUIET_SECONDS, Stretch, TextStream, silence_before
-from serving.http.api import MODEL, ApiError, SpeechOrder, read_query
+from serving.http.api import MODEL, MODEL_VERSION, ApiError, SpeechOrder, read_query
 from serving.http.engine_pool import RemoteSpeech
 from serving.http.service import CLIENT_GONE, STALLED_SECONDS, RequestRecord, SpeechService
 from tacotron2.text import TextFrontEnd
 
 FLUSH_SECONDS = 2.0  # without more text, after which the rest is spoken as it is
+BUSY_SECONDS = 10.0  # that a text waits for an engine to have room, at most
+PAUSE_SECONDS = 0.05  # before looking again whether an engine has room, or whether all is spoken
 IDLE_SECONDS = 3600.0  # without any message: clients keep connections for their next text
 MAX_UNSPOKEN = 4  # times the longest text of a message: what may wait in a connection
 REASON_BYTES = 123  # of a close frame, by RFC 6455
@@ -40,6 +44,7 @@ class Code(IntEnum):
     REFUSED = 1008
     TOO_LONG = 1009
     FAILED = 1011
+    SERVER_ENDS = 1012
     TRY_AGAIN = 1013
 
 
@@ -61,7 +66,10 @@ async def speak_messages(service: SpeechService, socket: WebSocket, subprotocol:
         except ApiError as error:
             raise Ended(Code.REFUSED, str(error)) from error
         record.format = "websocket"
-        await _Connection(service, record, socket, order).serve()
+        try:
+            await _Connection(service, record, socket, order).serve()
+        except asyncio.CancelledError:  # the time that a server's end leaves is over
+            raise Ended(Code.SERVER_ENDS, "the server is shutting down") from None
         raise Ended(Code.DONE, "")
     except WebSocketDisconnect:
         record.status, record.reason = CLIENT_GONE, "its client has gone"
@@ -75,7 +83,7 @@ async def speak_messages(service: SpeechService, socket: WebSocket, subprotocol:
 
 
 class _Connection:
-    """What is heard and said over one WebSocket: one task listens, one speaks."""
+    """A conversation over one WebSocket: one task listens, one speaks, one waits for the server's end."""
 
     def __init__(self, service: SpeechService, record: RequestRecord, socket: WebSocket, order: SpeechOrder) -> None:
         self._service, self._record, self._socket, self._order = service, record, socket, order
@@ -89,8 +97,10 @@ class _Connection:
 
     async def serve(self) -> None:
         """Returns once all is spoken and the client wants no more. Raises Ended or WebSocketDisconnect."""
-        await self._tell("Metadata", request_id=self._record.request_id, model_name=MODEL)
-        tasks = {asyncio.create_task(self._listen()), asyncio.create_task(self._speak())}
+        voice = uuid.uuid5(uuid.NAMESPACE_URL, self._service.engines.voice.name)
+        model: dict[str, Any] = {"model_name": MODEL, "model_version": MODEL_VERSION, "model_uuid": str(voice)}
+        await self._tell("Metadata", request_id=self._record.request_id, **model)
+        tasks = {asyncio.create_task(task) for task in (self._listen(), self._speak(), self._wind_up())}
         try:
             ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in ended:
@@ -102,12 +112,22 @@ class _Connection:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    async def _wind_up(self) -> None:
+        """Ends the conversation when the server ends, once all that has come is spoken."""
+        await self._service.draining.wait()
+        await asyncio.sleep(PAUSE_SECONDS)  # for a text that is being read
+        while self._waiting:
+            await asyncio.sleep(PAUSE_SECONDS)
+        raise Ended(Code.SERVER_ENDS, "the server is shutting down")
+
     # Listening
 
     async def _listen(self) -> None:
         while True:
             message = await self._next_message()
             kind = message.get("type")
+            if self._service.draining.is_set() and kind != "Clear":
+                continue  # nothing more is spoken, and the close code tells it
             if kind == "Speak":
                 await self._take(message.get("text"))
             elif kind == "Flush":
@@ -190,17 +210,17 @@ class _Connection:
                 self._waiting.popleft()
 
     async def _say(self, stretch: Stretch, turn: int) -> None:
-        settings = self._order.settings
+        silence = self._order.settings.sentence_silence
         try:
-            self._speech = speech = self._service.engines.submit(stretch.text, settings)
+            self._speech = speech = await self._submitted(stretch.text, turn)
             chunk = await speech.next_chunk()
             if speech.dropped:
                 await self._warn(f"characters without a sound are left out: {''.join(speech.dropped)}", turn)
-            for pause in silence_before(stretch, settings.sentence_silence, speech.sampling_rate):
+            for pause in silence_before(stretch, silence, speech.sampling_rate):
                 await self._send(pause.pcm16(), turn)
             while chunk is not None:
                 await self._send(chunk.pcm16(), turn)
-                self._record.heard(chunk.seconds, self._service.metrics)
+                self._record.heard(chunk.seconds)
                 chunk = await speech.next_chunk()
         except CancelledError:
             return  # a Clear came
@@ -212,6 +232,24 @@ class _Connection:
         finally:
             self._stop_speaking()
             self._speech = None
+
+    async def _submitted(self, text: str, turn: int) -> RemoteSpeech:
+        """Sends a text to an engine, as soon as one has room.
+
+        Raises:
+            Busy: none has had room for a while.
+            Closed: no engine is ready.
+            CancelledError: a Clear came meanwhile.
+        """
+        began = time.monotonic()
+        while turn == self._turn:
+            try:
+                return self._service.engines.submit(text, self._order.settings)
+            except Busy:
+                if time.monotonic() - began > BUSY_SECONDS:
+                    raise
+            await asyncio.sleep(PAUSE_SECONDS)
+        raise CancelledError
 
     async def _tell_count(self, kind: Literal["Flushed", "Cleared"]) -> None:
         number = self._counts[kind]
