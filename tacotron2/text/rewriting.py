@@ -67,7 +67,7 @@ class Pattern:
 
 
 class Rules:
-    """Patterns and what they are replaced by, in the order in which they rewrite a text.
+    r"""Patterns and what they are replaced by, in the order in which they rewrite a text.
 
         TIMES = Rules(needs="[0-9]")
 
@@ -77,7 +77,7 @@ class Rules:
     Safe to share between threads.
 
     Args:
-        needs: what a text has to hold somewhere so that any rule can match; others are left at once.
+        needs: a regular expression; a text without a match is left at once.
     """
 
     def __init__(self, needs: str = "") -> None:

@@ -47,10 +47,12 @@ def _lone_rate(match: re.Match[str]) -> str:
 
 CAPITALS.add(r"(?<=[A-Z])/(?=[A-Z])", " ", needs="/")
 CAPITALS.add(
-    r"(?<![\w&])([A-Z]{1,3})&([A-Z]{1,3})(?![\w&])", lambda match: f"{letters(match[1])} and {letters(match[2])}"
+    r"(?<![\w&])([A-Z]{1,3})&([A-Z]{1,3})(?![\w&])",
+    lambda match: f"{letters(match[1])} and {letters(match[2])}",
+    needs="&",
 )
-CAPITALS.add(r"(?<!\w)([A-Za-z])\+\+(?!\w)", lambda match: f"{letters(match[1])} plus plus")
-CAPITALS.add(r"(?<!\w)([A-Z])#(?!\w)", lambda match: f"{letters(match[1])} sharp")
+CAPITALS.add(r"(?<!\w)([A-Za-z])\+\+(?!\w)", lambda match: f"{letters(match[1])} plus plus", needs="++")
+CAPITALS.add(r"(?<!\w)([A-Z])#(?!\w)", lambda match: f"{letters(match[1])} sharp", needs="#")
 CAPITALS.add(
     r"(?<![\w])([A-F])([+-])(?=[\s.,;:!?)]|$)",
     lambda match: f"{letters(match[1])} {'plus' if match[2] == '+' else 'minus'}",

@@ -137,7 +137,7 @@ def _years(match: re.Match[str]) -> str:
     return f"{years(first)} to {years(last) if len(last) == 4 else two_digits(last)}"
 
 
-@DATES.rule(r"(?<![\w/.-])([0-9]{2})/([0-9]{2})(?= (?&seasons))")
+@DATES.rule(r"(?<![\w/.-])([0-9]{2})/([0-9]{2})(?= (?&seasons))", needs="/")
 def _season(match: re.Match[str]) -> str:
     first, last = match.groups()
     if (int(first) + 1) % 100 != int(last):
@@ -148,10 +148,12 @@ def _season(match: re.Match[str]) -> str:
 DATES.add(
     r"(?<![\w.,$-])(10{1,3})'?s(?= of\b)",
     lambda match: {"10": "tens", "100": "hundreds", "1000": "thousands"}[match[1]],
+    needs="s",
 )
 DATES.add(
     r"(?<![\w.,:$£€])('?)((?:1[0-9]|20)?[0-9]0)'?s ?- ?'?((?:1[0-9]|20)?[0-9]0)'?s\b",
     lambda match: f"{_decade_words(match[1], match[2])} to {_decade_words('', match[3])}",
+    needs="-",
 )
 
 
@@ -164,7 +166,7 @@ def _decade(match: re.Match[str]) -> str:
     return _decade_words(apostrophe, figures)
 
 
-DATES.add(r"(?<![\w'])'([0-9]{2})(?![\w'\"])", lambda match: two_digits(match[1]))
+DATES.add(r"(?<![\w'])'([0-9]{2})(?![\w'\"])", lambda match: two_digits(match[1]), needs="'")
 
 MONTHS = Rules()
 
@@ -195,28 +197,30 @@ def _offset(match: re.Match[str]) -> str:
 
 
 TIMES.add(
-    r"(?<![\w:.])(16|21|32|4|3|5):(9|10|3|2|4)(?![\w:])", lambda match: f"{cardinal(match[1])} to {cardinal(match[2])}"
+    r"(?<![\w:.])(16|21|32|4|3|5):(9|10|3|2|4)(?![\w:])",
+    lambda match: f"{cardinal(match[1])} to {cardinal(match[2])}",
+    needs=":",
 )
 TIMES.add(
     r"(?<![\w:.-])([0-9]):([0-5][0-9]):([0-5][0-9])(?:\.[0-9]+)?(?![\w:]| ?[AaPp]\.?[Mm]\b)",
     lambda match: _duration(*(figures.lstrip("0") for figures in match.groups())) or match[0],
+    needs=":",
 )
 _CLOCK = r"[0-9]{1,2}(?:[:.][0-5][0-9])?"
-_HALF = r"(?: ?[AaPp](?:\. ?[Mm]\.|\.?[Mm]\b))"
+_HALF = r"[AaPp](?:\. ?[Mm]\.|\.?[Mm]\b)"
 TIMES.add(
-    rf"(?<![\w:.$-])({_CLOCK}{_HALF}?) ?- ?"
-    rf"(?={_CLOCK}{_HALF}(?![0-9])|[0-9]{{1,2}}:[0-5][0-9](?![0-9])|(?:noon|midnight)\b)"
+    rf"(?<![\w:.$-])({_CLOCK}(?: ?{_HALF})?) ?- ?"
+    rf"(?={_CLOCK} ?{_HALF}(?![0-9])|[0-9]{{1,2}}:[0-5][0-9](?![0-9])|(?:noon|midnight)\b)"
     r"|\b(noon|midnight) ?- ?(?=[0-9])",
     lambda match: f"{match[1] or match[2]} to ",
 )
-_MERIDIEM = r"([AaPp])(?:\. ?[Mm]\.|\.?[Mm]\b)"
 _SENTENCE_GOES_ON = Pattern(
     r"[ ,;:!?)]*(?:[a-z0-9,;:!?(]|EST|EDT|CST|CDT|MST|MDT|PST|PDT|GMT|UTC|BST|CET|E|P|C|M|I |on |-)"
 )
 
 
 @TIMES.rule(
-    rf"(?<![\w:.$-])([01]?[0-9]|2[0-4])(?:[:.]([0-5][0-9])(?::([0-5][0-9])(?:[.,][0-9]+)?)?)? ?{_MERIDIEM}"
+    rf"(?<![\w:.$-])([01]?[0-9]|2[0-4])(?:[:.]([0-5][0-9])(?::([0-5][0-9])(?:[.,][0-9]+)?)?)? ?({_HALF})"
     r"(?![A-Za-z0-9])"
     r"|(?<![\w:.$-])([01]?[0-9]|2[0-4]):([0-5][0-9])(?::([0-5][0-9])(?:\.[0-9]{1,6})?)?(Z\b)?(?![\w:]|\.[0-9])"
 )
@@ -230,7 +234,7 @@ def _time(match: re.Match[str]) -> str:
         words += f" {two_digits(minute)}"
     if second:
         words += f" and {_duration(None, None, second)}"
-    words += f" {letters(half + 'm')}"
+    words += f" {letters(half)}"
     rest = match.string[match.end() : match.end() + 8]
     return words + "." if match[0].endswith(".") and not _SENTENCE_GOES_ON.match(rest) else words
 

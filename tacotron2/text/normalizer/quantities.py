@@ -46,7 +46,8 @@ UNITS.add(r"\b(sq|cu|fl)\. (?=(?:mi|ft|in|yd|m|km|cm|oz)\b)", r"\1 ")
 
 @UNITS.rule(
     rf"(?<![\w.])(?:({MINUS}?{NUMBER}) ?[x×*·] ?)?10\^({MINUS}|\+)?([0-9]{{1,3}})"
-    rf"(?: ((?&units))((?:/[A-Za-zµμΩ]{{1,5}}(?:\^[23])?)?)(?![A-Za-z0-9]))?"
+    rf"(?: ((?&units))((?:/[A-Za-zµμΩ]{{1,5}}(?:\^[23])?)?)(?![A-Za-z0-9]))?",
+    needs="10^",
 )
 def _times_ten(match: re.Match[str]) -> str:
     words = f"ten {_to_the_power(match[2], match[3])}"
@@ -59,7 +60,9 @@ UNITS.add(r"(?<![\w])[~≈] ?(?=[$£€]?[0-9])", "about ")
 _PRIMES = '(?:"|′′)'  # as Unicode's compatibility forms write ″
 
 
-@UNITS.rule(rf"(?<=[0-9]°) ?([0-9]{{1,2}})['′](?: ?([0-9]{{1,2}}(?:\.[0-9]+)?)(?:{_PRIMES}|''))?(?: ?([NSEW])\b)?")
+@UNITS.rule(
+    rf"(?<=[0-9]°) ?([0-9]{{1,2}})['′](?: ?([0-9]{{1,2}}(?:\.[0-9]+)?)(?:{_PRIMES}|''))?(?: ?([NSEW])\b)?", needs="°"
+)
 def _arc(match: re.Match[str]) -> str:
     """The minutes and seconds of an angle, after its degrees."""
     minutes, seconds, towards = match.groups()
@@ -69,8 +72,8 @@ def _arc(match: re.Match[str]) -> str:
     return f"{words} {table('directions')[towards].lower()}" if towards else words
 
 
-UNITS.add(r"(?<=[0-9] degrees )C\b(?!\.\w)", "Celsius")
-UNITS.add(r"(?<=[0-9] degrees )F\b(?!\.\w)", "Fahrenheit")
+UNITS.add(r"(?<=[0-9] degrees )C\b(?!\.\w)", "Celsius", needs=" degrees ")
+UNITS.add(r"(?<=[0-9] degrees )F\b(?!\.\w)", "Fahrenheit", needs=" degrees ")
 
 
 @UNITS.rule(rf"(?<![\w.,])([0-9]{{1,3}})['′] ?([0-9]{{1,2}}(?:\.[0-9]+)?)(?:{_PRIMES}|'')?(?![\w'])")
@@ -171,17 +174,18 @@ def _with_unit(match: re.Match[str]) -> str:
 UNITS.add(
     r"(?<![\w/=])(km|m|cm|mm|ft|mi|in|yd)\^([23])(?![\w^])",
     lambda match: f"{_POWERS[match[2]]} {units(table('units')[match[1]])}",
+    needs="^",
 )
 
 # The numbers that the other rules left.
 NUMBERS = Rules(needs=FIGURES)
 
-NUMBERS.add(r"(?<=[0-9]) ?%", " percent")
+NUMBERS.add(r"(?<=[0-9]) ?%", " percent", needs="%")
 NUMBERS.add(
     r"(?:(?<![\w./,-])|(?<=[a-z]-))((?&special-numbers))(?![\w/]|[.,][0-9])",
     lambda match: table("special-numbers")[match[0]],
 )
-NUMBERS.add(r"(?<!\w)# ?(?=[0-9])", "number ")
+NUMBERS.add(r"(?<!\w)# ?(?=[0-9])", "number ", needs="#")
 
 
 @NUMBERS.rule(rf"(?<![\w.])({MINUS}?{NUMBER})[eE]([+-]?)([0-9]{{1,3}})(?!\w|\.\w)")
@@ -189,7 +193,7 @@ def _scientific(match: re.Match[str]) -> str:
     return f"{number(match[1])} times ten {_to_the_power(match[2], match[3])}"
 
 
-@NUMBERS.rule(r"(?<=[\w)])\^([-+\N{MINUS SIGN}]?)\(?([0-9]{1,4}|[a-z])\)?(?!\w|\.\w)")
+@NUMBERS.rule(r"(?<=[\w)])\^([-+\N{MINUS SIGN}]?)\(?([0-9]{1,4}|[a-z])\)?(?!\w|\.\w)", needs="^")
 def _power(match: re.Match[str]) -> str:
     sign, exponent = match.groups()
     if not sign and exponent in ("2", "3"):
@@ -213,7 +217,7 @@ def _version(match: re.Match[str]) -> str:
 
 
 NUMBERS.add(r"(?<![\w.])v\.? ?([0-9]{1,4})(?![\w.]*[0-9])", lambda match: f"version {cardinal(match[1])}")
-NUMBERS.add(r"(?:(?<=/[0-9])|(?<=/[0-9]{2}))-(?=[0-9]{1,2}/[0-9])", " to ")  # "1/4-1/2"
+NUMBERS.add(r"(?:(?<=/[0-9])|(?<=/[0-9]{2}))-(?=[0-9]{1,2}/[0-9])", " to ", needs="/")  # "1/4-1/2"
 _FRACTION = Pattern(
     rf"(?<![\w./,])(?:({WHOLE})[ -])?([0-9]{{1,4}})/([0-9]{{1,4}})((?:st|nd|rd|th)s?)?(?![\w/]|[.,][0-9])"
 )
@@ -229,12 +233,12 @@ def _fraction(match: re.Match[str]) -> str:
     return f"{number(whole)} and {words}"
 
 
-NUMBERS.add(_FRACTION, _fraction)
+NUMBERS.add(_FRACTION, _fraction, needs="/")
 NUMBERS.add(r"(?:(?<=[0-9]st)|(?<=[0-9]nd)|(?<=[0-9]rd)|(?<=[0-9]th))-(?=[0-9]{1,3}(?:st|nd|rd|th)\b)", " to ")
 NUMBERS.add(rf"(?<![\w.,])({WHOLE})(?:st|nd|rd|th|ST|ND|RD|TH)(?![A-Za-z0-9])", lambda match: ordinal(match[1]))
 
 
-@NUMBERS.rule(rf"(?<![\w:.])({NUMBER}):({NUMBER})(?::({NUMBER}))?(?![\w:]|\.[0-9])")
+@NUMBERS.rule(rf"(?<![\w:.])({NUMBER}):({NUMBER})(?::({NUMBER}))?(?![\w:]|\.[0-9])", needs=":")
 def _ratio(match: re.Match[str]) -> str:
     """ "3:1" is "three to one"; the year of a standard, "9001:2015", follows without a word."""
     first, last, third = match.groups()
@@ -274,10 +278,12 @@ def _scaled(match: re.Match[str]) -> str:
 NUMBERS.add(
     r"(?<![\w.,-])[0-9]{1,4}(?:-[0-9]{1,4}){2,9}(?![\w-])",
     lambda match: " ".join(count(part) for part in match[0].split("-")),
+    needs="-",
 )
 NUMBERS.add(
     rf"(?<![\w.,-])({NUMBER}) ?- ?({NUMBER})(?![\w-]|\.[0-9])(?! ?=)",
     lambda match: f"{count(match[1])} to {count(match[2])}",
+    needs="-",
 )
 
 
@@ -288,7 +294,7 @@ def _times(match: re.Match[str]) -> str:
 
 
 NUMBERS.add(r"\b((?&Said-in-pairs) )([0-9]{3,4})\b(?![.,:/%-]?[0-9])", lambda match: match[1] + pairs(match[2]))
-NUMBERS.add(r"(?<=[0-9])\+(?=[\s,.;:!?)]|$)(?! ?[0-9])", " plus")
+NUMBERS.add(r"(?<=[0-9])\+(?=[\s,.;:!?)]|$)(?! ?[0-9])", " plus", needs="+")
 
 
 @NUMBERS.rule(rf"(^|[\s(\[=<>,;:/*×÷+|\"']|\b[a-z]\^)([-+±\N{{MINUS SIGN}}]) ?(?={NUMBER})")
@@ -298,7 +304,7 @@ def _sign(match: re.Match[str]) -> str:
 
 
 NUMBERS.add(r"(?<![\w.])([0-9]+\.[0-9]+)(?=[A-Za-z]{1,3}\b)", lambda match: f"{number(match[1])} ")  # "802.11ac"
-NUMBERS.add(r"(?<=[A-Za-z])-(?=[0-9])", " ")
+NUMBERS.add(r"(?<=[A-Za-z])-(?=[0-9])", " ", needs="-")
 NUMBERS.add(rf"(?<![A-Za-z0-9])({NUMBER})(?![A-Za-z0-9])", lambda match: count(match[1]))
 _PER_UNIT = Pattern(r" ?/ ?([A-Za-zµμΩ]{1,5}|100 ?km)(?:\^?([23]))?")
 # After a measure: the thing that it measures, so that "12-inch pizza" takes the singular.
