@@ -1,7 +1,8 @@
-"""The classic's cleaners: they change a text into one that the symbols can write."""
+"""Cleaners: they change a text into one that the symbols can write."""
 
 import unicodedata
 from collections import Counter
+from collections.abc import Callable
 from functools import lru_cache
 
 from unidecode import unidecode
@@ -20,8 +21,22 @@ _SILENT = {"Mn", "Me", "Cf"}  # Unicode categories of accents and of invisible m
 def english_cleaners(text: str) -> str:
     """ASCII, lower case, numbers and abbreviations in words, single spaces."""
     text = expand_numbers(_transliterated(text).lower())
-    text = _ABBREVIATION.sub(lambda match: table("classic-abbreviations")[match[1]], text)
-    return _WHITESPACE.sub(" ", text)
+    return _single_spaced(_ABBREVIATION.sub(lambda match: table("classic-abbreviations")[match[1]], text))
+
+
+def transliteration_cleaners(text: str) -> str:
+    """ASCII, lower case, single spaces; for languages that Latin letters can spell."""
+    return _single_spaced(_transliterated(text).lower())
+
+
+def basic_cleaners(text: str) -> str:
+    """Lower case, single spaces."""
+    return _single_spaced(text.lower())
+
+
+CLEANERS: dict[str, Callable[[str], str]] = {
+    cleaner.__name__: cleaner for cleaner in (english_cleaners, transliteration_cleaners, basic_cleaners)
+}
 
 
 def other_scripts(text: str) -> dict[str, int]:
@@ -45,3 +60,7 @@ def _in_ascii(character: str) -> str:
     spelled = unidecode(character)
     # A character without a spelling stays, so that it is reported among the dropped ones.
     return spelled if spelled or unicodedata.category(character) in _SILENT else character
+
+
+def _single_spaced(text: str) -> str:
+    return _WHITESPACE.sub(" ", text)
