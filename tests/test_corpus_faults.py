@@ -88,9 +88,9 @@ def test_workers_killed_at_every_stage_are_started_anew_and_leave_no_trace(
     forkserver.ensure_running()  # which ends with the tests, as Python's resource tracker does
     before = descendants(os.getpid())
     if kind.startswith("actors"):
-        pool: Any = RayPool(lambda on_gpus: faulty, 2, False, 1)
+        pool: Any = RayPool(lambda on_gpus: faulty, 1, False, 1)
     else:
-        pool = ProcessPool(faulty, 2, on_gpus=False)
+        pool = ProcessPool(faulty, 1 if beside else 2, on_gpus=False)
     make(source, lines, tmp_path / "corpus", pool)
     assert {path.name for path in (tmp_path / "marks").iterdir()} == STAGES.keys()
     assert "A worker died" in caplog.text
