@@ -57,11 +57,11 @@ def export_quick_voice(folder: Path) -> Path:
 
 
 def write_lines(path: Path, count: int) -> Path:
-    """A text file of different lines, of several lengths."""
+    """A text file of different lines, of several lengths, which no locale but one of UTF-8 can read by itself."""
     with open(path, "w", encoding="utf-8") as file:
         for i in range(count):
             more = ", which is a long one, or so it says" * (i % 3)
-            file.write(f"Letter {i * 7919} was printed on page {i}{more}.\n")
+            file.write(f"Letter {i * 7919} of the caf\u00e9 was printed on page {i}{more}.\n")
     return path
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 MOST_DEATHS = 3  # of processes, while they make the same call
-# Processes are forked by a server, which imports PyTorch once for all and never uses CUDA: what does can't be forked.
+# A process that uses CUDA can't be forked. The server that forks these uses none, and imports PyTorch once for all.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["serving.corpora.worker"])
 
@@ -25,7 +25,8 @@ class WorkerDied(Exception):
 class Process:
     """One process, which starts at its first call and makes one call after the other. Thread-safe.
 
-    It ends when this object is closed, and when the process that made this object ends, whatever it is doing.
+    It ends when this object is closed, and when the process that made this object ends, whatever it is doing. Its
+    environment is that which the program had when its first `Process` started.
 
     Args:
         begin: called first in each new process, with `arguments`.
