@@ -58,6 +58,7 @@ class AudioStream(Iterator[Audio]):
 
     def __next__(self) -> Audio:
         if self._closing.closed:
+            self.close()  # which another thread could not do in the middle of a chunk
             raise StopIteration
         return next(self._chunks)
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -166,8 +167,8 @@ def speak_bits(
     refusal, seconds, began = InvalidInput("nothing to speak: there is no text"), 0.0, -1.0
     try:
         while not closing.closed and (reader.reading or waiting or under_way):
-            if len(waiting) < AHEAD:
-                waiting += reader.take(wait=False)
+            if len(waiting) < AHEAD:  # a book would be cut before its first sentence is spoken
+                waiting += reader.take()
             while waiting and len(under_way) < AHEAD:
                 stretch = waiting.popleft()
                 try:
@@ -177,14 +178,14 @@ def speak_bits(
             try:
                 chunk = under_way[0][1].next_chunk(timeout=0) if under_way else None
             except queue.Empty:
-                waiting += reader.take(wait=True)
+                reader.wait(for_text=len(waiting) < AHEAD)
                 continue
             if chunk is None:
                 began = -1.0
                 if under_way:
                     under_way.popleft()
                 elif not waiting and reader.reading:
-                    waiting += reader.take(wait=True)
+                    reader.wait(for_text=True)
                 continue
             stretch, _ = under_way[0]
             if began < 0:
@@ -219,40 +220,43 @@ class _Reader:
         self.reading = True
         self.error: BaseException | None = None
         self._bits, self._stream, self._watch = bits, stream, watch
-        self._news: queue.SimpleQueue[str | BaseException | None] = queue.SimpleQueue()  # None ends a wait
+        self._news: queue.SimpleQueue[str | BaseException] = queue.SimpleQueue()
         self._room, self._closed = threading.Semaphore(BITS_AHEAD), threading.Event()
-        self._changed, self._is_quiet = time.monotonic(), False
+        self._something = threading.Event()  # has changed
+        self._last, self._is_quiet = time.monotonic(), False  # when text came, and whether it was taken to end there
         threading.Thread(target=self._read, name="text", daemon=True).start()
 
     def wake(self) -> None:
         """Ends a wait. For any thread."""
-        self._news.put(None)
+        self._something.set()
 
-    def take(self, wait: bool) -> list[Stretch]:
-        """The next text that can be spoken, if it has come.
+    def take(self) -> list[Stretch]:
+        """The next text that can be spoken, if it has come."""
+        with suppress(queue.Empty):
+            while True:
+                if found := self._add(self._news.get_nowait()):
+                    return found
+        if self._may_end and time.monotonic() >= self._last + QUIET_SECONDS:
+            self._is_quiet = True
+            return self._stream.quiet()
+        return []
 
-        Args:
-            wait: until something has changed, if nothing has.
-        """
-        found: list[Stretch] = []
-        may_end = self.reading and self._stream.held > 0 and not self._is_quiet
-        timeout = max(0.0, self._changed + QUIET_SECONDS - time.monotonic()) if may_end else WATCH_SECONDS
-        try:
-            item = self._news.get(wait, timeout)
-            while not (found := self._add(item)):
-                item = self._news.get_nowait()
-        except queue.Empty:
-            if may_end and time.monotonic() >= self._changed + QUIET_SECONDS:
-                self._is_quiet = True
-                found = self._stream.quiet()
-            elif wait:
-                self._watch()
-        return found
+    def wait(self, for_text: bool) -> None:
+        """Returns once there may be audio, or if it is wanted text to take."""
+        if for_text and not self._news.empty():
+            return
+        quiet_in = self._last + QUIET_SECONDS - time.monotonic()
+        if self._something.wait(max(0.0, quiet_in) if for_text and self._may_end else WATCH_SECONDS):
+            self._something.clear()
+        else:
+            self._watch()
 
-    def _add(self, item: str | BaseException | None) -> list[Stretch]:
-        if item is None:
-            return []
-        self._changed, self._is_quiet = time.monotonic(), False
+    @property
+    def _may_end(self) -> bool:
+        return self.reading and self._stream.held > 0 and not self._is_quiet
+
+    def _add(self, item: str | BaseException) -> list[Stretch]:
+        self._last, self._is_quiet = time.monotonic(), False
         if isinstance(item, str):
             self._room.release()
             return self._stream.add(item)
@@ -268,19 +272,23 @@ class _Reader:
         self.wake()
         self._room.release()
 
+    def _put(self, item: str | BaseException) -> None:
+        self._news.put(item)
+        self.wake()
+
     def _read(self) -> None:
         try:
             for bit in self._bits:
                 if not isinstance(bit, str):
                     raise InvalidInput(f"text that comes in bits must be of str, not {type(bit).__name__}")
-                self._news.put(bit)
+                self._put(bit)
                 self._room.acquire()
                 if self._closed.is_set():
                     return
         except BaseException as error:  # to be raised in the thread that waits for the bits
-            self._news.put(error)
+            self._put(error)
         else:
-            self._news.put(StopIteration())
+            self._put(StopIteration())
 
 
 def silence_before(stretch: Stretch, seconds: float, sampling_rate: int) -> Iterator[Audio]:

@@ -147,6 +147,19 @@ def test_text_is_taken_in_while_audio_is_ready(voice: Voice) -> None:
     stream.close()
 
 
+def test_a_book_is_not_read_before_its_first_sentence_is_spoken(voice: Voice) -> None:
+    read = itertools.count()
+    sentences = ("One more sentence to say. " for _ in zip(range(10_000), read, strict=False))
+    stream = voice.stream(sentences, **SETTINGS)
+    listener = threading.Thread(target=lambda: next(stream))
+    with voice.engines.lock:  # until then nothing is spoken
+        listener.start()
+        time.sleep(1)
+        assert next(read) < 100
+    listener.join(60)
+    stream.close()
+
+
 def test_the_first_sentence_sounds_before_the_text_has_ended(voice: Voice) -> None:
     heard = threading.Event()
 
