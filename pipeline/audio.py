@@ -34,11 +34,13 @@ class Audio:
         sampling_rate: in Hz.
         words: with their times, if they were asked for; of a chunk, those that became known with it; their times
             count from the beginning of the stream.
+        cut: whether the limit of frames has cut a piece of the text, up to here.
     """
 
     samples: np.ndarray
     sampling_rate: int
     words: tuple[Word, ...] = ()
+    cut: bool = False
 
     def __repr__(self) -> str:
         return f"<Audio of {self.seconds:.2f} s, {self.sampling_rate} Hz>"
@@ -66,9 +68,11 @@ class Audio:
         chunks = list(chunks)
         rates = {chunk.sampling_rate for chunk in chunks}
         if len(rates) != 1:
-            raise ValueError(f"chunks of one sampling rate are needed, not of {sorted(rates)}")
+            found = f"of {' and '.join(map(str, sorted(rates)))} Hz" if rates else "none"
+            raise ValueError(f"chunks of one sampling rate are needed, and there are {found}")
         words = tuple(word for chunk in chunks for word in chunk.words)
-        return cls(np.concatenate([chunk.samples for chunk in chunks]), rates.pop(), words)
+        samples = np.concatenate([chunk.samples for chunk in chunks])
+        return cls(samples, rates.pop(), words, any(chunk.cut for chunk in chunks))
 
     def resampled(self, sampling_rate: int | None) -> "Audio":
         """The same at another rate, in Hz; None is its own. Raises InvalidInput as `Resampler`."""

@@ -73,6 +73,11 @@ class PieceResult:
     error: UserError | None = None
 
     @property
+    def cut(self) -> bool:
+        """Whether the limit of frames cut it before its text's end was recognised."""
+        return self.stop_reason == "cap"
+
+    @property
     def samples(self) -> np.ndarray:
         """The audio of a piece that was spoken whole. Raises the error of one that failed."""
         if self.error is not None:

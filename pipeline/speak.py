@@ -240,7 +240,7 @@ class _Run:
                 file.append(resample(audio.samples, piece.piece.last) if resample else audio.samples)
                 words.append((piece.words, audio.seconds))
                 result.taken += piece.seconds
-                result.cut |= piece.stop_reason == "cap"
+                result.cut |= piece.cut
                 if self.settings.keep_pictures:
                     result.pictures.append(self._save_picture(piece, audio).name)
         if (path := self._captions(result)) is not None:
@@ -329,7 +329,7 @@ def stream(
                         _write_all(out, encoder.encode(chunk.samples))
                 finally:
                     speech.cancel()
-                if any(piece.stop_reason == "cap" for piece in speech.results):
+                if any(piece.cut for piece in speech.results):
                     faulty.append(PhraseResult(phrase, cut=True))
             except OSError:  # of the only output there is
                 raise

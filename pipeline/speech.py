@@ -171,7 +171,8 @@ class Speech:
         if len(samples) or (last and self._words):
             if self.first_audio_seconds is None:
                 self.first_audio_seconds = time.perf_counter() - self.submitted
-            self._put(Audio(samples, self.sampling_rate, tuple(self._words)))
+            cut = any(piece.cut for piece in self.results)
+            self._put(Audio(samples, self.sampling_rate, tuple(self._words), cut))
             self._words.clear()
         if last:
             self._put(None)

@@ -82,7 +82,7 @@ class Voice:
             folder: None takes ./output if models are there, else the demo voice, which it exports once.
             precision: of the engines; None takes FP16 engines if they are there, else FP32.
             on_message: called with the files that are taken, and before what takes long.
-            runtime: of `RuntimeSettings`.
+            **runtime: by name; `pipeline.settings.RuntimeSettings` says what each means.
 
         Raises:
             UserError: files are missing, damaged or don't belong together.
@@ -103,7 +103,7 @@ class Voice:
         work: WorkSettings | None = None,
         **runtime: Unpack[RuntimeOptions],
     ) -> "Voice":
-        """Opens four model files of any kinds. `runtime` as for `load`.
+        """Opens four model files of any kinds. What runs them is chosen as for `load`.
 
         Args:
             precision: that they must have; None takes any.
@@ -195,7 +195,7 @@ class Voice:
 
         Args:
             on_progress: called with the symbols of the text that are spoken, fractions included, and with all of them.
-            settings: `pipeline.settings.SpeakSettings` says what each means.
+            **settings: by name; `pipeline.settings.SpeakSettings` says what each means.
 
         Raises:
             UserError: nothing can be spoken, a setting is of another type or out of range, or an engine gave what isn't
@@ -243,7 +243,7 @@ class Voice:
             text: whole; or bits of it, which are spoken sentence by sentence as they come (an iterator is read in a
                 thread of its own).
 
-        Closing the stream cancels the rest. `settings` and errors as for `speak`; an error may come after chunks.
+        Closing the stream cancels the rest. Settings and errors as for `speak`; an error may come after chunks.
         """
         chosen = SpeakSettings.of(**settings)
         if isinstance(text, (str, bytes)) or not isinstance(text, Iterable):
@@ -360,7 +360,8 @@ def _joined(
     try:
         samples = Audio.join([voice.leveled(piece) for piece in pieces]).samples
         words = joined_words((piece.words, len(piece.samples) / voice.sampling_rate) for piece in pieces)
-        return Audio(samples, voice.sampling_rate, words).resampled(settings.sampling_rate)
+        cut = any(piece.cut for piece in pieces)
+        return Audio(samples, voice.sampling_rate, words, cut).resampled(settings.sampling_rate)
     except Exception as error:
         return explained(error, f"line {phrase.phrase.line}")
 

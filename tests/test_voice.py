@@ -55,6 +55,13 @@ def test_a_stream_gives_what_speaking_gives(voice: Voice) -> None:
     assert np.abs(joined.samples - whole.samples).max() < 1e-4
 
 
+@pytest.mark.parametrize(("threshold", "cut"), [(1e-6, False), (1 - 1e-6, True)])
+def test_audio_says_whether_the_limit_of_frames_cut_it(voice: Voice, threshold: float, cut: bool) -> None:
+    settings = SHORT | {"gate_threshold": threshold}
+    assert voice.speak("Hello there.", sampling_rate=16000, **settings).cut == cut
+    assert Audio.join(voice.stream("Hello there. And on.", **settings)).cut == cut
+
+
 def test_speaking_tells_its_progress(voice: Voice) -> None:
     told: list[tuple[float, int]] = []
     voice.speak("Hello there.", on_progress=lambda done, total: told.append((done, total)), **SHORT)

@@ -197,7 +197,7 @@ def _reason(results: Sequence[PieceResult]) -> str | None:
     for result in results:
         if result.error is not None:
             return str(result.error)
-    cut = [number for number, result in enumerate(results, 1) if result.stop_reason == "cap"]
+    cut = [number for number, result in enumerate(results, 1) if result.cut]
     if cut:
         where = f"piece {cut[0]} of {len(results)} was" if len(results) > 1 else "it was"
         return f"{where} cut by the limit of frames before the text's end was recognised"
