@@ -67,7 +67,7 @@ def _replacing(path: Path) -> Iterator[tuple[Path, int]]:
     except OSError as error:  # of a disk or of a temporary file: it gets the name that the user knows
         of_disk = error.filename is None and error.errno in (*DISK_ERRORS, errno.EFBIG)
         if of_disk or str(error.filename).endswith(_PART):
-            error.filename, error.filename2 = str(path), None
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
