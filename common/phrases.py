@@ -161,7 +161,7 @@ def _nothing(name: str, why: str) -> UserError:
 
 
 def _iconv(encoding: str, name: str) -> str:
-    source = "" if name == _STDIN else f' "{name}" > utf8.txt'
+    source = "" if name == _STDIN else f' "{name}" > utf8{Path(name).suffix}'
     return f"iconv -f {encoding} -t UTF-8{source}"
 
 

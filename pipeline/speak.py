@@ -102,7 +102,7 @@ class Listener:
         on_message: what is running, in the classic's words.
         on_note: what the user should know of a phrase.
         on_start: phrases have been read; gets their number and that of the symbols to speak for them.
-        on_progress: gets the number of these symbols whose speech is done, fractions included.
+        on_progress: gets how many of these symbols are spoken, fractions included.
         on_phrase: a phrase has been saved or has failed.
     """
 
