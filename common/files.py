@@ -18,9 +18,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent  # where the packages lie: a
 DISTRIBUTION = "tacotron2-waveglow-tensorrt"  # this project, as pip knows it
 IS_CLONE = (REPOSITORY / "pyproject.toml").is_file()
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)  # all files of a folder fail alike
-_UNFINISHED = ".exporting."  # + a random word: a folder whose files are being written
+_UNFINISHED = ".exporting."  # + a random word: a folder of files that are being written
 _LOCK = _UNFINISHED + "lock"
-_FINISHED = ".exported"  # a folder whose files are whole and on their way
+_FINISHED = ".exported"  # a folder of whole files that are being moved
 _PART = ".part"  # ends the name of a file that is being written
 
 
@@ -67,7 +67,7 @@ def _replacing(path: Path) -> Iterator[tuple[Path, int]]:
     except OSError as error:  # of a disk or of a temporary file: it gets the name that the user knows
         of_disk = error.filename is None and error.errno in (*DISK_ERRORS, errno.EFBIG)
         if of_disk or str(error.filename).endswith(_PART):
-            error.filename, error.filename2 = str(path), None
+            raise OSError(error.errno, error.strerror, str(path)) from error
         raise
 
 
@@ -158,7 +158,7 @@ def _remove_if_abandoned(path: Path) -> None:
 
 @contextmanager
 def appearing_together(folder: Path) -> Iterator[Path]:
-    """Yields an empty folder whose files, on success, all appear in `folder`, replacing those of the same names.
+    """Yields an empty folder. On success all files in it appear in `folder`, replacing those of the same names.
 
     All of them or none, even if the process is killed: first the whole set takes its name by a single rename, then its
     files are moved, which `finish_appearing`, or the next export to `folder`, completes. On failure nothing is left.

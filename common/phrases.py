@@ -70,6 +70,15 @@ def read_phrases(source: Path, notes: list[str]) -> list[Phrase]:
     return phrases
 
 
+def check_utf8(source: Path) -> None:
+    """Raises UserError for a file that isn't UTF-8 text, with its first such line. Reads one line after the other."""
+    with open(source, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if number == 1 and line.startswith(_UTF16):
+                raise _utf16(str(source))
+            _text(line, number, str(source))
+
+
 def live_phrases() -> Iterator[list[Phrase]]:
     """Reads the phrases of standard input as they come, one a line: yields those of all lines that are there.
 
@@ -152,7 +161,7 @@ def _nothing(name: str, why: str) -> UserError:
 
 
 def _iconv(encoding: str, name: str) -> str:
-    source = "" if name == _STDIN else f' "{name}" > utf8.txt'
+    source = "" if name == _STDIN else f' "{name}" > utf8{Path(name).suffix}'
     return f"iconv -f {encoding} -t UTF-8{source}"
 
 

@@ -25,6 +25,11 @@ def format_markdown(headers: Sequence[str], rows: Sequence[Sequence[str]], align
     return "\n".join("| " + " | ".join(line) + " |" for line in (cells[0], rule, *cells[1:]))
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun, singular or with an s: "1 line", "2,000 lines"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def shorten(text: str, width: int) -> str:
     """The text on one line of at most `width` columns, with an ellipsis where it had to be cut.
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from common.cli import EXIT_NO_READER
 from common.errors import UserError
+from common.files import output_folder
 from common.phrases import Phrase
 from common.table import format_table, shorten
 from pipeline.encoders import AudioFormat, make_encoder
@@ -19,7 +20,7 @@ from pipeline.manifest import PhraseResult
 from pipeline.page import details, write_page
 from pipeline.pieces import prepare
 from pipeline.settings import SpeakSettings, WorkSettings
-from pipeline.speak import Listener, OutputSettings, Summary, speak, stream
+from pipeline.speak import Listener, OutputSettings, Summary, reading_notes, speak, stream
 from pipeline.voice import Voice
 
 EXIT_CUT = 3  # everything was spoken, but the frame limit cut a phrase
@@ -51,14 +52,17 @@ class Request:
 
 
 def show_text(request: Request) -> None:
-    """Prints how each line will be read, without any model.
+    """Prints how each line will be read, without any model; notes go to standard error.
 
     Raises:
         UserError: lines that can't be spoken, which it names.
     """
     lines, failed = 0, []
     for phrases in request.groups:
-        for phrase in prepare(phrases, request.settings, request.work.max_symbols):
+        prepared = prepare(phrases, request.settings, request.work.max_symbols)
+        for note in reading_notes(None, prepared):
+            print(f"Note: {note}", file=sys.stderr)
+        for phrase in prepared:
             lines += 1
             result = PhraseResult(phrase, error=phrase.named_error)
             if result.error is not None:
@@ -72,7 +76,7 @@ def speak_request(voice: Voice, request: Request) -> None:
     """Speaks a request with progress and reports it.
 
     Raises:
-        UserError: phrases that could not be spoken, named; the others are.
+        UserError: the folder can't be written; or phrases that could not be spoken, named; the others are.
         SystemExit: EXIT_CUT, where phrases were cut by the frame limit.
     """
     for note in request.notes:
@@ -81,6 +85,7 @@ def speak_request(voice: Voice, request: Request) -> None:
     if not isinstance(output, OutputSettings):
         _stream(voice, request, output)
         return
+    output_folder(output.folder)
     with progress() as listener:
         summary = speak(voice, request.groups, request.settings, output, listener, request.parameters)
     print(summary_table(summary))
@@ -106,10 +111,7 @@ def _stream(voice: Voice, request: Request, audio_format: AudioFormat) -> None:
     )
     # A file of its own: Python flushes standard output when it ends, and its reader may be gone by then.
     with open(os.dup(sys.stdout.fileno()), "wb", buffering=0) as out:
-        try:
-            faulty = stream(voice, request.groups, request.settings, out, encoder, listener)
-        except BrokenPipeError:  # the listener has heard enough
-            return
+        faulty = stream(voice, request.groups, request.settings, out, encoder, listener)
     _raise_failed([result for result in faulty if result.error is not None])
     _exit_if_cut(faulty)
 
@@ -120,7 +122,7 @@ def summary_table(summary: Summary) -> str:
             str(result.phrase.line),
             shorten(result.phrase.text, 48),
             f"{result.seconds:.2f}",
-            f"{result.taken:.2f}",
+            "earlier" if result.resumed else f"{result.taken:.2f}",
             result.stopped_by,
             str(result.file),
         )

@@ -67,7 +67,8 @@ def add_speak_flags(parser: argparse.ArgumentParser, text_without_flag: bool = F
         "--output",
         type=Path,
         default=Path("output"),
-        help="folder for the audio files; or a file for one phrase, as hello.mp3; or - (see --stream)",
+        help="folder for the audio files, which are scaled to full scale; or a file for one phrase, as hello.mp3; or - "
+        "(see --stream)",
     )
     parser.add_argument(
         "--stream",
@@ -270,6 +271,8 @@ def output_settings(args: argparse.Namespace, suffix: str) -> OutputSettings | A
     """
     output, asked = args.output, args.format
     to_stdout = args.stream or output == STDOUT
+    if not to_stdout and output.exists() and not (output.is_file() or output.is_dir()):
+        raise UserError(f"-o {output} is neither a file nor a folder; write audio into it with -o - > {output}")
     ending = "" if to_stdout or output.is_dir() else output.suffix.lower()[1:]
     by_name = FORMATS.get(ending)
     if by_name is None and ending[:1].isalpha():  # a folder's name may end with a number
@@ -289,10 +292,12 @@ def output_settings(args: argparse.Namespace, suffix: str) -> OutputSettings | A
         raise UserError(f"--format {asked}: {output} names another format; leave one of them out")
     name = _made_here(asked or (by_name.name if by_name else "wav"))
     folder = output if by_name is None else output.parent
+    if folder.exists() and not args.show_text:  # else it is made once the voice is open
+        output_folder(folder)
     return settings_from(
         args,
         OutputSettings,
-        folder=folder if args.show_text else output_folder(folder),
+        folder=folder,
         file=None if by_name is None else output,
         suffix=suffix,
         format="float32" if name == "wav" else name,

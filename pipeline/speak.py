@@ -30,7 +30,7 @@ class OutputSettings:
     """Where and as what phrases are saved.
 
     Attributes:
-        folder: exists, and can be written.
+        folder: exists, and can be written, once `speak` begins.
         file: of the only phrase; then the folder gets no log and no manifest.
         suffix: of the file names: audio_{number}_{suffix}.wav.
         format: of SAMPLE_FORMATS (of wav files), or a name of `pipeline.encoders.FORMATS`.
@@ -102,7 +102,7 @@ class Listener:
         on_message: what is running, in the classic's words.
         on_note: what the user should know of a phrase.
         on_start: phrases have been read; gets their number and that of the symbols to speak for them.
-        on_progress: gets the number of these symbols whose speech is done, fractions included.
+        on_progress: gets how many of these symbols are spoken, fractions included.
         on_phrase: a phrase has been saved or has failed.
     """
 
@@ -278,9 +278,12 @@ def _failure(error: Exception, phrase: Phrase) -> UserError:
     return error if isinstance(error, UserError) else explained(error, f"line {phrase.line}")
 
 
-def reading_notes(voice: Voice, prepared: Sequence[PreparedPhrase]) -> list[str]:
-    """What the user should know of how phrases will be read: characters left out or spelled, ARPAbet not learned."""
-    arpabet = voice.engines.parts["encoder"].metadata.arpabet
+def reading_notes(voice: Voice | None, prepared: Sequence[PreparedPhrase]) -> list[str]:
+    """What the user should know of how phrases will be read: characters left out or spelled, ARPAbet not learned.
+
+    Without a voice, what depends on it is left out.
+    """
+    arpabet = voice is None or voice.engines.parts["encoder"].metadata.arpabet
     notes = []
     for phrase in prepared:
         if phrase.dropped:

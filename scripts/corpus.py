@@ -8,6 +8,7 @@ import importlib.util
 import logging
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,11 +21,12 @@ from common.cpu_backend import usable_cores
 from common.errors import UserError
 from common.files import locked_folder, output_folder
 from common.metadata import Precision
+from common.table import counted
 from pipeline import SpeakSettings, WorkSettings
 from pipeline.flags import add_setting_flags, speak_settings
 from pipeline.model_files import DEMO_FOLDER, demo_files
 from pipeline.settings import RuntimeSettings, settings_at, settings_of
-from serving.corpora.corpus import SHARD_CHARACTERS, Corpus
+from serving.corpora.corpus import SHARD_CHARACTERS, Corpus, need_other_texts
 from serving.corpora.estimate import estimate
 from serving.corpora.job import AUDIOS, FORMATS, Identity, Job, VoiceSource
 from serving.corpora.lines import Survey, survey
@@ -191,13 +193,18 @@ def _finish(corpus: Corpus, totals: RunTotals) -> CorpusTotals:
     report = made.save(corpus.job.folder, totals)
     if totals.workers:
         print(totals.table())
-    print(f"{made.lines:,} lines, {made.hours:,.3f} hours of audio in {corpus.job.folder}")
+    print(f"{counted(made.lines, 'line')}, {made.hours:,.3f} hours of audio in {corpus.job.folder}")
     if made.reasons:
-        print(f"{made.reasons.total():,} lines without audio are in retry.jsonl: --retry tries them with other seeds")
-        for reason, count in made.reasons.most_common(3):
-            print(f"  {count:,}: {reason}")
+        unspoken = made.reasons.total()
+        print(f"Without audio, in retry.jsonl: {counted(unspoken, 'line')}")
+        _print_reasons(made.reasons)
+        if unspoken > made.texts_at_fault:
+            print(f"--retry tries {counted(unspoken - made.texts_at_fault, 'line')} again, with other seeds")
+        if made.texts_at_fault:
+            print(need_other_texts(made.texts_at_fault))
     if outliers := made.outliers():
-        print(f"{len(outliers)} lines with far more or fewer frames a symbol than the rest are worth listening to")
+        lines = counted(len(outliers), "line")
+        print(f"Worth listening to: {lines} with far more or fewer frames a symbol than the rest (see the report)")
     print(f"Report: {report}")
     return made
 
@@ -210,13 +217,20 @@ def _dry_run(args: argparse.Namespace, found: Survey, settings: SpeakSettings) -
         rate = args.sampling_rate or voice.sampling_rate
     free = shutil.disk_usage(next(path for path in (args.output, *args.output.absolute().parents) if path.exists()))
     size = seen.gigabytes(rate, args.audio == "flac")
-    print(f"{found.lines:,} lines, {found.characters:,} characters: about {seen.hours:,.2f} hours of audio")
+    lines, characters = counted(found.lines, "line"), counted(found.characters, "character")
+    print(f"{lines}, {characters}: about {seen.hours:,.2f} hours of audio")
     print(f"{size:,.1f} GB on disk ({free.free / 1e9:,.1f} GB are free)")
-    kind = "GPUs" if gpus else "workers"
-    print(f"about {_duration(seen.working_hours(workers))} on {workers} {kind} like this machine's:")
+    machines = counted(workers, "GPU" if gpus else "worker")
+    print(f"about {_duration(seen.working_hours(workers))} on {machines} like this machine's:")
     print(f"one makes {seen.rate:.1f} s of audio a second (measured on {seen.sample_lines} of the lines)")
-    if seen.unspoken:
-        print(f"{seen.unspoken} of them would be without audio, as lines that the limit of frames cuts are")
+    if seen.reasons:
+        print(f"{seen.reasons.total()} of these would have no audio:")
+        _print_reasons(seen.reasons)
+
+
+def _print_reasons(reasons: Counter[str]) -> None:
+    for reason, count in reasons.most_common(3):
+        print(f"  {count:,}: {reason}")
 
 
 def _duration(hours: float) -> str:

@@ -395,7 +395,7 @@ def test_shards_of_long_lines_have_fewer_of_them(source: VoiceSource, tmp_path: 
     assert [len(shard.lines) for shard in corpus.shards(0, {0, 1, 3})] == [2, 1, 1]
 
 
-def test_lines_that_cannot_be_spoken_are_kept_with_their_reason_and_the_run_goes_on(
+def test_lines_that_cannot_be_spoken_are_kept_with_their_reason_and_no_seed_is_tried_on_them(
     source: VoiceSource, tmp_path: Path
 ) -> None:
     (tmp_path / "in.csv").write_text("id,text\na,Good.\nb,...\nc,\nd,\u2603\ne,Caf\u00e9.\n", encoding="utf-8")
@@ -404,6 +404,14 @@ def test_lines_that_cannot_be_spoken_are_kept_with_their_reason_and_the_run_goes
     others = read_entries(tmp_path / "out" / "retry.jsonl")
     assert [(entry["id"], entry["line"]) for entry in others] == [("b", 3), ("c", 4), ("d", 5)]
     assert all(entry["reason"] and "\n" not in entry["reason"] for entry in others)
+    with pytest.raises(UserError, match="nothing to try again; other texts are needed for 3 lines: change them"):
+        make(source, tmp_path / "in.csv", tmp_path / "out", settings=SpeakSettings(max_decoder_steps=200), retry=True)
+    for retry in (False, True):
+        cut = SpeakSettings(max_decoder_steps=1)
+        make(source, tmp_path / "in.csv", tmp_path / "cut", settings=cut, retry=retry)
+    others = read_entries(tmp_path / "cut" / "retry.jsonl")
+    assert [(entry["id"], entry["round"]) for entry in others] == [("a", 1), ("b", 0), ("c", 0), ("d", 0), ("e", 1)]
+    assert [entry["id"] for entry in others if entry.get("text_at_fault")] == ["b", "c", "d"]
 
 
 def test_retry_speaks_what_failed_with_other_seeds_and_leaves_the_rest_alone(
@@ -512,24 +520,28 @@ def test_an_estimate_scales_a_sample_up_and_counts_no_line_that_is_cut(
     with source.open() as voice:
         seen = estimate(lines, survey(lines), voice, whole, sample=10)
         of_all = estimate(lines, survey(lines), voice, cut, sample=40)
-        with pytest.raises(UserError, match=r"none of 10 lines .* --max-decoder-steps"):
+        with pytest.raises(
+            UserError, match=r"none of 10 lines .* \(cut by the limit of frames\); .* --max-decoder-steps"
+        ):
             estimate(lines, survey(lines), voice, all_cut, sample=10)
-    assert seen.unspoken == 0
+    assert not seen.reasons
     # Every line of this voice has 3 to 15 frames.
     assert 40 * 3 * 256 / 22050 <= seen.hours * 3600 <= 40 * 2 * 15 * 256 / 22050
     assert seen.working_hours(2) == pytest.approx(seen.hours / seen.rate / 2)
     spoken = read_entries(plain / "manifest.jsonl")
-    assert of_all.unspoken == 40 - len(spoken)
+    assert of_all.reasons == {"cut by the limit of frames": 40 - len(spoken)}
     assert of_all.hours * 3600 == pytest.approx(sum(entry["seconds"] for entry in spoken), rel=1e-3)
 
 
 def test_a_dry_run_says_how_much_and_how_long_and_writes_nothing(
-    source: VoiceSource, lines: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    source: VoiceSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["-i", lines, "-o", tmp_path / "new", "--models", source.folder, "--workers", 1, "--threads", 1]
-    main(make_parser().parse_args(list(map(str, [*flags, "--max-decoder-steps", MOST_STEPS, "--dry-run"]))))
+    (tmp_path / "in.txt").write_text("Hello there.\n\U0001f600\n", encoding="utf-8")
+    flags = ["-i", tmp_path / "in.txt", "-o", tmp_path / "new", "--models", source.folder, "--workers", 1]
+    main(make_parser().parse_args(list(map(str, [*flags, "--threads", 1, "--max-decoder-steps", 200, "--dry-run"]))))
     printed = capsys.readouterr().out
-    assert all(words in printed for words in ("40 lines", "hours of audio", "on 1 workers", "would be without audio"))
+    expected = ("2 lines, 13 characters", "hours of audio", "on 1 worker like", "1 of these would have no audio")
+    assert all(words in printed for words in (*expected, "  1: nothing to speak\n"))
     assert not (tmp_path / "new").exists()
 
 

@@ -77,7 +77,7 @@ def test_ten_thousand_empty_lines(tmp_path: Path) -> None:
         lines_of(tmp_path / "a.txt", "\n" * 10_000)
     (tmp_path / "b.txt").write_text("\n" * 10_000 + "One.\n")
     found = survey(tmp_path / "b.txt")
-    assert (found.lines, found.notes) == (1, ("b.txt: 10,000 empty lines are skipped",))
+    assert (found.lines, found.notes) == (1, ("b.txt: skipped 10,000 empty lines",))
 
 
 def test_a_line_of_twenty_thousand_characters_is_a_line(tmp_path: Path) -> None:
@@ -101,7 +101,12 @@ def test_a_line_of_twenty_thousand_characters_is_a_line(tmp_path: Path) -> None:
         ("a.csv", "id,text,seed\na,b,c\n", "line 2: seed 'c' is no number"),
         ("a.csv", 'id,text\na,"b\n', "line 2: not CSV"),
         ("a.csv", "id,text\na\n", "line 2: has 1 columns, and no text"),
-        ("a.txt", b"One.\nTw\xfc.\n", "not UTF-8 text"),
+        ("a.txt", b"One.\nTw\xfc.\n", "a.txt line 2 is not UTF-8 (its byte 3 is 0xfc): convert it, from Windows-1252"),
+        ("a.csv", b"id,text\na,Tw\xfc.\n", 'a.csv" > utf8.csv'),
+        ("a.jsonl", '{"text": "One."}'.encode("utf-16"), "a.jsonl is UTF-16"),
+        ("a.tsv", "id\ttext\na\tOne.\n", "a.tsv: lines are read from .txt, .jsonl and .csv files"),
+        ("a.json", '{"text": "One."}', "lines are read from .txt"),
+        ("lines", "One.", "lines are read from .txt"),
         ("a.txt", "", "nothing to speak"),
     ],
 )

@@ -16,6 +16,7 @@ import pytest
 from scipy.io import wavfile
 from torch import Tensor
 
+from common.cli import EXIT_NO_READER
 from common.errors import UserError
 from common.files import REPOSITORY, locked_folder
 from common.metadata import PARTS
@@ -101,6 +102,11 @@ def test_text_is_shown_as_it_will_be_read_and_nothing_is_spoken(tmp_path: Path) 
     assert shown.stdout.splitlines() == ["1: doctor win paid five dollars.", "3: hi."]
     assert_one_line_error(shown, "line 2", "nothing to speak")
     assert not (tmp_path / "out").exists()
+    noted = run_here(TRT, "--text", "{foo} \u041f\u0440\u0438\u0432\u0435\u0442", "--show-text")
+    assert noted.stdout == "1: foo privet.\n"
+    braces, letters = noted.stderr.splitlines()
+    assert "left out '{' '}'" in braces
+    assert "6 Cyrillic letters are spelled in Latin" in letters
     plain = run_here(TRT, "--text", "Room 5b", "--show-text", "--text-normalizer", "none", "--no-final-period")
     assert plain.stdout == "1: room fiveb\n"
 
@@ -265,6 +271,7 @@ def test_a_folder_gets_files_of_the_format_and_captions(tmp_path: Path, tiny_fol
     ):
         again = run_here(TRT, "--text", text, "-o", tmp_path, "--resume", *also, *flags)
         assert ("1 of 1 phrases are there and stay" in again.stdout) == resumed, also
+        assert (" earlier " in table_lines(again.stdout)[0]) == resumed, also
 
 
 @pytest.mark.slow
@@ -304,6 +311,7 @@ def test_the_log_tells_the_stages(tmp_path: Path, tiny_folder: Path) -> None:
         (("-o", "a.opus", "--sample-rate", "44100"), ("44100", "opus takes")),
         (("-o", "-", "--format", "float32"), ("--format float32", "standard output")),
         (("-o", "a.ogg"), ("a.ogg", "no format ogg", "only wav, pcm, flac")),
+        (("-o", "/dev/full"), ("/dev/full is neither a file nor a folder", "-o - > /dev/full")),
     ],
     ids=" ".join,
 )
@@ -373,7 +381,7 @@ def test_a_listener_that_leaves_ends_the_stream_quietly(tmp_path: Path, tiny_fol
     result = subprocess.run(
         ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
     )
-    assert (result.stdout.strip(), result.stderr, result.returncode) == ("1000", "", 0)
+    assert (result.stdout.strip(), result.stderr, result.returncode) == ("1000", "", EXIT_NO_READER)
 
 
 @pytest.mark.slow
@@ -404,7 +412,7 @@ def test_lines_of_standard_input_are_heard_as_they_come(tiny_folder: Path, endin
             process.kill()
     assert printed.startswith("Not spoken: standard input line 2 is not UTF-8")
     assert "Traceback" not in printed
-    assert status == {"end of input": 1, "Ctrl-C": 130, "no listener": 0}[ending]
+    assert status == {"end of input": 1, "Ctrl-C": 130, "no listener": EXIT_NO_READER}[ending]
 
 
 def test_streamed_lines_are_the_lines_spoken_alone(voice: Voice) -> None:

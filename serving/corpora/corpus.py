@@ -14,6 +14,7 @@ from typing import Any
 
 from common.errors import UserError
 from common.files import remove_leftovers, written_whole
+from common.table import counted
 from serving.corpora.job import Job
 from serving.corpora.layout import INDEX, MANIFEST, RETRY, Layout, Shard, json_line
 from serving.corpora.lines import Line, line_of, read_lines
@@ -73,7 +74,9 @@ class Corpus:
             yield tuple(taken)
 
     def next_round(self) -> int:
-        """The round of --retry that is under way, or else a new one, of all lines without audio and with other seeds.
+        """The round of --retry that is under way, or else a new one, with other seeds.
+
+        It has all lines without audio, but for those that need another text.
 
         Raises:
             UserError: the corpus itself isn't done, or there is nothing to try again.
@@ -83,10 +86,12 @@ class Corpus:
         last = self._rounds()[-1]
         if self.missing(last):
             return last
-        entries = [entry for entry in self._final_entries() if "reason" in entry]
+        unspoken = [entry for entry in self._final_entries() if "reason" in entry]
+        entries = [entry for entry in unspoken if not entry.get("text_at_fault")]
         if not entries:
             self.finish()  # the last round may have been killed before this
-            raise UserError(f"{self.job.folder}: nothing to try again, every line has its audio")
+            why = need_other_texts(len(unspoken)) if unspoken else "every line has its audio"
+            raise UserError(f"{self.job.folder}: nothing to try again; {why}")
         path = self.layout.round_file(last + 1)
         with written_whole(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
             for entry in entries:
@@ -152,6 +157,12 @@ class Corpus:
     def _clean(self) -> None:
         for folder in self.layout.folders():
             remove_leftovers(folder)
+
+
+def need_other_texts(lines: int) -> str:
+    """What to do about lines without audio that no other seed can help."""
+    where = "change them in a copy of retry.jsonl, and speak it into another folder"
+    return f"other texts are needed for {counted(lines, 'line')}: {where}"
 
 
 def _other_seed(seed: int, round_number: int) -> int:

@@ -1,14 +1,19 @@
 """How many hours a corpus will have and how long it will take, by a sample of its lines."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import UserError
 from common.phrases import Phrase
+from common.table import counted
 from pipeline import SpeakSettings, Voice
+from pipeline.pieces import PieceResult
 from serving.corpora.lines import Survey, read_lines
+from serving.corpora.report import kind_of
+from serving.corpora.shard import reason_of
 
 FLAC_SHARE = 0.55  # of a wav file's size: what speech of the demo voice takes
 
@@ -21,13 +26,13 @@ class Estimate:
         hours: of audio.
         rate: seconds of audio that one worker makes in a second, without encoding and writing.
         sample_lines: how many were spoken.
-        unspoken: how many of them have no audio.
+        reasons: why some of them have no audio, and how many for each reason.
     """
 
     hours: float
     rate: float
     sample_lines: int
-    unspoken: int
+    reasons: Counter[str]
 
     def working_hours(self, workers: int) -> float:
         return self.hours / self.rate / workers
@@ -44,7 +49,7 @@ def estimate(path: Path, found: Survey, voice: Voice, settings: SpeakSettings, s
         sample: number of lines to speak, at most.
 
     Raises:
-        UserError: none of the sample can be spoken to its end.
+        UserError: none of the sample would have audio.
     """
     texts = list(_spread(path, found.lines, sample))
     phrases = voice.prepare([Phrase(index, text) for index, text in enumerate(texts)], settings)
@@ -55,16 +60,20 @@ def estimate(path: Path, found: Survey, voice: Voice, settings: SpeakSettings, s
             started = time.perf_counter()
             spoken = list(synthesizer.speak_pieces(pieces))
             taken = time.perf_counter() - started
-    unspoken = {phrase.phrase.index for phrase in phrases if not phrase.pieces}
-    unspoken |= {one.piece.phrase.index for one in spoken if one.stop_reason != "gate"}
-    if len(unspoken) == len(texts):
+    results: dict[int, list[PieceResult]] = {index: [] for index in range(len(texts))}
+    for one in spoken:
+        results[one.piece.phrase.index].append(one)
+    why = [str(phrase.error) if phrase.error else reason_of(results[index]) for index, phrase in enumerate(phrases)]
+    reasons = Counter(kind_of(reason) for reason in why if reason is not None)
+    if reasons.total() == len(texts):
         raise UserError(
-            f"{path}: none of {len(texts)} lines from all over it can be spoken to its end; check --max-decoder-steps"
+            f"{path}: none of {counted(len(texts), 'line')} from all over it would have audio "
+            f"({reasons.most_common(1)[0][0]}); check the texts and --max-decoder-steps"
         )
-    whole = [one for one in spoken if one.piece.phrase.index not in unspoken]
+    whole = [one for one in spoken if why[one.piece.phrase.index] is None]
     seconds = sum(len(piece.samples) for piece in whole) / voice.sampling_rate
     hours = seconds * found.characters / sum(map(len, texts)) / 3600
-    return Estimate(hours, seconds / taken, len(texts), len(unspoken))
+    return Estimate(hours, seconds / taken, len(texts), reasons)
 
 
 def _spread(path: Path, lines: int, sample: int) -> Iterator[str]:

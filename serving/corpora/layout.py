@@ -54,7 +54,8 @@ class SpokenLine:
     """What became of a line: audio, or the reason why there is none.
 
     Attributes:
-        entry: its line of the manifest, without what all lines share; or of retry.jsonl, with `reason`.
+        entry: its line of the manifest, without what all lines share; or of retry.jsonl, with `reason`,
+            and with `text_at_fault` where no other seed can help.
         audio: the encoded file, if it isn't written yet.
     """
 

@@ -18,6 +18,8 @@ import numpy as np
 
 from common.errors import InvalidInput, UserError
 from common.files import sha256_of
+from common.phrases import check_utf8
+from common.table import counted
 from pipeline.settings import SpeakSettings, settings_of
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")  # no dot: WebDataset's keys end at the first one
@@ -98,37 +100,39 @@ def survey(path: Path) -> Survey:
                 shown = line.source_id if len(line.source_id) <= 40 else line.source_id[:40] + "..."
                 notes.append(f"{path.name} line {line.number}: id {shown!r} can't name a file; it is {line.id} here")
     if not hashes:
-        raise UserError(f"{path}: nothing to speak in it ({empty:,} empty lines); write a text on each line")
+        raise UserError(f"{path}: nothing to speak in it ({counted(empty, 'empty line')}); write a text on each line")
     _check_unique(path, hashes)
     if unsafe > _NAMED:
         notes.append(f"{path.name}: {unsafe - _NAMED:,} more such ids; manifest.jsonl has them as source_id")
     if empty:
-        notes.append(f"{path.name}: {empty:,} empty lines are skipped")
+        notes.append(f"{path.name}: skipped {counted(empty, 'empty line')}")
     return Survey(len(hashes), characters, digest, tuple(notes))
 
 
 def read_lines(path: Path) -> Iterator[Line]:
-    """The lines of a file in order; its suffix says what it is: .jsonl or .json, .csv, anything else is plain text.
+    """The lines of a file in order; its suffix says what it is: .txt, .jsonl or .csv.
 
     Plain text has a text a line. JSON Lines have objects with `text`, and maybe `id`, `seed` and `speed`; CSV files
     have a header with these names, or are LJSpeech's metadata (id|text|...), without header or quotes.
 
     Raises:
-        UserError: the file can't be read, or a line is malformed.
+        UserError: the file has another suffix or can't be read, or a line is malformed.
     """
     return (line for line in _read(path) if line is not None)
 
 
 def _read(path: Path) -> Iterator[Line | None]:
     """As `read_lines`, with None for each empty line."""
-    reader = {".jsonl": _read_json, ".json": _read_json, ".csv": _read_csv}.get(path.suffix.lower(), _read_text)
-    number = 0
+    reader = {".txt": _read_text, ".jsonl": _read_json, ".csv": _read_csv}.get(path.suffix.lower())
+    if reader is None:
+        raise UserError(f"{path}: lines are read from .txt, .jsonl and .csv files; rename it (a .csv may have tabs)")
     with _readable(path), open(path, encoding="utf-8-sig", newline="" if reader is _read_csv else None) as file:
         try:
             for number, values in reader(path, file):
                 yield None if values is None else _line(path, number, values)
-        except UnicodeDecodeError as error:
-            raise UserError(f"{path}: not UTF-8 text behind line {number}; convert it with iconv -t UTF-8") from error
+        except UnicodeDecodeError:
+            check_utf8(path)  # names the line
+            raise
 
 
 @contextmanager

@@ -53,6 +53,7 @@ class CorpusTotals:
 
     def __init__(self) -> None:
         self.reasons: Counter[str] = Counter()
+        self.texts_at_fault = 0  # lines that need another text
         self._seconds = array("f")
         self._ratios = array("f")  # frames a symbol, at speed 1
         self._lowest: list[tuple[float, int, str]] = []  # heaps of (order, line, what it is)
@@ -61,7 +62,8 @@ class CorpusTotals:
     def add(self, entry: Mapping[str, Any]) -> None:
         """Adds a line: an entry of the manifest or of retry.jsonl."""
         if "reason" in entry:
-            self.reasons[_kind(entry["reason"])] += 1
+            self.reasons[kind_of(entry["reason"])] += 1
+            self.texts_at_fault += entry.get("text_at_fault", False)
             return
         ratio = entry["frames"] * entry["speed"] / entry["symbols"]
         self._seconds.append(entry["seconds"])
@@ -123,10 +125,11 @@ class CorpusTotals:
             yield f"\n## The last run\n\n{run.table()}"
 
 
-def _kind(reason: str) -> str:
+def kind_of(reason: str) -> str:
     """A reason without its line's number and text, so that lines that fail alike are counted together."""
-    if "cut by the limit of frames" in reason:
-        return "cut by the limit of frames"
+    for kind in ("cut by the limit of frames", "nothing to speak"):
+        if kind in reason:
+            return kind
     return shorten(re.sub(r'line \d+ \(".*?"\)', "a line", reason).split(" (")[0], 70)
 
 

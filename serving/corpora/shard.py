@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.errors import UserError, explained
+from common.errors import InvalidInput, UserError, explained
 from common.phrases import Phrase
 from pipeline.audio import Resampler, limit
 from pipeline.pieces import Piece, PieceResult, PreparedPhrase, prepare
@@ -122,7 +122,9 @@ def write_shard(
     def write_line(position: int) -> SpokenLine:
         line, reading = shard.lines[position], readings[position]
         own = sorted(pieces[line.number], key=lambda result: result.piece.number)
-        reason = str(reading.error) if reading.error else _reason(own)
+        if reading.error is not None:
+            return _unspoken_line(job, shard, line, str(reading.error), isinstance(reading.error, InvalidInput))
+        reason = reason_of(own)
         if reason is None:
             try:
                 return _spoken_line(layout, shard, line, reading.reading, own, gain)
@@ -187,13 +189,14 @@ def _words(results: Sequence[PieceResult], sampling_rate: int) -> list[dict[str,
     return [asdict(word) | {"start": round(word.start, 3), "end": round(word.end, 3)} for word in words]
 
 
-def _unspoken_line(job: Job, shard: Shard, line: Line, reason: str) -> SpokenLine:
+def _unspoken_line(job: Job, shard: Shard, line: Line, reason: str, text_at_fault: bool = False) -> SpokenLine:
     settings = {"seed": _seed(job, line), "speed": _speed(job, line)}
-    return SpokenLine({**line.to_dict(), **settings, "reason": reason, "round": shard.round})
+    fault = {"text_at_fault": True} if text_at_fault else {}
+    return SpokenLine({**line.to_dict(), **settings, "reason": reason, **fault, "round": shard.round})
 
 
-def _reason(results: Sequence[PieceResult]) -> str | None:
-    """Why a line has no audio; None if it has."""
+def reason_of(results: Sequence[PieceResult]) -> str | None:
+    """Why a line has no audio, by the results of its pieces; None if it has."""
     for result in results:
         if result.error is not None:
             return str(result.error)
