@@ -80,9 +80,9 @@ def ask(service: SpeechService, method: str, path: str, **options) -> httpx.Resp
     return asyncio.get_event_loop().run_until_complete(answer())
 
 
-def metric(service: SpeechService, labels: str) -> float:
+def metric(service: SpeechService, name: str) -> float:
     lines = service.metrics.exposition({}, 0.0).decode().splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"speech_requests_total{labels}"))
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
 
 @pytest.mark.parametrize(
@@ -147,13 +147,13 @@ def test_an_unforeseen_error_is_answered_logged_and_counted_as_a_failure(
     service: SpeechService, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    before = metric(service, '{outcome="failed",status="500"}')
+    before = metric(service, 'speech_requests_total{outcome="failed",status="500"}')
     with mock.patch.object(Voice, "submit", side_effect=KeyError("401k)")):
         answer = ask(service, "POST", SPEECH, json=request())
     assert answer.status_code == 500
     assert answer.json()["error"]["type"] == "server_error"
     assert answer.headers["x-content-type-options"] == "nosniff"
-    assert metric(service, '{outcome="failed",status="500"}') == before + 1
+    assert metric(service, 'speech_requests_total{outcome="failed",status="500"}') == before + 1
     assert "failed 500" in caplog.text
 
 
@@ -441,6 +441,22 @@ def test_what_takes_long_does_not_hold_up_other_requests(service: SpeechService,
     assert threading.main_thread() not in threads
 
 
+@pytest.mark.parametrize(("gate_threshold", "cut"), [(NEVER, True), (0.01, False)])
+def test_speech_that_the_limit_of_frames_cut_is_not_passed_off_as_whole(
+    service: SpeechService, gate_threshold: float, cut: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    fields = request(gate_threshold=gate_threshold, stream=False)
+    counted = metric(service, "speech_requests_cut_total")
+    assert ask(service, "POST", SPEECH, json=fields).headers.get("x-cut") == ("true" if cut else None)
+    assert metric(service, "speech_requests_cut_total") == counted + cut
+    assert ("cut by the limit of frames" in caplog.text) is cut
+    events = ask(service, "POST", SPEECH, json=fields | {"stream": True, "stream_format": "sse"}).text
+    assert events_of(events)[-1]["cut"] is cut
+    assert ask(service, "POST", SPEECH, json=fields | {"timestamps": True}).json()["cut"] is cut
+    assert ask(service, "POST", "/dev/captioned_speech", json=fields).json()["cut"] is cut
+
+
 def test_what_is_left_out_of_a_text_is_told(service: SpeechService) -> None:
     for text, told in (("Hello {there}.", "%7B%7D"), ("Hello there.", None)):
         assert ask(service, "POST", SPEECH, json=request(text)).headers.get("x-dropped-characters") == told
@@ -635,7 +651,7 @@ def test_whatever_fails_fails_its_own_request_alone(part: Part, call: int, loop:
         error = json.loads(last)["error"]
         assert (error["type"], error["code"]) == ("server_error", "speech_failed")
         assert "failed: RuntimeError; see the log" in error["message"]
-        assert metric(service, '{outcome="failed"') == 1
+        assert metric(service, 'speech_requests_total{outcome="failed"') == 1
         again = ask(service, "POST", SPEECH, json=request())
         assert again.status_code == 200
         assert len(again.content) == 2 * 100 * 256

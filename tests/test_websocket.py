@@ -104,6 +104,7 @@ def test_what_is_not_flushed_is_spoken_after_a_while(server: ServerProcess) -> N
         while seconds_of(audio) < SECONDS - 1e-3:
             audio += socket.recv(30)
         assert time.monotonic() - began < 1.9  # before what is no sentence would sound
+        assert until(socket, "Warning")[1]["description"] == "cut by the limit of frames: A whole sentence."
         say(socket, "Speak", text="Not one")
         assert isinstance(socket.recv(30), bytes)
 

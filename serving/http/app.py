@@ -48,7 +48,7 @@ _PAGE = {
     "/page.js": ("page.js", "text/javascript"),
 }
 _SPEECH_PATH, _CAPTIONS_PATH, _SPEAK_PATH = "/v1/audio/speech", "/dev/captioned_speech", "/v1/speak"
-_READ_BY_PAGES = ("X-Sample-Rate", "X-Request-Id", "X-Dropped-Characters", "Retry-After")
+_READ_BY_PAGES = ("X-Sample-Rate", "X-Request-Id", "X-Dropped-Characters", "X-Cut", "Retry-After")
 _SAFE_HEADERS = (  # of every answer
     (b"content-security-policy", b"default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),

@@ -215,17 +215,20 @@ class _Connection:
             self._speech = speech = await self._submitted(stretch.text, turn)
             chunk = await speech.next_chunk()
             if speech.dropped:
-                await self._warn(f"characters without a sound are left out: {''.join(speech.dropped)}", turn)
+                left_out = f"characters without a sound are left out: {''.join(speech.dropped)}"
+                await self._warn("TEXT_LEFT_OUT", left_out, turn)
             for pause in silence_before(stretch, silence, speech.sampling_rate):
                 await self._send(pause.pcm16(), turn)
             while chunk is not None:
                 await self._send(chunk.pcm16(), turn)
-                self._record.heard(chunk.seconds)
+                self._record.heard(chunk.seconds, speech.cut)
                 chunk = await speech.next_chunk()
+            if speech.cut:
+                await self._warn("TEXT_CUT", f"cut by the limit of frames: {stretch.text}", turn)
         except CancelledError:
             return  # a Clear came
         except InvalidInput as error:
-            await self._warn(str(error), turn)
+            await self._warn("TEXT_LEFT_OUT", str(error), turn)
         except UserError as error:
             code = Code.TRY_AGAIN if isinstance(error, (Busy, Closed)) else Code.FAILED
             raise Ended(code, str(error)) from error
@@ -256,8 +259,8 @@ class _Connection:
         self._counts[kind] += 1
         await self._tell(kind, sequence_id=number)
 
-    async def _warn(self, message: str, turn: int) -> None:
-        await self._tell("Warning", turn, code="TEXT_LEFT_OUT", description=message, warn_msg=message)
+    async def _warn(self, code: str, message: str, turn: int) -> None:
+        await self._tell("Warning", turn, code=code, description=message, warn_msg=message)
 
     async def _tell(self, kind: str, turn: int | None = None, **fields: Any) -> None:
         await self._send(json.dumps({"type": kind, **fields}), turn)
