@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -675,6 +676,32 @@ def test_a_voice_that_can_not_speak_any_more_says_so_everywhere(loop: asyncio.Ab
         assert refused.status_code == 503
         assert refused.headers["retry-after"]
         assert 'speech_state{engine="engine 0",speech_state="failed"} 1.0' in ask(service, "GET", "/metrics").text
+
+
+def test_a_conversation_whose_engine_ends_has_failed(
+    loop: asyncio.AbstractEventLoop, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    query = f"gate_threshold={NEVER}&max_decoder_steps=1600".encode()
+    scope = {"type": "websocket", "path": "/v1/speak", "query_string": query, "headers": [(b"host", b"127.0.0.1")]}
+
+    async def converse(service: SpeechService) -> Message:
+        received, sent = asyncio.Queue[Message](), asyncio.Queue[Message]()
+        received.put_nowait({"type": "websocket.connect"})
+        for message in ({"type": "Speak", "text": "word " * 40}, {"type": "Flush"}):
+            received.put_nowait({"type": "websocket.receive", "text": json.dumps(message)})
+        conversation = asyncio.create_task(app_of(service)({**scope, "subprotocols": []}, received.get, sent.put))
+        while "bytes" not in await sent.get():
+            pass
+        await service.engines.close()
+        await conversation
+        return [sent.get_nowait() for _ in range(sent.qsize())][-1]
+
+    with faulty_service(loop, "decoder_iter", lambda tensors: time.sleep(0.01)) as service:
+        last = loop.run_until_complete(asyncio.wait_for(converse(service), 20))
+    assert (last["type"], last["code"]) == ("websocket.close", 1011)
+    assert "engine 0 has ended" in last["reason"]
+    assert "failed 1011" in caplog.text
 
 
 def test_errors_do_not_tell_clients_where_the_models_are(loop: asyncio.AbstractEventLoop) -> None:

@@ -230,8 +230,7 @@ class _Connection:
         except InvalidInput as error:
             await self._warn("TEXT_LEFT_OUT", str(error), turn)
         except UserError as error:
-            code = Code.TRY_AGAIN if isinstance(error, (Busy, Closed)) else Code.FAILED
-            raise Ended(code, str(error)) from error
+            raise Ended(Code.FAILED, str(error)) from error
         finally:
             self._stop_speaking()
             self._speech = None
@@ -240,17 +239,16 @@ class _Connection:
         """Sends a text to an engine, as soon as one has room.
 
         Raises:
-            Busy: none has had room for a while.
-            Closed: no engine is ready.
+            Ended: none has had room for a while, or none is ready.
             CancelledError: a Clear came meanwhile.
         """
         began = time.monotonic()
         while turn == self._turn:
             try:
                 return self._service.engines.submit(text, self._order.settings)
-            except Busy:
-                if time.monotonic() - began > BUSY_SECONDS:
-                    raise
+            except (Busy, Closed) as error:
+                if isinstance(error, Closed) or time.monotonic() - began > BUSY_SECONDS:
+                    raise Ended(Code.TRY_AGAIN, str(error)) from error
             await asyncio.sleep(PAUSE_SECONDS)
         raise CancelledError
 
