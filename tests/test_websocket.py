@@ -257,3 +257,4 @@ def test_what_was_asked_for_is_spoken_before_the_server_ends(tmp_path: Path) -> 
         assert seconds_of(audio) == pytest.approx(3 * SECONDS, abs=1e-3)
         assert seconds_of(answer.result().content, 22050) == pytest.approx(3 * SECONDS, abs=1e-3)
         assert server.process.wait(30) == 0
+        assert server.log().count("1012, websocket, ") == 2  # they are no clients that left

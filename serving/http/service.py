@@ -43,10 +43,11 @@ class RequestRecord:
     """How one request went, for the log and the metrics. Seconds count from its arrival."""
 
     request_id: str
+    path: str
     arrived: float = field(default_factory=time.perf_counter)
     format: str = ""  # of a request for speech that could be read
     characters: int = 0  # of its text
-    status: int = CLIENT_GONE  # of HTTP, or a WebSocket's close code; until an answer begins
+    status: int = 500  # of HTTP, or a WebSocket's close code; what ends without any is a defect
     completed: bool = False  # the answer was sent to its end
     failed: bool = False
     cut: bool = False  # the limit of frames has cut its speech
@@ -82,7 +83,7 @@ class RequestRecord:
         reason = f": {self.reason}" if self.reason else ""
         cut = ", cut by the limit of frames" if self.cut else ""
         if not self.format:
-            _log.info("request %s: %s %d%s", self.request_id, self.outcome, self.status, reason)
+            _log.info("request %s: %s %d, %s%s", self.request_id, self.outcome, self.status, self.path, reason)
             return
         first = "none" if self.first_audio_seconds is None else f"after {self.first_audio_seconds:.3f} s"
         _log.info(

@@ -20,7 +20,7 @@ from pipeline.audio import with_gain
 from pipeline.encoders import Encoder, make_encoder
 from pipeline.speech import CancelledError
 from pipeline.words import Word
-from serving.http.api import ApiError, SpeechOrder, api_error, unavailable
+from serving.http.api import ApiError, SpeechOrder, api_error
 from serving.http.engine_pool import RemoteSpeech
 from serving.http.service import CLIENT_GONE, RequestRecord, SpeechService
 
@@ -199,8 +199,6 @@ def _as_answers(service: SpeechService) -> Iterator[None]:
         if isinstance(error, Busy):
             answer.retry_after = service.seconds_to_wait()
         raise answer from error
-    except asyncio.CancelledError:  # the time that requests under way get when the server ends is over
-        raise unavailable("the server is shutting down", "shutting_down") from None
 
 
 async def _cancel_when_gone(speech: RemoteSpeech, receive: Receive) -> None:

@@ -59,8 +59,8 @@ class Ended(Exception):
 async def speak_messages(service: SpeechService, socket: WebSocket, subprotocol: str | None) -> None:
     """Serves a connection, which may be served, to its end."""
     record: RequestRecord = socket.state.record
-    await socket.accept(subprotocol)
     try:
+        await socket.accept(subprotocol)
         try:
             order = read_query(socket.query_params, service.settings.voices)
         except ApiError as error:
