@@ -155,6 +155,7 @@ def test_events_bring_audio_alignments_and_usage(server: ServerProcess, client, 
     assert events[-1] == {
         "type": "speech.audio.done",
         "usage": {"input_tokens": 12, "output_tokens": 100, "total_tokens": 112},
+        "cut": True,
     }
 
 

@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,9 +81,9 @@ def ask(service: SpeechService, method: str, path: str, **options) -> httpx.Resp
     return asyncio.get_event_loop().run_until_complete(answer())
 
 
-def metric(service: SpeechService, labels: str) -> float:
+def metric(service: SpeechService, name: str) -> float:
     lines = service.metrics.exposition({}, 0.0).decode().splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"speech_requests_total{labels}"))
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
 
 @pytest.mark.parametrize(
@@ -147,14 +148,28 @@ def test_an_unforeseen_error_is_answered_logged_and_counted_as_a_failure(
     service: SpeechService, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    before = metric(service, '{outcome="failed",status="500"}')
+    before = metric(service, 'speech_requests_total{outcome="failed",status="500"}')
     with mock.patch.object(Voice, "submit", side_effect=KeyError("401k)")):
         answer = ask(service, "POST", SPEECH, json=request())
     assert answer.status_code == 500
     assert answer.json()["error"]["type"] == "server_error"
     assert answer.headers["x-content-type-options"] == "nosniff"
-    assert metric(service, '{outcome="failed",status="500"}') == before + 1
+    assert metric(service, 'speech_requests_total{outcome="failed",status="500"}') == before + 1
     assert "failed 500" in caplog.text
+
+
+def test_a_defect_in_a_conversation_is_no_client_that_left(
+    service: SpeechService, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    client = TestClient(app_of(service))
+    with (
+        mock.patch("serving.http.websocket.read_query", side_effect=KeyError("401k")),
+        pytest.raises(KeyError),
+        client.websocket_connect("/v1/speak", headers={"Host": "127.0.0.1"}) as socket,
+    ):
+        socket.receive()
+    assert "failed 500, /v1/speak: internal error: KeyError" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -276,12 +291,36 @@ def test_pages_of_other_sites_need_to_be_allowed(service: SpeechService) -> None
     assert "access-control-allow-origin" not in other.headers
 
 
+def post_scope() -> dict:
+    headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
+    return {"type": "http", "method": "POST", "path": SPEECH, "query_string": b"", "headers": headers}
+
+
+def test_a_request_whose_body_is_on_its_way_when_the_server_ends_is_refused(
+    service: SpeechService, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    asked, sent = asyncio.Event(), mock.AsyncMock()
+
+    async def receive() -> Message:
+        asked.set()
+        return await asyncio.Future[Message]()
+
+    async def end() -> None:
+        asking = asyncio.create_task(app_of(service)(post_scope(), receive, sent))
+        await asyncio.wait_for(asked.wait(), 20)
+        asking.cancel()
+        await asking
+
+    asyncio.get_event_loop().run_until_complete(end())
+    assert sent.await_args_list[0].args[0]["status"] == 503
+    assert f"refused 503, {SPEECH}: the server is shutting down" in caplog.text
+
+
 def test_a_client_that_leaves_while_its_text_waits_to_be_read_gives_it_up(
     service: SpeechService, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
-    scope = {"type": "http", "method": "POST", "path": SPEECH, "query_string": b"", "headers": headers}
     read, gone = threading.Event(), asyncio.Event()
     messages = iter([{"type": "http.request", "body": json.dumps(request()).encode()}])
 
@@ -292,7 +331,7 @@ def test_a_client_that_leaves_while_its_text_waits_to_be_read_gives_it_up(
         return message
 
     async def leave() -> None:
-        asking = asyncio.create_task(app_of(service)(scope, receive, mock.AsyncMock()))
+        asking = asyncio.create_task(app_of(service)(post_scope(), receive, mock.AsyncMock()))
         await asyncio.wait_for(gone.wait(), 20)
         await service.engines.statuses()  # the engine has heard of it
         read.set()
@@ -347,7 +386,7 @@ def test_who_is_refused_learns_how_long_the_queue_takes(monkeypatch: pytest.Monk
     service = SpeechService(cast(EnginePool, engines), ServerSettings())
     assert service.seconds_to_wait() == 1  # nothing is known yet
     for _ in range(5):  # one every two seconds
-        service.ended(RequestRecord("some", status=200, completed=True))
+        service.ended(RequestRecord("some", SPEECH, status=200, completed=True))
     assert service.seconds_to_wait() == 7
     engines.load = 1000
     assert service.seconds_to_wait() == 60
@@ -439,6 +478,22 @@ def test_what_takes_long_does_not_hold_up_other_requests(service: SpeechService,
         assert ask(service, "POST", SPEECH, json=request(**fields)).status_code == 200
     assert threads
     assert threading.main_thread() not in threads
+
+
+@pytest.mark.parametrize(("gate_threshold", "cut"), [(NEVER, True), (0.01, False)])
+def test_speech_that_the_limit_of_frames_cut_is_not_passed_off_as_whole(
+    service: SpeechService, gate_threshold: float, cut: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    fields = request(gate_threshold=gate_threshold, stream=False)
+    counted = metric(service, "speech_requests_cut_total")
+    assert ask(service, "POST", SPEECH, json=fields).headers.get("x-cut") == ("true" if cut else None)
+    assert metric(service, "speech_requests_cut_total") == counted + cut
+    assert ("cut by the limit of frames" in caplog.text) is cut
+    events = ask(service, "POST", SPEECH, json=fields | {"stream": True, "stream_format": "sse"}).text
+    assert events_of(events)[-1]["cut"] is cut
+    assert ask(service, "POST", SPEECH, json=fields | {"timestamps": True}).json()["cut"] is cut
+    assert ask(service, "POST", "/dev/captioned_speech", json=fields).json()["cut"] is cut
 
 
 def test_what_is_left_out_of_a_text_is_told(service: SpeechService) -> None:
@@ -549,12 +604,16 @@ def test_bad_bodies_are_refused(
 
 
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic secret"}])
-def test_without_the_key_nothing_is_spoken(service: SpeechService, headers: dict) -> None:
+def test_without_the_key_nothing_is_spoken(
+    service: SpeechService, headers: dict, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     guarded = SpeechService(service.engines, ServerSettings(api_key="secret"))
     for method, path in (("GET", "/v1/models"), ("GET", "/v1/voices"), ("GET", "/metrics"), ("POST", SPEECH)):
         answer = ask(guarded, method, path, headers=headers)
         assert answer.status_code == 401
         assert answer.json()["error"]["code"] == "invalid_api_key"
+        assert f"refused 401, {path}: give the server's API key" in caplog.text
     assert ask(guarded, "GET", "/health").status_code == 200
     with_key = {"Authorization": "Bearer secret"}
     assert ask(guarded, "POST", SPEECH, json=request(frames=20), headers=with_key).status_code == 200
@@ -635,13 +694,16 @@ def test_whatever_fails_fails_its_own_request_alone(part: Part, call: int, loop:
         error = json.loads(last)["error"]
         assert (error["type"], error["code"]) == ("server_error", "speech_failed")
         assert "failed: RuntimeError; see the log" in error["message"]
-        assert metric(service, '{outcome="failed"') == 1
+        assert metric(service, 'speech_requests_total{outcome="failed"') == 1
         again = ask(service, "POST", SPEECH, json=request())
         assert again.status_code == 200
         assert len(again.content) == 2 * 100 * 256
 
 
-def test_a_voice_that_can_not_speak_any_more_says_so_everywhere(loop: asyncio.AbstractEventLoop) -> None:
+def test_a_voice_that_can_not_speak_any_more_says_so_everywhere(
+    loop: asyncio.AbstractEventLoop, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     with faulty_service(loop, "decoder_iter", failing(range(1000))) as service:
         assert ask(service, "GET", "/health").json()["status"] == "ready"
         for _ in range(FAILED_ROUNDS):
@@ -655,10 +717,37 @@ def test_a_voice_that_can_not_speak_any_more_says_so_everywhere(loop: asyncio.Ab
         for path in ("/health", "/health/ready", "/health/live"):
             answer = ask(service, "GET", path)
             assert (answer.status_code, answer.json()["status"]) == (503, "failed")
+        assert "refused" not in caplog.text  # polls don't look like refused speech
         refused = ask(service, "POST", SPEECH, json=request())
         assert refused.status_code == 503
         assert refused.headers["retry-after"]
         assert 'speech_state{engine="engine 0",speech_state="failed"} 1.0' in ask(service, "GET", "/metrics").text
+
+
+def test_a_conversation_whose_engine_ends_has_failed(
+    loop: asyncio.AbstractEventLoop, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    query = f"gate_threshold={NEVER}&max_decoder_steps=1600".encode()
+    scope = {"type": "websocket", "path": "/v1/speak", "query_string": query, "headers": [(b"host", b"127.0.0.1")]}
+
+    async def converse(service: SpeechService) -> Message:
+        received, sent = asyncio.Queue[Message](), asyncio.Queue[Message]()
+        received.put_nowait({"type": "websocket.connect"})
+        for message in ({"type": "Speak", "text": "word " * 40}, {"type": "Flush"}):
+            received.put_nowait({"type": "websocket.receive", "text": json.dumps(message)})
+        conversation = asyncio.create_task(app_of(service)({**scope, "subprotocols": []}, received.get, sent.put))
+        while "bytes" not in await sent.get():
+            pass
+        await service.engines.close()
+        await conversation
+        return [sent.get_nowait() for _ in range(sent.qsize())][-1]
+
+    with faulty_service(loop, "decoder_iter", lambda tensors: time.sleep(0.01)) as service:
+        last = loop.run_until_complete(asyncio.wait_for(converse(service), 20))
+    assert (last["type"], last["code"]) == ("websocket.close", 1011)
+    assert "engine 0 has ended" in last["reason"]
+    assert "failed 1011" in caplog.text
 
 
 def test_errors_do_not_tell_clients_where_the_models_are(loop: asyncio.AbstractEventLoop) -> None:

@@ -88,7 +88,7 @@ def test_it_speaks_draws_and_offers_the_file(page, tmp_path: Path) -> None:
     type_text(page, "Hello there.")
     page.find_element(By.ID, "speak").click()
     wait(page, lambda: shown(page, "status").startswith(("Done", "Failed")))
-    seconds = re.match(r"Done: ([\d.]+) s of audio, first sound after", shown(page, "status"))
+    seconds = re.match(r"Done: ([\d.]+) s of audio, cut by the limit of frames, first sound", shown(page, "status"))
     assert seconds, shown(page, "status")
     canvas = page.find_element(By.CSS_SELECTOR, "canvas")
     assert canvas.get_attribute("height") == "12"  # symbols

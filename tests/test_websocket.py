@@ -104,6 +104,7 @@ def test_what_is_not_flushed_is_spoken_after_a_while(server: ServerProcess) -> N
         while seconds_of(audio) < SECONDS - 1e-3:
             audio += socket.recv(30)
         assert time.monotonic() - began < 1.9  # before what is no sentence would sound
+        assert until(socket, "Warning")[1]["description"] == "cut by the limit of frames: A whole sentence."
         say(socket, "Speak", text="Not one")
         assert isinstance(socket.recv(30), bytes)
 
@@ -256,3 +257,4 @@ def test_what_was_asked_for_is_spoken_before_the_server_ends(tmp_path: Path) -> 
         assert seconds_of(audio) == pytest.approx(3 * SECONDS, abs=1e-3)
         assert seconds_of(answer.result().content, 22050) == pytest.approx(3 * SECONDS, abs=1e-3)
         assert server.process.wait(30) == 0
+        assert server.log().count("1012, websocket, ") == 2  # they are no clients that left

@@ -31,6 +31,7 @@ from serving.http.api import (
     check_model,
     read_order,
     read_spoken,
+    unavailable,
 )
 from serving.http.service import CLIENT_GONE, RequestRecord, SpeechService
 from serving.http.speech_response import StreamCut, speak
@@ -48,7 +49,7 @@ _PAGE = {
     "/page.js": ("page.js", "text/javascript"),
 }
 _SPEECH_PATH, _CAPTIONS_PATH, _SPEAK_PATH = "/v1/audio/speech", "/dev/captioned_speech", "/v1/speak"
-_READ_BY_PAGES = ("X-Sample-Rate", "X-Request-Id", "X-Dropped-Characters", "Retry-After")
+_READ_BY_PAGES = ("X-Sample-Rate", "X-Request-Id", "X-Dropped-Characters", "X-Cut", "Retry-After")
 _SAFE_HEADERS = (  # of every answer
     (b"content-security-policy", b"default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
@@ -197,6 +198,8 @@ class QuickPosts:
             answer = await post(request)
         except ApiError as error:
             answer = await _answer_api_error(request, error)
+        except asyncio.CancelledError:  # the time that requests under way get when the server ends is over
+            answer = await _answer_api_error(request, unavailable("the server is shutting down", "shutting_down"))
         except Exception as error:
             await (await _answer_exception(request, error))(scope, receive, send)
             raise
@@ -215,7 +218,7 @@ class RecordedRequests:
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get("x-request-id", "")
-        record = RequestRecord(given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex)
+        record = RequestRecord(given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex, scope["path"])
         scope.setdefault("state", {})["record"] = record
 
         async def recorded(message: Message) -> None:
@@ -236,13 +239,14 @@ class RecordedRequests:
             record.failed, record.reason = True, f"internal error: {type(error).__name__}"
             raise
         finally:
-            self._end(scope["path"], record)
+            self._end(record)
 
-    def _end(self, path: str, record: RequestRecord) -> None:
-        is_speech = path in (_SPEECH_PATH, _CAPTIONS_PATH, _SPEAK_PATH)
+    def _end(self, record: RequestRecord) -> None:
+        is_speech = record.path in (_SPEECH_PATH, _CAPTIONS_PATH, _SPEAK_PATH)
         if is_speech:
             self._service.ended(record)
-        if is_speech or record.status >= 400:
+        is_poll = record.path.startswith("/health")  # engines' ends and starts have lines of their own
+        if is_speech or (record.status >= 400 and not is_poll):
             record.log()
 
 

@@ -55,12 +55,14 @@ class RemoteSpeech:
     Attributes:
         sampling_rate: of the audio, in Hz.
         results: of the pieces of text that have ended, as far as their audio was read.
+        cut: whether the limit of frames has cut one of them.
         dropped: the characters of the text that are left out, once there is a chunk.
     """
 
     def __init__(self, engine: "Engine", number: int, sampling_rate: int) -> None:
         self.sampling_rate = sampling_rate
         self.results: list[PieceResult] = []
+        self.cut = False
         self.dropped: tuple[str, ...] = ()
         self._engine = engine
         self._number = number
@@ -90,6 +92,7 @@ class RemoteSpeech:
             self._engine.send(Read(self._number, self._unsaid))
             self._unsaid = 0.0
         self.results += message.results
+        self.cut |= any(piece.stop_reason == "cap" for piece in message.results)
         self.dropped = message.dropped
         return message.audio
 

@@ -34,6 +34,9 @@ class Metrics:
             ("status", "outcome"),
             registry=self._registry,
         )
+        self._cut = Counter(
+            "speech_requests_cut", "Requests whose speech the limit of frames has cut", registry=self._registry
+        )
         self._first_audio = Histogram(
             "speech_first_audio_seconds",
             "From a request's arrival to its first audio",
@@ -51,9 +54,10 @@ class Metrics:
         )
         self._characters = Counter("speech_characters", "Characters of texts that were spoken", registry=self._registry)
 
-    def ended(self, status: int, outcome: str, characters: int) -> None:
+    def ended(self, status: int, outcome: str, characters: int, cut: bool) -> None:
         """A request has ended."""
         self._requests.labels(str(status), outcome).inc()
+        self._cut.inc(cut)
         if outcome == "done":
             self._characters.inc(characters)
 

@@ -188,7 +188,8 @@ async function speak(event) {
     const player = mine.player;
     await Promise.race([player.ended, aborted(mine.abort.signal)]);
     const gaps = player.gaps ? `, ${player.gaps} ${player.gaps === 1 ? "gap" : "gaps"}` : "";
-    say(`Done: ${(player.samples / player.rate).toFixed(1)} s of audio, first sound after ${mine.first.toFixed(2)} s${gaps}`);
+    const cut = mine.cut ? ", cut by the limit of frames" : "";
+    say(`Done: ${(player.samples / player.rate).toFixed(1)} s of audio${cut}, first sound after ${mine.first.toFixed(2)} s${gaps}`);
   } catch (error) {
     if (error.name === "AbortError") say("Stopped");
     else say(`Failed: ${error.message}`, true);
@@ -232,6 +233,7 @@ async function receive(mine) {
     if (message.type === "speech.words") mine.words.push(...message.words);
     if (message.type === "speech.alignment") drawAlignment(message);
     isWhole ||= message.type === "speech.audio.done";
+    mine.cut ||= message.cut;
   }
   if (!isWhole) throw new Error("the speech broke off");
   const link = $("download");

@@ -43,12 +43,14 @@ class RequestRecord:
     """How one request went, for the log and the metrics. Seconds count from its arrival."""
 
     request_id: str
+    path: str
     arrived: float = field(default_factory=time.perf_counter)
     format: str = ""  # of a request for speech that could be read
     characters: int = 0  # of its text
-    status: int = CLIENT_GONE  # of HTTP, or a WebSocket's close code; until an answer begins
+    status: int = 500  # of HTTP, or a WebSocket's close code; what ends without any is a defect
     completed: bool = False  # the answer was sent to its end
     failed: bool = False
+    cut: bool = False  # the limit of frames has cut its speech
     reason: str = ""  # why it was refused, failed or was given up
     first_audio_seconds: float | None = None
     audio_seconds: float = 0.0
@@ -70,20 +72,22 @@ class RequestRecord:
         """Whether it is a WebSocket's. Its client decides how long it takes."""
         return self.format == "websocket"
 
-    def heard(self, seconds: float) -> None:
-        """So much audio has been sent."""
+    def heard(self, seconds: float, cut: bool) -> None:
+        """So much audio has been sent; the limit of frames has cut it, or not."""
         self.audio_seconds += seconds
+        self.cut |= cut
         if self.first_audio_seconds is None:
             self.first_audio_seconds = self.seconds
 
     def log(self) -> None:
         reason = f": {self.reason}" if self.reason else ""
+        cut = ", cut by the limit of frames" if self.cut else ""
         if not self.format:
-            _log.info("request %s: %s %d%s", self.request_id, self.outcome, self.status, reason)
+            _log.info("request %s: %s %d, %s%s", self.request_id, self.outcome, self.status, self.path, reason)
             return
         first = "none" if self.first_audio_seconds is None else f"after {self.first_audio_seconds:.3f} s"
         _log.info(
-            "request %s: %s %d, %s, %d characters, first audio %s, audio %.2f s, took %.3f s%s",
+            "request %s: %s %d, %s, %d characters, first audio %s, audio %.2f s%s, took %.3f s%s",
             self.request_id,
             self.outcome,
             self.status,
@@ -91,6 +95,7 @@ class RequestRecord:
             self.characters,
             first,
             self.audio_seconds,
+            cut,
             self.seconds,
             reason,
         )
@@ -113,7 +118,7 @@ class SpeechService:
 
     def ended(self, record: RequestRecord) -> None:
         """A request for speech has ended."""
-        self.metrics.ended(record.status, record.outcome, record.characters)
+        self.metrics.ended(record.status, record.outcome, record.characters, record.cut)
         if record.is_conversation:
             return
         is_done = record.outcome == "done"

@@ -20,7 +20,7 @@ from pipeline.audio import with_gain
 from pipeline.encoders import Encoder, make_encoder
 from pipeline.speech import CancelledError
 from pipeline.words import Word
-from serving.http.api import ApiError, SpeechOrder, api_error, unavailable
+from serving.http.api import ApiError, SpeechOrder, api_error
 from serving.http.engine_pool import RemoteSpeech
 from serving.http.service import CLIENT_GONE, RequestRecord, SpeechService
 
@@ -102,12 +102,14 @@ class _Answer:
         media_type = {"audio": self.order.audio_format.media_type.format(rate=rate), "events": "text/event-stream"}
         named = quote("".join(self.speech.dropped[:MOST_NAMED]), errors="replace")
         dropped = {"X-Dropped-Characters": named} if named else {}
+        cut = {"X-Cut": "true"} if self.speech.cut else {}
         return {
             "Content-Type": media_type.get(self.order.shape, "application/json"),
             "X-Sample-Rate": str(rate),
             "Cache-Control": "no-store",
             "X-Accel-Buffering": "no",  # nginx would collect the audio before it passes it on
             **dropped,
+            **cut,
         }
 
     async def audio(self, chunk: Audio | None) -> AsyncIterator[bytes]:
@@ -132,7 +134,7 @@ class _Answer:
             read = sum(len(piece.piece.encoded.text) for piece in self.speech.results)
             spoken = sum(piece.frames for piece in self.speech.results)
             usage = {"input_tokens": read, "output_tokens": spoken, "total_tokens": read + spoken}
-            yield _event("speech.audio.done", usage=usage)
+            yield _event("speech.audio.done", usage=usage, cut=self.speech.cut)
         except UserError as error:
             self.record.failed, self.record.reason = True, str(error)
             yield _event("error", **api_error(error).body)
@@ -144,7 +146,7 @@ class _Answer:
     def _with_words(self, data: bytes, words: Sequence[Word]) -> bytes:
         name, rate = self.order.audio_format.name, self.speech.sampling_rate
         times = [_word(word) for word in words]
-        return json.dumps({"audio": _base64(data), "format": name, "sample_rate": rate, "words": times}).encode()
+        return self._json(data, format=name, sample_rate=rate, words=times)
 
     async def captions(self, chunk: Audio | None) -> AsyncIterator[bytes]:
         """The audio and its words as Kokoro-FastAPI has them: JSON, a line a chunk unless it is whole."""
@@ -158,7 +160,10 @@ class _Answer:
     def _caption(self, data: bytes, words: Sequence[Word]) -> bytes:
         times = [{"word": word.text, "start_time": word.start, "end_time": word.end} for word in words]
         name = self.order.audio_format.name
-        return json.dumps({"audio": _base64(data), "audio_format": name, "timestamps": times}).encode()
+        return self._json(data, audio_format=name, timestamps=times)
+
+    def _json(self, data: bytes, **fields: Any) -> bytes:
+        return json.dumps({"audio": _base64(data), **fields, "cut": self.speech.cut}).encode()
 
     async def _joined(self, chunk: Audio | None) -> tuple[bytes, list[Word]]:
         data, words = bytearray(), list[Word]()
@@ -171,7 +176,7 @@ class _Answer:
         """Each chunk in its format, and the words that are known with it; and what the encoder held back."""
         while chunk is not None:
             yield await self._encoded(with_gain(chunk, self.order.gain).samples), chunk.words
-            self.record.heard(chunk.seconds)
+            self.record.heard(chunk.seconds, self.speech.cut)
             chunk = await self.speech.next_chunk()
         yield await self._encoded(None), ()
 
@@ -194,8 +199,6 @@ def _as_answers(service: SpeechService) -> Iterator[None]:
         if isinstance(error, Busy):
             answer.retry_after = service.seconds_to_wait()
         raise answer from error
-    except asyncio.CancelledError:  # the time that requests under way get when the server ends is over
-        raise unavailable("the server is shutting down", "shutting_down") from None
 
 
 async def _cancel_when_gone(speech: RemoteSpeech, receive: Receive) -> None:

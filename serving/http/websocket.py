@@ -59,8 +59,8 @@ class Ended(Exception):
 async def speak_messages(service: SpeechService, socket: WebSocket, subprotocol: str | None) -> None:
     """Serves a connection, which may be served, to its end."""
     record: RequestRecord = socket.state.record
-    await socket.accept(subprotocol)
     try:
+        await socket.accept(subprotocol)
         try:
             order = read_query(socket.query_params, service.settings.voices)
         except ApiError as error:
@@ -215,20 +215,22 @@ class _Connection:
             self._speech = speech = await self._submitted(stretch.text, turn)
             chunk = await speech.next_chunk()
             if speech.dropped:
-                await self._warn(f"characters without a sound are left out: {''.join(speech.dropped)}", turn)
+                left_out = f"characters without a sound are left out: {''.join(speech.dropped)}"
+                await self._warn("TEXT_LEFT_OUT", left_out, turn)
             for pause in silence_before(stretch, silence, speech.sampling_rate):
                 await self._send(pause.pcm16(), turn)
             while chunk is not None:
                 await self._send(chunk.pcm16(), turn)
-                self._record.heard(chunk.seconds)
+                self._record.heard(chunk.seconds, speech.cut)
                 chunk = await speech.next_chunk()
+            if speech.cut:
+                await self._warn("TEXT_CUT", f"cut by the limit of frames: {stretch.text}", turn)
         except CancelledError:
             return  # a Clear came
         except InvalidInput as error:
-            await self._warn(str(error), turn)
+            await self._warn("TEXT_LEFT_OUT", str(error), turn)
         except UserError as error:
-            code = Code.TRY_AGAIN if isinstance(error, (Busy, Closed)) else Code.FAILED
-            raise Ended(code, str(error)) from error
+            raise Ended(Code.FAILED, str(error)) from error
         finally:
             self._stop_speaking()
             self._speech = None
@@ -237,17 +239,16 @@ class _Connection:
         """Sends a text to an engine, as soon as one has room.
 
         Raises:
-            Busy: none has had room for a while.
-            Closed: no engine is ready.
+            Ended: none has had room for a while, or none is ready.
             CancelledError: a Clear came meanwhile.
         """
         began = time.monotonic()
         while turn == self._turn:
             try:
                 return self._service.engines.submit(text, self._order.settings)
-            except Busy:
-                if time.monotonic() - began > BUSY_SECONDS:
-                    raise
+            except (Busy, Closed) as error:
+                if isinstance(error, Closed) or time.monotonic() - began > BUSY_SECONDS:
+                    raise Ended(Code.TRY_AGAIN, str(error)) from error
             await asyncio.sleep(PAUSE_SECONDS)
         raise CancelledError
 
@@ -256,8 +257,8 @@ class _Connection:
         self._counts[kind] += 1
         await self._tell(kind, sequence_id=number)
 
-    async def _warn(self, message: str, turn: int) -> None:
-        await self._tell("Warning", turn, code="TEXT_LEFT_OUT", description=message, warn_msg=message)
+    async def _warn(self, code: str, message: str, turn: int) -> None:
+        await self._tell("Warning", turn, code=code, description=message, warn_msg=message)
 
     async def _tell(self, kind: str, turn: int | None = None, **fields: Any) -> None:
         await self._send(json.dumps({"type": kind, **fields}), turn)
