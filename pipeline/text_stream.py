@@ -1,12 +1,12 @@
 """Text that comes in bits, as a language model writes it, in stretches that can be spoken one after the other."""
 
+import contextlib
 import queue
 import re
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -162,9 +162,25 @@ def speak_bits(
     """
     reader = _Reader(bits, stream, watch)
     closing.add(reader.close)
+    seconds, began, last = 0.0, 0.0, None
+    with contextlib.closing(_spoken(reader, submit, closing)) as chunks:
+        for stretch, chunk in chunks:
+            if stretch is not last:
+                for pause in silence_before(stretch, silence, chunk.sampling_rate):
+                    seconds += pause.seconds
+                    yield pause
+                began, last = seconds, stretch
+            seconds += chunk.seconds
+            yield _moved(chunk, began, stretch)
+
+
+def _spoken(
+    reader: "_Reader", submit: Callable[[str, Callable[[], object]], Speech], closing: Closing
+) -> Generator[tuple[Stretch, Audio], None, None]:
+    """The chunks of all stretches in order, each with its stretch. Arguments and errors as for `speak_bits`."""
     waiting: deque[Stretch] = deque()
     under_way: deque[tuple[Stretch, Speech]] = deque()
-    refusal, seconds, began = InvalidInput("nothing to speak: there is no text"), 0.0, -1.0
+    refusal, has_sound = InvalidInput("nothing to speak: there is no text"), False
     try:
         while not closing.closed and (reader.reading or waiting or under_way):
             if len(waiting) < AHEAD:  # a book would be cut before its first sentence is spoken
@@ -175,31 +191,26 @@ def speak_bits(
                     under_way.append((stretch, submit(stretch.text, reader.wake)))
                 except InvalidInput as error:  # signs between sentences have no sound
                     refusal = error
+            if not under_way:
+                if not waiting and reader.reading:
+                    reader.wait(for_text=True)
+                continue
+            stretch, speech = under_way[0]
             try:
-                chunk = under_way[0][1].next_chunk(timeout=0) if under_way else None
+                chunk = speech.next_chunk(timeout=0)
             except queue.Empty:
                 reader.wait(for_text=len(waiting) < AHEAD)
                 continue
             if chunk is None:
-                began = -1.0
-                if under_way:
-                    under_way.popleft()
-                elif not waiting and reader.reading:
-                    reader.wait(for_text=True)
+                under_way.popleft()
                 continue
-            stretch, _ = under_way[0]
-            if began < 0:
-                for pause in silence_before(stretch, silence, chunk.sampling_rate):
-                    seconds += pause.seconds
-                    yield pause
-                began = seconds
-            seconds += chunk.seconds
-            yield _moved(chunk, began, stretch)
+            has_sound = True
+            yield stretch, chunk
         if closing.closed:
             return
         if reader.error is not None:
             raise reader.error
-        if not seconds:
+        if not has_sound:
             raise refusal
     finally:
         reader.close()
@@ -232,7 +243,7 @@ class _Reader:
 
     def take(self) -> list[Stretch]:
         """The next text that can be spoken, if it has come."""
-        with suppress(queue.Empty):
+        with contextlib.suppress(queue.Empty):
             while True:
                 if found := self._add(self._news.get_nowait()):
                     return found
