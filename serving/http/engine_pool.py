@@ -55,7 +55,7 @@ class RemoteSpeech:
     Attributes:
         sampling_rate: of the audio, in Hz.
         results: of the pieces of text that have ended, as far as their audio was read.
-        cut: whether the limit of frames has cut one of them.
+        cut: whether the limit of frames has cut a piece, by the last chunk that was read.
         dropped: the characters of the text that are left out, once there is a chunk.
     """
 
@@ -92,7 +92,7 @@ class RemoteSpeech:
             self._engine.send(Read(self._number, self._unsaid))
             self._unsaid = 0.0
         self.results += message.results
-        self.cut |= any(piece.stop_reason == "cap" for piece in message.results)
+        self.cut = message.audio.cut
         self.dropped = message.dropped
         return message.audio
 
