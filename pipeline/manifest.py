@@ -16,7 +16,7 @@ from common.phrases import Phrase
 from pipeline.pieces import PreparedPhrase
 
 MANIFEST = "manifest.jsonl"
-MADE = ("size", "seconds", "taken", "cut", "pictures", "captions")  # what is known of a spoken phrase
+MADE = ("size", "seconds", "taken", "cut", "pictures", "captions")  # fields that only a spoken phrase has
 
 
 @dataclass

@@ -101,13 +101,13 @@ class TextStream:
         return []
 
     def flush(self) -> list[Stretch]:
-        """All that is left, as it is: nothing follows, or nothing that belongs to it."""
+        """The text that is held, whole: the client wants it spoken now, or the text has ended."""
         rest = [self._take(len(self._held.rstrip()))] if self._held.strip() else []
         self.clear()
         return rest
 
     def clear(self) -> None:
-        """Forgets what has not been taken; what comes next begins anew."""
+        """Drops the text that is held. The next text starts a new sentence."""
         self._start += len(self._held)
         self._held, self._seen, self._is_first, self._follows = "", 0, True, False
 
