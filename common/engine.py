@@ -121,13 +121,13 @@ def sizes_of(engine: Engine, tensors: Mapping[str, Tensor]) -> dict[str, int]:
         if spec is None:
             raise UserError(f"{engine.name}: has no tensor {name}; it has {', '.join(specs)}")
         found = spec.sizes_in(tensor.shape)
-        actual = TensorSpec(name, tensor.dtype, tuple(tensor.shape))
         if tensor.dtype != spec.dtype or found is None:
-            raise UserError(f"{engine.name}: expected {spec}, found {actual}")
+            raise UserError(f"{engine.name}: expected {spec}, found {_spec_of(name, tensor)}")
         for symbol, size in found.items():
             if sizes.setdefault(symbol, size) != size:
                 raise UserError(
-                    f"{engine.name}: {actual} has {symbol} size {size}, but the tensors before it have {sizes[symbol]}"
+                    f"{engine.name}: {_spec_of(name, tensor)} has {symbol} size {size}, but the tensors before it have "
+                    f"{sizes[symbol]}"
                 )
     for symbol, size in sizes.items():
         low, high = engine.limits.get(symbol, (0, size))
@@ -137,6 +137,10 @@ def sizes_of(engine: Engine, tensors: Mapping[str, Tensor]) -> dict[str, int]:
                 f"with a wider {SIZE_FLAGS[symbol]}"
             )
     return sizes
+
+
+def _spec_of(name: str, tensor: Tensor) -> TensorSpec:
+    return TensorSpec(name, tensor.dtype, tuple(tensor.shape))
 
 
 def check_bound(engine: Engine, tensors: Mapping[str, Tensor]) -> dict[str, int]:

@@ -63,15 +63,22 @@ class Noise:
 
     Args:
         pool: where noise is drawn ahead; None draws it when it is taken.
+        sigma: its standard deviation.
         pinned: whether it is drawn to memory that a GPU copies from while the host goes on.
     """
 
     def __init__(
-        self, stream: RandomStreams, channels: int, pool: Executor | None = None, pinned: bool = False
+        self,
+        stream: RandomStreams,
+        channels: int,
+        pool: Executor | None = None,
+        sigma: float = 1.0,
+        pinned: bool = False,
     ) -> None:
         self._stream = stream
         self._channels = channels
         self._pool = pool
+        self._sigma = sigma
         self._pinned = pinned
         self._ahead: Future[Tensor] | None = None
         self._kept = torch.empty(0, channels)
@@ -99,4 +106,4 @@ class Noise:
     def _draw(self, positions: int) -> Tensor:
         noise = torch.empty(positions, self._channels, pin_memory=self._pinned)
         self._stream.noise(positions, self._channels, noise.numpy())
-        return noise
+        return noise.mul_(self._sigma)

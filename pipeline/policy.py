@@ -25,17 +25,16 @@ GPU_BLOCKS, CPU_BLOCKS = 6, 1
 LATER_FRAMES, LATER_FRAMES_WHILE_WAITING = 8192, 2048
 
 POSTNET_CONTEXT = 10  # frames that a frame depends on, on either side: five convolutions of five
-# A stream's last run of the postnet is lengthened to a multiple of this many frames, by more context on its left: few
-# lengths, because cuDNN takes longer to choose a convolution than to run it.
-POSTNET_GRAIN = 32
+# Frames that go through the postnet at a time on a GPU: one size is one CUDA graph.
+POSTNET_WINDOW = 96
 GPU_WINDOWS = (64, 128, 256, 512)  # frames of a stream's first, second... window; the last one goes on
 # On a CPU context costs as much as audio, so there is less of it: what lies farther away changes the demo voice's
 # samples by less than 1e-4. The first window is long enough to be heard for as long as the second one takes.
 CPU_CONTEXT = 20
 CPU_WINDOWS = (96, 96, 128, 128, 160, 192, 256, 320)
-# Window sizes that there may be. Few on a GPU, where each is a CUDA graph; on a CPU a window is as short as it can be.
-GPU_SIZES = GPU_WINDOWS
-CPU_SIZES = tuple(range(32, 417, 32))
+# Window sizes that there may be: few where each is a CUDA graph of its own. Elsewhere a window is as short as can be.
+EQUAL_SIZES = GPU_WINDOWS
+ANY_SIZES = tuple(range(32, 513, 32))
 
 
 # The windows of one piece
@@ -59,16 +58,18 @@ class WindowPlan:
     sizes: Sequence[int]  # that there may be, ascending
     context: int  # of a window, on either side of what is kept of it
     overlap: bool  # whether windows are long enough to overlap; if not, a piece is one window
+    refined: int | None  # frames that go through the postnet at a time; None for no more than are needed
 
     @classmethod
-    def of(cls, window_sizes: Range, on_gpu: bool) -> "WindowPlan":
-        """The plan for a vocoder that takes windows of these sizes, both inclusive."""
+    def of(cls, window_sizes: Range, on_gpu: bool, packed: bool, mel: Range) -> "WindowPlan":
+        """The plan for a vocoder that takes windows of these sizes (both inclusive; `packed`: of different ones in one
+        run), and a postnet of these."""
         smallest, largest = window_sizes
-        on_cpu = (CPU_WINDOWS, CPU_SIZES, CPU_CONTEXT)
-        schedule, sizes, context = (GPU_WINDOWS, GPU_SIZES, CONTEXT) if on_gpu else on_cpu
-        fitting = [size for size in sizes if smallest <= size <= largest]
+        schedule, context = (GPU_WINDOWS, CONTEXT) if on_gpu else (CPU_WINDOWS, CPU_CONTEXT)
+        fitting = [size for size in (ANY_SIZES if packed or not on_gpu else EQUAL_SIZES) if smallest <= size <= largest]
         within = tuple(min(max(size, smallest), largest) for size in schedule)
-        return cls(within, tuple(sorted({*fitting, smallest, within[-1]})), context, within[0] > 2 * context)
+        sizes = tuple(sorted({*fitting, smallest, within[-1]}))
+        return cls(within, sizes, context, within[0] > 2 * context, postnet_window(mel, on_gpu))
 
     def planned(self, number: int) -> int:
         return self.schedule[min(number, len(self.schedule) - 1)]
@@ -151,23 +152,31 @@ class PieceWindows:
         self.finished = window.last
 
 
-def frames_to_refine(needed: int, refined: int, decoded: Range, total: int | None) -> Window | None:
-    """Which decoded frames go through the postnet so that a stream's first `needed` are refined; None if they are.
+def postnet_window(mel: Range, on_gpu: bool) -> int | None:
+    """The size of all windows that a postnet of these limits refines; None where it takes any."""
+    return POSTNET_WINDOW if on_gpu and mel[0] <= POSTNET_WINDOW <= mel[1] else None
+
+
+def frames_to_refine(needed: int, refined: int, decoded: int, total: int | None, size: int | None) -> list[Window]:
+    """Which decoded frames go through the postnet so that a stream's first `needed` are refined.
 
     Args:
         refined: frames refined so far.
-        decoded: the first decoded frame that is still kept, and the number decoded so far.
+        decoded: frames decoded so far.
         total: the piece's number of decoded frames, once it is known.
+        size: of each window, but for pieces that are shorter. Windows may begin `size` frames before `refined`, and
+            reach beyond `decoded`: what they have there changes nothing that is kept. None for as few as possible.
     """
-    oldest, newest = decoded
-    if total is not None:
-        needed = min(needed, total)
-    if needed <= refined:
-        return None
-    start, stop = max(0, refined - POSTNET_CONTEXT), min(needed + POSTNET_CONTEXT, newest)
-    if stop == total:
-        start = max(oldest, start - (start - stop) % POSTNET_GRAIN)
-    return Window(start, stop, refined, needed)
+    windows = []
+    while refined < min(needed, total or needed):
+        start = max(0, refined - POSTNET_CONTEXT)
+        stop = min(needed + POSTNET_CONTEXT, decoded) if size is None else start + size
+        if total is not None and stop > total:
+            start, stop = max(0, start - (stop - total)), total
+        keep_stop = stop if stop == total else min(stop, decoded) - POSTNET_CONTEXT
+        windows.append(Window(start, stop, refined, keep_stop))
+        refined = keep_stop
+    return windows
 
 
 # Many requests

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.engine import infer
+from common.engine import Engine, PackedVocoder, infer
 from common.errors import Closed, EngineFailure, explained
 from common.random_streams import RandomStreams
 from pipeline import policy, stages
 from pipeline.engine_set import EngineSet
 from pipeline.pieces import Piece, describe
 from pipeline.settings import SpeakSettings
-from pipeline.streaming import PlannedWindow, Request, StreamedPiece, WindowInputs
+from pipeline.streaming import FrameTable, Request, StreamedPiece, WindowInputs
 from tacotron2.decoder import Utterance
 from tacotron2.decoder_graph import (
     TEXT_BUCKETS,
@@ -30,9 +30,12 @@ from tacotron2.decoder_graph import (
     bucket_of,
     make_decoder,
 )
-from waveglow.vocoder import batch_of_windows
+from waveglow.vocoder import SILENCE, batch_of_windows, packs
+from waveglow.windows import Window
 
 WARM_BATCHES = (1, 2, 4, 8, 16)  # texts and windows at a time that `warm_up` makes ready
+# All of the windows of a run, where it takes any: the largest first, because memory that grows ends all graphs.
+WARM_FRAMES = tuple(round(4096 / 2 ** (step / 16)) for step in range(97))
 
 
 class Runner:
@@ -57,7 +60,8 @@ class Runner:
         self.requests: list[Request] = []
         self.audio_seconds = 0.0
         self.failures = 0
-        self.plan = policy.WindowPlan.of(engines.window_sizes, engines.on_gpu)
+        self._packed = isinstance(engines.parts["waveglow"], PackedVocoder)
+        self.plan = policy.WindowPlan.of(engines.window_sizes, engines.on_gpu, self._packed, engines.limits.mel)
         # Its own blocks: the offline synthesizer may decode while streams are under way.
         self._decoder = make_decoder(engines.parts["decoder_iter"], engines.work.cuda_graph)
         self._session: DecoderSession[StreamedPiece] | None = None
@@ -113,20 +117,20 @@ class Runner:
         for one in list(self.requests):
             if one.pieces and one.pieces[0].error is not None:
                 self.end(one, EngineFailure(f"{describe(one.pieces[0].piece)}: {one.pieces[0].error}"))
-        planned = {one: one.pieces[0].next_window() for one in self.requests if one.pieces and one.pieces[0].ready}
         chosen = policy.next_windows(
-            [(one, window.span.size) for one, window in planned.items()],
+            [(one, one.pieces[0].next_window.size) for one in self.requests if one.pieces and one.pieces[0].ready],
             somebody_waits=any(one.first_audio is None for one in self.requests),
             one_at_a_time=not self.engines.on_gpu,
         )
-        return self._refined([planned[one] for one in chosen])
+        return self._windows_of([one.pieces[0] for one in chosen])
 
     def vocode(self, windows: Sequence[WindowInputs]) -> None:
         """Starts WaveGlow on windows."""
         waveglow = self.engines.parts["waveglow"]
-        for batch in policy.in_batches(
+        batches = policy.in_batches(
             windows, lambda window: window.span.size, lambda size: batch_of_windows(waveglow, size)
-        ):
+        )
+        for batch in packs(windows, lambda window: window.span.size) if self._packed else batches:
             self._vocode_batch(batch)
 
     def deliver(self, wait: bool) -> None:
@@ -229,40 +233,57 @@ class Runner:
     def _take(block: StartedBlock[StreamedPiece]) -> None:
         """Hands a finished block's frames to their pieces."""
         block.finish()
-        for slot, (piece, frames) in enumerate(zip(block.slots, block.frames.unbind(1), strict=True)):
+        frames, slots = block.frames.flatten(0, 1), len(block.slots)
+        for slot, piece in enumerate(block.slots):
             if piece is not None:
-                piece.add(frames, None if block.alignments is None else block.alignments[:, slot])
+                weights = None if block.alignments is None else block.alignments[:, slot]
+                piece.add(frames, range(slot, len(frames), slots), weights)
 
     # Windows
 
-    def _refined(self, planned: Sequence[PlannedWindow]) -> list[WindowInputs]:
-        """The windows as tensors. Those with equally many frames to refine go through the postnet together."""
-        windows: dict[StreamedPiece, WindowInputs] = {}
-        most = self.engines.limits.batch[1]
-        for group in policy.in_batches(planned, lambda one: one.frames_to_refine, lambda frames: most):
-            self._refine_group(group, windows)
-        return [windows[one.piece] for one in planned if one.piece in windows]
-
-    def _refine_group(self, group: Sequence[PlannedWindow], windows: dict[StreamedPiece, WindowInputs]) -> None:
-        """Adds the windows of a group to `windows`. Those that fail together are tried one by one."""
-        refined: Sequence[Tensor | None] = [None] * len(group)
-        unrefined = [one.piece.unrefined(one.refine) for one in group if one.refine is not None]
+    def _windows_of(self, pieces: Sequence[StreamedPiece]) -> list[WindowInputs]:
+        """The pieces' next windows as tensors. Those that fail together are tried one by one."""
+        windows: list[WindowInputs] = []
+        if not pieces:
+            return windows
         try:
-            if unrefined:
-                refined = list(stages.refine(self.engines, torch.stack(unrefined), capture=False))
-            for one, mel in zip(group, refined, strict=True):
-                windows[one.piece] = one.piece.window(one, mel)
+            self._refine(pieces)
+            table = FrameTable(SILENCE)
+            numbers = [piece.refined(table) for piece in pieces]
+            frames = table.fetch(np.concatenate(numbers)).split([len(some) for some in numbers])
+            for piece, some in zip(pieces, frames, strict=True):
+                windows.append(piece.window(some))
         except Exception as error:
-            left = [one for one in group if one.piece not in windows]
+            left = pieces[len(windows) :]
             if len(left) == 1:
-                self._fail(error, [(left[0].piece.request, left[0].piece.piece)])
-                return
-            self.engines.recover()
-            for one in left:  # planned anew: its frames may have been refined
-                self._refine_group([one.piece.next_window()], windows)
+                self._fail(error, [(left[0].request, left[0].piece)])
+            else:
+                self.engines.recover()
+                windows += [window for piece in left for window in self._windows_of([piece])]
+        return windows
+
+    def _refine(self, pieces: Sequence[StreamedPiece]) -> None:
+        """Has the postnet refine what the pieces' next windows need."""
+        windows = [(piece, window) for piece in pieces for window in piece.to_refine()]
+        for size in dict.fromkeys(window.size for _, window in windows):
+            equal = [one for one in windows if one[1].size == size]
+            at_once = stages.postnet_windows(self.engines, len(equal))
+            for first in range(0, len(equal), at_once):
+                self._refine_batch(equal[first : first + at_once], at_once)
+
+    def _refine_batch(self, windows: Sequence[tuple[StreamedPiece, Window]], batch: int) -> None:
+        """Refines windows of one size, in a batch of that size."""
+        table, size = FrameTable(0.0), windows[0][1].size
+        numbers = np.zeros((batch, size), np.int64)
+        for row, (piece, window) in zip(numbers, windows, strict=False):
+            row[:] = piece.unrefined(window, table)
+        mels = table.fetch(numbers.ravel()).view(batch, size, -1).transpose(1, 2)
+        refined = stages.refine(self.engines, mels, capture=size == self.plan.refined).transpose(1, 2).flatten(0, 1)
+        for number, (piece, window) in enumerate(windows):
+            piece.add_refined(refined, number * size, window)
 
     def _vocode_batch(self, windows: Sequence[WindowInputs]) -> None:
-        """Starts WaveGlow on windows of one size. Those that fail together are tried one by one."""
+        """Starts WaveGlow on windows in one run. Those that fail together are tried one by one."""
         try:
             self._vocoding.append((windows, self._start_vocoding(windows)))
         except Exception as error:
@@ -276,13 +297,15 @@ class Runner:
 
     def _start_vocoding(self, windows: Sequence[WindowInputs]) -> stages.HostAudio:
         """The windows' chunks, at the voice's level."""
-        mels = torch.stack([window.mel for window in windows])
-        noises, sigmas = [window.noise for window in windows], [window.piece.sigma for window in windows]
-        audio = stages.vocode_windows(self.engines, mels, noises, sigmas)
+        audio = stages.vocode_windows(
+            self.engines, [window.mel for window in windows], [window.noise for window in windows]
+        )
         hop = self.engines.audio.hop_length
         chunks = [_chunk(window, row, hop) for window, row in zip(windows, audio, strict=True)]
         # Levelled here rather than on the host, where it would keep every other request waiting.
-        return stages.HostAudio.of(stages.level(self.engines, torch.cat(chunks)), [chunk.numel() for chunk in chunks])
+        return stages.HostAudio.of(
+            stages.level(self.engines, torch.cat(chunks).float()), [chunk.numel() for chunk in chunks]
+        )
 
     def _deliver_chunk(self, window: WindowInputs, samples: np.ndarray) -> None:
         piece, request, rate = window.piece, window.piece.request, self.engines.audio.sampling_rate
@@ -325,20 +348,37 @@ def warm_up(runner: Runner) -> None:
             session.join(memory[:1], processed_memory[:1], [utterance])
         session.start().finish()
         session.leave(utterances)
-    for size, batch in product(runner.plan.sizes, WARM_BATCHES):
-        if batch <= batch_of_windows(waveglow, size):
-            sizes = {"batch": batch, "mel": size}
-            inputs = {
-                spec.name: torch.zeros(spec.resolve(sizes), dtype=spec.dtype, device=waveglow.device)
-                for spec in waveglow.contract.inputs
-            }
+    plan = runner.plan
+    if plan.refined is not None:
+        for batch in {stages.postnet_windows(engines, count) for count in (*WARM_BATCHES, 32, 64)}:
             for _ in range(2):
-                infer(waveglow, **inputs)
+                infer(engines.parts["postnet"], **_zeros(engines.parts["postnet"], batch, plan.refined))
+    if isinstance(waveglow, PackedVocoder):
+        for frames in WARM_FRAMES:
+            mel, z = (tensor[0] for tensor in _zeros(waveglow, 1, frames).values())
+            for _ in range(2):
+                waveglow.run_packed([mel], [z])
+    else:
+        for size, batch in product(plan.sizes, WARM_BATCHES):
+            if batch <= batch_of_windows(waveglow, size):
+                for _ in range(2):
+                    infer(waveglow, **_zeros(waveglow, batch, size))
     torch.cuda.synchronize(engines.device)
+
+
+def _zeros(engine: Engine, batch: int, frames: int) -> dict[str, Tensor]:
+    """Inputs of the postnet or of WaveGlow, in their order."""
+    sizes = {"batch": batch, "mel": frames}
+    return {
+        spec.name: torch.zeros(spec.resolve(sizes), dtype=spec.dtype, device=engine.device)
+        for spec in engine.contract.inputs
+    }
 
 
 def _chunk(window: WindowInputs, audio: Tensor, hop_length: int) -> Tensor:
     """The chunk's samples of a window's audio (size * hop_length,). The denoiser sees the context too."""
     span = window.span
-    heard = stages.denoise(window.piece.denoiser, audio[: (span.stop - span.start) * hop_length])
+    heard, denoiser = audio[: (span.stop - span.start) * hop_length], window.piece.denoiser
+    if denoiser is not None:
+        heard = denoiser(heard.float())
     return heard[(span.keep_start - span.start) * hop_length : (span.keep_stop - span.start) * hop_length]

@@ -11,6 +11,7 @@ import numpy as np
 
 from pipeline.audio import Audio, Resampler
 from pipeline.pieces import PieceResult
+from pipeline.policy import may_begin_piece
 from pipeline.settings import SpeakSettings
 from pipeline.words import Word
 
@@ -134,8 +135,10 @@ class Speech:
                 return None
             raise item
         with self._lock:
+            waited_for = not may_begin_piece(self._unread_seconds, draining=False)
             self._unread_seconds -= item.seconds
-        self._wake()
+        if waited_for:
+            self._wake()
         return item
 
     def _next_item(self, timeout: float | None) -> Audio | BaseException | None:

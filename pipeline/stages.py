@@ -14,14 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.cuda import download, upload
-from common.engine import SelfCapturing, infer
+from common.engine import PackedVocoder, SelfCapturing, infer
 from common.errors import EngineFailure
 from common.metadata import Part
 from common.random_streams import RandomStreams
 from pipeline.audio import limit
 from pipeline.engine_set import EngineSet
 from pipeline.pieces import Piece
-from pipeline.policy import POSTNET_CONTEXT
+from pipeline.policy import POSTNET_CONTEXT, POSTNET_WINDOW, postnet_window
 from pipeline.settings import SpeakSettings
 from tacotron2.decoder import LONGEST_DECODING, StopRule, Utterance
 from tacotron2.decoder_graph import bucket_of
@@ -30,8 +30,7 @@ from waveglow.denoiser import Denoiser
 from waveglow.windows import CONTEXT, END_SILENCE, Window
 
 NEVER = 1.0  # a gate threshold that no gate passes
-# On a GPU, whose graphs are of one size each, the postnet sees utterances of different lengths in windows of one.
-POSTNET_WINDOW, POSTNET_WINDOWS = 96, 64  # frames of a window, and windows at a time
+POSTNET_WINDOWS = 64  # of POSTNET_WINDOW frames: as many as go through the postnet at a time
 
 
 def stop_rule(engines: EngineSet, settings: SpeakSettings, speed: float) -> StopRule:
@@ -126,8 +125,7 @@ def refine_each(engines: EngineSet, mels: Tensor, frames: Sequence[int]) -> list
     Returns:
         of each utterance (n_mel_channels, frames), on WaveGlow's device.
     """
-    low, high = engines.limits.mel
-    windowed = engines.on_gpu and len(set(frames)) > 1 and low <= POSTNET_WINDOW <= high
+    windowed = len(set(frames)) > 1 and postnet_window(engines.limits.mel, engines.on_gpu) is not None
     items = [item for item, length in enumerate(frames) if windowed and length > POSTNET_WINDOW]
     refined: dict[int, Tensor] = {}
     if items:
@@ -138,6 +136,12 @@ def refine_each(engines: EngineSet, mels: Tensor, frames: Sequence[int]) -> list
         chosen = mels if len(equal) == len(frames) else mels[equal]
         refined.update(zip(equal, refine(engines, chosen[:, :, :length]), strict=True))
     return [refined[item] for item in range(len(frames))]
+
+
+def postnet_windows(engines: EngineSet, count: int) -> int:
+    """How many windows go through the postnet at once where there are `count`: few batches are few graphs."""
+    low, high = engines.limits.batch
+    return max(low, min(1 << (count - 1).bit_length(), POSTNET_WINDOWS, high))
 
 
 def _refine_in_windows(engines: EngineSet, mels: Tensor, items: Sequence[int], frames: Sequence[int]) -> Tensor:
@@ -153,8 +157,7 @@ def _refine_in_windows(engines: EngineSet, mels: Tensor, items: Sequence[int], f
         edges = [0, *(start + POSTNET_CONTEXT for start in starts[1:]), frames[item]]
         for first, kept in zip(starts, pairwise(edges), strict=True):
             windows.append((item, Window(first, first + POSTNET_WINDOW, *kept)))
-    low, high = engines.limits.batch
-    at_once = max(low, min(1 << (len(windows) - 1).bit_length(), POSTNET_WINDOWS, high))
+    at_once = postnet_windows(engines, len(windows))
     windows += [(items[0], Window(0, POSTNET_WINDOW, 0, 0))] * (-len(windows) % at_once)  # nothing is kept of these
     columns = np.array([(item, *window) for item, window in windows]).T[:, :, None]
     owner, start, _, keep_start, keep_stop = columns  # (windows, 1) each
@@ -205,14 +208,13 @@ def vocode(
     engines: EngineSet,
     mels: Sequence[Tensor],
     noises: Sequence[Tensor],
-    sigma: float,
     on_frames: Callable[[int], None] | None = None,
 ) -> list[Tensor]:
     """WaveGlow on whole utterances of any lengths.
 
     Args:
         mels: of each (n_mel_channels, M), on WaveGlow's device.
-        noises: of each, standard normal (positions of `vocoder.padded_frames(M)`, n_group), float32 on the host.
+        noises: of each, float32 (positions of `vocoder.padded_frames(M)`, n_group) on the host, times sigma.
         on_frames: called with the number of frames done, for progress.
 
     Returns:
@@ -220,26 +222,30 @@ def vocode(
     """
     waveglow = engines.parts["waveglow"]
     joined = torch.cat([noise.to(waveglow.device, non_blocking=True) for noise in noises])
-    z = joined.mul_(sigma).to(waveglow.contract.outputs[0].dtype)
+    z = joined.to(waveglow.contract.outputs[0].dtype)
     of_each = [some.T for some in z.split([len(noise) for noise in noises])]
     return vocoder.vocode(waveglow, mels, of_each, window=engines.work.window, on_frames=on_frames)
 
 
-def vocode_windows(engines: EngineSet, mels: Tensor, noises: Sequence[Tensor], sigmas: Sequence[float]) -> Tensor:
-    """WaveGlow on windows of one size: mels (B, n_mel_channels, M) -> audio (B, M * hop_length).
+def vocode_windows(engines: EngineSet, mels: Sequence[Tensor], noises: Sequence[Tensor]) -> list[Tensor]:
+    """WaveGlow on windows of one size, or of any sizes if it is a PackedVocoder.
 
     Args:
-        noises: of each window, standard normal (positions, n_group), float32 on the host.
-        sigmas: the noise's standard deviation in each window.
+        mels: of each window (n_mel_channels, M), on WaveGlow's device.
+        noises: of each window, float32 (positions, n_group) on the host, times sigma.
+
+    Returns:
+        of each window its audio (M * hop_length,), in WaveGlow's dtype.
     """
     waveglow = engines.parts["waveglow"]
-    pinned = waveglow.device.type == "cuda"
-    scale = torch.tensor(sigmas, dtype=torch.float32, pin_memory=pinned).view(-1, 1, 1)
-    noise = torch.empty(len(noises), *noises[0].shape, pin_memory=pinned)
-    torch.stack(list(noises), out=noise)
-    z = noise.to(waveglow.device, non_blocking=True) * scale.to(waveglow.device, non_blocking=True)
-    dtype = waveglow.contract.outputs[0].dtype
-    return infer(waveglow, mel=mels, z=z.transpose(1, 2).to(dtype).contiguous())["audio"]
+    lengths = [len(noise) for noise in noises]
+    joined = torch.empty(sum(lengths), noises[0].size(1), pin_memory=waveglow.device.type == "cuda")
+    torch.cat(list(noises), out=joined)
+    z = joined.to(waveglow.device, non_blocking=True).to(waveglow.contract.outputs[0].dtype)
+    of_each = [some.T for some in z.split(lengths)]
+    if isinstance(waveglow, PackedVocoder):
+        return waveglow.run_packed(mels, of_each)
+    return list(infer(waveglow, mel=torch.stack(list(mels)), z=torch.stack(of_each))["audio"])
 
 
 def denoise(denoiser: Denoiser | None, audio: Tensor) -> Tensor:

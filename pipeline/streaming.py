@@ -3,24 +3,26 @@
 The decoder is causal; the postnet looks some frames ahead and back; WaveGlow sees some on both sides; noise belongs to
 absolute positions. So a window computes what the whole piece would have given there, and chunks join without
 cross-fading. Where windows lie is decided in `pipeline.policy`.
+
+Frames stay in the tensors that engines have made, each with rows of many pieces. A piece knows which rows are its own,
+and one copy fetches those of all pieces (`FrameTable`): on a GPU every copy takes the host's time.
 """
 
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from common.cuda import upload
 from common.random_streams import Noise, RandomStreams
 from pipeline.engine_set import EngineSet
 from pipeline.pieces import Piece, PieceResult
 from pipeline.policy import (
     POSTNET_CONTEXT,
-    POSTNET_GRAIN,
     PieceWindows,
     Standing,
     StreamWindow,
@@ -60,16 +62,32 @@ class Request(Standing):
         return not self.pieces and not self.left
 
 
-class PlannedWindow(NamedTuple):
-    """A window that can be computed once `refine`'s frames have been through the postnet; None if all have."""
+class FrameTable:
+    """The rows of several tensors, numbered as if they were one.
 
-    piece: "StreamedPiece"
-    span: StreamWindow
-    refine: Window | None
+    Args:
+        filler: the value of row 0, which stands where there is no frame.
+    """
 
-    @property
-    def frames_to_refine(self) -> int:
-        return 0 if self.refine is None else self.refine.stop - self.refine.start
+    def __init__(self, filler: float) -> None:
+        self._filler = filler
+        self._tensors: list[Tensor] = []
+        self._firsts: dict[int, int] = {}  # the number of a tensor's first row, by its id
+        self._rows = 1
+
+    def first(self, tensor: Tensor) -> int:
+        """The number of a tensor's first row. It is (rows, channels), and joins the table if it hasn't yet."""
+        if id(tensor) not in self._firsts:
+            self._firsts[id(tensor)] = self._rows
+            self._tensors.append(tensor)
+            self._rows += len(tensor)
+        return self._firsts[id(tensor)]
+
+    def fetch(self, numbers: np.ndarray) -> Tensor:
+        """Rows by their numbers, int64 [n]: (n, channels)."""
+        filler = self._tensors[0].new_full((1, self._tensors[0].size(1)), self._filler)
+        rows = torch.cat([filler, *self._tensors])
+        return rows.index_select(0, upload(numbers, rows.device))
 
 
 @dataclass(frozen=True)
@@ -78,7 +96,7 @@ class WindowInputs:
 
     Attributes:
         mel: (n_mel_channels, size), on WaveGlow's device.
-        noise: standard normal, float32 (size * hop_length / n_group, n_group).
+        noise: float32 (size * hop_length / n_group, n_group), on the host.
     """
 
     piece: "StreamedPiece"
@@ -107,33 +125,34 @@ class StreamedPiece(Utterance):
         self.request = request
         self.piece = piece
         self.denoiser = engines.denoisers.get(settings.denoise)
-        self.sigma = sigma(engines, settings)
         self.alignment: list[np.ndarray] = []
         self._keeps_attention, self._keeps_pictures = keeps_attention(settings), settings.keep_pictures
         self._aligner = WordAligner(piece.encoded.words, len(piece.encoded.ids), engines.frame_seconds / speed)
         self._words: list[Word] = []  # with known times, and not taken yet
-        self._windows = PieceWindows(plan, speed)
+        self._plan, self._windows = plan, PieceWindows(plan, speed)
         self._decoded = _Frames()
         self._refined = _Frames()
         self._noise_per_frame = engines.noise_per_frame
-        self._noise = Noise(streams, engines.noise_channels, pool)
+        self._noise = Noise(streams, engines.noise_channels, pool, sigma(engines, settings))
         self._noise.draw_ahead(self._windows.stop * self._noise_per_frame)
 
-    def add(self, frames: Tensor, weights: Tensor | None) -> None:
-        """Takes the next decoded frames (steps, n_mel_channels). The stop rule has seen their gates.
+    def add(self, frames: Tensor, rows: range, weights: Tensor | None) -> None:
+        """Takes the next decoded frames. The stop rule has seen their gates.
 
         Args:
+            frames: of all slots, (n, n_mel_channels).
+            rows: the piece's own of them, in order.
             weights: of attention, (steps, at least the symbols), on the host; None where nobody keeps them.
         """
         if self.error is not None:
             return
         if self.frames is not None:
-            frames = frames[: max(0, self.frames - self._decoded.stop)]
-        if not len(frames):
+            rows = rows[: max(0, self.frames - self._decoded.stop)]
+        if not rows:
             return
-        self._decoded.append(frames)
+        self._decoded.append(frames, rows)
         if weights is not None and self._keeps_attention:
-            kept = weights[: len(frames), : self.symbols].float().numpy()
+            kept = weights[: len(rows), : self.symbols].float().numpy()
             if self.piece.encoded.words:
                 self._words += self._aligner.add(kept)
             if self._keeps_pictures:
@@ -144,30 +163,39 @@ class StreamedPiece(Utterance):
         """Whether the next window can be computed, or can't because of an error."""
         return self.error is not None or self._windows.ready(self._decoded.stop, self.frames)
 
-    def next_window(self) -> PlannedWindow:
+    @property
+    def next_window(self) -> StreamWindow:
         """The next window, which must be ready. `window` computes it."""
-        span = self._windows.next(self.frames)
-        needed = frames_needed(span.stop, self._windows.speed)
-        decoded = self._decoded.start, self._decoded.stop
-        return PlannedWindow(self, span, frames_to_refine(needed, self._refined.stop, decoded, self.frames))
+        return self._windows.next(self.frames)
 
-    def unrefined(self, refine: Window) -> Tensor:
-        """Decoded frames that the postnet has to see, (n_mel_channels, n)."""
-        return self._decoded.slice(refine.start, refine.stop)
+    def to_refine(self) -> list[Window]:
+        """What has to go through the postnet before the next window."""
+        needed = frames_needed(self.next_window.stop, self._windows.speed)
+        return frames_to_refine(needed, self._refined.stop, self._decoded.stop, self.frames, self._plan.refined)
 
-    def window(self, planned: PlannedWindow, refined: Tensor | None) -> WindowInputs:
-        """The next window as tensors; goes on to the one after it.
+    def unrefined(self, window: Window, table: FrameTable) -> np.ndarray:
+        """The decoded frames that the postnet sees in a window, int64 [size]: their numbers in a table."""
+        return self._decoded.numbers(table, window.start, window.size)
 
-        Args:
-            refined: what the postnet made of `planned.refine`, (n_mel_channels, n).
-        """
-        span, refine = planned.span, planned.refine
-        if refined is not None and refine is not None:
-            self._refined.append(refined[:, refine.keep_start - refine.start : refine.keep_stop - refine.start].T)
-            self._decoded.drop(self._refined.stop - POSTNET_CONTEXT - POSTNET_GRAIN)
-        first, windows, per_frame = self._refined.start, self._windows, self._noise_per_frame
-        known = self._refined.slice(first, self._refined.stop)
-        mel = with_silence(at_speed(known, windows.speed, span.start, span.stop, first, self.frames), span.size)
+    def add_refined(self, frames: Tensor, first: int, window: Window) -> None:
+        """Takes what the postnet made of a window, which begins in row `first` of `frames` (n, n_mel_channels)."""
+        self._refined.append(
+            frames, range(first + window.keep_start - window.start, first + window.keep_stop - window.start)
+        )
+        self._decoded.drop(self._refined.stop - (self._plan.refined or POSTNET_CONTEXT))
+
+    def refined(self, table: FrameTable) -> np.ndarray:
+        """The refined frames that the next window is made of, int64 [n]: their numbers in a table."""
+        if self._windows.speed == 1:
+            return self._refined.numbers(table, self.next_window.start, self.next_window.size)
+        return self._refined.numbers(table, self._refined.start, self._refined.stop - self._refined.start)
+
+    def window(self, frames: Tensor) -> WindowInputs:
+        """The next window, of the frames that `refined` names, (n, n_mel_channels); goes on to the one after it."""
+        span, windows, per_frame, mel = self.next_window, self._windows, self._noise_per_frame, frames.T
+        if windows.speed != 1:
+            moved = at_speed(mel, windows.speed, span.start, span.stop, self._refined.start, self.frames)
+            mel = with_silence(moved, span.size)
         noise = self._noise.take(span.start * per_frame, (span.start + span.size) * per_frame)
         windows.advance(span)
         self._refined.drop(max(0, frames_needed(windows.start, windows.speed) - 3))
@@ -195,26 +223,29 @@ class StreamedPiece(Utterance):
 
 
 class _Frames:
-    """Frames (n, channels) that come at the end and go at the beginning, counted from the utterance's start."""
+    """A piece's frames, counted from its start: rows of tensors. They come at the end and go at the beginning."""
 
     def __init__(self) -> None:
-        self._blocks: deque[Tensor] = deque()
-        self._stops: deque[int] = deque()  # of each block
+        self._parts: deque[tuple[int, Tensor, range]] = deque()  # the frame after its last one, and its rows
         self.start = 0
         self.stop = 0
 
-    def append(self, frames: Tensor) -> None:
-        self.stop += frames.size(0)
-        self._blocks.append(frames)
-        self._stops.append(self.stop)
+    def append(self, tensor: Tensor, rows: range) -> None:
+        self.stop += len(rows)
+        self._parts.append((self.stop, tensor, rows))
 
-    def slice(self, start: int, stop: int) -> Tensor:
-        """Frames from `start` to `stop` (exclusive), which must not have been dropped, as (channels, n)."""
-        whole = torch.cat(list(self._blocks)) if len(self._blocks) != 1 else self._blocks[0]
-        return whole[start - self.start : stop - self.start].T
+    def numbers(self, table: FrameTable, start: int, size: int) -> np.ndarray:
+        """The numbers of `size` frames from `start` on, which must not have been dropped; 0 for those to come."""
+        numbers = np.zeros(size, np.int64)
+        for end, tensor, rows in self._parts:
+            begin = end - len(rows)
+            wanted = rows[max(0, start - begin) : max(0, start + size - begin)]
+            if wanted:
+                place, first = max(0, begin - start), table.first(tensor)
+                numbers[place : place + len(wanted)] = first + np.arange(wanted.start, wanted.stop, wanted.step)
+        return numbers
 
     def drop(self, before: int) -> None:
-        """Releases blocks that end before a frame."""
-        while self._stops and self._stops[0] <= before:
-            self.start = self._stops.popleft()
-            self._blocks.popleft()
+        """Releases parts that end before a frame."""
+        while self._parts and self._parts[0][0] <= before:
+            self.start = self._parts.popleft()[0]

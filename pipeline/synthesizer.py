@@ -307,7 +307,6 @@ class Synthesizer:
                 engines,
                 mels,
                 drawn,
-                self.sigma,
                 on_frames=lambda finished: self._advance_to(done + share * finished / sum(frames)),
             )
 
@@ -319,7 +318,7 @@ class Synthesizer:
 
     def _noise(self, piece: Piece, streams: RandomStreams) -> Noise:
         """A piece's noise. A likely amount of it is drawn ahead while a GPU decodes."""
-        noise = Noise(streams, self.engines.noise_channels, self._pool, self.engines.on_gpu)
+        noise = Noise(streams, self.engines.noise_channels, self._pool, self.sigma, self.engines.on_gpu)
         frames = round(TYPICAL_FRAMES / piece.speed_in(self.settings) * len(piece.encoded.ids))
         noise.draw_ahead(frames * self.engines.noise_per_frame)
         return noise

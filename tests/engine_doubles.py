@@ -1,14 +1,14 @@
 """Engines for tests of what stands on engines: quick ones, and ones that do what the test wants."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from common.checkpoint import LoadedModel
 from common.config import AudioConfig
-from common.engine import Engine
+from common.engine import Engine, infer
 from common.metadata import Part
 from pipeline.torch_engines import torch_engines
 from tests.models import TINY_TACOTRON2, TINY_WAVEGLOW, tiny_tacotron2, tiny_waveglow
@@ -27,6 +27,12 @@ def tiny_engines(**changes: Any) -> dict[Part, Engine]:
         LoadedModel(waveglow, AudioConfig(), "1" * 64, 0.6, ""),
         "fp32",
     )
+
+
+def run_each(engine: Engine, mels: Sequence[Tensor], noises: Sequence[Tensor]) -> list[Tensor]:
+    """What `common.engine.PackedVocoder.run_packed` gives, by an engine that takes windows of one size."""
+    pairs = zip(mels, noises, strict=True)
+    return [infer(engine, mel=mel[None].contiguous(), z=z[None].contiguous())["audio"][0] for mel, z in pairs]
 
 
 class Watched:

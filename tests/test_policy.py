@@ -5,8 +5,9 @@ import pytest
 from pipeline import policy
 from pipeline.policy import PieceWindows, Standing, StreamWindow, WindowPlan
 
-GPU, CPU = WindowPlan.of((32, 1664), on_gpu=True), WindowPlan.of((32, 384), on_gpu=False)
-ONE_WINDOW = WindowPlan.of((32, 48), on_gpu=False)
+GPU, CPU = WindowPlan.of((32, 1664), True, True, (1, 1664)), WindowPlan.of((32, 384), False, False, (1, 1664))
+EQUAL = WindowPlan.of((32, 1664), True, False, (1, 1664))
+ONE_WINDOW = WindowPlan.of((32, 48), False, False, (1, 1664))
 
 
 def streamed(plan: WindowPlan, total: int, speed: float, block: int) -> list[tuple[StreamWindow, int]]:
@@ -20,15 +21,15 @@ def streamed(plan: WindowPlan, total: int, speed: float, block: int) -> list[tup
         while windows.ready(min(decoded, total), end):
             window = windows.next(end)
             needed = policy.frames_needed(window.stop, speed)
-            refine = policy.frames_to_refine(needed, refined, (oldest, min(decoded, total)), end)
-            if refine is not None:
+            now = min(decoded, total)
+            for refine in policy.frames_to_refine(needed, refined, now, end, plan.refined):
                 assert refine.keep_start == refined
                 assert refine.start == 0 or refine.keep_start - refine.start >= policy.POSTNET_CONTEXT
-                assert refine.stop == end or refine.stop - refine.keep_stop == policy.POSTNET_CONTEXT
+                assert refine.stop == end or min(refine.stop, now) - refine.keep_stop >= policy.POSTNET_CONTEXT
                 assert oldest <= refine.start
-                assert refine.stop <= min(decoded, total)
+                assert refine.size == (plan.refined or refine.size) or refine.size == end
                 refined = refine.keep_stop
-                oldest = max(0, refined - policy.POSTNET_CONTEXT - policy.POSTNET_GRAIN)
+            oldest = max(0, refined - (plan.refined or policy.POSTNET_CONTEXT))
             assert refined >= min(needed, total)
             windows.advance(window)
             found.append((window, min(decoded, total)))
@@ -36,7 +37,7 @@ def streamed(plan: WindowPlan, total: int, speed: float, block: int) -> list[tup
 
 
 @pytest.mark.parametrize("speed", [0.5, 0.8, 1.0, 1.3, 2.0])
-@pytest.mark.parametrize("plan", [GPU, CPU], ids=["gpu", "cpu"])
+@pytest.mark.parametrize("plan", [GPU, EQUAL, CPU], ids=["gpu", "gpu, equal windows", "cpu"])
 def test_windows_keep_every_frame_once_with_context_around(plan: WindowPlan, speed: float) -> None:
     for total in (1, 9, 63, 64, 65, 96, 120, 250, 700, 1664):
         for block in (4, 16, 128):

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,9 @@ from common.errors import Busy, Closed, UserError
 from common.metadata import Part
 from common.phrases import Phrase
 from pipeline import Audio, SpeakSettings, Voice
-from pipeline.policy import CPU_BLOCKS, CPU_CONTEXT, CPU_WINDOWS, GPU_BLOCKS
+from pipeline.policy import CPU_BLOCKS, CPU_CONTEXT, CPU_WINDOWS, GPU_BLOCKS, POSTNET_WINDOW
 from pipeline.speech import CancelledError
-from tests.engine_doubles import Watched, tiny_engines
+from tests.engine_doubles import Watched, run_each, tiny_engines
 from tests.http_servers import eventually
 
 NEVER = 1 - 1e-6  # a gate threshold that no gate of these models passes: utterances end at their caps
@@ -43,6 +44,7 @@ def assert_same(chunks: list[Audio], whole: Audio) -> None:
 
 
 @pytest.mark.numerical
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize(
     ("text", "settings"),
     [
@@ -56,10 +58,16 @@ def assert_same(chunks: list[Audio], whole: Audio) -> None:
         ("At a higher rate, in chunks.", {"max_decoder_steps": 150, "sampling_rate": 48000, "sigma": 0.3}),
     ],
 )
-def test_chunks_join_to_the_offline_audio(voice: Voice, text: str, settings: dict) -> None:
-    settings = {"gate_threshold": NEVER, **settings}
-    chunks = list(voice.stream(text, **settings))
-    assert_same(chunks, voice.speak(text, **settings))
+def test_chunks_join_to_the_offline_audio(
+    monkeypatch: pytest.MonkeyPatch, text: str, settings: dict, packed: bool
+) -> None:
+    settings, engines = {"gate_threshold": NEVER, **settings}, tiny_engines()
+    if packed:  # as on a GPU: the postnet sees windows of one size, and WaveGlow takes windows of any in one run
+        monkeypatch.setattr("pipeline.policy.postnet_window", lambda mel, on_gpu: POSTNET_WINDOW)
+        monkeypatch.setattr(engines["waveglow"], "run_packed", partial(run_each, engines["waveglow"]), raising=False)
+    with Voice(engines) as voice:
+        chunks = list(voice.stream(text, **settings))
+        assert_same(chunks, voice.speak(text, **settings))
     assert all(len(chunk.samples) for chunk in chunks)
 
 

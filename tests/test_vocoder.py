@@ -11,6 +11,7 @@ from common.engine import Engine, TorchEngine, infer
 from common.errors import UserError
 from common.metadata import Part
 from common.onnx_engine import OnnxEngine
+from tests.engine_doubles import run_each
 from tests.models import MELS, parts_of, tiny_waveglow
 from waveglow.vocoder import vocode, window_sizes, with_silence
 from waveglow.windows import END_SILENCE, GRAIN, Window, padded_frames, plan_windows
@@ -126,11 +127,7 @@ def test_an_engine_that_packs_gets_windows_of_all_sizes_in_even_runs(
 
     def run_packed(mels: list[torch.Tensor], noises: list[torch.Tensor]) -> list[torch.Tensor]:
         runs.append([mel.size(1) for mel in mels])
-        pairs = zip(mels, noises, strict=True)
-        return [
-            infer(tiny_waveglow_engine, mel=mel[None].contiguous(), z=z[None].contiguous())["audio"][0]
-            for mel, z in pairs
-        ]
+        return run_each(tiny_waveglow_engine, mels, noises)
 
     monkeypatch.setattr(tiny_waveglow_engine, "run_packed", run_packed, raising=False)
     monkeypatch.setattr("waveglow.vocoder.GPU_BATCH_FRAMES", 200)

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -71,7 +72,7 @@ def vocode(
     ]
     packing = len({one.size for _, one in windows}) > 1 and isinstance(engine, PackedVocoder)
     done = 0
-    for group in _packs(windows) if packing else _batches(engine, windows):
+    for group in packs(windows, lambda pair: pair[1].size) if packing else _batches(engine, windows):
         chosen = [padded[i][:, one.start : one.stop] for i, one in group]
         noise = [noises[i][:, one.start * per_frame : one.stop * per_frame] for i, one in group]
         if packing and isinstance(engine, PackedVocoder):
@@ -103,19 +104,23 @@ def _batches(engine: Engine, windows: Sequence[tuple[int, Window]]) -> Iterator[
             yield equal[first : first + batch]
 
 
-def _packs(windows: Sequence[tuple[int, Window]]) -> Iterator[Sequence[tuple[int, Window]]]:
-    """Windows of any sizes together, for an engine that takes them: runs of about the same number of frames."""
-    total = sum(window.size for _, window in windows)
-    share = total / -(-total // GPU_BATCH_FRAMES)
-    pack: list[tuple[int, Window]] = []
-    frames = packs = 0
-    for index, window in windows:
-        if pack and frames + window.size / 2 > share * (packs + 1):
+Item = TypeVar("Item")
+
+
+def packs(items: Sequence[Item], size: Callable[[Item], int]) -> Iterator[Sequence[Item]]:
+    """Windows of any sizes together, for a vocoder that takes them: runs of about the same number of frames."""
+    total = sum(map(size, items))
+    share = total / max(1, -(-total // GPU_BATCH_FRAMES))
+    pack: list[Item] = []
+    frames = done = 0
+    for item in items:
+        if pack and frames + size(item) / 2 > share * (done + 1):
             yield pack
-            pack, packs = [], packs + 1
-        pack.append((index, window))
-        frames += window.size
-    yield pack
+            pack, done = [], done + 1
+        pack.append(item)
+        frames += size(item)
+    if pack:
+        yield pack
 
 
 def with_silence(mel: Tensor, frames: int) -> Tensor:

@@ -159,13 +159,25 @@ class EngineServer:
 
     def _send(self) -> None:
         try:
-            while (item := self._outbox.get()) is not None:
-                self._connection.sendall(b"".join(map(packed, self._messages(item))))
+            ended = False
+            while not ended:
+                items = self._taken()
+                ended = None in items
+                messages = [message for item in items if item is not None for message in self._messages(item)]
+                self._connection.sendall(b"".join(map(packed, messages)))
         except OSError:  # nobody reads any more
             return
         except Exception:  # requests must not wait for an engine that can't answer
             _log.exception("the engine ends, because it can't send its answers")
             self._connection.shutdown(socket.SHUT_RDWR)
+
+    def _taken(self) -> list[object]:
+        """What is in the outbox, waited for: what goes out together costs both processes less."""
+        items = [self._outbox.get()]
+        with suppress(queue.Empty):
+            while True:
+                items.append(self._outbox.get_nowait())
+        return items
 
     def _messages(self, item: object) -> Iterator[object]:
         """What is sent for an item of the outbox."""

@@ -19,7 +19,8 @@ from waveglow.gpu.tuning import ROW_TILE, Tuning, default_tuning
 from waveglow.model import WaveGlow
 from waveglow.parts import WaveGlowPart
 
-CACHED_SHAPES = 32  # shapes that keep their graph
+CACHED_SHAPES = 96  # shapes that keep their graph
+MANY_ROWS = 1 << 17  # of a shape that takes long enough for an eighth of it to matter
 
 
 @dataclass
@@ -143,6 +144,6 @@ class FastWaveGlowEngine(TritonEngine):
 
 
 def _rounded_up(rows: int) -> int:
-    """Rows rounded up by at most a sixteenth, so that few shapes serve all sums of lengths."""
-    step = max(ROW_TILE, 1 << max(0, rows.bit_length() - 5))
+    """Rows rounded up by at most an eighth, and by a sixteenth where there are many: few shapes serve all lengths."""
+    step = max(ROW_TILE, 1 << max(0, rows.bit_length() - (4 if rows < MANY_ROWS else 5)))
     return -(-rows // step) * step
