@@ -19,8 +19,7 @@ from waveglow.gpu.tuning import ROW_TILE, Tuning, default_tuning
 from waveglow.model import WaveGlow
 from waveglow.parts import WaveGlowPart
 
-CACHED_SHAPES = 96  # shapes that keep their graph
-MANY_ROWS = 1 << 17  # of a shape that takes long enough for an eighth of it to matter
+CACHED_SHAPES = 64  # shapes that keep their graph
 
 
 @dataclass
@@ -97,10 +96,11 @@ class FastWaveGlowEngine(TritonEngine):
     def run_packed(self, mels: Sequence[Tensor], noises: Sequence[Tensor]) -> list[Tensor]:
         """See `common.engine.PackedVocoder`. Each utterance gets the audio that it would get alone."""
         frames = [mel.size(1) for mel in mels]
-        total, rows = sum(frames), _rounded_up(self._network.geometry.rows_of(frames))
-        most = rows // self._network.geometry.frame_rows
+        geometry = self._network.geometry
+        total, rows = sum(frames), _rounded_up(geometry.rows_of(frames), geometry.processors)
+        most = rows // geometry.frame_rows
         plan = self._plans.get((rows, most), lambda: self._plan(rows, most))
-        row_map = torch.from_numpy(self._network.geometry.row_map(frames, rows)).pin_memory()
+        row_map = torch.from_numpy(geometry.row_map(frames, rows)).pin_memory()
         with on_device(self.device):
             plan.buffers.row_map.copy_(row_map, non_blocking=True)
             plan.mel[:, :total].copy_(torch.cat(list(mels), 1))
@@ -143,7 +143,14 @@ class FastWaveGlowEngine(TritonEngine):
             vars(self).pop(name, None)
 
 
-def _rounded_up(rows: int) -> int:
-    """Rows rounded up by at most an eighth, and by a sixteenth where there are many: few shapes serve all lengths."""
-    step = max(ROW_TILE, 1 << max(0, rows.bit_length() - (4 if rows < MANY_ROWS else 5)))
-    return -(-rows // step) * step
+def _rounded_up(rows: int, processors: int) -> int:
+    """Rows rounded up so that few shapes serve all lengths and hardly any takes longer.
+
+    A kernel's tiles go over the multiprocessors in waves, and a wave takes as long with fewer tiles: rows fill whole
+    waves, or a half, a quarter... of one. From 32 waves on they are rounded up by at most a sixteenth.
+    """
+    tiles, step = -(-rows // ROW_TILE), processors
+    while 2 * tiles <= step:
+        step = -(-step // 2)
+    step *= max(1, (1 << max(0, tiles.bit_length() - 5)) // step)
+    return -(-tiles // step) * step * ROW_TILE
