@@ -5,9 +5,12 @@ The library's needs no packages of servers.
 
 import http.client
 import json
+import threading
+import time
 import urllib.parse
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from common.errors import UserError
@@ -15,6 +18,7 @@ from pipeline import SpeakSettings, Voice
 from serving.triton import client as triton_client
 
 TIMEOUT_SECONDS = 120.0  # of a connection, without anything coming
+KEPT_SECONDS = 2.0  # that an idle connection is used again: servers close those that are idle for a while
 
 
 class Client(ABC):
@@ -53,15 +57,18 @@ class LibraryClient(Client):
 
 
 class HttpClient(Client):
-    """`POST /v1/audio/speech` as pcm, a connection for each request. Raises UserError for another kind of address."""
+    """`POST /v1/audio/speech` as pcm. Each thread keeps its connection for the next request, as clients do.
+
+    Raises UserError for another kind of address.
+    """
 
     def __init__(self, url: str, api_key: str = "") -> None:
         parts = urllib.parse.urlsplit(url)
         kinds = {"http": http.client.HTTPConnection, "https": http.client.HTTPSConnection}
         if parts.scheme not in kinds:
             raise UserError(f"--url {url}: must begin with http:// or https://")
-        self._connection = kinds[parts.scheme]
-        self._host = parts.netloc
+        self._open = partial(kinds[parts.scheme], parts.netloc, timeout=TIMEOUT_SECONDS)
+        self._kept = threading.local()  # a connection, and until when
         self._path = parts.path.rstrip("/") + "/v1/audio/speech"
         self._headers = {"Content-Type": "application/json"}
         if api_key:
@@ -76,7 +83,9 @@ class HttpClient(Client):
             "seed": seed,
             "sample_rate": 22050,
         }
-        connection = self._connection(self._host, timeout=TIMEOUT_SECONDS)
+        connection, until = vars(self._kept).pop("connection", (None, 0.0))
+        if connection is None or time.monotonic() > until:
+            connection = self._open()
         try:
             connection.request("POST", self._path, json.dumps(fields), self._headers)
             answer = connection.getresponse()
@@ -85,8 +94,10 @@ class HttpClient(Client):
             rate = int(answer.headers["X-Sample-Rate"])
             while data := answer.read1(1 << 20):
                 yield len(data) / 2 / rate
-        finally:
+        except BaseException:
             connection.close()
+            raise
+        self._kept.connection = connection, time.monotonic() + KEPT_SECONDS
 
 
 class TritonClient(Client):

@@ -25,8 +25,9 @@ GPU_BLOCKS, CPU_BLOCKS = 6, 1
 LATER_FRAMES, LATER_FRAMES_WHILE_WAITING = 8192, 2048
 
 POSTNET_CONTEXT = 10  # frames that a frame depends on, on either side: five convolutions of five
-# Frames that go through the postnet at a time on a GPU: one size is one CUDA graph.
-POSTNET_WINDOW = 64
+# On a GPU frames go through the postnet in windows of one size, a CUDA graph; those of streams always in batches of one
+# size: a convolution's rounding depends on it, and nobody's audio must depend on who else is spoken.
+POSTNET_WINDOW, POSTNET_BATCH = 64, 16
 GPU_WINDOWS = (64, 128, 256, 512)  # frames of a stream's first, second... window; the last one goes on
 # On a CPU context costs as much as audio, so there is less of it: what lies farther away changes the demo voice's
 # samples by less than 1e-4. The first window is long enough to be heard for as long as the second one takes.

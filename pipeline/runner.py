@@ -33,6 +33,8 @@ from tacotron2.decoder_graph import (
 from waveglow.vocoder import SILENCE, batch_of_windows, packs
 from waveglow.windows import Window
 
+Joining = tuple[Request, Piece]  # the piece that begins
+
 WARM_BATCHES = (1, 2, 4, 8, 16)  # texts and windows at a time that `warm_up` makes ready
 # All of the windows of a run, where it takes any: the largest first, because memory that grows ends all graphs.
 WARM_FRAMES = tuple(round(4096 / 2 ** (step / 16)) for step in range(97))
@@ -52,6 +54,7 @@ class Runner:
         failures: exceptions that ended requests so far.
         slot_counts: the numbers of slots that the decoder may have; None where any will do.
         plan: the sizes of windows.
+        postnet_batch: windows of the postnet at a time, where the plan has a size for them.
     """
 
     def __init__(self, engines: EngineSet, max_slots: int | None) -> None:
@@ -62,6 +65,8 @@ class Runner:
         self.failures = 0
         self._packed = isinstance(engines.parts["waveglow"], PackedVocoder)
         self.plan = policy.WindowPlan.of(engines.window_sizes, engines.on_gpu, self._packed, engines.limits.mel)
+        low, high = engines.limits.batch
+        self.postnet_batch = max(low, min(policy.POSTNET_BATCH, high))
         # Its own blocks: the offline synthesizer may decode while streams are under way.
         self._decoder = make_decoder(engines.parts["decoder_iter"], engines.work.cuda_graph)
         self._session: DecoderSession[StreamedPiece] | None = None
@@ -90,10 +95,21 @@ class Runner:
         limits = self.engines.limits
         most = min(policy.ENCODED_TOGETHER, limits.batch[1]) if self.engines.on_gpu else 1
         beginning = [(one, one.left.popleft()) for one in requests]
-        for group in policy.in_batches(
+        groups = policy.in_batches(
             beginning, lambda pair: bucket_of(len(pair[1].encoded.ids), limits.text), lambda bucket: most
-        ):
-            self._join_group(self._session, group)
+        )
+        encoded = [one for group in groups for one in self._encoded(group)]
+        if not encoded:
+            return
+        joining = [pair for group, _ in encoded for pair in group]
+        try:
+            pieces = [StreamedPiece(one, piece, self.engines, self.plan, self._pool) for one, piece in joining]
+            for piece in pieces:
+                piece.request.pieces.append(piece)
+            memories = [memory for _, memory in encoded]
+            self._session.join(*stages.joined(memories, max(memory.size(1) for memory, _ in memories)), pieces)
+        except Exception as error:
+            self._fail(error, joining)
 
     def decode(self) -> bool:
         """Decodes some blocks: until all requests have a window that can be computed, or one is cancelled.
@@ -192,24 +208,16 @@ class Runner:
         smallest_text = self.engines.max_symbols if self.engines.on_gpu else 0
         return DecoderSession(self._decoder, slot_counts=self.slot_counts, smallest_text=smallest_text)
 
-    def _join_group(self, session: DecoderSession[StreamedPiece], group: Sequence[tuple[Request, Piece]]) -> None:
+    def _encoded(self, group: Sequence[Joining]) -> list[tuple[Sequence[Joining], tuple[Tensor, Tensor]]]:
+        """A group with what the encoder made of it. Those that fail together are tried one by one."""
         try:
-            memory = stages.encode(self.engines, [piece.encoded.ids for _, piece in group])
+            return [(group, stages.encode(self.engines, [piece.encoded.ids for _, piece in group]))]
         except Exception as error:
             if len(group) == 1:
                 self._fail(error, group)
-                return
+                return []
             self.engines.recover()
-            for one in group:
-                self._join_group(session, [one])
-            return
-        try:
-            pieces = [StreamedPiece(one, piece, self.engines, self.plan, self._pool) for one, piece in group]
-            for piece in pieces:
-                piece.request.pieces.append(piece)
-            session.join(*memory, pieces)
-        except Exception as error:
-            self._fail(error, group)
+            return [encoded for one in group for encoded in self._encoded([one])]
 
     def _decode_block(self, session: DecoderSession[StreamedPiece]) -> None:
         """Starts the next block and, while a GPU is busy with it, looks at the one before."""
@@ -267,18 +275,19 @@ class Runner:
         windows = [(piece, window) for piece in pieces for window in piece.to_refine()]
         for size in dict.fromkeys(window.size for _, window in windows):
             equal = [one for one in windows if one[1].size == size]
-            at_once = stages.postnet_windows(self.engines, len(equal))
-            for first in range(0, len(equal), at_once):
-                self._refine_batch(equal[first : first + at_once], at_once)
+            captured = size == self.plan.refined
+            batch = self.postnet_batch if captured else self.engines.limits.batch[0]
+            for first in range(0, len(equal), batch):
+                self._refine_batch(equal[first : first + batch], batch, captured)
 
-    def _refine_batch(self, windows: Sequence[tuple[StreamedPiece, Window]], batch: int) -> None:
-        """Refines windows of one size, in a batch of that size."""
+    def _refine_batch(self, windows: Sequence[tuple[StreamedPiece, Window]], batch: int, captured: bool) -> None:
+        """Refines windows of one size, at most as many as `batch`; what else is in the batch is left."""
         table, size = FrameTable(0.0), windows[0][1].size
         numbers = np.zeros((batch, size), np.int64)
         for row, (piece, window) in zip(numbers, windows, strict=False):
             row[:] = piece.unrefined(window, table)
         mels = table.fetch(numbers.ravel()).view(batch, size, -1).transpose(1, 2)
-        refined = stages.refine(self.engines, mels, capture=size == self.plan.refined).transpose(1, 2).flatten(0, 1)
+        refined = stages.refine(self.engines, mels, capture=captured).transpose(1, 2).flatten(0, 1)
         for number, (piece, window) in enumerate(windows):
             piece.add_refined(refined, number * size, window)
 
@@ -350,9 +359,8 @@ def warm_up(runner: Runner) -> None:
         session.leave(utterances)
     plan = runner.plan
     if plan.refined is not None:
-        for batch in {stages.postnet_windows(engines, count) for count in (*WARM_BATCHES, 32, 64)}:
-            for _ in range(2):
-                infer(engines.parts["postnet"], **_zeros(engines.parts["postnet"], batch, plan.refined))
+        for _ in range(2):
+            infer(engines.parts["postnet"], **_zeros(engines.parts["postnet"], runner.postnet_batch, plan.refined))
     if isinstance(waveglow, PackedVocoder):
         for frames in WARM_FRAMES:
             mel, z = (tensor[0] for tensor in _zeros(waveglow, 1, frames).values())

@@ -30,7 +30,7 @@ from waveglow.denoiser import Denoiser
 from waveglow.windows import CONTEXT, END_SILENCE, Window
 
 NEVER = 1.0  # a gate threshold that no gate passes
-POSTNET_WINDOWS = 64  # of POSTNET_WINDOW frames: as many as go through the postnet at a time
+POSTNET_WINDOWS = 64  # of POSTNET_WINDOW frames: as many of whole texts as go through the postnet at a time
 
 
 def stop_rule(engines: EngineSet, settings: SpeakSettings, speed: float) -> StopRule:
@@ -77,8 +77,15 @@ def encode(engines: EngineSet, texts: Sequence[np.ndarray]) -> tuple[Tensor, Ten
     if engines.on_gpu or engines.limits.batch[0] > 1:
         return _encode_together(engines, texts, width)
     alone = [_encode_together(engines, [ids], max(len(ids), engines.limits.text[0])) for ids in texts]
+    return joined(alone, width)
+
+
+def joined(encoded: Sequence[tuple[Tensor, Tensor]], width: int) -> tuple[Tensor, Tensor]:
+    """What `encode` has made of some texts at a time, as it would be of all: (B, width, .) twice."""
+    if len(encoded) == 1 and encoded[0][0].size(1) == width:
+        return encoded[0]
     memory, processed_memory = (
-        torch.cat([F.pad(one, (0, 0, 0, width - one.size(1))) for one in side]) for side in zip(*alone, strict=True)
+        torch.cat([F.pad(one, (0, 0, 0, width - one.size(1))) for one in side]) for side in zip(*encoded, strict=True)
     )
     return memory, processed_memory
 
@@ -138,12 +145,6 @@ def refine_each(engines: EngineSet, mels: Tensor, frames: Sequence[int]) -> list
     return [refined[item] for item in range(len(frames))]
 
 
-def postnet_windows(engines: EngineSet, count: int) -> int:
-    """How many windows go through the postnet at once where there are `count`: few batches are few graphs."""
-    low, high = engines.limits.batch
-    return max(low, min(1 << (count - 1).bit_length(), POSTNET_WINDOWS, high))
-
-
 def _refine_in_windows(engines: EngineSet, mels: Tensor, items: Sequence[int], frames: Sequence[int]) -> Tensor:
     """As `refine_each` for some of the utterances, all longer than a window: (B, n_mel_channels, M).
 
@@ -157,7 +158,8 @@ def _refine_in_windows(engines: EngineSet, mels: Tensor, items: Sequence[int], f
         edges = [0, *(start + POSTNET_CONTEXT for start in starts[1:]), frames[item]]
         for first, kept in zip(starts, pairwise(edges), strict=True):
             windows.append((item, Window(first, first + POSTNET_WINDOW, *kept)))
-    at_once = postnet_windows(engines, len(windows))
+    low, high = engines.limits.batch
+    at_once = max(low, min(1 << (len(windows) - 1).bit_length(), POSTNET_WINDOWS, high))
     windows += [(items[0], Window(0, POSTNET_WINDOW, 0, 0))] * (-len(windows) % at_once)  # nothing is kept of these
     columns = np.array([(item, *window) for item, window in windows]).T[:, :, None]
     owner, start, _, keep_start, keep_stop = columns  # (windows, 1) each

@@ -127,7 +127,8 @@ class StreamedPiece(Utterance):
         self.denoiser = engines.denoisers.get(settings.denoise)
         self.alignment: list[np.ndarray] = []
         self._keeps_attention, self._keeps_pictures = keeps_attention(settings), settings.keep_pictures
-        self._aligner = WordAligner(piece.encoded.words, len(piece.encoded.ids), engines.frame_seconds / speed)
+        words, seconds = piece.encoded.words, engines.frame_seconds / speed
+        self._aligner = WordAligner(words, len(piece.encoded.ids), seconds) if words else None
         self._words: list[Word] = []  # with known times, and not taken yet
         self._plan, self._windows = plan, PieceWindows(plan, speed)
         self._decoded = _Frames()
@@ -153,7 +154,7 @@ class StreamedPiece(Utterance):
         self._decoded.append(frames, rows)
         if weights is not None and self._keeps_attention:
             kept = weights[: len(rows), : self.symbols].float().numpy()
-            if self.piece.encoded.words:
+            if self._aligner is not None:
                 self._words += self._aligner.add(kept)
             if self._keeps_pictures:
                 self.alignment.append(kept.copy())
@@ -209,7 +210,7 @@ class StreamedPiece(Utterance):
         Args:
             last: whether the last window is done; then all are known.
         """
-        if last and self.piece.encoded.words:
+        if last and self._aligner is not None:
             self._words += self._aligner.finish(cut=self.stop_reason == "cap")
         words, self._words = self._words, []
         return words

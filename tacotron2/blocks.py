@@ -43,8 +43,8 @@ class SlotMemory:
 
     def fill(self, slots: Sequence[int], memory: Tensor, processed_memory: Tensor, symbols: Sequence[int]) -> None:
         """Sets slots to the beginning of new utterances."""
-        device, text = memory.device, memory.size(1)
-        ends = upload(np.array(symbols), device)
+        text = memory.size(1)
+        ends, index = upload(np.array([symbols, slots]), memory.device)
         if len(slots) == self.batch:  # the same in fewer kernels, which matters to one utterance
             for own, given in ((self.memory, memory), (self.processed_memory, processed_memory)):
                 own[:, :text] = given
@@ -52,7 +52,6 @@ class SlotMemory:
             torch.ge(self._positions, ends.unsqueeze(1), out=self.padding)
             torch._foreach_zero_(list(self.state.values()))
             return
-        index = upload(np.array(slots), device)
         for own, given in ((self.memory, memory), (self.processed_memory, processed_memory)):
             own.index_copy_(0, index, torch.nn.functional.pad(given, (0, 0, 0, self.text - text)))
         self.padding.index_copy_(0, index, self._positions >= ends.unsqueeze(1))
