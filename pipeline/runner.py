@@ -5,22 +5,23 @@ decoder slots -> frames -> windows -> postnet -> WaveGlow -> chunks
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from common.engine import Engine, PackedVocoder, infer
 from common.errors import Closed, EngineFailure, explained
 from common.random_streams import RandomStreams
 from pipeline import policy, stages
 from pipeline.engine_set import EngineSet
 from pipeline.pieces import Piece, describe
 from pipeline.settings import SpeakSettings
-from pipeline.streaming import FrameTable, Request, StreamedPiece, WindowInputs
+from pipeline.stream_vocoder import StreamVocoder
+from pipeline.streaming import Request, StreamedPiece, WindowInputs
 from tacotron2.decoder import Utterance
 from tacotron2.decoder_graph import (
     TEXT_BUCKETS,
@@ -30,14 +31,10 @@ from tacotron2.decoder_graph import (
     bucket_of,
     make_decoder,
 )
-from waveglow.vocoder import SILENCE, batch_of_windows, packs
-from waveglow.windows import Window
 
-Joining = tuple[Request, Piece]  # the piece that begins
-
-WARM_BATCHES = (1, 2, 4, 8, 16)  # texts and windows at a time that `warm_up` makes ready
-# All of the windows of a run, where it takes any: the largest first, because memory that grows ends all graphs.
-WARM_FRAMES = tuple(round(4096 / 2 ** (step / 16)) for step in range(97))
+Owner = tuple[Request, Piece]  # what is done is for this piece of this request
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class Runner:
@@ -53,8 +50,7 @@ class Runner:
         audio_seconds: of audio made so far.
         failures: exceptions that ended requests so far.
         slot_counts: the numbers of slots that the decoder may have; None where any will do.
-        plan: the sizes of windows.
-        postnet_batch: windows of the postnet at a time, where the plan has a size for them.
+        vocoder: of the streams' windows.
     """
 
     def __init__(self, engines: EngineSet, max_slots: int | None) -> None:
@@ -63,10 +59,7 @@ class Runner:
         self.requests: list[Request] = []
         self.audio_seconds = 0.0
         self.failures = 0
-        self._packed = isinstance(engines.parts["waveglow"], PackedVocoder)
-        self.plan = policy.WindowPlan.of(engines.window_sizes, engines.on_gpu, self._packed, engines.limits.mel)
-        low, high = engines.limits.batch
-        self.postnet_batch = max(low, min(policy.POSTNET_BATCH, high))
+        self.vocoder = StreamVocoder(engines)
         # Its own blocks: the offline synthesizer may decode while streams are under way.
         self._decoder = make_decoder(engines.parts["decoder_iter"], engines.work.cuda_graph)
         self._session: DecoderSession[StreamedPiece] | None = None
@@ -98,15 +91,16 @@ class Runner:
         groups = policy.in_batches(
             beginning, lambda pair: bucket_of(len(pair[1].encoded.ids), limits.text), lambda bucket: most
         )
-        encoded = [one for group in groups for one in self._encoded(group)]
+        encoded = [one for group in groups for one in self._together(self._encode, group, lambda pair: pair)]
         if not encoded:
             return
         joining = [pair for group, _ in encoded for pair in group]
+        memories = [memory for _, memory in encoded]
         try:
-            pieces = [StreamedPiece(one, piece, self.engines, self.plan, self._pool) for one, piece in joining]
+            plan = self.vocoder.plan
+            pieces = [StreamedPiece(one, piece, self.engines, plan, self._pool) for one, piece in joining]
             for piece in pieces:
                 piece.request.pieces.append(piece)
-            memories = [memory for _, memory in encoded]
             self._session.join(*stages.joined(memories, max(memory.size(1) for memory, _ in memories)), pieces)
         except Exception as error:
             self._fail(error, joining)
@@ -138,16 +132,17 @@ class Runner:
             somebody_waits=any(one.first_audio is None for one in self.requests),
             one_at_a_time=not self.engines.on_gpu,
         )
-        return self._windows_of([one.pieces[0] for one in chosen])
+        pieces = [one.pieces[0] for one in chosen]
+        return self._together(self.vocoder.next_windows, pieces, lambda piece: (piece.request, piece.piece))
 
     def vocode(self, windows: Sequence[WindowInputs]) -> None:
         """Starts WaveGlow on windows."""
-        waveglow = self.engines.parts["waveglow"]
-        batches = policy.in_batches(
-            windows, lambda window: window.span.size, lambda size: batch_of_windows(waveglow, size)
-        )
-        for batch in packs(windows, lambda window: window.span.size) if self._packed else batches:
-            self._vocode_batch(batch)
+        for run in self.vocoder.runs(windows):
+            self._vocoding += self._together(
+                lambda some: [(some, self.vocoder.start(some))],
+                run,
+                lambda window: (window.piece.request, window.piece.piece),
+            )
 
     def deliver(self, wait: bool) -> None:
         """Delivers the audio that has come to the host, or waits for all that is on its way."""
@@ -187,7 +182,20 @@ class Runner:
         if self._pool is not None:
             self._pool.shutdown()
 
-    def _fail(self, error: Exception, pieces: Sequence[tuple[Request, Piece]]) -> None:
+    def _together(
+        self, run: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item], owner: Callable[[Item], Owner]
+    ) -> list[Result]:
+        """What `run` makes of items together; where that fails, of each alone. What fails alone ends its request."""
+        try:
+            return run(items)
+        except Exception as error:
+            if len(items) == 1:
+                self._fail(error, [owner(items[0])])
+                return []
+            self.engines.recover()
+            return [result for item in items for result in self._together(run, [item], owner)]
+
+    def _fail(self, error: Exception, pieces: Sequence[Owner]) -> None:
         """Ends the requests of pieces that met an engine's exception. Raises Closed as `EngineSet.recover`."""
         if isinstance(error, Closed):
             raise error
@@ -208,16 +216,9 @@ class Runner:
         smallest_text = self.engines.max_symbols if self.engines.on_gpu else 0
         return DecoderSession(self._decoder, slot_counts=self.slot_counts, smallest_text=smallest_text)
 
-    def _encoded(self, group: Sequence[Joining]) -> list[tuple[Sequence[Joining], tuple[Tensor, Tensor]]]:
-        """A group with what the encoder made of it. Those that fail together are tried one by one."""
-        try:
-            return [(group, stages.encode(self.engines, [piece.encoded.ids for _, piece in group]))]
-        except Exception as error:
-            if len(group) == 1:
-                self._fail(error, group)
-                return []
-            self.engines.recover()
-            return [encoded for one in group for encoded in self._encoded([one])]
+    def _encode(self, group: Sequence[Owner]) -> list[tuple[Sequence[Owner], tuple[Tensor, Tensor]]]:
+        """A group with what the encoder makes of it."""
+        return [(group, stages.encode(self.engines, [piece.encoded.ids for _, piece in group]))]
 
     def _decode_block(self, session: DecoderSession[StreamedPiece]) -> None:
         """Starts the next block and, while a GPU is busy with it, looks at the one before."""
@@ -247,74 +248,7 @@ class Runner:
                 weights = None if block.alignments is None else block.alignments[:, slot]
                 piece.add(frames, range(slot, len(frames), slots), weights)
 
-    # Windows
-
-    def _windows_of(self, pieces: Sequence[StreamedPiece]) -> list[WindowInputs]:
-        """The pieces' next windows as tensors. Those that fail together are tried one by one."""
-        windows: list[WindowInputs] = []
-        if not pieces:
-            return windows
-        try:
-            self._refine(pieces)
-            table = FrameTable(SILENCE)
-            numbers = [piece.refined(table) for piece in pieces]
-            frames = table.fetch(np.concatenate(numbers)).split([len(some) for some in numbers])
-            for piece, some in zip(pieces, frames, strict=True):
-                windows.append(piece.window(some))
-        except Exception as error:
-            left = pieces[len(windows) :]
-            if len(left) == 1:
-                self._fail(error, [(left[0].request, left[0].piece)])
-            else:
-                self.engines.recover()
-                windows += [window for piece in left for window in self._windows_of([piece])]
-        return windows
-
-    def _refine(self, pieces: Sequence[StreamedPiece]) -> None:
-        """Has the postnet refine what the pieces' next windows need."""
-        windows = [(piece, window) for piece in pieces for window in piece.to_refine()]
-        for size in dict.fromkeys(window.size for _, window in windows):
-            equal = [one for one in windows if one[1].size == size]
-            captured = size == self.plan.refined
-            batch = self.postnet_batch if captured else self.engines.limits.batch[0]
-            for first in range(0, len(equal), batch):
-                self._refine_batch(equal[first : first + batch], batch, captured)
-
-    def _refine_batch(self, windows: Sequence[tuple[StreamedPiece, Window]], batch: int, captured: bool) -> None:
-        """Refines windows of one size, at most as many as `batch`; what else is in the batch is left."""
-        table, size = FrameTable(0.0), windows[0][1].size
-        numbers = np.zeros((batch, size), np.int64)
-        for row, (piece, window) in zip(numbers, windows, strict=False):
-            row[:] = piece.unrefined(window, table)
-        mels = table.fetch(numbers.ravel()).view(batch, size, -1).transpose(1, 2)
-        refined = stages.refine(self.engines, mels, capture=captured).transpose(1, 2).flatten(0, 1)
-        for number, (piece, window) in enumerate(windows):
-            piece.add_refined(refined, number * size, window)
-
-    def _vocode_batch(self, windows: Sequence[WindowInputs]) -> None:
-        """Starts WaveGlow on windows in one run. Those that fail together are tried one by one."""
-        try:
-            self._vocoding.append((windows, self._start_vocoding(windows)))
-        except Exception as error:
-            if len(windows) == 1:
-                piece = windows[0].piece
-                self._fail(error, [(piece.request, piece.piece)])
-                return
-            self.engines.recover()
-            for window in windows:
-                self._vocode_batch([window])
-
-    def _start_vocoding(self, windows: Sequence[WindowInputs]) -> stages.HostAudio:
-        """The windows' chunks, at the voice's level."""
-        audio = stages.vocode_windows(
-            self.engines, [window.mel for window in windows], [window.noise for window in windows]
-        )
-        hop = self.engines.audio.hop_length
-        chunks = [_chunk(window, row, hop) for window, row in zip(windows, audio, strict=True)]
-        # Levelled here rather than on the host, where it would keep every other request waiting.
-        return stages.HostAudio.of(
-            stages.level(self.engines, torch.cat(chunks).float()), [chunk.numel() for chunk in chunks]
-        )
+    # Audio
 
     def _deliver_chunk(self, window: WindowInputs, samples: np.ndarray) -> None:
         piece, request, rate = window.piece, window.piece.request, self.engines.audio.sampling_rate
@@ -342,9 +276,9 @@ class Runner:
 
 def warm_up(runner: Runner) -> None:
     """Compiles and captures on a GPU what requests will need. Takes seconds."""
-    engines, waveglow = runner.engines, runner.engines.parts["waveglow"]
+    engines = runner.engines
     texts = [np.ones(length, np.int32) for length in TEXT_BUCKETS if length <= engines.max_symbols]
-    for ids, batch in product(texts, WARM_BATCHES):
+    for ids, batch in product(texts, (1, 2, 4, 8)):
         if batch <= min(policy.ENCODED_TOGETHER, engines.limits.batch[1]):
             for _ in range(2):  # the second run captures
                 stages.encode(engines, [ids] * batch)
@@ -357,36 +291,5 @@ def warm_up(runner: Runner) -> None:
             session.join(memory[:1], processed_memory[:1], [utterance])
         session.start().finish()
         session.leave(utterances)
-    plan = runner.plan
-    if plan.refined is not None:
-        for _ in range(2):
-            infer(engines.parts["postnet"], **_zeros(engines.parts["postnet"], runner.postnet_batch, plan.refined))
-    if isinstance(waveglow, PackedVocoder):
-        for frames in WARM_FRAMES:
-            mel, z = (tensor[0] for tensor in _zeros(waveglow, 1, frames).values())
-            for _ in range(2):
-                waveglow.run_packed([mel], [z])
-    else:
-        for size, batch in product(plan.sizes, WARM_BATCHES):
-            if batch <= batch_of_windows(waveglow, size):
-                for _ in range(2):
-                    infer(waveglow, **_zeros(waveglow, batch, size))
+    runner.vocoder.warm_up()
     torch.cuda.synchronize(engines.device)
-
-
-def _zeros(engine: Engine, batch: int, frames: int) -> dict[str, Tensor]:
-    """Inputs of the postnet or of WaveGlow, in their order."""
-    sizes = {"batch": batch, "mel": frames}
-    return {
-        spec.name: torch.zeros(spec.resolve(sizes), dtype=spec.dtype, device=engine.device)
-        for spec in engine.contract.inputs
-    }
-
-
-def _chunk(window: WindowInputs, audio: Tensor, hop_length: int) -> Tensor:
-    """The chunk's samples of a window's audio (size * hop_length,). The denoiser sees the context too."""
-    span = window.span
-    heard, denoiser = audio[: (span.stop - span.start) * hop_length], window.piece.denoiser
-    if denoiser is not None:
-        heard = denoiser(heard.float())
-    return heard[(span.keep_start - span.start) * hop_length : (span.keep_stop - span.start) * hop_length]

@@ -166,7 +166,7 @@ class StreamedPiece(Utterance):
 
     @property
     def next_window(self) -> StreamWindow:
-        """The next window, which must be ready. `window` computes it."""
+        """The next window, which must be ready."""
         return self._windows.next(self.frames)
 
     def to_refine(self) -> list[Window]:
@@ -192,17 +192,21 @@ class StreamedPiece(Utterance):
         return self._refined.numbers(table, self._refined.start, self._refined.stop - self._refined.start)
 
     def window(self, frames: Tensor) -> WindowInputs:
-        """The next window, of the frames that `refined` names, (n, n_mel_channels); goes on to the one after it."""
+        """The next window, of the frames that `refined` names, (n, n_mel_channels)."""
         span, windows, per_frame, mel = self.next_window, self._windows, self._noise_per_frame, frames.T
         if windows.speed != 1:
             moved = at_speed(mel, windows.speed, span.start, span.stop, self._refined.start, self.frames)
             mel = with_silence(moved, span.size)
         noise = self._noise.take(span.start * per_frame, (span.start + span.size) * per_frame)
-        windows.advance(span)
+        return WindowInputs(self, span, mel, noise)
+
+    def advance(self) -> None:
+        """Goes on to the window after the next one."""
+        windows = self._windows
+        windows.advance(self.next_window)
         self._refined.drop(max(0, frames_needed(windows.start, windows.speed) - 3))
         if not windows.finished:
-            self._noise.draw_ahead(windows.stop * per_frame)
-        return WindowInputs(self, span, mel, noise)
+            self._noise.draw_ahead(windows.stop * self._noise_per_frame)
 
     def take_words(self, last: bool) -> list[Word]:
         """The words that became known since the last call, with times from the beginning of the piece's audio.
