@@ -146,10 +146,11 @@ class FastWaveGlowEngine(TritonEngine):
 def _rounded_up(rows: int, processors: int) -> int:
     """Rows rounded up so that few shapes serve all lengths and hardly any takes longer.
 
-    A kernel's tiles go over the multiprocessors in waves, and a wave takes as long with fewer tiles: rows fill whole
-    waves, or a half, a quarter... of one. From 32 waves on they are rounded up by at most a sixteenth.
+    A kernel's tiles go over the multiprocessors in waves, and a wave takes as long with fewer tiles; the last one may
+    be of tiles of half the size. So rows fill half waves, or a half, a quarter... of one; many are rounded up by at
+    most a sixteenth.
     """
-    tiles, step = -(-rows // ROW_TILE), processors
+    tiles, step = -(-rows // ROW_TILE), -(-processors // 2)
     while 2 * tiles <= step:
         step = -(-step // 2)
     step *= max(1, (1 << max(0, tiles.bit_length() - 5)) // step)
