@@ -236,13 +236,13 @@ class _Run:
         words: list[tuple[Sequence[Word], float]] = []
         with audio_file(result.file, rate, self.output.format) as file:
             for piece in pieces:
-                audio = self.voice.leveled(piece)
-                file.append(resample(audio.samples, piece.piece.last) if resample else audio.samples)
-                words.append((piece.words, audio.seconds))
+                samples = piece.samples
+                file.append(resample(samples, piece.piece.last) if resample else samples)
+                words.append((piece.words, len(samples) / self.voice.sampling_rate))
                 result.taken += piece.seconds
                 result.cut |= piece.cut
                 if self.settings.keep_pictures:
-                    result.pictures.append(self._save_picture(piece, audio).name)
+                    result.pictures.append(self._save_picture(piece).name)
         if (path := self._captions(result)) is not None:
             content = captions(path.suffix[1:], result.phrase.text, joined_words(words))
             write_whole(path, content.encode("utf-8", "replace"))
@@ -252,7 +252,7 @@ class _Run:
         if self.manifest is not None:
             self.manifest.add(result)
 
-    def _save_picture(self, result: PieceResult, audio: Audio) -> Path:
+    def _save_picture(self, result: PieceResult) -> Path:
         # On a machine's first run matplotlib makes a font cache, and logs it in the middle of the progress bar.
         logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
         from pipeline.plots import save_speech  # takes a while to load
@@ -263,8 +263,9 @@ class _Run:
         piece = result.piece
         number = piece.phrase.index if piece.number == 0 else f"{piece.phrase.index}.{piece.number}"
         path = self.output.beside("speech", number, ".png")
-        samples = audio.samples[: result.frames * self.voice.engines.audio.hop_length]  # without the pause
-        save_speech(path, Audio(samples, audio.sampling_rate), result.mel, result.alignment, piece.encoded.text)
+        samples = result.samples[: result.frames * self.voice.engines.audio.hop_length]  # without the pause
+        audio = Audio(samples, self.voice.sampling_rate)
+        save_speech(path, audio, result.mel, result.alignment, piece.encoded.text)
         self._drawing += time.perf_counter() - started
         return path
 

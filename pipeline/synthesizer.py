@@ -239,7 +239,8 @@ class Synthesizer:
         decoded = self._decode(pieces, memory, utterances)
         mels = self._refine(pieces, decoded)
         audios = self._denoise(self._vocode(pieces, mels, noises))
-        on_host = stages.HostAudio.of(torch.cat(audios).float(), [audio.numel() for audio in audios])
+        leveled = stages.level(self.engines, torch.cat(audios).float())
+        on_host = stages.HostAudio.of(leveled, [audio.numel() for audio in audios])
         return _Vocoding(self.engines, self.settings, pieces, started, memory[0], decoded, mels, on_host)
 
     def _results(self, batch: "_Vocoding") -> list[PieceResult]:

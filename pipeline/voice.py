@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from typing_extensions import Unpack
 
@@ -29,7 +30,6 @@ from pipeline.pieces import PieceResult, PreparedPhrase, prepare
 from pipeline.scheduler import CLOSING_SECONDS, QUEUE_LENGTH, Scheduler
 from pipeline.settings import RuntimeOptions, RuntimeSettings, SpeakOptions, SpeakSettings, WorkSettings, written_out
 from pipeline.speech import AudioStream, Speech, speak_whole
-from pipeline.stages import level
 from pipeline.synthesizer import BATCHES_AHEAD, Synthesizer, own_errors
 from pipeline.text_stream import TextStream, speak_bits
 from pipeline.torch_engines import torch_engines
@@ -312,10 +312,6 @@ class Voice:
         """How phrases will be read, in pieces that this voice can speak."""
         return prepare(phrases, SpeakSettings.given(settings), self.engines.max_symbols)
 
-    def leveled(self, piece: PieceResult) -> Audio:
-        """A piece's audio at the voice's level, limited to full scale. Raises the error of a piece that failed."""
-        return Audio(level(self.engines, torch.from_numpy(piece.samples)).numpy(), self.sampling_rate)
-
     def close(self, drain: bool = False, timeout: float = CLOSING_SECONDS) -> None:
         """Closes the engines; may be called again. Arguments as for `Scheduler.close`.
 
@@ -358,7 +354,7 @@ def _joined(
         return phrase.error
     pieces = [next(spoken) for _ in phrase.pieces]
     try:
-        samples = Audio.join([voice.leveled(piece) for piece in pieces]).samples
+        samples = np.concatenate([piece.samples for piece in pieces])
         words = joined_words((piece.words, len(piece.samples) / voice.sampling_rate) for piece in pieces)
         cut = any(piece.cut for piece in pieces)
         return Audio(samples, voice.sampling_rate, words, cut).resampled(settings.sampling_rate)

@@ -86,7 +86,7 @@ def faulty_voice(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
         engines[stage] = Watched(engines[stage], fault)
     owner, name = {
         "reading": (TextFrontEnd, "read"),
-        "leveling": (Voice, "leveled"),
+        "leveling": (stages, "level"),
         "delivering": (encoders, "pcm16"),
         "writing": (WavWriter, "append"),
         "finishing": (WavWriter, "finish"),

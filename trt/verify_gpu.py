@@ -252,7 +252,7 @@ def _speak(name: str, paths: Mapping[Part, Path], batch: SizeRange, spoken: dict
         pieces = list(synthesizer.speak(phrases))
         seconds = time.perf_counter() - started
         for index, piece in enumerate(pieces):
-            _require_sound(voice.leveled(piece), f"phrase {index}")
+            _require_sound(Audio(piece.samples, voice.sampling_rate), f"phrase {index}")
         audio = sum(len(piece.samples) for piece in pieces) / voice.sampling_rate
     spoken[name] = pieces
     return f"{audio:.2f} s of audio in {seconds:.2f} s"

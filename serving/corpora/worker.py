@@ -89,7 +89,7 @@ class Worker:
             speaking_seconds=spoken - started,
             waiting_seconds=time.perf_counter() - spoken,
         )
-        arguments = job, voice.engines.gain, shard, reading.lines, results, sizes, audio.path
+        arguments = job, shard, reading.lines, results, sizes, audio.path
         self._writing = self._threads.submit(self._written, job, shard, report, *arguments)
         return reports if self._writer is not None else self.finish()
 
