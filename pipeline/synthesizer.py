@@ -8,46 +8,30 @@ Library code: it prints nothing and owns no files. For audio that comes as it is
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from common.callbacks import ignore, notify
 from common.errors import Closed, EngineFailure, explained
 from common.metadata import PARTS, Part
-from common.phrases import Phrase
 from common.random_streams import Noise, RandomStreams
 from common.timing import Stages
 from pipeline import stages
 from pipeline.engine_set import EngineSet
-from pipeline.pieces import Piece, PieceResult, PreparedPhrase, describe, prepare
+from pipeline.pieces import Piece, PieceResult, describe
 from pipeline.policy import frames_at_speed
 from pipeline.settings import SpeakSettings
 from pipeline.words import Word, piece_words
 from tacotron2.decoder import DecodedBatch, Utterance
 from waveglow.windows import padded_frames
 
-Item = TypeVar("Item")
 STAGES = ("encoder", "decoder", "postnet", "waveglow", "denoiser")
 BATCHES_AHEAD = 8  # batches are made of so many batches' worth of pieces, so that lengths match and memory is bounded
 DECODER_SHARE = 0.4  # of the work, for the progress bar alone
 TYPICAL_FRAMES = 6  # of a symbol: for the progress bar, and for how much noise to draw ahead
-
-
-class CallbackError(BaseException):
-    """A callback of the caller raised the cause. No engine and no phrase is to blame, so it is no `Exception`."""
-
-
-@contextmanager
-def own_errors() -> Iterator[None]:
-    """Raises what callbacks raised as it was."""
-    try:
-        yield
-    except CallbackError as error:
-        raise (error.__cause__ or error) from None
 
 
 @dataclass(frozen=True)
@@ -121,14 +105,14 @@ class Synthesizer:
     def __init__(
         self,
         engines: EngineSet,
-        settings: SpeakSettings | None = None,
-        on_message: Callable[[str], None] = lambda message: None,
-        on_progress: Callable[[float], None] = lambda symbols: None,
+        settings: SpeakSettings,
+        on_message: Callable[[str], object] | None = None,
+        on_progress: Callable[[float], object] | None = None,
     ) -> None:
         self.engines = engines
-        self.settings = SpeakSettings.given(settings)
-        self.on_message = on_message
-        self.on_progress = on_progress
+        self.settings = settings
+        self.on_message = on_message or ignore
+        self.on_progress = on_progress or ignore
         self.stages = Stages(engines.device)
         self.sigma = stages.sigma(engines, self.settings)
         with engines.lock:  # its bias may have to be measured
@@ -140,19 +124,8 @@ class Synthesizer:
         self._symbols_done = 0.0
         self._finished = 0.0  # when the last batch was
 
-    def prepare(self, phrases: Sequence[Phrase]) -> list[PreparedPhrase]:
-        """The phrases as pieces that these engines can speak."""
-        return prepare(phrases, self.settings, self.engines.max_symbols)
-
-    def speak(self, phrases: Sequence[Phrase]) -> Iterator[PieceResult]:
-        """Yields every piece of every phrase that can be spoken, in order, as soon as it and all before it are done.
-
-        Phrases that nothing can be read from are left out: `prepare` names them.
-        """
-        return self.speak_pieces([piece for phrase in self.prepare(phrases) for piece in phrase.pieces])
-
-    def speak_pieces(self, pieces: Sequence[Piece]) -> Iterator[PieceResult]:
-        """As `speak`, on prepared pieces."""
+    def speak(self, pieces: Sequence[Piece]) -> Iterator[PieceResult]:
+        """Yields the result of every piece, in order, as soon as it and all before it are done."""
         self._symbols_done = 0.0
         size = self.engines.batch_size
         batches = [
@@ -327,17 +300,10 @@ class Synthesizer:
 
     def _advance_to(self, symbols: float) -> None:
         self._symbols_done = symbols
-        _tell(self.on_progress, symbols)
+        notify(self.on_progress, symbols)
 
     def _say(self, message: str) -> None:
-        _tell(self.on_message, message)
-
-
-def _tell(callback: Callable[[Item], object], news: Item) -> None:
-    try:
-        callback(news)
-    except Exception as error:
-        raise CallbackError from error
+        notify(self.on_message, message)
 
 
 def _batches_by_length(pieces: Sequence[Piece], batch_size: int) -> list[list[int]]:

@@ -21,12 +21,10 @@ from common.phrases import Phrase
 from exports import export_tacotron2_onnx, export_waveglow_onnx, voice
 from exports import export_voice as export_voice_script
 from exports.onnx_file import INT8_TOLERANCE, TOLERANCE, example_inputs, export_part
-from pipeline import Voice
 from pipeline.pieces import PieceResult
-from pipeline.settings import SpeakSettings
 from tacotron2.loading import DEMO_TACOTRON2
 from tacotron2.text.symbols import SYMBOLS
-from tests.models import parts_of
+from tests.models import parts_of, speak_phrases, synthesizer_on
 
 SIZES = [
     {"batch": 1, "text": 4, "mel": 1},
@@ -199,8 +197,7 @@ def test_an_8_bit_decoder_speaks_the_same(tmp_path: Path, demo_folder: Path, dem
     phrases = [Phrase(0, "Printed letters should be beautiful."), Phrase(1, "Good morning!")]
 
     def spoken(engines: dict[Part, Engine]) -> list[PieceResult]:
-        with Voice(engines).synthesizer(SpeakSettings(keep_pictures=True)) as synthesizer:
-            return list(synthesizer.speak(phrases))
+        return list(speak_phrases(synthesizer_on(engines, keep_pictures=True), phrases))
 
     plain, quantised = spoken(demo_engines), spoken({**demo_engines, "decoder_iter": decoder})
     for found, expected in zip(quantised, plain, strict=True):

@@ -60,8 +60,8 @@ def test_what_only_files_hold_is_offered_to_no_network(interface: Interface) -> 
 @pytest.mark.parametrize(
     ("kind", "options", "methods"),
     [
-        (SpeakSettings, SpeakOptions, (Voice.speak, Voice.stream)),
-        (RuntimeSettings, RuntimeOptions, (Voice.load, Voice.from_files)),
+        (SpeakSettings, SpeakOptions, (Voice.speak, Voice.speak_many, Voice.stream, Voice.submit)),
+        (RuntimeSettings, RuntimeOptions, (Voice.load,)),
     ],
 )
 def test_methods_show_each_setting_with_its_type_and_default(kind: type, options: type, methods: tuple) -> None:

@@ -39,7 +39,7 @@ LONG = "One sentence is here. Another sentence follows it. And this is the last 
 @pytest.fixture(scope="module")
 def voice(tiny_folder: Path) -> Iterator[Voice]:
     paths = {part: tiny_folder / f"{part}.onnx" for part in PARTS}
-    with Voice.from_files(paths, work=WorkSettings(max_symbols=24, batch_size=1), cpu_backend="onnxruntime") as voice:
+    with Voice.load(paths, work=WorkSettings(max_symbols=24, batch_size=1), cpu_backend="onnxruntime") as voice:
         yield voice
 
 

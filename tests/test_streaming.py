@@ -18,10 +18,13 @@ from common.errors import Busy, Closed, UserError
 from common.metadata import Part
 from common.phrases import Phrase
 from pipeline import Audio, SpeakSettings, Voice
+from pipeline.pieces import prepare
 from pipeline.policy import CPU_BLOCKS, CPU_CONTEXT, CPU_WINDOWS, GPU_BLOCKS
 from pipeline.speech import CancelledError
+from pipeline.synthesizer import Synthesizer
 from tests.engine_doubles import Watched, tiny_engines
 from tests.http_servers import eventually
+from tests.models import speak_phrases
 
 NEVER = 1 - 1e-6  # a gate threshold that no gate of these models passes: utterances end at their caps
 # Decoded in batches of other sizes, numbers round otherwise, and the decoder feeds its frames back. A seam's own error
@@ -335,8 +338,8 @@ def test_pictures_of_a_stream_are_those_of_the_whole(voice: Voice) -> None:
     settings = SpeakSettings(gate_threshold=NEVER, max_decoder_steps=90, keep_pictures=True)
     speech = voice.submit("Hello there.", settings)
     list(speech)
-    with voice.synthesizer(settings) as synthesizer:
-        (whole,) = list(synthesizer.speak([Phrase(0, "Hello there.")]))
+    with Synthesizer(voice.engines, settings) as synthesizer:
+        (whole,) = speak_phrases(synthesizer, [Phrase(0, "Hello there.")])
     (result,) = speech.results
     torch.testing.assert_close(torch.from_numpy(result.alignment), torch.from_numpy(whole.alignment), atol=1e-4, rtol=0)
 
@@ -346,10 +349,10 @@ def test_pictures_of_a_stream_are_those_of_the_whole(voice: Voice) -> None:
 def test_pieces_have_their_own_speed_seed_and_pause_in_streams_and_whole_texts(voice: Voice, rate: int) -> None:
     same = {"gate_threshold": NEVER, "max_decoder_steps": 90}
     settings = SpeakSettings(**same, sampling_rate=rate)
-    ((piece,),) = (one.pieces for one in voice.prepare([Phrase(0, "Hello there.")], settings))
+    ((piece,),) = (one.pieces for one in prepare([Phrase(0, "Hello there.")], settings, 256))
     pieces = [replace(piece, number=0, last=False, speed=0.6, seed=4, pause=0.5), replace(piece, number=1)]
-    with voice.synthesizer(settings) as synthesizer:
-        slow, plain = synthesizer.speak_pieces(pieces)
+    with Synthesizer(voice.engines, settings) as synthesizer:
+        slow, plain = synthesizer.speak(pieces)
     speech = voice.scheduler().submit(pieces, settings)
     streamed = Audio.join(list(speech))
     expected = [voice.speak("Hello there.", **same, speed=0.6, seed=4), voice.speak("Hello there.", **same)]

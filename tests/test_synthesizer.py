@@ -21,7 +21,7 @@ from pipeline.stages import POSTNET_WINDOW, encode, refine, refine_each
 from pipeline.synthesizer import Synthesizer
 from tacotron2.decoder import StopRule, Utterance
 from tests.engine_doubles import Watched
-from tests.models import MELS, synthesizer_on
+from tests.models import MELS, speak_phrases, synthesizer_on
 from waveglow.denoiser import Denoiser
 
 Engines = dict[Part, Engine]
@@ -39,14 +39,14 @@ def speak(engines: Engines, texts: dict[int, str], **settings) -> dict[int, Piec
 
 
 def spoken_by(synthesizer: Synthesizer, texts: dict[int, str]) -> list[PieceResult]:
-    found = list(synthesizer.speak([Phrase(i, text) for i, text in texts.items()]))
+    found = list(speak_phrases(synthesizer, [Phrase(i, text) for i, text in texts.items()]))
     assert [piece.error for piece in found] == [None] * len(found)
     return found
 
 
 def failure_of(engines: Engines, text: str, **settings) -> str:
     """The reason why a text of one piece could not be spoken."""
-    (failed,) = synthesizer_on(engines, **settings).speak([Phrase(0, text)])
+    (failed,) = speak_phrases(synthesizer_on(engines, **settings), [Phrase(0, text)])
     assert failed.error is not None
     return str(failed.error)
 
@@ -127,7 +127,7 @@ def test_sigma_scales_all_of_the_noise(tiny_engines: Engines) -> None:
 def test_pieces_come_in_order_whatever_their_length(tiny_engines: Engines) -> None:
     phrases = [Phrase(i, "a" * n + ".") for i, n in enumerate([30, 3, 20, 90, 1, 50, 2, 9, 70, 4])]
     synthesizer = synthesizer_on(tiny_engines, batch_size=2, max_symbols=24, max_decoder_steps=8)
-    spoken = list(synthesizer.speak(phrases))
+    spoken = list(speak_phrases(synthesizer, phrases))
     order = [(s.piece.phrase.index, s.piece.number) for s in spoken]
     assert order == sorted(order)
     assert [i for i, _ in order if _ == 0] == list(range(10))
@@ -220,7 +220,7 @@ def test_a_batch_is_taken_over_while_the_next_is_decoded(tiny_engines: Engines) 
         synthesizer._one_ahead = ahead  # as on a GPU
         encoded: list[str] = []
         synthesizer.on_message = lambda message, seen=encoded: seen.append(message) if "Encoder" in message else None
-        results = synthesizer.speak([Phrase(*item) for item in texts.items()])
+        results = speak_phrases(synthesizer, [Phrase(*item) for item in texts.items()])
         found = [next(results)]
         assert len(encoded) == (2 if ahead else 1)
         found += results

@@ -132,10 +132,11 @@ def test_text_is_taken_in_while_audio_is_ready(voice: Voice) -> None:
 
     def submit(text: str, wake: Callable[[], object]) -> Speech:
         submitted.append(text)
-        return voice.submit(text, SpeakSettings(**{**SETTINGS, "max_decoder_steps": 400}), wake)
+        return voice.submit(text, settings, wake)
 
     done = threading.Event()
-    stream = speak_bits(bits(), TextStream(FRONT_END), submit, lambda: None, 0.0, Closing())
+    settings = SpeakSettings(**{**SETTINGS, "max_decoder_steps": 400})
+    stream = speak_bits(bits(), settings, submit, lambda: None, Closing())
     next(stream)
     while voice.scheduler().status().active:
         time.sleep(0.01)  # until all chunks of the first sentence are ready

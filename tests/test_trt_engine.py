@@ -556,7 +556,7 @@ def test_a_voice_runs_all_of_its_engines_on_a_stream_of_its_own(
             yield
 
     monkeypatch.setattr(EngineSet, "running", on_a_stream)
-    with Voice.from_files({part: built / f"{part}_fp32.engine" for part in PARTS}) as voice:
+    with Voice.load({part: built / f"{part}_fp32.engine" for part in PARTS}) as voice:
         settings = {"gate_threshold": 0.999, "max_decoder_steps": 60, "denoise": 0.01}
         assert voice.speak("Hello.", **settings).seconds > 0
         assert list(voice.stream("Hello.", **settings))

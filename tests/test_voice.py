@@ -22,6 +22,8 @@ from common.metadata import PARTS, Precision
 from pipeline import Audio, SpeakSettings, Voice, WorkSettings
 from pipeline.console import EXIT_CUT
 from pipeline.encoders import LOSSY_PEAK
+from pipeline.engine_set import EngineSet
+from pipeline.identity import identity_of
 from tacotron2.text.lexicon import Lexicon
 from tests.engine_doubles import tiny_engines
 
@@ -123,11 +125,11 @@ def test_what_can_not_be_spoken_or_set_is_one_line(voice: Voice) -> None:
         (lambda voice: list(voice.speak_many(3)), "texts: must be several of str, not one int"),
         (lambda voice: list(voice.speak_many(["Hello."], {"seed": 1})), "settings: must be SpeakSettings, not dict"),
         (lambda voice: voice.submit("Hello.", {"seed": 1}), "settings: must be SpeakSettings, not dict"),
-        (lambda voice: voice.identity(3), "settings: must be SpeakSettings, not int"),
-        (lambda voice: Voice.load(3), "folder: must be str or Path, not int"),
+        (lambda voice: voice.speak("Hello.", 3), "settings: must be SpeakSettings, not int"),
+        (lambda voice: Voice.load(3), "models: must be str or Path, not int"),
         (lambda voice: Voice.load(precision=16), "precision 16: must be fp32 or fp16"),
-        (lambda voice: Voice.from_files({"encoder": "a"}), "paths: decoder_iter, postnet, waveglow missing"),
-        (lambda voice: Voice.from_files(dict.fromkeys(PARTS, 3)), "encoder: must be str or Path, not int"),
+        (lambda voice: Voice.load({"encoder": "a"}), "paths: decoder_iter, postnet, waveglow missing"),
+        (lambda voice: Voice.load(dict.fromkeys(PARTS, 3)), "encoder: must be str or Path, not int"),
         (lambda voice: Voice(tiny_engines(), {"window": 96}), "work: must be WorkSettings, not dict"),
         (lambda voice: Voice(3), "engines: must be Mapping, not int"),
         (lambda voice: Audio(np.zeros(3, np.float32), 22050).save(3), "target: must be str or Path, not int"),
@@ -259,19 +261,19 @@ def test_a_closed_voice_says_so_and_may_be_closed_again(tiny_folder: Path) -> No
 )
 def test_an_identity_tells_voices_apart_that_sound_different(change: dict) -> None:
     engines = tiny_engines()
-    before = Voice(engines).identity()
+    before = identity_of(EngineSet(engines), SpeakSettings())
     assert json.loads(json.dumps(before)) == before
     for part, engine in engines.items():
         if part == "waveglow" or "precision" in change:
             engine.metadata = dataclasses.replace(engine.metadata, **change)
-    assert Voice(engines).identity() != before
+    assert identity_of(EngineSet(engines), SpeakSettings()) != before
 
 
 def test_an_identity_holds_what_is_in_force(voice: Voice) -> None:
     def identity(**settings: object) -> dict:
-        return voice.identity(SpeakSettings(**settings))
+        return identity_of(voice.engines, SpeakSettings(**settings))
 
-    plain = voice.identity()
+    plain = identity()
     values = plain["settings"]
     assert identity(sigma=values["sigma"], gate_threshold=values["gate_threshold"], sampling_rate=22050) == plain
     assert identity(keep_pictures=True) == plain
@@ -292,7 +294,7 @@ def test_loading_says_which_files_it_takes(tiny_folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("precision", "error"), [("fp16", "are fp32, not fp16"), ("fp8", "precision 'fp8': must be fp32 or fp16")]
+    ("precision", "error"), [("fp16", "is fp32, not fp16"), ("fp8", "precision 'fp8': must be fp32 or fp16")]
 )
 def test_a_precision_that_the_files_have_not_is_refused(tiny_folder: Path, precision: Precision, error: str) -> None:
     with pytest.raises(UserError, match=error):
@@ -313,7 +315,7 @@ def test_an_installation_without_the_demo_voice_says_so_and_writes_nothing(
 def test_engines_that_do_not_belong_together_are_refused(tiny_folders: dict[Precision, Path]) -> None:
     paths = {part: tiny_folders["fp32"] / f"{part}.onnx" for part in PARTS}
     with pytest.raises(UserError, match="one precision"):
-        Voice.from_files({**paths, "postnet": tiny_folders["fp16"] / "postnet.onnx"})
+        Voice.load({**paths, "postnet": tiny_folders["fp16"] / "postnet.onnx"})
 
 
 def test_checkpoints_speak_as_their_exported_files_do(voice: Voice, tiny_checkpoints: dict[str, Path]) -> None:

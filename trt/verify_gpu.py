@@ -32,8 +32,9 @@ from exports.onnx_file import TOLERANCE, example_inputs
 from exports.voice import export_voice
 from pipeline import Voice
 from pipeline.audio import Audio
-from pipeline.pieces import PieceResult
+from pipeline.pieces import PieceResult, prepare
 from pipeline.settings import SpeakOptions, SpeakSettings, WorkSettings
+from pipeline.synthesizer import Synthesizer
 from tacotron2.decoder import StopRule, Utterance
 from tacotron2.decoder_graph import TEXT_BUCKETS, BlockDecoder
 from trt import bindings
@@ -246,10 +247,12 @@ def _speak(name: str, paths: Mapping[Part, Path], batch: SizeRange, spoken: dict
     phrases = [Phrase(i, text) for i, text in enumerate(TEXTS)]
     work = WorkSettings(batch_size=batch.max)
     settings = replace(SETTINGS, keep_pictures=True)
-    with Voice.from_files(paths, work=work) as voice, voice.synthesizer(settings) as synthesizer:
-        list(synthesizer.speak(phrases[:1]))  # the first run of a shape sets kernels up
+    with Voice.load(paths, work=work) as voice, Synthesizer(voice.engines, settings) as synthesizer:
+        prepared = prepare(phrases, settings, voice.engines.max_symbols)
+        texts = [piece for phrase in prepared for piece in phrase.pieces]
+        list(synthesizer.speak(texts[:1]))  # the first run of a shape sets kernels up
         started = time.perf_counter()
-        pieces = list(synthesizer.speak(phrases))
+        pieces = list(synthesizer.speak(texts))
         seconds = time.perf_counter() - started
         for index, piece in enumerate(pieces):
             _require_sound(Audio(piece.samples, voice.sampling_rate), f"phrase {index}")
@@ -263,7 +266,7 @@ def _stream(paths: Mapping[Part, Path], batch: SizeRange) -> str:
         "gate_threshold": SETTINGS.gate_threshold,
         "max_decoder_steps": SETTINGS.max_decoder_steps,
     }
-    with Voice.from_files(paths, work=WorkSettings(batch_size=batch.max)) as voice:
+    with Voice.load(paths, work=WorkSettings(batch_size=batch.max)) as voice:
         list(voice.stream(TEXTS[0], **settings))  # records the graphs
         started = time.perf_counter()
         chunks, first = [], 0.0
