@@ -15,7 +15,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -725,16 +725,10 @@ def test_the_gpu_check_passes_where_all_is_right_and_fails_where_not(
 # On a real GPU: the double computes through PyTorch, on the addresses that it is given.
 
 
-class DeviceArray:
-    """Device memory at an address, as PyTorch can take it in."""
-
-    def __init__(self, address: int, shape: tuple[int, ...], dtype: Any) -> None:
-        self.__cuda_array_interface__ = {
-            "data": (address, False),
-            "shape": shape,
-            "typestr": np.dtype(dtype).str,
-            "version": 3,
-        }
+def on_device(address: int, shape: tuple[int, ...], dtype: Any) -> Tensor:
+    """Device memory at an address as a tensor."""
+    described = {"data": (address, False), "shape": shape, "typestr": np.dtype(dtype).str, "version": 3}
+    return torch.as_tensor(SimpleNamespace(__cuda_array_interface__=described), device="cuda")
 
 
 @pytest.fixture
@@ -749,8 +743,7 @@ def cuda_double(double: None, tiny_checkpoints: dict[str, Path], monkeypatch: py
 
     def view(context: trt_double.IExecutionContext, name: str) -> Tensor:
         tensor = context._engine._tensor(name)
-        memory = DeviceArray(context._addresses[name], context.get_tensor_shape(name), tensor._numpy)
-        return torch.as_tensor(memory, device="cuda")
+        return on_device(context._addresses[name], context.get_tensor_shape(name), tensor._numpy)
 
     @torch.inference_mode()
     def compute(context: trt_double.IExecutionContext) -> None:
@@ -762,7 +755,7 @@ def cuda_double(double: None, tiny_checkpoints: dict[str, Path], monkeypatch: py
             view(context, name).copy_(result)
 
     def spoil(context: trt_double.IExecutionContext, address: int, size: int) -> None:
-        torch.as_tensor(DeviceArray(address, (size,), np.uint8), device="cuda").fill_(0xA5)
+        on_device(address, (size,), np.uint8).fill_(0xA5)
 
     monkeypatch.setattr(bindings, "find_gpu", REAL_FIND_GPU)
     monkeypatch.setattr(trt_double, "GPU", REAL_FIND_GPU())
