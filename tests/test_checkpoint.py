@@ -456,10 +456,6 @@ def test_the_sampling_rate_is_read_wherever_it_is_said(said: dict[str, Any], tmp
         load_waveglow(tmp_path / "x.pt", {"sampling_rate": 8000})
 
 
-def test_a_sampling_rate_that_no_file_says_can_be_given(tiny_checkpoints: dict[str, Path]) -> None:
-    assert load_tacotron2(tiny_checkpoints["tacotron2"], {"sampling_rate": 16000}).audio.sampling_rate == 16000
-
-
 @pytest.mark.parametrize(
     ("said", "words"),
     [
