@@ -154,7 +154,7 @@ def test_one_fault_costs_one_streamed_line(
     "faulty_voice", [("reading", 1, 1), ("postnet", 1, 1), ("leveling", 1, 1)], indirect=True, ids=str
 )
 def test_one_fault_costs_one_text(faulty_voice: Voice, undisturbed: list[np.ndarray]) -> None:
-    (_, first), (_, second), (_, third) = faulty_voice.speak_many(TEXTS, SpeakSettings(**SETTINGS))
+    (_, first), (_, second), (_, third) = faulty_voice.speak_many(TEXTS, **SETTINGS)
     assert isinstance(second, EngineFailure)
     for audio, expected in ((first, undisturbed[0]), (third, undisturbed[2])):
         assert isinstance(audio, Audio)
@@ -246,9 +246,9 @@ def test_an_error_outside_of_a_round_ends_every_request(monkeypatch: pytest.Monk
     engines = tiny_engines()
     entered, leave = standing(engines, "encoder")
     with Voice(engines) as voice:
-        speeches = [voice.submit("Hello.", SpeakSettings(**SETTINGS))]
+        speeches = [voice.submit("Hello.", **SETTINGS)]
         assert entered.wait(60)
-        speeches.append(voice.submit("Hello.", SpeakSettings(**SETTINGS)))
+        speeches.append(voice.submit("Hello.", **SETTINGS))
         monkeypatch.setattr(voice.engines, "running", lambda: 1 / 0)  # as a device that has failed for good
         leave.set()
         for speech in speeches:
@@ -256,7 +256,7 @@ def test_an_error_outside_of_a_round_ends_every_request(monkeypatch: pytest.Monk
                 list(speech)
         assert voice.scheduler().status().state == "failed"
         with pytest.raises(Closed, match="ZeroDivisionError"):
-            voice.submit("Hello.", SpeakSettings(**SETTINGS))
+            voice.submit("Hello.", **SETTINGS)
 
 
 @pytest.mark.parametrize(("errors", "kind", "state"), [(1, EngineFailure, "running"), (9, Closed, "failed")])
@@ -297,7 +297,7 @@ def test_nobody_waits_for_ever_for_an_engine_that_does_not_return(monkeypatch: p
     entered, leave = standing(engines, "waveglow")
     voice = Voice(engines)
     scheduler = voice.scheduler(on_failed=on_failed)
-    speech = voice.submit("Hello.", SpeakSettings(**SETTINGS))
+    speech = voice.submit("Hello.", **SETTINGS)
     assert entered.wait(60)
     with pytest.raises(Closed, match=r"has not returned for 0\.2 s"):
         list(speech)
@@ -310,7 +310,7 @@ def test_closing_waits_for_an_engine_no_longer_than_it_is_told() -> None:
     engines = tiny_engines()
     entered, leave = standing(engines, "encoder")
     voice = Voice(engines)
-    speech = voice.submit("Hello.", SpeakSettings(**SETTINGS))
+    speech = voice.submit("Hello.", **SETTINGS)
     assert entered.wait(60)
     voice.close(timeout=0.1)
     with pytest.raises(Closed, match="has not returned"):
@@ -337,7 +337,7 @@ def test_a_program_that_streams_and_forgets_to_close_ends_cleanly(tmp_path: Path
 def test_draining_does_not_wait_for_a_reader_that_has_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.policy.MAX_UNREAD_SECONDS", 0.1)
     voice = Voice(tiny_engines())
-    speech = voice.submit("A sentence. " * 50, SpeakSettings(**SETTINGS))
+    speech = voice.submit("A sentence. " * 50, **SETTINGS)
     speech.next_chunk(60)
     assert voice.scheduler().status().state == "running"
     began = time.monotonic()
@@ -371,9 +371,9 @@ def test_who_waits_for_a_first_sound_goes_before_a_listener_who_is_ahead() -> No
     engines["encoder"] = Watched(engines["encoder"], lambda tensors: encoded.append(tensors["sequences"].size(1)))
     with Voice(engines, WorkSettings(max_symbols=30)) as voice:
         voice.scheduler(max_slots=1)
-        long = voice.submit("A sentence of thirty symbols. " * 6, SpeakSettings(**SETTINGS))
+        long = voice.submit("A sentence of thirty symbols. " * 6, **SETTINGS)
         assert entered.wait(60)
-        short = voice.submit("Hi.", SpeakSettings(**SETTINGS))
+        short = voice.submit("Hi.", **SETTINGS)
         leave.set()
         assert list(short)
         assert list(long)
@@ -432,7 +432,7 @@ def test_the_event_of_a_stream_may_close_the_voice() -> None:
     engines["waveglow"] = Watched(engines["waveglow"], after=lambda tensors: running.append(closed.is_set()))
     engines["waveglow"].close = closed.set
     voice = Voice(engines, WorkSettings(max_symbols=30))
-    speech = voice.submit("A sentence. " * 500, SpeakSettings(**SETTINGS), voice.close)
+    speech = voice.submit("A sentence. " * 500, on_event=voice.close, **SETTINGS)
     with pytest.raises(Closed):
         list(speech)
     assert closed.wait(60)
@@ -449,7 +449,7 @@ def test_windows_that_fail_together_are_refined_once(monkeypatch: pytest.MonkeyP
         fault = Fault(0)
         monkeypatch.setattr("pipeline.streaming.at_speed", fault.before(stages.at_speed))
         with voice.engines.lock:  # until both wait
-            speeches = [voice.submit(text, SpeakSettings(**settings)) for text in TEXTS[::2]]
+            speeches = [voice.submit(text, **settings) for text in TEXTS[::2]]
         found = [Audio.join(list(speech)).samples for speech in speeches]
     for whole, samples in zip(expected, found, strict=True):
         assert np.abs(samples - whole).max() < 1e-3

@@ -130,7 +130,7 @@ def test_neighbours_change_nobodys_audio(voice: Voice, monkeypatch: pytest.Monke
     for number, (text, settings) in enumerate(given):
         while True:
             try:
-                speeches.append(voice.submit(text, SpeakSettings(**settings)))
+                speeches.append(voice.submit(text, **settings))
                 break
             except Busy:
                 time.sleep(0.01)
@@ -148,7 +148,7 @@ def test_neighbours_change_nobodys_audio(voice: Voice, monkeypatch: pytest.Monke
 def test_a_request_that_is_given_up_frees_its_slot(voice: Voice, by: str) -> None:
     long = {"gate_threshold": NEVER, "max_decoder_steps": 1600}
     if by == "cancel":
-        speech = voice.submit("word " * 40, SpeakSettings(**long))
+        speech = voice.submit("word " * 40, **long)
         speech.next_chunk()
         speech.cancel()
         with pytest.raises(CancelledError):
@@ -260,13 +260,13 @@ def test_a_full_queue_refuses_and_harms_nobody() -> None:
     settings = {"gate_threshold": NEVER, "max_decoder_steps": 20}
     with Voice(engines) as voice:
         scheduler = voice.scheduler(max_slots=2, max_waiting=3)
-        accepted = [voice.submit("Hello.", SpeakSettings(**settings))]
+        accepted = [voice.submit("Hello.", **settings)]
         assert eventually(lambda: not scheduler.status().waiting)  # the worker stands in the encoder
         began = time.monotonic()
-        accepted += [voice.submit("Hello.", SpeakSettings(**settings)) for _ in range(3)]
+        accepted += [voice.submit("Hello.", **settings) for _ in range(3)]
         assert time.monotonic() - began < 20  # queueing does not wait for the engines
         with pytest.raises(Busy, match="3 requests are waiting"):
-            voice.submit("Hello.", SpeakSettings(**settings))
+            voice.submit("Hello.", **settings)
         assert scheduler.status().waiting == 3
         gate.set()
         whole = voice.speak("Hello.", **settings)
@@ -301,7 +301,7 @@ def test_what_is_not_a_number_is_an_error_of_its_own_request(part: Part, tensor:
 def test_a_slow_reader_blocks_nobody_and_is_not_served_ahead(voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.policy.MAX_UNREAD_SECONDS", 1.0)
     settings = {"gate_threshold": NEVER, "max_decoder_steps": 60}
-    slow = voice.submit("A sentence. " * 100, SpeakSettings(**settings))
+    slow = voice.submit("A sentence. " * 100, **settings)
     for _ in range(3):
         assert len(list(voice.stream("Hello.", **settings))) > 0
     assert eventually(lambda: slow.unread_seconds >= 1.0)
@@ -320,14 +320,14 @@ def test_closing_fails_what_is_not_done_and_draining_finishes_it() -> None:
     with pytest.raises(UserError, match="closed"):
         voice.submit("Hello.", settings)
     voice = Voice(tiny_engines())
-    speech = voice.submit("word " * 40, SpeakSettings(gate_threshold=NEVER, max_decoder_steps=1600))
+    speech = voice.submit("word " * 40, gate_threshold=NEVER, max_decoder_steps=1600)
     voice.close()
     with pytest.raises(Closed):
         list(speech)
 
 
 def test_waiting_for_a_chunk_has_a_limit(voice: Voice) -> None:
-    speech = voice.submit("word " * 40, SpeakSettings(gate_threshold=NEVER, max_decoder_steps=600))
+    speech = voice.submit("word " * 40, gate_threshold=NEVER, max_decoder_steps=600)
     with pytest.raises(queue.Empty):
         speech.next_chunk(timeout=0)
     speech.cancel()

@@ -143,12 +143,13 @@ _DTYPES = {
 
 
 class ILogger:
-    """To be derived from, with `log(severity, msg)`."""
-
     Severity = IntEnum("Severity", ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"], start=0)
 
     def __init__(self) -> None:
         self._constructed = True
+
+    def log(self, severity: "ILogger.Severity", msg: str) -> None:
+        raise NotImplementedError("Tried to call pure virtual function ILogger::log")
 
 
 class _FirstLogger:
@@ -173,10 +174,17 @@ class IHostMemory(bytes):
 
 
 class IProgressMonitor:
-    """To be derived from, with `phase_start`, `step_complete` and `phase_finish`."""
-
     def __init__(self) -> None:
         self._constructed = True
+
+    def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+        raise NotImplementedError
+
+    def step_complete(self, phase_name: str, step: int) -> bool:
+        raise NotImplementedError
+
+    def phase_finish(self, phase_name: str) -> None:
+        raise NotImplementedError
 
 
 class ITensor:
