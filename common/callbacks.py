@@ -21,7 +21,7 @@ def notify(callback: Callable[[News], object], news: News) -> None:
 
 @contextmanager
 def own_errors() -> Iterator[None]:
-    """Raises what callbacks raised as it was."""
+    """Raises what a callback raised, instead of the CallbackError."""
     try:
         yield
     except CallbackError as error:

@@ -34,7 +34,7 @@ def open_engine(path: Path, part: Part, **runtime: Unpack[RuntimeOptions]) -> En
     Raises:
         UserError: the file can't be opened, or not in the way that is asked for.
     """
-    # Each runtime is loaded by whom it opens a file for: importing one takes seconds, and it may not be installed.
+    # A runtime is imported only where it opens a file: that takes seconds, and it may not be installed.
     chosen = RuntimeSettings(**runtime)
     on_cpu = chosen.device == "cpu"
     if path.suffix in (".engine", ".plan"):

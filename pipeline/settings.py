@@ -124,7 +124,7 @@ class _Checked:
         if settings is None:
             return cls(**options)
         check_type(argument, settings, cls)
-        return dataclasses.replace(settings, **options)
+        return dataclasses.replace(settings, **options) if options else settings
 
 
 @dataclass(frozen=True)

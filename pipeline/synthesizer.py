@@ -37,7 +37,7 @@ TYPICAL_FRAMES = 6  # of a symbol: for the progress bar, and for how much noise 
 
 @dataclass(frozen=True)
 class _Vocoding:
-    """A batch whose audio is being computed and brought to the host."""
+    """A batch under way: its audio is being computed and brought to the host."""
 
     engines: EngineSet
     settings: SpeakSettings
@@ -89,7 +89,7 @@ class Synthesizer:
         engines: the voice.
         settings: how it speaks.
         on_message: called with what is running, in the classic's words; for printing.
-        on_progress: called with the number of symbols whose speech is done, fractions included; for a progress bar.
+        on_progress: called with the number of symbols that are spoken, fractions included; for a progress bar.
 
     What a callback raises ends the work as the cause of a `CallbackError`.
     """

@@ -53,8 +53,7 @@ class Voice:
     """Four engines that speak. Owns them; a context manager. Thread-safe: calls of several threads take turns, and
     streams of several threads are spoken together.
 
-    Its methods take settings by name, which `pipeline.settings.SpeakSettings` explains; or `settings`, and by name what
-    is different from them.
+    What speaks takes its settings by name, as a `SpeakSettings`, which explains them, or as one with changes by name.
 
     Args:
         engines: one engine for each part; closed with the voice.

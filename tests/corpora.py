@@ -66,7 +66,7 @@ def write_lines(path: Path, count: int) -> Path:
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """All files of a corpus with the sums of their bytes, but for the report, which tells of the run."""
+    """All files of a corpus with the sums of their bytes, but for the report, which describes the run."""
     files = (path for path in folder.rglob("*") if path.is_file())
     sums = {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     return {name: digest for name, digest in sums.items() if not name.startswith("report/")}

@@ -118,6 +118,6 @@ class Runtime(trt_double.Runtime):
 
 
 def install(monkeypatch: Any) -> None:
-    """Puts this double in the place of TensorRT-RTX, and TensorRT out of the way."""
+    """Makes this double a test's TensorRT-RTX, and leaves it no TensorRT."""
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     trt_double.install(monkeypatch, sys.modules[__name__])

@@ -500,7 +500,7 @@ def test_numbers_are_read_from_text_and_groups_must_divide_a_frame(tmp_path: Pat
 
 @pytest.fixture
 def reordered(tmp_path: Path) -> tuple[Path, list[str]]:
-    """A checkpoint whose symbols are NVIDIA's backwards, without capitals and brackets, and more."""
+    """A checkpoint of NVIDIA's symbols backwards, without some capitals and brackets, and of others."""
     own = ["@@@", *(symbol for symbol in reversed(SYMBOLS) if symbol not in "()ABC"), "é", "ß", "…"]
     state = tiny_tacotron2().state_dict()
     state["embedding.weight"] = torch.arange(len(own), dtype=torch.float32)[:, None].expand(-1, 24).clone()

@@ -263,7 +263,7 @@ def test_an_error_outside_of_a_round_ends_every_request(monkeypatch: pytest.Monk
 def test_a_device_error_that_stays_ends_everything_at_once(
     monkeypatch: pytest.MonkeyPatch, errors: int, kind: type[Exception], state: str
 ) -> None:
-    """With a device whose calls return an error once, as for a kernel that failed, or for good."""
+    """The device returns an error once, as for a kernel that failed, or at every call."""
     left = iter(range(errors))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: fail() if next(left, None) is not None else None)
 
@@ -306,7 +306,7 @@ def test_nobody_waits_for_ever_for_an_engine_that_does_not_return(monkeypatch: p
     voice.close()
 
 
-def test_closing_waits_for_an_engine_no_longer_than_it_is_told() -> None:
+def test_closing_waits_for_an_engine_no_longer_than_its_timeout() -> None:
     engines = tiny_engines()
     entered, leave = standing(engines, "encoder")
     voice = Voice(engines)
@@ -364,7 +364,7 @@ def test_requests_under_way_are_bounded_whoever_reads_them(monkeypatch: pytest.M
         assert scheduler.status().active <= 5
 
 
-def test_who_waits_for_a_first_sound_goes_before_a_listener_who_is_ahead() -> None:
+def test_a_request_without_sound_goes_before_one_that_has_some_unread() -> None:
     encoded: list[int] = []
     engines = tiny_engines()
     entered, leave = standing(engines, "encoder")
@@ -410,34 +410,36 @@ def test_what_a_callback_raises_reaches_its_caller_and_harms_nobody(tmp_path: Pa
         assert speak(voice, phrases, settings, OutputSettings(tmp_path)).failed == []
 
 
-def test_a_callback_may_close_the_voice_but_not_speak_with_it() -> None:
-    engines, closed = tiny_engines(), threading.Event()
-    running: list[bool] = []
-    engines["waveglow"] = Watched(engines["waveglow"], lambda tensors: running.append(closed.is_set()))
+def closing_engines() -> tuple[dict[Part, Engine], threading.Event, list[bool]]:
+    """Engines, an event for when WaveGlow is closed, and for each of its runs whether it was closed by the end."""
+    engines, closed, after_closing = tiny_engines(), threading.Event(), []
+    engines["waveglow"] = Watched(engines["waveglow"], after=lambda tensors: after_closing.append(closed.is_set()))
     engines["waveglow"].close = closed.set
+    return engines, closed, after_closing
+
+
+def test_a_callback_may_close_the_voice_but_not_speak_with_it() -> None:
+    engines, closed, after_closing = closing_engines()
     voice = Voice(engines, WorkSettings(batch_size=1))
     with pytest.raises(UserError, match="a callback can't speak with the voice that calls it"):
         voice.speak("Hello.", on_progress=lambda done, symbols: voice.speak("Hello."), **SETTINGS)
     with suppress(Closed):  # unless the last run of an engine was the text's last
         voice.speak("Hello.", on_progress=lambda done, symbols: voice.close(), **SETTINGS)
     assert closed.wait(60)
-    assert not any(running)
+    assert not any(after_closing)
     with pytest.raises(Closed, match="the voice is closed"):
         voice.speak("Hello.", **SETTINGS)
 
 
 def test_the_event_of_a_stream_may_close_the_voice() -> None:
-    engines, closed = tiny_engines(), threading.Event()
-    running: list[bool] = []
-    engines["waveglow"] = Watched(engines["waveglow"], after=lambda tensors: running.append(closed.is_set()))
-    engines["waveglow"].close = closed.set
+    engines, closed, after_closing = closing_engines()
     voice = Voice(engines, WorkSettings(max_symbols=30))
     speech = voice.submit("A sentence. " * 500, on_event=voice.close, **SETTINGS)
     with pytest.raises(Closed):
         list(speech)
     assert closed.wait(60)
-    assert running
-    assert not any(running)
+    assert after_closing
+    assert not any(after_closing)
 
 
 def test_windows_that_fail_together_are_refined_once(monkeypatch: pytest.MonkeyPatch) -> None:

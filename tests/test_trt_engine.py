@@ -209,7 +209,7 @@ def test_an_engine_works_whichever_gpu_is_current(built: Path, double: None, mon
     assert "IExecutionContext" in trt_double.destroyed
 
 
-def test_scratch_memory_is_shared_and_given_back(built: Path, double: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scratch_memory_is_shared_and_released(built: Path, double: None, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[weakref.ref[Tensor]] = []
     take = Workspace.take
 
@@ -798,7 +798,7 @@ def test_on_a_gpu_all_checks_pass(
 ) -> None:
     """The captured decoder loop and speech, on engines bound, run and captured as they are with TensorRT."""
     monkeypatch.setattr(verify_gpu, "SETTINGS", LONG_ENOUGH)
-    # A built engine has its algorithms chosen; the double's come from cuDNN, of which some sum in any order.
+    # A built engine has its algorithms chosen; the double's come from cuDNN, and some of these sum in any order.
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     flags = ["-o", str(tmp_path), "--models", str(tiny_folders["fp16"]), "-bs", "1,2,8"]
     verify_gpu.main(verify_gpu.make_parser().parse_args(flags))

@@ -65,9 +65,9 @@ def test_audio_says_whether_the_limit_of_frames_cut_it(voice: Voice, threshold: 
 
 
 def test_speaking_tells_its_progress(voice: Voice) -> None:
-    told: list[tuple[float, int]] = []
-    voice.speak("Hello there.", on_progress=lambda done, total: told.append((done, total)), **SHORT)
-    done, totals = zip(*told, strict=True)
+    news: list[tuple[float, int]] = []
+    voice.speak("Hello there.", on_progress=lambda done, total: news.append((done, total)), **SHORT)
+    done, totals = zip(*news, strict=True)
     assert list(done) == sorted(done)
     assert set(totals) == {len("Hello there.")}
     assert done[-1] == totals[0]
@@ -82,7 +82,7 @@ def test_a_lexicon_may_be_the_path_of_its_file(voice: Voice, tmp_path: Path) -> 
         voice.speak("Hi.", lexicon=tmp_path / "none.tsv")
 
 
-def test_many_texts_come_in_order_and_one_that_fails_is_an_error_in_its_place(voice: Voice) -> None:
+def test_many_texts_come_in_order_and_one_that_fails_is_an_error_in_its_turn(voice: Voice) -> None:
     found = list(voice.speak_many(["One.", "...", "Three."], **SHORT))
     assert [index for index, _ in found] == [0, 1, 2]
     assert isinstance(found[1][1], UserError)
@@ -289,9 +289,9 @@ def test_a_folder_without_models_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_loading_says_which_files_it_takes(tiny_folder: Path) -> None:
-    told: list[str] = []
-    Voice.load(tiny_folder, on_message=told.append).close()
-    assert told == ["Models: " + ", ".join(str(tiny_folder / f"{part}.onnx") for part in PARTS)]
+    messages: list[str] = []
+    Voice.load(tiny_folder, on_message=messages.append).close()
+    assert messages == ["Models: " + ", ".join(str(tiny_folder / f"{part}.onnx") for part in PARTS)]
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ def test_the_rate_of_checkpoints_that_do_not_say_it_can_be_given(
         Voice.from_checkpoints(**tiny_checkpoints, symbols=tmp_path / "symbols.txt")
 
 
-def test_a_gpu_that_is_not_there_is_said(tiny_checkpoints: dict[str, Path]) -> None:
+def test_a_missing_gpu_is_named(tiny_checkpoints: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="FP16 needs an NVIDIA GPU"):
         Voice.from_checkpoints(**tiny_checkpoints, precision="fp16")
 
@@ -368,7 +368,7 @@ def test_the_readmes_program_runs_from_another_folder(tmp_path: Path, tiny_folde
 def test_an_installed_project_speaks_with_its_voice_and_writes_nothing_beside_itself(
     tmp_path: Path, tiny_checkpoints: dict[str, Path]
 ) -> None:
-    """Built from a copy whose demo voice is a tiny one, so that it takes seconds."""
+    """Built from a copy with a tiny demo voice, so that it takes seconds."""
     clone, site, home, out = (tmp_path / name for name in ("clone", "site", "home", "out"))
     tracked = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     for name in filter(lambda name: not name.endswith(".pt"), tracked.splitlines()):

@@ -94,7 +94,7 @@ SECOND_GPU = CpuGpu(torch.device("cpu"), "Tesla T4", 75, number=1)
 
 
 def install(monkeypatch: Any, module: ModuleType | None = None) -> None:
-    """Puts the double in TensorRT's place for a test, as a process finds it that hasn't loaded TensorRT yet."""
+    """Makes the double a test's TensorRT, which no code has loaded yet."""
     module = module or sys.modules[__name__]
     name = "tensorrt" if module is sys.modules[__name__] else "tensorrt_rtx"
     default_stream_runs[0] = 0
