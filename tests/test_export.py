@@ -149,11 +149,12 @@ def test_bad_onnx_files_get_one_clear_line(tmp_path: Path, tiny_folder: Path) ->
         OnnxEngine(tmp_path / "other_config.onnx", "encoder")
 
 
-@pytest.fixture
-def int8_decoder(tmp_path: Path, tiny_checkpoints: dict[str, Path]) -> Path:
-    argv = ["--tacotron2", str(tiny_checkpoints["tacotron2"]), "-o", str(tmp_path), "--int8-decoder"]
+@pytest.fixture(scope="module")
+def int8_decoder(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoints: dict[str, Path]) -> Path:
+    folder = tmp_path_factory.mktemp("int8")
+    argv = ["--tacotron2", str(tiny_checkpoints["tacotron2"]), "-o", str(folder), "--int8-decoder"]
     export_tacotron2_onnx.main(export_tacotron2_onnx.make_parser().parse_args(argv))
-    return tmp_path / "decoder_iter.onnx"
+    return folder / "decoder_iter.onnx"
 
 
 @pytest.mark.numerical

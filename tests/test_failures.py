@@ -389,7 +389,7 @@ def test_a_request_measures_no_denoiser_and_strengths_do_not_pile_up(monkeypatch
         return (0.0,) * 513
 
     with Voice(EngineSet(tiny_engines(), None, measure)) as voice:
-        for strength in range(1, 40):
+        for strength in range(1, 26):
             list(voice.stream("Hi.", denoise=strength / 1000, gate_threshold=1.0, max_decoder_steps=2))
         gc.collect()
         assert sum(isinstance(one, Denoiser) for one in gc.get_objects()) <= 20

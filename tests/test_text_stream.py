@@ -75,10 +75,10 @@ def test_a_pause_ends_what_may_be_a_sentence_and_nothing_else() -> None:
 
 
 def test_text_without_ends_is_cut_in_linear_time() -> None:
-    for text in ("word " * 400, "x" * 2000, "." * 2000, "\n" * 2000, "e.g. " * 400):
+    for text in ("word " * 250, "x" * 1250, "." * 1250, "\n" * 1250, "e.g. " * 250):
         began = time.process_time()
         assert all(len(stretch) <= 1001 for stretch in stretches(text, 100))
-        assert time.process_time() - began < 10
+        assert time.process_time() - began < 5
 
 
 def test_bits_are_spoken_as_their_sentences_are(voice: Voice) -> None:
@@ -155,7 +155,7 @@ def test_a_book_is_not_read_before_its_first_sentence_is_spoken(voice: Voice) ->
     listener = threading.Thread(target=lambda: next(stream))
     with voice.engines.lock:  # until then nothing is spoken
         listener.start()
-        time.sleep(1)
+        time.sleep(0.3)
         assert next(read) < 100
     listener.join(60)
     stream.close()
