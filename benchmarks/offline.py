@@ -210,7 +210,7 @@ def measure(
     speak: Speak,
     device: torch.device,
     sampling_rate: int,
-    progress: Callable[[range], Iterable[int]] = lambda iterations: iterations,
+    progress: Callable[[range], Iterable[int]] = iter,
 ) -> dict[str, list[float]]:
     """Runs the warm-ups and the timed iterations of a backend; the values of the latter by name.
 

@@ -661,10 +661,10 @@ def test_a_spoiled_engine_ends_the_script_with_one_line(own: Path, tiny_folder: 
 
 
 @pytest.mark.usefixtures("double")
-def test_engine_info_shows_tensors_layers_and_memory(built: Path, capsys: pytest.CaptureFixture) -> None:
-    paths = [str(built / "waveglow_fp16.engine"), str(built / "encoder_fp16.engine")]
-    engine_info.main(engine_info.make_parser().parse_args([*paths, "--layers"]))
-    shown = capsys.readouterr().out
+def test_engine_info_shows_tensors_layers_and_memory(built: Path) -> None:
+    shown = run_here(
+        "trt/engine_info.py", built / "waveglow_fp16.engine", built / "encoder_fp16.engine", "--layers"
+    ).stdout
     for words in (
         r"Part +waveglow, FP16",
         r"Built by +TensorRT 10\.3\.0 for Tesla T4, compute capability 7\.5",
@@ -681,17 +681,13 @@ def test_engine_info_shows_tensors_layers_and_memory(built: Path, capsys: pytest
         assert re.search(words, shown), words
 
 
-def test_engine_info_without_a_gpu_shows_what_the_record_says(
-    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_engine_info_without_a_gpu_shows_what_the_record_says(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    engine_info.main(engine_info.make_parser().parse_args([str(own)]))
-    shown = capsys.readouterr().out
+    shown = run_here("trt/engine_info.py", own).stdout
     assert "mel_outputs_postnet  float32" in shown
     assert "The file is whole. Its layers and memory can't be read here: " in shown
     flip_a_byte(own)
-    with pytest.raises(UserError, match="not the file that"):
-        engine_info.main(engine_info.make_parser().parse_args([str(own)]))
+    assert_one_line_error(run_here("trt/engine_info.py", own), "not the file that")
 
 
 @pytest.mark.slow
