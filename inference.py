@@ -39,7 +39,7 @@ def main(args: argparse.Namespace) -> None:
         return
     device = device_of(args)
     flags = {**given_flags(args, Tacotron2Config, WaveGlowConfig), "sampling_rate": args.model_sampling_rate}
-    with Voice.from_models(
+    with Voice.from_checkpoints(
         load_tacotron2(args.tacotron2, flags),
         load_waveglow(args.waveglow, flags),
         device=device,

@@ -61,8 +61,13 @@ def main(args: argparse.Namespace) -> None:
     with ExitStack() as stack:
         if args.loop:
             voice = stack.enter_context(
-                Voice.from_models(
-                    tacotron2, waveglow, device, precision, conditioning=args.conditioning, work=benchmark.work_settings
+                Voice.from_checkpoints(
+                    tacotron2,
+                    waveglow,
+                    device=device,
+                    precision=precision,
+                    conditioning=args.conditioning,
+                    work=benchmark.work_settings,
                 )
             )
             speak = stack.enter_context(voice_speaker(voice, benchmark))

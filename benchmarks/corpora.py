@@ -24,6 +24,8 @@ from common.files import output_folder
 from common.metadata import Precision
 from common.phrases import Phrase
 from pipeline import SpeakSettings, WorkSettings
+from pipeline.pieces import prepare
+from pipeline.synthesizer import Synthesizer
 from serving.corpora.corpus import Corpus
 from serving.corpora.job import AUDIOS, FORMATS, Job, VoiceSource, claim
 from serving.corpora.pool import ProcessPool, count_gpus
@@ -85,17 +87,18 @@ def main(args: argparse.Namespace) -> None:
 def batch_result(source: VoiceSource, settings: SpeakSettings, texts: Sequence[str]) -> Result:
     """Batches of equal texts, and of these texts, from symbols to samples on the host."""
     values: dict[str, list[float]] = {}
-    with source.open() as voice, voice.synthesizer(settings) as synthesizer:
+    with source.open() as voice, Synthesizer(voice.engines, settings) as synthesizer:
         near = min(texts, key=lambda text: abs(len(text) - CHARACTERS[-1]))
         for name, chosen in (("equal_", [near] * voice.engines.batch_size), ("", texts)):
             phrases = [Phrase(index, text) for index, text in enumerate(chosen)]
-            pieces = [piece for phrase in voice.prepare(phrases, settings) for piece in phrase.pieces]
+            prepared = prepare(phrases, settings, voice.engines.max_symbols)
+            pieces = [piece for phrase in prepared for piece in phrase.pieces]
             pieces.sort(key=lambda piece: len(piece.encoded.ids))
             pieces = [replace(piece, seed=index) for index, piece in enumerate(pieces)]
             audio, taken = values.setdefault(f"{name}audio", []), values.setdefault(f"{name}taken", [])
             for iteration in timed_runs(ITERATIONS, source.device != "cpu"):
                 started = time.perf_counter()
-                spoken = [one.audio for one in synthesizer.speak_pieces(pieces) if one.audio is not None]
+                spoken = [one.audio for one in synthesizer.speak(pieces) if one.audio is not None]
                 if iteration >= 0:
                     taken.append(time.perf_counter() - started)
                     audio.append(sum(map(len, spoken)) / voice.sampling_rate)

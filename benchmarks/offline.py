@@ -151,13 +151,13 @@ def voice_speaker(voice: Voice, benchmark: Benchmark) -> Iterator[Speak]:
         scheduler.warm_up()
         yield partial(_speak_streams, scheduler, benchmark.speak_settings)
     else:
-        with voice.synthesizer(benchmark.speak_settings) as synthesizer:
+        with Synthesizer(voice.engines, benchmark.speak_settings) as synthesizer:
             yield partial(_speak_batch, synthesizer)
 
 
 def _speak_batch(synthesizer: Synthesizer, pieces: Sequence[Piece]) -> SpokenBatch:
     synthesizer.stages.clear()
-    spoken = list(synthesizer.speak_pieces(pieces))
+    spoken = list(synthesizer.speak(pieces))
     frames = sum(one.frames for one in spoken) / len(spoken)
     return SpokenBatch([one.samples for one in spoken], dict(synthesizer.stages.seconds), frames)
 
@@ -210,7 +210,7 @@ def measure(
     speak: Speak,
     device: torch.device,
     sampling_rate: int,
-    progress: Callable[[range], Iterable[int]] = lambda iterations: iterations,
+    progress: Callable[[range], Iterable[int]] = iter,
 ) -> dict[str, list[float]]:
     """Runs the warm-ups and the timed iterations of a backend; the values of the latter by name.
 

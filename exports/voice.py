@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from common.callbacks import ignore
 from common.errors import UserError
 from common.files import appearing_together, output_folder
 from common.metadata import MAX_SIGMA, ModelMetadata, Part, Precision, check_number
@@ -45,7 +46,7 @@ class ExportedFile:
         return f"{self.path.name}: {made}, within {self.difference:.1e} of PyTorch"
 
 
-OnFile = Callable[[ExportedFile], None]
+OnFile = Callable[[ExportedFile], object]
 
 
 def export_voice(
@@ -57,7 +58,7 @@ def export_voice(
     int8_decoder: bool = False,
     sigma: float | None = None,
     conditioning: Conditioning = "auto",
-    on_file: OnFile = lambda file: None,
+    on_file: OnFile = ignore,
 ) -> dict[Part, Path]:
     """Exports a voice's four ONNX files to `folder`: all of them appear, or none, even if the process is killed.
 
@@ -133,7 +134,7 @@ def waveglow_voice_parts(
     return {"waveglow": (module, replace(metadata, bias=bias_of(loaded), conditioning_snr=snr))}
 
 
-def export_parts(parts: Parts, folder: Path, on_file: OnFile = lambda file: None) -> dict[Part, Path]:
+def export_parts(parts: Parts, folder: Path, on_file: OnFile = ignore) -> dict[Part, Path]:
     """Exports parts to `folder` as `{part}.onnx`: all of the files appear, or none. Returns them by part."""
     with appearing_together(output_folder(folder)) as temporary:
         for part, (module, metadata) in parts.items():

@@ -13,7 +13,10 @@ BESIDE_AUDIO = ("keep_pictures", "timestamps")  # settings that decide only what
 
 
 def identity_of(engines: EngineSet, settings: SpeakSettings) -> dict[str, Any]:
-    """See `pipeline.Voice.identity`."""
+    """What decides the bytes of speech beside its text: the models, what runs them, how they speak.
+
+    Equal identities give equal audio, but for the rounding of batches of other sizes.
+    """
     rule = stop_rule(engines, settings, settings.speed)
     names = [one.name for one in dataclasses.fields(settings) if one.name not in BESIDE_AUDIO]
     return {

@@ -34,7 +34,7 @@ def open_engine(path: Path, part: Part, **runtime: Unpack[RuntimeOptions]) -> En
     Raises:
         UserError: the file can't be opened, or not in the way that is asked for.
     """
-    # Each runtime is loaded by whom it opens a file for: importing one takes seconds, and it may not be installed.
+    # A runtime is imported only where it opens a file: that takes seconds, and it may not be installed.
     chosen = RuntimeSettings(**runtime)
     on_cpu = chosen.device == "cpu"
     if path.suffix in (".engine", ".plan"):
@@ -52,13 +52,18 @@ def open_engine(path: Path, part: Part, **runtime: Unpack[RuntimeOptions]) -> En
     return OnnxEngine(path, part, chosen.threads, chosen.device, chosen.gpu_provider)
 
 
-def open_engines(paths: Mapping[Part, Path], **runtime: Unpack[RuntimeOptions]) -> dict[Part, Engine]:
-    """Opens all four files as `open_engine` does; none stays open if one can't be opened."""
+def open_engines(
+    paths: Mapping[Part, Path], precision: Precision | None = None, **runtime: Unpack[RuntimeOptions]
+) -> dict[Part, Engine]:
+    """Opens all four files as `open_engine` does; none stays open if one can't be opened or has another precision."""
     engines: dict[Part, Engine] = {}
     check_parts("paths", paths)
     try:
         for part in PARTS:
             engines[part] = open_engine(path_of(part, paths[part]), part, **runtime)
+            found = engines[part].metadata.precision
+            if precision not in (None, found):
+                raise UserError(f"{paths[part]} is {found}, not {precision}; export the voice again")
     except BaseException:
         close_engines(engines)
         raise
@@ -71,7 +76,7 @@ def close_engines(engines: Mapping[Part, Engine]) -> None:
 
 
 def voice_files(
-    folder: Path | None, precision: Precision | None, on_message: Callable[[str], None]
+    folder: Path | None, precision: Precision | None, on_message: Callable[[str], object]
 ) -> dict[Part, Path]:
     """The four files of a folder; without one those of ./output, else the demo voice's. See `default_paths`."""
     found = existing_files(folder, precision)
@@ -87,7 +92,7 @@ def existing_files(folder: Path | None, precision: Precision | None) -> dict[Par
     return default_paths(Path("output"), precision) or default_paths(DEMO_FOLDER, precision)
 
 
-def demo_files(precision: Precision | None, on_message: Callable[[str], None]) -> dict[Part, Path]:
+def demo_files(precision: Precision | None, on_message: Callable[[str], object]) -> dict[Part, Path]:
     """The demo voice's four files, exported once. Raises UserError where its checkpoints aren't installed."""
     if found := default_paths(DEMO_FOLDER, precision):
         return found

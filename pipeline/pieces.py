@@ -51,7 +51,7 @@ class PieceResult:
     """What became of a piece: speech, or the error that ended it.
 
     Attributes:
-        audio: float32 [frames * hop_length, and the pause] at the model's own level, a copy of its own. None where it
+        audio: float32 [frames * hop_length, and the pause] at the voice's level, a copy of its own. None where it
             failed, and in streams, which deliver audio in chunks.
         frames: mel frames, at the piece's speed; 0 where it failed.
         stop_reason: "gate" at the end of the text, "cap" where the frame limit cut it; None where it failed.

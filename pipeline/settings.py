@@ -14,7 +14,7 @@ from types import NoneType
 from typing import Any, Literal, TypedDict, TypeVar, get_args, get_origin, get_type_hints
 
 import numpy as np
-from typing_extensions import Self, Unpack
+from typing_extensions import Self
 
 from common.cpu_backend import MOST_THREADS, CpuBackend, CpuPrecision
 from common.errors import InvalidInput, check_type
@@ -106,6 +106,7 @@ def _setting(default: Any, help: str, interfaces: Sequence[Interface] = (), **mo
     return field(default=default, metadata={"setting": Setting(help=help, interfaces=interfaces, **more)})
 
 
+@dataclass(frozen=True)
 class _Checked:
     """A dataclass of settings. Its values are checked and made their own types."""
 
@@ -115,12 +116,15 @@ class _Checked:
             object.__setattr__(self, setting.name, setting.checked(getattr(self, setting.name)))
 
     @classmethod
-    def given(cls, settings: Self | None, argument: str = "settings") -> Self:
-        """An argument's settings, or the default ones for None. Raises InvalidInput for another type."""
+    def given(cls, settings: Self | None, argument: str = "settings", **options: Any) -> Self:
+        """An argument's settings, or the default ones for None, with those changed that are given by name.
+
+        Raises InvalidInput for an argument of another type, and otherwise as the class does.
+        """
         if settings is None:
-            return cls()
+            return cls(**options)
         check_type(argument, settings, cls)
-        return settings
+        return dataclasses.replace(settings, **options) if options else settings
 
 
 @dataclass(frozen=True)
@@ -187,11 +191,6 @@ class SpeakSettings(_Checked):
     )
     ssml: bool = _setting(False, "the text is SSML", EVERYWHERE)
     timestamps: bool = _setting(False, "results carry the times of their words", ("corpus", "http", "triton"))
-
-    @classmethod
-    def of(cls, **options: Unpack["SpeakOptions"]) -> "SpeakSettings":
-        """The settings of keyword arguments; a lexicon may be the path of its file. Raises as the class does."""
-        return cls(**options)  # type: ignore[arg-type]
 
 
 class SpeakOptions(TypedDict, total=False):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from common.callbacks import ignore, own_errors
 from common.errors import Closed, UserError, explained
 from common.files import DISK_ERRORS, describe_os_error, locked_folder, write_whole
 from common.json_log import JsonLog
@@ -16,10 +17,11 @@ from common.wav import SAMPLE_FORMATS
 from pipeline.audio import Audio, Resampler
 from pipeline.captions import captions
 from pipeline.encoders import Encoder, audio_file
+from pipeline.identity import identity_of
 from pipeline.manifest import Manifest, PhraseResult, configuration_of
-from pipeline.pieces import PieceResult, PreparedPhrase, describe
+from pipeline.pieces import PieceResult, PreparedPhrase, describe, prepare
 from pipeline.settings import SpeakSettings
-from pipeline.synthesizer import STAGES, Synthesizer, own_errors
+from pipeline.synthesizer import STAGES, Synthesizer
 from pipeline.voice import Voice
 from pipeline.words import Word, joined_words
 from tacotron2.text.cleaners import other_scripts
@@ -106,11 +108,11 @@ class Listener:
         on_phrase: a phrase has been saved or has failed.
     """
 
-    on_message: Callable[[str], None] = lambda message: None
-    on_note: Callable[[str], None] = lambda note: None
-    on_start: Callable[[int, int], None] = lambda phrases, symbols: None
-    on_progress: Callable[[float], None] = lambda symbols: None
-    on_phrase: Callable[[PhraseResult], None] = lambda result: None
+    on_message: Callable[[str], object] = ignore
+    on_note: Callable[[str], object] = ignore
+    on_start: Callable[[int, int], object] = ignore
+    on_progress: Callable[[float], object] = ignore
+    on_phrase: Callable[[PhraseResult], object] = ignore
 
 
 def speak(
@@ -155,14 +157,14 @@ class _Run:
         self.listener = listener
         self.manifest: Manifest | None = None
         # The lexicon is in the texts as they are read: a new word changes no other phrase.
-        self.identity = voice.identity(replace(settings, lexicon=None))
+        self.identity = identity_of(voice.engines, replace(settings, lexicon=None))
         self.summary = Summary()
         self._read = 0  # phrases
         self._drawing = 0.0  # seconds spent on pictures, which are not part of speaking
 
     def speak(self, groups: Iterable[Sequence[Phrase]]) -> Summary:
-        on_message, on_progress = self.listener.on_message, self.listener.on_progress
-        with own_errors(), self.voice.synthesizer(self.settings, on_message, on_progress) as synthesizer:
+        callbacks = self.listener.on_message, self.listener.on_progress
+        with own_errors(), Synthesizer(self.voice.engines, self.settings, *callbacks) as synthesizer:
             try:
                 for phrases in groups:
                     self._speak_group(phrases, synthesizer)
@@ -185,16 +187,17 @@ class _Run:
         return result.file.with_suffix(f".{self.output.captions}") if self.output.captions else None
 
     def _speak_group(self, phrases: Sequence[Phrase], synthesizer: Synthesizer) -> None:
-        results = [self._result(prepared) for prepared in self.voice.prepare(phrases, self.settings)]
+        prepared = prepare(phrases, self.settings, self.voice.engines.max_symbols)
+        results = [self._result(phrase) for phrase in prepared]
         if not self._read:
             self._note_files(results)
-        for note in reading_notes(self.voice, [result.prepared for result in results]):
+        for note in reading_notes(self.voice, prepared):
             self.listener.on_note(note)
         self._read += len(results)
         pieces = [piece for result in results if not result.resumed for piece in result.prepared.pieces]
         self.listener.on_start(len(results), sum(len(piece.encoded.ids) for piece in pieces))
         started, self._drawing = time.perf_counter(), 0.0
-        spoken = synthesizer.speak_pieces(pieces)
+        spoken = synthesizer.speak(pieces)
         for result in results:
             self._speak_phrase(result, spoken)
         self.summary.latency += time.perf_counter() - started - self._drawing
@@ -236,13 +239,13 @@ class _Run:
         words: list[tuple[Sequence[Word], float]] = []
         with audio_file(result.file, rate, self.output.format) as file:
             for piece in pieces:
-                audio = self.voice.leveled(piece)
-                file.append(resample(audio.samples, piece.piece.last) if resample else audio.samples)
-                words.append((piece.words, audio.seconds))
+                samples = piece.samples
+                file.append(resample(samples, piece.piece.last) if resample else samples)
+                words.append((piece.words, len(samples) / self.voice.sampling_rate))
                 result.taken += piece.seconds
                 result.cut |= piece.cut
                 if self.settings.keep_pictures:
-                    result.pictures.append(self._save_picture(piece, audio).name)
+                    result.pictures.append(self._save_picture(piece).name)
         if (path := self._captions(result)) is not None:
             content = captions(path.suffix[1:], result.phrase.text, joined_words(words))
             write_whole(path, content.encode("utf-8", "replace"))
@@ -252,7 +255,7 @@ class _Run:
         if self.manifest is not None:
             self.manifest.add(result)
 
-    def _save_picture(self, result: PieceResult, audio: Audio) -> Path:
+    def _save_picture(self, result: PieceResult) -> Path:
         # On a machine's first run matplotlib makes a font cache, and logs it in the middle of the progress bar.
         logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
         from pipeline.plots import save_speech  # takes a while to load
@@ -263,8 +266,9 @@ class _Run:
         piece = result.piece
         number = piece.phrase.index if piece.number == 0 else f"{piece.phrase.index}.{piece.number}"
         path = self.output.beside("speech", number, ".png")
-        samples = audio.samples[: result.frames * self.voice.engines.audio.hop_length]  # without the pause
-        save_speech(path, Audio(samples, audio.sampling_rate), result.mel, result.alignment, piece.encoded.text)
+        samples = result.samples[: result.frames * self.voice.engines.audio.hop_length]  # without the pause
+        audio = Audio(samples, self.voice.sampling_rate)
+        save_speech(path, audio, result.mel, result.alignment, piece.encoded.text)
         self._drawing += time.perf_counter() - started
         return path
 
@@ -319,7 +323,7 @@ def stream(
     listener = listener or Listener()
     faulty = []
     for phrases in groups:
-        prepared = voice.prepare(phrases, settings)
+        prepared = prepare(phrases, settings, voice.engines.max_symbols)
         for note in reading_notes(voice, prepared):
             listener.on_note(note)
         for phrase in prepared:

@@ -8,51 +8,36 @@ Library code: it prints nothing and owns no files. For audio that comes as it is
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from common.callbacks import ignore, notify
 from common.errors import Closed, EngineFailure, explained
 from common.metadata import PARTS, Part
-from common.phrases import Phrase
 from common.random_streams import Noise, RandomStreams
 from common.timing import Stages
 from pipeline import stages
 from pipeline.engine_set import EngineSet
-from pipeline.pieces import Piece, PieceResult, PreparedPhrase, describe, prepare
+from pipeline.pieces import Piece, PieceResult, describe
 from pipeline.policy import frames_at_speed
 from pipeline.settings import SpeakSettings
 from pipeline.words import Word, piece_words
 from tacotron2.decoder import DecodedBatch, Utterance
 from waveglow.windows import padded_frames
 
-Item = TypeVar("Item")
 STAGES = ("encoder", "decoder", "postnet", "waveglow", "denoiser")
 BATCHES_AHEAD = 8  # batches are made of so many batches' worth of pieces, so that lengths match and memory is bounded
 DECODER_SHARE = 0.4  # of the work, for the progress bar alone
 TYPICAL_FRAMES = 6  # of a symbol: for the progress bar, and for how much noise to draw ahead
 
 
-class CallbackError(BaseException):
-    """A callback of the caller raised the cause. No engine and no phrase is to blame, so it is no `Exception`."""
-
-
-@contextmanager
-def own_errors() -> Iterator[None]:
-    """Raises what callbacks raised as it was."""
-    try:
-        yield
-    except CallbackError as error:
-        raise (error.__cause__ or error) from None
-
-
 @dataclass(frozen=True)
 class _Vocoding:
-    """A batch whose audio is being computed and brought to the host."""
+    """A batch under way: its audio is being computed and brought to the host."""
 
     engines: EngineSet
     settings: SpeakSettings
@@ -97,15 +82,6 @@ class _Vocoding:
         )
 
 
-@dataclass(frozen=True)
-class _Failed:
-    """A batch that isn't computed further, because of one of its pieces or its size."""
-
-    pieces: Sequence[Piece]
-    symbols_done: float  # before it
-    error: Exception
-
-
 class Synthesizer:
     """Speaks phrases in batches, taking turns with others on the same engines. Not thread-safe; owns no engines.
 
@@ -113,7 +89,7 @@ class Synthesizer:
         engines: the voice.
         settings: how it speaks.
         on_message: called with what is running, in the classic's words; for printing.
-        on_progress: called with the number of symbols whose speech is done, fractions included; for a progress bar.
+        on_progress: called with the number of symbols that are spoken, fractions included; for a progress bar.
 
     What a callback raises ends the work as the cause of a `CallbackError`.
     """
@@ -121,14 +97,14 @@ class Synthesizer:
     def __init__(
         self,
         engines: EngineSet,
-        settings: SpeakSettings | None = None,
-        on_message: Callable[[str], None] = lambda message: None,
-        on_progress: Callable[[float], None] = lambda symbols: None,
+        settings: SpeakSettings,
+        on_message: Callable[[str], object] | None = None,
+        on_progress: Callable[[float], object] | None = None,
     ) -> None:
         self.engines = engines
-        self.settings = SpeakSettings.given(settings)
-        self.on_message = on_message
-        self.on_progress = on_progress
+        self.settings = settings
+        self.on_message = on_message or ignore
+        self.on_progress = on_progress or ignore
         self.stages = Stages(engines.device)
         self.sigma = stages.sigma(engines, self.settings)
         with engines.lock:  # its bias may have to be measured
@@ -140,19 +116,8 @@ class Synthesizer:
         self._symbols_done = 0.0
         self._finished = 0.0  # when the last batch was
 
-    def prepare(self, phrases: Sequence[Phrase]) -> list[PreparedPhrase]:
-        """The phrases as pieces that these engines can speak."""
-        return prepare(phrases, self.settings, self.engines.max_symbols)
-
-    def speak(self, phrases: Sequence[Phrase]) -> Iterator[PieceResult]:
-        """Yields every piece of every phrase that can be spoken, in order, as soon as it and all before it are done.
-
-        Phrases that nothing can be read from are left out: `prepare` names them.
-        """
-        return self.speak_pieces([piece for phrase in self.prepare(phrases) for piece in phrase.pieces])
-
-    def speak_pieces(self, pieces: Sequence[Piece]) -> Iterator[PieceResult]:
-        """As `speak`, on prepared pieces."""
+    def speak(self, pieces: Sequence[Piece]) -> Iterator[PieceResult]:
+        """Yields the result of every piece, in order, as soon as it and all before it are done."""
         self._symbols_done = 0.0
         size = self.engines.batch_size
         batches = [
@@ -174,16 +139,16 @@ class Synthesizer:
 
         On a GPU a batch is yielded when the next one has been decoded: the GPU has work while the host copies audio.
         """
-        before: _Vocoding | _Failed | None = None
+        finish_before: Callable[[], list[PieceResult]] | None = None
         for batch in batches:
-            started = self._start(batch)
-            if before is not None:
-                yield self._finish(before)
-            before = started if self._one_ahead else None
-            if before is None:
-                yield self._finish(started)
-        if before is not None:
-            yield self._finish(before)
+            finish = self._start(batch)
+            if finish_before is not None:
+                yield finish_before()
+            finish_before = finish if self._one_ahead else None
+            if finish_before is None:
+                yield finish()
+        if finish_before is not None:
+            yield finish_before()
 
     def close(self) -> None:
         """Ends the threads that help the GPU; may be called again."""
@@ -196,53 +161,59 @@ class Synthesizer:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _start(self, pieces: Sequence[Piece]) -> "_Vocoding | _Failed":
-        """Everything up to WaveGlow, which on a GPU is under way then."""
-        before = self._symbols_done
+    def _start(self, pieces: Sequence[Piece]) -> Callable[[], list[PieceResult]]:
+        """Everything up to WaveGlow, which on a GPU is under way then. Returns what waits for the results."""
+        symbols_done = self._symbols_done
         try:
             with self.engines.running():
-                return self._start_together(pieces)
+                return partial(self._finish, self._start_together(pieces))
         except Exception as error:
-            return self._failed(pieces, before, error)
+            self._recover_from(error)
+            return partial(self._in_halves, pieces, symbols_done, error)
 
-    def _failed(self, pieces: Sequence[Piece], symbols_done: float, error: Exception) -> "_Failed":
-        """Raises Closed where the engines can't work any more: then no piece is to blame."""
+    def _finish(self, batch: _Vocoding) -> list[PieceResult]:
+        symbols_done = self._symbols_done
+        try:
+            with self.engines.running():
+                return self._results(batch)
+        except Exception as error:
+            self._recover_from(error)
+            return self._in_halves(batch.pieces, symbols_done, error)
+
+    def _recover_from(self, error: Exception) -> None:
+        """Makes the engines ready again. Raises Closed where they can't work any more: then no piece is to blame."""
         if isinstance(error, Closed):
             raise error
         self.failures += 1
         self.engines.recover()
-        return _Failed(pieces, symbols_done, error)
 
-    def _finish(self, started: "_Vocoding | _Failed") -> list[PieceResult]:
-        """The results of a batch; where it failed, of its halves, until the piece that is to blame is alone."""
-        if isinstance(started, _Vocoding):
-            try:
-                with self.engines.running():
-                    return self._results(started)
-            except Exception as error:
-                started = self._failed(started.pieces, self._symbols_done, error)
-        pieces = started.pieces
+    def _in_halves(self, pieces: Sequence[Piece], symbols_done: float, error: Exception) -> list[PieceResult]:
+        """The results of a batch that failed, spoken in halves until the piece that is to blame is alone."""
         if len(pieces) == 1:
-            return [PieceResult(pieces[0], error=explained(started.error, describe(pieces[0])))]
+            return [PieceResult(pieces[0], error=explained(error, describe(pieces[0])))]
         # Random numbers belong to the text, so that halves say what the whole would have.
         halves = pieces[: len(pieces) // 2], pieces[len(pieces) // 2 :]
-        done, self._symbols_done = self._symbols_done, started.symbols_done
-        results = [result for half in halves for result in self._finish(self._start(half))]
+        done, self._symbols_done = self._symbols_done, symbols_done
+        results = [result for half in halves for result in self._start(half)()]
         self._symbols_done = max(done, self._symbols_done)
         return results
 
-    def _start_together(self, pieces: Sequence[Piece]) -> "_Vocoding":
+    def _start_together(self, pieces: Sequence[Piece]) -> _Vocoding:
         started = time.perf_counter()
         memory = self._encode(pieces)
         utterances = [stages.utterance(self.engines, piece, self.settings) for piece in pieces]
         noises = [self._noise(piece, one.streams) for piece, one in zip(pieces, utterances, strict=True)]
         decoded = self._decode(pieces, memory, utterances)
         mels = self._refine(pieces, decoded)
-        audios = self._denoise(self._vocode(pieces, mels, noises))
-        on_host = stages.HostAudio.of(torch.cat(audios).float(), [audio.numel() for audio in audios])
+        audios = self._vocode(pieces, mels, noises)
+        if self.denoiser is not None:
+            with self.stages("denoiser"):
+                audios = [stages.denoise(self.denoiser, audio) for audio in audios]
+        leveled = stages.level(self.engines, torch.cat(audios).float())
+        on_host = stages.HostAudio.of(leveled, [audio.numel() for audio in audios])
         return _Vocoding(self.engines, self.settings, pieces, started, memory[0], decoded, mels, on_host)
 
-    def _results(self, batch: "_Vocoding") -> list[PieceResult]:
+    def _results(self, batch: _Vocoding) -> list[PieceResult]:
         views = batch.audio.wait()
         # Page faults dominate this copy; threads hide them.
         over_all = self._pool.map if self._pool is not None and len(views) > 1 else map
@@ -310,12 +281,6 @@ class Synthesizer:
                 on_frames=lambda finished: self._advance_to(done + share * finished / sum(frames)),
             )
 
-    def _denoise(self, audios: list[Tensor]) -> list[Tensor]:
-        if self.denoiser is None:
-            return audios
-        with self.stages("denoiser"):
-            return [stages.denoise(self.denoiser, audio) for audio in audios]
-
     def _noise(self, piece: Piece, streams: RandomStreams) -> Noise:
         """A piece's noise. A likely amount of it is drawn ahead while a GPU decodes."""
         noise = Noise(streams, self.engines.noise_channels, self._pool, self.sigma, self.engines.on_gpu)
@@ -325,17 +290,10 @@ class Synthesizer:
 
     def _advance_to(self, symbols: float) -> None:
         self._symbols_done = symbols
-        _tell(self.on_progress, symbols)
+        notify(self.on_progress, symbols)
 
     def _say(self, message: str) -> None:
-        _tell(self.on_message, message)
-
-
-def _tell(callback: Callable[[Item], object], news: Item) -> None:
-    try:
-        callback(news)
-    except Exception as error:
-        raise CallbackError from error
+        notify(self.on_message, message)
 
 
 def _batches_by_length(pieces: Sequence[Piece], batch_size: int) -> list[list[int]]:

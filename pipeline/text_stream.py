@@ -14,6 +14,7 @@ import numpy as np
 
 from common.errors import InvalidInput
 from pipeline.audio import Audio
+from pipeline.settings import SpeakSettings
 from pipeline.speech import WATCH_SECONDS, Closing, Speech
 from tacotron2.text import TextFrontEnd, split
 from tacotron2.text.rewriting import Trace
@@ -140,33 +141,31 @@ class TextStream:
 
 def speak_bits(
     bits: Iterable[str],
-    stream: TextStream,
+    settings: SpeakSettings,
     submit: Callable[[str, Callable[[], object]], Speech],
     watch: Callable[[], object],
-    silence: float,
     closing: Closing,
 ) -> Generator[Audio, None, None]:
     """Speaks text while it comes.
 
     Args:
         bits: of the text; iterated in a thread of its own.
-        stream: cuts them into stretches.
+        settings: how they are spoken.
         submit: queues a stretch, with what to call when something of it can be read.
         watch: called now and then, to find out whether the voice still works.
-        silence: seconds between sentences.
         closing: ends it, from any thread.
 
     Raises:
         InvalidInput: nothing in all of the text can be spoken.
         Exception: what speaking raises; or iterating the text, once all before it is spoken.
     """
-    reader = _Reader(bits, stream, watch)
+    reader = _Reader(bits, TextStream(TextFrontEnd(settings.text_normalizer, settings.lexicon)), watch)
     closing.add(reader.close)
     seconds, began, last = 0.0, 0.0, None
     with contextlib.closing(_spoken(reader, submit, closing)) as chunks:
         for stretch, chunk in chunks:
             if stretch is not last:
-                for pause in silence_before(stretch, silence, chunk.sampling_rate):
+                for pause in silence_before(stretch, settings.sentence_silence, chunk.sampling_rate):
                     seconds += pause.seconds
                     yield pause
                 began, last = seconds, stretch
@@ -219,8 +218,11 @@ def _spoken(
 
 
 class _Reader:
-    """Reads bits of text in a thread of its own, not too far ahead, and cuts them in its caller's. Arguments as for
-    `speak_bits`.
+    """Reads bits of text in a thread of its own, not too far ahead, and cuts them in its caller's.
+
+    Args:
+        bits, watch: as for `speak_bits`.
+        stream: cuts the bits into stretches.
 
     Attributes:
         reading: whether more may come.

@@ -7,14 +7,16 @@ with Voice.load("output") as voice:
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from typing_extensions import Unpack
 
+from common.callbacks import ignore, own_errors
 from common.checkpoint import LoadedModel
 from common.engine import Engine
 from common.errors import Closed, InvalidInput, UserError, check_choice, explained
@@ -23,20 +25,17 @@ from common.metadata import Part, Precision
 from common.phrases import Phrase
 from pipeline.audio import Audio
 from pipeline.engine_set import EngineSet
-from pipeline.identity import identity_of
-from pipeline.model_files import open_engines, voice_files
+from pipeline.model_files import close_engines, open_engines, voice_files
 from pipeline.pieces import PieceResult, PreparedPhrase, prepare
 from pipeline.scheduler import CLOSING_SECONDS, QUEUE_LENGTH, Scheduler
 from pipeline.settings import RuntimeOptions, RuntimeSettings, SpeakOptions, SpeakSettings, WorkSettings, written_out
 from pipeline.speech import AudioStream, Speech, speak_whole
-from pipeline.stages import level
-from pipeline.synthesizer import BATCHES_AHEAD, Synthesizer, own_errors
-from pipeline.text_stream import TextStream, speak_bits
+from pipeline.synthesizer import BATCHES_AHEAD, Synthesizer
+from pipeline.text_stream import speak_bits
 from pipeline.torch_engines import torch_engines
 from pipeline.words import joined_words
 from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
 from tacotron2.model import Tacotron2
-from tacotron2.text import TextFrontEnd
 from waveglow.conditioning import Conditioning
 from waveglow.denoiser import bias_of
 from waveglow.loading import DEMO_WAVEGLOW, load_waveglow
@@ -44,12 +43,17 @@ from waveglow.model import WaveGlow
 
 _log = logging.getLogger(__name__)
 
+_with_settings = written_out(SpeakSettings, SpeakOptions)
+_with_runtime = written_out(RuntimeSettings, RuntimeOptions)
+
 OnProgress = Callable[[float, int], object]  # of the number done, and of how many
 
 
 class Voice:
     """Four engines that speak. Owns them; a context manager. Thread-safe: calls of several threads take turns, and
     streams of several threads are spoken together.
+
+    What speaks takes its settings by name, as a `SpeakSettings`, which explains them, or as one with changes by name.
 
     Args:
         engines: one engine for each part; closed with the voice.
@@ -66,63 +70,41 @@ class Voice:
         self._closed = False
 
     @classmethod
-    @written_out(RuntimeSettings, RuntimeOptions)
+    @_with_runtime
     def load(
         cls,
-        folder: str | Path | None = None,
+        models: str | Path | Mapping[Part, Path] | None = None,
         *,
         precision: Precision | None = None,
         work: WorkSettings | None = None,
-        on_message: Callable[[str], None] = lambda message: None,
+        on_message: Callable[[str], object] | None = None,
         **runtime: Unpack[RuntimeOptions],
     ) -> "Voice":
-        """Opens the voice of a folder: four .engine or .onnx files, as the exporters and the builder name them.
+        """Opens the voice of four model files of any kinds.
 
         Args:
-            folder: None takes ./output if models are there, else the demo voice, which it exports once.
-            precision: of the engines; None takes FP16 engines if they are there, else FP32.
+            models: a folder of .engine or .onnx files, as the builder and the exporters name them; or each part's file.
+                None takes ./output if models are there, else the demo voice, which it exports once.
+            precision: that they must have; None takes a folder's FP16 engines if they are there, else FP32.
             on_message: called with the files that are taken, and before what takes long.
             **runtime: by name; `pipeline.settings.RuntimeSettings` says what each means.
 
         Raises:
             UserError: files are missing, damaged or don't belong together.
         """
+        say = on_message or ignore
         if precision is not None:
             check_choice("precision", precision, get_args(Precision))
-        paths = voice_files(None if folder is None else path_of("folder", folder), precision, on_message)
-        on_message(f"Models: {', '.join(str(path) for path in paths.values())}")
-        return cls.from_files(paths, precision=precision, work=work, **runtime)
-
-    @classmethod
-    @written_out(RuntimeSettings, RuntimeOptions)
-    def from_files(
-        cls,
-        paths: Mapping[Part, Path],
-        *,
-        precision: Precision | None = None,
-        work: WorkSettings | None = None,
-        **runtime: Unpack[RuntimeOptions],
-    ) -> "Voice":
-        """Opens four model files of any kinds. What runs them is chosen as for `load`.
-
-        Args:
-            precision: that they must have; None takes any.
-
-        Raises:
-            UserError: as `load`.
-        """
-        voice = cls(_closed_on_error(open_engines(paths, **runtime), work))
-        found = voice.engines.precision
-        if precision not in (None, found):
-            voice.close()
-            raise UserError(f"{paths['encoder']} and the others are {found}, not {precision}; export them again")
-        return voice
+        if not isinstance(models, Mapping):
+            models = voice_files(None if models is None else path_of("models", models), precision, say)
+        say(f"Models: {', '.join(map(str, models.values()))}")
+        return cls(_closed_on_error(open_engines(models, precision, **runtime), work))
 
     @classmethod
     def from_checkpoints(
         cls,
-        tacotron2: str | Path = DEMO_TACOTRON2,
-        waveglow: str | Path = DEMO_WAVEGLOW,
+        tacotron2: str | Path | LoadedModel[Tacotron2] = DEMO_TACOTRON2,
+        waveglow: str | Path | LoadedModel[WaveGlow] = DEMO_WAVEGLOW,
         *,
         device: str | torch.device = "cpu",
         precision: Precision = "fp32",
@@ -132,7 +114,7 @@ class Voice:
         sampling_rate: int | None = None,
         symbols: str | Path | None = None,
     ) -> "Voice":
-        """Loads PyTorch checkpoints of NVIDIA's layout.
+        """Takes PyTorch checkpoints of NVIDIA's layout: files, or what `load_tacotron2` and `load_waveglow` return.
 
         Args:
             device: where they run.
@@ -140,33 +122,20 @@ class Voice:
             fast: take this project's GPU kernels, where the device supports them.
             conditioning: "auto" computes WaveGlow's conditioning at the frames' rate where that loses nothing, "exact"
                 at the positions', a number at the frames' with that rank, which may be lossy.
-            sampling_rate: in Hz, of checkpoints that don't say it [22050].
+            sampling_rate: in Hz, of files that don't say it [22050].
             symbols: a list of Tacotron 2's own; see `tacotron2.loading.load_tacotron2` [NVIDIA's].
 
         Raises:
-            UserError: a checkpoint can't be used, or FP16 was asked for on a CPU.
+            UserError: a checkpoint can't be used, they don't fit together, or FP16 was asked for on a CPU.
         """
         given = {"sampling_rate": sampling_rate}
-        models = (
-            load_tacotron2(path_of("tacotron2", tacotron2), given, path_of("symbols", symbols) if symbols else None),
-            load_waveglow(path_of("waveglow", waveglow), given),
-        )
-        return cls.from_models(*models, device, precision, fast, conditioning, work)
-
-    @classmethod
-    def from_models(
-        cls,
-        tacotron2: LoadedModel[Tacotron2],
-        waveglow: LoadedModel[WaveGlow],
-        device: str | torch.device = "cpu",
-        precision: Precision = "fp32",
-        fast: bool = True,
-        conditioning: Conditioning = "auto",
-        work: WorkSettings | None = None,
-    ) -> "Voice":
-        """As `from_checkpoints`, of models that are loaded. Raises UserError also for two that don't fit together."""
+        if not isinstance(tacotron2, LoadedModel):
+            listed = path_of("symbols", symbols) if symbols else None
+            tacotron2 = load_tacotron2(path_of("tacotron2", tacotron2), given, listed)
+        if not isinstance(waveglow, LoadedModel):
+            waveglow = load_waveglow(path_of("waveglow", waveglow), given)
         engines = torch_engines(tacotron2, waveglow, precision, device, fast, conditioning)
-        return cls(_closed_on_error(engines, work, lambda: bias_of(waveglow, device)))
+        return cls(_closed_on_error(engines, work, partial(bias_of, waveglow, device)))
 
     def __repr__(self) -> str:
         engines = ", ".join(engine.name for engine in self.engines.parts.values())
@@ -182,33 +151,38 @@ class Voice:
         """What the checkpoint says of the voice; may be empty."""
         return self.engines.voice
 
-    def identity(self, settings: SpeakSettings | None = None) -> dict[str, Any]:
-        """What decides the bytes of speech beside its text, as JSON has it: the models, what runs them, how they speak.
-
-        Equal identities give equal audio, but for the rounding of batches of other sizes.
-        """
-        return identity_of(self.engines, SpeakSettings.given(settings))
-
-    @written_out(SpeakSettings, SpeakOptions)
-    def speak(self, text: str, *, on_progress: OnProgress | None = None, **settings: Unpack[SpeakOptions]) -> Audio:
+    @_with_settings
+    def speak(
+        self,
+        text: str,
+        settings: SpeakSettings | None = None,
+        *,
+        on_progress: OnProgress | None = None,
+        **options: Unpack[SpeakOptions],
+    ) -> Audio:
         """Speaks a text of any length.
 
         Args:
             on_progress: called with the symbols of the text that are spoken, fractions included, and with all of them.
-            **settings: by name; `pipeline.settings.SpeakSettings` says what each means.
 
         Raises:
             UserError: nothing can be spoken, a setting is of another type or out of range, or an engine gave what isn't
                 a number.
             Exception: what `on_progress` raises, as it is.
         """
-        ((_, audio),) = self.speak_many([text], SpeakSettings.of(**settings), on_progress)
+        ((_, audio),) = self.speak_many([text], settings, on_progress=on_progress, **options)
         if isinstance(audio, UserError):
             raise audio
         return audio
 
+    @_with_settings
     def speak_many(
-        self, texts: Iterable[str], settings: SpeakSettings | None = None, on_progress: OnProgress | None = None
+        self,
+        texts: Iterable[str],
+        settings: SpeakSettings | None = None,
+        *,
+        on_progress: OnProgress | None = None,
+        **options: Unpack[SpeakOptions],
     ) -> Iterator[tuple[int, Audio | UserError]]:
         """Speaks texts in batches. Yields (index, audio or why there is none) for each text, in order.
 
@@ -216,27 +190,28 @@ class Voice:
             on_progress: as for `speak`; its symbols are those of the texts that are spoken together.
 
         Raises:
-            InvalidInput: an argument is of another type.
+            InvalidInput: an argument is of another type, or a setting out of range.
         """
-        settings = SpeakSettings.given(settings)
+        chosen = SpeakSettings.given(settings, **options)
         if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
             raise InvalidInput(f"texts: must be several of str, not one {type(texts).__name__}", "texts")
-        texts = list(texts)
+        phrases = [Phrase(index, text) for index, text in enumerate(texts)]
         at_once = BATCHES_AHEAD * self.engines.batch_size
-        with own_errors(), self.synthesizer(settings) as synthesizer:
-            for first in range(0, len(texts), at_once):
-                phrases = [Phrase(first + item, text) for item, text in enumerate(texts[first : first + at_once])]
-                prepared = self.prepare(phrases, settings)
+        with own_errors(), Synthesizer(self.engines, chosen) as synthesizer:
+            for first in range(0, len(phrases), at_once):
+                prepared = prepare(phrases[first : first + at_once], chosen, self.engines.max_symbols)
                 pieces = [piece for phrase in prepared for piece in phrase.pieces]
                 if on_progress is not None:
                     symbols = sum(len(piece.encoded.ids) for piece in pieces)
                     synthesizer.on_progress = partial(_progress, on_progress, symbols)
-                spoken = synthesizer.speak_pieces(pieces)
+                spoken = synthesizer.speak(pieces)
                 for phrase in prepared:
-                    yield phrase.phrase.index, _joined(self, phrase, spoken, settings)
+                    yield phrase.phrase.index, _joined(phrase, spoken, self.sampling_rate, chosen)
 
-    @written_out(SpeakSettings, SpeakOptions)
-    def stream(self, text: str | Iterable[str], **settings: Unpack[SpeakOptions]) -> AudioStream:
+    @_with_settings
+    def stream(
+        self, text: str | Iterable[str], settings: SpeakSettings | None = None, **options: Unpack[SpeakOptions]
+    ) -> AudioStream:
         """Speaks a text as a stream of chunks, the first one early; together they are what `speak` gives.
 
         Args:
@@ -245,24 +220,24 @@ class Voice:
 
         Closing the stream cancels the rest. Settings and errors as for `speak`; an error may come after chunks.
         """
-        chosen = SpeakSettings.of(**settings)
+        chosen = SpeakSettings.given(settings, **options)
         if isinstance(text, (str, bytes)) or not isinstance(text, Iterable):
             return AudioStream(lambda closing: speak_whole(lambda: self.submit(text, chosen), closing))
         if chosen.ssml:
             raise InvalidInput("ssml: text that comes in bits can't be SSML", "ssml")
-        return AudioStream(
-            partial(
-                speak_bits,
-                text,
-                TextStream(TextFrontEnd(chosen.text_normalizer, chosen.lexicon)),
-                lambda stretch, wake: self.submit(stretch, chosen, wake),
-                lambda: self.scheduler().status(),
-                chosen.sentence_silence,
-            )
-        )
 
+        def submit(stretch: str, on_event: Callable[[], object]) -> Speech:
+            return self.submit(stretch, chosen, on_event)
+
+        return AudioStream(partial(speak_bits, text, chosen, submit, lambda: self.scheduler().status()))
+
+    @_with_settings
     def submit(
-        self, text: str, settings: SpeakSettings | None = None, on_event: Callable[[], object] = lambda: None
+        self,
+        text: str,
+        settings: SpeakSettings | None = None,
+        on_event: Callable[[], object] | None = None,
+        **options: Unpack[SpeakOptions],
     ) -> Speech:
         """Queues a text for streaming and returns at once; see `pipeline.speech.Speech`.
 
@@ -271,11 +246,11 @@ class Voice:
             Busy: the queue is full.
             Closed: the voice is closed, or can't work any more.
         """
-        chosen = SpeakSettings.given(settings)
-        (prepared,) = self.prepare([Phrase(0, text)], chosen)
+        chosen = SpeakSettings.given(settings, **options)
+        (prepared,) = prepare([Phrase(0, text)], chosen, self.engines.max_symbols)
         if prepared.error is not None:
             raise prepared.error
-        speech = self.scheduler().submit(prepared.pieces, chosen, on_event)
+        speech = self.scheduler().submit(prepared.pieces, chosen, on_event or ignore)
         speech.dropped = prepared.dropped
         return speech
 
@@ -284,37 +259,16 @@ class Voice:
         *,
         max_slots: int | None = None,
         max_waiting: int = QUEUE_LENGTH,
-        on_failed: Callable[[str], object] = lambda reason: None,
+        on_failed: Callable[[str], object] | None = None,
     ) -> Scheduler:
         """The voice's scheduler. The first call starts it, with the arguments of `Scheduler`."""
         with self._starting:
             if self._closed:
                 raise Closed("the voice is closed; load it again")
             if self._scheduler is None:
-                self._scheduler = Scheduler(
-                    self.engines, max_slots=max_slots, max_waiting=max_waiting, on_failed=on_failed
-                )
+                limits: dict[str, Any] = {"max_slots": max_slots, "max_waiting": max_waiting}
+                self._scheduler = Scheduler(self.engines, **limits, on_failed=on_failed or ignore)
             return self._scheduler
-
-    def synthesizer(
-        self,
-        settings: SpeakSettings | None = None,
-        on_message: Callable[[str], None] = lambda message: None,
-        on_progress: Callable[[float], None] = lambda symbols: None,
-    ) -> Synthesizer:
-        """An offline synthesizer on this voice's engines, for callers that want batches, progress and pictures.
-
-        The caller closes it, and uses it in one thread. Arguments as for `Synthesizer`.
-        """
-        return Synthesizer(self.engines, settings, on_message, on_progress)
-
-    def prepare(self, phrases: Sequence[Phrase], settings: SpeakSettings | None = None) -> list[PreparedPhrase]:
-        """How phrases will be read, in pieces that this voice can speak."""
-        return prepare(phrases, SpeakSettings.given(settings), self.engines.max_symbols)
-
-    def leveled(self, piece: PieceResult) -> Audio:
-        """A piece's audio at the voice's level, limited to full scale. Raises the error of a piece that failed."""
-        return Audio(level(self.engines, torch.from_numpy(piece.samples)).numpy(), self.sampling_rate)
 
     def close(self, drain: bool = False, timeout: float = CLOSING_SECONDS) -> None:
         """Closes the engines; may be called again. Arguments as for `Scheduler.close`.
@@ -351,17 +305,17 @@ def _progress(on_progress: OnProgress, symbols: int, done: float) -> None:
 
 
 def _joined(
-    voice: Voice, phrase: PreparedPhrase, spoken: Iterator[PieceResult], settings: SpeakSettings
+    phrase: PreparedPhrase, spoken: Iterator[PieceResult], sampling_rate: int, settings: SpeakSettings
 ) -> Audio | UserError:
     """The audio of a phrase's pieces, taken from the spoken ones in order."""
     if phrase.error is not None:
         return phrase.error
     pieces = [next(spoken) for _ in phrase.pieces]
     try:
-        samples = Audio.join([voice.leveled(piece) for piece in pieces]).samples
-        words = joined_words((piece.words, len(piece.samples) / voice.sampling_rate) for piece in pieces)
+        samples = np.concatenate([piece.samples for piece in pieces])
+        words = joined_words((piece.words, len(piece.samples) / sampling_rate) for piece in pieces)
         cut = any(piece.cut for piece in pieces)
-        return Audio(samples, voice.sampling_rate, words, cut).resampled(settings.sampling_rate)
+        return Audio(samples, sampling_rate, words, cut).resampled(settings.sampling_rate)
     except Exception as error:
         return explained(error, f"line {phrase.phrase.line}")
 
@@ -375,6 +329,5 @@ def _closed_on_error(
     try:
         return EngineSet(engines, work, measure_bias)
     except BaseException:
-        for engine in engines.values():
-            engine.close()
+        close_engines(engines)
         raise

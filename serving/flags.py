@@ -76,4 +76,4 @@ def open_voice(args: argparse.Namespace, on_message: Callable[[str], None] = lam
     wanted: Precision | None = "fp16" if args.fp16 else None
     if given is None:
         return Voice.load(args.models, precision=wanted, on_message=on_message, threads=args.threads)
-    return Voice.from_files(given, precision=wanted, threads=args.threads)
+    return Voice.load(given, precision=wanted, threads=args.threads)

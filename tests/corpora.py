@@ -66,7 +66,7 @@ def write_lines(path: Path, count: int) -> Path:
 
 
 def tree(folder: Path) -> dict[str, str]:
-    """All files of a corpus with the sums of their bytes, but for the report, which tells of the run."""
+    """All files of a corpus with the sums of their bytes, but for the report, which describes the run."""
     files = (path for path in folder.rglob("*") if path.is_file())
     sums = {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
     return {name: digest for name, digest in sums.items() if not name.startswith("report/")}
@@ -125,7 +125,7 @@ def _read(source: FaultySource, job: Job, batch_size: int, max_symbols: int, sha
     return read_shard(job, batch_size, max_symbols, shard)
 
 
-def _write(source: FaultySource, report: ShardReport, job: Job, gain: float, shard: Shard, *spoken: Any) -> ShardReport:
+def _write(source: FaultySource, report: ShardReport, job: Job, shard: Shard, *spoken: Any) -> ShardReport:
     if shard.number >= source.hold_at:
         (source.marks / f"waits {os.getpid()}").touch()
         while not (source.marks / "go on").exists():
@@ -144,7 +144,7 @@ def _write(source: FaultySource, report: ShardReport, job: Job, gain: float, sha
         mock.patch.object(Layout, "write_audio", write_audio_until_the_end),
         mock.patch.object(Layout, "record", record_until_the_end),
     ):
-        written = write_shard(report, job, gain, shard, *spoken)
+        written = write_shard(report, job, shard, *spoken)
     source.end_at("recorded", shard)
     return written
 

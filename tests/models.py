@@ -1,7 +1,7 @@
 """Tiny models of the real architectures, quick enough for every test that is not about the voice itself."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,9 @@ from common.checkpoint import LoadedModel
 from common.config import Tacotron2Config, WaveGlowConfig
 from common.engine import Engine
 from common.metadata import ModelMetadata, Part, Precision
+from common.phrases import Phrase
 from pipeline.engine_set import EngineSet
+from pipeline.pieces import PieceResult, prepare
 from pipeline.settings import SpeakSettings, WorkSettings
 from pipeline.synthesizer import Synthesizer
 from tacotron2.model import Tacotron2
@@ -41,6 +43,12 @@ def synthesizer_on(engines: Mapping[Part, Engine], **settings: Any) -> Synthesiz
     chosen = WorkSettings(**{name: value for name, value in settings.items() if name in work})
     spoken = SpeakSettings(**{name: value for name, value in settings.items() if name not in work})
     return Synthesizer(EngineSet(engines, chosen), spoken)
+
+
+def speak_phrases(synthesizer: Synthesizer, phrases: Sequence[Phrase]) -> Iterator[PieceResult]:
+    """The results of the phrases' pieces, in order."""
+    prepared = prepare(phrases, synthesizer.settings, synthesizer.engines.max_symbols)
+    return synthesizer.speak([piece for phrase in prepared for piece in phrase.pieces])
 
 
 def parts_of(loaded: LoadedModel, precision: Precision) -> dict[Part, tuple[nn.Module, ModelMetadata]]:

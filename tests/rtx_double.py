@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -14,28 +15,17 @@ __version__ = "1.7.1"
 compiled: list[str] = []  # kernels, by their shapes, in order
 
 
-class BuilderFlag(Enum):
-    TF32 = 7
-    REQUIRE_USER_ALLOCATION = 26
+BuilderFlag = Enum("BuilderFlag", {"TF32": 7, "REQUIRE_USER_ALLOCATION": 26})
+ComputeCapability = Enum("ComputeCapability", {"SM75": 75, "SM86": 86})
+DynamicShapesKernelSpecializationStrategy = Enum(
+    "DynamicShapesKernelSpecializationStrategy", {"LAZY": 0, "EAGER": 1, "NONE": 2}
+)
 
 
-class ComputeCapability(Enum):
-    SM75 = 75
-    SM86 = 86
-
-
-class DynamicShapesKernelSpecializationStrategy(Enum):
-    LAZY = 0
-    EAGER = 1
-    NONE = 2
-
-
+@dataclass(slots=True)
 class IBuilderConfig(trt_double.IBuilderConfig):
-    __slots__ = ("_capabilities", "num_compute_capabilities")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._flags = {BuilderFlag.TF32}
+    num_compute_capabilities: int = 0
+    _flags: set[Enum] = field(default_factory=lambda: {BuilderFlag.TF32})
 
     def set_compute_capability(self, compute_capability: ComputeCapability, index: int) -> bool:
         return index < self.num_compute_capabilities
@@ -46,13 +36,11 @@ class Builder(trt_double.Builder):
     _config_type = IBuilderConfig
 
 
+@dataclass(slots=True)
 class IRuntimeCache:
     """Kernels by the shapes that they were compiled for."""
 
-    __slots__ = ("_kernels",)
-
-    def __init__(self) -> None:
-        self._kernels: set[str] = set()
+    _kernels: set[str] = field(default_factory=set)
 
     def deserialize(self, blob: bytes) -> bool:
         machine, _, kernels = bytes(blob).partition(b"\n")
@@ -68,13 +56,11 @@ class IRuntimeCache:
         return f"kernels of {__version__} on {trt_double.GPU.name}".encode()
 
 
+@dataclass(slots=True)
 class IRuntimeConfig:
-    __slots__ = ("_allocation", "_cache", "dynamic_shapes_kernel_specialization_strategy")
-
-    def __init__(self) -> None:
-        self.dynamic_shapes_kernel_specialization_strategy = DynamicShapesKernelSpecializationStrategy.LAZY
-        self._allocation = ExecutionContextAllocationStrategy.STATIC
-        self._cache = IRuntimeCache()
+    dynamic_shapes_kernel_specialization_strategy: Enum = DynamicShapesKernelSpecializationStrategy.LAZY
+    _allocation: ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy.STATIC
+    _cache: IRuntimeCache = field(default_factory=IRuntimeCache)
 
     def create_runtime_cache(self) -> IRuntimeCache:
         return IRuntimeCache()
@@ -132,6 +118,6 @@ class Runtime(trt_double.Runtime):
 
 
 def install(monkeypatch: Any) -> None:
-    """Puts this double in the place of TensorRT-RTX, and TensorRT out of the way."""
+    """Makes this double a test's TensorRT-RTX, and leaves it no TensorRT."""
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     trt_double.install(monkeypatch, sys.modules[__name__])

@@ -21,18 +21,20 @@ from common.phrases import Phrase
 from exports import export_tacotron2_onnx, export_waveglow_onnx, voice
 from exports import export_voice as export_voice_script
 from exports.onnx_file import INT8_TOLERANCE, TOLERANCE, example_inputs, export_part
-from pipeline import Voice
 from pipeline.pieces import PieceResult
-from pipeline.settings import SpeakSettings
 from tacotron2.loading import DEMO_TACOTRON2
 from tacotron2.text.symbols import SYMBOLS
-from tests.models import parts_of
+from tests.models import parts_of, speak_phrases, synthesizer_on
 
 SIZES = [
     {"batch": 1, "text": 4, "mel": 1},
     {"batch": 1, "text": 128, "mel": 100},
     {"batch": 4, "text": 61, "mel": 33},
 ]
+
+
+def export_tacotron2(*flags: object) -> None:
+    export_tacotron2_onnx.main(export_tacotron2_onnx.make_parser().parse_args([str(flag) for flag in flags]))
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
@@ -151,11 +153,11 @@ def test_bad_onnx_files_get_one_clear_line(tmp_path: Path, tiny_folder: Path) ->
         OnnxEngine(tmp_path / "other_config.onnx", "encoder")
 
 
-@pytest.fixture
-def int8_decoder(tmp_path: Path, tiny_checkpoints: dict[str, Path]) -> Path:
-    argv = ["--tacotron2", str(tiny_checkpoints["tacotron2"]), "-o", str(tmp_path), "--int8-decoder"]
-    export_tacotron2_onnx.main(export_tacotron2_onnx.make_parser().parse_args(argv))
-    return tmp_path / "decoder_iter.onnx"
+@pytest.fixture(scope="module")
+def int8_decoder(tmp_path_factory: pytest.TempPathFactory, tiny_checkpoints: dict[str, Path]) -> Path:
+    folder = tmp_path_factory.mktemp("int8")
+    export_tacotron2("-o", folder, "--tacotron2", tiny_checkpoints["tacotron2"], "--int8-decoder")
+    return folder / "decoder_iter.onnx"
 
 
 @pytest.mark.numerical
@@ -191,7 +193,7 @@ def test_a_processor_without_the_kernel_computes_8_bit_weights_in_fp32(
 
 @pytest.mark.slow
 def test_an_8_bit_decoder_speaks_the_same(tmp_path: Path, demo_folder: Path, demo_engines: dict[Part, Engine]) -> None:
-    export_tacotron2_onnx.main(export_tacotron2_onnx.make_parser().parse_args(["-o", str(tmp_path), "--int8-decoder"]))
+    export_tacotron2("-o", tmp_path, "--int8-decoder")
     path = tmp_path / "decoder_iter.onnx"
     assert path.stat().st_size < 0.35 * (demo_folder / "decoder_iter.onnx").stat().st_size
     decoder = OnnxEngine(path, "decoder_iter")
@@ -199,8 +201,7 @@ def test_an_8_bit_decoder_speaks_the_same(tmp_path: Path, demo_folder: Path, dem
     phrases = [Phrase(0, "Printed letters should be beautiful."), Phrase(1, "Good morning!")]
 
     def spoken(engines: dict[Part, Engine]) -> list[PieceResult]:
-        with Voice(engines).synthesizer(SpeakSettings(keep_pictures=True)) as synthesizer:
-            return list(synthesizer.speak(phrases))
+        return list(speak_phrases(synthesizer_on(engines, keep_pictures=True), phrases))
 
     plain, quantised = spoken(demo_engines), spoken({**demo_engines, "decoder_iter": decoder})
     for found, expected in zip(quantised, plain, strict=True):
@@ -211,15 +212,13 @@ def test_an_8_bit_decoder_speaks_the_same(tmp_path: Path, demo_folder: Path, dem
 
 
 def test_8_bits_and_half_precision_exclude_each_other(tmp_path: Path) -> None:
-    args = export_tacotron2_onnx.make_parser().parse_args(["-o", str(tmp_path), "--int8-decoder", "--fp16"])
     with pytest.raises(UserError, match="leave --fp16 out"):
-        export_tacotron2_onnx.main(args)
+        export_tacotron2("-o", tmp_path, "--int8-decoder", "--fp16")
 
 
 @pytest.mark.numerical
 def test_export_scripts_write_the_classic_files(tmp_path: Path, tiny_checkpoints: dict[str, Path]) -> None:
-    argv = ["--tacotron2", str(tiny_checkpoints["tacotron2"]), "-o", str(tmp_path), "--fp16"]
-    export_tacotron2_onnx.main(export_tacotron2_onnx.make_parser().parse_args(argv))
+    export_tacotron2("-o", tmp_path, "--tacotron2", tiny_checkpoints["tacotron2"], "--fp16")
     assert {file.name for file in tmp_path.iterdir()} == {"encoder.onnx", "decoder_iter.onnx", "postnet.onnx"}
 
 

@@ -86,7 +86,7 @@ def faulty_voice(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
         engines[stage] = Watched(engines[stage], fault)
     owner, name = {
         "reading": (TextFrontEnd, "read"),
-        "leveling": (Voice, "leveled"),
+        "leveling": (stages, "level"),
         "delivering": (encoders, "pcm16"),
         "writing": (WavWriter, "append"),
         "finishing": (WavWriter, "finish"),
@@ -154,7 +154,7 @@ def test_one_fault_costs_one_streamed_line(
     "faulty_voice", [("reading", 1, 1), ("postnet", 1, 1), ("leveling", 1, 1)], indirect=True, ids=str
 )
 def test_one_fault_costs_one_text(faulty_voice: Voice, undisturbed: list[np.ndarray]) -> None:
-    (_, first), (_, second), (_, third) = faulty_voice.speak_many(TEXTS, SpeakSettings(**SETTINGS))
+    (_, first), (_, second), (_, third) = faulty_voice.speak_many(TEXTS, **SETTINGS)
     assert isinstance(second, EngineFailure)
     for audio, expected in ((first, undisturbed[0]), (third, undisturbed[2])):
         assert isinstance(audio, Audio)
@@ -246,9 +246,9 @@ def test_an_error_outside_of_a_round_ends_every_request(monkeypatch: pytest.Monk
     engines = tiny_engines()
     entered, leave = standing(engines, "encoder")
     with Voice(engines) as voice:
-        speeches = [voice.submit("Hello.", SpeakSettings(**SETTINGS))]
+        speeches = [voice.submit("Hello.", **SETTINGS)]
         assert entered.wait(60)
-        speeches.append(voice.submit("Hello.", SpeakSettings(**SETTINGS)))
+        speeches.append(voice.submit("Hello.", **SETTINGS))
         monkeypatch.setattr(voice.engines, "running", lambda: 1 / 0)  # as a device that has failed for good
         leave.set()
         for speech in speeches:
@@ -256,14 +256,14 @@ def test_an_error_outside_of_a_round_ends_every_request(monkeypatch: pytest.Monk
                 list(speech)
         assert voice.scheduler().status().state == "failed"
         with pytest.raises(Closed, match="ZeroDivisionError"):
-            voice.submit("Hello.", SpeakSettings(**SETTINGS))
+            voice.submit("Hello.", **SETTINGS)
 
 
 @pytest.mark.parametrize(("errors", "kind", "state"), [(1, EngineFailure, "running"), (9, Closed, "failed")])
 def test_a_device_error_that_stays_ends_everything_at_once(
     monkeypatch: pytest.MonkeyPatch, errors: int, kind: type[Exception], state: str
 ) -> None:
-    """With a device whose calls return an error once, as for a kernel that failed, or for good."""
+    """The device returns an error once, as for a kernel that failed, or at every call."""
     left = iter(range(errors))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: fail() if next(left, None) is not None else None)
 
@@ -297,7 +297,7 @@ def test_nobody_waits_for_ever_for_an_engine_that_does_not_return(monkeypatch: p
     entered, leave = standing(engines, "waveglow")
     voice = Voice(engines)
     scheduler = voice.scheduler(on_failed=on_failed)
-    speech = voice.submit("Hello.", SpeakSettings(**SETTINGS))
+    speech = voice.submit("Hello.", **SETTINGS)
     assert entered.wait(60)
     with pytest.raises(Closed, match=r"has not returned for 0\.2 s"):
         list(speech)
@@ -306,11 +306,11 @@ def test_nobody_waits_for_ever_for_an_engine_that_does_not_return(monkeypatch: p
     voice.close()
 
 
-def test_closing_waits_for_an_engine_no_longer_than_it_is_told() -> None:
+def test_closing_waits_for_an_engine_no_longer_than_its_timeout() -> None:
     engines = tiny_engines()
     entered, leave = standing(engines, "encoder")
     voice = Voice(engines)
-    speech = voice.submit("Hello.", SpeakSettings(**SETTINGS))
+    speech = voice.submit("Hello.", **SETTINGS)
     assert entered.wait(60)
     voice.close(timeout=0.1)
     with pytest.raises(Closed, match="has not returned"):
@@ -337,7 +337,7 @@ def test_a_program_that_streams_and_forgets_to_close_ends_cleanly(tmp_path: Path
 def test_draining_does_not_wait_for_a_reader_that_has_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.policy.MAX_UNREAD_SECONDS", 0.1)
     voice = Voice(tiny_engines())
-    speech = voice.submit("A sentence. " * 50, SpeakSettings(**SETTINGS))
+    speech = voice.submit("A sentence. " * 50, **SETTINGS)
     speech.next_chunk(60)
     assert voice.scheduler().status().state == "running"
     began = time.monotonic()
@@ -364,16 +364,16 @@ def test_requests_under_way_are_bounded_whoever_reads_them(monkeypatch: pytest.M
         assert scheduler.status().active <= 5
 
 
-def test_who_waits_for_a_first_sound_goes_before_a_listener_who_is_ahead() -> None:
+def test_a_request_without_sound_goes_before_one_that_has_some_unread() -> None:
     encoded: list[int] = []
     engines = tiny_engines()
     entered, leave = standing(engines, "encoder")
     engines["encoder"] = Watched(engines["encoder"], lambda tensors: encoded.append(tensors["sequences"].size(1)))
     with Voice(engines, WorkSettings(max_symbols=30)) as voice:
         voice.scheduler(max_slots=1)
-        long = voice.submit("A sentence of thirty symbols. " * 6, SpeakSettings(**SETTINGS))
+        long = voice.submit("A sentence of thirty symbols. " * 6, **SETTINGS)
         assert entered.wait(60)
-        short = voice.submit("Hi.", SpeakSettings(**SETTINGS))
+        short = voice.submit("Hi.", **SETTINGS)
         leave.set()
         assert list(short)
         assert list(long)
@@ -389,7 +389,7 @@ def test_a_request_measures_no_denoiser_and_strengths_do_not_pile_up(monkeypatch
         return (0.0,) * 513
 
     with Voice(EngineSet(tiny_engines(), None, measure)) as voice:
-        for strength in range(1, 40):
+        for strength in range(1, 26):
             list(voice.stream("Hi.", denoise=strength / 1000, gate_threshold=1.0, max_decoder_steps=2))
         gc.collect()
         assert sum(isinstance(one, Denoiser) for one in gc.get_objects()) <= 20
@@ -410,34 +410,36 @@ def test_what_a_callback_raises_reaches_its_caller_and_harms_nobody(tmp_path: Pa
         assert speak(voice, phrases, settings, OutputSettings(tmp_path)).failed == []
 
 
-def test_a_callback_may_close_the_voice_but_not_speak_with_it() -> None:
-    engines, closed = tiny_engines(), threading.Event()
-    running: list[bool] = []
-    engines["waveglow"] = Watched(engines["waveglow"], lambda tensors: running.append(closed.is_set()))
+def closing_engines() -> tuple[dict[Part, Engine], threading.Event, list[bool]]:
+    """Engines, an event for when WaveGlow is closed, and for each of its runs whether it was closed by the end."""
+    engines, closed, after_closing = tiny_engines(), threading.Event(), []
+    engines["waveglow"] = Watched(engines["waveglow"], after=lambda tensors: after_closing.append(closed.is_set()))
     engines["waveglow"].close = closed.set
+    return engines, closed, after_closing
+
+
+def test_a_callback_may_close_the_voice_but_not_speak_with_it() -> None:
+    engines, closed, after_closing = closing_engines()
     voice = Voice(engines, WorkSettings(batch_size=1))
     with pytest.raises(UserError, match="a callback can't speak with the voice that calls it"):
         voice.speak("Hello.", on_progress=lambda done, symbols: voice.speak("Hello."), **SETTINGS)
     with suppress(Closed):  # unless the last run of an engine was the text's last
         voice.speak("Hello.", on_progress=lambda done, symbols: voice.close(), **SETTINGS)
     assert closed.wait(60)
-    assert not any(running)
+    assert not any(after_closing)
     with pytest.raises(Closed, match="the voice is closed"):
         voice.speak("Hello.", **SETTINGS)
 
 
 def test_the_event_of_a_stream_may_close_the_voice() -> None:
-    engines, closed = tiny_engines(), threading.Event()
-    running: list[bool] = []
-    engines["waveglow"] = Watched(engines["waveglow"], after=lambda tensors: running.append(closed.is_set()))
-    engines["waveglow"].close = closed.set
+    engines, closed, after_closing = closing_engines()
     voice = Voice(engines, WorkSettings(max_symbols=30))
-    speech = voice.submit("A sentence. " * 500, SpeakSettings(**SETTINGS), voice.close)
+    speech = voice.submit("A sentence. " * 500, on_event=voice.close, **SETTINGS)
     with pytest.raises(Closed):
         list(speech)
     assert closed.wait(60)
-    assert running
-    assert not any(running)
+    assert after_closing
+    assert not any(after_closing)
 
 
 def test_windows_that_fail_together_are_refined_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -449,7 +451,7 @@ def test_windows_that_fail_together_are_refined_once(monkeypatch: pytest.MonkeyP
         fault = Fault(0)
         monkeypatch.setattr("pipeline.streaming.at_speed", fault.before(stages.at_speed))
         with voice.engines.lock:  # until both wait
-            speeches = [voice.submit(text, SpeakSettings(**settings)) for text in TEXTS[::2]]
+            speeches = [voice.submit(text, **settings) for text in TEXTS[::2]]
         found = [Audio.join(list(speech)).samples for speech in speeches]
     for whole, samples in zip(expected, found, strict=True):
         assert np.abs(samples - whole).max() < 1e-3

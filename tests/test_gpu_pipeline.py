@@ -11,7 +11,7 @@ from pipeline import Audio, SpeakSettings, Voice
 from pipeline.pieces import PieceResult
 from pipeline.torch_engines import torch_engines
 from tacotron2.loading import DEMO_TACOTRON2, load_tacotron2
-from tests.models import synthesizer_on
+from tests.models import speak_phrases, synthesizer_on
 from waveglow.loading import DEMO_WAVEGLOW, load_waveglow
 
 pytestmark = pytest.mark.cuda
@@ -51,7 +51,7 @@ def on_cpu() -> list[PieceResult]:
 
 
 def speak(engines: Engines, which: range | list[int], **options) -> list[PieceResult]:
-    spoken = list(synthesizer_on(engines, **options).speak([Phrase(i, TEXTS[i]) for i in which]))
+    spoken = list(speak_phrases(synthesizer_on(engines, **options), [Phrase(i, TEXTS[i]) for i in which]))
     return list(spoken)
 
 
@@ -89,7 +89,7 @@ def test_gpu_says_what_the_cpu_says(
 def test_requests_of_changing_size(fast_gpu: Engines, on_cpu: list[PieceResult]) -> None:
     synthesizer = synthesizer_on(fast_gpu)
     for which in (range(8), [1, 3, 5, 6], range(8), [2]):
-        spoken = list(synthesizer.speak([Phrase(i, TEXTS[i]) for i in which]))
+        spoken = list(speak_phrases(synthesizer, [Phrase(i, TEXTS[i]) for i in which]))
         for found in spoken:
             assert found.error is None
             assert_same_speech(found, on_cpu[found.piece.phrase.index])

@@ -113,7 +113,7 @@ def test_the_demo_voice_speaks_the_same_audio(demo_folder: Path) -> None:
     paths: dict[Part, Path] = {part: demo_folder / f"{part}.onnx" for part in PARTS}
     spoken: dict[CpuBackend, list[Audio | UserError]] = {}
     for backend in BACKENDS:
-        with Voice.from_files(paths, cpu_backend=backend) as voice:
+        with Voice.load(paths, cpu_backend=backend) as voice:
             spoken[backend] = [audio for _, audio in voice.speak_many(TEXTS)]
     for audio, reference in zip(spoken["openvino"], spoken["onnxruntime"], strict=True):
         assert isinstance(audio, Audio)

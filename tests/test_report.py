@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import warnings
 from collections import Counter
 from datetime import datetime
@@ -96,8 +97,8 @@ def results(folder: Path) -> list[PhraseResult]:
     for index, (text, name) in enumerate(zip(texts, ("0_trt", "1 a&b#c?d%41", "2:\u00e9'\"<x>"), strict=True)):
         audio, *pictures = (folder / f"{kind}_{name}" for kind in ("audio", "speech", "more"))
         audio.write_bytes(b"RIFF")
-        for picture in pictures:
-            save(picture, diagonal(50, len(text)), text)
+        save(pictures[0], diagonal(50, len(text)), text)
+        shutil.copy(*pictures)
         reading = text.lower() if index < 2 else "cafe at five <o'clock>."
         more = {"seconds": 1.25 + index, "cut": index == 1, "pictures": [picture.name for picture in pictures]}
         made.append(spoken(audio, text, index + 1, reading, **more))
@@ -245,11 +246,11 @@ def test_pictures_are_png_files_of_bounded_size(tmp_path: Path, frames: int, sym
 
 
 def test_a_peak_of_one_frame_is_seen_in_a_long_alignment(tmp_path: Path) -> None:
-    weights = np.zeros((9_000, 4), np.float32)
+    weights = np.zeros((5_000, 4), np.float32)
     picture = tmp_path / "speech.png"
     save(picture, weights, "abc.")
     before = pixels(picture)
-    weights[6_180, 2] = 1
+    weights[3_181, 2] = 1
     save(picture, weights, "abc.")
     assert (pixels(picture) != before).any()
 

@@ -39,7 +39,7 @@ LONG = "One sentence is here. Another sentence follows it. And this is the last 
 @pytest.fixture(scope="module")
 def voice(tiny_folder: Path) -> Iterator[Voice]:
     paths = {part: tiny_folder / f"{part}.onnx" for part in PARTS}
-    with Voice.from_files(paths, work=WorkSettings(max_symbols=24, batch_size=1), cpu_backend="onnxruntime") as voice:
+    with Voice.load(paths, work=WorkSettings(max_symbols=24, batch_size=1), cpu_backend="onnxruntime") as voice:
         yield voice
 
 
@@ -71,11 +71,19 @@ def test_a_bad_line_fails_alone_and_is_named_as_editors_count(tmp_path: Path, ti
     assert leftovers(tmp_path / "strict") == ["audio_0_trt.wav"]
 
 
-def test_a_phrase_cut_by_the_frame_limit_is_a_status(tmp_path: Path, tiny_folder: Path) -> None:
+def test_a_phrase_cut_by_the_frame_limit_is_a_status_and_the_log_has_the_stages(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
     result = run_here(TRT, "--text", "Hello.", "-o", tmp_path, *SHORT, *model_flags(tiny_folder))
     assert result.returncode == EXIT_CUT == 3
     assert result.stderr == "Warning: cut by the frame limit: line 1\n"
     assert "frame limit" in table_lines(result.stdout)[0]
+    entries = [json.loads(line.removeprefix("DLLL ")) for line in (tmp_path / "nvlog.json").read_text().splitlines()]
+    assert [entry["step"] for entry in entries] == ["PARAMETER", 0]
+    data = entries[1]["data"]
+    stages = ("tacotron2_encoder_latency", "tacotron2_decoder_latency", "tacotron2_postnet_latency", "waveglow_latency")
+    assert all(data[stage] > 0 for stage in stages)
+    assert sum(data[stage] for stage in stages) <= data["latency"]
 
 
 def test_the_voices_stop_is_no_cut(tmp_path: Path, tiny_folder: Path) -> None:
@@ -287,16 +295,6 @@ def test_the_page_shows_every_piece(tmp_path: Path, tiny_folder: Path) -> None:
     assert "it costs five dollars." in page
 
 
-def test_the_log_tells_the_stages(tmp_path: Path, tiny_folder: Path) -> None:
-    run_here(TRT, "--text", "Hello.", "-o", tmp_path, *SHORT, *model_flags(tiny_folder))
-    entries = [json.loads(line.removeprefix("DLLL ")) for line in (tmp_path / "nvlog.json").read_text().splitlines()]
-    assert [entry["step"] for entry in entries] == ["PARAMETER", 0]
-    data = entries[1]["data"]
-    stages = ("tacotron2_encoder_latency", "tacotron2_decoder_latency", "tacotron2_postnet_latency", "waveglow_latency")
-    assert all(data[stage] > 0 for stage in stages)
-    assert sum(data[stage] for stage in stages) <= data["latency"]
-
-
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -323,18 +321,22 @@ def test_flags_that_can_not_be_obeyed(
     assert "a.ogg" not in os.listdir()
 
 
+def checkpoint_flags(folder: Path, checkpoints: dict[str, Path]) -> list[object]:
+    models = [word for name, path in checkpoints.items() for word in (f"--{name}", path)]
+    return ["--text", "Hi.", "-o", folder, "--max-decoder-steps", "40", "--cpu", *models]
+
+
 def test_the_baselines_suffix_is_a_part_of_a_name(tmp_path: Path, tiny_checkpoints: dict[str, Path]) -> None:
-    models = ("--tacotron2", tiny_checkpoints["tacotron2"], "--waveglow", tiny_checkpoints["waveglow"], "--cpu")
-    flags = ("--text", "Hello.", "-o", tmp_path, "--max-decoder-steps", "40", "--gate-threshold", "1", *models)
-    warmed = run_here("inference.py", *flags, "--suffix", "a}{0", "--include-warmup", "-d", "0.02")
+    flags = checkpoint_flags(tmp_path, tiny_checkpoints)
+    named = ("--gate-threshold", "1", "--suffix", "a}{0")
+    warmed = run_here("inference.py", *flags, *named, "--include-warmup", "-d", "0.02")
     assert warmed.returncode == EXIT_CUT, warmed.stderr
     assert (tmp_path / "audio_0_a}{0.wav").is_file()
     assert_one_line_error(run_here("inference.py", *flags, "--suffix", "a/b"), "--suffix a/b", "plain file name")
 
 
 def test_flags_reach_the_stop_rule_through_the_checkpoint(tmp_path: Path, tiny_checkpoints: dict[str, Path]) -> None:
-    models = ("--tacotron2", tiny_checkpoints["tacotron2"], "--waveglow", tiny_checkpoints["waveglow"], "--cpu")
-    flags = ("--text", "Hi.", "-o", tmp_path, "--max-decoder-steps", "40", *models)
+    flags = checkpoint_flags(tmp_path, tiny_checkpoints)
     plain = run_here("inference.py", *flags)  # untrained gates fire within a few frames
     assert plain.returncode == 0, plain.stderr
     stubborn = run_here("inference.py", *flags, "--decoder-no-early-stopping")

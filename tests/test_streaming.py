@@ -19,10 +19,13 @@ from common.errors import Busy, Closed, UserError
 from common.metadata import Part
 from common.phrases import Phrase
 from pipeline import Audio, SpeakSettings, Voice
+from pipeline.pieces import prepare
 from pipeline.policy import CPU_BLOCKS, CPU_CONTEXT, CPU_WINDOWS, GPU_BLOCKS, POSTNET_WINDOW
 from pipeline.speech import CancelledError
+from pipeline.synthesizer import Synthesizer
 from tests.engine_doubles import Watched, run_each, tiny_engines
 from tests.http_servers import eventually
+from tests.models import speak_phrases
 
 NEVER = 1 - 1e-6  # a gate threshold that no gate of these models passes: utterances end at their caps
 # Decoded in batches of other sizes, numbers round otherwise, and the decoder feeds its frames back. A seam's own error
@@ -135,7 +138,7 @@ def test_neighbours_change_nobodys_audio(voice: Voice, monkeypatch: pytest.Monke
     for number, (text, settings) in enumerate(given):
         while True:
             try:
-                speeches.append(voice.submit(text, SpeakSettings(**settings)))
+                speeches.append(voice.submit(text, **settings))
                 break
             except Busy:
                 time.sleep(0.01)
@@ -153,7 +156,7 @@ def test_neighbours_change_nobodys_audio(voice: Voice, monkeypatch: pytest.Monke
 def test_a_request_that_is_given_up_frees_its_slot(voice: Voice, by: str) -> None:
     long = {"gate_threshold": NEVER, "max_decoder_steps": 1600}
     if by == "cancel":
-        speech = voice.submit("word " * 40, SpeakSettings(**long))
+        speech = voice.submit("word " * 40, **long)
         speech.next_chunk()
         speech.cancel()
         with pytest.raises(CancelledError):
@@ -265,13 +268,13 @@ def test_a_full_queue_refuses_and_harms_nobody() -> None:
     settings = {"gate_threshold": NEVER, "max_decoder_steps": 20}
     with Voice(engines) as voice:
         scheduler = voice.scheduler(max_slots=2, max_waiting=3)
-        accepted = [voice.submit("Hello.", SpeakSettings(**settings))]
+        accepted = [voice.submit("Hello.", **settings)]
         assert eventually(lambda: not scheduler.status().waiting)  # the worker stands in the encoder
         began = time.monotonic()
-        accepted += [voice.submit("Hello.", SpeakSettings(**settings)) for _ in range(3)]
+        accepted += [voice.submit("Hello.", **settings) for _ in range(3)]
         assert time.monotonic() - began < 20  # queueing does not wait for the engines
         with pytest.raises(Busy, match="3 requests are waiting"):
-            voice.submit("Hello.", SpeakSettings(**settings))
+            voice.submit("Hello.", **settings)
         assert scheduler.status().waiting == 3
         gate.set()
         whole = voice.speak("Hello.", **settings)
@@ -306,7 +309,7 @@ def test_what_is_not_a_number_is_an_error_of_its_own_request(part: Part, tensor:
 def test_a_slow_reader_blocks_nobody_and_is_not_served_ahead(voice: Voice, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.policy.MAX_UNREAD_SECONDS", 1.0)
     settings = {"gate_threshold": NEVER, "max_decoder_steps": 60}
-    slow = voice.submit("A sentence. " * 100, SpeakSettings(**settings))
+    slow = voice.submit("A sentence. " * 100, **settings)
     for _ in range(3):
         assert len(list(voice.stream("Hello.", **settings))) > 0
     assert eventually(lambda: slow.unread_seconds >= 1.0)
@@ -325,14 +328,14 @@ def test_closing_fails_what_is_not_done_and_draining_finishes_it() -> None:
     with pytest.raises(UserError, match="closed"):
         voice.submit("Hello.", settings)
     voice = Voice(tiny_engines())
-    speech = voice.submit("word " * 40, SpeakSettings(gate_threshold=NEVER, max_decoder_steps=1600))
+    speech = voice.submit("word " * 40, gate_threshold=NEVER, max_decoder_steps=1600)
     voice.close()
     with pytest.raises(Closed):
         list(speech)
 
 
 def test_waiting_for_a_chunk_has_a_limit(voice: Voice) -> None:
-    speech = voice.submit("word " * 40, SpeakSettings(gate_threshold=NEVER, max_decoder_steps=600))
+    speech = voice.submit("word " * 40, gate_threshold=NEVER, max_decoder_steps=600)
     with pytest.raises(queue.Empty):
         speech.next_chunk(timeout=0)
     speech.cancel()
@@ -343,8 +346,8 @@ def test_pictures_of_a_stream_are_those_of_the_whole(voice: Voice) -> None:
     settings = SpeakSettings(gate_threshold=NEVER, max_decoder_steps=90, keep_pictures=True)
     speech = voice.submit("Hello there.", settings)
     list(speech)
-    with voice.synthesizer(settings) as synthesizer:
-        (whole,) = list(synthesizer.speak([Phrase(0, "Hello there.")]))
+    with Synthesizer(voice.engines, settings) as synthesizer:
+        (whole,) = speak_phrases(synthesizer, [Phrase(0, "Hello there.")])
     (result,) = speech.results
     torch.testing.assert_close(torch.from_numpy(result.alignment), torch.from_numpy(whole.alignment), atol=1e-4, rtol=0)
 
@@ -354,19 +357,19 @@ def test_pictures_of_a_stream_are_those_of_the_whole(voice: Voice) -> None:
 def test_pieces_have_their_own_speed_seed_and_pause_in_streams_and_whole_texts(voice: Voice, rate: int) -> None:
     same = {"gate_threshold": NEVER, "max_decoder_steps": 90}
     settings = SpeakSettings(**same, sampling_rate=rate)
-    ((piece,),) = (one.pieces for one in voice.prepare([Phrase(0, "Hello there.")], settings))
+    ((piece,),) = (one.pieces for one in prepare([Phrase(0, "Hello there.")], settings, 256))
     pieces = [replace(piece, number=0, last=False, speed=0.6, seed=4, pause=0.5), replace(piece, number=1)]
-    with voice.synthesizer(settings) as synthesizer:
-        slow, plain = synthesizer.speak_pieces(pieces)
+    with Synthesizer(voice.engines, settings) as synthesizer:
+        slow, plain = synthesizer.speak(pieces)
     speech = voice.scheduler().submit(pieces, settings)
     streamed = Audio.join(list(speech))
     expected = [voice.speak("Hello there.", **same, speed=0.6, seed=4), voice.speak("Hello there.", **same)]
     assert [result.frames for result in speech.results] == [slow.frames, plain.frames] == [150, 90]
     for result, audio, pause in zip((slow, plain), expected, (11025, 0), strict=True):
         assert len(result.samples) == len(audio) + pause
-        assert np.abs(voice.leveled(result).samples[: len(audio)] - audio.samples).max() < TOLERANCE
+        assert np.abs(result.samples[: len(audio)] - audio.samples).max() < TOLERANCE
         assert not result.samples[len(audio) :].any()
-    whole = np.concatenate([voice.leveled(result).samples for result in (slow, plain)])
+    whole = np.concatenate([result.samples for result in (slow, plain)])
     if rate == 22050:
         assert_same([streamed], Audio(whole, rate))
     assert len(streamed) == pytest.approx(len(whole) * rate / 22050, abs=1)

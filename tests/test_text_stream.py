@@ -75,10 +75,10 @@ def test_a_pause_ends_what_may_be_a_sentence_and_nothing_else() -> None:
 
 
 def test_text_without_ends_is_cut_in_linear_time() -> None:
-    for text in ("word " * 400, "x" * 2000, "." * 2000, "\n" * 2000, "e.g. " * 400):
+    for text in ("word " * 250, "x" * 1250, "." * 1250, "\n" * 1250, "e.g. " * 250):
         began = time.process_time()
         assert all(len(stretch) <= 1001 for stretch in stretches(text, 100))
-        assert time.process_time() - began < 10
+        assert time.process_time() - began < 5
 
 
 def test_bits_are_spoken_as_their_sentences_are(voice: Voice) -> None:
@@ -132,10 +132,11 @@ def test_text_is_taken_in_while_audio_is_ready(voice: Voice) -> None:
 
     def submit(text: str, wake: Callable[[], object]) -> Speech:
         submitted.append(text)
-        return voice.submit(text, SpeakSettings(**{**SETTINGS, "max_decoder_steps": 400}), wake)
+        return voice.submit(text, settings, wake)
 
     done = threading.Event()
-    stream = speak_bits(bits(), TextStream(FRONT_END), submit, lambda: None, 0.0, Closing())
+    settings = SpeakSettings(**{**SETTINGS, "max_decoder_steps": 400})
+    stream = speak_bits(bits(), settings, submit, lambda: None, Closing())
     next(stream)
     while voice.scheduler().status().active:
         time.sleep(0.01)  # until all chunks of the first sentence are ready
@@ -154,7 +155,7 @@ def test_a_book_is_not_read_before_its_first_sentence_is_spoken(voice: Voice) ->
     listener = threading.Thread(target=lambda: next(stream))
     with voice.engines.lock:  # until then nothing is spoken
         listener.start()
-        time.sleep(1)
+        time.sleep(0.3)
         assert next(read) < 100
     listener.join(60)
     stream.close()

@@ -32,7 +32,7 @@ def model(backend: mock.MagicMock, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     sys.modules.pop("serving.triton.stream_model", None)
     module = importlib.import_module("serving.triton.stream_model")
     voice = Voice(tiny_engines(decoder_no_early_stopping=True))
-    monkeypatch.setattr(Voice, "from_files", lambda paths: voice)
+    monkeypatch.setattr(Voice, "load", lambda paths: voice)
     folder = tmp_path / "1" / "voice"
     folder.mkdir(parents=True)
     (folder / "voice.json").write_text(json.dumps(dict.fromkeys(PARTS, "")))

@@ -15,7 +15,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -209,7 +209,7 @@ def test_an_engine_works_whichever_gpu_is_current(built: Path, double: None, mon
     assert "IExecutionContext" in trt_double.destroyed
 
 
-def test_scratch_memory_is_shared_and_given_back(built: Path, double: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scratch_memory_is_shared_and_released(built: Path, double: None, monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[weakref.ref[Tensor]] = []
     take = Workspace.take
 
@@ -556,7 +556,7 @@ def test_a_voice_runs_all_of_its_engines_on_a_stream_of_its_own(
             yield
 
     monkeypatch.setattr(EngineSet, "running", on_a_stream)
-    with Voice.from_files({part: built / f"{part}_fp32.engine" for part in PARTS}) as voice:
+    with Voice.load({part: built / f"{part}_fp32.engine" for part in PARTS}) as voice:
         settings = {"gate_threshold": 0.999, "max_decoder_steps": 60, "denoise": 0.01}
         assert voice.speak("Hello.", **settings).seconds > 0
         assert list(voice.stream("Hello.", **settings))
@@ -661,10 +661,10 @@ def test_a_spoiled_engine_ends_the_script_with_one_line(own: Path, tiny_folder: 
 
 
 @pytest.mark.usefixtures("double")
-def test_engine_info_shows_tensors_layers_and_memory(built: Path, capsys: pytest.CaptureFixture) -> None:
-    paths = [str(built / "waveglow_fp16.engine"), str(built / "encoder_fp16.engine")]
-    engine_info.main(engine_info.make_parser().parse_args([*paths, "--layers"]))
-    shown = capsys.readouterr().out
+def test_engine_info_shows_tensors_layers_and_memory(built: Path) -> None:
+    shown = run_here(
+        "trt/engine_info.py", built / "waveglow_fp16.engine", built / "encoder_fp16.engine", "--layers"
+    ).stdout
     for words in (
         r"Part +waveglow, FP16",
         r"Built by +TensorRT 10\.3\.0 for Tesla T4, compute capability 7\.5",
@@ -681,17 +681,13 @@ def test_engine_info_shows_tensors_layers_and_memory(built: Path, capsys: pytest
         assert re.search(words, shown), words
 
 
-def test_engine_info_without_a_gpu_shows_what_the_record_says(
-    own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_engine_info_without_a_gpu_shows_what_the_record_says(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    engine_info.main(engine_info.make_parser().parse_args([str(own)]))
-    shown = capsys.readouterr().out
+    shown = run_here("trt/engine_info.py", own).stdout
     assert "mel_outputs_postnet  float32" in shown
     assert "The file is whole. Its layers and memory can't be read here: " in shown
     flip_a_byte(own)
-    with pytest.raises(UserError, match="not the file that"):
-        engine_info.main(engine_info.make_parser().parse_args([str(own)]))
+    assert_one_line_error(run_here("trt/engine_info.py", own), "not the file that")
 
 
 @pytest.mark.slow
@@ -725,16 +721,10 @@ def test_the_gpu_check_passes_where_all_is_right_and_fails_where_not(
 # On a real GPU: the double computes through PyTorch, on the addresses that it is given.
 
 
-class DeviceArray:
-    """Device memory at an address, as PyTorch can take it in."""
-
-    def __init__(self, address: int, shape: tuple[int, ...], dtype: Any) -> None:
-        self.__cuda_array_interface__ = {
-            "data": (address, False),
-            "shape": shape,
-            "typestr": np.dtype(dtype).str,
-            "version": 3,
-        }
+def on_device(address: int, shape: tuple[int, ...], dtype: Any) -> Tensor:
+    """Device memory at an address as a tensor."""
+    described = {"data": (address, False), "shape": shape, "typestr": np.dtype(dtype).str, "version": 3}
+    return torch.as_tensor(SimpleNamespace(__cuda_array_interface__=described), device="cuda")
 
 
 @pytest.fixture
@@ -749,8 +739,7 @@ def cuda_double(double: None, tiny_checkpoints: dict[str, Path], monkeypatch: py
 
     def view(context: trt_double.IExecutionContext, name: str) -> Tensor:
         tensor = context._engine._tensor(name)
-        memory = DeviceArray(context._addresses[name], context.get_tensor_shape(name), tensor._numpy)
-        return torch.as_tensor(memory, device="cuda")
+        return on_device(context._addresses[name], context.get_tensor_shape(name), tensor._numpy)
 
     @torch.inference_mode()
     def compute(context: trt_double.IExecutionContext) -> None:
@@ -762,7 +751,7 @@ def cuda_double(double: None, tiny_checkpoints: dict[str, Path], monkeypatch: py
             view(context, name).copy_(result)
 
     def spoil(context: trt_double.IExecutionContext, address: int, size: int) -> None:
-        torch.as_tensor(DeviceArray(address, (size,), np.uint8), device="cuda").fill_(0xA5)
+        on_device(address, (size,), np.uint8).fill_(0xA5)
 
     monkeypatch.setattr(bindings, "find_gpu", REAL_FIND_GPU)
     monkeypatch.setattr(trt_double, "GPU", REAL_FIND_GPU())
@@ -805,7 +794,7 @@ def test_on_a_gpu_all_checks_pass(
 ) -> None:
     """The captured decoder loop and speech, on engines bound, run and captured as they are with TensorRT."""
     monkeypatch.setattr(verify_gpu, "SETTINGS", LONG_ENOUGH)
-    # A built engine has its algorithms chosen; the double's come from cuDNN, of which some sum in any order.
+    # A built engine has its algorithms chosen; the double's come from cuDNN, and some of these sum in any order.
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     flags = ["-o", str(tmp_path), "--models", str(tiny_folders["fp16"]), "-bs", "1,2,8"]
     verify_gpu.main(verify_gpu.make_parser().parse_args(flags))

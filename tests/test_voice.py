@@ -22,6 +22,8 @@ from common.metadata import PARTS, Precision
 from pipeline import Audio, SpeakSettings, Voice, WorkSettings
 from pipeline.console import EXIT_CUT
 from pipeline.encoders import LOSSY_PEAK
+from pipeline.engine_set import EngineSet
+from pipeline.identity import identity_of
 from tacotron2.text.lexicon import Lexicon
 from tests.engine_doubles import tiny_engines
 
@@ -63,9 +65,9 @@ def test_audio_says_whether_the_limit_of_frames_cut_it(voice: Voice, threshold: 
 
 
 def test_speaking_tells_its_progress(voice: Voice) -> None:
-    told: list[tuple[float, int]] = []
-    voice.speak("Hello there.", on_progress=lambda done, total: told.append((done, total)), **SHORT)
-    done, totals = zip(*told, strict=True)
+    news: list[tuple[float, int]] = []
+    voice.speak("Hello there.", on_progress=lambda done, total: news.append((done, total)), **SHORT)
+    done, totals = zip(*news, strict=True)
     assert list(done) == sorted(done)
     assert set(totals) == {len("Hello there.")}
     assert done[-1] == totals[0]
@@ -80,8 +82,8 @@ def test_a_lexicon_may_be_the_path_of_its_file(voice: Voice, tmp_path: Path) -> 
         voice.speak("Hi.", lexicon=tmp_path / "none.tsv")
 
 
-def test_many_texts_come_in_order_and_one_that_fails_is_an_error_in_its_place(voice: Voice) -> None:
-    found = list(voice.speak_many(["One.", "...", "Three."], SpeakSettings(**SHORT)))
+def test_many_texts_come_in_order_and_one_that_fails_is_an_error_in_its_turn(voice: Voice) -> None:
+    found = list(voice.speak_many(["One.", "...", "Three."], **SHORT))
     assert [index for index, _ in found] == [0, 1, 2]
     assert isinstance(found[1][1], UserError)
     for index, text in ((0, "One."), (2, "Three.")):
@@ -123,11 +125,11 @@ def test_what_can_not_be_spoken_or_set_is_one_line(voice: Voice) -> None:
         (lambda voice: list(voice.speak_many(3)), "texts: must be several of str, not one int"),
         (lambda voice: list(voice.speak_many(["Hello."], {"seed": 1})), "settings: must be SpeakSettings, not dict"),
         (lambda voice: voice.submit("Hello.", {"seed": 1}), "settings: must be SpeakSettings, not dict"),
-        (lambda voice: voice.identity(3), "settings: must be SpeakSettings, not int"),
-        (lambda voice: Voice.load(3), "folder: must be str or Path, not int"),
+        (lambda voice: voice.speak("Hello.", 3), "settings: must be SpeakSettings, not int"),
+        (lambda voice: Voice.load(3), "models: must be str or Path, not int"),
         (lambda voice: Voice.load(precision=16), "precision 16: must be fp32 or fp16"),
-        (lambda voice: Voice.from_files({"encoder": "a"}), "paths: decoder_iter, postnet, waveglow missing"),
-        (lambda voice: Voice.from_files(dict.fromkeys(PARTS, 3)), "encoder: must be str or Path, not int"),
+        (lambda voice: Voice.load({"encoder": "a"}), "paths: decoder_iter, postnet, waveglow missing"),
+        (lambda voice: Voice.load(dict.fromkeys(PARTS, 3)), "encoder: must be str or Path, not int"),
         (lambda voice: Voice(tiny_engines(), {"window": 96}), "work: must be WorkSettings, not dict"),
         (lambda voice: Voice(3), "engines: must be Mapping, not int"),
         (lambda voice: Audio(np.zeros(3, np.float32), 22050).save(3), "target: must be str or Path, not int"),
@@ -221,8 +223,9 @@ def test_what_can_not_be_saved_is_one_line(tmp_path: Path) -> None:
 
 def test_speed_and_rate_change_the_length_as_they_say(voice: Voice) -> None:
     plain = voice.speak("Hello.", **SHORT).seconds
-    assert voice.speak("Hello.", speed=1.25, **SHORT).seconds == pytest.approx(plain / 1.25, rel=0.02)
-    resampled = voice.speak("Hello.", sampling_rate=48000, **SHORT)
+    faster = SpeakSettings(**SHORT, speed=1.25)
+    assert voice.speak("Hello.", faster).seconds == pytest.approx(plain / 1.25, rel=0.02)
+    resampled = voice.speak("Hello.", faster, speed=1.0, sampling_rate=48000)
     assert resampled.sampling_rate == 48000
     assert resampled.seconds == pytest.approx(plain, rel=1e-3)
 
@@ -259,19 +262,19 @@ def test_a_closed_voice_says_so_and_may_be_closed_again(tiny_folder: Path) -> No
 )
 def test_an_identity_tells_voices_apart_that_sound_different(change: dict) -> None:
     engines = tiny_engines()
-    before = Voice(engines).identity()
+    before = identity_of(EngineSet(engines), SpeakSettings())
     assert json.loads(json.dumps(before)) == before
     for part, engine in engines.items():
         if part == "waveglow" or "precision" in change:
             engine.metadata = dataclasses.replace(engine.metadata, **change)
-    assert Voice(engines).identity() != before
+    assert identity_of(EngineSet(engines), SpeakSettings()) != before
 
 
 def test_an_identity_holds_what_is_in_force(voice: Voice) -> None:
     def identity(**settings: object) -> dict:
-        return voice.identity(SpeakSettings(**settings))
+        return identity_of(voice.engines, SpeakSettings(**settings))
 
-    plain = voice.identity()
+    plain = identity()
     values = plain["settings"]
     assert identity(sigma=values["sigma"], gate_threshold=values["gate_threshold"], sampling_rate=22050) == plain
     assert identity(keep_pictures=True) == plain
@@ -286,13 +289,13 @@ def test_a_folder_without_models_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_loading_says_which_files_it_takes(tiny_folder: Path) -> None:
-    told: list[str] = []
-    Voice.load(tiny_folder, on_message=told.append).close()
-    assert told == ["Models: " + ", ".join(str(tiny_folder / f"{part}.onnx") for part in PARTS)]
+    messages: list[str] = []
+    Voice.load(tiny_folder, on_message=messages.append).close()
+    assert messages == ["Models: " + ", ".join(str(tiny_folder / f"{part}.onnx") for part in PARTS)]
 
 
 @pytest.mark.parametrize(
-    ("precision", "error"), [("fp16", "are fp32, not fp16"), ("fp8", "precision 'fp8': must be fp32 or fp16")]
+    ("precision", "error"), [("fp16", "is fp32, not fp16"), ("fp8", "precision 'fp8': must be fp32 or fp16")]
 )
 def test_a_precision_that_the_files_have_not_is_refused(tiny_folder: Path, precision: Precision, error: str) -> None:
     with pytest.raises(UserError, match=error):
@@ -313,7 +316,7 @@ def test_an_installation_without_the_demo_voice_says_so_and_writes_nothing(
 def test_engines_that_do_not_belong_together_are_refused(tiny_folders: dict[Precision, Path]) -> None:
     paths = {part: tiny_folders["fp32"] / f"{part}.onnx" for part in PARTS}
     with pytest.raises(UserError, match="one precision"):
-        Voice.from_files({**paths, "postnet": tiny_folders["fp16"] / "postnet.onnx"})
+        Voice.load({**paths, "postnet": tiny_folders["fp16"] / "postnet.onnx"})
 
 
 def test_checkpoints_speak_as_their_exported_files_do(voice: Voice, tiny_checkpoints: dict[str, Path]) -> None:
@@ -333,7 +336,7 @@ def test_the_rate_of_checkpoints_that_do_not_say_it_can_be_given(
         Voice.from_checkpoints(**tiny_checkpoints, symbols=tmp_path / "symbols.txt")
 
 
-def test_a_gpu_that_is_not_there_is_said(tiny_checkpoints: dict[str, Path]) -> None:
+def test_a_missing_gpu_is_named(tiny_checkpoints: dict[str, Path]) -> None:
     with pytest.raises(UserError, match="FP16 needs an NVIDIA GPU"):
         Voice.from_checkpoints(**tiny_checkpoints, precision="fp16")
 
@@ -365,7 +368,7 @@ def test_the_readmes_program_runs_from_another_folder(tmp_path: Path, tiny_folde
 def test_an_installed_project_speaks_with_its_voice_and_writes_nothing_beside_itself(
     tmp_path: Path, tiny_checkpoints: dict[str, Path]
 ) -> None:
-    """Built from a copy whose demo voice is a tiny one, so that it takes seconds."""
+    """Built from a copy with a tiny demo voice, so that it takes seconds."""
     clone, site, home, out = (tmp_path / name for name in ("clone", "site", "home", "out"))
     tracked = subprocess.run(["git", "ls-files"], cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
     for name in filter(lambda name: not name.endswith(".pt"), tracked.splitlines()):

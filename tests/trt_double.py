@@ -20,7 +20,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from itertools import pairwise
 from types import ModuleType
@@ -94,7 +94,7 @@ SECOND_GPU = CpuGpu(torch.device("cpu"), "Tesla T4", 75, number=1)
 
 
 def install(monkeypatch: Any, module: ModuleType | None = None) -> None:
-    """Puts the double in TensorRT's place for a test, as a process finds it that hasn't loaded TensorRT yet."""
+    """Makes the double a test's TensorRT, which no code has loaded yet."""
     module = module or sys.modules[__name__]
     name = "tensorrt" if module is sys.modules[__name__] else "tensorrt_rtx"
     default_stream_runs[0] = 0
@@ -123,12 +123,16 @@ def _require_aligned(address: int, what: str) -> None:
         raise UndefinedBehaviour(f"{what} begins at {address:#x}, which is no multiple of {GPU.alignment} bytes")
 
 
-class DataType(Enum):
-    FLOAT = 0
-    HALF = 1
-    INT32 = 3
-    BOOL = 4
-
+DataType = Enum("DataType", {"FLOAT": 0, "HALF": 1, "INT32": 3, "BOOL": 4})
+TensorIOMode = Enum("TensorIOMode", {"NONE": 0, "INPUT": 1, "OUTPUT": 2})
+NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", {"STRONGLY_TYPED": 1})
+BuilderFlag = Enum("BuilderFlag", {"TF32": 7, "VERSION_COMPATIBLE": 11, "EXCLUDE_LEAN_RUNTIME": 12})
+HardwareCompatibilityLevel = Enum("HardwareCompatibilityLevel", {"NONE": 0, "SAME_COMPUTE_CAPABILITY": 2})
+MemoryPoolType = Enum("MemoryPoolType", {"WORKSPACE": 0})
+ExecutionContextAllocationStrategy = Enum(
+    "ExecutionContextAllocationStrategy", {"STATIC": 0, "ON_PROFILE_CHANGE": 1, "USER_MANAGED": 2}
+)
+LayerInformationFormat = Enum("LayerInformationFormat", {"ONELINE": 0, "JSON": 1})
 
 _DTYPES = {
     "tensor(float)": (DataType.FLOAT, np.float32),
@@ -138,49 +142,8 @@ _DTYPES = {
 }
 
 
-class TensorIOMode(Enum):
-    NONE = 0
-    INPUT = 1
-    OUTPUT = 2
-
-
-class NetworkDefinitionCreationFlag(IntEnum):
-    STRONGLY_TYPED = 1
-
-
-class BuilderFlag(Enum):
-    TF32 = 7
-    VERSION_COMPATIBLE = 11
-    EXCLUDE_LEAN_RUNTIME = 12
-
-
-class HardwareCompatibilityLevel(Enum):
-    NONE = 0
-    SAME_COMPUTE_CAPABILITY = 2
-
-
-class MemoryPoolType(Enum):
-    WORKSPACE = 0
-
-
-class ExecutionContextAllocationStrategy(Enum):
-    STATIC = 0
-    ON_PROFILE_CHANGE = 1
-    USER_MANAGED = 2
-
-
-class LayerInformationFormat(Enum):
-    ONELINE = 0
-    JSON = 1
-
-
 class ILogger:
-    class Severity(IntEnum):
-        INTERNAL_ERROR = 0
-        ERROR = 1
-        WARNING = 2
-        INFO = 3
-        VERBOSE = 4
+    Severity = IntEnum("Severity", ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"], start=0)
 
     def __init__(self) -> None:
         self._constructed = True
@@ -242,15 +205,13 @@ def _session(model: bytes) -> ort.InferenceSession:
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
+@dataclass(slots=True)
 class INetworkDefinition:
-    __slots__ = ("_inputs", "_layers", "_onnx", "_outputs", "_strong")
-
-    def __init__(self, flags: int) -> None:
-        self._strong = bool(flags & 1 << NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-        self._inputs: list[ITensor] = []
-        self._outputs: list[ITensor] = []
-        self._layers: list[str] = []
-        self._onnx = b""
+    _flags: int
+    _inputs: list[ITensor] = field(default_factory=list)
+    _outputs: list[ITensor] = field(default_factory=list)
+    _layers: list[str] = field(default_factory=list)
+    _onnx: bytes = b""
 
     num_inputs = property(lambda self: len(self._inputs))
     num_outputs = property(lambda self: len(self._outputs))
@@ -262,11 +223,9 @@ class INetworkDefinition:
         return self._outputs[index]
 
 
+@dataclass(slots=True)
 class ParserError:
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str) -> None:
-        self._text = text
+    _text: str
 
     def desc(self) -> str:
         return self._text
@@ -308,47 +267,32 @@ class OnnxParser:
         return True
 
 
+@dataclass(slots=True)
 class IOptimizationProfile:
-    __slots__ = ("_shapes",)
-
-    def __init__(self) -> None:
-        self._shapes: dict[str, list[tuple[int, ...]]] = {}
+    _shapes: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
 
     def set_shape(self, input: str, min: Sequence[int], opt: Sequence[int], max: Sequence[int]) -> None:
         self._shapes[input] = [tuple(min), tuple(opt), tuple(max)]
 
 
+@dataclass(slots=True)
 class ITimingCache:
-    __slots__ = ("_matches",)
-
-    def __init__(self, matches: bool) -> None:
-        self._matches = matches
+    _matches: bool = True
 
     def serialize(self) -> IHostMemory:
         return IHostMemory(f"timings of {__version__} on {GPU.name}".encode())
 
 
+@dataclass(slots=True)
 class IBuilderConfig:
-    __slots__ = (
-        "_cache",
-        "_flags",
-        "_pools",
-        "_profiles",
-        "builder_optimization_level",
-        "hardware_compatibility_level",
-        "max_aux_streams",
-        "progress_monitor",
-    )
-
-    def __init__(self) -> None:
-        self.max_aux_streams = -1
-        self.builder_optimization_level = 3
-        self.hardware_compatibility_level = HardwareCompatibilityLevel.NONE
-        self.progress_monitor: IProgressMonitor | None = None
-        self._flags = {BuilderFlag.TF32}
-        self._pools: dict[MemoryPoolType, int] = {}
-        self._profiles: list[IOptimizationProfile] = []
-        self._cache = ITimingCache(True)
+    max_aux_streams: int = -1
+    builder_optimization_level: int = 3
+    hardware_compatibility_level: HardwareCompatibilityLevel = HardwareCompatibilityLevel.NONE
+    progress_monitor: IProgressMonitor | None = None
+    _flags: set[Enum] = field(default_factory=lambda: {BuilderFlag.TF32})
+    _pools: dict[MemoryPoolType, int] = field(default_factory=dict)
+    _profiles: list[IOptimizationProfile] = field(default_factory=list)
+    _cache: ITimingCache = field(default_factory=ITimingCache)
 
     def set_flag(self, flag: Any) -> None:
         self._flags.add(flag)
@@ -422,7 +366,7 @@ class Builder:
 
 
 def _problem(network: INetworkDefinition, config: IBuilderConfig) -> str | None:
-    if not network._strong:
+    if not network._flags & 1 << NetworkDefinitionCreationFlag.STRONGLY_TYPED:
         return "this project builds strongly typed networks only"
     for tensor in network._inputs:
         if not any(tensor.name in profile._shapes for profile in config._profiles):
@@ -491,11 +435,9 @@ class Runtime:
         return self._engine_type(header, model)
 
 
+@dataclass(slots=True)
 class EngineInspector:
-    __slots__ = ("_layers",)
-
-    def __init__(self, layers: list[str]) -> None:
-        self._layers = layers
+    _layers: list[str]
 
     def get_layer_information(self, layer_index: int, format: LayerInformationFormat) -> str:
         name = self._layers[layer_index]
@@ -503,16 +445,7 @@ class EngineInspector:
 
 
 class ICudaEngine:
-    __slots__ = (
-        "_flags",
-        "_gpu",
-        "_inputs",
-        "_layers",
-        "_names",
-        "_outputs",
-        "_profiles",
-        "_session",
-    )
+    __slots__ = ("_flags", "_gpu", "_inputs", "_layers", "_names", "_outputs", "_profiles", "_session")
 
     def __init__(self, header: dict[str, Any], model: bytes) -> None:
         self._gpu = _current_gpu[0]  # it lives on the GPU that is current now

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 from google.protobuf.message import DecodeError
 
+from common.callbacks import ignore
 from common.contract import contract_of
 from common.errors import UserError
 from common.files import sha256_of, written_whole
@@ -82,7 +83,7 @@ def build_engine(
     folder: Path,
     options: BuildOptions | None = None,
     force: bool = False,
-    on_progress: Callable[[float], None] = lambda fraction: None,
+    on_progress: Callable[[float], object] = ignore,
 ) -> Built:
     """Builds `{part}_{precision}.engine` and its record in `folder`, or finds that they are up to date.
 
@@ -200,7 +201,7 @@ def _target(trt: TensorRT, options: BuildOptions) -> tuple[str, tuple[int, ...]]
 
 
 def _build(
-    trt: TensorRT, onnx_path: Path, record: EngineRecord, cache: Path | None, on_progress: Callable[[float], None]
+    trt: TensorRT, onnx_path: Path, record: EngineRecord, cache: Path | None, on_progress: Callable[[float], object]
 ) -> tuple[tensorrt.IHostMemory, tensorrt.IBuilderConfig]:
     """The plan and its configuration, which holds the builder's measurements."""
     trt.errors.clear()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from common.callbacks import ignore
 from common.contract import Contract
 from common.errors import UserError
 from common.files import written_whole
@@ -112,7 +113,7 @@ class Contexts:
     def close(self) -> None:
         """Destroys all contexts, taken ones too. The GPU must have finished with them."""
         self._save_kernels()
-        self._save_kernels = _nothing  # and TensorRT-RTX's cache is released
+        self._save_kernels = ignore  # and TensorRT-RTX's cache is released
         self._free.clear()
         for sized in self._all:
             sized.context = None
@@ -157,7 +158,7 @@ class Contexts:
         sized.sizes = sizes
 
 
-def _runtime_config(trt: TensorRT, engine: tensorrt.ICudaEngine, cache: Path) -> tuple[Any, Callable[[], None]]:
+def _runtime_config(trt: TensorRT, engine: tensorrt.ICudaEngine, cache: Path) -> tuple[Any, Callable[[], object]]:
     """The argument that creates contexts, and a function that keeps their kernels for the next process.
 
     The caller manages the contexts' memory, and kernels are compiled at the first run. By default TensorRT-RTX
@@ -166,7 +167,7 @@ def _runtime_config(trt: TensorRT, engine: tensorrt.ICudaEngine, cache: Path) ->
     """
     strategy = trt.api.ExecutionContextAllocationStrategy.USER_MANAGED
     if trt.flavour != "tensorrt_rtx":
-        return strategy, _nothing
+        return strategy, ignore
     rtx: Any = engine
     config = rtx.create_runtime_config()
     config.set_execution_context_allocation_strategy(strategy)
@@ -175,7 +176,7 @@ def _runtime_config(trt: TensorRT, engine: tensorrt.ICudaEngine, cache: Path) ->
     return config, _kept_kernels(config, cache)
 
 
-def _kept_kernels(config: Any, path: Path) -> Callable[[], None]:
+def _kept_kernels(config: Any, path: Path) -> Callable[[], object]:
     """Loads the kernels that an earlier process compiled, if they still fit this GPU, driver and TensorRT-RTX.
 
     Returns:
@@ -201,10 +202,6 @@ def _kept_kernels(config: Any, path: Path) -> Callable[[], None]:
             _log.info("%s: compiled kernels were not kept (%s)", path, error.strerror or error)
 
     return save
-
-
-def _nothing() -> None:
-    pass
 
 
 def described(sizes: Mapping[str, int]) -> str:

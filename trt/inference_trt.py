@@ -48,7 +48,7 @@ def open_voice(args: argparse.Namespace, request: Request) -> Voice:
     """The voice of the four files that the flags name, or of the default ones."""
     paths = model_paths(args)
     if paths is not None:
-        return Voice.from_files(paths, work=request.work, **runtime_choice(args))
+        return Voice.load(paths, work=request.work, **runtime_choice(args))
     return Voice.load(
         precision="fp16" if args.fp16 else None,
         work=request.work,

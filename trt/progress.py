@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Progress:
     """TensorRT's nested phases as one fraction that never falls."""
 
-    def __init__(self, on_progress: Callable[[float], None]) -> None:
+    def __init__(self, on_progress: Callable[[float], object]) -> None:
         self._on_progress = on_progress
         self._phases: dict[str, tuple[str | None, int, int]] = {}  # name -> parent, steps, steps done
         self._reported = 0.0
@@ -48,7 +48,7 @@ class Progress:
 
 
 @contextmanager
-def monitored(trt: TensorRT, config: tensorrt.IBuilderConfig, on_progress: Callable[[float], None]) -> Iterator[None]:
+def monitored(trt: TensorRT, config: tensorrt.IBuilderConfig, on_progress: Callable[[float], object]) -> Iterator[None]:
     """Has the builder report its progress for a `with` block, and stop at Ctrl-C.
 
     Raises:

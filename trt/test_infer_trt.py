@@ -27,7 +27,7 @@ def main(args: argparse.Namespace) -> None:
     benchmark = read_benchmark(args)
     paths = model_paths(args)
     assert paths is not None  # the parser requires them
-    with Voice.from_files(paths, work=benchmark.work_settings, **runtime_choice(args)) as voice:
+    with Voice.load(paths, work=benchmark.work_settings, **runtime_choice(args)) as voice:
         engines = voice.engines
         check_precision(args, engines.parts)
         check_audio_flags(args, engines.audio)

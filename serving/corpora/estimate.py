@@ -10,7 +10,8 @@ from common.errors import UserError
 from common.phrases import Phrase
 from common.table import counted
 from pipeline import SpeakSettings, Voice
-from pipeline.pieces import PieceResult
+from pipeline.pieces import PieceResult, prepare
+from pipeline.synthesizer import Synthesizer
 from serving.corpora.lines import Survey, read_lines
 from serving.corpora.report import kind_of
 from serving.corpora.shard import reason_of
@@ -52,18 +53,19 @@ def estimate(path: Path, found: Survey, voice: Voice, settings: SpeakSettings, s
         UserError: none of the sample would have audio.
     """
     texts = list(_spread(path, found.lines, sample))
-    phrases = voice.prepare([Phrase(index, text) for index, text in enumerate(texts)], settings)
-    pieces = sorted((piece for phrase in phrases for piece in phrase.pieces), key=lambda piece: len(piece.encoded.ids))
+    phrases = [Phrase(index, text) for index, text in enumerate(texts)]
+    prepared = prepare(phrases, settings, voice.engines.max_symbols)
+    pieces = sorted((piece for phrase in prepared for piece in phrase.pieces), key=lambda piece: len(piece.encoded.ids))
     rounds = 2 if voice.engines.on_gpu else 1  # the first warms a GPU up
-    with voice.synthesizer(settings) as synthesizer:
+    with Synthesizer(voice.engines, settings) as synthesizer:
         for _ in range(rounds):
             started = time.perf_counter()
-            spoken = list(synthesizer.speak_pieces(pieces))
+            spoken = list(synthesizer.speak(pieces))
             taken = time.perf_counter() - started
     results: dict[int, list[PieceResult]] = {index: [] for index in range(len(texts))}
     for one in spoken:
         results[one.piece.phrase.index].append(one)
-    why = [str(phrase.error) if phrase.error else reason_of(results[index]) for index, phrase in enumerate(phrases)]
+    why = [str(phrase.error) if phrase.error else reason_of(results[index]) for index, phrase in enumerate(prepared)]
     reasons = Counter(kind_of(reason) for reason in why if reason is not None)
     if reasons.total() == len(texts):
         raise UserError(

@@ -15,7 +15,7 @@ import torch
 from common.errors import UserError
 from common.files import DISTRIBUTION, IS_CLONE, REPOSITORY, written_whole
 from common.metadata import Precision
-from pipeline import SpeakSettings, Voice, WorkSettings
+from pipeline import SpeakSettings, Voice, WorkSettings, identity
 from tacotron2.loading import DEMO_TACOTRON2
 from waveglow.loading import DEMO_WAVEGLOW
 
@@ -64,7 +64,7 @@ class Identity:
     """What a worker's voice and packages are, as far as they decide bytes. It is equal for all workers of a corpus.
 
     Attributes:
-        voice: `Voice.identity()`.
+        voice: as `pipeline.identity.identity_of` has it.
         batch_size: pieces spoken at once, at most.
         versions: of this project and the packages that compute.
     """
@@ -92,7 +92,8 @@ class Identity:
 
 def identity_of(voice: Voice) -> Identity:
     # Through JSON, so that it equals what another process or a file says.
-    return Identity(json.loads(json.dumps(voice.identity())), voice.engines.batch_size, _versions())
+    of_voice = identity.identity_of(voice.engines, SpeakSettings())
+    return Identity(json.loads(json.dumps(of_voice)), voice.engines.batch_size, _versions())
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,10 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
-import torch
 
 from common.errors import InvalidInput, UserError, explained
 from common.phrases import Phrase
-from pipeline.audio import Resampler, limit
+from pipeline.audio import Resampler
 from pipeline.pieces import Piece, PieceResult, PreparedPhrase, prepare
 from pipeline.words import joined_words
 from serving.corpora.job import Job
@@ -91,7 +90,6 @@ def read_shard(job: Job, batch_size: int, max_symbols: int, shard: Shard) -> Sha
 def write_shard(
     report: ShardReport,
     job: Job,
-    gain: float,
     shard: Shard,
     readings: Sequence[PreparedPhrase],
     results: Sequence[PieceResult],
@@ -101,11 +99,10 @@ def write_shard(
     """Writes the audio of a shard's lines, and last the record that makes it done. Returns the report, completed.
 
     Args:
-        gain: by which samples are brought to the voice's level.
         readings: of the shard's lines.
         results: of all pieces, without their audio.
         sizes: how many samples each piece has.
-        audio: a file of all samples in the same order, float32 at the model's own level.
+        audio: a file of all samples in the same order, float32.
 
     Raises:
         OSError: a file can't be written.
@@ -114,7 +111,7 @@ def write_shard(
     started = time.perf_counter()
     layout = Layout(job)
     total = sum(sizes)
-    samples = np.memmap(audio, np.float32, "c", shape=(total,)) if total else np.empty(0, np.float32)
+    samples = np.asarray(np.memmap(audio, np.float32, "c", shape=(total,)) if total else np.empty(0, np.float32))
     pieces: dict[int, list[PieceResult]] = {line.number: [] for line in shard.lines}
     for result, stop, size in zip(results, accumulate(sizes), sizes, strict=True):
         pieces[result.piece.phrase.line].append(replace(result, audio=samples[stop - size : stop]))
@@ -127,7 +124,7 @@ def write_shard(
         reason = reason_of(own)
         if reason is None:
             try:
-                return _spoken_line(layout, shard, line, reading.reading, own, gain)
+                return _spoken_line(layout, shard, line, reading.reading, own)
             except (OSError, UserError):  # the fault is the disk's or a missing package's, not the line's
                 raise
             except Exception as error:
@@ -152,12 +149,10 @@ def _spoken_line(
     line: Line,
     reading: str,
     results: Sequence[PieceResult],
-    gain: float,
 ) -> SpokenLine:
     """A line's audio, encoded and, where it is a file of its own, written."""
     job = layout.job
-    leveled = [limit(torch.from_numpy(result.samples), gain).numpy() for result in results]
-    samples = leveled[0] if len(leveled) == 1 else np.concatenate(leveled)
+    samples = results[0].samples if len(results) == 1 else np.concatenate([result.samples for result in results])
     if job.sampling_rate != job.identity.sampling_rate:
         samples = Resampler(job.identity.sampling_rate, job.sampling_rate)(samples, last=True)
     audio = encode(samples, job.sampling_rate, job.audio)

@@ -15,6 +15,7 @@ import torch
 from common.errors import Closed, UserError, explained
 from pipeline import Voice
 from pipeline.pieces import PieceResult
+from pipeline.synthesizer import Synthesizer
 from serving.corpora.job import CONFIGURATION, Identity, Job, VoiceSource, identity_of
 from serving.corpora.layout import Shard
 from serving.corpora.process import MOST_DEATHS, Process, SharedSamples
@@ -89,7 +90,7 @@ class Worker:
             speaking_seconds=spoken - started,
             waiting_seconds=time.perf_counter() - spoken,
         )
-        arguments = job, voice.engines.gain, shard, reading.lines, results, sizes, audio.path
+        arguments = job, shard, reading.lines, results, sizes, audio.path
         self._writing = self._threads.submit(self._written, job, shard, report, *arguments)
         return reports if self._writer is not None else self.finish()
 
@@ -150,7 +151,7 @@ class Worker:
             audio.clear()
             results: list[PieceResult] = []
             sizes: list[int] = []
-            with voice.synthesizer(settings) as synthesizer:
+            with Synthesizer(voice.engines, settings) as synthesizer:
                 for result in chain.from_iterable(synthesizer.speak_batches(reading.batches)):
                     results.append(replace(result, audio=None))
                     sizes.append(0 if result.audio is None else len(result.audio))

@@ -51,7 +51,7 @@ class TritonPythonModel:
         if args["model_instance_kind"] == "GPU":
             torch.cuda.set_device(int(args["model_instance_device_id"]))
         names = json.loads((folder / "voice.json").read_text(encoding="utf-8"))
-        self._voice = Voice.from_files({part: folder / names[part] for part in PARTS})
+        self._voice = Voice.load({part: folder / names[part] for part in PARTS})
         max_waiting = int(parameters["max_waiting"]["string_value"])
         self._voice.scheduler(max_waiting=max_waiting, on_failed=self._end_server).warm_up()
         for _ in self._voice.stream("Ready."):
