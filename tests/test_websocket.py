@@ -1,6 +1,7 @@
 """Text in pieces over the server's WebSocket: Deepgram's messages, barge-in, limits, and clients that go away."""
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.http_servers import NEVER, ServerProcess, eventually, running_server
+from tests.http_servers import NEVER, ServerProcess, eventually, request, running_server
 
 pytest.importorskip("uvicorn")
 pytest.importorskip("websockets")
@@ -258,3 +259,26 @@ def test_what_was_asked_for_is_spoken_before_the_server_ends(tmp_path: Path) -> 
         assert seconds_of(answer.result().content, 22050) == pytest.approx(3 * SECONDS, abs=1e-3)
         assert server.process.wait(30) == 0
         assert server.log().count("1012, websocket, ") == 2  # they are no clients that left
+
+
+@pytest.mark.parametrize("flags", [("--drain-seconds", "0.3"), ()], ids=["a time limit", "a second signal"])
+def test_an_end_cuts_speech_when_its_time_is_over(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    with running_server(tmp_path, *flags) as server, server.fault("decoder_iter", "slow"):
+        url, body = f"{server.url}/v1/audio/speech", request("word " * 40, frames=1600)
+        with speak_socket(server) as socket, httpx.stream("POST", url, json=body) as answer:
+            parts = answer.iter_bytes()
+            next(parts)
+            say(socket, "Speak", text="word " * 40)
+            say(socket, "Flush")
+            assert eventually(lambda: server.status()["active"] == 2)
+            began = time.monotonic()
+            server.process.terminate()
+            assert eventually(lambda: not server.is_listening())
+            if not flags:
+                server.process.terminate()
+            assert closed(socket) == (1012, "the server is shutting down")
+            with pytest.raises(httpx.RemoteProtocolError):
+                list(parts)
+        assert server.process.wait(20) == 0
+        assert time.monotonic() - began < 15  # all steps would take longer
+        assert not {"Traceback", "failed"} & {*re.findall(r"\w+", server.log())}

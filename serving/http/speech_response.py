@@ -51,7 +51,7 @@ async def speak(service: SpeechService, record: RequestRecord, order: SpeechOrde
             owned.callback(asyncio.get_running_loop().run_in_executor, None, encoder.finish)
         else:
             encoder = opening()
-        answer = _Answer(record, order, speech, encoder)
+        answer = _Answer(service, record, order, speech, encoder)
         chunk = await speech.next_chunk()
         if chunk is None:
             raise EngineFailure("the text gave no audio")
@@ -91,6 +91,7 @@ class SpeechStream(StreamingResponse):
 class _Answer:
     """What an answer with audio is made of."""
 
+    service: SpeechService
     record: RequestRecord
     order: SpeechOrder
     speech: RemoteSpeech
@@ -176,7 +177,7 @@ class _Answer:
         """Each chunk in its format, and the words that are known with it; and what the encoder held back."""
         while chunk is not None:
             yield await self._encoded(with_gain(chunk, self.order.gain).samples), chunk.words
-            self.record.heard(chunk.seconds, self.speech.cut)
+            self.service.sent(self.record, chunk.seconds, self.speech.cut)
             chunk = await self.speech.next_chunk()
         yield await self._encoded(None), ()
 

@@ -221,7 +221,7 @@ class _Connection:
                 await self._send(pause.pcm16(), turn)
             while chunk is not None:
                 await self._send(chunk.pcm16(), turn)
-                self._record.heard(chunk.seconds, speech.cut)
+                self._service.sent(self._record, chunk.seconds, speech.cut)
                 chunk = await speech.next_chunk()
             if speech.cut:
                 await self._warn("TEXT_CUT", f"cut by the limit of frames: {stretch.text}", turn)
