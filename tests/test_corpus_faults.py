@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 
+from common.errors import UserError
 from common.files import REPOSITORY
+from pipeline import Voice
 from serving.corpora.job import VoiceSource
 from serving.corpora.pool import ProcessPool
 from serving.corpora.ray_pool import RayPool
@@ -97,6 +99,31 @@ def test_workers_killed_at_every_stage_are_started_anew_and_leave_no_trace(
     assert tree(tmp_path / "corpus") == tree(plain)
     assert not list((tmp_path / "corpus").rglob("*.part"))
     assert end(descendants(os.getpid()) - before)
+
+
+class GpuTeller(VoiceSource):
+    """No voice: it says which GPUs its worker sees."""
+
+    def open(self) -> Voice:
+        raise UserError(os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+
+
+@pytest.mark.parametrize("visible", [["4", "2"], None])
+def test_each_worker_has_its_own_gpu_whatever_the_first_process_had(
+    visible: list[str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forkserver.ensure_running()  # processes begin with its environment
+    monkeypatch.setattr("serving.corpora.pool.count_gpus", lambda: 2)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(visible))
+    else:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    pool = ProcessPool(GpuTeller(None), 3, on_gpus=True)
+    first, second = visible or ["0", "1"]
+    for worker, gpu in reversed([*zip([pool.start() for _ in range(3)], (first, second, first), strict=True)]):
+        with pytest.raises(UserError, match=f"^{gpu}$"):
+            worker.call("open")
+    pool.close()
 
 
 @pytest.mark.parametrize("options", [{}, {"format": "webdataset", "audio": "flac", "sampling_rate": 16000}])
