@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from common.files import project_version
 from tests.http_servers import NEVER, ServerProcess, eventually, request, running_server
 
 pytest.importorskip("uvicorn")
@@ -77,7 +78,8 @@ def seconds_of(audio: bytes, rate: int = 24000) -> float:
 def test_sentences_are_spoken_as_they_come(server: ServerProcess) -> None:
     with speak_socket(server, "model=aura-2-helena-en&encoding=linear16&sample_rate=16000") as socket:
         _, metadata = until(socket, "Metadata")
-        assert {"request_id", "model_name", "model_version", "model_uuid"} <= metadata.keys()
+        assert {"request_id", "model_name", "model_uuid"} <= metadata.keys()
+        assert metadata["model_version"] == project_version()
         for bit in ("Hel", "lo there. ", "How are "):
             say(socket, "Speak", text=bit)
         first = socket.recv(30)  # before anything is flushed

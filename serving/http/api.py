@@ -13,7 +13,7 @@ from common.errors import Busy, Closed, InvalidInput, UserError
 from pipeline.encoders import FORMATS, AudioFormat
 from pipeline.settings import Setting, SpeakSettings, settings_at
 
-MODEL, MODEL_VERSION = "tacotron2-waveglow", "1"
+MODEL = "tacotron2-waveglow"
 # Clients are written for these names. There is one model and one voice, so they mean the same.
 MODEL_ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 OPENAI_VOICES = (
