@@ -1,6 +1,5 @@
 """The HTTP server as its clients meet it: a process of its own, OpenAI's client, bad input and faults."""
 
-import base64
 import io
 import json
 import os
@@ -15,13 +14,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
 
-from pipeline import Audio, Voice
 from pipeline.scheduler import FAILED_ROUNDS
-from tests.engine_doubles import tiny_engines
-from tests.http_servers import NEVER, ServerProcess, events_of, eventually, request, running_server
+from tests.http_servers import ServerProcess, eventually, metric_of, request, running_server
 
 av = pytest.importorskip("av")
 pytest.importorskip("uvicorn")
@@ -41,88 +37,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         assert server.stop() == 0
 
 
-@pytest.fixture(scope="module")
-def client(server: ServerProcess) -> Iterator:
-    openai = pytest.importorskip("openai")
-    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="unused", max_retries=0) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def voice() -> Iterator[Voice]:
-    with Voice(tiny_engines()) as voice:
-        yield voice
-
-
-def in_library(voice: Voice, text: str = "Hello there.", frames: int = 100, **settings) -> np.ndarray:
-    """int16 samples of the library's stream."""
-    stream = voice.stream(text, gate_threshold=NEVER, max_decoder_steps=frames, **settings)
-    return np.frombuffer(Audio.join(list(stream)).pcm16(), "<i2")
-
-
-def decoded(data: bytes) -> tuple[np.ndarray, int]:
-    """Samples int16 or float [n] and their rate, of a file of any format."""
-    with av.open(io.BytesIO(data)) as container:
-        frames = [frame.to_ndarray().ravel() for frame in container.decode(audio=0)]
-        return np.concatenate(frames), container.streams.audio[0].rate
-
-
-def ours(frames: int = 100, **fields) -> dict:
-    return {"extra_body": {"gate_threshold": NEVER, "max_decoder_steps": frames, **fields}}
-
-
 def metric(server: ServerProcess, name: str) -> float:
-    lines = httpx.get(f"{server.url}/metrics").text.splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"speech_{name}"))
-
-
-def assert_equal(samples: np.ndarray, expected: np.ndarray) -> None:
-    """Equal but for the rounding of processes that decode in other batches, a step of 16 bits or a few."""
-    assert len(samples) == len(expected)
-    assert np.abs(samples.astype(np.int32) - expected).max() <= 20
-
-
-# OpenAI's client
-
-
-@pytest.mark.parametrize("audio_format", ["wav", "pcm", "flac"])
-def test_lossless_formats_hold_what_the_library_streams(client, voice: Voice, audio_format: str) -> None:
-    answer = client.audio.speech.create(
-        model="tts-1", voice="alloy", input="Hello there.", response_format=audio_format, **ours(sample_rate=22050)
-    )
-    assert answer.response.headers["x-sample-rate"] == "22050"
-    if audio_format == "pcm":
-        assert answer.response.headers["content-type"] == "audio/pcm; rate=22050; channels=1"
-        samples, rate = np.frombuffer(answer.content, "<i2"), 22050
-    else:
-        samples, rate = decoded(answer.content)
-    assert rate == 22050
-    assert_equal(samples, in_library(voice))
-
-
-@pytest.mark.parametrize(
-    ("audio_format", "media_type", "padding"),
-    # Seconds that a codec may add: of its own delay, and up to the end of its frame.
-    [("mp3", "audio/mpeg", 0.16), ("opus", "audio/ogg; codecs=opus", 0.06), ("aac", "audio/aac", 0.16)],
-)
-def test_lossy_formats_lose_no_tail(client, audio_format: str, media_type: str, padding: float) -> None:
-    answer = client.audio.speech.create(
-        model="tts-1", voice="alloy", input=LONG, response_format=audio_format, **ours(frames=300)
-    )
-    assert answer.response.headers["content-type"] == media_type
-    samples, rate = decoded(answer.content)
-    seconds = 300 * HOP / 22050
-    assert seconds <= len(samples) / rate <= seconds + padding
+    return metric_of(httpx.get(f"{server.url}/metrics").text, name)
 
 
 @pytest.mark.parametrize("audio_format", ["wav", "pcm", "flac", "mp3", "opus"])
-def test_a_stream_begins_before_it_is_done(server: ServerProcess, client, audio_format: str) -> None:
+def test_a_stream_begins_before_it_is_done(server: ServerProcess, audio_format: str) -> None:
     before = metric(server, "first_audio_seconds_count")
+    body = request(LONG, frames=400, response_format=audio_format)
     with (
         server.fault("decoder_iter", "slow"),
-        client.audio.speech.with_streaming_response.create(
-            model="tts-1", voice="alloy", input=LONG, response_format=audio_format, **ours(frames=400)
-        ) as answer,
+        httpx.stream("POST", f"{server.url}/v1/audio/speech", json=body, timeout=60) as answer,
     ):
         parts = answer.iter_bytes()
         data = next(parts)
@@ -134,58 +59,11 @@ def test_a_stream_begins_before_it_is_done(server: ServerProcess, client, audio_
         assert data[4:8] == data[40:44] == b"\xff\xff\xff\xff"
         assert len(data) == 44 + 2 * 400 * HOP
     elif audio_format == "pcm":
-        assert len(data) // 2 == round(400 * HOP * 24000 / 22050)  # OpenAI's rate
+        assert len(data) == 2 * 400 * HOP
     else:
-        samples, rate = decoded(data)
-        assert len(samples) / rate >= 400 * HOP / 22050
-
-
-def test_events_bring_audio_alignments_and_usage(server: ServerProcess, client, voice: Voice) -> None:
-    with client.audio.speech.with_streaming_response.create(
-        model="gpt-4o-mini-tts",
-        voice={"id": "default"},
-        input="Hello there.",
-        instructions="Cheerfully.",
-        response_format="pcm",
-        stream_format="sse",
-        **ours(alignment=True, sample_rate=22050),
-    ) as answer:
-        assert answer.headers["content-type"].startswith("text/event-stream")
-        events = events_of(answer.read().decode())
-    deltas = [base64.b64decode(event["audio"]) for event in events if event["type"] == "speech.audio.delta"]
-    assert len(deltas) > 1
-    assert_equal(np.frombuffer(b"".join(deltas), "<i2"), in_library(voice))
-    (alignment,) = [event for event in events if event["type"] == "speech.alignment"]
-    assert alignment["text"] == "hello there."
-    weights = np.frombuffer(base64.b64decode(alignment["weights"]), np.uint8)
-    assert weights.reshape(alignment["frames"], alignment["symbols"]).shape == (100, 12)
-    assert events[-1] == {
-        "type": "speech.audio.done",
-        "usage": {"input_tokens": 12, "output_tokens": 100, "total_tokens": 112},
-        "cut": True,
-    }
-
-
-def test_settings_are_those_of_the_library(client, voice: Voice) -> None:
-    answer = client.audio.speech.create(
-        model="tts-1",
-        voice="alloy",
-        input="At 5 o'clock.",
-        response_format="pcm",
-        speed=1.5,
-        **ours(seed=7, sample_rate=16000, sigma=0.4, text_normalizer="none"),
-    )
-    assert answer.response.headers["x-sample-rate"] == "16000"
-    settings = {"speed": 1.5, "seed": 7, "sampling_rate": 16000, "sigma": 0.4, "text_normalizer": "none"}
-    assert_equal(np.frombuffer(answer.content, "<i2"), in_library(voice, "At 5 o'clock.", **settings))
-
-
-def test_eight_clients_at_once_each_hear_their_own(server: ServerProcess, voice: Voice) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda seed: server.speak(seed=seed, frames=60 + 10 * seed), range(8)))
-    for seed, answer in enumerate(answers):
-        expected = in_library(voice, frames=60 + 10 * seed, seed=seed)
-        assert_equal(np.frombuffer(answer.content, "<i2"), expected)
+        with av.open(io.BytesIO(data)) as container:
+            samples = sum(frame.samples for frame in container.decode(audio=0))
+            assert samples / container.streams.audio[0].rate >= 400 * HOP / 22050
 
 
 # Bad input
@@ -253,16 +131,6 @@ def test_a_failure_within_a_stream_cuts_the_connection(
     assert 0 < len(b"".join(received)) < 600 * HOP * 2
     assert server.speak().status_code == 200
     assert eventually(lambda: server.status()["active"] == 0)
-
-
-def test_events_of_a_failed_stream_end_with_its_reason(server: ServerProcess) -> None:
-    with server.fault("waveglow", "nan", 1):
-        answer = server.speak(LONG, frames=600, stream_format="sse")
-    events = events_of(answer.text)
-    assert events[0]["type"] == "speech.audio.delta"
-    assert events[-1]["type"] == "error"
-    assert "NaN" in events[-1]["error"]["message"]
-    assert "speech.audio.done" not in [event["type"] for event in events]
 
 
 def test_a_client_that_goes_away_frees_its_place(server: ServerProcess) -> None:
@@ -349,7 +217,7 @@ def small_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPro
         yield server
 
 
-def test_a_full_queue_is_refused_and_harms_nobody(small_server: ServerProcess, voice: Voice) -> None:
+def test_a_full_queue_is_refused_and_harms_nobody(small_server: ServerProcess) -> None:
     url = f"{small_server.url}/v1/audio/speech"
     with small_server.fault("decoder_iter", "slow"), ThreadPoolExecutor(2) as pool:
         accepted = [pool.submit(httpx.post, url, json=request(frames=150), timeout=60)]
@@ -361,7 +229,7 @@ def test_a_full_queue_is_refused_and_harms_nobody(small_server: ServerProcess, v
         assert int(refused.headers["retry-after"]) >= 1
         assert refused.json()["error"]["code"] == "queue_full"
         for future in accepted:
-            assert_equal(np.frombuffer(future.result().content, "<i2"), in_library(voice, frames=150))
+            assert len(future.result().content) == 2 * 150 * HOP
 
 
 def test_requests_have_ids_in_the_answer_and_in_the_log(server: ServerProcess) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 from unittest import mock
 
 import httpx
@@ -26,10 +26,10 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.metadata import PARTS, Part
-from pipeline import Voice
+from pipeline import Audio, Voice
 from pipeline.scheduler import FAILED_ROUNDS
 from tests.engine_doubles import Watched, tiny_engines
-from tests.http_servers import NEVER, events_of, request
+from tests.http_servers import NEVER, events_of, metric_of, request
 
 pytest.importorskip("uvicorn")
 av = pytest.importorskip("av")
@@ -67,8 +67,13 @@ def engine_of(voice: Voice, loop: asyncio.AbstractEventLoop) -> Iterator[EngineP
 
 
 @pytest.fixture(scope="module")
-def service(loop: asyncio.AbstractEventLoop) -> Iterator[SpeechService]:
-    with engine_of(Voice(tiny_engines()), loop) as engines:
+def voice() -> Voice:
+    return Voice(tiny_engines())
+
+
+@pytest.fixture(scope="module")
+def service(voice: Voice, loop: asyncio.AbstractEventLoop) -> Iterator[SpeechService]:
+    with engine_of(voice, loop) as engines:
         yield SpeechService(engines, ServerSettings(max_characters=100))
 
 
@@ -82,8 +87,7 @@ def ask(service: SpeechService, method: str, path: str, **options) -> httpx.Resp
 
 
 def metric(service: SpeechService, name: str) -> float:
-    lines = service.metrics.exposition({}, 0.0).decode().splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
+    return metric_of(service.metrics.exposition({}, 0.0).decode(), name)
 
 
 @pytest.mark.parametrize(
@@ -148,13 +152,13 @@ def test_an_unforeseen_error_is_answered_logged_and_counted_as_a_failure(
     service: SpeechService, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    before = metric(service, 'speech_requests_total{outcome="failed",status="500"}')
+    before = metric(service, 'requests_total{outcome="failed",status="500"}')
     with mock.patch.object(Voice, "submit", side_effect=KeyError("401k)")):
         answer = ask(service, "POST", SPEECH, json=request())
     assert answer.status_code == 500
     assert answer.json()["error"]["type"] == "server_error"
     assert answer.headers["x-content-type-options"] == "nosniff"
-    assert metric(service, 'speech_requests_total{outcome="failed",status="500"}') == before + 1
+    assert metric(service, 'requests_total{outcome="failed",status="500"}') == before + 1
     assert "failed 500" in caplog.text
 
 
@@ -172,17 +176,10 @@ def test_a_defect_in_a_conversation_is_no_client_that_left(
     assert "failed 500, /v1/speak: internal error: KeyError" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("key", "error"),
-    [
-        *((key, "--api-key: clients send it in a header") for key in ("schlüssel", "two words", "a\nb")),
-        ("", "--api-key is empty"),
-    ],
-)
-def test_a_key_that_no_header_can_carry_is_refused_at_the_start(key: str, error: str) -> None:
-    args = make_parser().parse_args(["--api-key", key])
-    with pytest.raises(UserError, match=error):
-        server_settings(args)
+@pytest.mark.parametrize("key", ["schlüssel", "two words", "a\nb", ""])
+def test_a_key_that_no_header_can_carry_is_refused_at_the_start(key: str) -> None:
+    with pytest.raises(UserError, match="--api-key: clients send it in a header" if key else "--api-key is empty"):
+        server_settings(make_parser().parse_args(["--api-key", key]))
 
 
 CUDA, ON_GPU = "CUDA_VISIBLE_DEVICES", ["--checkpoints", "--device", "cuda"]
@@ -226,22 +223,71 @@ def test_engines_of_a_folder_run_on_gpus(tmp_path: Path, monkeypatch: pytest.Mon
     assert runs_on_gpu(make_parser().parse_args([]))
 
 
-@pytest.mark.parametrize("audio_format", ["wav", "pcm", "flac", "mp3", "opus", "aac"])
-def test_a_whole_answer_has_true_sizes(service: SpeechService, audio_format: str) -> None:
+@pytest.mark.parametrize(
+    ("audio_format", "media_type", "padding"),
+    [
+        ("wav", "audio/wav", 0.0),
+        ("pcm", "audio/pcm; rate=22050; channels=1", 0.0),
+        ("flac", "audio/flac", 0.0),
+        # Seconds that a codec may add: of its own delay, and up to the end of its frame.
+        ("mp3", "audio/mpeg", 0.16),
+        ("opus", "audio/ogg; codecs=opus", 0.06),
+        ("aac", "audio/aac", 0.16),
+    ],
+)
+def test_streams_and_whole_answers_hold_all_the_audio(
+    service: SpeechService, audio_format: str, media_type: str, padding: float
+) -> None:
     fields = request(frames=150, response_format=audio_format)
     streamed = ask(service, "POST", SPEECH, json=fields)
     whole = ask(service, "POST", SPEECH, json=fields | {"stream": False})
+    pcm = ask(service, "POST", SPEECH, json=request(frames=150)).content
     assert int(whole.headers["content-length"]) == len(whole.content)
     assert "content-length" not in streamed.headers
-    assert whole.headers["content-type"] == streamed.headers["content-type"]
-    if audio_format == "pcm":
-        assert whole.content == streamed.content
+    for answer in (streamed, whole):
+        assert answer.headers["content-type"] == media_type
+        if audio_format == "pcm":
+            assert answer.content == pcm
+            continue
+        samples, rate = decoded(answer.content)
+        assert 0 <= len(samples) / rate - 150 * 256 / 22050 <= padding
+        if not padding:
+            assert samples.tobytes() == pcm
     if audio_format in ("wav", "flac"):
-        samples, rate = soundfile.read(io.BytesIO(whole.content), dtype="int16")
-        pcm = ask(service, "POST", SPEECH, json=request(frames=150)).content
-        assert (rate, samples.tobytes()) == (22050, pcm)
+        assert soundfile.info(io.BytesIO(whole.content)).frames == 150 * 256  # by its header
     if audio_format == "mp3":
         assert soundfile.info(io.BytesIO(whole.content)).frames == pytest.approx(150 * 256, abs=2400)
+
+
+def decoded(data: bytes) -> tuple[np.ndarray, int]:
+    """Samples, int16 or float [n], and their rate in Hz, of a file of any format."""
+    with av.open(io.BytesIO(data)) as container:
+        frames = [frame.to_ndarray().ravel() for frame in container.decode(audio=0)]
+        return np.concatenate(frames), container.streams.audio[0].rate
+
+
+def test_settings_are_those_of_the_library(service: SpeechService, voice: Voice) -> None:
+    settings: dict[str, Any] = {"speed": 1.5, "seed": 7, "sigma": 0.4, "text_normalizer": "none"}
+    answer = ask(service, "POST", SPEECH, json=request("At 5 o'clock.", sample_rate=16000, **settings))
+    settings |= {"sampling_rate": 16000, "gate_threshold": NEVER, "max_decoder_steps": 100}
+    expected = Audio.join(list(voice.stream("At 5 o'clock.", **settings)))
+    assert answer.content == expected.pcm16()
+
+
+def test_events_bring_audio_alignments_and_usage(service: SpeechService) -> None:
+    fields = request(stream_format="sse", alignment=True, voice={"id": "default"})
+    answer = ask(service, "POST", SPEECH, json=fields)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    events = events_of(answer.text)
+    deltas = [base64.b64decode(event["audio"]) for event in events if event["type"] == "speech.audio.delta"]
+    assert len(deltas) > 1
+    assert b"".join(deltas) == ask(service, "POST", SPEECH, json=request()).content
+    (alignment,) = [event for event in events if event["type"] == "speech.alignment"]
+    assert alignment["text"] == "hello there."
+    weights = np.frombuffer(base64.b64decode(alignment["weights"]), np.uint8)
+    assert weights.reshape(alignment["frames"], alignment["symbols"]).shape == (100, 12)
+    usage = {"input_tokens": 12, "output_tokens": 100, "total_tokens": 112}
+    assert events[-1] == {"type": "speech.audio.done", "usage": usage, "cut": True}
 
 
 def test_lossy_formats_keep_what_is_above_9_kilohertz() -> None:
@@ -250,10 +296,9 @@ def test_lossy_formats_keep_what_is_above_9_kilohertz() -> None:
         rate = {"opus": 48000}.get(name, 22050)  # Opus is decoded at 48 kHz
         encoder = make_encoder(FORMATS[name], rate, whole=True)
         encoder.encode(noise)
-        with av.open(io.BytesIO(encoder.finish())) as container:
-            decoded = np.concatenate([frame.to_ndarray().ravel() for frame in container.decode(audio=0)])
-        spectrum = np.abs(np.fft.rfft(decoded)) ** 2
-        hertz = np.fft.rfftfreq(len(decoded), 1 / rate)
+        samples, _ = decoded(encoder.finish())
+        spectrum = np.abs(np.fft.rfft(samples)) ** 2
+        hertz = np.fft.rfftfreq(len(samples), 1 / rate)
         high, middle = (spectrum[(low < hertz) & (hertz < low + 500)].mean() for low in (9500, 4000))
         assert high > middle / 10, name  # white noise is as strong in both
 
@@ -392,16 +437,9 @@ def test_who_is_refused_learns_how_long_the_queue_takes(monkeypatch: pytest.Monk
     assert service.seconds_to_wait() == 60
 
 
-def test_null_means_not_given(service: SpeechService) -> None:
-    expected = ask(service, "POST", SPEECH, json=request()).content
-    required = {"model", "input", "voice"}
-    nulls = dict.fromkeys(SpeechRequest.model_fields.keys() - required - request().keys())
-    assert ask(service, "POST", SPEECH, json=request() | nulls).content == expected
-
-
-@pytest.mark.parametrize("voice", ["default", *OPENAI_VOICES, {"id": "ash"}])
-def test_all_voices_of_openai_are_answered(service: SpeechService, voice: object) -> None:
-    fields = request(frames=20) | {"voice": voice, "model": "gpt-4o-mini-tts-2025-12-15"}
+@pytest.mark.parametrize("name", ["default", *OPENAI_VOICES, {"id": "ash"}])
+def test_all_voices_of_openai_are_answered(service: SpeechService, name: object) -> None:
+    fields = request(frames=20) | {"voice": name, "model": "gpt-4o-mini-tts-2025-12-15"}
     assert ask(service, "POST", SPEECH, json=fields).status_code == 200
 
 
@@ -419,15 +457,19 @@ def test_raw_samples_have_openais_rate_unless_another_is_asked_for(service: Spee
         assert len(answer.content) / 2 == pytest.approx(200 * 256 / 22050 * rate, abs=1)
 
 
-def test_fields_of_other_clients_are_taken(service: SpeechService) -> None:
+@pytest.mark.parametrize(
+    "unused",
+    [
+        dict.fromkeys(SpeechRequest.model_fields.keys() - request().keys()),  # null means not given
+        {"instructions": "Cheerfully.", "language": "en", "lang_code": "a", "user": "me", "stream": True},
+        {"normalization_options": {"normalize": True}, "download_format": "mp3", "return_download_link": True},
+    ],
+)
+def test_fields_of_other_clients_are_taken(service: SpeechService, unused: dict) -> None:
     expected = ask(service, "POST", SPEECH, json=request()).content
-    theirs = {
-        **{"instructions": "Cheerfully.", "language": "en", "lang_code": "a", "user": "me", "stream": True},
-        **{"normalization_options": {"normalize": True}, "download_format": "mp3", "return_download_link": True},
-    }
-    assert ask(service, "POST", SPEECH, json=request() | theirs).content == expected
-    other_type = {"content": json.dumps(request()), "headers": {"Content-Type": "application/vnd.api+json"}}
-    assert ask(service, "POST", SPEECH, **other_type).content == expected
+    headers = {"Content-Type": "application/vnd.api+json"}
+    answer = ask(service, "POST", SPEECH, content=json.dumps(request() | unused), headers=headers)
+    assert answer.content == expected
 
 
 def test_a_gain_is_limited_softly(service: SpeechService) -> None:
@@ -486,9 +528,9 @@ def test_speech_that_the_limit_of_frames_cut_is_not_passed_off_as_whole(
 ) -> None:
     caplog.set_level(logging.INFO)
     fields = request(gate_threshold=gate_threshold, stream=False)
-    counted = metric(service, "speech_requests_cut_total")
+    counted = metric(service, "requests_cut_total")
     assert ask(service, "POST", SPEECH, json=fields).headers.get("x-cut") == ("true" if cut else None)
-    assert metric(service, "speech_requests_cut_total") == counted + cut
+    assert metric(service, "requests_cut_total") == counted + cut
     assert ("cut by the limit of frames" in caplog.text) is cut
     events = ask(service, "POST", SPEECH, json=fields | {"stream": True, "stream_format": "sse"}).text
     assert events_of(events)[-1]["cut"] is cut
@@ -694,7 +736,7 @@ def test_whatever_fails_fails_its_own_request_alone(part: Part, call: int, loop:
         error = json.loads(last)["error"]
         assert (error["type"], error["code"]) == ("server_error", "speech_failed")
         assert "failed: RuntimeError; see the log" in error["message"]
-        assert metric(service, 'speech_requests_total{outcome="failed"') == 1
+        assert metric(service, 'requests_total{outcome="failed"') == 1
         again = ask(service, "POST", SPEECH, json=request())
         assert again.status_code == 200
         assert len(again.content) == 2 * 100 * 256
