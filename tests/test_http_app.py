@@ -505,8 +505,7 @@ def test_answers_carry_the_times_of_words(service: SpeechService) -> None:
 
 
 @pytest.mark.parametrize(
-    ("function", "fields"),
-    [("av.open", {"response_format": "mp3"}), ("base64.b64encode", {"timestamps": True})],
+    ("function", "fields"), [("av.open", {"response_format": "mp3"}), ("base64.b64encode", {"timestamps": True})]
 )
 def test_what_takes_long_does_not_hold_up_other_requests(service: SpeechService, function: str, fields: dict) -> None:
     module, name = function.split(".")

@@ -147,12 +147,7 @@ def give_up_shard(report: ShardReport, job: Job, shard: Shard, reason: str) -> S
 
 
 def _spoken_line(
-    layout: Layout,
-    shard: Shard,
-    line: Line,
-    reading: str,
-    results: Sequence[PieceResult],
-    gain: float,
+    layout: Layout, shard: Shard, line: Line, reading: str, results: Sequence[PieceResult], gain: float
 ) -> SpokenLine:
     """A line's audio, encoded and, where it is a file of its own, written."""
     job = layout.job

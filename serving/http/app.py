@@ -20,17 +20,7 @@ from starlette.websockets import WebSocket
 
 from pipeline.encoders import available_formats
 from serving.http.access import SUBPROTOCOL, check_access
-from serving.http.api import (
-    MODEL,
-    MODEL_ALIASES,
-    SERVER_ERROR,
-    ApiError,
-    SpeechOrder,
-    check_model,
-    read_order,
-    read_spoken,
-    unavailable,
-)
+from serving.http.api import MODEL, MODEL_ALIASES, ApiError, SpeechOrder, check_model, read_order, read_spoken
 from serving.http.description import MODEL_PATHS, SPEECH_PATH, VOICE_PATHS, describe
 from serving.http.service import CLIENT_GONE, RequestRecord, SpeechService
 from serving.http.speech_response import StreamCut, speak
@@ -80,7 +70,7 @@ def _speech_routes(service: SpeechService) -> Iterator[BaseRoute]:
                 record.format, record.characters = order.audio_format.name, len(order.text)
                 return await speak(service, record, order, request.receive)
             except asyncio.CancelledError:  # the time that requests under way get when the server ends is over
-                raise unavailable("the server is shutting down", "shutting_down") from None
+                raise ApiError(503, "the server is shutting down", code="shutting_down") from None
 
         return Route(path, answer, methods=["POST"])
 
@@ -261,4 +251,4 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
 
 async def _answer_exception(request: Request, error: Exception) -> Response:
     message = f"internal error: {type(error).__name__}; see the log"
-    return await _answer_api_error(request, ApiError(500, message, kind=SERVER_ERROR))
+    return await _answer_api_error(request, ApiError(500, message))
