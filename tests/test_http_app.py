@@ -10,7 +10,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,6 +64,11 @@ def engine_of(voice: Voice, loop: asyncio.AbstractEventLoop) -> Iterator[EngineP
     loop.run_until_complete(engines.start())
     yield engines
     loop.run_until_complete(engines.close())
+
+
+@pytest.fixture(autouse=True)
+def log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +143,6 @@ def test_every_answer_has_its_headers(
     ],
 )
 def test_clients_can_not_forge_the_log(service: SpeechService, options: dict, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
     generous = SpeechService(service.engines, ServerSettings(max_characters=10_000))
     assert ask(generous, "POST", SPEECH, **options).status_code in (400, 415)
     (record,) = [record for record in caplog.records if record.name == "serving.http.service"]
@@ -151,7 +155,6 @@ def test_clients_can_not_forge_the_log(service: SpeechService, options: dict, ca
 def test_an_unforeseen_error_is_answered_logged_and_counted_as_a_failure(
     service: SpeechService, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
     before = metric(service, 'requests_total{outcome="failed",status="500"}')
     with mock.patch.object(Voice, "submit", side_effect=KeyError("401k)")):
         answer = ask(service, "POST", SPEECH, json=request())
@@ -165,7 +168,6 @@ def test_an_unforeseen_error_is_answered_logged_and_counted_as_a_failure(
 def test_a_defect_in_a_conversation_is_no_client_that_left(
     service: SpeechService, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
     client = TestClient(app_of(service))
     with (
         mock.patch("serving.http.websocket.read_query", side_effect=KeyError("401k")),
@@ -336,24 +338,30 @@ def test_pages_of_other_sites_need_to_be_allowed(service: SpeechService) -> None
     assert "access-control-allow-origin" not in other.headers
 
 
-def post_scope() -> dict:
-    headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
-    return {"type": "http", "method": "POST", "path": SPEECH, "query_string": b"", "headers": headers}
+POST = {"type": "http", "method": "POST", "path": SPEECH, "query_string": b"", "subprotocols": []}
+LOCAL = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")]
+
+
+async def under_way(
+    service: SpeechService, messages: list[Message], send: Callable[[Message], Awaitable[None]], **scope: object
+) -> asyncio.Task[None]:
+    """A request, once the server has taken these messages of its client."""
+    received = asyncio.Queue[Message]()
+    for message in messages:
+        received.put_nowait(message)
+    task = asyncio.create_task(app_of(service)({**POST, "headers": LOCAL, **scope}, received.get, send))
+    while not received.empty():
+        await asyncio.sleep(0.001)
+    return task
 
 
 def test_a_request_whose_body_is_on_its_way_when_the_server_ends_is_refused(
     service: SpeechService, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
-    asked, sent = asyncio.Event(), mock.AsyncMock()
-
-    async def receive() -> Message:
-        asked.set()
-        return await asyncio.Future[Message]()
+    sent = mock.AsyncMock()
 
     async def end() -> None:
-        asking = asyncio.create_task(app_of(service)(post_scope(), receive, sent))
-        await asyncio.wait_for(asked.wait(), 20)
+        asking = await under_way(service, [{"type": "http.request", "body": b"{", "more_body": True}], sent)
         asking.cancel()
         await asking
 
@@ -365,24 +373,15 @@ def test_a_request_whose_body_is_on_its_way_when_the_server_ends_is_refused(
 def test_a_client_that_leaves_while_its_text_waits_to_be_read_gives_it_up(
     service: SpeechService, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
-    read, gone = threading.Event(), asyncio.Event()
-    messages = iter([{"type": "http.request", "body": json.dumps(request()).encode()}])
-
-    async def receive() -> Message:
-        if (message := next(messages, None)) is None:
-            gone.set()
-            return {"type": "http.disconnect"}
-        return message
+    read, submit = threading.Event(), Voice.submit
 
     async def leave() -> None:
-        asking = asyncio.create_task(app_of(service)(post_scope(), receive, mock.AsyncMock()))
-        await asyncio.wait_for(gone.wait(), 20)
+        body = {"type": "http.request", "body": json.dumps(request()).encode()}
+        asking = await under_way(service, [body, {"type": "http.disconnect"}], mock.AsyncMock())
         await service.engines.statuses()  # the engine has heard of it
         read.set()
         await asking
 
-    submit = Voice.submit
     with mock.patch.object(Voice, "submit", lambda *options: read.wait(30) and submit(*options)):
         asyncio.get_event_loop().run_until_complete(leave())
     assert "cancelled 499" in caplog.text
@@ -439,8 +438,9 @@ def test_who_is_refused_learns_how_long_the_queue_takes(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize("name", ["default", *OPENAI_VOICES, {"id": "ash"}])
 def test_all_voices_of_openai_are_answered(service: SpeechService, name: object) -> None:
-    fields = request(frames=20) | {"voice": name, "model": "gpt-4o-mini-tts-2025-12-15"}
-    assert ask(service, "POST", SPEECH, json=fields).status_code == 200
+    fields = request(frames=20, response_format=None) | {"voice": name, "model": "gpt-4o-mini-tts-2025-12-15"}
+    answer = ask(service, "POST", SPEECH, json=fields)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "audio/mpeg")
 
 
 def test_names_of_ones_own_are_added() -> None:
@@ -525,7 +525,6 @@ def test_what_takes_long_does_not_hold_up_other_requests(service: SpeechService,
 def test_speech_that_the_limit_of_frames_cut_is_not_passed_off_as_whole(
     service: SpeechService, gate_threshold: float, cut: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
     fields = request(gate_threshold=gate_threshold, stream=False)
     counted = metric(service, "requests_cut_total")
     assert ask(service, "POST", SPEECH, json=fields).headers.get("x-cut") == ("true" if cut else None)
@@ -548,6 +547,7 @@ def test_what_there_is_is_listed_where_clients_look(service: SpeechService, path
     names = [one["id"] for one in answer[path.rpartition("/")[2]]]
     if "voices" in path:
         assert names[:2] == ["default", "alloy"]
+        assert names == [one["name"] for one in answer["voices"]]  # as Open WebUI shows them
         assert answer["max_characters"] == 100
     else:
         assert {"tts-1", "tacotron2-waveglow"} <= {*names}
@@ -648,7 +648,6 @@ def test_bad_bodies_are_refused(
 def test_without_the_key_nothing_is_spoken(
     service: SpeechService, headers: dict, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
     guarded = SpeechService(service.engines, ServerSettings(api_key="secret"))
     for method, path in (("GET", "/v1/models"), ("GET", "/v1/voices"), ("GET", "/metrics"), ("POST", SPEECH)):
         answer = ask(guarded, method, path, headers=headers)
@@ -744,7 +743,6 @@ def test_whatever_fails_fails_its_own_request_alone(part: Part, call: int, loop:
 def test_a_voice_that_can_not_speak_any_more_says_so_everywhere(
     loop: asyncio.AbstractEventLoop, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
     with faulty_service(loop, "decoder_iter", failing(range(1000))) as service:
         assert ask(service, "GET", "/health").json()["status"] == "ready"
         for _ in range(FAILED_ROUNDS):
@@ -768,16 +766,13 @@ def test_a_voice_that_can_not_speak_any_more_says_so_everywhere(
 def test_a_conversation_whose_engine_ends_has_failed(
     loop: asyncio.AbstractEventLoop, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO)
     query = f"gate_threshold={NEVER}&max_decoder_steps=1600".encode()
-    scope = {"type": "websocket", "path": "/v1/speak", "query_string": query, "headers": [(b"host", b"127.0.0.1")]}
+    said = ({"type": "Speak", "text": "word " * 40}, {"type": "Flush"})
+    messages: list[Message] = [{"type": "websocket.receive", "text": json.dumps(one)} for one in said]
 
     async def converse(service: SpeechService) -> Message:
-        received, sent = asyncio.Queue[Message](), asyncio.Queue[Message]()
-        received.put_nowait({"type": "websocket.connect"})
-        for message in ({"type": "Speak", "text": "word " * 40}, {"type": "Flush"}):
-            received.put_nowait({"type": "websocket.receive", "text": json.dumps(message)})
-        conversation = asyncio.create_task(app_of(service)({**scope, "subprotocols": []}, received.get, sent.put))
+        sent, scope = asyncio.Queue[Message](), {"type": "websocket", "path": "/v1/speak", "query_string": query}
+        conversation = await under_way(service, [{"type": "websocket.connect"}, *messages], sent.put, **scope)
         while "bytes" not in await sent.get():
             pass
         await service.engines.close()

@@ -45,6 +45,11 @@ def say(socket: ClientConnection, kind: str, **fields: str) -> None:
     socket.send(json.dumps({"type": kind, **fields}))
 
 
+def say_all(socket: ClientConnection, text: str) -> None:
+    say(socket, "Speak", text=text)
+    say(socket, "Flush")
+
+
 def until(socket: ClientConnection, kind: str) -> tuple[bytes, dict]:
     """The audio up to a message of a kind, and the message."""
     audio = b""
@@ -84,8 +89,7 @@ def test_sentences_are_spoken_as_they_come(server: ServerProcess) -> None:
             say(socket, "Speak", text=bit)
         first = socket.recv(30)  # before anything is flushed
         assert isinstance(first, bytes)
-        say(socket, "Speak", text="you?")
-        say(socket, "Flush")
+        say_all(socket, "you?")
         audio, flushed = until(socket, "Flushed")
         assert seconds_of(first + audio, 16000) == pytest.approx(2 * SECONDS, abs=1e-3)
         assert flushed["sequence_id"] == 0
@@ -114,16 +118,14 @@ def test_what_is_not_flushed_is_spoken_after_a_while(server: ServerProcess) -> N
 
 def test_clear_stops_at_once_and_frees_the_slot(server: ServerProcess) -> None:
     with speak_socket(server, "max_decoder_steps=1600") as socket, server.fault("decoder_iter", "slow"):
-        say(socket, "Speak", text="word " * 60)
-        say(socket, "Flush")
+        say_all(socket, "word " * 60)
         assert eventually(lambda: server.status()["active"] == 1)
         began = time.monotonic()
         say(socket, "Clear")
         assert until(socket, "Cleared")[1]["sequence_id"] == 0
         assert eventually(lambda: server.status()["active"] == 0)
         assert time.monotonic() - began < 3  # all steps would take longer
-        say(socket, "Speak", text="Hi.")
-        say(socket, "Flush")
+        say_all(socket, "Hi.")
         audio, flushed = until(socket, "Flushed")
         assert flushed["sequence_id"] == 0  # the one before was never done
         assert 0 < seconds_of(audio) < 3
@@ -132,8 +134,7 @@ def test_clear_stops_at_once_and_frees_the_slot(server: ServerProcess) -> None:
 def test_a_client_that_goes_away_frees_its_slot(server: ServerProcess) -> None:
     with server.fault("decoder_iter", "slow"):
         with speak_socket(server, "max_decoder_steps=1600") as socket:
-            say(socket, "Speak", text="word " * 60)
-            say(socket, "Flush")
+            say_all(socket, "word " * 60)
             assert eventually(lambda: server.status()["active"] == 1)
             socket.socket.close()
         assert eventually(lambda: server.status()["active"] == 0, 8)
@@ -148,8 +149,7 @@ def test_a_connection_may_be_silent_for_longer_than_a_request_head(server: Serve
 
 def test_what_has_no_sound_is_told(server: ServerProcess) -> None:
     with speak_socket(server) as socket:
-        say(socket, "Speak", text="\u266b")
-        say(socket, "Flush")
+        say_all(socket, "\u266b")
         assert "nothing to speak" in until(socket, "Warning")[1]["description"]
         until(socket, "Flushed")
 
@@ -205,32 +205,31 @@ def test_too_much_text_ends_the_connection(server: ServerProcess) -> None:
 
 def test_a_failure_is_no_end_of_speech(server: ServerProcess) -> None:
     with server.fault("waveglow", "nan"), speak_socket(server) as socket:
-        say(socket, "Speak", text="Hello.")
-        say(socket, "Flush")
+        say_all(socket, "Hello.")
         code, reason = closed(socket)
     assert code == 1011
     assert "NaN" in reason
 
 
+def one_too_many(server: ServerProcess, stack: ExitStack, steps: int) -> list[ClientConnection]:
+    """Three conversations: one speaks, one waits for a slot, one finds the queue full."""
+    sockets = [stack.enter_context(speak_socket(server, f"max_decoder_steps={steps}")) for _ in range(3)]
+    for socket, state in zip(sockets, ({"active": 1}, {"waiting": 1}, {}), strict=True):
+        say_all(socket, "word " * 60)
+        assert eventually(lambda state=state: state.items() <= server.status().items())
+    return sockets
+
+
 def test_a_full_queue_is_told(server: ServerProcess) -> None:
     with server.fault("decoder_iter", "slow"), ExitStack() as stack:
-        sockets = [stack.enter_context(speak_socket(server, "max_decoder_steps=1600")) for _ in range(3)]
-        for socket, state in zip(sockets, ({"active": 1}, {"waiting": 1}, {}), strict=True):
-            say(socket, "Speak", text="word " * 60)
-            say(socket, "Flush")
-            assert eventually(lambda state=state: state.items() <= server.status().items())
-        assert closed(sockets[2])[0] == 1013
+        assert closed(one_too_many(server, stack, 1600)[2])[0] == 1013
     assert eventually(lambda: server.status()["active"] == server.status()["waiting"] == 0)
 
 
 def test_a_text_waits_for_a_busy_engine(server: ServerProcess) -> None:
     with ExitStack() as stack:
-        sockets = [stack.enter_context(speak_socket(server, "max_decoder_steps=150")) for _ in range(3)]
         with server.fault("decoder_iter", "slow"):
-            for socket, state in zip(sockets, ({"active": 1}, {"waiting": 1}, {}), strict=True):
-                say(socket, "Speak", text="word " * 60)
-                say(socket, "Flush")
-                assert eventually(lambda state=state: state.items() <= server.status().items())
+            sockets = one_too_many(server, stack, 150)
             time.sleep(0.3)  # the third is refused now and then
         for socket in sockets:
             assert seconds_of(until(socket, "Flushed")[0]) > 0
@@ -245,8 +244,7 @@ def test_what_was_asked_for_is_spoken_before_the_server_ends(tmp_path: Path) -> 
     ):
         with server.fault("decoder_iter", "slow"):
             answer = pool.submit(server.speak, frames=150)
-            say(socket, "Speak", text="Hello there.")
-            say(socket, "Flush")
+            say_all(socket, "Hello there.")
             assert eventually(lambda: server.status()["active"] == 2)
             server.process.terminate()
             assert eventually(lambda: not server.is_listening())
@@ -270,8 +268,7 @@ def test_an_end_cuts_speech_when_its_time_is_over(tmp_path: Path, flags: tuple[s
         with speak_socket(server) as socket, httpx.stream("POST", url, json=body) as answer:
             parts = answer.iter_bytes()
             next(parts)
-            say(socket, "Speak", text="word " * 40)
-            say(socket, "Flush")
+            say_all(socket, "word " * 40)
             assert eventually(lambda: server.status()["active"] == 2)
             began = time.monotonic()
             server.process.terminate()
