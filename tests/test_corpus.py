@@ -33,7 +33,7 @@ from serving.corpora.layout import Layout, Shard
 from serving.corpora.lines import Line, survey
 from serving.corpora.process import WorkerDied
 from serving.corpora.report import CorpusTotals, RunTotals
-from serving.corpora.run import Driver
+from serving.corpora.run import speak_shards, start_workers
 from serving.corpora.shard import ShardReport
 from serving.corpora.worker import Worker
 from tacotron2.text import TextFrontEnd
@@ -281,9 +281,9 @@ class MortalPool:
 @pytest.mark.parametrize("seed", range(10))
 def test_every_shard_is_reported_once_whenever_workers_die(seed: int) -> None:
     reports: list[ShardReport] = []
-    driver = Driver(MortalPool(seed, {0, 7, 19}), reports.append)  # type: ignore[arg-type]
-    driver.open(3)
-    driver.speak(None, (Shard(0, number, (Line(number + 1, "a", "A."),)) for number in range(20)))  # type: ignore[arg-type]
+    shards = (Shard(0, number, (Line(number + 1, "a", "A."),)) for number in range(20))
+    workers, _ = start_workers(MortalPool(seed, {0, 7, 19}), 3)  # type: ignore[arg-type]
+    speak_shards(workers, None, shards, reports.append)  # type: ignore[arg-type]
     assert sorted(report.shard for report in reports) == [f"00-{number:07d}" for number in range(20)]
     assert {f"00-{number:07d}" for number in (0, 7, 19)} <= {one.shard for one in reports if one.worker == "gave up"}
 
