@@ -250,5 +250,6 @@ async def _answer_http_error(request: Request, error: Exception) -> Response:
 
 
 async def _answer_exception(request: Request, error: Exception) -> Response:
-    message = f"internal error: {type(error).__name__}; see the log"
-    return await _answer_api_error(request, ApiError(500, message))
+    # Starlette asks for this even where an answer has begun: the record is not touched.
+    refusal = ApiError(500, f"internal error: {type(error).__name__}; see the log")
+    return JSONResponse(refusal.body, refusal.status)
