@@ -37,6 +37,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         assert server.stop() == 0
 
 
+def sent(fields: dict) -> bytes:
+    """A request for speech as a client sends it."""
+    body = json.dumps(fields)
+    head = ("POST /v1/audio/speech HTTP/1.1", "Host: localhost", "Content-Type: application/json")
+    return "\r\n".join([*head, f"Content-Length: {len(body)}", "", body]).encode()
+
+
 def metric(server: ServerProcess, name: str) -> float:
     return metric_of(httpx.get(f"{server.url}/metrics").text, name)
 
@@ -85,10 +92,8 @@ def test_the_server_keeps_to_its_description(server: ServerProcess, tmp_path: Pa
 
 def test_a_thousand_requests_leave_nothing_behind(server: ServerProcess) -> None:
     def ask(number: int) -> None:
-        body = json.dumps(request("Hi.", frames=4, response_format=("pcm", "mp3")[number % 2])).encode()
-        head = f"POST /v1/audio/speech HTTP/1.1\r\nHost: {server.url[7:]}\r\nContent-Type: application/json\r\n"
         with server.connect() as client:
-            client.sendall(head.encode() + f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            client.sendall(sent(request("Hi.", frames=4, response_format=("pcm", "mp3")[number % 2])))
             if number % 4:  # the others leave at once
                 client.recv(16)  # these within their answer
 
@@ -153,11 +158,9 @@ def test_a_client_that_goes_away_before_the_first_audio_frees_its_place(server: 
 
 
 def test_a_slow_reader_holds_up_nobody(server: ServerProcess) -> None:
-    body = json.dumps(request(LONG, frames=1600, response_format="pcm", sample_rate=48000)).encode()
     with server.connect() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        head = ["POST /v1/audio/speech HTTP/1.1", "Host: localhost", "Content-Type: application/json"]
-        slow.sendall("\r\n".join([*head, f"Content-Length: {len(body)}", "", ""]).encode() + body)
+        slow.sendall(sent(request(LONG, frames=1600, sample_rate=48000)))
         assert slow.recv(12) == b"HTTP/1.1 200"
         for _ in range(3):
             assert server.speak().status_code == 200
@@ -166,19 +169,18 @@ def test_a_slow_reader_holds_up_nobody(server: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize(
-    "sent", [b"", b"GET /hea", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET /h"], ids=["nothing", "a part", "a second"]
+    "begun", [b"", b"GET /hea", b"GET /health HTTP/1.1\r\nHost: x\r\n\r\nGET /h"], ids=["nothing", "a part", "a second"]
 )
-def test_a_connection_whose_client_sends_no_more_is_closed(server: ServerProcess, sent: bytes) -> None:
+def test_a_connection_whose_client_sends_no_more_is_closed(server: ServerProcess, begun: bytes) -> None:
     with server.connect() as silent:
-        silent.sendall(sent)
+        silent.sendall(begun)
         received = b"".join(iter(lambda: silent.recv(4096), b""))  # until the server closes
-    assert received.count(b"HTTP/1.1 200") == sent.count(b"\r\n\r\n")
+    assert received.count(b"HTTP/1.1 200") == begun.count(b"\r\n\r\n")
 
 
 def test_a_body_that_does_not_come_is_refused(server: ServerProcess) -> None:
-    head = f"POST /v1/audio/speech HTTP/1.1\r\nHost: {server.url[7:]}\r\nContent-Type: application/json\r\n"
     with server.connect() as silent:
-        silent.sendall(head.encode() + b"Content-Length: 100\r\n\r\n{")
+        silent.sendall(sent(request())[:-1])
         received = b"".join(iter(lambda: silent.recv(4096), b""))
     assert received.startswith(b"HTTP/1.1 408 ")
     assert b"not complete after" in received
@@ -206,52 +208,7 @@ def test_a_head_of_any_length_is_not_kept(server: ServerProcess) -> None:
     assert server.is_healthy()
 
 
-# Load, ids, the end
-
-
-@pytest.fixture(scope="module")
-def small_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """A server with room for one stream and for one request that waits."""
-    flags = ("--max-streams", "1", "--max-queue", "1")
-    with running_server(tmp_path_factory.mktemp("small"), *flags) as server:
-        yield server
-
-
-def test_a_full_queue_is_refused_and_harms_nobody(small_server: ServerProcess) -> None:
-    url = f"{small_server.url}/v1/audio/speech"
-    with small_server.fault("decoder_iter", "slow"), ThreadPoolExecutor(2) as pool:
-        accepted = [pool.submit(httpx.post, url, json=request(frames=150), timeout=60)]
-        assert eventually(lambda: small_server.status()["active"] == 1)
-        accepted.append(pool.submit(httpx.post, url, json=request(frames=150), timeout=60))
-        assert eventually(lambda: small_server.status()["waiting"] == 1)
-        refused = httpx.post(url, json=request())
-        assert refused.status_code == 503
-        assert int(refused.headers["retry-after"]) >= 1
-        assert refused.json()["error"]["code"] == "queue_full"
-        for future in accepted:
-            assert len(future.result().content) == 2 * 150 * HOP
-
-
-def test_requests_have_ids_in_the_answer_and_in_the_log(server: ServerProcess) -> None:
-    url = f"{server.url}/v1/audio/speech"
-    answer = httpx.post(url, json=request("Not for the log."), headers={"X-Request-Id": "mine-1"})
-    assert answer.headers["x-request-id"] == "mine-1"
-    assert eventually(lambda: "request mine-1: done 200, pcm, 16 characters" in server.log())
-    assert "Not for the log" not in server.log()
-    forged = httpx.post(url, json=request(), headers={"X-Request-Id": "two words"})
-    assert forged.headers["x-request-id"] not in ("", "two words")
-
-
-def test_metrics_count_what_happened(server: ServerProcess) -> None:
-    refused = 'requests_total{outcome="refused",status="400"}'
-    grown = {"request_seconds_count": 1, "first_audio_seconds_count": 1, "characters_total": 12, refused: 1}
-    grown["audio_seconds_total"] = pytest.approx(100 * HOP / 22050)
-    before = {name: metric(server, name) for name in grown}
-    server.speak("")
-    server.speak("Hello there.", frames=100)
-    assert eventually(lambda: metric(server, "request_seconds_count") > before["request_seconds_count"])
-    assert {name: metric(server, name) - before[name] for name in grown} == grown
-    assert metric(server, "queue_length") == metric(server, "active_streams") == 0
+# The end
 
 
 def test_a_server_whose_voice_can_not_speak_any_more_ends_with_a_reason(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from common.metadata import PARTS, Part
 from pipeline import Audio, Voice
 from pipeline.scheduler import FAILED_ROUNDS
 from tests.engine_doubles import Watched, tiny_engines
-from tests.http_servers import NEVER, events_of, metric_of, request
+from tests.http_servers import NEVER, events_of, eventually, metric_of, request
 
 pytest.importorskip("uvicorn")
 av = pytest.importorskip("av")
@@ -129,6 +129,33 @@ def test_every_answer_has_its_headers(
     assert answer.headers["x-request-id"]
     assert status < 400 or "error" in answer.json()
     assert b"alert(1)" not in answer.content
+
+
+def test_requests_have_ids_in_the_answer_and_in_the_log(
+    service: SpeechService, caplog: pytest.LogCaptureFixture
+) -> None:
+    for given, kept in (("mine-1", True), ("two words", False)):
+        answer = ask(service, "POST", SPEECH, json=request("Not for the log."), headers={"X-Request-Id": given})
+        found = answer.headers["x-request-id"]
+        assert found
+        assert (found == given) is kept
+        assert f"request {found}: done 200, pcm, 16 characters" in caplog.text
+    assert "Not for the log" not in caplog.text
+
+
+def test_metrics_count_what_happened(service: SpeechService) -> None:
+    def values() -> dict[str, float]:
+        exposition = ask(service, "GET", "/metrics").text
+        return {name: metric_of(exposition, name) for name in grown}
+
+    refused = 'requests_total{outcome="refused",status="400"}'
+    grown = {"request_seconds_count": 1, "first_audio_seconds_count": 1, "characters_total": 12, refused: 1}
+    grown |= {"audio_seconds_total": pytest.approx(100 * 256 / 22050), "queue_length": 0, "active_streams": 0}
+    before = values()
+    ask(service, "POST", SPEECH, json=request(""))
+    ask(service, "POST", SPEECH, json=request("Hello there."))
+    assert eventually(lambda: ask(service, "GET", "/health").json()["active"] == 0)
+    assert {name: value - before[name] for name, value in values().items()} == grown
 
 
 @pytest.mark.parametrize(

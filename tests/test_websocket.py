@@ -222,7 +222,11 @@ def one_too_many(server: ServerProcess, stack: ExitStack, steps: int) -> list[Cl
 
 def test_a_full_queue_is_told(server: ServerProcess) -> None:
     with server.fault("decoder_iter", "slow"), ExitStack() as stack:
-        assert closed(one_too_many(server, stack, 1600)[2])[0] == 1013
+        crowd = one_too_many(server, stack, 1600)
+        refused = server.speak()
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "queue_full")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert closed(crowd[2])[0] == 1013
     assert eventually(lambda: server.status()["active"] == server.status()["waiting"] == 0)
 
 
