@@ -210,7 +210,7 @@ def test_what_cannot_be_spoken_is_refused_with_a_reason(
 ) -> None:
     with pytest.raises(UserError, match=reason):
         list(stream(server["grpc"], text, **options))
-    with pytest.raises(UserError, match=rf"\[400\] {reason}"):
+    with pytest.raises(UserError, match=rf"\[400\] .*{reason}"):
         speak(server["http"], text, **options)
 
 
