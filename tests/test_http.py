@@ -211,9 +211,10 @@ def test_a_head_of_any_length_is_not_kept(server: ServerProcess) -> None:
 # The end
 
 
-def test_a_server_whose_voice_can_not_speak_any_more_ends_with_a_reason(tmp_path: Path) -> None:
-    with running_server(tmp_path) as server, server.fault("decoder_iter", "error"):
-        statuses = [server.speak().status_code for _ in range(FAILED_ROUNDS)]
-        assert statuses == [500] * FAILED_ROUNDS
-        assert server.process.wait(30) == 1
+@pytest.mark.parametrize("flags", [(), ("--engines", "1")], ids=["itself", "an engine's process"])
+def test_a_server_whose_voice_can_not_speak_any_more_ends_with_a_reason(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    with running_server(tmp_path, *flags) as server, server.fault("decoder_iter", "error"):
+        assert [server.speak().status_code for _ in range(FAILED_ROUNDS)] == [500] * FAILED_ROUNDS
+        assert not flags or eventually(lambda: server.speak().status_code == 503)  # while it is started again
+        assert server.process.wait(120) == 1
         assert "the voice can't speak any more" in server.log().splitlines()[-1]

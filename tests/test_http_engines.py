@@ -236,11 +236,3 @@ def test_no_engine_outlives_a_server_that_is_killed(tmp_path: Path) -> None:
         server.process.kill()
         server.process.wait()
         assert eventually(lambda: not any(map(is_running, engines)), 15)
-
-
-@pytest.mark.slow
-def test_engines_that_fail_at_once_end_the_server(tmp_path: Path) -> None:
-    with running_server(tmp_path, "--engines", "1") as server, server.fault("decoder_iter", "error"):
-        assert eventually(lambda: server.speak().status_code == 503)
-        assert server.process.wait(120) == 1
-        assert "the voice can't speak any more" in server.log().splitlines()[-1]
