@@ -5,7 +5,6 @@ once, in the user's cache.
 """
 
 import asyncio
-import base64
 import hashlib
 import json
 import os
@@ -15,7 +14,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from pipeline import Voice
@@ -137,25 +135,3 @@ def test_openai_for_python(server: ServerProcess, seconds: float) -> None:
     answers.append(asyncio.run(ask_asynchronously()))
     for answer in answers:
         assert len(answer) / 2 / player.SAMPLE_RATE == pytest.approx(seconds, rel=0.01)
-
-
-def test_kokoro_fast_api_with_captions(server: ServerProcess, seconds: float) -> None:
-    body = {
-        **{"model": "kokoro", "voice": "af_bella", "input": TEXT, "response_format": "pcm", "speed": 1.0},
-        **{"lang_code": "a", "volume_multiplier": 1.0, "normalization_options": {"normalize": True}},
-        **{"return_download_link": False, "download_format": None},
-    }
-
-    def ask(stream: bool) -> str:
-        url, headers = f"{server.url}/dev/captioned_speech", {"Authorization": f"Bearer {KEY}"}
-        return httpx.post(url, json=body | {"stream": stream}, headers=headers, timeout=60).raise_for_status().text
-
-    whole, streamed = json.loads(ask(False)), [json.loads(line) for line in ask(True).splitlines()]
-    assert len(streamed) > 1
-    assert whole["audio_format"] == "pcm"
-    assert len(base64.b64decode(whole["audio"])) / 2 / 24000 == pytest.approx(seconds, rel=0.01)
-    assert b"".join(base64.b64decode(one["audio"]) for one in streamed) == base64.b64decode(whole["audio"])
-    for times in (whole["timestamps"], [word for one in streamed for word in one["timestamps"]]):
-        assert [word["word"] for word in times] == TEXT.split()[: len(times)]
-        assert len(times) > 4  # an untrained voice may not get further
-        assert all(0 <= word["start_time"] <= word["end_time"] <= seconds for word in times)

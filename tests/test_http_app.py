@@ -28,6 +28,7 @@ from common.errors import UserError
 from common.metadata import PARTS, Part
 from pipeline import Audio, Voice
 from pipeline.scheduler import FAILED_ROUNDS
+from tests.client_programs import TEXT
 from tests.engine_doubles import Watched, tiny_engines
 from tests.http_servers import NEVER, events_of, eventually, metric_of, request
 
@@ -529,6 +530,29 @@ def test_answers_carry_the_times_of_words(service: SpeechService) -> None:
     for word in said:
         assert text[slice(*word["span"])] == word["word"]
         assert 0 <= word["start"] <= word["end"] <= 100 * 256 / 22050
+
+
+def test_kokoro_fast_api_with_captions(service: SpeechService) -> None:
+    body = {
+        **{"model": "kokoro", "voice": "af_bella", "input": TEXT, "response_format": "pcm", "speed": 1.0},
+        **{"lang_code": "a", "volume_multiplier": 1.0, "normalization_options": {"normalize": True}},
+        **{"return_download_link": False, "download_format": None, "gate_threshold": NEVER, "max_decoder_steps": 400},
+    }
+
+    def lines(stream: bool) -> list[dict]:
+        answer = ask(service, "POST", "/dev/captioned_speech", json=body | {"stream": stream})
+        return [json.loads(line) for line in answer.text.splitlines()]
+
+    (whole,), streamed = lines(False), lines(True)
+    assert len(streamed) > 1
+    assert whole["audio_format"] == "pcm"
+    seconds = len(base64.b64decode(whole["audio"])) / 2 / 24000
+    assert seconds == pytest.approx(400 * 256 / 22050, abs=1e-4)
+    assert b"".join(base64.b64decode(one["audio"]) for one in streamed) == base64.b64decode(whole["audio"])
+    for times in (whole["timestamps"], [word for one in streamed for word in one["timestamps"]]):
+        assert [word["word"] for word in times] == TEXT.split()[: len(times)]
+        assert len(times) > 4  # an untrained voice may not get further
+        assert all(0 <= word["start_time"] <= word["end_time"] <= seconds for word in times)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def make_corpus(
 
 
 def start_workers(pool: Pool, most: int) -> tuple[list[PoolWorker], Identity]:
-    """Starts a pool's workers, or fewer, and waits for the first voice. Returns them, and what the voice is.
+    """Starts a pool's workers, or `most` of them, and waits for the first voice. Returns them, and what the voice is.
 
     Raises:
         UserError: the voice can't be opened.
