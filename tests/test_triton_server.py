@@ -27,7 +27,7 @@ from exports.voice import export_voice
 from pipeline import Audio, Voice
 from serving.triton.repository import PLAIN_INSTANCES, make_repository
 from serving.triton.server import server_command
-from tests.http_servers import faults_in
+from tests.http_servers import eventually, faults_in
 from tests.models import TINY_TACOTRON2, tiny_tacotron2
 from tests.scripts import assert_one_line_error, run_here
 
@@ -107,21 +107,13 @@ def running(repository: Path, *flags: str, **environment: str) -> Iterator[tuple
             environment = variables | environment
             process = subprocess.Popen([*command, *flags], env=environment, stdout=output, stderr=subprocess.STDOUT)
         try:
-            wait_until_ready(process, f"http://127.0.0.1:{ports['http']}/v2/health/ready", log)
+            url = f"http://127.0.0.1:{ports['http']}/v2/health/ready"
+            assert eventually(lambda: is_ready(url) or process.poll() is not None, 240)
+            assert process.poll() is None, log.read_text(encoding="utf-8")[-3000:]
             yield process, {name: f"127.0.0.1:{port}" for name, port in ports.items()}
         finally:
             process.kill()
             process.wait()
-
-
-def wait_until_ready(process: subprocess.Popen, url: str, log: Path) -> None:
-    deadline = time.monotonic() + 240
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text(encoding="utf-8")[-3000:]
-        if is_ready(url):
-            return
-        time.sleep(0.5)
-    raise AssertionError(f"not ready: {log.read_text(encoding='utf-8')[-3000:]}")
 
 
 def is_ready(url: str) -> bool:

@@ -55,12 +55,7 @@ async def speak(service: SpeechService, record: RequestRecord, order: SpeechOrde
         chunk = await speech.next_chunk()
         if chunk is None:
             raise EngineFailure("the text gave no audio")
-        body = {
-            "audio": answer.audio,
-            "events": answer.event_stream,
-            "words": answer.with_words,
-            "captions": answer.captions,
-        }[order.shape](chunk)
+        body = {"audio": answer.audio, "events": answer.event_stream}.get(order.shape, answer.with_words)(chunk)
         if order.whole:
             return Response(b"".join([part async for part in body]), headers=answer.headers)
         return SpeechStream(record, body, answer.headers, owned.pop_all())
@@ -141,37 +136,26 @@ class _Answer:
             yield _event("error", **api_error(error).body)
 
     async def with_words(self, chunk: Audio | None) -> AsyncIterator[bytes]:
-        """The whole audio and its words, as JSON."""
-        yield await asyncio.to_thread(self._with_words, *await self._joined(chunk))
-
-    def _with_words(self, data: bytes, words: Sequence[Word]) -> bytes:
-        name, rate = self.order.audio_format.name, self.speech.sampling_rate
-        times = [_word(word) for word in words]
-        return self._json(data, format=name, sample_rate=rate, words=times)
-
-    async def captions(self, chunk: Audio | None) -> AsyncIterator[bytes]:
-        """The audio and its words as Kokoro-FastAPI has them: JSON, a line a chunk unless it is whole."""
-        if self.order.whole:
-            yield await asyncio.to_thread(self._caption, *await self._joined(chunk))
-            return
+        """The audio and its words as JSON: a line a chunk, or all in one."""
+        joined, said = bytearray(), list[Word]()
         async for data, words in self._encoded_chunks(chunk):
-            if data or words:
-                yield self._caption(data, words) + b"\n"
+            if self.order.whole:
+                joined += data
+                said += words
+            elif data or words:
+                yield self._json(data, words) + b"\n"
+        if self.order.whole:
+            yield await asyncio.to_thread(self._json, joined, said)
 
-    def _caption(self, data: bytes, words: Sequence[Word]) -> bytes:
-        times = [{"word": word.text, "start_time": word.start, "end_time": word.end} for word in words]
+    def _json(self, data: bytes | bytearray, words: Sequence[Word]) -> bytes:
         name = self.order.audio_format.name
-        return self._json(data, audio_format=name, timestamps=times)
-
-    def _json(self, data: bytes, **fields: Any) -> bytes:
+        if self.order.shape == "captions":  # as Kokoro-FastAPI has them
+            times = [{"word": word.text, "start_time": word.start, "end_time": word.end} for word in words]
+            fields: dict[str, Any] = {"audio_format": name, "timestamps": times}
+        else:
+            rate = self.speech.sampling_rate
+            fields = {"format": name, "sample_rate": rate, "words": [_word(word) for word in words]}
         return json.dumps({"audio": _base64(data), **fields, "cut": self.speech.cut}).encode()
-
-    async def _joined(self, chunk: Audio | None) -> tuple[bytes, list[Word]]:
-        data, words = bytearray(), list[Word]()
-        async for more, known in self._encoded_chunks(chunk):
-            data += more
-            words += known
-        return bytes(data), words
 
     async def _encoded_chunks(self, chunk: Audio | None) -> AsyncIterator[tuple[bytes, Sequence[Word]]]:
         """Each chunk in its format, and the words that are known with it; and what the encoder held back."""
@@ -219,7 +203,7 @@ def _word(word: Word) -> dict[str, Any]:
     return {"word": word.text, "start": word.start, "end": word.end, "span": word.span}
 
 
-def _base64(data: bytes) -> str:
+def _base64(data: bytes | bytearray) -> str:
     return base64.b64encode(data).decode()
 
 
