@@ -193,6 +193,14 @@ def test_an_unforeseen_error_is_answered_logged_and_counted_as_a_failure(
     assert "failed 500" in caplog.text
 
 
+def test_a_conversation_elsewhere_is_refused(service: SpeechService, caplog: pytest.LogCaptureFixture) -> None:
+    client = TestClient(app_of(service))
+    with pytest.raises(WebSocketDenialResponse) as refused, client.websocket_connect("/v1/listen"):
+        pass
+    assert refused.value.status_code == 404
+    assert "refused 404, /v1/listen: WebSockets are served at /v1/speak alone" in caplog.text
+
+
 def test_a_defect_in_a_conversation_is_no_client_that_left(
     service: SpeechService, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -92,6 +92,12 @@ def _speech_routes(service: SpeechService) -> Iterator[BaseRoute]:
 
     yield WebSocketRoute(_SPEAK_PATH, speak_bits)
 
+    async def refuse(socket: WebSocket) -> None:
+        error = ApiError(404, f"WebSockets are served at {_SPEAK_PATH} alone")
+        await socket.send_denial_response(await _answer_api_error(socket, error))
+
+    yield WebSocketRoute("/{path:path}", refuse)
+
 
 def _listing_routes(service: SpeechService) -> Iterator[BaseRoute]:
     """What there is, for those who may ask for speech."""
