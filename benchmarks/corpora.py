@@ -30,7 +30,7 @@ from serving.corpora.corpus import Corpus
 from serving.corpora.job import AUDIOS, FORMATS, Job, VoiceSource, claim
 from serving.corpora.pool import ProcessPool, count_gpus
 from serving.corpora.report import RunTotals
-from serving.corpora.run import Driver
+from serving.corpora.run import speak_shards, start_workers
 from serving.flags import add_source_flags, checkpoints_of
 
 CHARACTERS = (25, 170, 110)  # of a line: least, most, usual, as LJSpeech has them; the last is that of equal texts
@@ -114,8 +114,7 @@ def corpus_result(
     parent = output_folder(args.output) if args.output else None
     try:
         with tempfile.TemporaryDirectory(dir=parent) as folder:
-            driver = Driver(pool, totals.add)
-            identity = driver.open(pool.size)
+            workers, identity = start_workers(pool, pool.size)
             for name, repeats in (("warm-up", 2 * pool.size), ("corpus", args.repeats)):
                 lines = Path(folder) / f"{name}.jsonl"
                 lines.write_text("".join(_json_lines(texts, repeats)))
@@ -136,7 +135,7 @@ def corpus_result(
                 corpus = Corpus(job, lines)
                 totals.workers.clear()
                 started = time.perf_counter()
-                driver.speak(job, corpus.shards(0, corpus.missing(0)))
+                speak_shards(workers, job, corpus.shards(0, corpus.missing(0)), totals.add)
                 taken = time.perf_counter() - started
             if not totals.audio_seconds:
                 raise UserError(f"all {job.lines} lines failed, as cut ones do; raise --max-decoder-steps")

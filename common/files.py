@@ -10,6 +10,8 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 from common.errors import UserError, check_type
@@ -249,6 +251,15 @@ def describe_os_error(error: OSError) -> str:
         errno.EROFS: "; choose a folder that can be written",
     }.get(error.errno or 0, "")
     return f"{where}{reason}{advice}"
+
+
+@cache
+def project_version() -> str:
+    """This project's version, by the clone or by pip."""
+    if not IS_CLONE:
+        return version(DISTRIBUTION)
+    stated = re.search(r'^version = "(.+)"', (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
+    return stated[1] if stated else "unknown"
 
 
 def user_cache_folder(name: str) -> Path | None:

@@ -150,39 +150,22 @@ def _write(source: FaultySource, report: ShardReport, job: Job, shard: Shard, *s
 
 
 class LocalPool:
-    """Workers in this process.
+    """A worker in this process.
 
     Args:
         before: called with each shard before it is spoken; what it raises is what the worker gives.
     """
 
-    on_gpus = False
+    size, on_gpus = 1, False
 
-    def __init__(
-        self, source: VoiceSource, size: int = 1, before: Callable[[Shard], None] = lambda shard: None
-    ) -> None:
-        self.size = size
-        self._source = source
-        self._before = before
-        self._workers: list[LocalWorker] = []
-
-    def start(self) -> "LocalWorker":
-        self._workers.append(LocalWorker(self._source, self._before))
-        return self._workers[-1]
-
-    def close(self) -> None:
-        for one in self._workers:
-            one.close()
-
-
-class LocalWorker:
-    """A worker in this process."""
-
-    def __init__(self, source: VoiceSource, before: Callable[[Shard], None]) -> None:
+    def __init__(self, source: VoiceSource, before: Callable[[Shard], None] = lambda shard: None) -> None:
         self._worker = Worker(source)
         self._before = before
         self._lock = threading.Lock()
         self._closed = False
+
+    def start(self) -> "LocalPool":
+        return self
 
     def call(self, method: str, *arguments: Any) -> Any:
         with self._lock:

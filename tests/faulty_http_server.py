@@ -1,6 +1,6 @@
 """The HTTP server on quick engines that fail when a test wants it: `-m tests.faulty_http_server FAULTS flags...`.
 
-FAULTS is a file that the test writes and removes: {"part": ..., "fault": "error" | "memory" | "nan" | "slow",
+FAULTS is a file that the test writes and removes: {"part": ..., "fault": "error" | "nan" | "slow",
 "after": runs of the part that still go well}. FRAMES in the environment is how long texts are whose requests don't say
 it. Only the engines are doubles; the server is the real one.
 """
@@ -61,8 +61,6 @@ class Faults:
 def strike(fault: str, tensors: Mapping[str, Tensor], part: Part) -> None:
     if fault == "error":
         raise RuntimeError("no such kernel")
-    if fault == "memory":
-        raise torch.OutOfMemoryError("out of memory")
     if fault == "nan":
         tensors[FLOAT_INPUTS[part]].fill_(float("nan"))
     if fault == "slow":

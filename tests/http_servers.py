@@ -97,6 +97,12 @@ def events_of(text: str) -> list[dict]:
     return found
 
 
+def metric_of(exposition: str, name: str) -> float:
+    """A metric's value, over all its labels that the name leaves open."""
+    lines = exposition.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"speech_{name}"))
+
+
 @contextmanager
 def running_server(
     folder: Path, *flags: str, descriptors: int | None = None, frames: int = 2000

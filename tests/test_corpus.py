@@ -8,8 +8,8 @@ import os
 import random
 import re
 import tarfile
-from collections import Counter
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ from serving.corpora.layout import Layout, Shard
 from serving.corpora.lines import Line, survey
 from serving.corpora.process import WorkerDied
 from serving.corpora.report import CorpusTotals, RunTotals
-from serving.corpora.run import Driver
+from serving.corpora.run import speak_shards, start_workers
 from serving.corpora.shard import ShardReport
 from serving.corpora.worker import Worker
 from tacotron2.text import TextFrontEnd
@@ -43,6 +43,11 @@ from tests.corpora import MOST_STEPS, WORK, LocalPool, QuickSource, export_quick
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> VoiceSource:
     return QuickSource(export_quick_voice(tmp_path_factory.mktemp("voice")), threads=1, work=WORK)
+
+
+def checkpoints_of(source: VoiceSource) -> dict[str, Path]:
+    assert source.folder is not None
+    return {name: source.folder / f"{name}.pt" for name in ("tacotron2", "waveglow")}
 
 
 def read_entries(path: Path) -> list[dict[str, Any]]:
@@ -74,8 +79,7 @@ def test_the_manifest_has_every_line_that_was_spoken_and_retry_every_other(
     assert first["stop_reason"] == "gate"
     assert first["frames"] * 256 / 22050 == pytest.approx(first["seconds"], abs=1e-6)
     assert first["seed"] == 0
-    assert source.folder is not None
-    assert first["models"] == {name: sha256_of(source.folder / f"{name}.pt") for name in ("tacotron2", "waveglow")}
+    assert first["models"] == {name: sha256_of(path) for name, path in checkpoints_of(source).items()}
     assert {"project", "torch", "onnxruntime"} <= set(first["versions"])
     assert first["configuration"] == json.loads((plain / "corpus.json").read_text(encoding="utf-8"))["hash"]
     assert all("cut by the limit of frames" in entry["reason"] for entry in others)
@@ -167,6 +171,7 @@ def test_a_run_that_ended_anywhere_is_finished_by_the_next_to_the_same_bytes(
     (broken / "parts" / ".00-0000004.jsonl.0123abcd.part").write_text("half")
     make(source, lines, broken, format=format_name, on_report=lambda report: done.append(report.lines))
     assert 0 < sum(done) < 40
+    make(source, lines, broken, format=format_name, on_report=lambda report: pytest.fail("a shard was spoken again"))
     assert tree(broken) == tree(tmp_path / "whole")
 
 
@@ -181,12 +186,6 @@ def _interrupt_at(shards: int) -> Callable[[Any], None]:
     return on_report
 
 
-def test_nothing_is_done_twice(source: VoiceSource, lines: Path, plain: Path) -> None:
-    before = tree(plain)
-    make(source, lines, plain, on_report=lambda report: pytest.fail("a shard was spoken again"))
-    assert tree(plain) == before
-
-
 def test_another_configuration_in_the_same_folder_is_refused(source: VoiceSource, lines: Path, plain: Path) -> None:
     with pytest.raises(UserError, match=r"another configuration \(settings.seed was 0, is 1\); use the same"):
         make(source, lines, plain, settings=SpeakSettings(seed=1, max_decoder_steps=MOST_STEPS))
@@ -197,9 +196,7 @@ def test_another_configuration_in_the_same_folder_is_refused(source: VoiceSource
 def test_another_voice_of_the_same_checkpoints_is_refused(
     source: VoiceSource, lines: Path, plain: Path, tmp_path: Path
 ) -> None:
-    assert source.folder is not None
-    checkpoints = {name: source.folder / f"{name}.pt" for name in ("tacotron2", "waveglow")}
-    export_voice(tmp_path, "fp32", **checkpoints, sigma=0.9)
+    export_voice(tmp_path, "fp32", **checkpoints_of(source), sigma=0.9)
     with pytest.raises(UserError, match=r"identity.voice.models.waveglow.sigma was 0.6, is 0.9"):
         make(replace(source, folder=tmp_path), lines, plain)
 
@@ -231,22 +228,6 @@ def test_a_full_disk_ends_the_run_and_nothing_is_lost(
     assert tree(tmp_path) == tree(plain)
 
 
-def test_the_shards_of_workers_that_die_are_done_by_others(
-    source: VoiceSource, lines: Path, plain: Path, tmp_path: Path
-) -> None:
-    deaths = Counter({2: 2, 3: 2, 4: 1})
-    seen: list[int] = []
-
-    def die(shard: Shard) -> None:
-        seen.append(shard.number)
-        if seen.count(shard.number) <= deaths[shard.number]:
-            raise WorkerDied("killed")
-
-    make(source, lines, tmp_path, LocalPool(source, 2, die))
-    assert Counter(seen) == {0: 1, 1: 1, 2: 3, 3: 3, 4: 2}
-    assert tree(tmp_path) == tree(plain)
-
-
 def test_a_shard_that_ends_every_worker_fails_alone_and_its_lines_can_be_tried_again(
     source: VoiceSource, lines: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -257,13 +238,13 @@ def test_a_shard_that_ends_every_worker_fails_alone_and_its_lines_can_be_tried_a
             raise WorkerDied("killed")
 
     enough = SpeakSettings(max_decoder_steps=200)
-    make(source, lines, tmp_path, LocalPool(source, 2, die), settings=enough)
+    make(source, lines, tmp_path, LocalPool(source, die), settings=enough)
     assert "Shard 00-0000002 (line 17 and following) ended its worker 3 times" in caplog.text
     failed = read_entries(tmp_path / "retry.jsonl")
     assert [entry["line"] for entry in failed] == list(range(17, 25))
     assert {entry["reason"] for entry in failed} == {"its shard ended its worker 3 times"}
     assert len(read_entries(tmp_path / "manifest.jsonl")) == 32
-    make(source, lines, tmp_path, LocalPool(source, 1, die), retry=True, settings=enough)
+    make(source, lines, tmp_path, LocalPool(source, die), retry=True, settings=enough)
     (still,) = read_entries(tmp_path / "retry.jsonl")
     assert (still["line"], still["reason"]) == (poison, "its shard ended its worker 3 times")
     assert len(read_entries(tmp_path / "manifest.jsonl")) == 39
@@ -300,9 +281,9 @@ class MortalPool:
 @pytest.mark.parametrize("seed", range(10))
 def test_every_shard_is_reported_once_whenever_workers_die(seed: int) -> None:
     reports: list[ShardReport] = []
-    driver = Driver(MortalPool(seed, {0, 7, 19}), reports.append)  # type: ignore[arg-type]
-    driver.open(3)
-    driver.speak(None, (Shard(0, number, (Line(number + 1, "a", "A."),)) for number in range(20)))  # type: ignore[arg-type]
+    shards = (Shard(0, number, (Line(number + 1, "a", "A."),)) for number in range(20))
+    workers, _ = start_workers(MortalPool(seed, {0, 7, 19}), 3)  # type: ignore[arg-type]
+    speak_shards(workers, None, shards, reports.append)  # type: ignore[arg-type]
     assert sorted(report.shard for report in reports) == [f"00-{number:07d}" for number in range(20)]
     assert {f"00-{number:07d}" for number in (0, 7, 19)} <= {one.shard for one in reports if one.worker == "gave up"}
 
@@ -546,15 +527,21 @@ def test_a_dry_run_says_how_much_and_how_long_and_writes_nothing(
 
 
 @pytest.mark.slow  # a worker in a process of its own
-def test_flags_make_a_corpus_whose_lines_all_end(
-    source: VoiceSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("steps", "spoken", "status"), [(2000, 6, None), (1, 0, 4)])
+def test_flags_make_a_corpus(
+    source: VoiceSource, tmp_path: Path, capsys: pytest.CaptureFixture[str], steps: int, spoken: int, status: int | None
 ) -> None:
     path = write_lines(tmp_path / "lines.txt", 6)
-    flags = ["-i", path, "-o", tmp_path / "corpus", "--models", source.folder, "--no-ray", "--workers", 1]
-    main(make_parser().parse_args(list(map(str, [*flags, "--threads", 1, "--timestamps"]))))  # else it exits
-    assert "6 lines" in capsys.readouterr().out
+    words = ["-i", path, "-o", tmp_path / "corpus", "--models", source.folder, "--no-ray", "--workers", 1]
+    args = make_parser().parse_args(
+        list(map(str, [*words, "--threads", 1, "--timestamps", "--max-decoder-steps", steps]))
+    )
+    with nullcontext() if status is None else pytest.raises(SystemExit, match=f"^{status}$"):
+        main(args)
+    assert f"{spoken} lines, " in capsys.readouterr().out
     entries = read_entries(tmp_path / "corpus" / "manifest.jsonl")
     assert [len(entry["words"]) for entry in entries] == [len(entry["text"].split()) for entry in entries]
+    assert (len(entries), len(read_entries(tmp_path / "corpus" / "retry.jsonl"))) == (spoken, 6 - spoken)
 
 
 @pytest.mark.parametrize(

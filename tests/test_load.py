@@ -144,7 +144,7 @@ def test_servers_that_cannot_be_asked_are_named(capsys: pytest.CaptureFixture[st
 
 
 def test_the_librarys_client_needs_no_packages_of_servers(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = ("fastapi", "uvicorn", "starlette", "pydantic", "prometheus_client", "av", "httpx")
+    names = ("uvicorn", "starlette", "pydantic", "prometheus_client", "av", "httpx")
     ours = ("serving", "benchmarks")
     for name in [name for name in sys.modules if name.partition(".")[0] in (*ours, *names)]:
         monkeypatch.delitem(sys.modules, name)

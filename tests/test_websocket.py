@@ -1,6 +1,7 @@
 """Text in pieces over the server's WebSocket: Deepgram's messages, barge-in, limits, and clients that go away."""
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.http_servers import NEVER, ServerProcess, eventually, running_server
+from common.files import project_version
+from tests.http_servers import NEVER, ServerProcess, eventually, request, running_server
 
 pytest.importorskip("uvicorn")
 pytest.importorskip("websockets")
@@ -41,6 +43,11 @@ def speak_socket(server: ServerProcess, query: str = "", **options) -> ClientCon
 
 def say(socket: ClientConnection, kind: str, **fields: str) -> None:
     socket.send(json.dumps({"type": kind, **fields}))
+
+
+def say_all(socket: ClientConnection, text: str) -> None:
+    say(socket, "Speak", text=text)
+    say(socket, "Flush")
 
 
 def until(socket: ClientConnection, kind: str) -> tuple[bytes, dict]:
@@ -76,13 +83,13 @@ def seconds_of(audio: bytes, rate: int = 24000) -> float:
 def test_sentences_are_spoken_as_they_come(server: ServerProcess) -> None:
     with speak_socket(server, "model=aura-2-helena-en&encoding=linear16&sample_rate=16000") as socket:
         _, metadata = until(socket, "Metadata")
-        assert {"request_id", "model_name", "model_version", "model_uuid"} <= metadata.keys()
+        assert {"request_id", "model_name", "model_uuid"} <= metadata.keys()
+        assert metadata["model_version"] == project_version()
         for bit in ("Hel", "lo there. ", "How are "):
             say(socket, "Speak", text=bit)
         first = socket.recv(30)  # before anything is flushed
         assert isinstance(first, bytes)
-        say(socket, "Speak", text="you?")
-        say(socket, "Flush")
+        say_all(socket, "you?")
         audio, flushed = until(socket, "Flushed")
         assert seconds_of(first + audio, 16000) == pytest.approx(2 * SECONDS, abs=1e-3)
         assert flushed["sequence_id"] == 0
@@ -111,16 +118,14 @@ def test_what_is_not_flushed_is_spoken_after_a_while(server: ServerProcess) -> N
 
 def test_clear_stops_at_once_and_frees_the_slot(server: ServerProcess) -> None:
     with speak_socket(server, "max_decoder_steps=1600") as socket, server.fault("decoder_iter", "slow"):
-        say(socket, "Speak", text="word " * 60)
-        say(socket, "Flush")
+        say_all(socket, "word " * 60)
         assert eventually(lambda: server.status()["active"] == 1)
         began = time.monotonic()
         say(socket, "Clear")
         assert until(socket, "Cleared")[1]["sequence_id"] == 0
         assert eventually(lambda: server.status()["active"] == 0)
         assert time.monotonic() - began < 3  # all steps would take longer
-        say(socket, "Speak", text="Hi.")
-        say(socket, "Flush")
+        say_all(socket, "Hi.")
         audio, flushed = until(socket, "Flushed")
         assert flushed["sequence_id"] == 0  # the one before was never done
         assert 0 < seconds_of(audio) < 3
@@ -129,8 +134,7 @@ def test_clear_stops_at_once_and_frees_the_slot(server: ServerProcess) -> None:
 def test_a_client_that_goes_away_frees_its_slot(server: ServerProcess) -> None:
     with server.fault("decoder_iter", "slow"):
         with speak_socket(server, "max_decoder_steps=1600") as socket:
-            say(socket, "Speak", text="word " * 60)
-            say(socket, "Flush")
+            say_all(socket, "word " * 60)
             assert eventually(lambda: server.status()["active"] == 1)
             socket.socket.close()
         assert eventually(lambda: server.status()["active"] == 0, 8)
@@ -145,8 +149,7 @@ def test_a_connection_may_be_silent_for_longer_than_a_request_head(server: Serve
 
 def test_what_has_no_sound_is_told(server: ServerProcess) -> None:
     with speak_socket(server) as socket:
-        say(socket, "Speak", text="\u266b")
-        say(socket, "Flush")
+        say_all(socket, "\u266b")
         assert "nothing to speak" in until(socket, "Warning")[1]["description"]
         until(socket, "Flushed")
 
@@ -202,32 +205,35 @@ def test_too_much_text_ends_the_connection(server: ServerProcess) -> None:
 
 def test_a_failure_is_no_end_of_speech(server: ServerProcess) -> None:
     with server.fault("waveglow", "nan"), speak_socket(server) as socket:
-        say(socket, "Speak", text="Hello.")
-        say(socket, "Flush")
+        say_all(socket, "Hello.")
         code, reason = closed(socket)
     assert code == 1011
     assert "NaN" in reason
 
 
+def one_too_many(server: ServerProcess, stack: ExitStack, steps: int) -> list[ClientConnection]:
+    """Three conversations: one speaks, one waits for a slot, one finds the queue full."""
+    sockets = [stack.enter_context(speak_socket(server, f"max_decoder_steps={steps}")) for _ in range(3)]
+    for socket, state in zip(sockets, ({"active": 1}, {"waiting": 1}, {}), strict=True):
+        say_all(socket, "word " * 60)
+        assert eventually(lambda state=state: state.items() <= server.status().items())
+    return sockets
+
+
 def test_a_full_queue_is_told(server: ServerProcess) -> None:
     with server.fault("decoder_iter", "slow"), ExitStack() as stack:
-        sockets = [stack.enter_context(speak_socket(server, "max_decoder_steps=1600")) for _ in range(3)]
-        for socket, state in zip(sockets, ({"active": 1}, {"waiting": 1}, {}), strict=True):
-            say(socket, "Speak", text="word " * 60)
-            say(socket, "Flush")
-            assert eventually(lambda state=state: state.items() <= server.status().items())
-        assert closed(sockets[2])[0] == 1013
+        crowd = one_too_many(server, stack, 1600)
+        refused = server.speak()
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "queue_full")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert closed(crowd[2])[0] == 1013
     assert eventually(lambda: server.status()["active"] == server.status()["waiting"] == 0)
 
 
 def test_a_text_waits_for_a_busy_engine(server: ServerProcess) -> None:
     with ExitStack() as stack:
-        sockets = [stack.enter_context(speak_socket(server, "max_decoder_steps=150")) for _ in range(3)]
         with server.fault("decoder_iter", "slow"):
-            for socket, state in zip(sockets, ({"active": 1}, {"waiting": 1}, {}), strict=True):
-                say(socket, "Speak", text="word " * 60)
-                say(socket, "Flush")
-                assert eventually(lambda state=state: state.items() <= server.status().items())
+            sockets = one_too_many(server, stack, 150)
             time.sleep(0.3)  # the third is refused now and then
         for socket in sockets:
             assert seconds_of(until(socket, "Flushed")[0]) > 0
@@ -242,8 +248,7 @@ def test_what_was_asked_for_is_spoken_before_the_server_ends(tmp_path: Path) -> 
     ):
         with server.fault("decoder_iter", "slow"):
             answer = pool.submit(server.speak, frames=150)
-            say(socket, "Speak", text="Hello there.")
-            say(socket, "Flush")
+            say_all(socket, "Hello there.")
             assert eventually(lambda: server.status()["active"] == 2)
             server.process.terminate()
             assert eventually(lambda: not server.is_listening())
@@ -258,3 +263,25 @@ def test_what_was_asked_for_is_spoken_before_the_server_ends(tmp_path: Path) -> 
         assert seconds_of(answer.result().content, 22050) == pytest.approx(3 * SECONDS, abs=1e-3)
         assert server.process.wait(30) == 0
         assert server.log().count("1012, websocket, ") == 2  # they are no clients that left
+
+
+@pytest.mark.parametrize("flags", [("--drain-seconds", "0.3"), ()], ids=["a time limit", "a second signal"])
+def test_an_end_cuts_speech_when_its_time_is_over(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    with running_server(tmp_path, *flags) as server, server.fault("decoder_iter", "slow"):
+        url, body = f"{server.url}/v1/audio/speech", request("word " * 40, frames=1600)
+        with speak_socket(server) as socket, httpx.stream("POST", url, json=body) as answer:
+            parts = answer.iter_bytes()
+            next(parts)
+            say_all(socket, "word " * 40)
+            assert eventually(lambda: server.status()["active"] == 2)
+            began = time.monotonic()
+            server.process.terminate()
+            assert eventually(lambda: not server.is_listening())
+            if not flags:
+                server.process.terminate()
+            assert closed(socket) == (1012, "the server is shutting down")
+            with pytest.raises(httpx.RemoteProtocolError):
+                list(parts)
+        assert server.process.wait(20) == 0
+        assert time.monotonic() - began < 15  # all steps would take longer
+        assert not {"Traceback", "failed"} & {*re.findall(r"\w+", server.log())}

@@ -79,7 +79,7 @@ def estimate(path: Path, found: Survey, voice: Voice, settings: SpeakSettings, s
 
 
 def _spread(path: Path, lines: int, sample: int) -> Iterator[str]:
-    wanted = {lines * number // sample for number in range(sample)} if lines > sample else set(range(lines))
+    wanted = {lines * number // sample for number in range(sample)}
     for position, line in enumerate(read_lines(path)):
         if position in wanted:
             yield line.text

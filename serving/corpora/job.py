@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
@@ -13,7 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from common.errors import UserError
-from common.files import DISTRIBUTION, IS_CLONE, REPOSITORY, written_whole
+from common.files import project_version, written_whole
 from common.metadata import Precision
 from pipeline import SpeakSettings, Voice, WorkSettings, identity
 from tacotron2.loading import DEMO_TACOTRON2
@@ -183,15 +182,8 @@ def _short(value: Any) -> Any:
 
 
 def _versions() -> dict[str, str]:
-    found = {"project": _project_version()}
+    found = {"project": project_version()}
     for package in _COMPUTING:
         with suppress(PackageNotFoundError):  # not installed here, so that it made nothing
             found[package] = version(package)
     return found
-
-
-def _project_version() -> str:
-    if not IS_CLONE:
-        return version(DISTRIBUTION)
-    stated = re.search(r'^version = "(.+)"', (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
-    return stated[1] if stated else "unknown"

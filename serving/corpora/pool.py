@@ -5,7 +5,6 @@ from typing import Any, Literal, Protocol
 
 import torch
 
-from pipeline.latency import prefer_latency
 from serving.corpora.job import VoiceSource
 from serving.corpora.process import Process
 from serving.corpora.worker import Worker
@@ -84,7 +83,6 @@ def _begin(source: VoiceSource, gpu: str | None) -> None:
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     _own.append(Worker(source))
-    prefer_latency()
 
 
 def _call(method: Method, *arguments: object) -> Any:

@@ -10,7 +10,6 @@ from typing import Any
 from common.cpu_backend import usable_cores
 from common.errors import UserError
 from common.files import REPOSITORY
-from pipeline.latency import prefer_latency
 from serving.corpora.job import VoiceSource
 from serving.corpora.pool import Method, PoolWorker
 from serving.corpora.process import WorkerDied
@@ -22,12 +21,6 @@ _QUIET = {  # set before Ray is imported: no usage statistics, and no warnings a
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DISABLE_IMPORT_WARNING": "1",
 }
-
-
-class _Actor(Worker):
-    def __init__(self, source: VoiceSource) -> None:
-        super().__init__(source)
-        prefer_latency()
 
 
 class RayPool:
@@ -73,7 +66,7 @@ class RayPool:
             raise UserError(f"{self.size} workers are asked for, and there are {room} {what}; ask for fewer")
         self._source = source_of(self.on_gpus)
         share: dict[str, Any] = {"num_gpus": 1, "num_cpus": 1} if self.on_gpus else {"num_gpus": 0, "num_cpus": threads}
-        self._actor_class = ray.remote(**share)(_Actor)
+        self._actor_class = ray.remote(**share)(Worker)
 
     def start(self) -> PoolWorker:
         self._workers.append(_RayWorker(self._ray, lambda: self._actor_class.remote(self._source)))

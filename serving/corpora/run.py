@@ -50,68 +50,59 @@ def make_corpus(
         UserError: another configuration's folder, or a voice that can't be opened.
         OSError: a file can't be written.
     """
-    driver = Driver(pool, on_report)
-    identity = driver.open(shards)
+    workers, identity = start_workers(pool, shards)
     job = job_of(identity)
     claim(job)
     corpus = Corpus(job, source)
     number = corpus.next_round() if retry else 0
     sizes, missing = corpus.sizes(number), corpus.missing(number)
     on_start(sum(size for shard, size in enumerate(sizes) if shard not in missing), sum(sizes))
-    driver.speak(job, corpus.shards(number, missing))
+    speak_shards(workers, job, corpus.shards(number, missing), on_report)
     return corpus
 
 
-class Driver:
-    """Has workers speak shards: a thread for each worker sends them and waits. Close the pool after it.
+def start_workers(pool: Pool, most: int) -> tuple[list[PoolWorker], Identity]:
+    """Starts a pool's workers, or `most` of them, and waits for the first voice. Returns them, and what the voice is.
 
-    Args:
-        pool: starts the workers.
-        on_report: called for each shard that is done.
+    Raises:
+        UserError: the voice can't be opened.
     """
+    workers = [pool.start() for _ in range(min(most, pool.size))]
+    opened: SimpleQueue[Any] = SimpleQueue()
+    for worker in workers:
+        _in_thread(opened.put, lambda worker: opened.put(_opened(worker)), worker)
+    with suppress(Empty):
+        return workers, _value(opened.get(timeout=PATIENCE))
+    raise _no_worker()
 
-    def __init__(self, pool: Pool, on_report: Callable[[ShardReport], None]) -> None:
-        self._pool = pool
-        self._on_report = on_report
-        self._workers: list[PoolWorker] = []
 
-    def open(self, workers: int) -> Identity:
-        """Starts workers, no more than the pool's size, and waits for the first voice. Returns what it is.
+def speak_shards(
+    workers: list[PoolWorker], job: Job, shards: Iterator[Shard], on_report: Callable[[ShardReport], None]
+) -> None:
+    """Has all shards recorded. Those that end every worker are recorded without audio. Close the pool after it.
 
-        Raises:
-            UserError: the voice can't be opened.
-        """
-        self._workers = [self._pool.start() for _ in range(min(workers, self._pool.size))]
-        opened: SimpleQueue[Any] = SimpleQueue()
-        for worker in self._workers:
-            _in_thread(opened.put, lambda worker: opened.put(_opened(worker)), worker)
-        with suppress(Empty):
-            return _value(opened.get(timeout=PATIENCE))
-        raise _no_worker()
+    A thread for each worker sends it shards and waits.
 
-    def speak(self, job: Job, shards: Iterator[Shard]) -> None:
-        """Has all shards recorded. Those that end every worker are recorded without audio.
-
-        Raises:
-            UserError: workers differ, or none starts.
-            OSError: a file can't be written. Other workers may or may not have recorded their shards.
-        """
-        work = _Work(shards)
-        reports: SimpleQueue[Any] = SimpleQueue()
-        try:
-            for worker in self._workers:
-                _in_thread(reports.put, _feed, worker, job, work, reports.put)
-            while not work.is_done:
-                try:
-                    report: ShardReport = _value(reports.get(timeout=PATIENCE))
-                except Empty:
-                    if work.is_idle:
-                        raise _no_worker() from None
-                    continue
-                work.done(report.shard)
-                self._on_report(report)
-        finally:
-            work.close()
+    Raises:
+        UserError: workers differ, or none starts.
+        OSError: a file can't be written. Other workers may or may not have recorded their shards.
+    """
+    work = _Work(shards)
+    reports: SimpleQueue[Any] = SimpleQueue()
+    try:
+        for worker in workers:
+            _in_thread(reports.put, _feed, worker, job, work, reports.put)
+        while not work.is_done:
+            try:
+                report: ShardReport = _value(reports.get(timeout=PATIENCE))
+            except Empty:
+                if work.is_idle:
+                    raise _no_worker() from None
+                continue
+            work.done(report.shard)
+            on_report(report)
+    finally:
+        work.close()
 
 
 class _Work:

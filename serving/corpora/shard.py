@@ -143,13 +143,7 @@ def give_up_shard(report: ShardReport, job: Job, shard: Shard, reason: str) -> S
     return _completed(report, entries, started)
 
 
-def _spoken_line(
-    layout: Layout,
-    shard: Shard,
-    line: Line,
-    reading: str,
-    results: Sequence[PieceResult],
-) -> SpokenLine:
+def _spoken_line(layout: Layout, shard: Shard, line: Line, reading: str, results: Sequence[PieceResult]) -> SpokenLine:
     """A line's audio, encoded and, where it is a file of its own, written."""
     job = layout.job
     samples = results[0].samples if len(results) == 1 else np.concatenate([result.samples for result in results])

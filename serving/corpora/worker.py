@@ -14,6 +14,7 @@ import torch
 
 from common.errors import Closed, UserError, explained
 from pipeline import Voice
+from pipeline.latency import prefer_latency
 from pipeline.pieces import PieceResult
 from pipeline.synthesizer import Synthesizer
 from serving.corpora.job import CONFIGURATION, Identity, Job, VoiceSource, identity_of
@@ -50,6 +51,7 @@ class Worker:
         if self._voice is None:
             self._voice = self._source.open()
             self._identity = identity_of(self._voice)
+            prefer_latency()
             if self._voice.engines.on_gpu if self._source.beside is None else self._source.beside:
                 self._reader, self._writer = Process(_begin_beside), Process(_begin_beside)
         return self._identity

@@ -13,7 +13,7 @@ from common.errors import Busy, Closed, InvalidInput, UserError
 from pipeline.encoders import FORMATS, AudioFormat
 from pipeline.settings import Setting, SpeakSettings, settings_at
 
-MODEL, MODEL_VERSION = "tacotron2-waveglow", "1"
+MODEL = "tacotron2-waveglow"
 # Clients are written for these names. There is one model and one voice, so they mean the same.
 MODEL_ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 OPENAI_VOICES = (
@@ -23,9 +23,6 @@ OPENAI_VOICES = (
 _MODEL_DATE = re.compile(r"-\d{4}(-\d{2}-\d{2})?")  # OpenAI's: tts-1-1106, gpt-4o-mini-tts-2025-12-15
 PCM_RATE = 24_000  # Hz, by OpenAI's contract: raw samples can't say their rate, and its clients take this one
 
-INVALID, SERVER_ERROR = "invalid_request_error", "server_error"  # OpenAI's types of errors
-RETRY_AFTER = 1  # seconds
-
 
 class ApiError(Exception):
     """A request that is answered with an error.
@@ -34,33 +31,25 @@ class ApiError(Exception):
         status: of HTTP.
         param: the field of the request that is to blame.
         code: for programs; OpenAI's where it has one.
-        retry_after: seconds after which trying again makes sense.
+
+    Attributes:
+        retry_after: seconds after which trying again makes sense, where the status is 503.
     """
 
-    def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        kind: str = INVALID,
-        param: str | None = None,
-        code: str | None = None,
-        retry_after: int | None = None,
-    ) -> None:
+    retry_after = 1
+
+    def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
-        self.status = status
-        self.kind = kind
-        self.param = param
-        self.code = code
-        self.retry_after = retry_after
+        self.status, self.param, self.code = status, param, code
 
     @property
     def body(self) -> dict[str, Any]:
-        return {"error": {"message": str(self), "type": self.kind, "param": self.param, "code": self.code}}
+        kind = "invalid_request_error" if self.status < 500 else "server_error"  # OpenAI's types
+        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
     @property
     def headers(self) -> dict[str, str]:
-        return {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
+        return {"Retry-After": str(self.retry_after)} if self.status == 503 else {}
 
 
 class ErrorDetail(BaseModel):
@@ -275,13 +264,8 @@ def api_error(error: UserError) -> ApiError:
         field = next((name for name, one in _SETTINGS.items() if one.name == error.setting), error.setting)
         return ApiError(400, message.replace(error.setting, field, 1), param=field, code="invalid_value")
     if isinstance(error, (Busy, Closed)):
-        return unavailable(message, "queue_full" if isinstance(error, Busy) else "closed")
-    return ApiError(500, message, kind=SERVER_ERROR, code="speech_failed")
-
-
-def unavailable(message: str, code: str) -> ApiError:
-    """A request that would be accepted at another time."""
-    return ApiError(503, message, kind=SERVER_ERROR, code=code, retry_after=RETRY_AFTER)
+        return ApiError(503, message, code="queue_full" if isinstance(error, Busy) else "closed")
+    return ApiError(500, message, code="speech_failed")
 
 
 def _parse(body: bytes) -> _Request:

@@ -22,7 +22,12 @@ _REQUEST_BUCKETS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 60.0, 
 
 
 class Metrics:
-    """The metrics of one server, in a registry of its own."""
+    """The metrics of one server, in a registry of its own.
+
+    Attributes:
+        first_audio: seconds from a request's arrival to its first audio.
+        seconds: from a request's arrival to its last byte.
+    """
 
     def __init__(self) -> None:
         disable_created_metrics()
@@ -37,7 +42,7 @@ class Metrics:
         self._cut = Counter(
             "speech_requests_cut", "Requests whose speech the limit of frames has cut", registry=self._registry
         )
-        self._first_audio = Histogram(
+        self.first_audio = Histogram(
             "speech_first_audio_seconds",
             "From a request's arrival to its first audio",
             buckets=_FIRST_AUDIO_BUCKETS,
@@ -46,7 +51,7 @@ class Metrics:
         self._load = _Load()
         self._registry.register(self._load)
 
-        self._seconds = Histogram(
+        self.seconds = Histogram(
             "speech_request_seconds",
             "From the arrival of a request that was spoken to its last byte",
             buckets=_REQUEST_BUCKETS,
@@ -60,13 +65,6 @@ class Metrics:
         self._cut.inc(cut)
         if outcome == "done":
             self._characters.inc(characters)
-
-    def took(self, first_audio: float | None, whole: float | None) -> None:
-        """Seconds from a request's arrival to its first audio and to its last byte, where it got so far."""
-        if first_audio is not None:
-            self._first_audio.observe(first_audio)
-        if whole is not None:
-            self._seconds.observe(whole)
 
     def exposition(self, engines: Mapping[str, SchedulerStatus], audio_seconds: float) -> bytes:
         """All of it in Prometheus' text format, with the engines' states and load, and the audio of all."""

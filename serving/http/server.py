@@ -109,6 +109,9 @@ class SpeechServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._service.draining.set()
         await super().shutdown(sockets)
+        if self.force_exit:  # uvicorn cancels requests after its time limit alone
+            for task in self.server_state.tasks:
+                task.cancel()
 
     async def on_tick(self, counter: int) -> bool:
         return await super().on_tick(counter) or bool(self._service.engines.failure)

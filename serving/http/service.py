@@ -72,13 +72,6 @@ class RequestRecord:
         """Whether it is a WebSocket's. Its client decides how long it takes."""
         return self.format == "websocket"
 
-    def heard(self, seconds: float, cut: bool) -> None:
-        """So much audio has been sent; the limit of frames has cut it, or not."""
-        self.audio_seconds += seconds
-        self.cut |= cut
-        if self.first_audio_seconds is None:
-            self.first_audio_seconds = self.seconds
-
     def log(self) -> None:
         reason = f": {self.reason}" if self.reason else ""
         cut = ", cut by the limit of frames" if self.cut else ""
@@ -116,14 +109,20 @@ class SpeechService:
         self.draining = asyncio.Event()  # set when the server ends
         self._ends: deque[float] = deque(maxlen=RECENT_REQUESTS)  # of those that were spoken, by time.monotonic
 
+    def sent(self, record: RequestRecord, seconds: float, cut: bool) -> None:
+        """So much of a request's audio has been sent; the limit of frames has cut it, or not."""
+        record.audio_seconds += seconds
+        record.cut |= cut
+        if record.first_audio_seconds is None:
+            record.first_audio_seconds = record.seconds
+            if not record.is_conversation:
+                self.metrics.first_audio.observe(record.first_audio_seconds)
+
     def ended(self, record: RequestRecord) -> None:
         """A request for speech has ended."""
         self.metrics.ended(record.status, record.outcome, record.characters, record.cut)
-        if record.is_conversation:
-            return
-        is_done = record.outcome == "done"
-        self.metrics.took(record.first_audio_seconds, record.seconds if is_done else None)
-        if is_done:
+        if record.outcome == "done" and not record.is_conversation:
+            self.metrics.seconds.observe(record.seconds)
             self._ends.append(time.monotonic())
 
     def seconds_to_wait(self) -> int:

@@ -51,16 +51,11 @@ async def speak(service: SpeechService, record: RequestRecord, order: SpeechOrde
             owned.callback(asyncio.get_running_loop().run_in_executor, None, encoder.finish)
         else:
             encoder = opening()
-        answer = _Answer(record, order, speech, encoder)
+        answer = _Answer(service, record, order, speech, encoder)
         chunk = await speech.next_chunk()
         if chunk is None:
             raise EngineFailure("the text gave no audio")
-        body = {
-            "audio": answer.audio,
-            "events": answer.event_stream,
-            "words": answer.with_words,
-            "captions": answer.captions,
-        }[order.shape](chunk)
+        body = {"audio": answer.audio, "events": answer.event_stream}.get(order.shape, answer.with_words)(chunk)
         if order.whole:
             return Response(b"".join([part async for part in body]), headers=answer.headers)
         return SpeechStream(record, body, answer.headers, owned.pop_all())
@@ -91,6 +86,7 @@ class SpeechStream(StreamingResponse):
 class _Answer:
     """What an answer with audio is made of."""
 
+    service: SpeechService
     record: RequestRecord
     order: SpeechOrder
     speech: RemoteSpeech
@@ -140,43 +136,32 @@ class _Answer:
             yield _event("error", **api_error(error).body)
 
     async def with_words(self, chunk: Audio | None) -> AsyncIterator[bytes]:
-        """The whole audio and its words, as JSON."""
-        yield await asyncio.to_thread(self._with_words, *await self._joined(chunk))
-
-    def _with_words(self, data: bytes, words: Sequence[Word]) -> bytes:
-        name, rate = self.order.audio_format.name, self.speech.sampling_rate
-        times = [_word(word) for word in words]
-        return self._json(data, format=name, sample_rate=rate, words=times)
-
-    async def captions(self, chunk: Audio | None) -> AsyncIterator[bytes]:
-        """The audio and its words as Kokoro-FastAPI has them: JSON, a line a chunk unless it is whole."""
-        if self.order.whole:
-            yield await asyncio.to_thread(self._caption, *await self._joined(chunk))
-            return
+        """The audio and its words as JSON: a line a chunk, or all in one."""
+        joined, said = bytearray(), list[Word]()
         async for data, words in self._encoded_chunks(chunk):
-            if data or words:
-                yield self._caption(data, words) + b"\n"
+            if self.order.whole:
+                joined += data
+                said += words
+            elif data or words:
+                yield self._json(data, words) + b"\n"
+        if self.order.whole:
+            yield await asyncio.to_thread(self._json, joined, said)
 
-    def _caption(self, data: bytes, words: Sequence[Word]) -> bytes:
-        times = [{"word": word.text, "start_time": word.start, "end_time": word.end} for word in words]
+    def _json(self, data: bytes | bytearray, words: Sequence[Word]) -> bytes:
         name = self.order.audio_format.name
-        return self._json(data, audio_format=name, timestamps=times)
-
-    def _json(self, data: bytes, **fields: Any) -> bytes:
+        if self.order.shape == "captions":  # as Kokoro-FastAPI has them
+            times = [{"word": word.text, "start_time": word.start, "end_time": word.end} for word in words]
+            fields: dict[str, Any] = {"audio_format": name, "timestamps": times}
+        else:
+            rate = self.speech.sampling_rate
+            fields = {"format": name, "sample_rate": rate, "words": [_word(word) for word in words]}
         return json.dumps({"audio": _base64(data), **fields, "cut": self.speech.cut}).encode()
-
-    async def _joined(self, chunk: Audio | None) -> tuple[bytes, list[Word]]:
-        data, words = bytearray(), list[Word]()
-        async for more, known in self._encoded_chunks(chunk):
-            data += more
-            words += known
-        return bytes(data), words
 
     async def _encoded_chunks(self, chunk: Audio | None) -> AsyncIterator[tuple[bytes, Sequence[Word]]]:
         """Each chunk in its format, and the words that are known with it; and what the encoder held back."""
         while chunk is not None:
             yield await self._encoded(with_gain(chunk, self.order.gain).samples), chunk.words
-            self.record.heard(chunk.seconds, self.speech.cut)
+            self.service.sent(self.record, chunk.seconds, self.speech.cut)
             chunk = await self.speech.next_chunk()
         yield await self._encoded(None), ()
 
@@ -218,7 +203,7 @@ def _word(word: Word) -> dict[str, Any]:
     return {"word": word.text, "start": word.start, "end": word.end, "span": word.span}
 
 
-def _base64(data: bytes) -> str:
+def _base64(data: bytes | bytearray) -> str:
     return base64.b64encode(data).decode()
 
 

@@ -17,9 +17,10 @@ from typing import Any, Literal
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from common.errors import Busy, Closed, InvalidInput, UserError
+from common.files import project_version
 from pipeline.speech import CancelledError
 from pipeline.text_stream import QUIET_SECONDS, Stretch, TextStream, silence_before
-from serving.http.api import MODEL, MODEL_VERSION, ApiError, SpeechOrder, read_query
+from serving.http.api import MODEL, ApiError, SpeechOrder, read_query
 from serving.http.engine_pool import RemoteSpeech
 from serving.http.service import CLIENT_GONE, STALLED_SECONDS, RequestRecord, SpeechService
 from tacotron2.text import TextFrontEnd
@@ -98,7 +99,7 @@ class _Connection:
     async def serve(self) -> None:
         """Returns once all is spoken and the client wants no more. Raises Ended or WebSocketDisconnect."""
         voice = uuid.uuid5(uuid.NAMESPACE_URL, self._service.engines.voice.name)
-        model: dict[str, Any] = {"model_name": MODEL, "model_version": MODEL_VERSION, "model_uuid": str(voice)}
+        model: dict[str, Any] = {"model_name": MODEL, "model_version": project_version(), "model_uuid": str(voice)}
         await self._tell("Metadata", request_id=self._record.request_id, **model)
         tasks = {asyncio.create_task(task) for task in (self._listen(), self._speak(), self._wind_up())}
         try:
@@ -221,7 +222,7 @@ class _Connection:
                 await self._send(pause.pcm16(), turn)
             while chunk is not None:
                 await self._send(chunk.pcm16(), turn)
-                self._record.heard(chunk.seconds, speech.cut)
+                self._service.sent(self._record, chunk.seconds, speech.cut)
                 chunk = await speech.next_chunk()
             if speech.cut:
                 await self._warn("TEXT_CUT", f"cut by the limit of frames: {stretch.text}", turn)

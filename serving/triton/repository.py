@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,49 +67,38 @@ def make_repository(
     for path in paths.values():
         if not path.is_file():
             raise UserError(f"{path}: no such model file")
-    on_gpu = any(path.suffix != ".onnx" for path in paths.values())
+    kind = "KIND_GPU" if any(path.suffix != ".onnx" for path in paths.values()) else "KIND_CPU"
+    parameters = {"max_characters": max_characters, "max_waiting": max_waiting}
+    streams = [
+        "model_transaction_policy { decoupled: true }",
+        *(f'parameters {{ key: "{key}", value: {{ string_value: "{value}" }} }}' for key, value in parameters.items()),
+    ]
+    # Each instance of `tts` waits for one request, and the server queues the others.
+    bound = f"default_queue_policy {{ max_queue_size: {max_waiting} timeout_action: REJECT }}"
     with appearing_together(output) as temporary:
-        parameters = {"max_characters": str(max_characters), "max_waiting": str(max_waiting)}
-        stream = _write_model(temporary, "stream", config_of("tts_stream", True, instances, on_gpu, parameters))
+        _write_model(temporary, "tts", "plain_model.py", PLAIN_INSTANCES, "KIND_CPU", f"dynamic_batching {{ {bound} }}")
+        version = _write_model(temporary, "tts_stream", "stream_model.py", instances, kind, *streams)
         for package in PACKAGES:
             ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(REPOSITORY / package, stream / "code" / package, ignore=ignored)
-        _copy_voice(paths, stream / "voice")
-        # Each instance waits for one request, and the server queues the others.
-        bound = f"default_queue_policy {{ max_queue_size: {max_waiting} timeout_action: REJECT }}"
-        config = config_of("tts", False, PLAIN_INSTANCES, False, {}) + f"dynamic_batching {{ {bound} }}\n"
-        _write_model(temporary, "plain", config)
+            shutil.copytree(REPOSITORY / package, version / "code" / package, ignore=ignored)
+        _copy_voice(paths, version / "voice")
 
 
-def config_of(name: str, decoupled: bool, instances: int, on_gpu: bool, parameters: Mapping[str, str]) -> str:
-    """A model's config.pbtxt."""
-    kind = "KIND_GPU" if on_gpu else "KIND_CPU"
+def _write_model(repository: Path, name: str, program: str, instances: int, kind: str, *more: str) -> Path:
+    """Writes a model's program and its config.pbtxt, with more lines; returns the folder of its version."""
+    version = repository / name / "1"
+    version.mkdir(parents=True)
     lines = [
         f'name: "{name}"',
         'backend: "python"',
         "max_batch_size: 0  # the model batches by itself: the server joins only texts of one shape",
-        *_fields("input", INPUTS),
-        *_fields("output", OUTPUTS),
+        *("input [", ",\n".join(map(str, INPUTS)), "]"),
+        *("output [", ",\n".join(map(str, OUTPUTS)), "]"),
         f"instance_group [ {{ count: {instances}, kind: {kind} }} ]",
+        *more,
     ]
-    if decoupled:
-        lines.append("model_transaction_policy { decoupled: true }")
-    for key, value in parameters.items():
-        lines.append(f'parameters {{ key: "{key}", value: {{ string_value: "{value}" }} }}')
-    return "\n".join(lines) + "\n"
-
-
-def _fields(kind: str, fields: Sequence[TensorField]) -> list[str]:
-    return [f"{kind} [", ",\n".join(map(str, fields)), "]"]
-
-
-def _write_model(repository: Path, kind: str, config: str) -> Path:
-    """Writes a model's configuration and program; returns the folder of its version."""
-    name = {"stream": "tts_stream", "plain": "tts"}[kind]
-    version = repository / name / "1"
-    version.mkdir(parents=True)
-    (repository / name / "config.pbtxt").write_text(config, encoding="utf-8")
-    shutil.copyfile(REPOSITORY / "serving" / "triton" / f"{kind}_model.py", version / "model.py")
+    (repository / name / "config.pbtxt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    shutil.copyfile(REPOSITORY / "serving" / "triton" / program, version / "model.py")
     return version
 
 
