@@ -3,16 +3,19 @@
 import html
 import re
 import unicodedata
+from collections.abc import Set
 
 from tacotron2.text.rewriting import Pattern, Rules
 
 _ENTITY = Pattern(r"&(?:[a-zA-Z]{2,8}|#[0-9]{1,6});")
-# A tag, or what stands between angle brackets without being one: "<jane@doe.com>".
+# A tag, or what else stands between angle brackets: "<jane@doe.com>", "<your name>".
 _TAG = Pattern(
-    r"</?(?:([a-zA-Z][\w:-]{0,80})(?:\s[^<>\n]{0,200})?/?|([a-zA-Z][^<>\n]{0,280}|[^<>@\s]{1,99}@[^<>\s]{1,99}))>"
-    r"|<!--[^<>\n]{0,500}-->"
+    r"<(/?)([a-zA-Z][\w:-]{0,80})((?:\s[^<>\n]{0,200})?/?)>"
+    r"|<([a-zA-Z][^<>\n]{0,280}|[^<>@\s]{1,99}@[^<>\s]{1,99})>|<!--[^<>\n]{0,500}-->"
 )
+_CLOSING_TAG = Pattern(r"</([a-zA-Z][\w:-]{0,80})\s?>")
 _BLOCK_TAGS = frozenset("br p div li ul ol tr table blockquote h1 h2 h3 h4 h5 h6 pre hr".split())  # noqa: SIM905
+_INLINE_TAGS = frozenset("a b i u s em strong small span sub sup code font".split())  # noqa: SIM905
 BLOCK = Pattern(r"[^\n]+")
 # Read before Unicode's compatibility forms, which would lose their meaning.
 _SUPERSCRIPT = Pattern("[⁺⁻]?[⁰¹²³⁴-⁹]+")
@@ -67,14 +70,19 @@ def blocks(text: str) -> str:
         text = _in_plain_kin(text)
     text = _INVISIBLE.sub("", text)
     if "<" in text:
-        text = _TAG.sub(_tag, text)
+        closed = {name.lower() for name in _CLOSING_TAG.findall(text)}
+        text = _TAG.sub(lambda match: _tag(match, closed), text)
     return BLOCK.sub(lambda match: MARKUP(match[0]), _LINE.sub(_line, text))
 
 
-def _tag(match: re.Match[str]) -> str:
-    if match[2]:
-        return f" {match[2]} "
-    return "\n\n" if (match[1] or "").lower() in _BLOCK_TAGS else " "
+def _tag(match: re.Match[str], closed: Set[str]) -> str:
+    """A break for a tag; the words of a placeholder, which has no attributes, and no closing tag in the text."""
+    closing, name, rest, other = match.groups()
+    if (name or "").lower() in _BLOCK_TAGS:
+        return "\n\n"
+    if name and not (closing or "=" in rest or rest.endswith("/") or name.lower() in closed | _INLINE_TAGS):
+        return f" {name}{rest} "
+    return f" {other or ''} "
 
 
 def _line(match: re.Match[str]) -> str:
@@ -116,6 +124,7 @@ MARKUP.add(
 )
 MARKUP.add(r"(?<![0-9 ])\*+|\*+(?![0-9 *])|(?<![0-9]) \*+(?= )", "", needs="*")
 MARKUP.add(r"(?<![A-Za-z0-9_])_+(?=[A-Za-z0-9*'\"])|(?<=[A-Za-z0-9*.,!?'\")])_+(?![A-Za-z0-9_])", "", needs="_")
+MARKUP.add(r"(?<=\w)\[(?=[0-9])", " ", needs="[")  # "sshd[1234]"
 MARKUP.add(r"~~|`+", "")
 MARKUP.add(r"(?<![\S])(--?)(?=[a-z][a-z-]{0,30}(?:[ =,.;:)]|$))", lambda match: "dash " * len(match[1]), needs="-")
 MARKUP.add(r"(?<=[a-z])\(s\)", "s", needs="(s)")
