@@ -14,7 +14,9 @@ CAPITALS = Rules()
 def _dotted(match: re.Match[str]) -> str:
     """ "U.S." keeps its period where a sentence plainly ends; elsewhere the period would cut a sentence in two."""
     words = letters(match[1]) + ("'s" if match[2] else "")
-    return words + ("." if match[3] is not None and match[1].endswith(".") and not match[2] else "") + (match[3] or "")
+    if match[3] is None:
+        return words + " " * match.string[match.end() : match.end() + 1].isalpha()  # "U.S.Army"
+    return words + ("." if match[1].endswith(".") and not match[2] else "") + match[3]
 
 
 _LETTERED = Pattern(r"\b(?&Before-a-letter) $")
@@ -47,8 +49,8 @@ def _lone_rate(match: re.Match[str]) -> str:
 
 CAPITALS.add(r"(?<=[A-Z])/(?=[A-Z])", " ", needs="/")
 CAPITALS.add(
-    r"(?<![\w&])([A-Z]{1,3})&([A-Z]{1,3})(?![\w&])",
-    lambda match: f"{letters(match[1])} and {letters(match[2])}",
+    r"(?<![\w&])([A-Z]{1,3})&([A-Z]{1,3})(s?)(?![\w&])",
+    lambda match: f"{letters(match[1])} and {letters(match[2])}{match[3]}",
     needs="&",
 )
 CAPITALS.add(r"(?<!\w)([A-Za-z])\+\+(?!\w)", lambda match: f"{letters(match[1])} plus plus", needs="++")
@@ -62,11 +64,11 @@ CAPITALS.add(
 )
 
 
-@CAPITALS.rule(r"(?<![A-Za-z0-9])(?:((?&mixed-case))|([A-Z]?[a-z]{1,15})([A-Z]{2,4})(s?))(?![A-Za-z0-9])")
+@CAPITALS.rule(r"(?<![A-Za-z0-9])(?:((?&mixed-case))|([A-Z]o[A-Z])|([A-Z]?[a-z]{1,15})([A-Z]{2,4}))(s?)(?![A-Za-z0-9])")
 def _mixed(match: re.Match[str]) -> str:
-    listed, head, capitals, ending = match.groups()
-    if listed:
-        return table("mixed-case")[listed]
+    listed, small_of, head, capitals, ending = match.groups()  # "IoT", "DoD": the small letter begins "of" or "over"
+    if listed or small_of:
+        return (table("mixed-case")[listed] if listed else letters(small_of)) + ending
     first = letters(head) if len(head) == 1 else head
     return f"{first} {capitals if is_word(capitals) else letters(capitals)}{ending}"
 
@@ -161,9 +163,9 @@ def _is_spelt_among_capitals(word: str) -> bool:
 
 def _capitals(match: re.Match[str], all_capitals: bool) -> str:
     word, ending = match[1], match[2] or ""
-    if len(word) > 3 and _DRAWN_OUT.search(word):
-        return word.lower() + ending.lower()
     initialism = _is_spelt_among_capitals(word)
+    if len(word) > 3 and not initialism and _DRAWN_OUT.search(word):
+        return word.lower() + ending.lower()
     spelt = initialism or not _has_vowel(word) if all_capitals else not is_word(word)
     if spelt and not all_capitals and not initialism and _stands_among_words(match):
         spelt = not _has_vowel(word)

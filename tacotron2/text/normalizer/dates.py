@@ -8,6 +8,7 @@ from tacotron2.text.normalizer.say import (
     cardinal,
     count,
     letters,
+    number,
     plural,
     text_before,
     two_digits,
@@ -33,21 +34,31 @@ def _weekdays(match: re.Match[str]) -> str:
 
 
 @WEEKDAYS.rule(
-    r"\b(Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b\.? (?=(?:night|morning|afternoon|evening|noon)s?\b)"
-    r"|\b([Mm]on|[Tt]ues|Wed|[Tt]hurs?|[Ff]ri)\.(?=(?: [a-z0-9(]|[,;:)]))"
-    r"|(?<=\b[Oo]n )(Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b(?=\.?(?:\s*$|[,;:!?)])|\. [A-Za-z])"
+    rf"\b((?i:on|by|until|every|next|closed|EOD) )?({_WEEKDAY})\b"
+    r"(\.? (?=(?:night|morning|afternoon|evening|noon)s?\b)|\.(?= [a-z0-9(]|[,;:)])|(?=\.?(?:\s*$|[,;:!?)])|\. [A-Z]))"
 )
 def _weekday_alone(match: re.Match[str]) -> str:
-    return _weekday(match[match.lastindex or 0]) + (" " if match[1] else "")
+    before, day, after = match.groups()
+    if not _is_name(day) or not (before or after or day.lower() not in ("mon", "wed", "sat", "sun")):
+        return match[0]
+    return f"{before or ''}{_weekday(day)}{' ' if after[-1:] == ' ' else ''}"
 
 
 # Dates, years and decades: a month alone is left as it is.
 DATES = Rules(needs=FIGURES)
 
-DATES.add(
-    r"((?<![\w.])(?<![0-9] )c|(?<=[(,;] )[bdr]|(?<=\()[bdr]|\bfl)\. ?(?=[1-9][0-9]{2,3}\b)",
-    lambda match: f"{table('before-years')[match[1]]} ",
+_LETTERED = Pattern(r"(?:\b(?&Before-a-letter) |\bb\. .*)$")
+
+
+@DATES.rule(
+    r"(?<![\w.])(?<![0-9] )(c)\. ?(?=[$£€]?[1-9][0-9,]+)|((?<=[(,;] )[bdr]|(?<=\()[bdr]|\bfl)\. ?(?=[1-9][0-9]{2,3}\b)"
 )
+def _before_year(match: re.Match[str]) -> str:
+    """ "c. 1500" and "c. 80 kg", but not "vitamin c. 1500 people" or "b. 40 c. 50"."""
+    lettered = match[1] and _LETTERED.search(text_before(match, 40))
+    return match[0] if lettered else f"{table('before-years')[match[1] or match[2]]} "
+
+
 # In any case: "Jan", "JAN", "jan". For "may", "mar" and "dec" the neighbours decide.
 _MONTH = (
     r"(?i:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?"
@@ -81,7 +92,7 @@ def _day_month(match: re.Match[str]) -> str:
 DATES.add(
     rf"\b({_WEEKDAY})\b(?:\.,?|,)? (?={_MONTH}\.? (?:[0-9]|[a-z-]+(?:st|nd|rd|th)\b)"
     rf"|the [a-z-]+ (?:to [a-z-]+ )?of {_MONTH}"
-    r"|[0-9]{1,2}(?:[:/]|st|nd|rd|th| ?[ap]\.?m|-[0-9]{1,2} ?[ap]\.?m))",
+    r"|[0-9]{1,2}(?:[:/]|st|nd|rd|th| ?[ap]\.?m|-[0-9]{1,2}\b))",
     lambda match: f"{_weekday(match[1])}, ",
 )
 _START, _END = r"(?<![\w.,:/'-])", r"(?![\w%°]|[.,:/-][0-9])"
@@ -131,18 +142,25 @@ DATES.add(
 DATES.add(r"\b(AD|A\.D\.) ([0-9]{1,4})\b", lambda match: f"{letters(match[1])} {years(match[2])}")
 
 
-@DATES.rule(rf"{_START}({_YEAR})(?: ?- ?|/)({_YEAR}|[0-9]{{2}})(?![\w-]|[.,:/][0-9])")
-def _years(match: re.Match[str]) -> str:
-    first, last = match.groups()
-    return f"{years(first)} to {years(last) if len(last) == 4 else two_digits(last)}"
-
-
 @DATES.rule(r"(?<![\w/.-])([0-9]{2})/([0-9]{2})(?= (?&seasons))", needs="/")
 def _season(match: re.Match[str]) -> str:
     first, last = match.groups()
     if (int(first) + 1) % 100 != int(last):
         return match[0]
     return f"{two_digits(first)} {two_digits(last)}"
+
+
+# A zero before a figure shows a date: "03/15".
+DATES.add(
+    rf"{_START}(?=0|[0-9]{{1,2}}/0)(1[0-2]|0?[1-9])/(3[01]|[12][0-9]|0[1-9])(?![\w/-]|[.,][0-9])",
+    lambda match: _date("", match[1], match[2]),
+)
+
+
+@DATES.rule(rf"{_START}({_YEAR})(?: ?- ?|/)({_YEAR}|[0-9]{{2}})(?![\w-]|[.,:/][0-9])")
+def _years(match: re.Match[str]) -> str:
+    first, last = match.groups()
+    return f"{years(first)} to {years(last) if len(last) == 4 else two_digits(last)}"
 
 
 DATES.add(
@@ -206,6 +224,11 @@ TIMES.add(
     lambda match: _duration(*(figures.lstrip("0") for figures in match.groups())) or match[0],
     needs=":",
 )
+TIMES.add(
+    r"(?<![\w:.-])([0-9]{1,2}):([0-5][0-9]\.[0-9]{1,3})(?![\w:]|\.[0-9])",  # of a race: "1:23.456"
+    lambda match: f"{_duration('', match[1], '')} and {number(match[2])} seconds",
+    needs=":",
+)
 _CLOCK = r"[0-9]{1,2}(?:[:.][0-5][0-9])?"
 _HALF = r"[AaPp](?:\. ?[Mm]\.|\.?[Mm]\b)"
 TIMES.add(
@@ -214,6 +237,7 @@ TIMES.add(
     r"|\b(noon|midnight) ?- ?(?=[0-9])",
     lambda match: f"{match[1] or match[2]} to ",
 )
+TIMES.add(r"(?:(?<=:[0-9])|(?<=:[0-9]{2})) ?- ?(?=[0-9]{1,3}(?![\w:-]|[.,][0-9]))", " to ", needs=":")
 _SENTENCE_GOES_ON = Pattern(
     r"[ ,;:!?)]*(?:[a-z0-9,;:!?(]|EST|EDT|CST|CDT|MST|MDT|PST|PDT|GMT|UTC|BST|CET|E|P|C|M|I |on |-)"
 )
@@ -222,7 +246,7 @@ _SENTENCE_GOES_ON = Pattern(
 @TIMES.rule(
     rf"(?<![\w:.$-])([01]?[0-9]|2[0-4])(?:[:.]([0-5][0-9])(?::([0-5][0-9])(?:[.,][0-9]+)?)?)? ?({_HALF})"
     r"(?![A-Za-z0-9])"
-    r"|(?<![\w:.$-])([01]?[0-9]|2[0-4]):([0-5][0-9])(?::([0-5][0-9])(?:\.[0-9]{1,6})?)?(Z\b)?(?![\w:]|\.[0-9])"
+    r"|(?<![\w:.$-])([01]?[0-9]|2[0-4]):([0-5][0-9])(?::([0-5][0-9])(?:[.,][0-9]{1,6})?)?(Z\b)?(?![\w:]|\.[0-9]|,[0-9]{3})"
 )
 def _time(match: re.Match[str]) -> str:
     hour, minute, second, half, hour24, minute24, second24, zulu = match.groups()

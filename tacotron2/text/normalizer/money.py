@@ -63,7 +63,7 @@ _PER = r"(?: ?/ ?([A-Za-z]{1,12})\b)?"
 
 
 @MONEY.rule(
-    rf"(?<![\w./])({MINUS}?)((?&currency-signs)|(?&currency-codes)\b ?)({MINUS}?) ?({NUMBER})"
+    rf"(?<![\w.])({MINUS}?)((?&currency-signs)|(?&currency-codes)\b ?)({MINUS}?) ?({NUMBER})"
     rf"(?:(?: ?(million|billion|[kKmMbB]n?))? ?- ?(?&currency-signs)?({NUMBER}))?{_SCALE}(\+?){_PER}"
 )
 def _money(match: re.Match[str]) -> str:

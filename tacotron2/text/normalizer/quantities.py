@@ -46,14 +46,14 @@ UNITS.add(r"\b(sq|cu|fl)\. (?=(?:mi|ft|in|yd|m|km|cm|oz)\b)", r"\1 ")
 
 @UNITS.rule(
     rf"(?<![\w.])(?:({MINUS}?{NUMBER}) ?[x×*·] ?)?10\^({MINUS}|\+)?([0-9]{{1,3}})"
-    rf"(?: ((?&units))((?:/[A-Za-zµμΩ]{{1,5}}(?:\^[23])?)?)(?![A-Za-z0-9]))?",
+    rf"(?:(?: ((?&units)))?((?:/[A-Za-zµμΩ]{{1,5}}(?:\^[23])?)?)(?![A-Za-z0-9]))?",
     needs="10^",
 )
 def _times_ten(match: re.Match[str]) -> str:
     words = f"ten {_to_the_power(match[2], match[3])}"
     if match[1]:
         words = f"{number(match[1])} times {words}"
-    return f"{words} {units(table('units')[match[4]])}{_per_unit(match[5])}" if match[4] else words
+    return join(words, units(table("units")[match[4]]) if match[4] else "") + _per_unit(match[5] or "")
 
 
 UNITS.add(r"(?<![\w])[~≈] ?(?=[$£€]?[0-9])", "about ")
@@ -72,6 +72,7 @@ def _arc(match: re.Match[str]) -> str:
     return f"{words} {table('directions')[towards].lower()}" if towards else words
 
 
+UNITS.add(r"(?:(?<=\b(?:to|at|of) )([0-9]{2,3})|(?<=[0-9])(\.[0-9])) ?(?=[CF]\b(?!\.\w))", r"\1\2 degrees ")
 UNITS.add(r"(?<=[0-9] degrees )C\b(?!\.\w)", "Celsius", needs=" degrees ")
 UNITS.add(r"(?<=[0-9] degrees )F\b(?!\.\w)", "Fahrenheit", needs=" degrees ")
 
@@ -88,10 +89,13 @@ _SIZE = Pattern(rf"{NUMBER} ?(?:[x×\"″′']|[mcd]?m\b|km\b|in\b|ft\b|inch|fee
 
 @UNITS.rule(
     rf"{FREE}({NUMBER})((?: ?(?&units)|{_PRIMES}|['′])?) ?([x×]|X(?![0-9.]+[A-Z])) ?"
-    rf"(?={NUMBER}(?![0-9]* ?\^| ?= ?[0-9]))"
+    rf"(?={NUMBER}(?![0-9]* ?\^)( ?= ?[0-9]| ?(?:k?g|mg|m?[lL]|oz|lbs?)\b)?)"
 )
 def _dimension(match: re.Match[str]) -> str:
-    first, unit, sign = match.groups()
+    """ "5 by 7 cm", but a product ("6 x 7 = 42") and how often ("2 x 400g")."""
+    first, unit, sign, is_product = match.groups()
+    if is_product and not unit:
+        return f"{first} times "
     if sign == "×" and not unit and len(first) < 3 and not _SIZE.match(match.string, match.end()):
         return match[0]
     return f"{first}{_MARKED.get(unit, unit)} by "
@@ -134,7 +138,7 @@ def _percent(match: re.Match[str]) -> str:
 
 
 @UNITS.rule(
-    r"(?:(?<=[0-9s])|(?<=people))(?<!/[0-9])(?<!/[0-9]{2})(?: ?/ ?| per )"
+    r"(?:(?<=[0-9s])|(?<=people)|(?<=/kg))(?<!/[0-9])(?<!/[0-9]{2})(?: ?/ ?| per )"
     r"(sq (?:mi|km|ft|m|yd)|(?:km|mi|m|cm|ft)\^?[23]|(?&per))(?![\w/^])"
 )
 def _rate(match: re.Match[str]) -> str:
@@ -148,12 +152,12 @@ _POWERS = {"2": "square", "3": "cubic"}
 
 
 @UNITS.rule(
-    rf"(?:(?<![\w.,/^])|(?<=°[CF]/))(?<!\^-)({MINUS}?)({_QUANTITY})(?:( ?- ?| to | or |/-)({MINUS}?{_QUANTITY}))?"
-    r"( ?|-)((?&units))"
+    rf"(?:(?<![\w.,/^])|(?<=°[CF]/))(?<!\^-)(?<![A-Z]-)({MINUS}?)({_QUANTITY})"
+    rf"(?:( ?- ?| to | or |/-)({MINUS}?{_QUANTITY}))?(\+?)( ?|-)((?&units))"
     r"(?:\^([23]))?((?: ?/ ?(?:[A-Za-zµμΩ]{1,5}|100 ?km)(?:\^?[23])?)?)(?![A-Za-z0-9^])(\.(?![\w.]))?"
 )
 def _with_unit(match: re.Match[str]) -> str:
-    minus, first, joint, last, gap, unit, power, per, point = match.groups()
+    minus, first, joint, last, plus, gap, unit, power, per, point = match.groups()
     after = match.string[match.end() : match.end() + 2]
     joined = gap == "-" and after[:1] == "-"  # "3-in-1"
     if joined or (unit in table("attached-units") and gap == " " and not (point and unit in ("in", "mo", "pt"))):
@@ -165,8 +169,10 @@ def _with_unit(match: re.Match[str]) -> str:
     words = _quantity(first)
     if last:
         words += f" {'to' if '-' in joint else joint.strip()} {_quantity(last)}"
+    words += " plus" if plus else ""
     describes = _ARTICLE.search(text_before(match, 4)) and not per and after[:1] == " "
-    named = singular if gap == "-" or describes or (_is_one(first) and not last) else units(singular)  # "a 5-kg bag"
+    one = gap == "-" or describes or (_is_one(first) and not (last or plus))  # "a 5-kg bag"
+    named = singular if one else units(singular)
     end = "." if point and (not after.strip() or after[1:].isupper() or table("units")[unit] == unit) else ""
     return f"{'minus ' if minus else ''}{words} {named}{_per_unit(per)}{end}"
 
@@ -234,6 +240,7 @@ def _fraction(match: re.Match[str]) -> str:
 
 
 NUMBERS.add(_FRACTION, _fraction, needs="/")
+NUMBERS.add(r"(?<=[0-9]\.[0-9])/(?=(?:5|10|100)\b(?![/.,][0-9]))", " out of ", needs="/")
 NUMBERS.add(r"(?:(?<=[0-9]st)|(?<=[0-9]nd)|(?<=[0-9]rd)|(?<=[0-9]th))-(?=[0-9]{1,3}(?:st|nd|rd|th)\b)", " to ")
 NUMBERS.add(rf"(?<![\w.,])({WHOLE})(?:st|nd|rd|th|ST|ND|RD|TH)(?![A-Za-z0-9])", lambda match: ordinal(match[1]))
 
@@ -282,12 +289,16 @@ NUMBERS.add(
 )
 NUMBERS.add(
     rf"(?<![\w.,-])({NUMBER}) ?- ?({NUMBER})(?![\w-]|\.[0-9])(?! ?=)",
-    lambda match: f"{count(match[1])} to {count(match[2])}",
+    lambda match: f"{count(match[1])} {'to ' * (match[2][:1] != '0' or not match[2][1:].isdecimal())}{count(match[2])}",
     needs="-",
 )
 
 
-@NUMBERS.rule(rf"(?<![\w.,])(?:({NUMBER}) ?- ?)?({NUMBER}[x×]|[0-9]{{1,2}}X)(?![A-Za-z0-9]| ?[+=^])")
+# "3x faster", but for the x of a formula: "= 3x^2 - 2x".
+@NUMBERS.rule(
+    rf"(?<![\w.,=])(?:(?<![=+-] )|(?=[0-9.]+[xX] [a-z]))(?:({NUMBER}) ?- ?)?({NUMBER}[x×]|[0-9]{{1,2}}X)"
+    r"(?![A-Za-z0-9]| ?[+=^]| - [0-9]| squared| cubed| to the)"
+)
 def _times(match: re.Match[str]) -> str:
     first, last = match.groups()
     return f"{f'{number(first)} to ' if first else ''}{number(last[:-1])} times"
@@ -304,6 +315,7 @@ def _sign(match: re.Match[str]) -> str:
 
 
 NUMBERS.add(r"(?<![\w.])([0-9]+\.[0-9]+)(?=[A-Za-z]{1,3}\b)", lambda match: f"{number(match[1])} ")  # "802.11ac"
+NUMBERS.add(r"(?<=[A-Za-z])([0-9]{1,3}\.[0-9]{1,3})(?![\w.])", lambda match: f" {number(match[1])}")  # "PM2.5"
 NUMBERS.add(r"(?<=[A-Za-z])-(?=[0-9])", " ", needs="-")
 NUMBERS.add(rf"(?<![A-Za-z0-9])({NUMBER})(?![A-Za-z0-9])", lambda match: count(match[1]))
 _PER_UNIT = Pattern(r" ?/ ?([A-Za-zµμΩ]{1,5}|100 ?km)(?:\^?([23]))?")
@@ -324,7 +336,8 @@ def _quantity(written: str) -> str:
 
 
 def _is_one(written: str) -> bool:
-    return written == "1" or ("/" in written and " " not in written)
+    numerator, slash, denominator = written.partition("/")
+    return written == "1" or bool(slash and numerator.isdecimal() and int(numerator) < int(denominator))
 
 
 def _is_a_unit(match: re.Match[str], unit: str, gap: str, after: str) -> bool:
@@ -370,7 +383,7 @@ def _fraction_words(numerator: str, denominator: str, with_suffix: bool) -> str:
             return f"{cardinal(numerator)} {cardinal(denominator)}"
         if below in (10, 100) and above > 1:
             return f"{cardinal(numerator)} out of {cardinal(denominator)}"
-        if (above >= below and below > 9) or below > 1000:
+        if (above >= below and (below > 9 or above > 99)) or below > 1000:
             return f"{cardinal(numerator)} over {cardinal(denominator)}"
     if below < 2:
         return f"{cardinal(numerator)} over {cardinal(denominator)}"
