@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
-from tacotron2.text import TextFrontEnd, describe_reading
+from tacotron2.text import TextFrontEnd
 from tacotron2.text.lexicon import Lexicon
 
 
@@ -46,11 +46,6 @@ def test_the_normaliser_leaves_the_lexicons_words_to_it(lexicon: Lexicon) -> Non
 
 def test_the_lexicon_hears_words_that_the_normaliser_made() -> None:
     assert TextFrontEnd(lexicon=Lexicon({"percent": "per cent"})).read("20%") == "twenty per cent"
-
-
-def test_a_reading_is_described_in_the_voices_letters(lexicon: Lexicon) -> None:
-    assert describe_reading("“GPU” for $5", TextFrontEnd(lexicon=lexicon)) == "graphics card for five dollars."
-    assert describe_reading("Hello", TextFrontEnd(final_period=False)) == "hello"
 
 
 def test_a_file_may_hold_comments_and_empty_lines(tmp_path: Path) -> None:

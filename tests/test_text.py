@@ -175,12 +175,6 @@ class TestWords:
             == "don't - i mean -- wait... naive cafe, ri"
         )
 
-    def test_cleaners_that_read_no_numbers(self) -> None:
-        with_digits = encode("Café No. 5", cleaner="transliteration_cleaners", final_period=False)
-        assert (with_digits.text, with_digits.dropped) == ("cafe no.", ("5",))
-        untouched = encode("Café  5 Dr.", cleaner="basic_cleaners", final_period=False)
-        assert (untouched.text, untouched.dropped) == ("caf  dr.", ("é", "5"))
-
     @pytest.mark.slow
     def test_cardinals_and_ordinals_are_worded_like_inflects(self) -> None:
         import inflect  # takes seconds
@@ -259,14 +253,6 @@ class TestErrors:
             assert words in message
             assert "\n" not in message
             message.encode()
-
-    def test_an_unknown_cleaner(self) -> None:
-        with pytest.raises(UserError, match="english_cleaners, transliteration_cleaners, basic_cleaners"):
-            encode("hello", cleaner="french_cleaners")
-
-    def test_a_script_that_the_basic_cleaner_cannot_spell(self) -> None:
-        with pytest.raises(UserError, match="日本"):
-            encode("日本", cleaner="basic_cleaners")
 
     def test_a_long_text_is_not_repeated_in_full(self) -> None:
         with pytest.raises(UserError) as caught:
