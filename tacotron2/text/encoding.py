@@ -81,11 +81,7 @@ def encode(text: str, final_period: bool = True) -> EncodedText:
 
 
 def split(
-    text: str,
-    max_symbols: int,
-    final_period: bool = True,
-    trace: Trace | None = None,
-    by_sentence: bool = False,
+    text: str, max_symbols: int, final_period: bool = True, trace: Trace | None = None, by_sentence: bool = False
 ) -> list[EncodedText]:
     """Turns a text of any length into pieces of at most `max_symbols` ids, in linear time.
 

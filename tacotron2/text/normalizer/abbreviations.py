@@ -2,8 +2,7 @@
 
 import re
 
-from tacotron2.text.normalizer.quantities import house_number
-from tacotron2.text.normalizer.say import HELD, cardinal, digits, text_before
+from tacotron2.text.normalizer.say import HELD, cardinal, code, digits, join, text_before
 from tacotron2.text.numbers import ordinal
 from tacotron2.text.rewriting import Pattern, Rules
 from tacotron2.text.tables import table
@@ -37,7 +36,10 @@ ABBREVIATIONS.add(r"(?<=\()(?:ii|iii|iv|vii|viii|ix)(?=\))", lambda match: cardi
 _AT_END, _FIGURE, _DECIMAL = Pattern(r"\s*$"), Pattern(" ?[0-9]"), Pattern(r"[0-9]+\.[0-9]")
 
 
-@ABBREVIATIONS.rule(r"\b((?i:(?&before-numbers)))(?:\.? ?(?=[#(]?[0-9])|(?<!\bNo)(?:\. ?| )(?=[IVX]+\b(?!')))")
+@ABBREVIATIONS.rule(
+    r"\b(?=[A-Za-z]+\.? ?[#(0-9IVX])((?i:(?&before-numbers)))"
+    r"(?:\.? ?(?=[#(]?[0-9])|(?<!\bNo)(?:\. ?| )(?=[IVX]+\b(?!')))"
+)
 def _before_number(match: re.Match[str]) -> str:
     short = match[1].lower()
     if "." not in match[0]:
@@ -63,20 +65,20 @@ def _numbered_street(match: re.Match[str]) -> str:
     if not street[0].isupper():
         return match[0]
     towards = f" {table('directions')[direction.strip(' .').upper()]}" if direction else ""
-    words = f"{house_number(house)}{towards}{name} {table('streets').get(street.lower(), street)}"
+    words = f"{code(house)}{towards}{name} {table('streets').get(street.lower(), street)}"
     return _ended(match, words, bool(point) and street.lower() in table("streets"))
 
 
-@ABBREVIATIONS.rule(r"(?<=[a-z.]), ((?&states))\b(?:,? ([0-9]{5})(?:-([0-9]{4}))?(?![0-9]))?")
-def _state(match: re.Match[str]) -> str:
-    state = f", {table('states')[match[1]]}"
-    return f"{state} {_zip(match[2], match[3])}" if match[2] else state
-
-
-ABBREVIATIONS.add(
-    r"\b((?&states)) ([0-9]{5})(?:-([0-9]{4}))?(?![\w,.-]*[0-9])",
-    lambda match: f"{table('states')[match[1]]} {_zip(match[2], match[3])}",
+@ABBREVIATIONS.rule(
+    r"(?:(?<=[a-z.], )((?&states))\b|\b((?&states))(?= [0-9]))(?:,? ([0-9]{5})(?:-([0-9]{4}))?(?![\w,.-]*[0-9]))?"
 )
+def _state(match: re.Match[str]) -> str:
+    after_comma, before_zip, code, more = match.groups()
+    if not (after_comma or code):
+        return match[0]
+    return join(table("states")[after_comma or before_zip], digits(code or "")) + (f", {digits(more)}" if more else "")
+
+
 _CAPITAL = f"[A-Z{HELD}]"
 
 
@@ -114,11 +116,10 @@ def _unpointed_title(match: re.Match[str]) -> str:
 ABBREVIATIONS.add(
     r"(?<=[0-9](?:st|nd|rd|th) )(ed|c|cent)\.(?=(\s*$)?)",
     lambda match: f"{table('after-ordinals')[match[1]]}{'.' * (match[2] is not None)}",
-    needs=".",
 )
 
 
-@ABBREVIATIONS.rule(r"\b([A-Za-z]{2,12})\.(?=\s|$|[,;:!?)])", needs=".")
+@ABBREVIATIONS.rule(r"\b([A-Za-z]{2,12})\.(?=\s|$|[,;:!?)])")
 def _title(match: re.Match[str]) -> str:
     short = match[1].lower()
     words = table("titles").get(short)
@@ -131,7 +132,7 @@ def _title(match: re.Match[str]) -> str:
     return f"{words}." if _AT_END.match(match.string, match.end()) else words
 
 
-@ABBREVIATIONS.rule(rf"\b([A-Za-z]{{2,6}})\.(?![A-Za-z0-9])(\s*(?:[A-Z{HELD}\"(]|$))?", needs=".")
+@ABBREVIATIONS.rule(rf"\b([A-Za-z]{{2,6}})\.(?![A-Za-z0-9])(\s*(?:[A-Z{HELD}\"(]|$))?")
 def _ending(match: re.Match[str]) -> str:
     short, follows = match[1].lower(), match[2]
     if short not in table("ending"):
@@ -222,10 +223,6 @@ def _ended(match: re.Match[str], words: str, has_point: bool = True) -> str:
 def _as_typed(short: str, words: str) -> str:
     """The words with a capital where the abbreviation began a sentence."""
     return words[0].upper() + words[1:] if short[0].isupper() else words
-
-
-def _zip(code: str, more: str | None) -> str:
-    return digits(code) + (f", {digits(more)}" if more else "")
 
 
 def roman(numeral: str) -> int:

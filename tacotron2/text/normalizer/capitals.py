@@ -2,7 +2,7 @@
 
 import re
 
-from tacotron2.text.normalizer.say import HELD, characters, code, letters, text_before, units
+from tacotron2.text.normalizer.say import HELD, code, letters, spelt, text_before, units
 from tacotron2.text.numbers import NUMBER_WORDS
 from tacotron2.text.rewriting import Pattern, Rules
 from tacotron2.text.tables import table
@@ -37,7 +37,7 @@ def _initials(match: re.Match[str]) -> str:
 
 
 CAPITALS.add(r"\b(?:OK|Ok|ok)\b(?!\.[a-z])", lambda match: "Okay" if match[0] == "Ok" else "okay")
-CAPITALS.add(r"\bA/(?=[A-Z]\b)", "ay ", needs="/")
+CAPITALS.add(r"\bA/(?=[A-Z]\b)", "ay ")
 
 
 @CAPITALS.rule(r"(?<![\w/.])([A-Za-zµ]{1,3})/(s|h|hr|min|sec|L|dL|kg)(?![\w/])")
@@ -47,14 +47,13 @@ def _lone_rate(match: re.Match[str]) -> str:
     return f"{units(written[unit])} per {written[per]}" if unit in written else match[0]
 
 
-CAPITALS.add(r"(?<=[A-Z])/(?=[A-Z])", " ", needs="/")
+CAPITALS.add(r"(?<=[A-Z])/(?=[A-Z])", " ")
 CAPITALS.add(
     r"(?<![\w&])([A-Z]{1,3})&([A-Z]{1,3})(s?)(?![\w&])",
     lambda match: f"{letters(match[1])} and {letters(match[2])}{match[3]}",
-    needs="&",
 )
-CAPITALS.add(r"(?<!\w)([A-Za-z])\+\+(?!\w)", lambda match: f"{letters(match[1])} plus plus", needs="++")
-CAPITALS.add(r"(?<!\w)([A-Z])#(?!\w)", lambda match: f"{letters(match[1])} sharp", needs="#")
+CAPITALS.add(r"(?<!\w)([A-Za-z])\+\+(?!\w)", lambda match: f"{letters(match[1])} plus plus")
+CAPITALS.add(r"(?<!\w)([A-Z])#(?!\w)", lambda match: f"{letters(match[1])} sharp")
 CAPITALS.add(
     r"(?<![\w])([A-F])([+-])(?=[\s.,;:!?)]|$)",
     lambda match: f"{letters(match[1])} {'plus' if match[2] == '+' else 'minus'}",
@@ -107,7 +106,7 @@ def _sentence(match: re.Match[str]) -> str:
     return _CAPITALS.sub(lambda found: _capitals(found, all_capitals), sentence)
 
 
-CAPITALS.add(r"(?<=\()[Aa](?=\))", "ay", needs="(")
+CAPITALS.add(r"(?<=\()[Aa](?=\))", "ay")
 CAPITALS.add(r"\b((?:(?&Before-the-letter-a)|from|from point) )A\b(?! [a-z]{3,})", r"\1ay")
 CAPITALS.add(
     r"(?<![\w'.])([B-HJ-Z])(?![\w'.&]|\.\w)|(?<![\w'.])([B-HJ-Z])(?=\.(?:\s|$))|(?<![\w'.])([B-HJ-Z])\.(?=[,;:)])",
@@ -134,10 +133,10 @@ _BAD_BEGINNING = Pattern(
 
 def is_word(capitals: str) -> bool:
     """Whether capitals are said as a word, in a sentence that is not all in capitals."""
-    spelt = capitals in table("spelt-initialisms")
-    if capitals in table("spoken-acronyms") or (capitals in table("common-short-words") and not spelt):
+    by_letter = capitals in table("spelt-initialisms")
+    if capitals in table("spoken-acronyms") or (capitals in table("common-short-words") and not by_letter):
         return True
-    if spelt or len(capitals) < 4:
+    if by_letter or len(capitals) < 4:
         return False
     return _is_pronounceable(capitals)
 
@@ -166,10 +165,10 @@ def _capitals(match: re.Match[str], all_capitals: bool) -> str:
     initialism = _is_spelt_among_capitals(word)
     if len(word) > 3 and not initialism and _DRAWN_OUT.search(word):
         return word.lower() + ending.lower()
-    spelt = initialism or not _has_vowel(word) if all_capitals else not is_word(word)
-    if spelt and not all_capitals and not initialism and _stands_among_words(match):
-        spelt = not _has_vowel(word)
-    if not spelt:
+    by_letter = initialism or not _has_vowel(word) if all_capitals else not is_word(word)
+    if by_letter and not all_capitals and not initialism and _stands_among_words(match):
+        by_letter = not _has_vowel(word)
+    if not by_letter:
         return word.lower() + ending.lower()
     if len(word) > 8 and not all_capitals:
         return word.lower() + ending.lower()
@@ -194,7 +193,7 @@ def _code(written: str) -> str:
         return f"{code(first)} by {code(last)}"
     parts = _CODE_PART.findall(written)
     if len(written) >= _LONG_CODE and len(parts) > 3:
-        return " ".join(characters(character) for character in written)
+        return spelt(written)
     return " ".join(code(part) if part.isdecimal() else _code_letters(part) for part in parts)
 
 

@@ -13,7 +13,6 @@ MONEY = Rules(needs=FIGURES)
 MONEY.add(
     r"(?<![\w.,])([0-9]{1,3}(?:\.[0-9]{3}){1,5}),([0-9]{1,2})(?![\w,]|\.[0-9])",
     lambda match: f"{match[1].replace('.', ',')}.{match[2]}",
-    needs=",",
 )
 _NO_FIRST_GROUP = Pattern(r"(?&months)\.? $", re.IGNORECASE)
 
@@ -37,13 +36,13 @@ def _regrouped(match: re.Match[str]) -> str:
 
 
 MONEY.add(r"(?<![\w.,])[0-9]{1,3}(?:\.[0-9]{3}){2,6}(?![\w]|[.,]?[0-9])", _regrouped)
-MONEY.add(r"(?<![\w.,])[0-9]{1,2}(?:,[0-9]{2}){1,6},[0-9]{3}(?![\w]|,[0-9])", _regrouped, needs=",")
-MONEY.add(r"(?<=[$£€₹])( ?[0-9]+),([0-9]{1,2})(?![0-9]|,[0-9])", r"\1.\2", needs=",")
+MONEY.add(r"(?<![\w.,])[0-9]{1,2}(?:,[0-9]{2}){1,6},[0-9]{3}(?![\w]|,[0-9])", _regrouped)
+MONEY.add(r"(?<=[$£€₹])( ?[0-9]+),([0-9]{1,2})(?![0-9]|,[0-9])", r"\1.\2")
 MONEY.add(
     rf"(?<![\w.,])({NUMBER}) ?([kKmMbBtT]|bn|mn)(?= (?:[a-z]+ )?(?&counted-nouns)\b)",
     lambda match: f"{number(match[1])} {table('scales')[match[2]]}",
 )
-MONEY.add(r"(?<=[0-9]),(?=[0-9]{1,2} ?(?:[%€°]|[kcm]?[mgl]\b|km\b))", ".", needs=",")
+MONEY.add(r"(?<=[0-9]),(?=[0-9]{1,2} ?(?:[%€°]|[kcm]?[mgl]\b|km\b))", ".")
 _SCALE = r"(?:[ -]?((?&scales))\b)?"
 
 

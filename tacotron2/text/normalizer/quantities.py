@@ -12,7 +12,6 @@ from tacotron2.text.normalizer.say import (
     cardinal,
     code,
     count,
-    digits,
     join,
     number,
     pairs,
@@ -46,8 +45,7 @@ UNITS.add(r"\b(sq|cu|fl)\. (?=(?:mi|ft|in|yd|m|km|cm|oz)\b)", r"\1 ")
 
 @UNITS.rule(
     rf"(?<![\w.])(?:({MINUS}?{NUMBER}) ?[x×*·] ?)?10\^({MINUS}|\+)?([0-9]{{1,3}})"
-    rf"(?:(?: ((?&units)))?((?:/[A-Za-zµμΩ]{{1,5}}(?:\^[23])?)?)(?![A-Za-z0-9]))?",
-    needs="10^",
+    rf"(?:(?: ((?&units)))?((?:/[A-Za-zµμΩ]{{1,5}}(?:\^[23])?)?)(?![A-Za-z0-9]))?"
 )
 def _times_ten(match: re.Match[str]) -> str:
     words = f"ten {_to_the_power(match[2], match[3])}"
@@ -60,9 +58,7 @@ UNITS.add(r"(?<![\w])[~≈] ?(?=[$£€]?[0-9])", "about ")
 _PRIMES = '(?:"|′′)'  # as Unicode's compatibility forms write ″
 
 
-@UNITS.rule(
-    rf"(?<=[0-9]°) ?([0-9]{{1,2}})['′](?: ?([0-9]{{1,2}}(?:\.[0-9]+)?)(?:{_PRIMES}|''))?(?: ?([NSEW])\b)?", needs="°"
-)
+@UNITS.rule(rf"(?<=[0-9]°) ?([0-9]{{1,2}})['′](?: ?([0-9]{{1,2}}(?:\.[0-9]+)?)(?:{_PRIMES}|''))?(?: ?([NSEW])\b)?")
 def _arc(match: re.Match[str]) -> str:
     """The minutes and seconds of an angle, after its degrees."""
     minutes, seconds, towards = match.groups()
@@ -73,8 +69,8 @@ def _arc(match: re.Match[str]) -> str:
 
 
 UNITS.add(r"(?:(?<=\b(?:to|at|of) )([0-9]{2,3})|(?<=[0-9])(\.[0-9])) ?(?=[CF]\b(?!\.\w))", r"\1\2 degrees ")
-UNITS.add(r"(?<=[0-9] degrees )C\b(?!\.\w)", "Celsius", needs=" degrees ")
-UNITS.add(r"(?<=[0-9] degrees )F\b(?!\.\w)", "Fahrenheit", needs=" degrees ")
+UNITS.add(r"(?<=[0-9] degrees )C\b(?!\.\w)", "Celsius")
+UNITS.add(r"(?<=[0-9] degrees )F\b(?!\.\w)", "Fahrenheit")
 
 
 @UNITS.rule(rf"(?<![\w.,])([0-9]{{1,3}})['′] ?([0-9]{{1,2}}(?:\.[0-9]+)?)(?:{_PRIMES}|'')?(?![\w'])")
@@ -180,18 +176,16 @@ def _with_unit(match: re.Match[str]) -> str:
 UNITS.add(
     r"(?<![\w/=])(km|m|cm|mm|ft|mi|in|yd)\^([23])(?![\w^])",
     lambda match: f"{_POWERS[match[2]]} {units(table('units')[match[1]])}",
-    needs="^",
 )
 
 # The numbers that the other rules left.
 NUMBERS = Rules(needs=FIGURES)
 
-NUMBERS.add(r"(?<=[0-9]) ?%", " percent", needs="%")
 NUMBERS.add(
     r"(?:(?<![\w./,-])|(?<=[a-z]-))((?&special-numbers))(?![\w/]|[.,][0-9])",
     lambda match: table("special-numbers")[match[0]],
 )
-NUMBERS.add(r"(?<!\w)# ?(?=[0-9])", "number ", needs="#")
+NUMBERS.add(r"(?<!\w)# ?(?=[0-9])", "number ")
 
 
 @NUMBERS.rule(rf"(?<![\w.])({MINUS}?{NUMBER})[eE]([+-]?)([0-9]{{1,3}})(?!\w|\.\w)")
@@ -199,7 +193,7 @@ def _scientific(match: re.Match[str]) -> str:
     return f"{number(match[1])} times ten {_to_the_power(match[2], match[3])}"
 
 
-@NUMBERS.rule(r"(?<=[\w)])\^([-+\N{MINUS SIGN}]?)\(?([0-9]{1,4}|[a-z])\)?(?!\w|\.\w)", needs="^")
+@NUMBERS.rule(r"(?<=[\w)])\^([-+\N{MINUS SIGN}]?)\(?([0-9]{1,4}|[a-z])\)?(?!\w|\.\w)")
 def _power(match: re.Match[str]) -> str:
     sign, exponent = match.groups()
     if not sign and exponent in ("2", "3"):
@@ -218,12 +212,12 @@ def _version(match: re.Match[str]) -> str:
     parts = written.split(".")
     if not mark and len(parts) == 2:
         return match[0]  # a decimal
-    words = number(written) if len(parts) == 2 else " point ".join(map(_version_part, parts))
+    words = number(written) if len(parts) == 2 else " point ".join(map(count, parts))
     return f"{'version ' if mark else ''}{words}{' ' if rest else ''}"
 
 
 NUMBERS.add(r"(?<![\w.])v\.? ?([0-9]{1,4})(?![\w.]*[0-9])", lambda match: f"version {cardinal(match[1])}")
-NUMBERS.add(r"(?:(?<=/[0-9])|(?<=/[0-9]{2}))-(?=[0-9]{1,2}/[0-9])", " to ", needs="/")  # "1/4-1/2"
+NUMBERS.add(r"(?:(?<=/[0-9])|(?<=/[0-9]{2}))-(?=[0-9]{1,2}/[0-9])", " to ")  # "1/4-1/2"
 _FRACTION = Pattern(
     rf"(?<![\w./,])(?:({WHOLE})[ -])?([0-9]{{1,4}})/([0-9]{{1,4}})((?:st|nd|rd|th)s?)?(?![\w/]|[.,][0-9])"
 )
@@ -239,13 +233,13 @@ def _fraction(match: re.Match[str]) -> str:
     return f"{number(whole)} and {words}"
 
 
-NUMBERS.add(_FRACTION, _fraction, needs="/")
-NUMBERS.add(r"(?<=[0-9]\.[0-9])/(?=(?:5|10|100)\b(?![/.,][0-9]))", " out of ", needs="/")
+NUMBERS.add(_FRACTION, _fraction)
+NUMBERS.add(r"(?<=[0-9]\.[0-9])/(?=(?:5|10|100)\b(?![/.,][0-9]))", " out of ")
 NUMBERS.add(r"(?:(?<=[0-9]st)|(?<=[0-9]nd)|(?<=[0-9]rd)|(?<=[0-9]th))-(?=[0-9]{1,3}(?:st|nd|rd|th)\b)", " to ")
 NUMBERS.add(rf"(?<![\w.,])({WHOLE})(?:st|nd|rd|th|ST|ND|RD|TH)(?![A-Za-z0-9])", lambda match: ordinal(match[1]))
 
 
-@NUMBERS.rule(rf"(?<![\w:.])({NUMBER}):({NUMBER})(?::({NUMBER}))?(?![\w:]|\.[0-9])", needs=":")
+@NUMBERS.rule(rf"(?<![\w:.])({NUMBER}):({NUMBER})(?::({NUMBER}))?(?![\w:]|\.[0-9])")
 def _ratio(match: re.Match[str]) -> str:
     """ "3:1" is "three to one"; the year of a standard, "9001:2015", follows without a word."""
     first, last, third = match.groups()
@@ -285,12 +279,10 @@ def _scaled(match: re.Match[str]) -> str:
 NUMBERS.add(
     r"(?<![\w.,-])[0-9]{1,4}(?:-[0-9]{1,4}){2,9}(?![\w-])",
     lambda match: " ".join(count(part) for part in match[0].split("-")),
-    needs="-",
 )
 NUMBERS.add(
     rf"(?<![\w.,-])({NUMBER}) ?- ?({NUMBER})(?![\w-]|\.[0-9])(?! ?=)",
     lambda match: f"{count(match[1])} {'to ' * (match[2][:1] != '0' or not match[2][1:].isdecimal())}{count(match[2])}",
-    needs="-",
 )
 
 
@@ -305,7 +297,6 @@ def _times(match: re.Match[str]) -> str:
 
 
 NUMBERS.add(r"\b((?&Said-in-pairs) )([0-9]{3,4})\b(?![.,:/%-]?[0-9])", lambda match: match[1] + pairs(match[2]))
-NUMBERS.add(r"(?<=[0-9])\+(?=[\s,.;:!?)]|$)(?! ?[0-9])", " plus", needs="+")
 
 
 @NUMBERS.rule(rf"(^|[\s(\[=<>,;:/*×÷+|\"']|\b[a-z]\^)([-+±\N{{MINUS SIGN}}]) ?(?={NUMBER})")
@@ -316,7 +307,7 @@ def _sign(match: re.Match[str]) -> str:
 
 NUMBERS.add(r"(?<![\w.])([0-9]+\.[0-9]+)(?=[A-Za-z]{1,3}\b)", lambda match: f"{number(match[1])} ")  # "802.11ac"
 NUMBERS.add(r"(?<=[A-Za-z])([0-9]{1,3}\.[0-9]{1,3})(?![\w.])", lambda match: f" {number(match[1])}")  # "PM2.5"
-NUMBERS.add(r"(?<=[A-Za-z])-(?=[0-9])", " ", needs="-")
+NUMBERS.add(r"(?<=[A-Za-z])-(?=[0-9])", " ")
 NUMBERS.add(rf"(?<![A-Za-z0-9])({NUMBER})(?![A-Za-z0-9])", lambda match: count(match[1]))
 _PER_UNIT = Pattern(r" ?/ ?([A-Za-zµμΩ]{1,5}|100 ?km)(?:\^?([23]))?")
 # After a measure: the thing that it measures, so that "12-inch pizza" takes the singular.
@@ -372,10 +363,6 @@ def _to_the_power(sign: str | None, figures: str) -> str:
     return f"to the power of {'minus ' if sign in ('-', chr(0x2212)) else ''}{cardinal(figures)}"
 
 
-def _version_part(figures: str) -> str:
-    return digits(figures) if figures.startswith("0") and len(figures) > 1 else cardinal(figures)
-
-
 def _fraction_words(numerator: str, denominator: str, with_suffix: bool) -> str:
     above, below = int(numerator), int(denominator)
     if not with_suffix:
@@ -391,7 +378,3 @@ def _fraction_words(numerator: str, denominator: str, with_suffix: bool) -> str:
     if above != 1:
         name = "halves" if below == 2 else plural(name)
     return f"{cardinal(numerator)} {name}"
-
-
-def house_number(written: str) -> str:
-    return pairs(written) if len(written) > 2 else code(written)

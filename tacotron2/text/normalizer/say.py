@@ -23,8 +23,6 @@ HELD = f"{chr(_FIRST_HELD)}-{chr(_LAST_HELD)}"  # within a character class
 _HELD = Pattern(f"[{HELD}]")
 _UNTOUCHED = Pattern(rf"{ARPABET_GROUP.pattern}|{KEEP_START}([^{KEEP_START}{KEEP_END}]*){KEEP_END}")
 
-_DIGITS_OR_LETTERS = Pattern(r"[0-9]+|[A-Za-z]")
-
 
 class Held:
     """The stretches of one text that the rules don't touch: ARPAbet, and words marked as kept."""
@@ -107,12 +105,6 @@ def spelt(written: str) -> str:
     """Each letter, digit and sign by its name; others as they are."""
     names = table("letters") | dict(zip("0123456789", DIGITS, strict=True)) | table("signs-in-addresses")
     return " ".join(names.get(character.lower(), character) for character in written if not character.isspace())
-
-
-def characters(written: str) -> str:
-    """Letters by their names and figures as short numbers: "B52" is "bee fifty-two"."""
-    found = _DIGITS_OR_LETTERS.findall(written)
-    return " ".join(letters(part) if part.isalpha() else code(part) for part in found)
 
 
 def code(written: str) -> str:

@@ -2,7 +2,7 @@
 
 import re
 
-from tacotron2.text.normalizer.say import FIGURES, characters, digits
+from tacotron2.text.normalizer.say import FIGURES, digits, spelt
 from tacotron2.text.rewriting import Pattern, Rules
 from tacotron2.text.tables import table
 
@@ -11,9 +11,9 @@ TELEPHONES = Rules(needs=FIGURES)
 
 TELEPHONES.add(
     r"\b[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\b",
-    lambda match: ", ".join(_one_by_one(group) for group in match[0].split("-")),
+    lambda match: ", ".join(spelt(group) for group in match[0].split("-")),
 )
-TELEPHONES.add(r"\b0x[0-9a-fA-F]+\b", lambda match: _one_by_one(match[0]), needs="0x")
+TELEPHONES.add(r"\b0x[0-9a-fA-F]+\b", lambda match: spelt(match[0]))
 _START, _END = r"(?<![\w.+$€£/-])", r"(?![\w/]|[.-][0-9])"
 for _number in (
     r"\+[0-9]{1,3}(?:[ .-]?\(?[0-9]{1,4}\)?){2,5}",  # international
@@ -48,7 +48,7 @@ def _serial(match: re.Match[str]) -> str:
     years = all(len(group) == 4 and group[0] in "12" for group in groups)
     if max(map(len, groups)) < 5 and (years or max(map(len, groups)) < 3 or sum(map(len, groups)) < 9):
         return match[0]
-    return ", ".join(map(_one_by_one, groups))
+    return ", ".join(map(spelt, groups))
 
 
 TELEPHONES.add(
@@ -70,10 +70,6 @@ def telephone(written: str) -> str:
         return written  # an amount
     groups = [_group(group) for group in found]
     return ("plus " if written.startswith("+") else "") + ", ".join(groups)
-
-
-def _one_by_one(written: str) -> str:
-    return " ".join(characters(character) for character in written)
 
 
 def _group(figures: str) -> str:

@@ -72,7 +72,7 @@ def blocks(text: str) -> str:
     if "<" in text:
         closed = {name.lower() for name in _CLOSING_TAG.findall(text)}
         text = _TAG.sub(lambda match: _tag(match, closed), text)
-    return BLOCK.sub(lambda match: MARKUP(match[0]), _LINE.sub(_line, text))
+    return BLOCK.sub(lambda match: _ENDS.sub("", _SPACES.sub(" ", MARKUP(match[0]))), _LINE.sub(_line, text))
 
 
 def _tag(match: re.Match[str], closed: Set[str]) -> str:
@@ -112,30 +112,26 @@ def _fraction(match: re.Match[str]) -> str:
 _SPACES, _ENDS = Pattern(r"\s+"), Pattern(r"\A\s|\s\Z")
 
 # Within a block.
-MARKUP = Rules()
-MARKUP.add(
-    r"!?\[([^\[\]\n]{0,300})\](?:\([^()\s]{0,500}(?:[ \t]\"[^\"\n]{0,100}\")?\)|\[[^\[\]\n]{0,50}\])", r"\1", needs="["
-)
-MARKUP.add(r"(?<=[\w.,;!?)])\[(?:\^?[0-9]{1,3}|citation needed)\]", "", needs="[")
+MARKUP = Rules(needs=r"[^A-Za-z0-9\s.,!?']|[xX]D|\. \.|\.m\.")
+MARKUP.add(r"!?\[([^\[\]\n]{0,300})\](?:\([^()\s]{0,500}(?:[ \t]\"[^\"\n]{0,100}\")?\)|\[[^\[\]\n]{0,50}\])", r"\1")
+MARKUP.add(r"(?<=[\w.,;!?)])\[(?:\^?[0-9]{1,3}|citation needed)\]", "")
 MARKUP.add(
     r"(?<!\S)(?:[:;=]'?[-^]?[)(\]\[DPpOo3/\\|*]{1,5}|[xX]D+|\^_?\^|-_-|¯\\_\(ツ\)_/¯)(?!\w)"
     r"|(?:(?<=[A-Za-z]{2} )|(?<=\bI ))<3(?=\s*(?:$|[.!?,)]|(?:u|you|it|this|that|my|the|him|her|them)\b))",
     " ",
 )
-MARKUP.add(r"(?<![0-9 ])\*+|\*+(?![0-9 *])|(?<![0-9]) \*+(?= )", "", needs="*")
-MARKUP.add(r"(?<![A-Za-z0-9_])_+(?=[A-Za-z0-9*'\"])|(?<=[A-Za-z0-9*.,!?'\")])_+(?![A-Za-z0-9_])", "", needs="_")
-MARKUP.add(r"(?<=\w)\[(?=[0-9])", " ", needs="[")  # "sshd[1234]"
+MARKUP.add(r"(?<![0-9 ])\*+|\*+(?![0-9 *])|(?<![0-9]) \*+(?= )", "")
+MARKUP.add(r"(?<![A-Za-z0-9_])_+(?=[A-Za-z0-9*'\"])|(?<=[A-Za-z0-9*.,!?'\")])_+(?![A-Za-z0-9_])", "")
+MARKUP.add(r"(?<=\w)\[(?=[0-9])", " ")  # "sshd[1234]"
 MARKUP.add(r"~~|`+", "")
-MARKUP.add(r"(?<![\S])(--?)(?=[a-z][a-z-]{0,30}(?:[ =,.;:)]|$))", lambda match: "dash " * len(match[1]), needs="-")
-MARKUP.add(r"(?<=[a-z])\(s\)", "s", needs="(s)")
-MARKUP.add(r"(?<=[a-z0-9]{2})\((?:TM|R)\)", "", needs="(")
-MARKUP.add(r"(?<!\w)\[([A-Za-z])\](?=[a-z])", r"\1", needs="[")  # in quotations: "[t]he"
-MARKUP.add(r"\+/[-\N{MINUS SIGN}]", "±", needs="+/")
+MARKUP.add(r"(?<![\S])(--?)(?=[a-z][a-z-]{0,30}(?:[ =,.;:)]|$))", lambda match: "dash " * len(match[1]))
+MARKUP.add(r"(?<=[a-z])\(s\)", "s")
+MARKUP.add(r"(?<=[a-z0-9]{2})\((?:TM|R)\)", "")
+MARKUP.add(r"(?<!\w)\[([A-Za-z])\](?=[a-z])", r"\1")  # in quotations: "[t]he"
+MARKUP.add(r"\+/[-\N{MINUS SIGN}]", "±")
 MARKUP.add(r"(?<=[0-9 ][ap]\.m\.)(?=[A-Z][a-z])", " ")  # "5 p.m.Then"
-MARKUP.add(r"(?<![.])\. \. \.", "...", needs=". . .")
-MARKUP.add(r"(?<!-)--(?!-)(?=\s|[A-Za-z])", " -- ", needs="--")
-MARKUP.add(_SPACES, " ")
-MARKUP.add(_ENDS, "")
+MARKUP.add(r"(?<![.])\. \. \.", "...")
+MARKUP.add(r"(?<!-)--(?!-)(?=\s|[A-Za-z])", " -- ")
 
 # Punctuation once, single spaces, and none before punctuation.
 CLOSE_UP = Rules()
