@@ -2,7 +2,6 @@
 
 import random
 import re
-import time
 
 import numpy as np
 import pytest
@@ -342,7 +341,7 @@ class TestSplit:
         pieces = split("one & two. three % four.", 12)
         assert [piece.dropped for piece in pieces] == [("&",), ("%",)]
 
-    @pytest.mark.parametrize("seed", range(40))
+    @pytest.mark.parametrize("seed", range(20))
     def test_random_texts(self, seed: int) -> None:
         draw = random.Random(seed)
         vocabulary = ["a", "it's", "seashells", "(so)", "“x”", "1984", "$2.50", "Dr.", "{HH AW1 S}", "-", "&", "日本"]
@@ -374,26 +373,6 @@ class TestSplit:
             if len(sentence) <= 100:
                 assert any(sentence in piece for piece in pieces)
         assert sum(map(len, pieces)) / len(pieces) > 50
-
-    @pytest.mark.parametrize(
-        "text",
-        [
-            "The quick brown fox, it jumps. " * 3226,
-            "a" * 100_000,
-            "1" * 100_000,
-            "." * 99_999 + "a",
-            "& " * 49_999 + "a.",
-            "1," + "," * 99_997 + "a",
-            "日é😀 " * 25_000,
-            "{HH AW1 S}" * 10_000,
-        ],
-        ids=["prose", "letters", "digits", "points", "dropped", "commas", "unicode", "arpabet"],
-    )
-    def test_a_hundred_thousand_characters_take_linear_time(self, text: str) -> None:
-        started = time.process_time()
-        pieces = split(text, 256)
-        assert time.process_time() - started < 10  # about a second; quadratic time would be minutes
-        assert max(len(piece.ids) for piece in pieces) <= 256
 
 
 class TestWordSpans:
@@ -463,5 +442,5 @@ class TestWordSpans:
             *("ﬁ", "İ"),
         )
         chosen = random.Random(0)
-        for _ in range(200):
+        for _ in range(100):
             self.spans("a" + "".join(chosen.choice(fragments) for _ in range(30)), max_symbols=40)
