@@ -174,12 +174,12 @@ def _counted(match: re.Match[str]) -> str:
     return f"{noun} {cardinal(str(value))}" if value and not pronoun else match[0]
 
 
-@NUMERALS.rule(
-    r"\b(?:(?:(?&rulers)|(?&given-names)) (?:[A-Z]\. )?[A-Z][a-z]+|[A-Z][a-z]+ [A-Z][a-z]+,) (I{2,3}|IV)\b(?!['-]?\w)"
+# The third of a family: "John Smith III".
+NUMERALS.add(
+    r"\b((?:(?:(?&rulers)|(?&given-names)) (?:[A-Z]\. )?[A-Z][a-z]+|[A-Z][a-z]+ [A-Z][a-z]+,) )"
+    r"(I{2,3}|IV)\b(?!['-]?\w)",
+    lambda match: f"{match[1]}the {ordinal(str(roman(match[2])))}",
 )
-def _person(match: re.Match[str]) -> str:
-    """The third of a family: "John Smith III"."""
-    return f"{match[0].removesuffix(match[1])}the {ordinal(str(roman(match[1])))}"
 
 
 @NUMERALS.rule(

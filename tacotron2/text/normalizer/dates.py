@@ -3,17 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from tacotron2.text.normalizer.say import (
-    FIGURES,
-    cardinal,
-    count,
-    letters,
-    number,
-    plural,
-    text_before,
-    two_digits,
-    years,
-)
+from tacotron2.text.normalizer.say import FIGURES, cardinal, count, letters, number, plural, text_before, two_digits
 from tacotron2.text.numbers import ordinal
 from tacotron2.text.rewriting import Pattern, Rules
 from tacotron2.text.tables import table
@@ -88,7 +78,7 @@ def _day_month(match: re.Match[str]) -> str:
     else:
         the = "" if before.lower().endswith("the ") else "the "
         words = f"{the}{_days(first, joint, last)} of {_month(month)}"
-    return f"{words}, {years(year)}" if year else words
+    return f"{words}, {count(year)}" if year else words
 
 
 DATES.add(
@@ -100,10 +90,10 @@ DATES.add(
 _START, _END = r"(?<![\w.,:/'-])", r"(?![\w%°]|[.,:/-][0-9])"
 
 
-@DATES.rule(rf"{_START}({_YEAR})([-/])(1[0-2]|0?[1-9])\2({_DAY})(?:[T ](?=[0-9]{{2}}:[0-9]{{2}})|(?![\w/-]))")
-def _iso(match: re.Match[str]) -> str:
-    words = _date(match[1], match[3], match[4])
-    return words + (" " if match[0][-1] in "T " else "")
+DATES.add(
+    rf"{_START}({_YEAR})([-/])(1[0-2]|0?[1-9])\2({_DAY})(?:[T ](?=[0-9]{{2}}:[0-9]{{2}})|(?![\w/-]))",
+    lambda match: _date(match[1], match[3], match[4]) + " " * (match[0][-1] in "T "),
+)
 
 
 @DATES.rule(rf"{_START}([0-3]?[0-9])([/.-])([0-3]?[0-9])\2({_YEAR}|[0-9]{{2}})(?![\w/-]|\.[0-9])")
@@ -128,10 +118,10 @@ def _month_day(match: re.Match[str]) -> str:
     if not _is_name(month) and not year and not _AFTER_A_DATE.match(match.string, match.end()):
         return match[0]
     words = f"{_month(month)} {_days(first, joint, last)}"
-    return f"{words}, {years(year)}" if year else words
+    return f"{words}, {count(year)}" if year else words
 
 
-DATES.add(rf"\b({_MONTH})\.?,? ({_YEAR}){_END}", lambda match: f"{_month(match[1])} {years(match[2])}")
+DATES.add(rf"\b({_MONTH})\.?,? ({_YEAR}){_END}", lambda match: f"{_month(match[1])} {count(match[2])}")
 DATES.add(
     r"\b((?:(?&Before-a-date) (?:the )?|(?:[MFS]|Tue|Wedne|Thur)[a-z]{1,4}day,? ))"
     r"(1[0-2]|0?[1-9])/(3[01]|[12][0-9]|0?[1-9])(?![\w/]|[.,][0-9])",
@@ -157,7 +147,7 @@ DATES.add(
 @DATES.rule(rf"{_START}({_YEAR})(?: ?- ?|/)({_YEAR}|[0-9]{{2}})(?![\w-]|[.,:/][0-9])")
 def _years(match: re.Match[str]) -> str:
     first, last = match.groups()
-    return f"{years(first)} to {years(last) if len(last) == 4 else two_digits(last)}"
+    return f"{count(first)} to {count(last) if len(last) == 4 else two_digits(last)}"
 
 
 DATES.add(
@@ -184,9 +174,10 @@ DATES.add(r"(?<![\w'])'([0-9]{2})(?![\w'\"])", lambda match: two_digits(match[1]
 MONTHS = Rules()
 
 
-@MONTHS.rule(rf"\b({_MONTH})\.? ?- ?({_MONTH})(?:\.(?=[,;:)]| [a-z]))?")
-def _months(match: re.Match[str]) -> str:
-    return f"{_month(match[1])} to {_month(match[2])}" if _is_name(match[1]) and _is_name(match[2]) else match[0]
+MONTHS.add(
+    rf"\b({_MONTH})\.? ?- ?({_MONTH})(?:\.(?=[,;:)]| [a-z]))?",
+    lambda match: f"{_month(match[1])} to {_month(match[2])}" if all(map(_is_name, match.groups())) else match[0],
+)
 
 
 # Times of day, and durations in hours and minutes.
@@ -296,13 +287,13 @@ def date_words(order: str, figures: Sequence[str]) -> str:
     if "d" in parts:
         return _date(year, parts.get("m", "0"), parts["d"])
     if "m" not in parts:
-        return years(year)
-    return f"{_month_of(parts['m'])} {years(year)}" if year and 1 <= int(parts["m"]) <= 12 else ""
+        return count(year)
+    return f"{_month_of(parts['m'])} {count(year)}" if year and 1 <= int(parts["m"]) <= 12 else ""
 
 
 def _written(month: str, day: str, year: str | None) -> str:
     words = f"{_month(month)} {ordinal(day)}"
-    return f"{words}, {years(year)}" if year else words
+    return f"{words}, {count(year)}" if year else words
 
 
 def _days(first: str, joint: str | None, last: str | None) -> str:

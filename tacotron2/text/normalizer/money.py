@@ -31,12 +31,10 @@ def _spaced(match: re.Match[str]) -> str:
     return first + re.sub("[ ']", ",", rest) + (f".{decimals}" if decimals else "")
 
 
-def _regrouped(match: re.Match[str]) -> str:
-    return f"{int(re.sub('[., ]', '', match[0])):,}"
-
-
-MONEY.add(r"(?<![\w.,])[0-9]{1,3}(?:\.[0-9]{3}){2,6}(?![\w]|[.,]?[0-9])", _regrouped)
-MONEY.add(r"(?<![\w.,])[0-9]{1,2}(?:,[0-9]{2}){1,6},[0-9]{3}(?![\w]|,[0-9])", _regrouped)
+MONEY.add(
+    r"(?<![\w.,])(?:[0-9]{1,3}(?:\.[0-9]{3}){2,6}(?![.,]?[0-9])|[0-9]{1,2}(?:,[0-9]{2}){1,6},[0-9]{3}(?!,[0-9]))(?!\w)",
+    lambda match: f"{int(re.sub('[.,]', '', match[0])):,}",
+)
 MONEY.add(r"(?<=[$£€₹])( ?[0-9]+),([0-9]{1,2})(?![0-9]|,[0-9])", r"\1.\2")
 MONEY.add(
     rf"(?<![\w.,])({NUMBER}) ?([kKmMbBtT]|bn|mn)(?= (?:[a-z]+ )?(?&counted-nouns)\b)",

@@ -73,12 +73,10 @@ UNITS.add(r"(?<=[0-9] degrees )C\b(?!\.\w)", "Celsius")
 UNITS.add(r"(?<=[0-9] degrees )F\b(?!\.\w)", "Fahrenheit")
 
 
-@UNITS.rule(rf"(?<![\w.,])([0-9]{{1,3}})['′] ?([0-9]{{1,2}}(?:\.[0-9]+)?)(?:{_PRIMES}|'')?(?![\w'])")
-def _feet_inches(match: re.Match[str]) -> str:
-    feet, inches = match.groups()
-    return f"{cardinal(feet)} {'foot' if feet == '1' else 'feet'} {number(inches)}"
-
-
+UNITS.add(
+    rf"(?<![\w.,])([0-9]{{1,3}})['′] ?([0-9]{{1,2}}(?:\.[0-9]+)?)(?:{_PRIMES}|'')?(?![\w'])",
+    lambda match: f"{cardinal(match[1])} {'foot' if match[1] == '1' else 'feet'} {number(match[2])}",
+)
 _MARKED = dict.fromkeys(('"', "′′"), " inches") | dict.fromkeys("'′", " feet")
 _SIZE = Pattern(rf"{NUMBER} ?(?:[x×\"″′']|[mcd]?m\b|km\b|in\b|ft\b|inch|feet|meter)|[0-9]{{3}}")
 
@@ -127,10 +125,8 @@ def _inches(match: re.Match[str]) -> str:
 @UNITS.rule(rf"(?<![\w.,])({MINUS}?)({NUMBER}) ?%?(?: ?- ?({NUMBER}))? ?(%|‰)(?!\w)")
 def _percent(match: re.Match[str]) -> str:
     minus, first, last, sign = match.groups()
-    words = ("minus " if minus else "") + number(first)
-    if last:
-        words += f" to {number(last)}"
-    return f"{words} {'percent' if sign == '%' else 'per thousand'}"
+    more = f" to {number(last)}" if last else ""
+    return f"{number(minus + first)}{more} {'percent' if sign == '%' else 'per thousand'}"
 
 
 @UNITS.rule(
@@ -188,9 +184,10 @@ NUMBERS.add(
 NUMBERS.add(r"(?<!\w)# ?(?=[0-9])", "number ")
 
 
-@NUMBERS.rule(rf"(?<![\w.])({MINUS}?{NUMBER})[eE]([+-]?)([0-9]{{1,3}})(?!\w|\.\w)")
-def _scientific(match: re.Match[str]) -> str:
-    return f"{number(match[1])} times ten {_to_the_power(match[2], match[3])}"
+NUMBERS.add(
+    rf"(?<![\w.])({MINUS}?{NUMBER})[eE]([+-]?)([0-9]{{1,3}})(?!\w|\.\w)",
+    lambda match: f"{number(match[1])} times ten {_to_the_power(match[2], match[3])}",
+)
 
 
 @NUMBERS.rule(r"(?<=[\w)])\^([-+\N{MINUS SIGN}]?)\(?([0-9]{1,4}|[a-z])\)?(?!\w|\.\w)")

@@ -73,11 +73,6 @@ def digits(written: str) -> str:
     return " ".join(DIGITS[int(digit)] for digit in written if digit in "0123456789")
 
 
-def years(written: str) -> str:
-    """A year of any length: "1066", "476", "2024"."""
-    return count(written) if len(written) == 4 else cardinal(written)
-
-
 def pairs(written: str) -> str:
     """Three or four figures of a flight, a room, a model: "747" is "seven forty-seven", "101" is "one oh one"."""
     if len(written) not in (3, 4) or written.startswith("0"):
