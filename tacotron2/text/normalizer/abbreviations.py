@@ -69,14 +69,21 @@ def _numbered_street(match: re.Match[str]) -> str:
     return _ended(match, words, bool(point) and street.lower() in table("streets"))
 
 
+_TOWN, _TOWN_WITHIN_A_SENTENCE = Pattern(r"[A-Z][\w.'-]+, $"), Pattern(r"[\w,] [A-Z][\w.'-]+, $")
+
+
 @ABBREVIATIONS.rule(
     r"(?:(?<=[a-z.], )((?&states))\b|\b((?&states))(?= [0-9]))(?:,? ([0-9]{5})(?:-([0-9]{4}))?(?![\w,.-]*[0-9]))?"
 )
 def _state(match: re.Match[str]) -> str:
-    after_comma, before_zip, code, more = match.groups()
-    if not (after_comma or code):
-        return match[0]
-    return join(table("states")[after_comma or before_zip], digits(code or "")) + (f", {digits(more)}" if more else "")
+    """ "Portland, OR" and "Albany NY 12207", but not "it is, OR" and "Sure, OK"."""
+    state, before_zip, zip_code, more = match.groups()
+    if not zip_code:
+        is_word = state == "OK" or state in table("common-short-words")
+        town = _TOWN_WITHIN_A_SENTENCE if state == "OK" else _TOWN
+        if not state or (is_word and not town.search(text_before(match, 40))):
+            return match[0]
+    return join(table("states")[state or before_zip], digits(zip_code or "")) + (f", {digits(more)}" if more else "")
 
 
 _CAPITAL = f"[A-Z{HELD}]"
