@@ -14,7 +14,7 @@ MONEY.add(
     r"(?<![\w.,])([0-9]{1,3}(?:\.[0-9]{3}){1,5}),([0-9]{1,2})(?![\w,]|\.[0-9])",
     lambda match: f"{match[1].replace('.', ',')}.{match[2]}",
 )
-_NO_FIRST_GROUP = Pattern(r"(?&months)\.? $", re.IGNORECASE)
+_NO_FIRST_GROUP = Pattern(r"(?:(?&months)\.?|[0-9]) $", re.IGNORECASE)
 
 
 # Groups of three, between spaces, apostrophes or points; India's: groups of two, the last of three.

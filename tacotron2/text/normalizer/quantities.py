@@ -30,6 +30,9 @@ _BEFORE_PLURAL = Pattern(r"(?<![A-Za-z])(?:(?=[a-z]{0,3}[A-Z])[A-Za-z]{2,}|(?&se
 _BOEING = Pattern("7[0-9]7")
 
 
+UNITS.add(r"(?<=[0-9] ft )([0-9]{1,2}) in\b", r"\1in")
+
+
 @UNITS.rule(r"((?<=[A-Za-z])-|(?<![\w.,$£€-]))([0-9]{1,4})'?s(?!\w)")
 def _plural(match: re.Match[str]) -> str:
     """ "Boeing 747s" and "three 9s"; "15s" alone are seconds."""
@@ -175,7 +178,7 @@ UNITS.add(
 )
 
 # The numbers that the other rules left.
-NUMBERS = Rules(needs=FIGURES)
+NUMBERS = Rules(needs=r"[0-9^]")
 
 NUMBERS.add(
     r"(?:(?<![\w./,-])|(?<=[a-z]-))((?&special-numbers))(?![\w/]|[.,][0-9])",

@@ -117,14 +117,14 @@ MARKUP.add(r"!?\[([^\[\]\n]{0,300})\](?:\([^()\s]{0,500}(?:[ \t]\"[^\"\n]{0,100}
 MARKUP.add(r"(?<=[\w.,;!?)])\[(?:\^?[0-9]{1,3}|citation needed)\]", "")
 MARKUP.add(
     r"(?<!\S)(?:[:;=]'?[-^]?[)(\]\[DPpOo3/\\|*]{1,5}|[xX]D+|\^_?\^|-_-|¯\\_\(ツ\)_/¯)(?!\w)"
-    r"|(?:(?<=[A-Za-z]{2} )|(?<=\bI ))<3(?=\s*(?:$|[.!?,)]|(?:u|you|it|this|that|my|the|him|her|them)\b))",
+    r"|(?:(?<=[A-Za-z.!?]{2} )|(?<=\bI ))<3(?=\s*(?:$|[.!?,)]|(?:u|you|it|this|that|my|the|him|her|them)\b))",
     " ",
 )
 MARKUP.add(r"(?<![0-9 ])\*+|\*+(?![0-9 *])|(?<![0-9]) \*+(?= )", "")
 MARKUP.add(r"(?<![A-Za-z0-9_])_+(?=[A-Za-z0-9*'\"])|(?<=[A-Za-z0-9*.,!?'\")])_+(?![A-Za-z0-9_])", "")
 MARKUP.add(r"(?<=\w)\[(?=[0-9])", " ")  # "sshd[1234]"
 MARKUP.add(r"~~|`+", "")
-MARKUP.add(r"(?<![\S])(--?)(?=[a-z][a-z-]{0,30}(?:[ =,.;:)]|$))", lambda match: "dash " * len(match[1]))
+MARKUP.add(r"(?:(?<!\S)--?|(?<=\()--)(?=[a-z][a-z-]{0,30}(?:[ =,.;:)]|$))", lambda match: "dash " * len(match[0]))
 MARKUP.add(r"(?<=[a-z])\(s\)", "s")
 MARKUP.add(r"(?<=[a-z0-9]{2})\((?:TM|R)\)", "")
 MARKUP.add(r"(?<!\w)\[([A-Za-z])\](?=[a-z])", r"\1")  # in quotations: "[t]he"
@@ -138,5 +138,5 @@ CLOSE_UP = Rules()
 CLOSE_UP.add(r"([!?,;:])\1{2,}|\.{4,}|-{3,}", lambda match: match[1] or ("..." if match[0][0] == "." else "--"))
 CLOSE_UP.add(_SPACES, " ")
 CLOSE_UP.add(r" (?=[,.!?;:)](?:[ ,.!?;:)]|$))", "")
-CLOSE_UP.add(r"(?<=[,;:]),+|\( ?\)", "")
+CLOSE_UP.add(r"(?<=[,;:]),+|\( ?\)|(?<=\() ", "")
 CLOSE_UP.add(_ENDS, "")
