@@ -111,6 +111,8 @@ def code(written: str) -> str:
 
 def plural(words: str) -> str:
     """The plural of a noun that the rules put after a number."""
+    if words.endswith("hertz"):
+        return words
     if words.endswith(("s", "x", "ch", "sh")):
         return words + "es"
     if words.endswith("y") and words[-2] not in "aeiou":
@@ -120,15 +122,14 @@ def plural(words: str) -> str:
 
 def units(singular: str) -> str:
     """The plural of a unit: its first noun's, "miles per hour" and "degrees Celsius"."""
-    if singular in table("irregular-plurals"):
-        return table("irregular-plurals")[singular]
     for preposition in (" per ", " of "):
         head, found, rest = singular.partition(preposition)
         if found:
             return units(head) + found + rest
     if singular.startswith("degree "):
         return "degrees " + singular.removeprefix("degree ")
-    return plural(singular)
+    first, space, last = singular.rpartition(" ")
+    return first + space + (table("irregular-plurals").get(last) or plural(last))
 
 
 def join(*parts: str) -> str:
