@@ -1,12 +1,11 @@
 """A user's own pronunciations: what is found, what is said, and what a malformed file is told."""
 
-import time
 from pathlib import Path
 
 import pytest
 
 from common.errors import UserError
-from tacotron2.text import TextFrontEnd, describe_reading
+from tacotron2.text import TextFrontEnd
 from tacotron2.text.lexicon import Lexicon
 
 
@@ -46,11 +45,6 @@ def test_the_normaliser_leaves_the_lexicons_words_to_it(lexicon: Lexicon) -> Non
 
 def test_the_lexicon_hears_words_that_the_normaliser_made() -> None:
     assert TextFrontEnd(lexicon=Lexicon({"percent": "per cent"})).read("20%") == "twenty per cent"
-
-
-def test_a_reading_is_described_in_the_voices_letters(lexicon: Lexicon) -> None:
-    assert describe_reading("“GPU” for $5", TextFrontEnd(lexicon=lexicon)) == "graphics card for five dollars."
-    assert describe_reading("Hello", TextFrontEnd(final_period=False)) == "hello"
 
 
 def test_a_file_may_hold_comments_and_empty_lines(tmp_path: Path) -> None:
@@ -95,16 +89,3 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 def test_nothing_to_speak_is_said_in_the_users_own_words() -> None:
     with pytest.raises(UserError, match='nothing to speak in "😀 \\*\\*": write'):
         TextFrontEnd().read("😀 **")
-
-
-def test_an_unknown_normaliser_is_named_when_it_is_chosen() -> None:
-    with pytest.raises(UserError, match='"french": choose english, none'):
-        TextFrontEnd("french")
-
-
-def test_many_words_and_a_long_text_take_linear_time() -> None:
-    lexicon = Lexicon({f"word{number}": f"said {number}" for number in range(20_000)})
-    started = time.process_time()
-    for text in ("word7 " * 16_000, "a" * 100_000, "-" * 100_000, "word7-" * 16_000, "'" * 100_000):
-        lexicon(text)
-    assert time.process_time() - started < 10  # a fraction of a second; quadratic time would be minutes

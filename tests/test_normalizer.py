@@ -110,7 +110,9 @@ DRAWN_OUT = st.tuples(st.sampled_from(FRAGMENTS), st.integers(2, 60)).map(lambda
 LEXICON = Lexicon({"Henry": "{HH EH1 N R IY0}", "kg": "kilos", "GPU": "graphics card"})
 
 
-def hold_what_is_promised_of_any_text(text: str) -> None:
+@given(TEXTS | JUMBLES | DRAWN_OUT)
+@settings(max_examples=300, deadline=None)
+def test_any_text_is_read_or_has_nothing_to_speak(text: str) -> None:
     for front_end in (TextFrontEnd(), TextFrontEnd(lexicon=LEXICON), TextFrontEnd("none", LEXICON)):
         with contextlib.suppress(InvalidInput):  # nothing to speak: some marks alone
             split(front_end.read(text), 64)
@@ -119,19 +121,6 @@ def hold_what_is_promised_of_any_text(text: str) -> None:
         assert all(0 < len(piece.ids) <= 64 for piece in split(read, 64))
         if front_end.normalizer == "english":
             assert not re.search("[0-9]", ARPABET_GROUP.sub("", read))
-
-
-@given(TEXTS | JUMBLES | DRAWN_OUT)
-@settings(max_examples=150, deadline=None)
-def test_any_text_is_read_or_has_nothing_to_speak(text: str) -> None:
-    hold_what_is_promised_of_any_text(text)
-
-
-@pytest.mark.slow
-@given(TEXTS | JUMBLES | DRAWN_OUT)
-@settings(max_examples=1_500, deadline=None)
-def test_very_many_texts_are_read_or_have_nothing_to_speak(text: str) -> None:
-    hold_what_is_promised_of_any_text(text)
 
 
 ASCII_FRAGMENTS = [fragment for fragment in FRAGMENTS if fragment.isascii() and not set("{}") & set(fragment)]
@@ -188,6 +177,7 @@ def test_twice_the_text_takes_at_most_two_and_a_half_times_the_time(unit: str) -
         text = f"a{unit * (characters // len(unit))}b."
         started = time.process_time()
         with contextlib.suppress(InvalidInput):
+            split(text, 256)
             split(TextFrontEnd(lexicon=LEXICON).read(text), 256)
         return time.process_time() - started
 
@@ -196,33 +186,21 @@ def test_twice_the_text_takes_at_most_two_and_a_half_times_the_time(unit: str) -
     assert any(ratio <= 2.5 for ratio in ratios)  # of eight, since other programs disturb it
 
 
-def test_an_ordinary_line_takes_no_time_worth_counting() -> None:
-    normalizer = get_normalizer()
-    lines = [
-        "The meeting is on Tuesday, Jan 14th at 2:30 PM in Room 301, and lunch costs $12.50.",
-        "Dr. Smith's GPU uses 80 GB, i.e. 20% of what NASA's servers have at john@doe.com.",
-        "She sells seashells by the seashore, and the shells that she sells are seashells, I'm sure.",
-    ]
-    best = float("inf")
-    for _ in range(30):
-        started = time.process_time()
-        for line in lines:
-            normalizer(line)
-        best = min(best, (time.process_time() - started) / len(lines))
-    assert best < 0.005  # 0.4 ms on one core of 2 GHz: room for slow and busy machines
-
-
-def test_the_first_text_loads_the_rules_fast_and_without_a_library() -> None:
+def test_the_first_text_loads_the_rules_fast_and_lines_take_no_time_worth_counting() -> None:
     code = """
-import sys, time
+import time
 from tacotron2.text import TextFrontEnd
 started = time.process_time()
-assert TextFrontEnd().read("5") == "five"
-print(time.process_time() - started)
-assert not {"inflect", "wetext", "num2words"} & set(sys.modules)
+TextFrontEnd().read("5")
+loaded = time.process_time()
+for number in range(100):
+    TextFrontEnd().read(f"Dr. Smith's GPU uses 80 GB, i.e. 20% of what NASA has at john@doe.com since {number}.")
+print(loaded - started, (time.process_time() - loaded) / 100)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 5  # 0.1 s; room for slow and busy machines
+    loading, reading = map(float, done.stdout.split())
+    assert loading < 5  # 0.1 s; room for slow and busy machines
+    assert reading < 0.01  # 0.8 ms on one core of 2 GHz
 
 
 def test_threads_share_a_normaliser() -> None:

@@ -122,13 +122,9 @@ class TestStandardInput:
 
 
 class TestRefusing:
-    def test_a_missing_file(self, file: Path) -> None:
+    def test_a_path_that_is_no_file(self, file: Path, tmp_path: Path) -> None:
         assert refusal(file) == f"{file}: no such file of phrases; check the path"
-
-    def test_a_folder(self, tmp_path: Path) -> None:
         assert f"{tmp_path} is a folder" in refusal(tmp_path)
-
-    def test_a_file_within_a_file(self, file: Path) -> None:
         file.write_text("one", encoding="utf-8")
         assert f"{file / 'x'} can't be read" in refusal(file / "x")
 
@@ -138,53 +134,35 @@ class TestRefusing:
         request.getfixturevalue("ordinary_user")
         assert f"{file} can't be read (permission denied)" in refusal(file)
 
-    def test_an_empty_file(self, file: Path) -> None:
-        for content in (b"", b"\xef\xbb\xbf"):
-            file.write_bytes(content)
-            assert f"{file} is empty" in refusal(file)
-
-    def test_only_empty_lines(self, file: Path) -> None:
-        for content, what in ((b"\n  \r\n\t\n", "empty lines"), (b"\n--\n", "lines without words")):
-            file.write_bytes(content)
-            assert f"{file} holds only {what}" in refusal(file)
-
-    def test_a_binary_file(self, file: Path) -> None:
-        file.write_bytes(b"RIFF\n\x00\x01")
-        assert f"{file} is a binary file (line 2 holds a zero byte)" in refusal(file)
-
-    def test_another_encoding_names_the_line_the_byte_and_the_remedy(self, file: Path) -> None:
-        file.write_bytes(b"one\r\ntwo\r\ncaf\xe9\r\n")
+    @pytest.mark.parametrize(
+        ("content", "problem", "remedy"),
+        [
+            (b"", "is empty", ""),
+            (b"\xef\xbb\xbf", "is empty", ""),
+            (b"\n  \r\n\t\n", "holds only empty lines", ""),
+            (b"\n--\n", "holds only lines without words", ""),
+            (b"RIFF\n\x00\x01", "is a binary file (line 2 holds a zero byte)", ""),
+            (
+                b"one\r\ntwo\r\ncaf\xe9\r\n",
+                "line 3 is not UTF-8 (its byte 4 is 0xe9)",
+                "iconv -f WINDOWS-1252 -t UTF-8",
+            ),
+            ("one".encode("utf-16"), "is UTF-16", "iconv -f UTF-16 -t UTF-8"),
+        ],
+    )
+    def test_what_holds_no_phrases(self, file: Path, content: bytes, problem: str, remedy: str) -> None:
+        file.write_bytes(content)
         message = refusal(file)
-        assert f"{file} line 3 is not UTF-8 (its byte 4 is 0xe9)" in message
-        assert f'iconv -f WINDOWS-1252 -t UTF-8 "{file}"' in message
-
-    def test_utf16(self, file: Path) -> None:
-        file.write_text("one", encoding="utf-16")
-        message = refusal(file)
-        assert f"{file} is UTF-16" in message
-        assert f'iconv -f UTF-16 -t UTF-8 "{file}"' in message
+        assert f"{file} {problem}" in message
+        assert not remedy or f'{remedy} "{file}"' in message
 
 
 class TestTheProjectsPhrases:
-    @pytest.mark.parametrize(
-        ("name", "lines", "characters"),
-        [
-            ("phrase", 1, 166),
-            ("phrase_1_64", 1, 63),
-            ("phrase_1_128", 1, 127),
-            ("phrase_1_256", 1, 255),
-            ("phrase_4_64", 4, 63),
-            ("phrase_4_256", 4, 255),
-            ("phrase_8_64", 8, 63),
-            ("phrase_8_256", 8, 255),
-        ],
-    )
-    def test_lines_and_lengths(self, name: str, lines: int, characters: int) -> None:
-        notes: list[str] = []
-        phrases = read_phrases(PHRASES / f"{name}.txt", notes)
-        assert [len(phrase.text) for phrase in phrases] == [characters] * lines
-        assert len({phrase.text for phrase in phrases}) == 1
-        assert notes == []
+    def test_lines_and_lengths(self) -> None:
+        found = {path.stem: [len(phrase.text) for phrase in read_phrases(path, [])] for path in PHRASES.glob("*.txt")}
+        sized = {f"phrase_{lines}_{size}": [size - 1] * lines for lines in (1, 4, 8) for size in (64, 256)}
+        assert found == {"phrase": [166], "phrase_1_128": [127]} | sized
+        assert all(len({phrase.text for phrase in read_phrases(path, [])}) == 1 for path in PHRASES.glob("*.txt"))
 
     def test_the_shorter_texts_begin_the_longest(self) -> None:
         (longest,) = read_phrases(PHRASES / "phrase_1_256.txt", [])

@@ -120,11 +120,6 @@ def test_rates_within_one_another_and_within_a_set_speed_are_multiplied() -> Non
     assert spoken(source) == "one | two three."
 
 
-def test_a_sound_that_no_text_is_written_for_is_no_word() -> None:
-    source = 'Hi <phoneme ph="haʊs"><break/></phoneme> <sub alias="doctor"/> there.'
-    assert [word.text for word in pieces(source)[0].encoded.words] == ["Hi", "there."]
-
-
 def test_words_are_where_the_user_wrote_them() -> None:
     source = (
         "<speak>\n <p>Pay &#8364;<b>20</b> &amp; more, <sub alias='World Wide Web'>WWW</sub>.<break time='1s'/></p>"

@@ -161,20 +161,6 @@ def test_a_book_is_not_read_before_its_first_sentence_is_spoken(voice: Voice) ->
     stream.close()
 
 
-def test_the_first_sentence_sounds_before_the_text_has_ended(voice: Voice) -> None:
-    heard = threading.Event()
-
-    def bits() -> Iterator[str]:
-        yield "Hello there. And "
-        assert heard.wait(60)
-        yield "so on."
-
-    stream = voice.stream(bits(), **SETTINGS)
-    assert next(stream).seconds > 0
-    heard.set()
-    assert sum(chunk.seconds for chunk in stream) > 0
-
-
 def test_closing_gives_the_rest_up(voice: Voice) -> None:
     stream = voice.stream(itertools.repeat("One more sentence to say. "), **SETTINGS)
     next(stream)

@@ -7,6 +7,6 @@ What people write beyond that (units, dates, addresses, initialisms) is read as 
 """
 
 from tacotron2.text.encoding import MIN_PIECE, EncodedText, WordSpan, encode, split
-from tacotron2.text.front_end import TextFrontEnd, describe_reading
+from tacotron2.text.front_end import TextFrontEnd
 
-__all__ = ["MIN_PIECE", "EncodedText", "TextFrontEnd", "WordSpan", "describe_reading", "encode", "split"]
+__all__ = ["MIN_PIECE", "EncodedText", "TextFrontEnd", "WordSpan", "encode", "split"]

@@ -1,8 +1,7 @@
-"""Cleaners: they change a text into one that the symbols can write."""
+"""The classic's cleaners: they change a text into one that the symbols can write."""
 
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
 from functools import lru_cache
 
 from unidecode import unidecode
@@ -20,23 +19,8 @@ _SILENT = {"Mn", "Me", "Cf"}  # Unicode categories of accents and of invisible m
 
 def english_cleaners(text: str) -> str:
     """ASCII, lower case, numbers and abbreviations in words, single spaces."""
-    text = expand_numbers(_transliterated(text).lower())
-    return _single_spaced(_ABBREVIATION.sub(lambda match: table("classic-abbreviations")[match[1]], text))
-
-
-def transliteration_cleaners(text: str) -> str:
-    """ASCII, lower case, single spaces; for languages that Latin letters can spell."""
-    return _single_spaced(_transliterated(text).lower())
-
-
-def basic_cleaners(text: str) -> str:
-    """Lower case, single spaces."""
-    return _single_spaced(text.lower())
-
-
-CLEANERS: dict[str, Callable[[str], str]] = {
-    cleaner.__name__: cleaner for cleaner in (english_cleaners, transliteration_cleaners, basic_cleaners)
-}
+    text = expand_numbers(_TO_TRANSLITERATE.sub(lambda match: _in_ascii(match[0]), text).lower())
+    return _WHITESPACE.sub(" ", _ABBREVIATION.sub(lambda match: table("classic-abbreviations")[match[1]], text))
 
 
 def other_scripts(text: str) -> dict[str, int]:
@@ -51,16 +35,8 @@ def _script(character: str) -> str | None:
     return match and ("Chinese" if match[1] == "CJK" else match[1].capitalize())
 
 
-def _transliterated(text: str) -> str:
-    return _TO_TRANSLITERATE.sub(lambda match: _in_ascii(match[0]), text)
-
-
 @lru_cache(maxsize=4096)
 def _in_ascii(character: str) -> str:
     spelled = unidecode(character)
     # A character without a spelling stays, so that it is reported among the dropped ones.
     return spelled if spelled or unicodedata.category(character) in _SILENT else character
-
-
-def _single_spaced(text: str) -> str:
-    return _WHITESPACE.sub(" ", text)

@@ -1,5 +1,6 @@
 """From the words of a text to pieces of ids."""
 
+import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -10,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.errors import InvalidInput, UserError
-from tacotron2.text.cleaners import CLEANERS
+from common.errors import InvalidInput
+from tacotron2.text.cleaners import english_cleaners
 from tacotron2.text.pieces import GROUP, SILENT, cut
 from tacotron2.text.rewriting import Pattern, Span, Trace
 from tacotron2.text.symbols import ARPABET_GROUP, ARPABET_MARK, LETTERS, PAD, SPACE, SYMBOL_IDS
@@ -66,29 +67,21 @@ class _Unit(NamedTuple):
     mark: str  # see `pieces.cut`
 
 
-def encode(text: str, cleaner: str = "english_cleaners", final_period: bool = True) -> EncodedText:
+def encode(text: str, final_period: bool = True) -> EncodedText:
     """Turns a text into ids. `{HH AW1 S}` within it gives a pronunciation in ARPAbet; other braces are dropped.
 
     Args:
         text: one line or many; any run of white space is one space.
-        cleaner: "english_cleaners", "transliteration_cleaners" or "basic_cleaners".
         final_period: end a text that has no end punctuation with a period, after which voices stop more surely.
 
     Raises:
         InvalidInput: nothing is left to speak.
-        UserError: an unknown cleaner.
     """
-    units, _ = _units(text, len(text) + 1, cleaner, final_period, None)
-    return _encoded(units, 0, len(units), _dropped(units), [])
+    return split(text, sys.maxsize, final_period)[0]
 
 
 def split(
-    text: str,
-    max_symbols: int,
-    cleaner: str = "english_cleaners",
-    final_period: bool = True,
-    trace: Trace | None = None,
-    by_sentence: bool = False,
+    text: str, max_symbols: int, final_period: bool = True, trace: Trace | None = None, by_sentence: bool = False
 ) -> list[EncodedText]:
     """Turns a text of any length into pieces of at most `max_symbols` ids, in linear time.
 
@@ -101,15 +94,15 @@ def split(
         max_symbols: at least 4.
         trace: of how the text came about; with it the pieces have words.
         by_sentence: end a piece with every sentence.
-        text, cleaner, final_period: as for `encode`.
+        text, final_period: as for `encode`.
 
     Raises:
-        InvalidInput, UserError: as `encode`.
+        InvalidInput: as `encode`.
         ValueError: `max_symbols` is below 4.
     """
     if max_symbols < MIN_PIECE:
         raise ValueError(f"max_symbols is {max_symbols}: pieces of text need at least {MIN_PIECE} symbols")
-    units, words = _units(text, max_symbols, cleaner, final_period, trace)
+    units, words = _units(text, max_symbols, final_period, trace)
     marks = "".join(unit.mark for unit in units)
     sizes = [len(unit.ids) for unit in units]
     pieces = cut(marks, sizes, max_symbols, by_sentence)
@@ -122,14 +115,12 @@ def split(
 
 
 def _units(
-    text: str, longest_group: int, cleaner: str, final_period: bool, trace: Trace | None
+    text: str, longest_group: int, final_period: bool, trace: Trace | None
 ) -> tuple[list[_Unit], list[WordSpan]]:
     """The units of the cleaned text, with the dropped characters; and its words, if there is a trace.
 
     Raises as `encode` does.
     """
-    if cleaner not in CLEANERS:
-        raise UserError(f"unknown cleaner {quoted(cleaner)}: choose {', '.join(CLEANERS)}")
     if trace is not None:
         trace.follow(text)
     with trace or nullcontext():
@@ -139,10 +130,10 @@ def _units(
 
     def clean(start: int, stop: int) -> None:
         if trace is None:
-            units.extend(map(_character, CLEANERS[cleaner](text[start:stop])))
+            units.extend(map(_character, english_cleaners(text[start:stop])))
             return
         with trace.part(start, stop) as part:
-            part.follow(CLEANERS[cleaner](part.text))
+            part.follow(english_cleaners(part.text))
         units.extend(map(_character, part.text))
         origins.extend(part.origins)
 

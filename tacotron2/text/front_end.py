@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from tacotron2.text.encoding import encode, nothing_to_speak
+from tacotron2.text.encoding import nothing_to_speak
 from tacotron2.text.lexicon import Lexicon
 from tacotron2.text.normalizer import get_normalizer
 
@@ -41,12 +41,3 @@ class TextFrontEnd:
         if not _SPEAKABLE.search(words):
             raise nothing_to_speak(text)
         return words
-
-
-def describe_reading(text: str, front_end: TextFrontEnd) -> str:
-    """The text in the letters that the voice gets: read by the front end, then cleaned.
-
-    Raises:
-        InvalidInput: nothing is left to speak.
-    """
-    return encode(front_end.read(text), final_period=front_end.final_period).text

@@ -82,26 +82,24 @@ class Rules:
 
     def __init__(self, needs: str = "") -> None:
         self._needs = Pattern(needs)
-        self._rules: list[tuple[str, Pattern, Replacement]] = []
+        self._rules: list[tuple[Pattern, Replacement]] = []
 
-    def add(self, pattern: str | Pattern, replacement: Replacement, flags: int = 0, needs: str = "") -> None:
-        """Adds the next rule. `needs`: characters without which the pattern never matches."""
-        self._rules.append((needs, Pattern(pattern, flags) if isinstance(pattern, str) else pattern, replacement))
+    def add(self, pattern: str | Pattern, replacement: Replacement, flags: int = 0) -> None:
+        """Adds the next rule."""
+        self._rules.append((Pattern(pattern, flags) if isinstance(pattern, str) else pattern, replacement))
 
-    def rule(self, pattern: str | Pattern, flags: int = 0, needs: str = "") -> Callable[[_Function], _Function]:
+    def rule(self, pattern: str, flags: int = 0) -> Callable[[_Function], _Function]:
         """Adds the function below, as `add` does."""
 
         def decorated(function: _Function) -> _Function:
-            self.add(pattern, function, flags, needs)
+            self.add(pattern, function, flags)
             return function
 
         return decorated
 
     def __call__(self, text: str) -> str:
-        if not self._needs.search(text):
-            return text
-        for needs, pattern, replacement in self._rules:
-            if needs in text:
+        if self._needs.search(text):
+            for pattern, replacement in self._rules:
                 text = pattern.sub(replacement, text)
         return text
 

@@ -2,6 +2,7 @@
 
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import cache
 from importlib.resources import files
 
@@ -12,7 +13,7 @@ def table(name: str) -> dict[str, str]:
 
     All callers share it: don't change it. Safe to call from several threads.
     """
-    return _tables()[name]
+    return _tables()[name] | (dict(_prefixed()) if name == "units" else {})
 
 
 @cache
@@ -25,6 +26,13 @@ def alternatives(name: str) -> str:
     if not name.islower():
         found |= {word[0].upper() + word[1:] for word in found} | {word.upper() for word in found if name.isupper()}
     return f"(?:{'|'.join(re.escape(word) for word in sorted(found, key=lambda word: (-len(word), word)))})"
+
+
+def _prefixed() -> Iterator[tuple[str, str]]:
+    """Units with their prefixes."""
+    for unit, row in table("prefixed-units").items():
+        words, prefixes = row.split("\t")
+        yield from ((prefix + unit, table("prefixes")[prefix] + words) for prefix in prefixes.split())
 
 
 @cache

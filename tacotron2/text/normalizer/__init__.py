@@ -9,9 +9,9 @@
 Where the text alone can't tell, the commoner reading is taken:
 
 - `1/2` is the fraction, also where a date may be meant; after "on", "by", "until", "since" and the like `12/25` is the
-  date. Dates in figures are American (month first) unless the first figure is above 12.
-- `3:30` is the time of day; a colon is a ratio or a score where no two figures follow it (`3:1`) and for the shapes of
-  screens (`16:9`). `3:05:09` is a duration, `12:34:56` the time of day.
+  date, as `03/15` is by its zero. Dates in figures are American (month first) unless the first figure is above 12.
+- `3:30` is the time of day; a colon is a ratio or a score where no two figures follow it (`3:1`, `16:9`). `3:05:09` is
+  a duration, `12:34:56` the time of day.
 - `10-20` is a range ("ten to twenty"), `-5` is negative, `1984` is read as a year and `1,984` as a number.
 - `5m` is metres; `$5m` and `5m people` are millions. `5M` and `10K` are millions and thousands beside a noun or a word
   of quantity, except in names (`4K`, `5K`); elsewhere the letter is a letter (`Bus 5B`).

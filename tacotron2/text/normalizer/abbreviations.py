@@ -2,8 +2,7 @@
 
 import re
 
-from tacotron2.text.normalizer.quantities import house_number
-from tacotron2.text.normalizer.say import HELD, cardinal, digits, text_before
+from tacotron2.text.normalizer.say import HELD, cardinal, code, digits, join, text_before
 from tacotron2.text.numbers import ordinal
 from tacotron2.text.rewriting import Pattern, Rules
 from tacotron2.text.tables import table
@@ -37,7 +36,10 @@ ABBREVIATIONS.add(r"(?<=\()(?:ii|iii|iv|vii|viii|ix)(?=\))", lambda match: cardi
 _AT_END, _FIGURE, _DECIMAL = Pattern(r"\s*$"), Pattern(" ?[0-9]"), Pattern(r"[0-9]+\.[0-9]")
 
 
-@ABBREVIATIONS.rule(r"\b((?i:(?&before-numbers)))(?:\.? ?(?=[#(]?[0-9])|(?<!\bNo)(?:\. ?| )(?=[IVX]+\b(?!')))")
+@ABBREVIATIONS.rule(
+    r"\b(?=[A-Za-z]+\.? ?[#(0-9IVX])((?i:(?&before-numbers)))"
+    r"(?:\.? ?(?=[#(]?[0-9])|(?<!\bNo)(?:\. ?| )(?=[IVX]+\b(?!')))"
+)
 def _before_number(match: re.Match[str]) -> str:
     short = match[1].lower()
     if "." not in match[0]:
@@ -63,20 +65,27 @@ def _numbered_street(match: re.Match[str]) -> str:
     if not street[0].isupper():
         return match[0]
     towards = f" {table('directions')[direction.strip(' .').upper()]}" if direction else ""
-    words = f"{house_number(house)}{towards}{name} {table('streets').get(street.lower(), street)}"
+    words = f"{code(house)}{towards}{name} {table('streets').get(street.lower(), street)}"
     return _ended(match, words, bool(point) and street.lower() in table("streets"))
 
 
-@ABBREVIATIONS.rule(r"(?<=[a-z.]), ((?&states))\b(?:,? ([0-9]{5})(?:-([0-9]{4}))?(?![0-9]))?")
-def _state(match: re.Match[str]) -> str:
-    state = f", {table('states')[match[1]]}"
-    return f"{state} {_zip(match[2], match[3])}" if match[2] else state
+_TOWN, _TOWN_WITHIN_A_SENTENCE = Pattern(r"[A-Z][\w.'-]+, $"), Pattern(r"[\w,] [A-Z][\w.'-]+, $")
 
 
-ABBREVIATIONS.add(
-    r"\b((?&states)) ([0-9]{5})(?:-([0-9]{4}))?(?![\w,.-]*[0-9])",
-    lambda match: f"{table('states')[match[1]]} {_zip(match[2], match[3])}",
+@ABBREVIATIONS.rule(
+    r"(?:(?<=[a-z.], )((?&states))\b|\b((?&states))(?= [0-9]))(?:,? ([0-9]{5})(?:-([0-9]{4}))?(?![\w,.-]*[0-9]))?"
 )
+def _state(match: re.Match[str]) -> str:
+    """ "Portland, OR" and "Albany NY 12207", but not "it is, OR" and "Sure, OK"."""
+    state, before_zip, zip_code, more = match.groups()
+    if not zip_code:
+        is_word = state == "OK" or state in table("common-short-words")
+        town = _TOWN_WITHIN_A_SENTENCE if state == "OK" else _TOWN
+        if not state or (is_word and not town.search(text_before(match, 40))):
+            return match[0]
+    return join(table("states")[state or before_zip], digits(zip_code or "")) + (f", {digits(more)}" if more else "")
+
+
 _CAPITAL = f"[A-Z{HELD}]"
 
 
@@ -114,11 +123,10 @@ def _unpointed_title(match: re.Match[str]) -> str:
 ABBREVIATIONS.add(
     r"(?<=[0-9](?:st|nd|rd|th) )(ed|c|cent)\.(?=(\s*$)?)",
     lambda match: f"{table('after-ordinals')[match[1]]}{'.' * (match[2] is not None)}",
-    needs=".",
 )
 
 
-@ABBREVIATIONS.rule(r"\b([A-Za-z]{2,12})\.(?=\s|$|[,;:!?)])", needs=".")
+@ABBREVIATIONS.rule(r"\b([A-Za-z]{2,12})\.(?=\s|$|[,;:!?)])")
 def _title(match: re.Match[str]) -> str:
     short = match[1].lower()
     words = table("titles").get(short)
@@ -131,7 +139,7 @@ def _title(match: re.Match[str]) -> str:
     return f"{words}." if _AT_END.match(match.string, match.end()) else words
 
 
-@ABBREVIATIONS.rule(rf"\b([A-Za-z]{{2,6}})\.(?![A-Za-z0-9])(\s*(?:[A-Z{HELD}\"(]|$))?", needs=".")
+@ABBREVIATIONS.rule(rf"\b([A-Za-z]{{2,6}})\.(?![A-Za-z0-9])(\s*(?:[A-Z{HELD}\"(]|$))?")
 def _ending(match: re.Match[str]) -> str:
     short, follows = match[1].lower(), match[2]
     if short not in table("ending"):
@@ -173,12 +181,12 @@ def _counted(match: re.Match[str]) -> str:
     return f"{noun} {cardinal(str(value))}" if value and not pronoun else match[0]
 
 
-@NUMERALS.rule(
-    r"\b(?:(?:(?&rulers)|(?&given-names)) (?:[A-Z]\. )?[A-Z][a-z]+|[A-Z][a-z]+ [A-Z][a-z]+,) (I{2,3}|IV)\b(?!['-]?\w)"
+# The third of a family: "John Smith III".
+NUMERALS.add(
+    r"\b((?:(?:(?&rulers)|(?&given-names)) (?:[A-Z]\. )?[A-Z][a-z]+|[A-Z][a-z]+ [A-Z][a-z]+,) )"
+    r"(I{2,3}|IV)\b(?!['-]?\w)",
+    lambda match: f"{match[1]}the {ordinal(str(roman(match[2])))}",
 )
-def _person(match: re.Match[str]) -> str:
-    """The third of a family: "John Smith III"."""
-    return f"{match[0].removesuffix(match[1])}the {ordinal(str(roman(match[1])))}"
 
 
 @NUMERALS.rule(
@@ -222,10 +230,6 @@ def _ended(match: re.Match[str], words: str, has_point: bool = True) -> str:
 def _as_typed(short: str, words: str) -> str:
     """The words with a capital where the abbreviation began a sentence."""
     return words[0].upper() + words[1:] if short[0].isupper() else words
-
-
-def _zip(code: str, more: str | None) -> str:
-    return digits(code) + (f", {digits(more)}" if more else "")
 
 
 def roman(numeral: str) -> int:

@@ -13,8 +13,8 @@ _SCHEME = Pattern(r"(?:https?|ftp|file|ssh|git)://", re.IGNORECASE)
 _DOMAIN = Pattern(r"([A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+){0,8})\.([A-Za-z]{2,12})(?::[0-9]{1,5})?((?:[/?#].*)?)", re.DOTALL)
 _DOTNET = Pattern(r"([A-Za-z]*)\.NET")
 _IP = Pattern(r"([0-9]{1,3}(?:\.[0-9]{1,3}){3}|localhost)(?::([0-9]{1,5})|/([0-9]{1,2}))?((?:/\S*)?)")
-_FILE = Pattern(r"[\w./~\\-]*[\w-]\.([A-Za-z0-9]{1,12})")
-_PATH = Pattern(r"(?:~|\.{1,2})?(?:/[\w.-]+){2,40}/?|(?:~|\.{1,2})(?:/[\w.-]+){1,40}/?|[A-Za-z]:\\\S*")
+_FILE = Pattern(r"([\w./~\\-]*[\w-])\.([A-Za-z0-9]{1,12})(?::[0-9]{1,6}){0,2}")  # perhaps with a line: "main.py:42"
+_PATH = Pattern(r"(?:~|\.{1,2})?(?:/[\w.-]+){2,40}/?(?:\?\S*)?|(?:~|\.{1,2})(?:/[\w.-]+){1,40}/?|[A-Za-z]:\\\S*")
 _HANDLE = Pattern(r"@(\w{1,40})")
 _HASHTAG = Pattern(r"#([A-Za-z]\w{0,60})")
 _TOKEN = Pattern(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+|[^\W_]|[^\s]")
@@ -53,7 +53,7 @@ def _address(core: str) -> str | None:
         return f"at {_spoken(handle[1])}"
     if _PATH.fullmatch(core) and re.search("[A-Za-z]{2}", core):
         return _spoken(core.rstrip("/"))
-    if (file := _FILE.fullmatch(core)) and file[1].lower() in table("file-endings") and _is_name(core, file[1]):
+    if (file := _FILE.fullmatch(core)) and file[2].lower() in table("file-endings") and _is_name(*file.groups()):
         return _spoken(core)
     domain = _DOMAIN.fullmatch(core)
     if domain and domain[2] in table("top-domains") and re.search("[A-Za-z]", domain[1]):
@@ -61,9 +61,8 @@ def _address(core: str) -> str | None:
     return None
 
 
-def _is_name(core: str, ending: str) -> bool:
+def _is_name(stem: str, ending: str) -> bool:
     """False for "e.g", "3.h" and a missing space between sentences, which only look like names of files."""
-    stem = core[: -len(ending) - 1]
     return len(stem) > 1 and not stem.replace(".", "").isdigit() and not ending[0].isupper()
 
 

@@ -2,7 +2,7 @@
 
 import re
 
-from tacotron2.text.normalizer.say import HELD, characters, code, letters, text_before, units
+from tacotron2.text.normalizer.say import HELD, code, letters, spelt, text_before, units
 from tacotron2.text.numbers import NUMBER_WORDS
 from tacotron2.text.rewriting import Pattern, Rules
 from tacotron2.text.tables import table
@@ -14,7 +14,9 @@ CAPITALS = Rules()
 def _dotted(match: re.Match[str]) -> str:
     """ "U.S." keeps its period where a sentence plainly ends; elsewhere the period would cut a sentence in two."""
     words = letters(match[1]) + ("'s" if match[2] else "")
-    return words + ("." if match[3] is not None and match[1].endswith(".") and not match[2] else "") + (match[3] or "")
+    if match[3] is None:
+        return words + " " * match.string[match.end() : match.end() + 1].isalpha()  # "U.S.Army"
+    return words + ("." if match[1].endswith(".") and not match[2] else "") + match[3]
 
 
 _LETTERED = Pattern(r"\b(?&Before-a-letter) $")
@@ -35,7 +37,7 @@ def _initials(match: re.Match[str]) -> str:
 
 
 CAPITALS.add(r"\b(?:OK|Ok|ok)\b(?!\.[a-z])", lambda match: "Okay" if match[0] == "Ok" else "okay")
-CAPITALS.add(r"\bA/(?=[A-Z]\b)", "ay ", needs="/")
+CAPITALS.add(r"\bA/(?=[A-Z]\b)", "ay ")
 
 
 @CAPITALS.rule(r"(?<![\w/.])([A-Za-zµ]{1,3})/(s|h|hr|min|sec|L|dL|kg)(?![\w/])")
@@ -45,14 +47,13 @@ def _lone_rate(match: re.Match[str]) -> str:
     return f"{units(written[unit])} per {written[per]}" if unit in written else match[0]
 
 
-CAPITALS.add(r"(?<=[A-Z])/(?=[A-Z])", " ", needs="/")
+CAPITALS.add(r"(?<=[A-Z])/(?=[A-Z])", " ")
 CAPITALS.add(
-    r"(?<![\w&])([A-Z]{1,3})&([A-Z]{1,3})(?![\w&])",
-    lambda match: f"{letters(match[1])} and {letters(match[2])}",
-    needs="&",
+    r"(?<![\w&])([A-Z]{1,3})&([A-Z]{1,3})(s?)(?![\w&])",
+    lambda match: f"{letters(match[1])} and {letters(match[2])}{match[3]}",
 )
-CAPITALS.add(r"(?<!\w)([A-Za-z])\+\+(?!\w)", lambda match: f"{letters(match[1])} plus plus", needs="++")
-CAPITALS.add(r"(?<!\w)([A-Z])#(?!\w)", lambda match: f"{letters(match[1])} sharp", needs="#")
+CAPITALS.add(r"(?<!\w)([A-Za-z])\+\+(?!\w)", lambda match: f"{letters(match[1])} plus plus")
+CAPITALS.add(r"(?<!\w)([A-Z])#(?!\w)", lambda match: f"{letters(match[1])} sharp")
 CAPITALS.add(
     r"(?<![\w])([A-F])([+-])(?=[\s.,;:!?)]|$)",
     lambda match: f"{letters(match[1])} {'plus' if match[2] == '+' else 'minus'}",
@@ -62,11 +63,11 @@ CAPITALS.add(
 )
 
 
-@CAPITALS.rule(r"(?<![A-Za-z0-9])(?:((?&mixed-case))|([A-Z]?[a-z]{1,15})([A-Z]{2,4})(s?))(?![A-Za-z0-9])")
+@CAPITALS.rule(r"(?<![A-Za-z0-9])(?:((?&mixed-case))|([A-Z]o[A-Z])|([A-Z]?[a-z]{1,15})([A-Z]{2,4}))(s?)(?![A-Za-z0-9])")
 def _mixed(match: re.Match[str]) -> str:
-    listed, head, capitals, ending = match.groups()
-    if listed:
-        return table("mixed-case")[listed]
+    listed, small_of, head, capitals, ending = match.groups()  # "IoT", "DoD": the small letter begins "of" or "over"
+    if listed or small_of:
+        return (table("mixed-case")[listed] if listed else letters(small_of)) + ending
     first = letters(head) if len(head) == 1 else head
     return f"{first} {capitals if is_word(capitals) else letters(capitals)}{ending}"
 
@@ -105,7 +106,7 @@ def _sentence(match: re.Match[str]) -> str:
     return _CAPITALS.sub(lambda found: _capitals(found, all_capitals), sentence)
 
 
-CAPITALS.add(r"(?<=\()[Aa](?=\))", "ay", needs="(")
+CAPITALS.add(r"(?<=\()[Aa](?=\))", "ay")
 CAPITALS.add(r"\b((?:(?&Before-the-letter-a)|from|from point) )A\b(?! [a-z]{3,})", r"\1ay")
 CAPITALS.add(
     r"(?<![\w'.])([B-HJ-Z])(?![\w'.&]|\.\w)|(?<![\w'.])([B-HJ-Z])(?=\.(?:\s|$))|(?<![\w'.])([B-HJ-Z])\.(?=[,;:)])",
@@ -132,10 +133,10 @@ _BAD_BEGINNING = Pattern(
 
 def is_word(capitals: str) -> bool:
     """Whether capitals are said as a word, in a sentence that is not all in capitals."""
-    spelt = capitals in table("spelt-initialisms")
-    if capitals in table("spoken-acronyms") or (capitals in table("common-short-words") and not spelt):
+    by_letter = capitals in table("spelt-initialisms")
+    if capitals in table("spoken-acronyms") or (capitals in table("common-short-words") and not by_letter):
         return True
-    if spelt or len(capitals) < 4:
+    if by_letter or len(capitals) < 4:
         return False
     return _is_pronounceable(capitals)
 
@@ -161,13 +162,13 @@ def _is_spelt_among_capitals(word: str) -> bool:
 
 def _capitals(match: re.Match[str], all_capitals: bool) -> str:
     word, ending = match[1], match[2] or ""
-    if len(word) > 3 and _DRAWN_OUT.search(word):
-        return word.lower() + ending.lower()
     initialism = _is_spelt_among_capitals(word)
-    spelt = initialism or not _has_vowel(word) if all_capitals else not is_word(word)
-    if spelt and not all_capitals and not initialism and _stands_among_words(match):
-        spelt = not _has_vowel(word)
-    if not spelt:
+    if len(word) > 3 and not initialism and _DRAWN_OUT.search(word):
+        return word.lower() + ending.lower()
+    by_letter = initialism or not _has_vowel(word) if all_capitals else not is_word(word)
+    if by_letter and not all_capitals and not initialism and _stands_among_words(match):
+        by_letter = not _has_vowel(word)
+    if not by_letter:
         return word.lower() + ending.lower()
     if len(word) > 8 and not all_capitals:
         return word.lower() + ending.lower()
@@ -192,7 +193,7 @@ def _code(written: str) -> str:
         return f"{code(first)} by {code(last)}"
     parts = _CODE_PART.findall(written)
     if len(written) >= _LONG_CODE and len(parts) > 3:
-        return " ".join(characters(character) for character in written)
+        return spelt(written)
     return " ".join(code(part) if part.isdecimal() else _code_letters(part) for part in parts)
 
 

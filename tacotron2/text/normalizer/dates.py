@@ -3,16 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from tacotron2.text.normalizer.say import (
-    FIGURES,
-    cardinal,
-    count,
-    letters,
-    plural,
-    text_before,
-    two_digits,
-    years,
-)
+from tacotron2.text.normalizer.say import FIGURES, cardinal, count, letters, number, plural, text_before, two_digits
 from tacotron2.text.numbers import ordinal
 from tacotron2.text.rewriting import Pattern, Rules
 from tacotron2.text.tables import table
@@ -21,6 +12,7 @@ from tacotron2.text.tables import table
 WEEKDAYS = Rules()
 
 _WEEKDAY = r"(?i:Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)"
+_BEFORE_WEEKDAY = Pattern(r"\b(?:on|by|until|every|next|closed|EOD) $", re.IGNORECASE)
 _JOINTS = {"-": "to", "/": "to", "&": "and"}
 
 
@@ -33,21 +25,32 @@ def _weekdays(match: re.Match[str]) -> str:
 
 
 @WEEKDAYS.rule(
-    r"\b(Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b\.? (?=(?:night|morning|afternoon|evening|noon)s?\b)"
-    r"|\b([Mm]on|[Tt]ues|Wed|[Tt]hurs?|[Ff]ri)\.(?=(?: [a-z0-9(]|[,;:)]))"
-    r"|(?<=\b[Oo]n )(Mon|Tues?|Wed|Thu(?:rs?)?|Fri|Sat|Sun)\b(?=\.?(?:\s*$|[,;:!?)])|\. [A-Za-z])"
+    rf"\b({_WEEKDAY})\b"
+    r"(\.? (?=(?:night|morning|afternoon|evening|noon)s?\b)|\.(?= [a-z0-9(]|[,;:)])|(?=\.?(?:\s*$|[,;:!?)])|\. [A-Z]))"
 )
 def _weekday_alone(match: re.Match[str]) -> str:
-    return _weekday(match[match.lastindex or 0]) + (" " if match[1] else "")
+    day, after = match.groups()
+    is_another_word = day.lower() in ("mon", "wed", "sat", "sun")
+    if not _is_name(day) or (is_another_word and not after and not _BEFORE_WEEKDAY.search(text_before(match, 8))):
+        return match[0]
+    return _weekday(day) + (" " if after[-1:] == " " else "")
 
 
 # Dates, years and decades: a month alone is left as it is.
 DATES = Rules(needs=FIGURES)
 
-DATES.add(
-    r"((?<![\w.])(?<![0-9] )c|(?<=[(,;] )[bdr]|(?<=\()[bdr]|\bfl)\. ?(?=[1-9][0-9]{2,3}\b)",
-    lambda match: f"{table('before-years')[match[1]]} ",
+_LETTERED = Pattern(r"(?:\b(?&Before-a-letter) |\bb\. .*)$")
+
+
+@DATES.rule(
+    r"(?<![\w.])(?<![0-9] )(c)\. ?(?=[$£€]?[1-9][0-9,]+)|((?<=[(,;] )[bdr]|(?<=\()[bdr]|\bfl)\. ?(?=[1-9][0-9]{2,3}\b)"
 )
+def _before_year(match: re.Match[str]) -> str:
+    """ "c. 1500" and "c. 80 kg", but not "vitamin c. 1500 people" or "b. 40 c. 50"."""
+    lettered = match[1] and _LETTERED.search(text_before(match, 40))
+    return match[0] if lettered else f"{table('before-years')[match[1] or match[2]]} "
+
+
 # In any case: "Jan", "JAN", "jan". For "may", "mar" and "dec" the neighbours decide.
 _MONTH = (
     r"(?i:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?"
@@ -75,22 +78,22 @@ def _day_month(match: re.Match[str]) -> str:
     else:
         the = "" if before.lower().endswith("the ") else "the "
         words = f"{the}{_days(first, joint, last)} of {_month(month)}"
-    return f"{words}, {years(year)}" if year else words
+    return f"{words}, {count(year)}" if year else words
 
 
 DATES.add(
     rf"\b({_WEEKDAY})\b(?:\.,?|,)? (?={_MONTH}\.? (?:[0-9]|[a-z-]+(?:st|nd|rd|th)\b)"
     rf"|the [a-z-]+ (?:to [a-z-]+ )?of {_MONTH}"
-    r"|[0-9]{1,2}(?:[:/]|st|nd|rd|th| ?[ap]\.?m|-[0-9]{1,2} ?[ap]\.?m))",
+    r"|[0-9]{1,2}(?:[:/]|st|nd|rd|th| ?[ap]\.?m|-[0-9]{1,2}\b))",
     lambda match: f"{_weekday(match[1])}, ",
 )
 _START, _END = r"(?<![\w.,:/'-])", r"(?![\w%°]|[.,:/-][0-9])"
 
 
-@DATES.rule(rf"{_START}({_YEAR})([-/])(1[0-2]|0?[1-9])\2({_DAY})(?:[T ](?=[0-9]{{2}}:[0-9]{{2}})|(?![\w/-]))")
-def _iso(match: re.Match[str]) -> str:
-    words = _date(match[1], match[3], match[4])
-    return words + (" " if match[0][-1] in "T " else "")
+DATES.add(
+    rf"{_START}({_YEAR})([-/])(1[0-2]|0?[1-9])\2({_DAY})(?:[T ](?=[0-9]{{2}}:[0-9]{{2}})|(?![\w/-]))",
+    lambda match: _date(match[1], match[3], match[4]) + " " * (match[0][-1] in "T "),
+)
 
 
 @DATES.rule(rf"{_START}([0-3]?[0-9])([/.-])([0-3]?[0-9])\2({_YEAR}|[0-9]{{2}})(?![\w/-]|\.[0-9])")
@@ -115,29 +118,18 @@ def _month_day(match: re.Match[str]) -> str:
     if not _is_name(month) and not year and not _AFTER_A_DATE.match(match.string, match.end()):
         return match[0]
     words = f"{_month(month)} {_days(first, joint, last)}"
-    return f"{words}, {years(year)}" if year else words
+    return f"{words}, {count(year)}" if year else words
 
 
-DATES.add(rf"\b({_MONTH})\.?,? ({_YEAR}){_END}", lambda match: f"{_month(match[1])} {years(match[2])}")
+DATES.add(rf"\b({_MONTH})\.?,? ({_YEAR}){_END}", lambda match: f"{_month(match[1])} {count(match[2])}")
 DATES.add(
     r"\b((?:(?&Before-a-date) (?:the )?|(?:[MFS]|Tue|Wedne|Thur)[a-z]{1,4}day,? ))"
     r"(1[0-2]|0?[1-9])/(3[01]|[12][0-9]|0?[1-9])(?![\w/]|[.,][0-9])",
     lambda match: match[1] + _date("", match[2], match[3]),
 )
-DATES.add(
-    r"(?<![\w.,-])([0-9]{1,3}(?:,[0-9]{3})?|[0-9]{4,6}) ?(BCE|BC|CE|AD|B\.C\.(?:E\.)?|A\.D\.?|C\.E\.)(?![A-Za-z0-9])",
-    lambda match: f"{_era_year(match[1])} {letters(match[2])}",
-)
-DATES.add(r"\b(AD|A\.D\.) ([0-9]{1,4})\b", lambda match: f"{letters(match[1])} {years(match[2])}")
 
 
-@DATES.rule(rf"{_START}({_YEAR})(?: ?- ?|/)({_YEAR}|[0-9]{{2}})(?![\w-]|[.,:/][0-9])")
-def _years(match: re.Match[str]) -> str:
-    first, last = match.groups()
-    return f"{years(first)} to {years(last) if len(last) == 4 else two_digits(last)}"
-
-
-@DATES.rule(r"(?<![\w/.-])([0-9]{2})/([0-9]{2})(?= (?&seasons))", needs="/")
+@DATES.rule(r"(?<![\w/.-])([0-9]{2})/([0-9]{2})(?= (?&seasons))")
 def _season(match: re.Match[str]) -> str:
     first, last = match.groups()
     if (int(first) + 1) % 100 != int(last):
@@ -145,15 +137,26 @@ def _season(match: re.Match[str]) -> str:
     return f"{two_digits(first)} {two_digits(last)}"
 
 
+# A zero before a figure shows a date: "03/15".
+DATES.add(
+    rf"{_START}(?=0|[0-9]{{1,2}}/0)(1[0-2]|0?[1-9])/(3[01]|[12][0-9]|0[1-9])(?![\w/-]|[.,][0-9])",
+    lambda match: _date("", match[1], match[2]),
+)
+
+
+@DATES.rule(rf"{_START}({_YEAR})(?: ?- ?|/)({_YEAR}|[0-9]{{2}})(?![\w-]|[.,:/][0-9])")
+def _years(match: re.Match[str]) -> str:
+    first, last = match.groups()
+    return f"{count(first)} to {count(last) if len(last) == 4 else two_digits(last)}"
+
+
 DATES.add(
     r"(?<![\w.,$-])(10{1,3})'?s(?= of\b)",
     lambda match: {"10": "tens", "100": "hundreds", "1000": "thousands"}[match[1]],
-    needs="s",
 )
 DATES.add(
     r"(?<![\w.,:$£€])('?)((?:1[0-9]|20)?[0-9]0)'?s ?- ?'?((?:1[0-9]|20)?[0-9]0)'?s\b",
     lambda match: f"{_decade_words(match[1], match[2])} to {_decade_words('', match[3])}",
-    needs="-",
 )
 
 
@@ -166,14 +169,15 @@ def _decade(match: re.Match[str]) -> str:
     return _decade_words(apostrophe, figures)
 
 
-DATES.add(r"(?<![\w'])'([0-9]{2})(?![\w'\"])", lambda match: two_digits(match[1]), needs="'")
+DATES.add(r"(?<![\w'])'([0-9]{2})(?![\w'\"])", lambda match: two_digits(match[1]))
 
 MONTHS = Rules()
 
 
-@MONTHS.rule(rf"\b({_MONTH})\.? ?- ?({_MONTH})(?:\.(?=[,;:)]| [a-z]))?")
-def _months(match: re.Match[str]) -> str:
-    return f"{_month(match[1])} to {_month(match[2])}" if _is_name(match[1]) and _is_name(match[2]) else match[0]
+MONTHS.add(
+    rf"\b({_MONTH})\.? ?- ?({_MONTH})(?:\.(?=[,;:)]| [a-z]))?",
+    lambda match: f"{_month(match[1])} to {_month(match[2])}" if all(map(_is_name, match.groups())) else match[0],
+)
 
 
 # Times of day, and durations in hours and minutes.
@@ -197,14 +201,12 @@ def _offset(match: re.Match[str]) -> str:
 
 
 TIMES.add(
-    r"(?<![\w:.])(16|21|32|4|3|5):(9|10|3|2|4)(?![\w:])",
-    lambda match: f"{cardinal(match[1])} to {cardinal(match[2])}",
-    needs=":",
-)
-TIMES.add(
     r"(?<![\w:.-])([0-9]):([0-5][0-9]):([0-5][0-9])(?:\.[0-9]+)?(?![\w:]| ?[AaPp]\.?[Mm]\b)",
     lambda match: _duration(*(figures.lstrip("0") for figures in match.groups())) or match[0],
-    needs=":",
+)
+TIMES.add(
+    r"(?<![\w:.-])([0-9]{1,2}):([0-5][0-9]\.[0-9]{1,3})(?![\w:]|\.[0-9])",  # of a race: "1:23.456"
+    lambda match: f"{_duration('', match[1], '')} and {number(match[2])} seconds",
 )
 _CLOCK = r"[0-9]{1,2}(?:[:.][0-5][0-9])?"
 _HALF = r"[AaPp](?:\. ?[Mm]\.|\.?[Mm]\b)"
@@ -214,6 +216,7 @@ TIMES.add(
     r"|\b(noon|midnight) ?- ?(?=[0-9])",
     lambda match: f"{match[1] or match[2]} to ",
 )
+TIMES.add(r"(?:(?<=:[0-9])|(?<=:[0-9]{2})) ?- ?(?=[0-9]{1,3}(?![\w:-]|[.,][0-9]))", " to ")
 _SENTENCE_GOES_ON = Pattern(
     r"[ ,;:!?)]*(?:[a-z0-9,;:!?(]|EST|EDT|CST|CDT|MST|MDT|PST|PDT|GMT|UTC|BST|CET|E|P|C|M|I |on |-)"
 )
@@ -222,7 +225,7 @@ _SENTENCE_GOES_ON = Pattern(
 @TIMES.rule(
     rf"(?<![\w:.$-])([01]?[0-9]|2[0-4])(?:[:.]([0-5][0-9])(?::([0-5][0-9])(?:[.,][0-9]+)?)?)? ?({_HALF})"
     r"(?![A-Za-z0-9])"
-    r"|(?<![\w:.$-])([01]?[0-9]|2[0-4]):([0-5][0-9])(?::([0-5][0-9])(?:\.[0-9]{1,6})?)?(Z\b)?(?![\w:]|\.[0-9])"
+    r"|(?<![\w:.$-])([01]?[0-9]|2[0-4]):([0-5][0-9])(?::([0-5][0-9])(?:[.,][0-9]{1,6})?)?(Z\b)?(?![\w:]|\.[0-9]|,[0-9]{3})"
 )
 def _time(match: re.Match[str]) -> str:
     hour, minute, second, half, hour24, minute24, second24, zulu = match.groups()
@@ -284,13 +287,13 @@ def date_words(order: str, figures: Sequence[str]) -> str:
     if "d" in parts:
         return _date(year, parts.get("m", "0"), parts["d"])
     if "m" not in parts:
-        return years(year)
-    return f"{_month_of(parts['m'])} {years(year)}" if year and 1 <= int(parts["m"]) <= 12 else ""
+        return count(year)
+    return f"{_month_of(parts['m'])} {count(year)}" if year and 1 <= int(parts["m"]) <= 12 else ""
 
 
 def _written(month: str, day: str, year: str | None) -> str:
     words = f"{_month(month)} {ordinal(day)}"
-    return f"{words}, {years(year)}" if year else words
+    return f"{words}, {count(year)}" if year else words
 
 
 def _days(first: str, joint: str | None, last: str | None) -> str:
@@ -298,10 +301,6 @@ def _days(first: str, joint: str | None, last: str | None) -> str:
     if joint and last:
         words += f" {_JOINTS.get(joint.strip(), joint.strip())} {ordinal(last)}"
     return words
-
-
-def _era_year(written: str) -> str:
-    return years(written) if written.isdecimal() and len(written) < 5 else cardinal(written.replace(",", ""))
 
 
 def is_seconds(match: re.Match[str]) -> bool:

@@ -13,9 +13,8 @@ MONEY = Rules(needs=FIGURES)
 MONEY.add(
     r"(?<![\w.,])([0-9]{1,3}(?:\.[0-9]{3}){1,5}),([0-9]{1,2})(?![\w,]|\.[0-9])",
     lambda match: f"{match[1].replace('.', ',')}.{match[2]}",
-    needs=",",
 )
-_NO_FIRST_GROUP = Pattern(r"(?&months)\.? $", re.IGNORECASE)
+_NO_FIRST_GROUP = Pattern(r"(?:(?&months)\.?|[0-9]) $", re.IGNORECASE)
 
 
 # Groups of three, between spaces, apostrophes or points; India's: groups of two, the last of three.
@@ -32,18 +31,16 @@ def _spaced(match: re.Match[str]) -> str:
     return first + re.sub("[ ']", ",", rest) + (f".{decimals}" if decimals else "")
 
 
-def _regrouped(match: re.Match[str]) -> str:
-    return f"{int(re.sub('[., ]', '', match[0])):,}"
-
-
-MONEY.add(r"(?<![\w.,])[0-9]{1,3}(?:\.[0-9]{3}){2,6}(?![\w]|[.,]?[0-9])", _regrouped)
-MONEY.add(r"(?<![\w.,])[0-9]{1,2}(?:,[0-9]{2}){1,6},[0-9]{3}(?![\w]|,[0-9])", _regrouped, needs=",")
-MONEY.add(r"(?<=[$£€₹])( ?[0-9]+),([0-9]{1,2})(?![0-9]|,[0-9])", r"\1.\2", needs=",")
+MONEY.add(
+    r"(?<![\w.,])(?:[0-9]{1,3}(?:\.[0-9]{3}){2,6}(?![.,]?[0-9])|[0-9]{1,2}(?:,[0-9]{2}){1,6},[0-9]{3}(?!,[0-9]))(?!\w)",
+    lambda match: f"{int(re.sub('[.,]', '', match[0])):,}",
+)
+MONEY.add(r"(?<=[$£€₹])( ?[0-9]+),([0-9]{1,2})(?![0-9]|,[0-9])", r"\1.\2")
 MONEY.add(
     rf"(?<![\w.,])({NUMBER}) ?([kKmMbBtT]|bn|mn)(?= (?:[a-z]+ )?(?&counted-nouns)\b)",
     lambda match: f"{number(match[1])} {table('scales')[match[2]]}",
 )
-MONEY.add(r"(?<=[0-9]),(?=[0-9]{1,2} ?(?:[%€°]|[kcm]?[mgl]\b|km\b))", ".", needs=",")
+MONEY.add(r"(?<=[0-9]),(?=[0-9]{1,2} ?(?:[%€°]|[kcm]?[mgl]\b|km\b))", ".")
 _SCALE = r"(?:[ -]?((?&scales))\b)?"
 
 
@@ -63,7 +60,7 @@ _PER = r"(?: ?/ ?([A-Za-z]{1,12})\b)?"
 
 
 @MONEY.rule(
-    rf"(?<![\w./])({MINUS}?)((?&currency-signs)|(?&currency-codes)\b ?)({MINUS}?) ?({NUMBER})"
+    rf"(?<![\w.])({MINUS}?)((?&currency-signs)|(?&currency-codes)\b ?)({MINUS}?) ?({NUMBER})"
     rf"(?:(?: ?(million|billion|[kKmMbB]n?))? ?- ?(?&currency-signs)?({NUMBER}))?{_SCALE}(\+?){_PER}"
 )
 def _money(match: re.Match[str]) -> str:

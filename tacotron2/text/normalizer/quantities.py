@@ -12,7 +12,6 @@ from tacotron2.text.normalizer.say import (
     cardinal,
     code,
     count,
-    digits,
     join,
     number,
     pairs,
@@ -31,6 +30,9 @@ _BEFORE_PLURAL = Pattern(r"(?<![A-Za-z])(?:(?=[a-z]{0,3}[A-Z])[A-Za-z]{2,}|(?&se
 _BOEING = Pattern("7[0-9]7")
 
 
+UNITS.add(r"(?<=[0-9] ft )([0-9]{1,2}) in\b", r"\1in")
+
+
 @UNITS.rule(r"((?<=[A-Za-z])-|(?<![\w.,$£€-]))([0-9]{1,4})'?s(?!\w)")
 def _plural(match: re.Match[str]) -> str:
     """ "Boeing 747s" and "three 9s"; "15s" alone are seconds."""
@@ -46,23 +48,20 @@ UNITS.add(r"\b(sq|cu|fl)\. (?=(?:mi|ft|in|yd|m|km|cm|oz)\b)", r"\1 ")
 
 @UNITS.rule(
     rf"(?<![\w.])(?:({MINUS}?{NUMBER}) ?[x×*·] ?)?10\^({MINUS}|\+)?([0-9]{{1,3}})"
-    rf"(?: ((?&units))((?:/[A-Za-zµμΩ]{{1,5}}(?:\^[23])?)?)(?![A-Za-z0-9]))?",
-    needs="10^",
+    rf"(?:(?: ((?&units)))?((?:/[A-Za-zµμΩ]{{1,5}}(?:\^[23])?)?)(?![A-Za-z0-9]))?"
 )
 def _times_ten(match: re.Match[str]) -> str:
     words = f"ten {_to_the_power(match[2], match[3])}"
     if match[1]:
         words = f"{number(match[1])} times {words}"
-    return f"{words} {units(table('units')[match[4]])}{_per_unit(match[5])}" if match[4] else words
+    return join(words, units(table("units")[match[4]]) if match[4] else "") + _per_unit(match[5] or "")
 
 
 UNITS.add(r"(?<![\w])[~≈] ?(?=[$£€]?[0-9])", "about ")
 _PRIMES = '(?:"|′′)'  # as Unicode's compatibility forms write ″
 
 
-@UNITS.rule(
-    rf"(?<=[0-9]°) ?([0-9]{{1,2}})['′](?: ?([0-9]{{1,2}}(?:\.[0-9]+)?)(?:{_PRIMES}|''))?(?: ?([NSEW])\b)?", needs="°"
-)
+@UNITS.rule(rf"(?<=[0-9]°) ?([0-9]{{1,2}})['′](?: ?([0-9]{{1,2}}(?:\.[0-9]+)?)(?:{_PRIMES}|''))?(?: ?([NSEW])\b)?")
 def _arc(match: re.Match[str]) -> str:
     """The minutes and seconds of an angle, after its degrees."""
     minutes, seconds, towards = match.groups()
@@ -72,26 +71,28 @@ def _arc(match: re.Match[str]) -> str:
     return f"{words} {table('directions')[towards].lower()}" if towards else words
 
 
-UNITS.add(r"(?<=[0-9] degrees )C\b(?!\.\w)", "Celsius", needs=" degrees ")
-UNITS.add(r"(?<=[0-9] degrees )F\b(?!\.\w)", "Fahrenheit", needs=" degrees ")
+UNITS.add(r"(?:(?<=\b(?:to|at|of) )([0-9]{2,3})|(?<=[0-9])(\.[0-9])) ?(?=[CF]\b(?!\.\w))", r"\1\2 degrees ")
+UNITS.add(r"(?<=[0-9] degrees )C\b(?!\.\w)", "Celsius")
+UNITS.add(r"(?<=[0-9] degrees )F\b(?!\.\w)", "Fahrenheit")
 
 
-@UNITS.rule(rf"(?<![\w.,])([0-9]{{1,3}})['′] ?([0-9]{{1,2}}(?:\.[0-9]+)?)(?:{_PRIMES}|'')?(?![\w'])")
-def _feet_inches(match: re.Match[str]) -> str:
-    feet, inches = match.groups()
-    return f"{cardinal(feet)} {'foot' if feet == '1' else 'feet'} {number(inches)}"
-
-
+UNITS.add(
+    rf"(?<![\w.,])([0-9]{{1,3}})['′] ?([0-9]{{1,2}}(?:\.[0-9]+)?)(?:{_PRIMES}|'')?(?![\w'])",
+    lambda match: f"{cardinal(match[1])} {'foot' if match[1] == '1' else 'feet'} {number(match[2])}",
+)
 _MARKED = dict.fromkeys(('"', "′′"), " inches") | dict.fromkeys("'′", " feet")
 _SIZE = Pattern(rf"{NUMBER} ?(?:[x×\"″′']|[mcd]?m\b|km\b|in\b|ft\b|inch|feet|meter)|[0-9]{{3}}")
 
 
 @UNITS.rule(
     rf"{FREE}({NUMBER})((?: ?(?&units)|{_PRIMES}|['′])?) ?([x×]|X(?![0-9.]+[A-Z])) ?"
-    rf"(?={NUMBER}(?![0-9]* ?\^| ?= ?[0-9]))"
+    rf"(?={NUMBER}(?![0-9]* ?\^)( ?= ?[0-9]| ?(?:k?g|mg|m?[lL]|oz|lbs?)\b)?)"
 )
 def _dimension(match: re.Match[str]) -> str:
-    first, unit, sign = match.groups()
+    """ "5 by 7 cm", but a product ("6 x 7 = 42") and how often ("2 x 400g")."""
+    first, unit, sign, is_product = match.groups()
+    if is_product and not unit:
+        return f"{first} times "
     if sign == "×" and not unit and len(first) < 3 and not _SIZE.match(match.string, match.end()):
         return match[0]
     return f"{first}{_MARKED.get(unit, unit)} by "
@@ -127,14 +128,12 @@ def _inches(match: re.Match[str]) -> str:
 @UNITS.rule(rf"(?<![\w.,])({MINUS}?)({NUMBER}) ?%?(?: ?- ?({NUMBER}))? ?(%|‰)(?!\w)")
 def _percent(match: re.Match[str]) -> str:
     minus, first, last, sign = match.groups()
-    words = ("minus " if minus else "") + number(first)
-    if last:
-        words += f" to {number(last)}"
-    return f"{words} {'percent' if sign == '%' else 'per thousand'}"
+    more = f" to {number(last)}" if last else ""
+    return f"{number(minus + first)}{more} {'percent' if sign == '%' else 'per thousand'}"
 
 
 @UNITS.rule(
-    r"(?:(?<=[0-9s])|(?<=people))(?<!/[0-9])(?<!/[0-9]{2})(?: ?/ ?| per )"
+    r"(?:(?<=[0-9s])|(?<=people)|(?<=/kg))(?<!/[0-9])(?<!/[0-9]{2})(?: ?/ ?| per )"
     r"(sq (?:mi|km|ft|m|yd)|(?:km|mi|m|cm|ft)\^?[23]|(?&per))(?![\w/^])"
 )
 def _rate(match: re.Match[str]) -> str:
@@ -148,12 +147,12 @@ _POWERS = {"2": "square", "3": "cubic"}
 
 
 @UNITS.rule(
-    rf"(?:(?<![\w.,/^])|(?<=°[CF]/))(?<!\^-)({MINUS}?)({_QUANTITY})(?:( ?- ?| to | or |/-)({MINUS}?{_QUANTITY}))?"
-    r"( ?|-)((?&units))"
+    rf"(?:(?<![\w.,/^])|(?<=°[CF]/))(?<!\^-)(?<![A-Z]-)({MINUS}?)({_QUANTITY})"
+    rf"(?:( ?- ?| to | or |/-)({MINUS}?{_QUANTITY}))?(\+?)( ?|-)((?&units))"
     r"(?:\^([23]))?((?: ?/ ?(?:[A-Za-zµμΩ]{1,5}|100 ?km)(?:\^?[23])?)?)(?![A-Za-z0-9^])(\.(?![\w.]))?"
 )
 def _with_unit(match: re.Match[str]) -> str:
-    minus, first, joint, last, gap, unit, power, per, point = match.groups()
+    minus, first, joint, last, plus, gap, unit, power, per, point = match.groups()
     after = match.string[match.end() : match.end() + 2]
     joined = gap == "-" and after[:1] == "-"  # "3-in-1"
     if joined or (unit in table("attached-units") and gap == " " and not (point and unit in ("in", "mo", "pt"))):
@@ -165,8 +164,10 @@ def _with_unit(match: re.Match[str]) -> str:
     words = _quantity(first)
     if last:
         words += f" {'to' if '-' in joint else joint.strip()} {_quantity(last)}"
+    words += " plus" if plus else ""
     describes = _ARTICLE.search(text_before(match, 4)) and not per and after[:1] == " "
-    named = singular if gap == "-" or describes or (_is_one(first) and not last) else units(singular)  # "a 5-kg bag"
+    one = gap == "-" or describes or (_is_one(first) and not (last or plus))  # "a 5-kg bag"
+    named = singular if one else units(singular)
     end = "." if point and (not after.strip() or after[1:].isupper() or table("units")[unit] == unit) else ""
     return f"{'minus ' if minus else ''}{words} {named}{_per_unit(per)}{end}"
 
@@ -174,26 +175,25 @@ def _with_unit(match: re.Match[str]) -> str:
 UNITS.add(
     r"(?<![\w/=])(km|m|cm|mm|ft|mi|in|yd)\^([23])(?![\w^])",
     lambda match: f"{_POWERS[match[2]]} {units(table('units')[match[1]])}",
-    needs="^",
 )
 
 # The numbers that the other rules left.
-NUMBERS = Rules(needs=FIGURES)
+NUMBERS = Rules(needs=r"[0-9^]")
 
-NUMBERS.add(r"(?<=[0-9]) ?%", " percent", needs="%")
 NUMBERS.add(
     r"(?:(?<![\w./,-])|(?<=[a-z]-))((?&special-numbers))(?![\w/]|[.,][0-9])",
     lambda match: table("special-numbers")[match[0]],
 )
-NUMBERS.add(r"(?<!\w)# ?(?=[0-9])", "number ", needs="#")
+NUMBERS.add(r"(?<!\w)# ?(?=[0-9])", "number ")
 
 
-@NUMBERS.rule(rf"(?<![\w.])({MINUS}?{NUMBER})[eE]([+-]?)([0-9]{{1,3}})(?!\w|\.\w)")
-def _scientific(match: re.Match[str]) -> str:
-    return f"{number(match[1])} times ten {_to_the_power(match[2], match[3])}"
+NUMBERS.add(
+    rf"(?<![\w.])({MINUS}?{NUMBER})[eE]([+-]?)([0-9]{{1,3}})(?!\w|\.\w)",
+    lambda match: f"{number(match[1])} times ten {_to_the_power(match[2], match[3])}",
+)
 
 
-@NUMBERS.rule(r"(?<=[\w)])\^([-+\N{MINUS SIGN}]?)\(?([0-9]{1,4}|[a-z])\)?(?!\w|\.\w)", needs="^")
+@NUMBERS.rule(r"(?<=[\w)])\^([-+\N{MINUS SIGN}]?)\(?([0-9]{1,4}|[a-z])\)?(?!\w|\.\w)")
 def _power(match: re.Match[str]) -> str:
     sign, exponent = match.groups()
     if not sign and exponent in ("2", "3"):
@@ -212,12 +212,12 @@ def _version(match: re.Match[str]) -> str:
     parts = written.split(".")
     if not mark and len(parts) == 2:
         return match[0]  # a decimal
-    words = number(written) if len(parts) == 2 else " point ".join(map(_version_part, parts))
+    words = number(written) if len(parts) == 2 else " point ".join(map(count, parts))
     return f"{'version ' if mark else ''}{words}{' ' if rest else ''}"
 
 
 NUMBERS.add(r"(?<![\w.])v\.? ?([0-9]{1,4})(?![\w.]*[0-9])", lambda match: f"version {cardinal(match[1])}")
-NUMBERS.add(r"(?:(?<=/[0-9])|(?<=/[0-9]{2}))-(?=[0-9]{1,2}/[0-9])", " to ", needs="/")  # "1/4-1/2"
+NUMBERS.add(r"(?:(?<=/[0-9])|(?<=/[0-9]{2}))-(?=[0-9]{1,2}/[0-9])", " to ")  # "1/4-1/2"
 _FRACTION = Pattern(
     rf"(?<![\w./,])(?:({WHOLE})[ -])?([0-9]{{1,4}})/([0-9]{{1,4}})((?:st|nd|rd|th)s?)?(?![\w/]|[.,][0-9])"
 )
@@ -233,12 +233,13 @@ def _fraction(match: re.Match[str]) -> str:
     return f"{number(whole)} and {words}"
 
 
-NUMBERS.add(_FRACTION, _fraction, needs="/")
+NUMBERS.add(_FRACTION, _fraction)
+NUMBERS.add(r"(?<=[0-9]\.[0-9])/(?=(?:5|10|100)\b(?![/.,][0-9]))", " out of ")
 NUMBERS.add(r"(?:(?<=[0-9]st)|(?<=[0-9]nd)|(?<=[0-9]rd)|(?<=[0-9]th))-(?=[0-9]{1,3}(?:st|nd|rd|th)\b)", " to ")
 NUMBERS.add(rf"(?<![\w.,])({WHOLE})(?:st|nd|rd|th|ST|ND|RD|TH)(?![A-Za-z0-9])", lambda match: ordinal(match[1]))
 
 
-@NUMBERS.rule(rf"(?<![\w:.])({NUMBER}):({NUMBER})(?::({NUMBER}))?(?![\w:]|\.[0-9])", needs=":")
+@NUMBERS.rule(rf"(?<![\w:.])({NUMBER}):({NUMBER})(?::({NUMBER}))?(?![\w:]|\.[0-9])")
 def _ratio(match: re.Match[str]) -> str:
     """ "3:1" is "three to one"; the year of a standard, "9001:2015", follows without a word."""
     first, last, third = match.groups()
@@ -278,23 +279,24 @@ def _scaled(match: re.Match[str]) -> str:
 NUMBERS.add(
     r"(?<![\w.,-])[0-9]{1,4}(?:-[0-9]{1,4}){2,9}(?![\w-])",
     lambda match: " ".join(count(part) for part in match[0].split("-")),
-    needs="-",
 )
 NUMBERS.add(
     rf"(?<![\w.,-])({NUMBER}) ?- ?({NUMBER})(?![\w-]|\.[0-9])(?! ?=)",
-    lambda match: f"{count(match[1])} to {count(match[2])}",
-    needs="-",
+    lambda match: f"{count(match[1])} {'to ' * (match[2][:1] != '0' or not match[2][1:].isdecimal())}{count(match[2])}",
 )
 
 
-@NUMBERS.rule(rf"(?<![\w.,])(?:({NUMBER}) ?- ?)?({NUMBER}[x×]|[0-9]{{1,2}}X)(?![A-Za-z0-9]| ?[+=^])")
+# "3x faster", but for the x of a formula: "= 3x^2 - 2x".
+@NUMBERS.rule(
+    rf"(?<![\w.,=])(?:(?<![=+-] )|(?=[0-9.]+[xX] [a-z]))(?:({NUMBER}) ?- ?)?({NUMBER}[x×]|[0-9]{{1,2}}X)"
+    r"(?![A-Za-z0-9]| ?[+=^]| - [0-9]| squared| cubed| to the)"
+)
 def _times(match: re.Match[str]) -> str:
     first, last = match.groups()
     return f"{f'{number(first)} to ' if first else ''}{number(last[:-1])} times"
 
 
 NUMBERS.add(r"\b((?&Said-in-pairs) )([0-9]{3,4})\b(?![.,:/%-]?[0-9])", lambda match: match[1] + pairs(match[2]))
-NUMBERS.add(r"(?<=[0-9])\+(?=[\s,.;:!?)]|$)(?! ?[0-9])", " plus", needs="+")
 
 
 @NUMBERS.rule(rf"(^|[\s(\[=<>,;:/*×÷+|\"']|\b[a-z]\^)([-+±\N{{MINUS SIGN}}]) ?(?={NUMBER})")
@@ -304,7 +306,8 @@ def _sign(match: re.Match[str]) -> str:
 
 
 NUMBERS.add(r"(?<![\w.])([0-9]+\.[0-9]+)(?=[A-Za-z]{1,3}\b)", lambda match: f"{number(match[1])} ")  # "802.11ac"
-NUMBERS.add(r"(?<=[A-Za-z])-(?=[0-9])", " ", needs="-")
+NUMBERS.add(r"(?<=[A-Za-z])([0-9]{1,3}\.[0-9]{1,3})(?![\w.])", lambda match: f" {number(match[1])}")  # "PM2.5"
+NUMBERS.add(r"(?<=[A-Za-z])-(?=[0-9])", " ")
 NUMBERS.add(rf"(?<![A-Za-z0-9])({NUMBER})(?![A-Za-z0-9])", lambda match: count(match[1]))
 _PER_UNIT = Pattern(r" ?/ ?([A-Za-zµμΩ]{1,5}|100 ?km)(?:\^?([23]))?")
 # After a measure: the thing that it measures, so that "12-inch pizza" takes the singular.
@@ -324,7 +327,8 @@ def _quantity(written: str) -> str:
 
 
 def _is_one(written: str) -> bool:
-    return written == "1" or ("/" in written and " " not in written)
+    numerator, slash, denominator = written.partition("/")
+    return written == "1" or bool(slash and numerator.isdecimal() and int(numerator) < int(denominator))
 
 
 def _is_a_unit(match: re.Match[str], unit: str, gap: str, after: str) -> bool:
@@ -359,10 +363,6 @@ def _to_the_power(sign: str | None, figures: str) -> str:
     return f"to the power of {'minus ' if sign in ('-', chr(0x2212)) else ''}{cardinal(figures)}"
 
 
-def _version_part(figures: str) -> str:
-    return digits(figures) if figures.startswith("0") and len(figures) > 1 else cardinal(figures)
-
-
 def _fraction_words(numerator: str, denominator: str, with_suffix: bool) -> str:
     above, below = int(numerator), int(denominator)
     if not with_suffix:
@@ -370,7 +370,7 @@ def _fraction_words(numerator: str, denominator: str, with_suffix: bool) -> str:
             return f"{cardinal(numerator)} {cardinal(denominator)}"
         if below in (10, 100) and above > 1:
             return f"{cardinal(numerator)} out of {cardinal(denominator)}"
-        if (above >= below and below > 9) or below > 1000:
+        if (above >= below and (below > 9 or above > 99)) or below > 1000:
             return f"{cardinal(numerator)} over {cardinal(denominator)}"
     if below < 2:
         return f"{cardinal(numerator)} over {cardinal(denominator)}"
@@ -378,7 +378,3 @@ def _fraction_words(numerator: str, denominator: str, with_suffix: bool) -> str:
     if above != 1:
         name = "halves" if below == 2 else plural(name)
     return f"{cardinal(numerator)} {name}"
-
-
-def house_number(written: str) -> str:
-    return pairs(written) if len(written) > 2 else code(written)

@@ -23,8 +23,6 @@ HELD = f"{chr(_FIRST_HELD)}-{chr(_LAST_HELD)}"  # within a character class
 _HELD = Pattern(f"[{HELD}]")
 _UNTOUCHED = Pattern(rf"{ARPABET_GROUP.pattern}|{KEEP_START}([^{KEEP_START}{KEEP_END}]*){KEEP_END}")
 
-_DIGITS_OR_LETTERS = Pattern(r"[0-9]+|[A-Za-z]")
-
 
 class Held:
     """The stretches of one text that the rules don't touch: ARPAbet, and words marked as kept."""
@@ -75,11 +73,6 @@ def digits(written: str) -> str:
     return " ".join(DIGITS[int(digit)] for digit in written if digit in "0123456789")
 
 
-def years(written: str) -> str:
-    """A year of any length: "1066", "476", "2024"."""
-    return count(written) if len(written) == 4 else cardinal(written)
-
-
 def pairs(written: str) -> str:
     """Three or four figures of a flight, a room, a model: "747" is "seven forty-seven", "101" is "one oh one"."""
     if len(written) not in (3, 4) or written.startswith("0"):
@@ -109,12 +102,6 @@ def spelt(written: str) -> str:
     return " ".join(names.get(character.lower(), character) for character in written if not character.isspace())
 
 
-def characters(written: str) -> str:
-    """Letters by their names and figures as short numbers: "B52" is "bee fifty-two"."""
-    found = _DIGITS_OR_LETTERS.findall(written)
-    return " ".join(letters(part) if part.isalpha() else code(part) for part in found)
-
-
 def code(written: str) -> str:
     """The figures within a name: up to two as a number, three or four in pairs, more (or after a zero) one by one."""
     if written.startswith("0") or len(written) > 4:
@@ -124,6 +111,8 @@ def code(written: str) -> str:
 
 def plural(words: str) -> str:
     """The plural of a noun that the rules put after a number."""
+    if words.endswith("hertz"):
+        return words
     if words.endswith(("s", "x", "ch", "sh")):
         return words + "es"
     if words.endswith("y") and words[-2] not in "aeiou":
@@ -133,15 +122,14 @@ def plural(words: str) -> str:
 
 def units(singular: str) -> str:
     """The plural of a unit: its first noun's, "miles per hour" and "degrees Celsius"."""
-    if singular in table("irregular-plurals"):
-        return table("irregular-plurals")[singular]
     for preposition in (" per ", " of "):
         head, found, rest = singular.partition(preposition)
         if found:
             return units(head) + found + rest
     if singular.startswith("degree "):
         return "degrees " + singular.removeprefix("degree ")
-    return plural(singular)
+    first, space, last = singular.rpartition(" ")
+    return first + space + (table("irregular-plurals").get(last) or plural(last))
 
 
 def join(*parts: str) -> str:

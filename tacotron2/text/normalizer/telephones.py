@@ -2,7 +2,7 @@
 
 import re
 
-from tacotron2.text.normalizer.say import FIGURES, characters, digits
+from tacotron2.text.normalizer.say import FIGURES, digits, spelt
 from tacotron2.text.rewriting import Pattern, Rules
 from tacotron2.text.tables import table
 
@@ -11,23 +11,25 @@ TELEPHONES = Rules(needs=FIGURES)
 
 TELEPHONES.add(
     r"\b[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}\b",
-    lambda match: ", ".join(_one_by_one(group) for group in match[0].split("-")),
+    lambda match: ", ".join(spelt(group) for group in match[0].split("-")),
 )
+TELEPHONES.add(r"\b0x[0-9a-fA-F]+\b", lambda match: spelt(match[0]))
 _START, _END = r"(?<![\w.+$€£/-])", r"(?![\w/]|[.-][0-9])"
 for _number in (
     r"\+[0-9]{1,3}(?:[ .-]?\(?[0-9]{1,4}\)?){2,5}",  # international
     r"(?:1[ .-]?)?(?:\([0-9]{3}\)[ -]?|[0-9]{3}[ .-])[0-9]{3}[ .-][0-9]{4}",  # American
-    r"\(?0[0-9]{2,4}\)? [0-9]{3,4} [0-9]{3,4}",  # British
+    r"\(?0[0-9]{2,4}\)?(?: [0-9]{3,8}){1,3}",  # British, German
     r"(?:(?:[0-9]{4}[ -]){3}[0-9]{4}|[0-9]{3}-[0-9]{2}-[0-9]{4})",  # of cards and of social security
     r"[2-9][0-9]{2}-[0-9]{4}",  # local
 ):
     TELEPHONES.add(_START + _number + _END, lambda match: telephone(match[0]))
+_NO = Pattern(r"\bno\b\.?", re.IGNORECASE)
 # Codes after a word that names them, and ZIP codes after the name of a town.
 TELEPHONES.add(
     r"\b((?:(?&codes)(?: (?:is|was|number|no\.?))?"
     r"|(?:ending|ends|ended) (?:in|with)|(?:last|first) (?:three|four|five|six) digits(?: are| of)?"
-    r"|(?&coded) (?:number|no\.?)(?: is)?)[:,]? #?)([0-9]{3,12})(?![\w%]|[.,:/-][0-9])",
-    lambda match: match[1] + digits(match[2]),
+    r"|(?&coded) (?:number|no\.?)(?: is)?)[:,]? #?)([0-9]{3,12}(?: [0-9]{3,4}){0,4})(?![\w%]|[.,:/-][0-9])",
+    lambda match: _NO.sub("number", match[1]) + ", ".join(map(digits, match[2].split())),
     re.IGNORECASE,
 )
 
@@ -46,7 +48,7 @@ def _serial(match: re.Match[str]) -> str:
     years = all(len(group) == 4 and group[0] in "12" for group in groups)
     if max(map(len, groups)) < 5 and (years or max(map(len, groups)) < 3 or sum(map(len, groups)) < 9):
         return match[0]
-    return ", ".join(map(_one_by_one, groups))
+    return ", ".join(map(spelt, groups))
 
 
 TELEPHONES.add(
@@ -68,10 +70,6 @@ def telephone(written: str) -> str:
         return written  # an amount
     groups = [_group(group) for group in found]
     return ("plus " if written.startswith("+") else "") + ", ".join(groups)
-
-
-def _one_by_one(written: str) -> str:
-    return " ".join(characters(character) for character in written)
 
 
 def _group(figures: str) -> str:

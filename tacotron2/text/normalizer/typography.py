@@ -3,16 +3,19 @@
 import html
 import re
 import unicodedata
+from collections.abc import Set
 
 from tacotron2.text.rewriting import Pattern, Rules
 
 _ENTITY = Pattern(r"&(?:[a-zA-Z]{2,8}|#[0-9]{1,6});")
-# A tag, or what stands between angle brackets without being one: "<jane@doe.com>".
+# A tag, or what else stands between angle brackets: "<jane@doe.com>", "<your name>".
 _TAG = Pattern(
-    r"</?(?:([a-zA-Z][\w:-]{0,80})(?:\s[^<>\n]{0,200})?/?|([a-zA-Z][^<>\n]{0,280}|[^<>@\s]{1,99}@[^<>\s]{1,99}))>"
-    r"|<!--[^<>\n]{0,500}-->"
+    r"<(/?)([a-zA-Z][\w:-]{0,80})((?:\s[^<>\n]{0,200})?/?)>"
+    r"|<([a-zA-Z][^<>\n]{0,280}|[^<>@\s]{1,99}@[^<>\s]{1,99})>|<!--[^<>\n]{0,500}-->"
 )
+_CLOSING_TAG = Pattern(r"</([a-zA-Z][\w:-]{0,80})\s?>")
 _BLOCK_TAGS = frozenset("br p div li ul ol tr table blockquote h1 h2 h3 h4 h5 h6 pre hr".split())  # noqa: SIM905
+_INLINE_TAGS = frozenset("a b i u s em strong small span sub sup code font".split())  # noqa: SIM905
 BLOCK = Pattern(r"[^\n]+")
 # Read before Unicode's compatibility forms, which would lose their meaning.
 _SUPERSCRIPT = Pattern("[⁺⁻]?[⁰¹²³⁴-⁹]+")
@@ -67,14 +70,19 @@ def blocks(text: str) -> str:
         text = _in_plain_kin(text)
     text = _INVISIBLE.sub("", text)
     if "<" in text:
-        text = _TAG.sub(_tag, text)
-    return BLOCK.sub(lambda match: MARKUP(match[0]), _LINE.sub(_line, text))
+        closed = {name.lower() for name in _CLOSING_TAG.findall(text)}
+        text = _TAG.sub(lambda match: _tag(match, closed), text)
+    return BLOCK.sub(lambda match: _ENDS.sub("", _SPACES.sub(" ", MARKUP(match[0]))), _LINE.sub(_line, text))
 
 
-def _tag(match: re.Match[str]) -> str:
-    if match[2]:
-        return f" {match[2]} "
-    return "\n\n" if (match[1] or "").lower() in _BLOCK_TAGS else " "
+def _tag(match: re.Match[str], closed: Set[str]) -> str:
+    """A break for a tag; the words of a placeholder, which has no attributes, and no closing tag in the text."""
+    closing, name, rest, other = match.groups()
+    if (name or "").lower() in _BLOCK_TAGS:
+        return "\n\n"
+    if name and not (closing or "=" in rest or rest.endswith("/") or name.lower() in closed | _INLINE_TAGS):
+        return f" {name}{rest} "
+    return f" {other or ''} "
 
 
 def _line(match: re.Match[str]) -> str:
@@ -104,34 +112,31 @@ def _fraction(match: re.Match[str]) -> str:
 _SPACES, _ENDS = Pattern(r"\s+"), Pattern(r"\A\s|\s\Z")
 
 # Within a block.
-MARKUP = Rules()
-MARKUP.add(
-    r"!?\[([^\[\]\n]{0,300})\](?:\([^()\s]{0,500}(?:[ \t]\"[^\"\n]{0,100}\")?\)|\[[^\[\]\n]{0,50}\])", r"\1", needs="["
-)
-MARKUP.add(r"(?<=[\w.,;!?)])\[(?:\^?[0-9]{1,3}|citation needed)\]", "", needs="[")
+MARKUP = Rules(needs=r"[^A-Za-z0-9\s.,!?']|[xX]D|\. \.|\.m\.")
+MARKUP.add(r"!?\[([^\[\]\n]{0,300})\](?:\([^()\s]{0,500}(?:[ \t]\"[^\"\n]{0,100}\")?\)|\[[^\[\]\n]{0,50}\])", r"\1")
+MARKUP.add(r"(?<=[\w.,;!?)])\[(?:\^?[0-9]{1,3}|citation needed)\]", "")
 MARKUP.add(
     r"(?<!\S)(?:[:;=]'?[-^]?[)(\]\[DPpOo3/\\|*]{1,5}|[xX]D+|\^_?\^|-_-|¯\\_\(ツ\)_/¯)(?!\w)"
-    r"|(?:(?<=[A-Za-z]{2} )|(?<=\bI ))<3(?=\s*(?:$|[.!?,)]|(?:u|you|it|this|that|my|the|him|her|them)\b))",
+    r"|(?:(?<=[A-Za-z.!?]{2} )|(?<=\bI ))<3(?=\s*(?:$|[.!?,)]|(?:u|you|it|this|that|my|the|him|her|them)\b))",
     " ",
 )
-MARKUP.add(r"(?<![0-9 ])\*+|\*+(?![0-9 *])|(?<![0-9]) \*+(?= )", "", needs="*")
-MARKUP.add(r"(?<![A-Za-z0-9_])_+(?=[A-Za-z0-9*'\"])|(?<=[A-Za-z0-9*.,!?'\")])_+(?![A-Za-z0-9_])", "", needs="_")
+MARKUP.add(r"(?<![0-9 ])\*+|\*+(?![0-9 *])|(?<![0-9]) \*+(?= )", "")
+MARKUP.add(r"(?<![A-Za-z0-9_])_+(?=[A-Za-z0-9*'\"])|(?<=[A-Za-z0-9*.,!?'\")])_+(?![A-Za-z0-9_])", "")
+MARKUP.add(r"(?<=\w)\[(?=[0-9])", " ")  # "sshd[1234]"
 MARKUP.add(r"~~|`+", "")
-MARKUP.add(r"(?<![\S])(--?)(?=[a-z][a-z-]{0,30}(?:[ =,.;:)]|$))", lambda match: "dash " * len(match[1]), needs="-")
-MARKUP.add(r"(?<=[a-z])\(s\)", "s", needs="(s)")
-MARKUP.add(r"(?<=[a-z0-9]{2})\((?:TM|R)\)", "", needs="(")
-MARKUP.add(r"(?<!\w)\[([A-Za-z])\](?=[a-z])", r"\1", needs="[")  # in quotations: "[t]he"
-MARKUP.add(r"\+/[-\N{MINUS SIGN}]", "±", needs="+/")
+MARKUP.add(r"(?:(?<!\S)--?|(?<=\()--)(?=[a-z][a-z-]{0,30}(?:[ =,.;:)]|$))", lambda match: "dash " * len(match[0]))
+MARKUP.add(r"(?<=[a-z])\(s\)", "s")
+MARKUP.add(r"(?<=[a-z0-9]{2})\((?:TM|R)\)", "")
+MARKUP.add(r"(?<!\w)\[([A-Za-z])\](?=[a-z])", r"\1")  # in quotations: "[t]he"
+MARKUP.add(r"\+/[-\N{MINUS SIGN}]", "±")
 MARKUP.add(r"(?<=[0-9 ][ap]\.m\.)(?=[A-Z][a-z])", " ")  # "5 p.m.Then"
-MARKUP.add(r"(?<![.])\. \. \.", "...", needs=". . .")
-MARKUP.add(r"(?<!-)--(?!-)(?=\s|[A-Za-z])", " -- ", needs="--")
-MARKUP.add(_SPACES, " ")
-MARKUP.add(_ENDS, "")
+MARKUP.add(r"(?<![.])\. \. \.", "...")
+MARKUP.add(r"(?<!-)--(?!-)(?=\s|[A-Za-z])", " -- ")
 
 # Punctuation once, single spaces, and none before punctuation.
 CLOSE_UP = Rules()
 CLOSE_UP.add(r"([!?,;:])\1{2,}|\.{4,}|-{3,}", lambda match: match[1] or ("..." if match[0][0] == "." else "--"))
 CLOSE_UP.add(_SPACES, " ")
 CLOSE_UP.add(r" (?=[,.!?;:)](?:[ ,.!?;:)]|$))", "")
-CLOSE_UP.add(r"(?<=[,;:]),+|\( ?\)", "")
+CLOSE_UP.add(r"(?<=[,;:]),+|\( ?\)|(?<=\() ", "")
 CLOSE_UP.add(_ENDS, "")
