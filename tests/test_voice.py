@@ -26,8 +26,10 @@ from pipeline.engine_set import EngineSet
 from pipeline.identity import identity_of
 from tacotron2.text.lexicon import Lexicon
 from tests.engine_doubles import tiny_engines
+from tests.scripts import run_script
 
 SHORT = {"max_decoder_steps": 90, "gate_threshold": 1.0}
+BARE = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}  # the environment of a process
 
 
 @pytest.fixture(scope="module")
@@ -347,16 +349,9 @@ def test_the_readmes_program_runs_from_another_folder(tmp_path: Path, tiny_folde
     program = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[0]
     assert len(program.splitlines()) <= 12
     (tmp_path / "output").symlink_to(tiny_folder)
-    (tmp_path / "program.py").write_text(program)
-    result = subprocess.run(
-        [sys.executable, "program.py"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(REPOSITORY), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    path = tmp_path / "program.py"
+    path.write_text(program)
+    result = run_script(str(path), cwd=tmp_path, env={**BARE, "PYTHONPATH": str(REPOSITORY)})
     assert result.returncode == 0, result.stderr
     rate, samples = wavfile.read(tmp_path / "hello.wav")
     assert rate == 22050
@@ -379,15 +374,9 @@ def test_an_installed_project_speaks_with_its_voice_and_writes_nothing_beside_it
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*pip, "--target", site, clone], check=True, timeout=300)
     installed = {path for path in site.rglob("*") if "__pycache__" not in path.parts}
-    result = subprocess.run(
-        [sys.executable, site / "bin" / "speak", "Hello.", "-o", out, "--max-decoder-steps", "16"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(site), "HOME": str(home), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    flags = ("Hello.", "-o", out, "--max-decoder-steps", "16")
+    environment = {**BARE, "PYTHONPATH": str(site), "HOME": str(home)}
+    result = run_script(str(site / "bin" / "speak"), *flags, cwd=tmp_path, env=environment)
     assert result.returncode in (0, EXIT_CUT), result.stderr
     assert f"Exporting the demo voice to {home}/.cache/" in result.stdout
     assert len(list(out.glob("*.wav"))) == 1
