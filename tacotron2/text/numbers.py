@@ -8,6 +8,7 @@ cents million"). It reads pounds like dollars: the classic's own rule for them n
 import re
 
 from tacotron2.text.rewriting import Pattern
+from tacotron2.text.tables import table
 
 # The libraries for these words load slowly (inflect) or depend on a package without a wheel (num2words).
 SMALL = (
@@ -24,10 +25,6 @@ _MOST_DIGITS = 3 * len(_SCALES)  # longer numbers have no name: they are read di
 _ORDINALS = {
     **{"one": "first", "two": "second", "three": "third", "five": "fifth", "eight": "eighth", "nine": "ninth"},
     "twelve": "twelfth",
-}
-_CURRENCIES = {  # one, many, one of the hundredth part, many of them
-    "$": ("dollar", "dollars", "cent", "cents"),
-    "£": ("pound", "pounds", "penny", "pence"),
 }
 
 # Patterns that begin with a run of digits match at its first digit alone: tried from each digit, a long run would take
@@ -123,7 +120,7 @@ def _decimal(match: re.Match[str]) -> str:
 
 
 def _money(match: re.Match[str]) -> str:
-    one, many, one_part, many_parts = _CURRENCIES[match[1]]
+    one, many, one_part, many_parts = table("currency-signs")[match[1]].split("\t")
     amount, scale = match[2].replace(",", ""), match[3] or ""
     whole, _, fraction = amount.partition(".")
     if scale or len(fraction) > 2:

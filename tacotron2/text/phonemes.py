@@ -18,7 +18,8 @@ _VOWELS = frozenset(sound[:2] for sound in ARPABET if sound[-1] == "0")
 
 def from_ipa(written: str) -> str:
     """`{ARPAbet}` for each word of a pronunciation of English in IPA. Raises InvalidInput for a sound that it lacks."""
-    return " ".join("{" + " ".join(_sounds(word)) + "}" for word in _words(written))
+    plain = unicodedata.normalize("NFD", written).replace("c\u0327", "ç").translate(_SAME)
+    return " ".join(_group(_sounds(word)) for word in plain.split() or [""])
 
 
 def from_arpabet(written: str) -> str:
@@ -26,16 +27,13 @@ def from_arpabet(written: str) -> str:
     sounds = written.upper().replace("-", " ").strip("{} ").split()
     if unknown := [sound for sound in sounds if sound not in ARPABET]:
         raise InvalidInput(f'"{unknown[0][:40]}" is no ARPAbet symbol: the CMU dictionary\'s are known, as HH AW1 S')
+    return _group(sounds)
+
+
+def _group(sounds: list[str]) -> str:
     if not sounds:
         raise InvalidInput("no sounds are given")
     return "{" + " ".join(sounds) + "}"
-
-
-def _words(written: str) -> list[str]:
-    plain = unicodedata.normalize("NFD", written).replace("c\u0327", "ç").translate(_SAME).split()
-    if not plain:
-        raise InvalidInput("no sounds are given")
-    return plain
 
 
 def _sounds(word: str) -> list[str]:
@@ -60,6 +58,4 @@ def _sounds(word: str) -> list[str]:
         full = [at for at in full if sounds[at] != "AH0"] or full
         if full:
             sounds[full[0]] = sounds[full[0]][:-1] + "1"
-    if not sounds:
-        raise InvalidInput("no sounds are given")
     return sounds

@@ -33,7 +33,7 @@ def _roman_pages(match: re.Match[str]) -> str:
 
 
 ABBREVIATIONS.add(r"(?<=\()(?:ii|iii|iv|vii|viii|ix)(?=\))", lambda match: cardinal(str(roman(match[0].upper()))))
-_AT_END, _FIGURE, _DECIMAL = Pattern(r"\s*$"), Pattern(" ?[0-9]"), Pattern(r"[0-9]+\.[0-9]")
+_FIGURE, _DECIMAL = Pattern(" ?[0-9]"), Pattern(r"[0-9]+\.[0-9]")
 
 
 @ABBREVIATIONS.rule(
@@ -126,17 +126,13 @@ ABBREVIATIONS.add(
 )
 
 
-@ABBREVIATIONS.rule(r"\b([A-Za-z]{2,12})\.(?=\s|$|[,;:!?)])")
+@ABBREVIATIONS.rule(r"\b([A-Za-z]{2,12})\.(?=(\s*$)|\s|[,;:!?)])")
 def _title(match: re.Match[str]) -> str:
     short = match[1].lower()
     words = table("titles").get(short)
-    if words is None:
+    if words is None or (match[1][0].islower() and short not in ("mr", "mrs", "ms", "prof")):
         return match[0]
-    if match[1][0].islower() and short not in ("mr", "mrs", "ms", "prof", "jr", "sr", "esq"):
-        return match[0]
-    if short in ("jr", "sr", "esq"):
-        return _ended(match, words)
-    return f"{words}." if _AT_END.match(match.string, match.end()) else words
+    return f"{words}{'.' * (match[2] is not None)}"
 
 
 @ABBREVIATIONS.rule(rf"\b([A-Za-z]{{2,6}})\.(?![A-Za-z0-9])(\s*(?:[A-Z{HELD}\"(]|$))?")

@@ -52,7 +52,7 @@ def _before_year(match: re.Match[str]) -> str:
 
 
 # In any case: "Jan", "JAN", "jan". For "may", "mar" and "dec" the neighbours decide.
-_MONTH = (
+MONTH = (
     r"(?i:Jan(?:uary)?|Feb(?:ruary)?|Mar(?:ch)?|Apr(?:il)?|May|June?|July?|Aug(?:ust)?|Sept?(?:ember)?|Oct(?:ober)?"
     r"|Nov(?:ember)?|Dec(?:ember)?)\b"
 )
@@ -66,7 +66,7 @@ _AFTER_A_DATE = Pattern(r" *(?:$|[^\w\s]|(?&after-a-date)\b)")
 
 
 @DATES.rule(
-    rf"(?<![\w.,:/$£€-]){_DAYS}( of| OF)? ({_MONTH})\.?(?:,? ({_YEAR}))?(?![\w%°]|[.:/-][0-9]| [0-9]{{1,2}}(?![0-9]))"
+    rf"(?<![\w.,:/$£€-]){_DAYS}( of| OF)? ({MONTH})\.?(?:,? ({_YEAR}))?(?![\w%°]|[.:/-][0-9]| [0-9]{{1,2}}(?![0-9]))"
 )
 def _day_month(match: re.Match[str]) -> str:
     first, joint, last, of, month, year = match.groups()
@@ -82,8 +82,8 @@ def _day_month(match: re.Match[str]) -> str:
 
 
 DATES.add(
-    rf"\b({_WEEKDAY})\b(?:\.,?|,)? (?={_MONTH}\.? (?:[0-9]|[a-z-]+(?:st|nd|rd|th)\b)"
-    rf"|the [a-z-]+ (?:to [a-z-]+ )?of {_MONTH}"
+    rf"\b({_WEEKDAY})\b(?:\.,?|,)? (?={MONTH}\.? (?:[0-9]|[a-z-]+(?:st|nd|rd|th)\b)"
+    rf"|the [a-z-]+ (?:to [a-z-]+ )?of {MONTH}"
     r"|[0-9]{1,2}(?:[:/]|st|nd|rd|th| ?[ap]\.?m|-[0-9]{1,2}\b))",
     lambda match: f"{_weekday(match[1])}, ",
 )
@@ -107,12 +107,12 @@ def _slashed(match: re.Match[str]) -> str:
 
 
 DATES.add(
-    rf"{_START}({_DAY})[-/]({_MONTH})[-/]({_YEAR}|[0-9]{{2}})(?![\w/-])",
+    rf"{_START}({_DAY})[-/]({MONTH})[-/]({_YEAR}|[0-9]{{2}})(?![\w/-])",
     lambda match: _written(match[2], match[1], _full_year(match[3])),
 )
 
 
-@DATES.rule(rf"\b({_MONTH})(?:\.? |-){_DAYS}(?:(?:,? |-)({_YEAR}))?{_END}")
+@DATES.rule(rf"\b({MONTH})(?:\.? |-){_DAYS}(?:(?:,? |-)({_YEAR}))?{_END}")
 def _month_day(match: re.Match[str]) -> str:
     month, first, joint, last, year = match.groups()
     if not _is_name(month) and not year and not _AFTER_A_DATE.match(match.string, match.end()):
@@ -121,7 +121,7 @@ def _month_day(match: re.Match[str]) -> str:
     return f"{words}, {count(year)}" if year else words
 
 
-DATES.add(rf"\b({_MONTH})\.?,? ({_YEAR}){_END}", lambda match: f"{_month(match[1])} {count(match[2])}")
+DATES.add(rf"\b({MONTH})\.?,? ({_YEAR}){_END}", lambda match: f"{_month(match[1])} {count(match[2])}")
 DATES.add(
     r"\b((?:(?&Before-a-date) (?:the )?|(?:[MFS]|Tue|Wedne|Thur)[a-z]{1,4}day,? ))"
     r"(1[0-2]|0?[1-9])/(3[01]|[12][0-9]|0?[1-9])(?![\w/]|[.,][0-9])",
@@ -175,7 +175,7 @@ MONTHS = Rules()
 
 
 MONTHS.add(
-    rf"\b({_MONTH})\.? ?- ?({_MONTH})(?:\.(?=[,;:)]| [a-z]))?",
+    rf"\b({MONTH})\.? ?- ?({MONTH})(?:\.(?=[,;:)]| [a-z]))?",
     lambda match: f"{_month(match[1])} to {_month(match[2])}" if all(map(_is_name, match.groups())) else match[0],
 )
 

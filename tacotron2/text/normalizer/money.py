@@ -2,6 +2,7 @@
 
 import re
 
+from tacotron2.text.normalizer.dates import MONTH
 from tacotron2.text.normalizer.say import FIGURES, FREE, MINUS, NUMBER, WHOLE, cardinal, join, number, text_before
 from tacotron2.text.rewriting import Pattern, Rules
 from tacotron2.text.tables import table
@@ -14,7 +15,7 @@ MONEY.add(
     r"(?<![\w.,])([0-9]{1,3}(?:\.[0-9]{3}){1,5}),([0-9]{1,2})(?![\w,]|\.[0-9])",
     lambda match: f"{match[1].replace('.', ',')}.{match[2]}",
 )
-_NO_FIRST_GROUP = Pattern(r"(?:(?&months)\.?|[0-9]) $", re.IGNORECASE)
+_NO_FIRST_GROUP = Pattern(rf"(?:\b{MONTH}\.?|[0-9]) $")
 
 
 # Groups of three, between spaces, apostrophes or points; India's: groups of two, the last of three.

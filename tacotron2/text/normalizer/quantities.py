@@ -282,7 +282,7 @@ NUMBERS.add(
 )
 NUMBERS.add(
     rf"(?<![\w.,-])({NUMBER}) ?- ?({NUMBER})(?![\w-]|\.[0-9])(?! ?=)",
-    lambda match: f"{count(match[1])} {'to ' * (match[2][:1] != '0' or not match[2][1:].isdecimal())}{count(match[2])}",
+    lambda match: f"{count(match[1])} {'' if re.match('0[0-9]', match[2]) else 'to '}{count(match[2])}",
 )
 
 
@@ -306,7 +306,7 @@ def _sign(match: re.Match[str]) -> str:
 
 
 NUMBERS.add(r"(?<![\w.])([0-9]+\.[0-9]+)(?=[A-Za-z]{1,3}\b)", lambda match: f"{number(match[1])} ")  # "802.11ac"
-NUMBERS.add(r"(?<=[A-Za-z])([0-9]{1,3}\.[0-9]{1,3})(?![\w.])", lambda match: f" {number(match[1])}")  # "PM2.5"
+NUMBERS.add(r"(?<=[A-Za-z])([0-9]{1,3}\.[0-9]{1,3})(?!\w|\.\w)", lambda match: f" {number(match[1])}")  # "PM2.5"
 NUMBERS.add(r"(?<=[A-Za-z])-(?=[0-9])", " ")
 NUMBERS.add(rf"(?<![A-Za-z0-9])({NUMBER})(?![A-Za-z0-9])", lambda match: count(match[1]))
 _PER_UNIT = Pattern(r" ?/ ?([A-Za-zµμΩ]{1,5}|100 ?km)(?:\^?([23]))?")

@@ -70,17 +70,17 @@ def blocks(text: str) -> str:
         text = _in_plain_kin(text)
     text = _INVISIBLE.sub("", text)
     if "<" in text:
-        closed = {name.lower() for name in _CLOSING_TAG.findall(text)}
-        text = _TAG.sub(lambda match: _tag(match, closed), text)
+        known = _INLINE_TAGS.union(map(str.lower, _CLOSING_TAG.findall(text)))
+        text = _TAG.sub(lambda match: _tag(match, known), text)
     return BLOCK.sub(lambda match: _ENDS.sub("", _SPACES.sub(" ", MARKUP(match[0]))), _LINE.sub(_line, text))
 
 
-def _tag(match: re.Match[str], closed: Set[str]) -> str:
-    """A break for a tag; the words of a placeholder, which has no attributes, and no closing tag in the text."""
+def _tag(match: re.Match[str], known: Set[str]) -> str:
+    """White space for a tag. A placeholder's words: it has no attributes, no known name, and doesn't close."""
     closing, name, rest, other = match.groups()
     if (name or "").lower() in _BLOCK_TAGS:
         return "\n\n"
-    if name and not (closing or "=" in rest or rest.endswith("/") or name.lower() in closed | _INLINE_TAGS):
+    if name and not (closing or "=" in rest or rest.endswith("/") or name.lower() in known):
         return f" {name}{rest} "
     return f" {other or ''} "
 
