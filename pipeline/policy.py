@@ -25,9 +25,9 @@ GPU_BLOCKS, CPU_BLOCKS = 6, 1
 LATER_FRAMES, LATER_FRAMES_WHILE_WAITING = 8192, 2048
 
 POSTNET_CONTEXT = 10  # frames that a frame depends on, on either side: five convolutions of five
-# On a GPU frames go through the postnet in windows of one size, a CUDA graph; those of streams always in batches of one
-# size: a convolution's rounding depends on it, and nobody's audio must depend on who else is spoken.
-POSTNET_WINDOW, POSTNET_BATCH = 64, 16
+# On a GPU frames go through the postnet in windows of one size, which is one CUDA graph; those of streams in batches of
+# one size, too: a convolution's rounding depends on it.
+POSTNET_WINDOW, POSTNET_BATCH = 64, 32
 GPU_WINDOWS = (64, 128, 256, 512)  # frames of a stream's first, second... window; the last one goes on
 # On a CPU context costs as much as audio, so there is less of it: what lies farther away changes the demo voice's
 # samples by less than 1e-4. The first window is long enough to be heard for as long as the second one takes.
@@ -158,23 +158,27 @@ def postnet_window(mel: Range, on_gpu: bool) -> int | None:
     return POSTNET_WINDOW if on_gpu and mel[0] <= POSTNET_WINDOW <= mel[1] else None
 
 
-def frames_to_refine(needed: int, refined: int, decoded: int, total: int | None, size: int | None) -> list[Window]:
+def frames_to_refine(needed: int, refined: int, total: int | None, size: int | None) -> list[Window]:
     """Which decoded frames go through the postnet so that a stream's first `needed` are refined.
+
+    The windows depend on what is needed alone, not on how much has been decoded by then: a frame's rounding may depend
+    on its place in a window, and nobody's audio must depend on who else is spoken.
 
     Args:
         refined: frames refined so far.
-        decoded: frames decoded so far.
         total: the piece's number of decoded frames, once it is known.
-        size: of each window, but for pieces that are shorter. Windows may begin `size` frames before `refined`, and
-            reach beyond `decoded`: what they have there changes nothing that is kept. None for as few as possible.
+        size: of each window, but for pieces that are shorter. Windows begin less than `size` frames before `refined`,
+            and may reach beyond what is decoded: what stands there changes nothing that is kept. None for windows that
+            are as short as can be.
     """
+    end = total if total is not None and needed > total - POSTNET_CONTEXT else None  # where context ends, too
     windows = []
-    while refined < min(needed, total or needed):
+    while refined < (needed if end is None else end):
         start = max(0, refined - POSTNET_CONTEXT)
-        stop = min(needed + POSTNET_CONTEXT, decoded) if size is None else start + size
-        if total is not None and stop > total:
-            start, stop = max(0, start - (stop - total)), total
-        keep_stop = stop if stop == total else min(stop, decoded) - POSTNET_CONTEXT
+        stop = needed + POSTNET_CONTEXT if size is None else start + size
+        keep_stop = min(stop - POSTNET_CONTEXT, needed)
+        if end is not None and stop >= end:
+            start, stop, keep_stop = max(0, start - (stop - end)) if size else start, end, end
         windows.append(Window(start, stop, refined, keep_stop))
         refined = keep_stop
     return windows

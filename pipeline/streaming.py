@@ -172,7 +172,7 @@ class StreamedPiece(Utterance):
     def to_refine(self) -> list[Window]:
         """What has to go through the postnet before the next window."""
         needed = frames_needed(self.next_window.stop, self._windows.speed)
-        return frames_to_refine(needed, self._refined.stop, self._decoded.stop, self.frames, self._plan.refined)
+        return frames_to_refine(needed, self._refined.stop, self.frames, self._plan.refined)
 
     def unrefined(self, window: Window, table: FrameTable) -> np.ndarray:
         """The decoded frames that the postnet sees in a window, int64 [size]: their numbers in a table."""

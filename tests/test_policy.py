@@ -22,7 +22,7 @@ def streamed(plan: WindowPlan, total: int, speed: float, block: int) -> list[tup
             window = windows.next(end)
             needed = policy.frames_needed(window.stop, speed)
             now = min(decoded, total)
-            for refine in policy.frames_to_refine(needed, refined, now, end, plan.refined):
+            for refine in policy.frames_to_refine(needed, refined, end, plan.refined):
                 assert refine.keep_start == refined
                 assert refine.start == 0 or refine.keep_start - refine.start >= policy.POSTNET_CONTEXT
                 assert refine.stop == end or min(refine.stop, now) - refine.keep_stop >= policy.POSTNET_CONTEXT
