@@ -12,7 +12,6 @@ from pipeline import policy, stages
 from pipeline.engine_set import EngineSet
 from pipeline.streaming import FrameTable, StreamedPiece, WindowInputs
 from waveglow.vocoder import SILENCE, batch_of_windows, packs
-from waveglow.windows import Window
 
 WARM_BATCHES = (1, 2, 4, 8, 16)  # windows of one size in a run
 WARM_FRAMES = tuple(round(4096 / 2 ** (step / 16)) for step in range(97))  # of all windows, where a run takes any
@@ -37,12 +36,7 @@ class StreamVocoder:
         """What WaveGlow needs for the pieces' next windows, which must be ready."""
         if not pieces:
             return []
-        needed = [(piece, window) for piece in pieces for window in piece.to_refine()]
-        for size in dict.fromkeys(window.size for _, window in needed):
-            equal = [one for one in needed if one[1].size == size]
-            batch = self._postnet_batch if size == self.plan.refined else self._engines.limits.batch[0]
-            for first in range(0, len(equal), batch):
-                self._refine(equal[first : first + batch], batch)
+        self._refine(pieces)
         table = FrameTable(SILENCE)
         numbers = [piece.refined(table) for piece in pieces]
         frames = table.fetch(np.concatenate(numbers)).split([len(some) for some in numbers])
@@ -51,17 +45,21 @@ class StreamVocoder:
             piece.advance()
         return windows
 
-    def _refine(self, windows: Sequence[tuple[StreamedPiece, Window]], batch: int) -> None:
-        """The postnet on windows of one size. What the batch holds beside them is left."""
-        table, size = FrameTable(0.0), windows[0][1].size
-        numbers = np.zeros((batch, size), np.int64)
-        for row, (piece, window) in zip(numbers, windows, strict=False):
-            row[:] = piece.unrefined(window, table)
-        mels = table.fetch(numbers.ravel()).view(batch, size, -1).transpose(1, 2)
-        refined = stages.refine(self._engines, mels, capture=size == self.plan.refined)
-        frames = refined.transpose(1, 2).flatten(0, 1)
-        for number, (piece, window) in enumerate(windows):
-            piece.add_refined(frames, number * size, window)
+    def _refine(self, pieces: Sequence[StreamedPiece]) -> None:
+        """The postnet on what the pieces' next windows need."""
+        table = FrameTable(0.0)
+        rows = [(piece, *row) for piece in pieces for row in piece.to_refine(table)]
+        for size in dict.fromkeys(len(numbers) for _, _, numbers in rows):
+            equal = [row for row in rows if len(row[2]) == size]
+            batch = self._postnet_batch if size == self.plan.refined else self._engines.limits.batch[0]
+            numbers = np.zeros((-(-len(equal) // batch) * batch, size), np.int64)  # what fills the last batch is left
+            numbers[: len(equal)] = [some for _, _, some in equal]
+            mels = table.fetch(numbers.ravel()).view(*numbers.shape, -1).transpose(1, 2)
+            for first, some in enumerate(mels.split(batch)):
+                refined = stages.refine(self._engines, some, capture=size == self.plan.refined)
+                frames = refined.transpose(1, 2).flatten(0, 1)
+                for number, (piece, window, _) in enumerate(equal[first * batch : (first + 1) * batch]):
+                    piece.add_refined(frames, number * size, window)
 
     def runs(self, windows: Sequence[WindowInputs]) -> Iterable[Sequence[WindowInputs]]:
         """The windows that WaveGlow takes in one run each."""

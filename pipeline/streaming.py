@@ -169,14 +169,16 @@ class StreamedPiece(Utterance):
         """The next window, which must be ready."""
         return self._windows.next(self.frames)
 
-    def to_refine(self) -> list[Window]:
-        """What has to go through the postnet before the next window."""
+    def to_refine(self, table: FrameTable) -> list[tuple[Window, np.ndarray]]:
+        """What has to go through the postnet before the next window: windows, and the decoded frames that it sees in
+        each, int64 [size], by their numbers in a table."""
         needed = frames_needed(self.next_window.stop, self._windows.speed)
-        return frames_to_refine(needed, self._refined.stop, self.frames, self._plan.refined)
-
-    def unrefined(self, window: Window, table: FrameTable) -> np.ndarray:
-        """The decoded frames that the postnet sees in a window, int64 [size]: their numbers in a table."""
-        return self._decoded.numbers(table, window.start, window.size)
+        windows = frames_to_refine(needed, self._refined.stop, self.frames, self._plan.refined)
+        if not windows:
+            return []
+        start, stop = min(window.start for window in windows), max(window.stop for window in windows)
+        numbers = self._decoded.numbers(table, start, stop - start)
+        return [(window, numbers[window.start - start : window.stop - start]) for window in windows]
 
     def add_refined(self, frames: Tensor, first: int, window: Window) -> None:
         """Takes what the postnet made of a window, which begins in row `first` of `frames` (n, n_mel_channels)."""
@@ -231,13 +233,13 @@ class _Frames:
     """A piece's frames, counted from its start: rows of tensors. They come at the end and go at the beginning."""
 
     def __init__(self) -> None:
-        self._parts: deque[tuple[int, Tensor, range]] = deque()  # the frame after its last one, and its rows
+        self._parts: deque[tuple[int, Tensor, np.ndarray]] = deque()  # the frame after its last one, and its rows
         self.start = 0
         self.stop = 0
 
     def append(self, tensor: Tensor, rows: range) -> None:
         self.stop += len(rows)
-        self._parts.append((self.stop, tensor, rows))
+        self._parts.append((self.stop, tensor, np.arange(rows.start, rows.stop, rows.step)))
 
     def numbers(self, table: FrameTable, start: int, size: int) -> np.ndarray:
         """The numbers of `size` frames from `start` on, which must not have been dropped; 0 for those to come."""
@@ -245,9 +247,9 @@ class _Frames:
         for end, tensor, rows in self._parts:
             begin = end - len(rows)
             wanted = rows[max(0, start - begin) : max(0, start + size - begin)]
-            if wanted:
-                place, first = max(0, begin - start), table.first(tensor)
-                numbers[place : place + len(wanted)] = first + np.arange(wanted.start, wanted.stop, wanted.step)
+            if len(wanted):
+                place = max(0, begin - start)
+                np.add(wanted, table.first(tensor), out=numbers[place : place + len(wanted)])
         return numbers
 
     def drop(self, before: int) -> None:
