@@ -142,9 +142,7 @@ _MONTH_YEAR = r"(1[0-2]|0?[1-9])/((?:19|20)[0-9]{2})"
 
 
 # A month of one figure needs a word before it: "3/2000" is a fraction.
-@DATES.rule(
-    rf"(\b(?&Before-a-date) |{_START}(?=[01][0-9])){_MONTH_YEAR}(?:( ?- ?){_MONTH_YEAR})?(?![\w/-]|[.,][0-9])"
-)
+@DATES.rule(rf"(\b(?&Before-a-date) |{_START}(?=[01][0-9])){_MONTH_YEAR}(?:( ?- ?){_MONTH_YEAR})?(?![\w/-]|[.,][0-9])")
 def _month_year(match: re.Match[str]) -> str:
     before, *first, joint, month, year = match.groups()
     more = f" to {date_words('my', (month, year))}" if joint else ""
