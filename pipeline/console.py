@@ -99,8 +99,14 @@ def _note(note: str) -> None:
 
 
 def _exit_if_cut(results: Iterable[PhraseResult]) -> None:
-    if cut := [result for result in results if result.cut]:
-        print(f"Warning: cut by the frame limit: {_lines(cut)}", file=sys.stderr)
+    cut: dict[str, list[PhraseResult]] = {}
+    for result in results:
+        if result.cut:
+            cut.setdefault(result.limit, []).append(result)
+    for limit, of_limit in cut.items():
+        named = f" ({limit})" if limit else ""
+        print(f"Warning: cut by the frame limit{named}: {_lines(of_limit)}", file=sys.stderr)
+    if cut:
         sys.exit(EXIT_CUT)
 
 

@@ -21,6 +21,7 @@ from pipeline.identity import identity_of
 from pipeline.manifest import Manifest, PhraseResult, configuration_of
 from pipeline.pieces import PieceResult, PreparedPhrase, describe, prepare
 from pipeline.settings import SpeakSettings
+from pipeline.stages import frame_limit
 from pipeline.synthesizer import STAGES, Synthesizer
 from pipeline.voice import Voice
 from pipeline.words import Word, joined_words
@@ -241,7 +242,8 @@ class _Run:
                 file.append(resample(samples, piece.piece.last) if resample else samples)
                 words.append((piece.words, len(samples) / self.voice.sampling_rate))
                 result.taken += piece.seconds
-                result.cut |= piece.cut
+                if piece.cut:
+                    result.cut, result.limit = True, frame_limit(self.voice.engines, piece.piece, self.settings)
                 if self.settings.keep_pictures:
                     result.pictures.append(self._save_picture(piece).name)
         if (path := self._captions(result)) is not None:
@@ -360,8 +362,9 @@ def stream(
                         _write_all(out, encoder.encode(chunk.samples))
                 finally:
                     speech.cancel()
-                if any(piece.cut for piece in speech.results):
-                    faulty.append(PhraseResult(phrase, cut=True))
+                if cut := [result.piece for result in speech.results if result.cut]:
+                    limit = frame_limit(voice.engines, cut[-1], settings)
+                    faulty.append(PhraseResult(phrase, cut=True, limit=limit))
             except OSError:  # of the only output there is
                 raise
             except Exception as error:

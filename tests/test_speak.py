@@ -1,5 +1,6 @@
 """Speaking scripts, in this process with tiny models: what they write, say and end with."""
 
+import dataclasses
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -79,7 +81,7 @@ def test_a_phrase_cut_by_the_frame_limit_is_a_status_and_the_log_has_the_stages(
 ) -> None:
     result = run_here(TRT, "--text", "Hello.", "-o", tmp_path, *SHORT, *model_flags(tiny_folder))
     assert result.returncode == EXIT_CUT == 3
-    assert result.stderr == "Warning: cut by the frame limit: line 1\n"
+    assert result.stderr == "Warning: cut by the frame limit (max_decoder_steps 40): line 1\n"
     assert "frame limit" in table_lines(result.stdout)[0]
     entries = [json.loads(line.removeprefix("DLLL ")) for line in (tmp_path / "nvlog.json").read_text().splitlines()]
     assert [entry["step"] for entry in entries] == ["PARAMETER", 0]
@@ -94,6 +96,19 @@ def test_the_voices_stop_is_no_cut(tmp_path: Path, tiny_folder: Path) -> None:
     eager = ("--gate-threshold", "0.00001", "--cpu-backend", "onnxruntime")
     result = run_here(TRT, "--text", "Hello.", "-o", tmp_path, *eager, *model_flags(tiny_folder))
     assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("settings", "limit"),
+    [({"max_decoder_steps": 800}, "10 frames a symbol and 100"), ({"max_decoder_steps": None}, "the voice's 60")],
+)
+def test_the_limit_that_cut_a_phrase_is_named(
+    tmp_path: Path, voice: Voice, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], limit: str
+) -> None:
+    config = dataclasses.replace(voice.engines.tacotron2_config, max_decoder_steps=60)
+    monkeypatch.setattr(voice.engines, "tacotron2_config", config)
+    (result,) = speak_texts(voice, tmp_path, "A.", **settings).spoken
+    assert (result.cut, result.limit) == (True, limit)
 
 
 def test_wavs_have_the_format_and_the_rate_that_were_asked_for(tmp_path: Path, tiny_folder: Path) -> None:
@@ -429,6 +444,7 @@ def test_streamed_lines_are_the_lines_spoken_alone(voice: Voice) -> None:
     out, encoder = io.BytesIO(), make_encoder(FORMATS["pcm"], voice.sampling_rate)
     faulty = stream(voice, [phrases("Hello."), phrases(LONG)], SpeakSettings(**SETTINGS), out, encoder)
     assert [result.cut for result in faulty] == [True, True]  # by the frame limit, which is what ends them here
+    assert {result.limit for result in faulty} == {"max_decoder_steps 40"}
     assert not any(result.error for result in faulty)
     samples = np.frombuffer(out.getvalue(), "<i2") / 32767
     alone = np.concatenate([voice.speak(text, **SETTINGS).samples for text in ("Hello.", LONG)])
