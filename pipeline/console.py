@@ -18,9 +18,8 @@ from common.table import format_table, shorten
 from pipeline.encoders import AudioFormat, make_encoder
 from pipeline.manifest import PhraseResult
 from pipeline.page import details, write_page
-from pipeline.pieces import prepare
 from pipeline.settings import SpeakSettings, WorkSettings
-from pipeline.speak import Listener, OutputSettings, Summary, reading_notes, speak, stream
+from pipeline.speak import Listener, OutputSettings, Summary, prepared_groups, speak, stream
 from pipeline.voice import Voice
 
 EXIT_CUT = 3  # everything was spoken, but the frame limit cut a phrase
@@ -55,13 +54,10 @@ def show_text(request: Request) -> None:
     """Prints how each line will be read, without any model; notes go to standard error.
 
     Raises:
-        UserError: lines that can't be spoken, which it names.
+        UserError: lines that can't be spoken, which it names; or no line has words.
     """
     lines, failed = 0, []
-    for phrases in request.groups:
-        prepared = prepare(phrases, request.settings, request.work.max_symbols)
-        for note in reading_notes(None, prepared):
-            print(f"Note: {note}", file=sys.stderr)
+    for prepared in prepared_groups(None, request.groups, request.settings, request.work.max_symbols, _note):
         for phrase in prepared:
             lines += 1
             result = PhraseResult(phrase, error=phrase.named_error)
@@ -76,7 +72,8 @@ def speak_request(voice: Voice, request: Request) -> None:
     """Speaks a request with progress and reports it.
 
     Raises:
-        UserError: the folder can't be written; or phrases that could not be spoken, named; the others are.
+        UserError: the folder can't be written, or no phrase has words; or phrases that could not be spoken, named; the
+            others are.
         SystemExit: EXIT_CUT, where phrases were cut by the frame limit.
     """
     for note in request.notes:
@@ -97,16 +94,26 @@ def speak_request(voice: Voice, request: Request) -> None:
     _exit_if_cut(summary.spoken)
 
 
+def _note(note: str) -> None:
+    print(f"Note: {note}", file=sys.stderr)
+
+
 def _exit_if_cut(results: Iterable[PhraseResult]) -> None:
-    if cut := [result for result in results if result.cut]:
-        print(f"Warning: cut by the frame limit: {_lines(cut)}", file=sys.stderr)
+    cut: dict[str, list[PhraseResult]] = {}
+    for result in results:
+        if result.cut:
+            cut.setdefault(result.limit, []).append(result)
+    for limit, of_limit in cut.items():
+        named = f" ({limit})" if limit else ""
+        print(f"Warning: cut by the frame limit{named}: {_lines(of_limit)}", file=sys.stderr)
+    if cut:
         sys.exit(EXIT_CUT)
 
 
 def _stream(voice: Voice, request: Request, audio_format: AudioFormat) -> None:
     encoder = make_encoder(audio_format, request.settings.sampling_rate or voice.sampling_rate)
     listener = Listener(
-        on_note=lambda note: print(f"Note: {note}", file=sys.stderr),
+        on_note=_note,
         on_phrase=lambda result: print(f"Not spoken: {result.error}", file=sys.stderr),
     )
     # A file of its own: Python flushes standard output when it ends, and its reader may be gone by then.

@@ -89,7 +89,7 @@ def add_speak_flags(parser: argparse.ArgumentParser, text_without_flag: bool = F
     results.add_argument(
         "--format",
         choices=dict.fromkeys((*WAV_FORMATS, *FORMATS)),
-        help="of the audio; wav is float32, pcm16 a wav of half the size "
+        help="of the audio; wav is float32 in files and 16 bits to standard output, pcm16 a wav of 16 bits anywhere "
         "[what -o's name says; float32 in folders, pcm to standard output]",
     )
     results.add_argument("--captions", choices=CAPTION_FORMATS, help="save when each word is heard beside the audio")
@@ -287,7 +287,7 @@ def output_settings(args: argparse.Namespace, suffix: str) -> OutputSettings | A
     if to_stdout:
         if asked == "float32":
             raise UserError("--format float32 is of files; leave it out, or take wav or pcm for standard output")
-        return FORMATS[_made_here({None: "pcm", "pcm16": "pcm"}.get(asked, asked))]
+        return FORMATS[_made_here({None: "pcm", "pcm16": "wav"}.get(asked, asked))]
     if by_name and asked and asked != by_name.name and not {asked, by_name.name} <= {*WAV_FORMATS}:
         raise UserError(f"--format {asked}: {output} names another format; leave one of them out")
     name = _made_here(asked or (by_name.name if by_name else "wav"))

@@ -31,6 +31,7 @@ class PhraseResult:
         seconds: of audio.
         taken: seconds of computing.
         cut: by the frame limit, before the text's end was recognised.
+        limit: the one that cut it, in words; empty where an earlier run made it.
         pictures: of its pieces: names in the file's folder.
         captions: their name there; empty if none were made with the file.
         resumed: whether an earlier run has made it.
@@ -44,6 +45,7 @@ class PhraseResult:
     seconds: float = 0.0
     taken: float = 0.0
     cut: bool = False
+    limit: str = ""
     pictures: list[str] = field(default_factory=list)
     captions: str = ""
     resumed: bool = False

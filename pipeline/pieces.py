@@ -13,6 +13,7 @@ from pipeline.settings import SpeakSettings, settings_of
 from pipeline.words import Word
 from tacotron2.decoder import StopReason
 from tacotron2.text import EncodedText, split
+from tacotron2.text.encoding import WithoutWords
 from tacotron2.text.front_end import TextFrontEnd
 from tacotron2.text.ssml import Segment, parse_ssml, shown
 
@@ -101,6 +102,11 @@ class PreparedPhrase:
         if isinstance(self.error, InvalidInput):
             return InvalidInput(f"line {self.phrase.line}: {self.error}")
         return self.error
+
+    @property
+    def without_words(self) -> bool:
+        """Whether there is nothing to say for it."""
+        return isinstance(self.error, WithoutWords)
 
     @property
     def dropped(self) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from common.cpu_backend import MOST_THREADS, CpuBackend, CpuPrecision
 from common.errors import InvalidInput, check_type
 from common.metadata import MAX_SIGMA
 from common.onnx_engine import GpuProvider
+from tacotron2.decoder import EXTRA_FRAMES, FRAMES_PER_SYMBOL
 from tacotron2.text.lexicon import Lexicon
 from tacotron2.text.normalizer import NORMALIZERS
 from waveglow.denoiser import DEFAULT_STRENGTH
@@ -159,7 +160,11 @@ class SpeakSettings(_Checked):
         unset="the voice's",
     )
     max_decoder_steps: int | None = _setting(
-        None, "most mel frames of a piece of text", EVERYWHERE, range=(1, 100_000), unset="the voice's"
+        None,
+        f"most mel frames of a piece of text; never more than {FRAMES_PER_SYMBOL} a symbol and {EXTRA_FRAMES}",
+        EVERYWHERE,
+        range=(1, 100_000),
+        unset="the voice's",
     )
     final_period: bool = _setting(
         True,

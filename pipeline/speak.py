@@ -21,6 +21,7 @@ from pipeline.identity import identity_of
 from pipeline.manifest import Manifest, PhraseResult, configuration_of
 from pipeline.pieces import PieceResult, PreparedPhrase, describe, prepare
 from pipeline.settings import SpeakSettings
+from pipeline.stages import frame_limit
 from pipeline.synthesizer import STAGES, Synthesizer
 from pipeline.voice import Voice
 from pipeline.words import Word, joined_words
@@ -130,7 +131,7 @@ def speak(
         parameters: what the log says of the run's settings.
 
     Raises:
-        UserError: the folder is another run's, or (strict) a phrase can't be spoken.
+        UserError: the folder is another run's, no phrase has words, or (strict) a phrase can't be spoken.
         Closed: the voice can't work any more.
         OSError: the disk is full or broken; then no phrase could be written.
         Exception: what a callback or iterating `groups` raises, as it is.
@@ -166,8 +167,9 @@ class _Run:
         callbacks = self.listener.on_message, self.listener.on_progress
         with own_errors(), Synthesizer(self.voice.engines, self.settings, *callbacks) as synthesizer:
             try:
-                for phrases in groups:
-                    self._speak_group(phrases, synthesizer)
+                symbols, on_note = self.voice.engines.max_symbols, self.listener.on_note
+                for prepared in prepared_groups(self.voice, groups, self.settings, symbols, on_note):
+                    self._speak_group(prepared, synthesizer)
             except KeyboardInterrupt as interrupt:
                 done = f"{len(self.summary.spoken)} of {self._read} phrases are done, and their files are whole"
                 interrupt.args = (f"{done}{'; --resume goes on from there' if self.manifest else ''}",)
@@ -186,13 +188,10 @@ class _Run:
     def _captions(self, result: PhraseResult) -> Path | None:
         return result.file.with_suffix(f".{self.output.captions}") if self.output.captions else None
 
-    def _speak_group(self, phrases: Sequence[Phrase], synthesizer: Synthesizer) -> None:
-        prepared = prepare(phrases, self.settings, self.voice.engines.max_symbols)
+    def _speak_group(self, prepared: Sequence[PreparedPhrase], synthesizer: Synthesizer) -> None:
         results = [self._result(phrase) for phrase in prepared]
         if not self._read:
             self._note_files(results)
-        for note in reading_notes(self.voice, prepared):
-            self.listener.on_note(note)
         self._read += len(results)
         pieces = [piece for result in results if not result.resumed for piece in result.prepared.pieces]
         self.listener.on_start(len(results), sum(len(piece.encoded.ids) for piece in pieces))
@@ -243,7 +242,8 @@ class _Run:
                 file.append(resample(samples, piece.piece.last) if resample else samples)
                 words.append((piece.words, len(samples) / self.voice.sampling_rate))
                 result.taken += piece.seconds
-                result.cut |= piece.cut
+                if piece.cut:
+                    result.cut, result.limit = True, frame_limit(self.voice.engines, piece.piece, self.settings)
                 if self.settings.keep_pictures:
                     result.pictures.append(self._save_picture(piece).name)
         if (path := self._captions(result)) is not None:
@@ -282,14 +282,42 @@ def _failure(error: Exception, phrase: Phrase) -> UserError:
     return error if isinstance(error, UserError) else explained(error, f"line {phrase.line}")
 
 
-def reading_notes(voice: Voice | None, prepared: Sequence[PreparedPhrase]) -> list[str]:
-    """What the user should know of how phrases will be read: characters left out or spelled, ARPAbet not learned.
+def prepared_groups(
+    voice: Voice | None,
+    groups: Iterable[Sequence[Phrase]],
+    settings: SpeakSettings,
+    max_symbols: int,
+    on_note: Callable[[str], object],
+) -> Iterator[list[PreparedPhrase]]:
+    """Each group's phrases as they will be read. Those without words are skipped, which a note says.
 
-    Without a voice, what depends on it is left out.
+    Without a voice there are no notes that depend on it.
+
+    Raises:
+        InvalidInput: at the end, if all phrases were skipped.
+        Exception: what `on_note` or iterating `groups` raises, as it is.
     """
+    found, skipped = False, None
+    for phrases in groups:
+        prepared = prepare(phrases, settings, max_symbols)
+        for note in _reading_notes(voice, prepared):
+            on_note(note)
+        spoken = [phrase for phrase in prepared if not phrase.without_words]
+        skipped = skipped or next((phrase.named_error for phrase in prepared if phrase.without_words), None)
+        if spoken:
+            found = True
+            yield spoken
+    if skipped and not found:
+        raise skipped
+
+
+def _reading_notes(voice: Voice | None, prepared: Sequence[PreparedPhrase]) -> list[str]:
+    """What the user should know of phrases: skipped, characters left out or spelled, ARPAbet not learned."""
     arpabet = voice is None or voice.engines.parts["encoder"].metadata.arpabet
     notes = []
     for phrase in prepared:
+        if phrase.without_words:
+            notes.append(f"line {phrase.phrase.line} is without words: skipped")
         if phrase.dropped:
             listed = " ".join(f"{char!r}" for char in phrase.dropped)
             braces = "; braces hold ARPAbet, as in {HH AW1 S}" if {"{", "}"} & set(phrase.dropped) else ""
@@ -318,14 +346,12 @@ def stream(
 
     Raises:
         OSError: `out` can't be written; BrokenPipeError if nobody reads any more.
+        InvalidInput: no phrase has words.
         Closed: the voice can't work any more.
     """
     listener = listener or Listener()
     faulty = []
-    for phrases in groups:
-        prepared = prepare(phrases, settings, voice.engines.max_symbols)
-        for note in reading_notes(voice, prepared):
-            listener.on_note(note)
+    for prepared in prepared_groups(voice, groups, settings, voice.engines.max_symbols, listener.on_note):
         for phrase in prepared:
             try:
                 if phrase.named_error is not None:
@@ -336,8 +362,9 @@ def stream(
                         _write_all(out, encoder.encode(chunk.samples))
                 finally:
                     speech.cancel()
-                if any(piece.cut for piece in speech.results):
-                    faulty.append(PhraseResult(phrase, cut=True))
+                if cut := [result.piece for result in speech.results if result.cut]:
+                    limit = frame_limit(voice.engines, cut[-1], settings)
+                    faulty.append(PhraseResult(phrase, cut=True, limit=limit))
             except OSError:  # of the only output there is
                 raise
             except Exception as error:

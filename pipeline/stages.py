@@ -23,7 +23,7 @@ from pipeline.engine_set import EngineSet
 from pipeline.pieces import Piece
 from pipeline.policy import POSTNET_CONTEXT, POSTNET_WINDOW, postnet_window
 from pipeline.settings import SpeakSettings
-from tacotron2.decoder import LONGEST_DECODING, StopRule, Utterance
+from tacotron2.decoder import EXTRA_FRAMES, FRAMES_PER_SYMBOL, LONGEST_DECODING, StopRule, Utterance
 from tacotron2.decoder_graph import bucket_of
 from waveglow import vocoder
 from waveglow.denoiser import Denoiser
@@ -46,6 +46,15 @@ def stop_rule(engines: EngineSet, settings: SpeakSettings, speed: float) -> Stop
     if window <= 2 * CONTEXT:  # too little for windows that overlap: all in one, or not at all
         longest = min(longest, int((window - END_SILENCE) * speed))
     return StopRule(threshold, min(steps, longest))
+
+
+def frame_limit(engines: EngineSet, piece: Piece, settings: SpeakSettings) -> str:
+    """Which limit cuts a piece that doesn't end by itself, in words."""
+    rule = stop_rule(engines, settings, piece.speed_in(settings))
+    if rule.cap(len(piece.encoded.ids)) < rule.max_decoder_steps:
+        return f"{FRAMES_PER_SYMBOL} frames a symbol and {EXTRA_FRAMES}"
+    name = "max_decoder_steps" if rule.max_decoder_steps == settings.max_decoder_steps else "the voice's"
+    return f"{name} {rule.max_decoder_steps}"
 
 
 def utterance(engines: EngineSet, piece: Piece, settings: SpeakSettings) -> Utterance:

@@ -7,7 +7,15 @@ from typing import get_type_hints
 import pytest
 
 from pipeline import SpeakSettings, Voice, WorkSettings
-from pipeline.flags import add_engine_flags, add_speak_flags, denoise_strength, read_texts, speak_settings
+from pipeline.encoders import FORMATS
+from pipeline.flags import (
+    add_engine_flags,
+    add_speak_flags,
+    denoise_strength,
+    output_settings,
+    read_texts,
+    speak_settings,
+)
 from pipeline.settings import (
     Interface,
     RuntimeOptions,
@@ -50,6 +58,12 @@ def test_every_interface_offers_what_the_table_says() -> None:
     types = {one.name: one.data_type for one in INPUTS}
     assert (types["SEED"], types["OUTPUT_RATE"], types["SPEED"]) == ("TYPE_INT64", "TYPE_INT32", "TYPE_FP32")
     assert (types["FINAL_PERIOD"], types["TEXT_NORMALIZER"]) == ("TYPE_BOOL", "TYPE_STRING")
+
+
+@pytest.mark.parametrize(("asked", "made"), [("", "pcm"), ("pcm", "pcm"), ("wav", "wav"), ("pcm16", "wav")])
+def test_pcm16_is_a_wav_to_standard_output_too(asked: str, made: str) -> None:
+    args = speak_parser().parse_args(["--text", "Hi.", "-o", "-", *(["--format", asked] if asked else [])])
+    assert output_settings(args, "trt") == FORMATS[made]
 
 
 @pytest.mark.parametrize("interface", ["http", "triton"])

@@ -1,5 +1,6 @@
 """Speaking scripts, in this process with tiny models: what they write, say and end with."""
 
+import dataclasses
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -33,6 +35,7 @@ TRT = "trt/inference_trt.py"
 # Untrained gates say nothing: every piece is as long as this.
 SHORT = ("--max-decoder-steps", "40", "--gate-threshold", "1", "--cpu-backend", "onnxruntime")
 SETTINGS = {"max_decoder_steps": 40, "gate_threshold": 1.0}
+NO_SOUND = "\ua66e"  # a letter that the voice has no sound for
 LONG = "One sentence is here. Another sentence follows it. And this is the last of them."
 
 
@@ -60,11 +63,13 @@ def table_lines(out: str) -> list[str]:
 
 def test_a_bad_line_fails_alone_and_is_named_as_editors_count(tmp_path: Path, tiny_folder: Path) -> None:
     lines = tmp_path / "lines.txt"
-    lines.write_text("Hello.\n\n?!\n{}\nGood bye.\n")
+    lines.write_text(f"Hello.\n\n{NO_SOUND}\n{NO_SOUND}\nGood bye.\n...\n?!\n\U0001f600\n", encoding="utf-8")
     result = run_here(TRT, "-i", lines, "-o", tmp_path / "out", *SHORT, *model_flags(tiny_folder))
     assert result.returncode == 1
     error = result.stderr.splitlines()[-1]
     assert "2 of 4 phrases could not be spoken (lines 3, 4)" in error
+    skipped = [f"Note: {lines} line 6", "Note: line 7", "Note: line 8"]
+    assert all(f"{line} is without words: skipped\n" in result.stdout for line in skipped)
     assert sorted(path.name for path in (tmp_path / "out").glob("*.wav")) == ["audio_0_trt.wav", "audio_4_trt.wav"]
     strict = run_here(TRT, "-i", lines, "-o", tmp_path / "strict", "--strict", *SHORT, *model_flags(tiny_folder))
     assert_one_line_error(strict, "line 3")
@@ -76,7 +81,7 @@ def test_a_phrase_cut_by_the_frame_limit_is_a_status_and_the_log_has_the_stages(
 ) -> None:
     result = run_here(TRT, "--text", "Hello.", "-o", tmp_path, *SHORT, *model_flags(tiny_folder))
     assert result.returncode == EXIT_CUT == 3
-    assert result.stderr == "Warning: cut by the frame limit: line 1\n"
+    assert result.stderr == "Warning: cut by the frame limit (max_decoder_steps 40): line 1\n"
     assert "frame limit" in table_lines(result.stdout)[0]
     entries = [json.loads(line.removeprefix("DLLL ")) for line in (tmp_path / "nvlog.json").read_text().splitlines()]
     assert [entry["step"] for entry in entries] == ["PARAMETER", 0]
@@ -93,6 +98,19 @@ def test_the_voices_stop_is_no_cut(tmp_path: Path, tiny_folder: Path) -> None:
     assert (result.returncode, result.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("settings", "limit"),
+    [({"max_decoder_steps": 800}, "10 frames a symbol and 100"), ({"max_decoder_steps": None}, "the voice's 60")],
+)
+def test_the_limit_that_cut_a_phrase_is_named(
+    tmp_path: Path, voice: Voice, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any], limit: str
+) -> None:
+    config = dataclasses.replace(voice.engines.tacotron2_config, max_decoder_steps=60)
+    monkeypatch.setattr(voice.engines, "tacotron2_config", config)
+    (result,) = speak_texts(voice, tmp_path, "A.", **settings).spoken
+    assert (result.cut, result.limit) == (True, limit)
+
+
 def test_wavs_have_the_format_and_the_rate_that_were_asked_for(tmp_path: Path, tiny_folder: Path) -> None:
     flags = ("--format", "pcm16", "--sample-rate", "16000", *SHORT)
     run_here(TRT, "--text", "Hello.", "-o", tmp_path, *flags, *model_flags(tiny_folder))
@@ -105,11 +123,15 @@ def test_wavs_have_the_format_and_the_rate_that_were_asked_for(tmp_path: Path, t
 def test_text_is_shown_as_it_will_be_read_and_nothing_is_spoken(tmp_path: Path) -> None:
     lexicon = tmp_path / "words.txt"
     lexicon.write_text("Nguyen\twin\n")
-    texts = ("--text", "Dr. Nguyen paid $5.", "--text", "...", "--text", "Hi")
+    texts = ("--text", "Dr. Nguyen paid $5.", "--text", NO_SOUND, "--text", "Hi")
     shown = run_here(TRT, *texts, "--show-text", "--lexicon", lexicon, "-o", tmp_path / "out")
     assert shown.stdout.splitlines() == ["1: doctor win paid five dollars.", "3: hi."]
     assert_one_line_error(shown, "line 2", "nothing to speak")
     assert not (tmp_path / "out").exists()
+    for wordless in ("...", "\U0001f600"):
+        skipped = run_here(TRT, "--text", "Hi.", "--text", wordless, "--show-text")
+        assert (skipped.stdout, skipped.stderr) == ("1: hi.\n", "Note: line 2 is without words: skipped\n")
+        assert skipped.returncode == 0
     noted = run_here(TRT, "--text", "{foo} \u041f\u0440\u0438\u0432\u0435\u0442", "--show-text")
     assert noted.stdout == "1: foo privet.\n"
     braces, letters = noted.stderr.splitlines()
@@ -366,11 +388,12 @@ PCM = 2 * 40 * 256  # bytes of a phrase of 40 frames, two a sample
 
 @pytest.mark.slow
 def test_audio_streams_to_standard_output_and_all_else_does_not(tmp_path: Path, tiny_folder: Path) -> None:
-    texts = ("--text", "Hello.", "--text", "?!", "--text", "Good bye, and so on.")
+    texts = ("--text", "Hello.", "--text", NO_SOUND, "--text", "?!", "--text", "Good bye, and so on.")
     command = program(tiny_folder, *texts, "-o", "-")
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=300, check=False)
     assert result.returncode == 1
-    assert b"line 2" in result.stderr
+    assert b"Not spoken: line 2" in result.stderr
+    assert b"Note: line 3 is without words: skipped" in result.stderr
     assert len(result.stdout) == 2 * PCM
     assert os.listdir(tmp_path) == []
 
@@ -421,6 +444,7 @@ def test_streamed_lines_are_the_lines_spoken_alone(voice: Voice) -> None:
     out, encoder = io.BytesIO(), make_encoder(FORMATS["pcm"], voice.sampling_rate)
     faulty = stream(voice, [phrases("Hello."), phrases(LONG)], SpeakSettings(**SETTINGS), out, encoder)
     assert [result.cut for result in faulty] == [True, True]  # by the frame limit, which is what ends them here
+    assert {result.limit for result in faulty} == {"max_decoder_steps 40"}
     assert not any(result.error for result in faulty)
     samples = np.frombuffer(out.getvalue(), "<i2") / 32767
     alone = np.concatenate([voice.speak(text, **SETTINGS).samples for text in ("Hello.", LONG)])

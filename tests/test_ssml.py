@@ -52,6 +52,7 @@ def spoken(source: str, **settings) -> str:
         ("<say-as interpret-as='date' format='dmy'>3/4/2022</say-as>", "april third, twenty twenty-two."),
         ("<say-as interpret-as='date' format='md'>3/4</say-as>", "march fourth."),
         ("<say-as interpret-as='date' format='my'>3/2022</say-as>", "march twenty twenty-two."),
+        ("<say-as interpret-as='date' format='zzz'>4.3.2022</say-as>", "march fourth, twenty twenty-two."),
         ("<say-as interpret-as='date'>2022-03-04</say-as>", "march fourth, twenty twenty-two."),
         ("<say-as interpret-as='date'>44/55/66</say-as> <say-as interpret-as='date'>4 May</say-as>", None),
         ("<say-as interpret-as='time'>3:30pm</say-as>", "three thirty pee em."),

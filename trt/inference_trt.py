@@ -17,7 +17,7 @@ from pipeline.flags import (
 from pipeline.model_files import DEMO_FOLDER
 
 DEFAULT_MODELS = (
-    f"Give all four, or none: then those of ./output, or else the demo voice, which is exported once to {DEMO_FOLDER}."
+    f"Give all four, or none: then those in ./output itself, else the demo voice, exported once to {DEMO_FOLDER}."
 )
 
 

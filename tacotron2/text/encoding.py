@@ -26,6 +26,10 @@ _CLINGING = set(".,;:!?\"'()[]{}\u2026\u2018\u2019\u201c\u201d\u00ab\u00bb")  # 
 _CHARACTER_IDS = {symbol: index for symbol, index in SYMBOL_IDS.items() if len(symbol) == 1 and symbol != PAD}
 
 
+class WithoutWords(InvalidInput):
+    """A text has nothing to say: an emoji, a rule of asterisks. One whose letters have no sound is no such text."""
+
+
 class WordSpan(NamedTuple):
     """Where a word stands in the text and in its piece. What is written without a space is one word, as "20%" is.
 
@@ -227,9 +231,10 @@ def _dropped(units: Sequence[_Unit]) -> tuple[str, ...]:
 
 
 def nothing_to_speak(text: str, dropped: Sequence[str] = ()) -> InvalidInput:
-    """The error for a text without words, once these characters are dropped."""
+    """The error for a text without words, once these characters are dropped; WithoutWords if there are none."""
     without = f" once {quoted(''.join(dropped))} is left out, which the voice has no sound for" if dropped else ""
-    return InvalidInput(f"nothing to speak in {quoted(text)}{without}: write at least one word")
+    kind = InvalidInput if dropped else WithoutWords
+    return kind(f"nothing to speak in {quoted(text)}{without}: write at least one word")
 
 
 def quoted(text: str, longest: int = 40) -> str:

@@ -32,7 +32,7 @@ class TextFrontEnd:
         """The words that will be read for a text: what `tacotron2.text.split` takes.
 
         Raises:
-            InvalidInput: nothing is left to speak.
+            WithoutWords: nothing is left to speak.
         """
         marked = self.lexicon.mark(text) if self.lexicon and self.normalizer != "none" else text
         words = get_normalizer(self.normalizer)(marked)

@@ -13,7 +13,7 @@ from typing import NoReturn
 from xml.parsers import expat
 
 from common.errors import InvalidInput
-from tacotron2.text.encoding import EncodedText, quoted
+from tacotron2.text.encoding import EncodedText, WithoutWords, quoted
 from tacotron2.text.normalizer.dates import date_words
 from tacotron2.text.normalizer.say import digits, number, spelt
 from tacotron2.text.normalizer.telephones import telephone
@@ -73,7 +73,7 @@ def parse_ssml(source: str) -> list[Segment]:
         raise InvalidInput(f"SSML: {len(source)} characters are too many; {MAX_LENGTH} may be")
     segments = _Reader(source).segments()
     if not segments:
-        raise InvalidInput("SSML: nothing to speak: write at least one word")
+        raise WithoutWords("SSML: nothing to speak: write at least one word")
     return segments
 
 

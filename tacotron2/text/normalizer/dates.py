@@ -96,6 +96,17 @@ DATES.add(
 )
 
 
+@DATES.rule(
+    rf"\b([Ee])(?:xp|XP)\.?((?: date)?:? )(?:(1[0-2]|0[1-9])/([0-9]{{2}})(?![\w/-]|[.,][0-9])"
+    rf"|(?=[0-9]{{1,2}}/[0-9]|{MONTH}\.? [0-9]))"
+)
+def _expiry(match: re.Match[str]) -> str:
+    """ "exp. 03/27" is a month and a year of two figures, as cards have them."""
+    first, date, month, year = match.groups()
+    words = f"{first}{'xpiration' if 'date' in date else 'xpires'}{date}"
+    return f"{words}{date_words('my', (month, year))}" if month else words
+
+
 @DATES.rule(rf"{_START}([0-3]?[0-9])([/.-])([0-3]?[0-9])\2({_YEAR}|[0-9]{{2}})(?![\w/-]|\.[0-9])")
 def _slashed(match: re.Match[str]) -> str:
     first, mark, second, year = match.groups()
@@ -127,6 +138,15 @@ DATES.add(
     r"(1[0-2]|0?[1-9])/(3[01]|[12][0-9]|0?[1-9])(?![\w/]|[.,][0-9])",
     lambda match: match[1] + _date("", match[2], match[3]),
 )
+_MONTH_YEAR = r"(1[0-2]|0?[1-9])/((?:19|20)[0-9]{2})"
+
+
+# A month of one figure needs a word before it: "3/2000" is a fraction.
+@DATES.rule(rf"(\b(?&Before-a-date) |{_START}(?=[01][0-9])){_MONTH_YEAR}(?:( ?- ?){_MONTH_YEAR})?(?![\w/-]|[.,][0-9])")
+def _month_year(match: re.Match[str]) -> str:
+    before, *first, joint, month, year = match.groups()
+    more = f" to {date_words('my', (month, year))}" if joint else ""
+    return f"{before}{date_words('my', first)}{more}"
 
 
 @DATES.rule(r"(?<![\w/.-])([0-9]{2})/([0-9]{2})(?= (?&seasons))")

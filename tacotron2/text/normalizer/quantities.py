@@ -30,7 +30,7 @@ _BEFORE_PLURAL = Pattern(r"(?<![A-Za-z])(?:(?=[a-z]{0,3}[A-Z])[A-Za-z]{2,}|(?&se
 _BOEING = Pattern("7[0-9]7")
 
 
-UNITS.add(r"(?<=[0-9] ft )([0-9]{1,2}) in\b", r"\1in")
+UNITS.add(r"(?:(?<=[0-9] ft )|(?<=[0-9] feet )|(?<=[0-9] foot ))([0-9]{1,2}) in\b(?! (?&determiners)\b)", r"\1in")
 
 
 @UNITS.rule(r"((?<=[A-Za-z])-|(?<![\w.,$£€-]))([0-9]{1,4})'?s(?!\w)")
@@ -165,7 +165,7 @@ def _with_unit(match: re.Match[str]) -> str:
     if last:
         words += f" {'to' if '-' in joint else joint.strip()} {_quantity(last)}"
     words += " plus" if plus else ""
-    describes = _ARTICLE.search(text_before(match, 4)) and not per and after[:1] == " "
+    describes = _ARTICLE.search(text_before(match, 16)) and not per and after[:1] == " "
     one = gap == "-" or describes or (_is_one(first) and not (last or plus))  # "a 5-kg bag"
     named = singular if one else units(singular)
     end = "." if point and (not after.strip() or after[1:].isupper() or table("units")[unit] == unit) else ""
@@ -312,7 +312,8 @@ NUMBERS.add(rf"(?<![A-Za-z0-9])({NUMBER})(?![A-Za-z0-9])", lambda match: count(m
 _PER_UNIT = Pattern(r" ?/ ?([A-Za-zµμΩ]{1,5}|100 ?km)(?:\^?([23]))?")
 # After a measure: the thing that it measures, so that "12-inch pizza" takes the singular.
 _DESCRIBED = Pattern(r" (?!(?&after-measures)\b)[a-z]{2}")
-_ARTICLE = Pattern(r"\b[Aa]n? $")  # "a 5 kg bag" takes the singular
+# "a 5 kg bag" takes the singular, and so do both measures of "a 6 ft 2 in man".
+_ARTICLE = Pattern(r"\b[Aa]n? (?:[0-9]{1,3} (?:ft|feet|foot) )?$")
 # Before a figure and a letter that are a name ("Bus 5B"); and after a house number, a street.
 _NUMBERED = Pattern(r"\b(?i:(?&numbered))\.? $|(?<![.!?] )(?<!^)\b[A-Z][A-Za-z]*\.? $")
 
@@ -356,7 +357,7 @@ def _per_unit(written: str) -> str:
 
 def _describes(match: re.Match[str]) -> bool:
     """Whether a measure stands before what it measures."""
-    return bool(_ARTICLE.search(text_before(match, 4)) or _DESCRIBED.match(match.string, match.end()))
+    return bool(_ARTICLE.search(text_before(match, 16)) or _DESCRIBED.match(match.string, match.end()))
 
 
 def _to_the_power(sign: str | None, figures: str) -> str:
