@@ -102,11 +102,12 @@ class Scheduler:
         Raises:
             InvalidInput: the settings don't fit the voice.
             Busy: as many requests as may be are waiting or under way.
-            Closed: the scheduler is closed, or can't work any more.
+            Closed: the scheduler is closed, another process's, or can't work any more.
         """
+        self.engines.lock.check_process()
         self.engines.denoisers.check(settings.denoise)
         rate = self.engines.audio.sampling_rate
-        speech = Speech(settings, rate, on_event, self._notify, self._give_up_if_stuck)
+        speech = Speech(settings, rate, on_event, self._notify, self.watch)
         self._give_up_if_stuck()
         with self._changed:
             if self._failure is not None:
@@ -120,6 +121,16 @@ class Scheduler:
             self._waiting.append(Request(speech, pieces))
             self._changed.notify()
         return speech
+
+    def watch(self) -> None:
+        """Called by what waits for audio, so that it doesn't wait for ever.
+
+        Raises:
+            UserError: it is a callback, and the engines wait for that one.
+            Closed: the scheduler is another process's.
+        """
+        self.engines.lock.check()
+        self._give_up_if_stuck()
 
     def warm_up(self) -> None:
         """Compiles and captures on a GPU what requests will need, so that none of them waits for it. Takes seconds."""

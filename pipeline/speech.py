@@ -80,7 +80,7 @@ class Speech:
         sampling_rate: the voice's own, in Hz.
         on_event: called in the worker thread whenever something new can be read. It must return at once.
         wake: called when the worker has something to do.
-        watch: called now and then while a reader waits.
+        watch: called before a reader waits without a limit, and now and then while it does; it may raise.
 
     Attributes:
         dropped: the characters of the text that have no symbol and are left out, in order of first appearance.
@@ -126,6 +126,7 @@ class Speech:
             EngineFailure: the request failed.
             Closed: the voice was closed, or can't work any more.
             CancelledError: it was cancelled.
+            UserError: a callback would wait for the voice that calls it.
             queue.Empty: nothing came within the timeout.
         """
         item = self._next_item(timeout)
@@ -144,11 +145,11 @@ class Speech:
     def _next_item(self, timeout: float | None) -> Audio | BaseException | None:
         if timeout is not None:
             return self._chunks.get(timeout > 0, timeout or None)
-        while True:
-            try:
+        while self._chunks.empty():
+            self._watch()
+            with suppress(queue.Empty):
                 return self._chunks.get(timeout=WATCH_SECONDS)
-            except queue.Empty:
-                self._watch()
+        return self._chunks.get()
 
     def cancel(self) -> None:
         """Gives the request up: its slot is free at the next block. May be called at any time, from any thread."""

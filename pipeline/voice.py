@@ -229,7 +229,7 @@ class Voice:
         def submit(stretch: str, on_event: Callable[[], object]) -> Speech:
             return self.submit(stretch, chosen, on_event)
 
-        return AudioStream(partial(speak_bits, text, chosen, submit, lambda: self.scheduler().status()))
+        return AudioStream(partial(speak_bits, text, chosen, submit, lambda: self.scheduler().watch()))
 
     @_with_settings
     def submit(
@@ -274,8 +274,11 @@ class Voice:
         """Closes the engines; may be called again. Arguments as for `Scheduler.close`.
 
         Calls under way raise Closed at their next use of the engines. Engines that one is still using after the timeout
-        stay open. In a callback it returns at once, and the engines are closed when they come free.
+        stay open. In a callback it returns at once, and the engines are closed when they come free. In a forked process
+        it does nothing.
         """
+        if self.engines.lock.is_forked:
+            return
         was_closed, self._closed = self._closed, True
         if self.engines.lock.held_here:
             if not was_closed:
