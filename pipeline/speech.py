@@ -6,9 +6,11 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
+from inspect import GEN_CLOSED, getgeneratorstate
 
 import numpy as np
 
+from common.errors import UserError
 from pipeline.audio import Audio, Resampler
 from pipeline.pieces import PieceResult
 from pipeline.policy import may_begin_piece
@@ -46,7 +48,7 @@ class Closing:
 class AudioStream(Iterator[Audio]):
     """Audio as it is made. `close`, or dropping it, cancels the rest.
 
-    One thread iterates. Any thread may close it, at any time: a wait for the next chunk ends then.
+    One thread at a time iterates. Any thread may close it, at any time: a wait for the next chunk ends then.
 
     Args:
         chunks: makes the chunks, and ends early when it is closed. It must not refer to the stream: that could not be
@@ -56,12 +58,22 @@ class AudioStream(Iterator[Audio]):
     def __init__(self, chunks: Callable[[Closing], Generator[Audio, None, None]]) -> None:
         self._closing = Closing()
         self._chunks = chunks(self._closing)
+        self._reading = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<AudioStream, {'ended' if getgeneratorstate(self._chunks) == GEN_CLOSED else 'open'}>"
 
     def __next__(self) -> Audio:
-        if self._closing.closed:
-            self.close()  # which another thread could not do in the middle of a chunk
-            raise StopIteration
-        return next(self._chunks)
+        """The next chunk, waited for. Raises UserError while another thread waits for it."""
+        if not self._reading.acquire(blocking=False):
+            raise UserError("another thread is waiting for this stream's next chunk; give each thread its own stream")
+        try:
+            if self._closing.closed:
+                self.close()  # which another thread could not do in the middle of a chunk
+                raise StopIteration
+            return next(self._chunks)
+        finally:
+            self._reading.release()
 
     def close(self) -> None:
         self._closing.close()

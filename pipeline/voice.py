@@ -212,11 +212,11 @@ class Voice:
     def stream(
         self, text: str | Iterable[str], settings: SpeakSettings | None = None, **options: Unpack[SpeakOptions]
     ) -> AudioStream:
-        """Speaks a text as a stream of chunks, the first one early; together they are what `speak` gives.
+        """Speaks a text as a stream of chunks, the first one early. A whole text's are together what `speak` gives.
 
         Args:
-            text: whole; or bits of it, which are spoken sentence by sentence as they come (an iterator is read in a
-                thread of its own).
+            text: whole; or bits of it, as they come (an iterator is read in a thread of its own). Each sentence of
+                these is spoken as a text by itself: pauses and samples aren't those of the whole text.
 
         Closing the stream cancels the rest. Settings and errors as for `speak`; an error may come after chunks.
         """
