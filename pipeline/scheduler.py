@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from common.errors import Busy, Closed
+from common.errors import Busy, Closed, check_positive
 from pipeline import policy
 from pipeline.engine_set import EngineSet
 from pipeline.pieces import Piece
@@ -67,6 +67,9 @@ class Scheduler:
             there are never more than `max_slots` + `max_waiting`.
         on_failed: called once, in any thread, with the reason why the scheduler can't work any more. It must return at
             once; what it raises is logged. What serves requests ends then, so that it is started again.
+
+    Raises:
+        InvalidInput: a limit isn't a whole number from 1.
     """
 
     def __init__(
@@ -77,6 +80,9 @@ class Scheduler:
         max_waiting: int = QUEUE_LENGTH,
         on_failed: Callable[[str], object] = lambda reason: None,
     ) -> None:
+        if max_slots is not None:
+            check_positive("max_slots", max_slots)
+        check_positive("max_waiting", max_waiting)
         self.engines = engines
         self.max_waiting = max_waiting
         self._runner = Runner(engines, max_slots)
