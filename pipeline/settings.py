@@ -87,9 +87,8 @@ class Setting:
             raise InvalidInput(f"{self.name}: must be {article}, not {found}", self.name)
         if self.range is not None and not self.range[0] <= value <= self.range[1]:  # a NaN is between nothing
             low, high = self.range
-            shown = "{}" if self.type is int else "{:g}"  # which rounds
-            bounds = f"{shown} and {shown}".format(low, high)
-            raise InvalidInput(f"{self.name} {value}: must be between {bounds}", self.name)
+            shown = str if self.type is int else "{:g}".format  # which rounds
+            raise InvalidInput(f"{self.name} {value}: must be between {shown(low)} and {shown(high)}", self.name)
         if self.choices and value not in self.choices:
             raise InvalidInput(f"{self.name} {value}: must be one of {', '.join(map(str, self.choices))}", self.name)
         return self.type(value)
