@@ -26,7 +26,7 @@ ModelName = Literal["Tacotron 2", "WaveGlow"]
 Model = TypeVar("Model", bound=nn.Module, covariant=True)
 State = dict[str, torch.Tensor]
 
-MODEL_FLAGS: dict[ModelName, str] = {"Tacotron 2": "--tacotron2", "WaveGlow": "--waveglow"}
+MODEL_ARGUMENTS: dict[ModelName, str] = {"Tacotron 2": "tacotron2", "WaveGlow": "waveglow"}
 # The classic counts these among the model's flags. They are choices of a run: a flag may differ from the checkpoint.
 RUN_CHOICES = ("max_decoder_steps", "gate_threshold", "decoder_no_early_stopping")
 _CONFIGS: dict[ModelName, type] = {"Tacotron 2": Tacotron2Config, "WaveGlow": WaveGlowConfig}
@@ -98,7 +98,7 @@ def load_model(
     checkpoint = read_checkpoint(path)
     found = _model_name_of(checkpoint["state_dict"])
     if found is not None and found != name:
-        raise UserError(f"{path}: this is a {found} checkpoint, not {name}; give it with {MODEL_FLAGS[found]}")
+        raise UserError(f"{path}: this is a {found} checkpoint, not {name}; give it as {MODEL_ARGUMENTS[found]}")
     try:
         state = adapt_state(checkpoint["state_dict"])
         shown = dimensions_of(state)

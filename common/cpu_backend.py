@@ -65,11 +65,11 @@ def choose_backend(part: Part, backend: CpuBackend, precision: CpuPrecision) -> 
     """
     if precision == "bf16":
         if not cpu_flags() >= AMX_BF16:
-            raise UserError("--cpu-precision bf16: this processor has no AMX, so it would gain nothing; use fp32")
+            raise UserError("cpu_precision bf16: this processor has no AMX, so it would gain nothing; use fp32")
         if backend == "onnxruntime":
-            raise UserError("--cpu-precision bf16: ONNX Runtime has none; use --cpu-backend openvino or auto")
+            raise UserError("cpu_precision bf16: ONNX Runtime has none; use cpu_backend openvino or auto")
     if (backend == "openvino" or precision == "bf16") and not is_openvino_installed():
-        raise UserError("OpenVINO is not installed: pip install openvino, or leave out --cpu-backend/--cpu-precision")
+        raise UserError("OpenVINO is not installed: pip install openvino, or leave out cpu_backend and cpu_precision")
     if backend != "auto":
         return backend
     return faster_backend(part, cpu_flags()) if is_openvino_installed() else "onnxruntime"
@@ -98,7 +98,7 @@ def thread_count(threads: int | None) -> int:
         given = os.environ.get("OMP_NUM_THREADS", "")
         return int(given) if given.isdecimal() and int(given) > 0 else usable_cores()
     if not 1 <= threads <= MOST_THREADS:
-        raise UserError(f"--threads {threads}: must be between 1 and {MOST_THREADS}")
+        raise UserError(f"threads {threads}: must be between 1 and {MOST_THREADS}")
     return threads
 
 

@@ -4,6 +4,7 @@ import errno
 import logging
 import re
 from collections.abc import Collection
+from numbers import Integral
 
 # What the allocators of PyTorch, ONNX Runtime, CUDA and C++ say; only PyTorch's for GPUs has an exception of its own.
 _OUT_OF_MEMORY = re.compile(r"out of memory|(can't|cannot|failed to) allocate|bad[ _]alloc", re.IGNORECASE)
@@ -48,6 +49,12 @@ def check_type(name: str, value: object, *kinds: type) -> None:
     if not isinstance(value, kinds):
         wanted = " or ".join(kind.__name__ for kind in kinds)
         raise InvalidInput(f"{name}: must be {wanted}, not {type(value).__name__}", name)
+
+
+def check_positive(name: str, value: object) -> None:
+    """Raises InvalidInput, which names the argument, for what isn't a whole number from 1."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise InvalidInput(f"{name} {value!r}: must be a whole number from 1", name)
 
 
 def check_choice(name: str, value: object, choices: Collection[str]) -> None:

@@ -92,7 +92,7 @@ class OnnxEngine:
             # ONNX Runtime falls back to the CPU where it can't load a library of the provider.
             raise UserError(
                 f"{path}: ONNX Runtime could not load its {gpu_provider} provider (are CUDA's and cuDNN's libraries of "
-                "the version it wants installed?); leave out --device to run on the CPU"
+                "the version it wants installed?); use device cpu"
             )
         self.name = str(path)
         self.metadata = read_metadata(path, part, session.get_modelmeta().custom_metadata_map)
@@ -148,8 +148,8 @@ def gpu_providers(ort: Any, provider: GpuProvider, device_id: int, stream: int) 
     wanted = _PROVIDERS[provider]
     if wanted not in ort.get_available_providers():
         raise UserError(
-            f"--device cuda: the installed ONNX Runtime has no {wanted}; install onnxruntime-gpu in place of "
-            "onnxruntime, or leave out --device"
+            f"device cuda: the installed ONNX Runtime has no {wanted}; install onnxruntime-gpu in place of "
+            "onnxruntime, or use device cpu"
         )
     ort.preload_dlls()  # CUDA and cuDNN as PyTorch's packages bring them
     options = {"device_id": str(device_id), "user_compute_stream": str(stream)}
@@ -170,13 +170,13 @@ def checked_device(device: torch.device | str) -> torch.device:
     if checked.type == "cpu":
         return checked
     if checked.type != "cuda":
-        raise UserError(f"--device {device}: give cpu, cuda or cuda:N")
+        raise UserError(f"device {device}: give cpu, cuda or cuda:N")
     if not torch.cuda.is_available():
-        raise UserError(f"--device {device}: PyTorch finds no NVIDIA GPU; leave it out to run on the CPU")
+        raise UserError(f"device {device}: PyTorch finds no NVIDIA GPU; use device cpu")
     if checked.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     if checked.index >= torch.cuda.device_count():
-        raise UserError(f"--device {device}: there are {torch.cuda.device_count()} GPUs, counted from 0")
+        raise UserError(f"device {device}: there are {torch.cuda.device_count()} GPUs, counted from 0")
     return checked
 
 

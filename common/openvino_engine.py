@@ -75,7 +75,7 @@ class OpenVINOEngine:
             self._model: Any = core.compile_model(model, "CPU", settings)
         except RuntimeError as error:
             logger.debug("OpenVINO: %s", error)
-            raise UserError(f"{path}: OpenVINO can't run it; use --cpu-backend onnxruntime") from error
+            raise UserError(f"{path}: OpenVINO can't run it; use cpu_backend onnxruntime") from error
         self._tensor_class: Any = ov.Tensor
 
     def bind(self, tensors: Mapping[str, Tensor]) -> Callable[[], None]:

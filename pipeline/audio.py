@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.errors import InvalidInput, check_choice
+from common.errors import InvalidInput, UserError, check_choice, check_positive, check_type
 from common.files import path_of
 from common.wav import SAMPLE_FORMATS, SampleFormat, pcm16
 from pipeline.encoders import FORMATS, audio_file
@@ -35,12 +35,22 @@ class Audio:
         words: with their times, if they were asked for; of a chunk, those that became known with it; their times
             count from the beginning of the stream.
         cut: whether the limit of frames has cut a piece of the text, up to here.
+
+    Raises:
+        InvalidInput: the samples aren't such an array, or the rate isn't a whole number from 1.
     """
 
     samples: np.ndarray
     sampling_rate: int
     words: tuple[Word, ...] = ()
     cut: bool = False
+
+    def __post_init__(self) -> None:
+        check_type("samples", self.samples, np.ndarray)
+        if self.samples.dtype != np.float32 or self.samples.ndim != 1:
+            found = f"{self.samples.dtype} of shape {self.samples.shape}"
+            raise InvalidInput(f"samples: must be float32 of one dimension, not {found}", "samples")
+        check_positive("sampling_rate", self.sampling_rate)
 
     def __repr__(self) -> str:
         return f"<Audio of {self.seconds:.2f} s, {self.sampling_rate} Hz>"
@@ -100,7 +110,7 @@ class Audio:
 
         Raises:
             InvalidInput: there is no such format or sample format, a package for it is missing, or the target is
-                neither a path nor a file.
+                neither a file nor its path.
             UserError: there are no samples, or they aren't finite.
             OSError: the disk is full or the folder can't be written.
         """
@@ -108,6 +118,8 @@ class Audio:
             target.write(self._encoded(format or "wav", normalize, sample_format))
             return target
         path = path_of("target", target)
+        if path.is_dir():
+            raise InvalidInput(f"target {str(target)!r}: is a folder; name a file", "target")
         name = format or path.suffix[1:].lower() or "wav"
         if name not in FORMATS:
             raise InvalidInput(f"{path.name}: there is no format {name}; there are {', '.join(FORMATS)}", "format")
@@ -132,7 +144,9 @@ class Audio:
         return f'<audio controls src="data:audio/wav;base64,{wav}"></audio>'
 
     def pcm16(self) -> bytes:
-        """The samples as signed 16-bit little-endian integers."""
+        """The samples as signed 16-bit little-endian integers. Raises UserError unless they are finite."""
+        if not np.isfinite(self.samples).all():
+            raise UserError("samples: the audio holds NaN or infinite samples")
         return pcm16(self.samples).tobytes()
 
 
@@ -164,10 +178,11 @@ class Resampler:
     """Chunks of one stream at another sampling rate, by soxr; what the whole would give, whatever the chunks.
 
     Raises:
-        InvalidInput: soxr isn't installed.
+        InvalidInput: soxr isn't installed, or the new rate isn't a whole number from 1.
     """
 
     def __init__(self, from_rate: int, to_rate: int) -> None:
+        check_positive("sampling_rate", to_rate)
         try:
             import soxr
         except ImportError as error:

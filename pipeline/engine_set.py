@@ -1,5 +1,6 @@
 """The four engines of a voice as one thing: checked to belong together, with the sizes that all of them take."""
 
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -39,16 +40,32 @@ class EngineLock:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._holder: int | None = None
+        self._process = os.getpid()
+
+    @property
+    def is_forked(self) -> bool:
+        """Whether this is a copy in a forked process. That has none of the threads that engines compute in."""
+        return os.getpid() != self._process
 
     @property
     def held_here(self) -> bool:
         """Whether the calling thread holds it."""
         return self._holder == threading.get_ident()
 
-    def acquire(self, timeout: float = -1) -> bool:
-        """Waits at most `timeout` seconds, and for ever if that is negative. Raises UserError if `held_here`."""
+    def check_process(self) -> None:
+        """Raises Closed if `is_forked`."""
+        if self.is_forked:
+            raise Closed("a forked process can't speak with its parent's voice; load the voice in each process")
+
+    def check(self) -> None:
+        """Raises Closed if `is_forked`, and UserError if `held_here`: the thread would wait for itself."""
+        self.check_process()
         if self.held_here:
             raise UserError("a callback can't speak with the voice that calls it; let it return first")
+
+    def acquire(self, timeout: float = -1) -> bool:
+        """Waits at most `timeout` seconds, and for ever if that is negative. Raises what `check` does."""
+        self.check()
         acquired = self._lock.acquire(timeout=timeout)
         if acquired:
             self._holder = threading.get_ident()
@@ -121,7 +138,7 @@ class EngineSet:
         On the default stream TensorRT would wait for the whole device at every run.
 
         Raises:
-            Closed: the engines are closed.
+            Closed: the engines are closed, or another process's.
             UserError: a callback of this thread's own run asks for another.
         """
         with self.lock, torch.inference_mode():

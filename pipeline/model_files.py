@@ -35,7 +35,7 @@ def open_engine(path: Path, part: Part, **runtime: Unpack[RuntimeOptions]) -> En
         UserError: the file can't be opened, or not in the way that is asked for.
     """
     # A runtime is imported only where it opens a file: that takes seconds, and it may not be installed.
-    chosen = RuntimeSettings(**runtime)
+    chosen = RuntimeSettings.given(None, **runtime)
     on_cpu = chosen.device == "cpu"
     if path.suffix in (".engine", ".plan"):
         from trt.engine import TensorRTEngine

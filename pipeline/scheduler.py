@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from common.errors import Busy, Closed
+from common.errors import Busy, Closed, check_positive
 from pipeline import policy
 from pipeline.engine_set import EngineSet
 from pipeline.pieces import Piece
@@ -67,6 +67,9 @@ class Scheduler:
             there are never more than `max_slots` + `max_waiting`.
         on_failed: called once, in any thread, with the reason why the scheduler can't work any more. It must return at
             once; what it raises is logged. What serves requests ends then, so that it is started again.
+
+    Raises:
+        InvalidInput: a limit isn't a whole number from 1.
     """
 
     def __init__(
@@ -77,6 +80,9 @@ class Scheduler:
         max_waiting: int = QUEUE_LENGTH,
         on_failed: Callable[[str], object] = lambda reason: None,
     ) -> None:
+        if max_slots is not None:
+            check_positive("max_slots", max_slots)
+        check_positive("max_waiting", max_waiting)
         self.engines = engines
         self.max_waiting = max_waiting
         self._runner = Runner(engines, max_slots)
@@ -102,11 +108,12 @@ class Scheduler:
         Raises:
             InvalidInput: the settings don't fit the voice.
             Busy: as many requests as may be are waiting or under way.
-            Closed: the scheduler is closed, or can't work any more.
+            Closed: the scheduler is closed, another process's, or can't work any more.
         """
+        self.engines.lock.check_process()
         self.engines.denoisers.check(settings.denoise)
         rate = self.engines.audio.sampling_rate
-        speech = Speech(settings, rate, on_event, self._notify, self._give_up_if_stuck)
+        speech = Speech(settings, rate, on_event, self._notify, self.watch)
         self._give_up_if_stuck()
         with self._changed:
             if self._failure is not None:
@@ -120,6 +127,16 @@ class Scheduler:
             self._waiting.append(Request(speech, pieces))
             self._changed.notify()
         return speech
+
+    def watch(self) -> None:
+        """Called by what waits for audio, so that it doesn't wait for ever.
+
+        Raises:
+            UserError: it is a callback, and the engines wait for that one.
+            Closed: the scheduler is another process's.
+        """
+        self.engines.lock.check()
+        self._give_up_if_stuck()
 
     def warm_up(self) -> None:
         """Compiles and captures on a GPU what requests will need, so that none of them waits for it. Takes seconds."""

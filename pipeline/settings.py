@@ -88,7 +88,8 @@ class Setting:
             raise InvalidInput(f"{self.name}: must be {article}, not {found}", self.name)
         if self.range is not None and not self.range[0] <= value <= self.range[1]:  # a NaN is between nothing
             low, high = self.range
-            raise InvalidInput(f"{self.name} {value}: must be between {low:g} and {high:g}", self.name)
+            shown = str if self.type is int else "{:g}".format  # which rounds
+            raise InvalidInput(f"{self.name} {value}: must be between {shown(low)} and {shown(high)}", self.name)
         if self.choices and value not in self.choices:
             raise InvalidInput(f"{self.name} {value}: must be one of {', '.join(map(str, self.choices))}", self.name)
         return self.type(value)
@@ -120,8 +121,11 @@ class _Checked:
     def given(cls, settings: Self | None, argument: str = "settings", **options: Any) -> Self:
         """An argument's settings, or the default ones for None, with those changed that are given by name.
 
-        Raises InvalidInput for an argument of another type, and otherwise as the class does.
+        Raises InvalidInput for an argument of another type and for an unknown name, and otherwise as the class does.
         """
+        known = settings_of(cls)  # type: ignore[arg-type]  # a class can be hashed
+        if unknown := [name for name in options if name not in known]:
+            raise InvalidInput(f"{unknown[0]}: there is no such setting; there are {', '.join(known)}", unknown[0])
         if settings is None:
             return cls(**options)
         check_type(argument, settings, cls)

@@ -6,9 +6,11 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
+from inspect import GEN_CLOSED, getgeneratorstate
 
 import numpy as np
 
+from common.errors import UserError
 from pipeline.audio import Audio, Resampler
 from pipeline.pieces import PieceResult
 from pipeline.policy import may_begin_piece
@@ -46,7 +48,7 @@ class Closing:
 class AudioStream(Iterator[Audio]):
     """Audio as it is made. `close`, or dropping it, cancels the rest.
 
-    One thread iterates. Any thread may close it, at any time: a wait for the next chunk ends then.
+    One thread at a time iterates. Any thread may close it, at any time: a wait for the next chunk ends then.
 
     Args:
         chunks: makes the chunks, and ends early when it is closed. It must not refer to the stream: that could not be
@@ -56,12 +58,22 @@ class AudioStream(Iterator[Audio]):
     def __init__(self, chunks: Callable[[Closing], Generator[Audio, None, None]]) -> None:
         self._closing = Closing()
         self._chunks = chunks(self._closing)
+        self._reading = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<AudioStream, {'ended' if getgeneratorstate(self._chunks) == GEN_CLOSED else 'open'}>"
 
     def __next__(self) -> Audio:
-        if self._closing.closed:
-            self.close()  # which another thread could not do in the middle of a chunk
-            raise StopIteration
-        return next(self._chunks)
+        """The next chunk, waited for. Raises UserError while another thread waits for it."""
+        if not self._reading.acquire(blocking=False):
+            raise UserError("another thread is waiting for this stream's next chunk; give each thread its own stream")
+        try:
+            if self._closing.closed:
+                self.close()  # which another thread could not do in the middle of a chunk
+                raise StopIteration
+            return next(self._chunks)
+        finally:
+            self._reading.release()
 
     def close(self) -> None:
         self._closing.close()
@@ -80,7 +92,7 @@ class Speech:
         sampling_rate: the voice's own, in Hz.
         on_event: called in the worker thread whenever something new can be read. It must return at once.
         wake: called when the worker has something to do.
-        watch: called now and then while a reader waits.
+        watch: called before a reader waits without a limit, and now and then while it does; it may raise.
 
     Attributes:
         dropped: the characters of the text that have no symbol and are left out, in order of first appearance.
@@ -126,6 +138,7 @@ class Speech:
             EngineFailure: the request failed.
             Closed: the voice was closed, or can't work any more.
             CancelledError: it was cancelled.
+            UserError: a callback would wait for the voice that calls it.
             queue.Empty: nothing came within the timeout.
         """
         item = self._next_item(timeout)
@@ -144,11 +157,11 @@ class Speech:
     def _next_item(self, timeout: float | None) -> Audio | BaseException | None:
         if timeout is not None:
             return self._chunks.get(timeout > 0, timeout or None)
-        while True:
-            try:
+        while self._chunks.empty():
+            self._watch()
+            with suppress(queue.Empty):
                 return self._chunks.get(timeout=WATCH_SECONDS)
-            except queue.Empty:
-                self._watch()
+        return self._chunks.get()
 
     def cancel(self) -> None:
         """Gives the request up: its slot is free at the next block. May be called at any time, from any thread."""

@@ -152,7 +152,7 @@ def speak_bits(
         bits: of the text; iterated in a thread of its own.
         settings: how they are spoken.
         submit: queues a stretch, with what to call when something of it can be read.
-        watch: called now and then, to find out whether the voice still works.
+        watch: called now and then during a wait; it raises why there will be no audio.
         closing: ends it, from any thread.
 
     Raises:

@@ -212,11 +212,11 @@ class Voice:
     def stream(
         self, text: str | Iterable[str], settings: SpeakSettings | None = None, **options: Unpack[SpeakOptions]
     ) -> AudioStream:
-        """Speaks a text as a stream of chunks, the first one early; together they are what `speak` gives.
+        """Speaks a text as a stream of chunks, the first one early. A whole text's are together what `speak` gives.
 
         Args:
-            text: whole; or bits of it, which are spoken sentence by sentence as they come (an iterator is read in a
-                thread of its own).
+            text: whole; or bits of it, as they come (an iterator is read in a thread of its own). Each sentence of
+                these is spoken as a text by itself: pauses and samples aren't those of the whole text.
 
         Closing the stream cancels the rest. Settings and errors as for `speak`; an error may come after chunks.
         """
@@ -229,7 +229,7 @@ class Voice:
         def submit(stretch: str, on_event: Callable[[], object]) -> Speech:
             return self.submit(stretch, chosen, on_event)
 
-        return AudioStream(partial(speak_bits, text, chosen, submit, lambda: self.scheduler().status()))
+        return AudioStream(partial(speak_bits, text, chosen, submit, lambda: self.scheduler().watch()))
 
     @_with_settings
     def submit(
@@ -274,8 +274,11 @@ class Voice:
         """Closes the engines; may be called again. Arguments as for `Scheduler.close`.
 
         Calls under way raise Closed at their next use of the engines. Engines that one is still using after the timeout
-        stay open. In a callback it returns at once, and the engines are closed when they come free.
+        stay open. In a callback it returns at once, and the engines are closed when they come free. In a forked process
+        it does nothing.
         """
+        if self.engines.lock.is_forked:
+            return
         was_closed, self._closed = self._closed, True
         if self.engines.lock.held_here:
             if not was_closed:

@@ -580,9 +580,9 @@ def test_each_broken_checkpoint_gets_one_clear_line(kind: str, tmp_path: Path) -
 
 
 def test_a_checkpoint_of_the_other_model_is_named(tiny_checkpoints: dict[str, Path]) -> None:
-    with pytest.raises(UserError, match="this is a WaveGlow checkpoint, not Tacotron 2; give it with --waveglow"):
+    with pytest.raises(UserError, match="this is a WaveGlow checkpoint, not Tacotron 2; give it as waveglow"):
         load_tacotron2(tiny_checkpoints["waveglow"])
-    with pytest.raises(UserError, match="this is a Tacotron 2 checkpoint, not WaveGlow; give it with --tacotron2"):
+    with pytest.raises(UserError, match="this is a Tacotron 2 checkpoint, not WaveGlow; give it as tacotron2"):
         load_waveglow(tiny_checkpoints["tacotron2"])
 
 

@@ -120,7 +120,7 @@ def test_bad_checkpoints_leave_no_onnx_file(tmp_path: Path, tiny_checkpoints: di
     (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
     flag, out = f"--{own}", tmp_path / "out"
     assert_one_line_error(run_here(script, flag, tmp_path / "cut.pt", "-o", out), "cut.pt", "truncated")
-    assert_one_line_error(run_here(script, flag, tiny_checkpoints[other], "-o", out), "give it with")
+    assert_one_line_error(run_here(script, flag, tiny_checkpoints[other], "-o", out), f"give it as {other}")
     assert_one_line_error(run_here(script, flag, tmp_path / "no.pt", "-o", out), "no.pt", "no such checkpoint")
     torch.save({"state_dict": {}, "hook": UnsafeObject()}, tmp_path / "unsafe.pt")
     assert_one_line_error(run_here(script, flag, tmp_path / "unsafe.pt", "-o", out), "refused", "system")

@@ -6,6 +6,7 @@ import gc
 import io
 import os
 import queue
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -334,6 +335,26 @@ def test_a_program_that_streams_and_forgets_to_close_ends_cleanly(tmp_path: Path
     assert (done.stdout, done.stderr, done.returncode) == ("True\n", "", 0)
 
 
+@pytest.mark.filterwarnings("ignore:.*fork")
+def test_a_forked_process_is_refused_the_voice_at_once() -> None:
+    with Voice(tiny_engines()) as voice:
+        long = voice.submit("word " * 40, gate_threshold=1.0, max_decoder_steps=1600)
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)  # ends a child that waits
+            try:
+                uses = [voice.speak, lambda text: next(voice.stream(text)), lambda text: next(voice.stream([text]))]
+                for use in (*uses, lambda text: list(long)):
+                    with pytest.raises(Closed, match="load the voice in each process"):
+                        use("Hello.")
+                voice.close()
+                os._exit(0)
+            finally:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+        long.cancel()
+
+
 def test_draining_does_not_wait_for_a_reader_that_has_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.policy.MAX_UNREAD_SECONDS", 0.1)
     voice = Voice(tiny_engines())
@@ -418,11 +439,19 @@ def closing_engines() -> tuple[dict[Part, Engine], threading.Event, list[bool]]:
     return engines, closed, after_closing
 
 
-def test_a_callback_may_close_the_voice_but_not_speak_with_it() -> None:
+def test_a_callback_may_close_the_voice_but_not_speak_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.text_stream.WATCH_SECONDS", 0.1)
     engines, closed, after_closing = closing_engines()
     voice = Voice(engines, WorkSettings(batch_size=1))
-    with pytest.raises(UserError, match="a callback can't speak with the voice that calls it"):
-        voice.speak("Hello.", on_progress=lambda done, symbols: voice.speak("Hello."), **SETTINGS)
+    inner: list[Callable[[], object]] = [
+        lambda: voice.speak("Inner."),
+        lambda: next(voice.stream("Inner.")),
+        lambda: list(voice.submit("Inner.")),
+        lambda: next(voice.stream(["Inner."])),
+    ]
+    for speak_again in inner:
+        with pytest.raises(UserError, match="a callback can't speak with the voice that calls it"):
+            voice.speak("Hello.", on_progress=lambda done, symbols, again=speak_again: again(), **SETTINGS)
     with suppress(Closed):  # unless the last run of an engine was the text's last
         voice.speak("Hello.", on_progress=lambda done, symbols: voice.close(), **SETTINGS)
     assert closed.wait(60)

@@ -179,5 +179,5 @@ def test_the_environment_may_say_how_many_threads(monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.parametrize("threads", [0, -3, 100_000])
 def test_senseless_numbers_of_threads_are_refused(threads: int) -> None:
-    with pytest.raises(UserError, match=r"--threads .*must be between 1 and 256"):
+    with pytest.raises(UserError, match=r"threads .*must be between 1 and 256"):
         thread_count(threads)

@@ -187,11 +187,15 @@ def test_a_stream_may_be_closed_while_another_thread_waits_for_its_first_chunk(b
         reader = threading.Thread(target=lambda: heard.extend(stream))
         reader.start()
         assert entered.wait(60)
+        with pytest.raises(UserError, match="another thread is waiting for this stream's next chunk"):
+            next(stream)
+        assert repr(stream) == "<AudioStream, open>"
         stream.close()
         gate.set()
         reader.join(60)
         assert not reader.is_alive()
         assert (heard, list(stream)) == ([], [])
+        assert repr(stream) == "<AudioStream, ended>"
         assert eventually(lambda: voice.scheduler().status().active == 0)
 
 

@@ -24,11 +24,13 @@ from pipeline.console import EXIT_CUT
 from pipeline.encoders import LOSSY_PEAK
 from pipeline.engine_set import EngineSet
 from pipeline.identity import identity_of
+from pipeline.scheduler import Scheduler
 from tacotron2.text.lexicon import Lexicon
 from tests.engine_doubles import tiny_engines
 from tests.scripts import run_script
 
 SHORT = {"max_decoder_steps": 90, "gate_threshold": 1.0}
+SILENCE = Audio(np.zeros(3, np.float32), 22050)
 BARE = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}  # the environment of a process
 
 
@@ -134,7 +136,22 @@ def test_what_can_not_be_spoken_or_set_is_one_line(voice: Voice) -> None:
         (lambda voice: Voice.load(dict.fromkeys(PARTS, 3)), "encoder: must be str or Path, not int"),
         (lambda voice: Voice(tiny_engines(), {"window": 96}), "work: must be WorkSettings, not dict"),
         (lambda voice: Voice(3), "engines: must be Mapping, not int"),
-        (lambda voice: Audio(np.zeros(3, np.float32), 22050).save(3), "target: must be str or Path, not int"),
+        (
+            lambda voice: Voice.load(dict.fromkeys(PARTS, "a"), batch=3),
+            "batch: there is no such setting; .*, device, .*",
+        ),
+        (lambda voice: voice.speak("Hello.", foo=1), "foo: there is no such setting; there are seed, .*, timestamps"),
+        (lambda voice: voice.speak("Hello.", SpeakSettings(), foo=1), "foo: there is no such setting; .*"),
+        (lambda voice: voice.speak("Hello.", seed=2**70), f"seed {2**70}: must be between 0 and {2**63}"),
+        (lambda voice: Scheduler(voice.engines, max_slots=0), "max_slots 0: must be a whole number from 1"),
+        (lambda voice: Scheduler(voice.engines, max_waiting="x"), "max_waiting 'x': must be a whole number from 1"),
+        (lambda voice: SILENCE.save(3), "target: must be str or Path, not int"),
+        (lambda voice: SILENCE.save(""), "target '': is a folder; name a file"),
+        (lambda voice: SILENCE.resampled("x"), "sampling_rate 'x': must be a whole number from 1"),
+        (lambda voice: Audio([0.0], 22050), "samples: must be ndarray, not list"),
+        (lambda voice: Audio(np.zeros(3), 22050), "samples: must be float32 of one dimension, not float64 of .*"),
+        (lambda voice: Audio(np.zeros((1, 3), np.float32), 1), r"samples: .*, not float32 of shape \(1, 3\)"),
+        (lambda voice: Audio(SILENCE.samples, 0), "sampling_rate 0: must be a whole number from 1"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -220,6 +237,8 @@ def test_what_can_not_be_saved_is_one_line(tmp_path: Path) -> None:
     for samples in ([], [float("nan")]):
         with pytest.raises(UserError, match="no file was written"):
             Audio(np.array(samples, np.float32), 22050).save(tmp_path / "a.mp3")
+    with pytest.raises(UserError, match="NaN or infinite"):
+        Audio(np.array([float("nan")], np.float32), 22050).pcm16()
     assert list(tmp_path.iterdir()) == []
 
 
