@@ -225,11 +225,8 @@ class Voice:
             return AudioStream(lambda closing: speak_whole(lambda: self.submit(text, chosen), closing))
         if chosen.ssml:
             raise InvalidInput("ssml: text that comes in bits can't be SSML", "ssml")
-
-        def submit(stretch: str, on_event: Callable[[], object]) -> Speech:
-            return self.submit(stretch, chosen, on_event)
-
-        return AudioStream(partial(speak_bits, text, chosen, submit, lambda: self.scheduler().watch()))
+        speak = partial(speak_bits, text, chosen, lambda bit, on_event: self.submit(bit, chosen, on_event))
+        return AudioStream(partial(speak, lambda: self.scheduler().watch()))
 
     @_with_settings
     def submit(
@@ -273,9 +270,8 @@ class Voice:
     def close(self, drain: bool = False, timeout: float = CLOSING_SECONDS) -> None:
         """Closes the engines; may be called again. Arguments as for `Scheduler.close`.
 
-        Calls under way raise Closed at their next use of the engines. Engines that one is still using after the timeout
-        stay open. In a callback it returns at once, and the engines are closed when they come free. In a forked process
-        it does nothing.
+        Calls under way raise Closed at their next use of the engines. Engines in use after the timeout stay open. In a
+        callback it returns at once, and they are closed when they come free. In a forked process it does nothing.
         """
         if self.engines.lock.is_forked:
             return
