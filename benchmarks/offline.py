@@ -47,7 +47,7 @@ NEVER = 1.0  # a gate threshold that no gate passes
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What is measured, and where its results go. The help of the flags of `add_benchmark_flags` explains the fields.
+    """A measurement, and where its results go. The help of the flags of `add_benchmark_flags` explains the fields.
 
     `batches` in a row are spoken as a corpus is: on a GPU the next is decoded before the one before is copied to the
     host. `parameters` are all flags of the script, as the log shows them.

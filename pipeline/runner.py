@@ -32,7 +32,7 @@ from tacotron2.decoder_graph import (
     make_decoder,
 )
 
-Owner = tuple[Request, Piece]  # what is done is for this piece of this request
+Owner = tuple[Request, Piece]  # a request that an error ends, and the piece that the error names
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -101,7 +101,7 @@ class Runner:
             pieces = [StreamedPiece(one, piece, self.engines, plan, self._pool) for one, piece in joining]
             for piece in pieces:
                 piece.request.pieces.append(piece)
-            self._session.join(*stages.joined(memories, max(memory.size(1) for memory, _ in memories)), pieces)
+            self._session.join(*stages.in_one_batch(memories, max(memory.size(1) for memory, _ in memories)), pieces)
         except Exception as error:
             self._fail(error, joining)
 

@@ -129,7 +129,7 @@ class Scheduler:
         return speech
 
     def watch(self) -> None:
-        """Called by what waits for audio, so that it doesn't wait for ever.
+        """Looks whether audio can still come. Whoever waits for audio calls this, now and then.
 
         Raises:
             UserError: it is a callback, and the engines wait for that one.

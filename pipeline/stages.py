@@ -26,7 +26,6 @@ from pipeline.settings import SpeakSettings
 from tacotron2.decoder import EXTRA_FRAMES, FRAMES_PER_SYMBOL, LONGEST_DECODING, StopRule, Utterance
 from tacotron2.decoder_graph import bucket_of
 from waveglow import vocoder
-from waveglow.denoiser import Denoiser
 from waveglow.windows import CONTEXT, END_SILENCE, Window
 
 NEVER = 1.0  # a gate threshold that no gate passes
@@ -86,10 +85,10 @@ def encode(engines: EngineSet, texts: Sequence[np.ndarray]) -> tuple[Tensor, Ten
     if engines.on_gpu or engines.limits.batch[0] > 1:
         return _encode_together(engines, texts, width)
     alone = [_encode_together(engines, [ids], max(len(ids), engines.limits.text[0])) for ids in texts]
-    return joined(alone, width)
+    return in_one_batch(alone, width)
 
 
-def joined(encoded: Sequence[tuple[Tensor, Tensor]], width: int) -> tuple[Tensor, Tensor]:
+def in_one_batch(encoded: Sequence[tuple[Tensor, Tensor]], width: int) -> tuple[Tensor, Tensor]:
     """What `encode` has made of some texts at a time, as it would be of all: (B, width, .) twice."""
     if len(encoded) == 1 and encoded[0][0].size(1) == width:
         return encoded[0]
@@ -257,11 +256,6 @@ def vocode_windows(engines: EngineSet, mels: Sequence[Tensor], noises: Sequence[
     if isinstance(waveglow, PackedVocoder):
         return waveglow.run_packed(mels, of_each)
     return list(infer(waveglow, mel=torch.stack(list(mels)), z=torch.stack(of_each))["audio"])
-
-
-def denoise(denoiser: Denoiser | None, audio: Tensor) -> Tensor:
-    """Audio (samples,) in float32, without WaveGlow's hum where there is a denoiser."""
-    return audio.float() if denoiser is None else denoiser(audio.float())
 
 
 def level(engines: EngineSet, audio: Tensor) -> Tensor:

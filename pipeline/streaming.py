@@ -190,7 +190,8 @@ class StreamedPiece(Utterance):
     def refined(self, table: FrameTable) -> np.ndarray:
         """The refined frames that the next window is made of, int64 [n]: their numbers in a table."""
         if self._windows.speed == 1:
-            return self._refined.numbers(table, self.next_window.start, self.next_window.size)
+            span = self.next_window
+            return self._refined.numbers(table, span.start, span.size)
         return self._refined.numbers(table, self._refined.start, self._refined.stop - self._refined.start)
 
     def window(self, frames: Tensor) -> WindowInputs:

@@ -208,7 +208,7 @@ class Synthesizer:
         audios = self._vocode(pieces, mels, noises)
         if self.denoiser is not None:
             with self.stages("denoiser"):
-                audios = [stages.denoise(self.denoiser, audio) for audio in audios]
+                audios = [self.denoiser(audio.float()) for audio in audios]
         leveled = stages.level(self.engines, torch.cat(audios).float())
         on_host = stages.HostAudio.of(leveled, [audio.numel() for audio in audios])
         return _Vocoding(self.engines, self.settings, pieces, started, memory[0], decoded, mels, on_host)

@@ -11,4 +11,4 @@ PASSES_FLAGS_TO=scripts/http_server.py
 show_help_if_asked "$@"
 
 ensure_environment serve
-exec "$PYTHON" "$ROOT/scripts/http_server.py" "$@" # it replaces the shell, so that it gets SIGTERM
+exec "$PYTHON" "$ROOT/scripts/http_server.py" "$@" # SIGTERM must reach the server, so no shell stays before it

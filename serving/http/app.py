@@ -100,7 +100,7 @@ def _speech_routes(service: SpeechService) -> Iterator[BaseRoute]:
 
 
 def _listing_routes(service: SpeechService) -> Iterator[BaseRoute]:
-    """What there is, for those who may ask for speech."""
+    """The lists of models and voices, and the metrics. They need the key, where there is one."""
     settings = service.settings
 
     def route(path: str, endpoint: Endpoint) -> Route:

@@ -172,7 +172,7 @@ class EngineServer:
             self._connection.shutdown(socket.SHUT_RDWR)
 
     def _taken(self) -> list[object]:
-        """What is in the outbox, waited for: what goes out together costs both processes less."""
+        """Waits for the outbox, and empties it: messages that go out together cost both processes less."""
         items = [self._outbox.get()]
         with suppress(queue.Empty):
             while True:

@@ -122,7 +122,7 @@ class SpeechServer(uvicorn.Server):
 
 
 class DrainingWebSocket(WebSocketsSansIOProtocol):
-    """A WebSocket whose conversation ends by itself when the server ends (see `serving.http.websocket`)."""
+    """A WebSocket that the server's end leaves open: `serving.http.websocket` ends the conversation, and closes it."""
 
     def shutdown(self) -> None:
         if self.close_sent or not self.handshake_complete:

@@ -27,7 +27,7 @@ _CHARACTER_IDS = {symbol: index for symbol, index in SYMBOL_IDS.items() if len(s
 
 
 class WithoutWords(InvalidInput):
-    """A text has nothing to say: an emoji, a rule of asterisks. One whose letters have no sound is no such text."""
+    """A text has no words, as an emoji or a row of asterisks. Letters without a sound are another error."""
 
 
 class WordSpan(NamedTuple):

@@ -36,7 +36,7 @@ def _weekday_alone(match: re.Match[str]) -> str:
     return _weekday(day) + (" " if after[-1:] == " " else "")
 
 
-# Dates, years and decades: a month alone is left as it is.
+# Dates, years and decades. They leave a month alone as it is.
 DATES = Rules(needs=FIGURES)
 
 _LETTERED = Pattern(r"(?:\b(?&Before-a-letter) |\bb\. .*)$")

@@ -6,7 +6,7 @@ from tacotron2.text.normalizer.say import FIGURES, digits, spelt
 from tacotron2.text.rewriting import Pattern, Rules
 from tacotron2.text.tables import table
 
-# What is read digit by digit, with a pause between groups.
+# Numbers that are read digit by digit, with a pause between their groups.
 TELEPHONES = Rules(needs=FIGURES)
 
 TELEPHONES.add(
@@ -63,7 +63,7 @@ _FIGURES = Pattern(r"[0-9]+")
 
 
 def telephone(written: str) -> str:
-    """The groups of a number digit by digit, with a pause between them; an amount as it is."""
+    """Reads a number's groups digit by digit, with a pause between groups; leaves an amount as it is."""
     found = _FIGURES.findall(written)
     total = sum(map(len, found))
     if total > 19 or (written[0] == "+" and (total < 7 or (len(found) == 2 and "." in written))):
