@@ -159,7 +159,7 @@ def postnet_window(mel: Range, on_gpu: bool) -> int | None:
 
 
 def frames_to_refine(needed: int, refined: int, total: int | None, size: int | None) -> list[Window]:
-    """Which decoded frames go through the postnet so that a stream's first `needed` are refined.
+    """Which decoded frames go through the postnet so that a piece's first `needed` are refined.
 
     The windows depend on what is needed alone, not on how much has been decoded by then: a frame's rounding may depend
     on its place in a window, and nobody's audio must depend on who else is spoken.

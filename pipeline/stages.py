@@ -6,7 +6,6 @@ Decoding stands between the first two: `tacotron2.decoder_graph`. To be called i
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from common.random_streams import RandomStreams
 from pipeline.audio import limit
 from pipeline.engine_set import EngineSet
 from pipeline.pieces import Piece
-from pipeline.policy import POSTNET_CONTEXT, POSTNET_WINDOW, postnet_window
+from pipeline.policy import POSTNET_WINDOW, frames_to_refine, postnet_window
 from pipeline.settings import SpeakSettings
 from tacotron2.decoder import EXTRA_FRAMES, FRAMES_PER_SYMBOL, LONGEST_DECODING, StopRule, Utterance
 from tacotron2.decoder_graph import bucket_of
@@ -161,11 +160,7 @@ def _refine_in_windows(engines: EngineSet, mels: Tensor, items: Sequence[int], f
     """
     windows: list[tuple[int, Window]] = []  # with the utterance of the batch
     for item in items:
-        last = frames[item] - POSTNET_WINDOW
-        starts = [*range(0, last, POSTNET_WINDOW - 2 * POSTNET_CONTEXT), last]
-        edges = [0, *(start + POSTNET_CONTEXT for start in starts[1:]), frames[item]]
-        for first, kept in zip(starts, pairwise(edges), strict=True):
-            windows.append((item, Window(first, first + POSTNET_WINDOW, *kept)))
+        windows += [(item, one) for one in frames_to_refine(frames[item], 0, frames[item], POSTNET_WINDOW)]
     low, high = engines.limits.batch
     at_once = max(low, min(1 << (len(windows) - 1).bit_length(), POSTNET_WINDOWS, high))
     windows += [(items[0], Window(0, POSTNET_WINDOW, 0, 0))] * (-len(windows) % at_once)  # nothing is kept of these
