@@ -1,12 +1,13 @@
 """CUDA graph capture, device guards, caches by shape, and whether Triton can run."""
 
 import contextlib
+import gc
 import logging
 import os
 import shutil
 import sysconfig
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -94,15 +95,28 @@ def _record(run: Callable[[], None]) -> torch.cuda.CUDAGraph:
     # well, it leaves the capture stream current and hides the first error. Graphs can't share a pool: once its last
     # graph is destroyed, PyTorch refuses to begin another one in it.
     graph = torch.cuda.CUDAGraph()
-    graph.capture_begin(capture_error_mode="thread_local")
-    try:
-        run()
-    except BaseException:
-        with contextlib.suppress(RuntimeError):
-            graph.capture_end()
-        raise
-    graph.capture_end()
+    with _garbage_left():
+        graph.capture_begin(capture_error_mode="thread_local")
+        try:
+            run()
+        except BaseException:
+            with contextlib.suppress(RuntimeError):
+                graph.capture_end()
+            raise
+        graph.capture_end()
     return graph
+
+
+@contextlib.contextmanager
+def _garbage_left() -> Iterator[None]:
+    # The collector may find an old graph or kernel at any allocation, and destroying one invalidates a capture.
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class ShapeCache(Generic[Key, Value]):

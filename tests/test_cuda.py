@@ -1,5 +1,6 @@
 """CUDA graphs and the cache of shapes: what engines rely on, without a GPU where that is possible."""
 
+import gc
 import logging
 from collections.abc import Callable
 
@@ -110,6 +111,27 @@ def test_a_failed_capture_leaves_no_trace() -> None:
     replay()
     replay()
     assert x.tolist() == [4] * 4
+
+
+@pytest.mark.cuda
+def test_garbage_is_left_alone_during_a_capture() -> None:
+    class Cycle:
+        def __init__(self, graph: Callable[[], None]) -> None:
+            self.graph, self.itself = graph, self
+
+    device, x = with_index("cuda"), torch.ones(4, device="cuda")
+
+    def run() -> None:
+        x.mul_(2)
+        kept = [[] for _ in range(2 * gc.get_threshold()[0])]  # would start the collector
+        assert len(kept) > 1000
+
+    gc.collect()
+    gc.disable()  # so that the first graph isn't collected too early
+    Cycle(capture(doubling(x), device))
+    gc.enable()
+    capture(run, device, warm_up=False)()
+    assert gc.isenabled()
 
 
 @pytest.mark.cuda
