@@ -90,15 +90,19 @@ class Contract:
         inputs: Iterable[TensorSpec],
         outputs: Iterable[TensorSpec],
         remedy: str = "export the file again",
+        fixed: Mapping[str, int] | None = None,
     ) -> None:
-        """Raises UserError, naming `where` and the remedy, unless the tensors found are these, in any order."""
+        """Raises UserError, naming `where` and the remedy, unless the tensors found are these, in any order.
+
+        Symbols must be dynamic dimensions; those in `fixed` may have that size instead.
+        """
         for expected, found in ((self.inputs, inputs), (self.outputs, outputs)):
             found_by_name = {spec.name: spec for spec in found}
             for spec in expected:
                 actual = found_by_name.pop(spec.name, None)
                 if actual is None:
                     raise UserError(f"{where}: tensor {spec} is missing; {remedy}")
-                if actual.dtype != spec.dtype or not _same_shape(spec.shape, actual.shape):
+                if actual.dtype != spec.dtype or not _fits(actual.shape, spec.shape, fixed or {}):
                     raise UserError(f"{where}: expected {spec}, found {actual}; {remedy}")
             if found_by_name:
                 raise UserError(f"{where}: unexpected tensor {next(iter(found_by_name.values()))}; {remedy}")
@@ -188,8 +192,10 @@ def _waveglow(config: WaveGlowConfig, hop_length: int, dtype: torch.dtype) -> Co
     )
 
 
-def _same_shape(expected: tuple[Dim, ...], found: tuple[Dim, ...]) -> bool:
+def _fits(found: tuple[Dim, ...], expected: tuple[Dim, ...], fixed: Mapping[str, int]) -> bool:
     # A symbol stands for any dynamic dimension: files may name it otherwise.
-    return len(expected) == len(found) and all(
-        a == b if isinstance(a, int) else not isinstance(b, int) for a, b in zip(expected, found, strict=True)
+    sizes = {"": 1, **fixed}
+    return len(found) == len(expected) and all(
+        (symbol in sizes and dim == factor * sizes[symbol]) if isinstance(dim, int) else symbol != ""
+        for dim, (factor, symbol) in zip(found, map(parse_dim, expected), strict=True)
     )

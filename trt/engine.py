@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import weakref
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from common.contract import TensorSpec, contract_of, parse_dim
+from common.callbacks import ignore
+from common.contract import TensorSpec, contract_of
 from common.engine import Range, check_bound, closed
 from common.errors import EngineFailure, UserError
 from common.metadata import Part
@@ -24,11 +27,12 @@ from trt.bindings import (
     Gpu,
     TensorRT,
     dotted,
+    one_line,
     shape_tuple,
     tensor_spec,
     version_numbers,
 )
-from trt.contexts import Contexts, SizedContext, described, workspace_of
+from trt.contexts import runtime_config, workspace_of
 from trt.record import BUILD_AGAIN, EngineRecord, profile_shapes, read_plan, read_record
 
 if TYPE_CHECKING:
@@ -41,6 +45,23 @@ class OutOfDeviceMemory(EngineFailure, torch.cuda.OutOfMemoryError):
     """Not enough GPU memory: an error of PyTorch's own class too, so that callers catch only that one."""
 
 
+@dataclass
+class Context:
+    """An execution context, the sizes that it is set to, and the scratch memory that they take.
+
+    Contexts are costly: once no run uses one, it is used again, at other sizes too.
+    """
+
+    handle: tensorrt.IExecutionContext | None  # None once the engine is closed
+    sizes: Mapping[str, int]
+    scratch_bytes: int
+    user: weakref.ref[BoundRun] | None = None  # the latest run that was bound to it
+
+    @property
+    def is_free(self) -> bool:
+        return self.user is None or self.user() is None
+
+
 class BoundRun:
     """Runs the engine on the memory it was bound to: one enqueue on PyTorch's current stream.
 
@@ -49,28 +70,28 @@ class BoundRun:
     it: the run holds the context and all memory that the graph uses. Not thread-safe.
     """
 
-    def __init__(self, engine: TensorRTEngine, sized: SizedContext, memory: tuple[Tensor, ...]) -> None:
+    def __init__(self, engine: TensorRTEngine, context: Context, memory: tuple[Tensor, ...]) -> None:
         self._engine = engine
-        self._sized = sized
+        self._context = context
         self._memory = memory
         self._gpu = engine.gpu
 
     def __call__(self) -> None:
-        context = self._sized.context
-        if context is None:
+        handle = self._context.handle
+        if handle is None:
             raise closed(self._engine)
         with self._gpu.current():
             stream = self._gpu.stream()
             if stream == DEFAULT_STREAM:
                 self._engine.warn_of_default_stream()
-            if not context.execute_async_v3(stream):
+            if not handle.execute_async_v3(stream):
                 raise self._engine.error("could not run")
 
     def capturable(self) -> bool:
         """Whether TensorRT-RTX can run it in a stream capture, asked for a stream of its own."""
-        context: Any = self._sized.context
+        handle: Any = self._context.handle
         with self._gpu.current(), self._gpu.own_stream():
-            return bool(context.is_stream_capturable(self._gpu.stream()))
+            return bool(handle.is_stream_capturable(self._gpu.stream()))
 
 
 class TensorRTEngine:
@@ -102,7 +123,6 @@ class TensorRTEngine:
         self._trt = tensorrt_of(self.name, self.record)
         self.gpu = gpu_for(self.name, self.record, device)
         self.device = self.gpu.device
-        self._capturable: bool | None = None
         self._warned_of_default_stream = False
         self._workspace = workspace_of(self.device)
         with self.gpu.current():
@@ -113,15 +133,13 @@ class TensorRTEngine:
             self._engine: tensorrt.ICudaEngine | None = self._runtime.deserialize_cuda_engine(plan)
             if self._engine is None:
                 raise self.error("could not be opened", BUILD_AGAIN)
-            self.limits: Mapping[str, Range] = self._check_tensors(self._engine)
-            self._contexts = Contexts(
-                self._engine,
-                self._trt,
-                self.gpu,
-                self.contract,
-                self.error,
-                runtime_cache=path.with_name(path.name + ".cache"),
-            )
+            self._check_tensors(self._engine)
+            kernels = path.with_name(path.name + ".cache")
+            self._config, self._save_kernels = runtime_config(self._trt, self._engine, kernels)
+        self.limits: Mapping[str, Range] = {
+            symbol: (sizes.min, sizes.max) for symbol, sizes in self.record.profile.items()
+        }
+        self._contexts: list[Context] = []
 
     @property
     def cuda_engine(self) -> tensorrt.ICudaEngine:
@@ -130,19 +148,18 @@ class TensorRTEngine:
             raise closed(self)
         return self._engine
 
-    @property
+    @functools.cached_property
     def capturable(self) -> bool:
         """Whether bound runs may be captured into CUDA graphs: always with TensorRT; TensorRT-RTX is asked once, at the
         sizes that the engine is tuned for. Where the answer is no, a warning is logged. Raises UserError as `bind`."""
-        if self._capturable is None:
-            self._capturable = self._trt.flavour != "tensorrt_rtx" or self._bound_to_nothing().capturable()
-            if not self._capturable:
-                _log.warning(
-                    "%s: %s can't record it in a CUDA graph; the host launches it at each step, which is slower",
-                    self.name,
-                    self._trt.product,
-                )
-        return self._capturable
+        if self._trt.flavour != "tensorrt_rtx" or self._bound_to_nothing().capturable():
+            return True
+        _log.warning(
+            "%s: %s can't record it in a CUDA graph; the host launches it at each step, which is slower",
+            self.name,
+            self._trt.product,
+        )
+        return False
 
     def bind(self, tensors: Mapping[str, Tensor]) -> BoundRun:
         """See `common.engine.Engine`. Not while a CUDA graph is being captured: it may allocate memory."""
@@ -155,13 +172,9 @@ class TensorRTEngine:
                     f"{self.name}: {name} must begin at a multiple of {self.gpu.alignment} bytes; pass a copy"
                 )
         with self.gpu.current():
-            sized = self._contexts.take(sizes)
-            try:
-                run = self._bind_context(sized, tensors)
-            except BaseException:
-                self._contexts.release(sized)
-                raise
-        weakref.finalize(run, self._contexts.release, sized).atexit = False
+            context = self._context_of(sizes)
+            run = BoundRun(self, context, self._give_memory(context, tensors))
+        context.user = weakref.ref(run)
         return run
 
     def close(self) -> None:
@@ -170,7 +183,11 @@ class TensorRTEngine:
             return
         with self.gpu.current():
             self.gpu.synchronize()
-            self._contexts.close()
+            self._save_kernels()
+            for context in self._contexts:  # those in use too
+                context.handle = None
+            self._contexts.clear()
+            self._config, self._save_kernels = None, ignore
             self._engine = None
             self._runtime = None
 
@@ -203,36 +220,82 @@ class TensorRTEngine:
             }
         )
 
-    def _bind_context(self, sized: SizedContext, tensors: Mapping[str, Tensor]) -> BoundRun:
-        context = sized.context
-        assert context is not None
+    def _context_of(self, sizes: dict[str, int]) -> Context:
+        """A free context set to these sizes: one that has them already, else another, else a new one."""
+        free = [context for context in self._contexts if context.is_free]
+        for context in free:
+            if context.sizes == sizes:
+                return context
+        context = free[-1] if free else self._new_context()
+        self._resize(context, sizes)
+        return context
+
+    def _new_context(self) -> Context:
+        self._trt.errors.clear()
+        handle = self.cuda_engine.create_execution_context(self._config)
+        if handle is None:
+            raise self.error("no execution context could be made")
+        self._contexts.append(Context(handle, {}, 0))
+        return self._contexts[-1]
+
+    def _resize(self, context: Context, sizes: dict[str, int]) -> None:
+        handle = context.handle
+        assert handle is not None
+        if context.sizes:
+            # A graph that captured this context may still be running, which TensorRT can't know.
+            self.gpu.synchronize()
+        context.sizes = {}  # if a call below fails, it has neither the old sizes nor the new ones
+        self._trt.errors.clear()
+        for spec in self.contract.inputs:
+            if not handle.set_input_shape(spec.name, spec.resolve(sizes)):
+                raise self.error(f"refused the shape {list(spec.resolve(sizes))} of {spec.name}")
         try:
-            scratch = self._workspace.take(max(sized.scratch_bytes, 1))
+            missing = handle.infer_shapes()
+        except RuntimeError as error:  # its answer to sizes that don't go together
+            raise self.error(f"can't infer its shapes ({one_line(str(error))})") from error
+        if missing:
+            raise self.error(f"has no shape for {', '.join(missing)}")
+        for spec in self.contract.outputs:
+            found = shape_tuple(handle.get_tensor_shape(spec.name))
+            if found != spec.resolve(sizes):
+                raise self.error(f"gives {spec.name} the shape {list(found)}, not {list(spec.resolve(sizes))}")
+        context.scratch_bytes = handle.update_device_memory_size_for_shapes()
+        # 0 means an error (NvInferRuntime.h), or an engine that needs no memory; an error is in the log.
+        if context.scratch_bytes <= 0 and self._trt.errors:
+            raise self.error(f"has no scratch memory size for {described(sizes)}")
+        context.sizes = sizes
+
+    def _give_memory(self, context: Context, tensors: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Ties a context to scratch memory and to the tensors; returns all of that memory."""
+        handle = context.handle
+        assert handle is not None
+        try:
+            scratch = self._workspace.take(max(context.scratch_bytes, 1))
         except torch.cuda.OutOfMemoryError as error:
             raise OutOfDeviceMemory(
-                f"{self.name}: the GPU has no {sized.scratch_bytes / 1e6:.0f} MB of scratch memory left for "
-                f"{described(sized.sizes)}; use a smaller --batch-size or --window, or free the GPU"
+                f"{self.name}: the GPU has no {context.scratch_bytes / 1e6:.0f} MB of scratch memory left for "
+                f"{described(context.sizes)}; use a smaller --batch-size or --window, or free the GPU"
             ) from error
         self._trt.errors.clear()
-        if hasattr(context, "set_device_memory"):
-            context.set_device_memory(scratch.data_ptr(), scratch.numel())
+        if hasattr(handle, "set_device_memory"):
+            handle.set_device_memory(scratch.data_ptr(), scratch.numel())
         else:
-            oldest: Any = context  # TensorRT 10.0
+            oldest: Any = handle  # TensorRT 10.0
             oldest.device_memory = scratch.data_ptr()
         for name, tensor in tensors.items():
-            if not context.set_tensor_address(name, tensor.data_ptr()):
+            if not handle.set_tensor_address(name, tensor.data_ptr()):
                 raise self.error(f"refused the memory of {name}")
-        return BoundRun(self, sized, (scratch, *tensors.values()))
+        return scratch, *tensors.values()
 
-    def _check_tensors(self, engine: tensorrt.ICudaEngine) -> dict[str, Range]:
-        """Compares the engine's tensors and profile with the contract and the record; returns the limits."""
-        input_mode = self._trt.api.TensorIOMode.INPUT
-        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+    def _check_tensors(self, engine: tensorrt.ICudaEngine) -> None:
+        """Compares the engine's tensors and profile with the contract and the record."""
         found: dict[bool, list[TensorSpec]] = {True: [], False: []}  # inputs, outputs
-        for name in names:
+        for name in map(engine.get_tensor_name, range(engine.num_io_tensors)):
             spec = tensor_spec(name, engine.get_tensor_dtype(name), engine.get_tensor_shape(name))
-            found[engine.get_tensor_mode(name) == input_mode].append(self._dynamic(spec))
-        self.contract.check(self.name, found[True], found[False], BUILD_AGAIN)
+            found[engine.get_tensor_mode(name) == self._trt.api.TensorIOMode.INPUT].append(spec)
+        # A builder may fix a dimension of one size.
+        fixed = {symbol: sizes.max for symbol, sizes in self.record.profile.items() if sizes.min == sizes.max}
+        self.contract.check(self.name, found[True], found[False], BUILD_AGAIN, fixed)
         for spec in self.contract.inputs:
             shapes = [shape_tuple(shape) for shape in engine.get_tensor_profile_shape(spec.name, 0)]
             recorded = profile_shapes(self.record, spec)
@@ -240,19 +303,11 @@ class TensorRTEngine:
                 raise UserError(
                     f"{self.name}: its profile for {spec.name} is {shapes}, but its JSON says {recorded}; {BUILD_AGAIN}"
                 )
-        return {symbol: (sizes.min, sizes.max) for symbol, sizes in self.record.profile.items()}
 
-    def _dynamic(self, spec: TensorSpec) -> TensorSpec:
-        """The specification with dimensions of one size made dynamic again: a builder may have fixed them."""
-        expected = self.contract.tensors.get(spec.name)
-        fixed = {symbol: sizes.max for symbol, sizes in self.record.profile.items() if sizes.min == sizes.max}
-        if expected is None or len(expected.shape) != len(spec.shape):
-            return spec
-        dims = []
-        for wanted, found in zip(expected.shape, spec.shape, strict=True):
-            factor, symbol = parse_dim(wanted)
-            dims.append(wanted if symbol in fixed and found == factor * fixed[symbol] else found)
-        return TensorSpec(spec.name, spec.dtype, tuple(dims))
+
+def described(sizes: Mapping[str, int]) -> str:
+    """ "batch 4, mel 768" """
+    return ", ".join(f"{symbol} {size}" for symbol, size in sizes.items())
 
 
 def tensorrt_of(name: str, record: EngineRecord) -> TensorRT:
