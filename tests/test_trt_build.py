@@ -334,15 +334,15 @@ def test_old_tensorrt_is_refused(
 def test_nested_phases_become_one_fraction() -> None:
     reported: list[float] = []
     progress = Progress(reported.append)
-    progress.start("build", None, 2)
-    progress.start("time", "build", 4)
-    progress.step("time", 0)
+    progress.phase_start("build", None, 2)
+    progress.phase_start("time", "build", 4)
+    progress.step_complete("time", 0)
     assert reported == [pytest.approx(1 / 8)]
-    progress.step("time", 3)
-    progress.finish("time")
-    progress.step("build", 0)
+    progress.step_complete("time", 3)
+    progress.phase_finish("time")
+    progress.step_complete("build", 0)
     assert reported[-1] == pytest.approx(1 / 2)
-    progress.finish("build")
+    progress.phase_finish("build")
     assert reported[-1] == 1.0
 
 

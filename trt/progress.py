@@ -15,36 +15,46 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """TensorRT's nested phases as one fraction that never falls."""
+    """The methods of TensorRT's IProgressMonitor: its nested phases as one fraction that never falls.
+
+    Attributes:
+        error: stops the builder once it is set. An exception must not reach the calling C++ code, so that of
+            `on_progress` is kept here.
+    """
 
     def __init__(self, on_progress: Callable[[float], object]) -> None:
+        self.error: BaseException | None = None
         self._on_progress = on_progress
         self._phases: dict[str, tuple[str | None, int, int]] = {}  # name -> parent, steps, steps done
         self._reported = 0.0
 
-    def start(self, phase: str, parent: str | None, steps: int) -> None:
-        self._phases[phase] = (parent, max(1, steps), 0)
+    def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+        self._phases[phase_name] = (parent_phase, max(1, num_steps), 0)
 
-    def step(self, phase: str, step: int) -> None:
-        if phase not in self._phases:
-            return
-        parent, steps, _ = self._phases[phase]
-        self._phases[phase] = (parent, steps, step + 1)
-        fraction, name = 0.0, phase  # of a phase's present step, from the inside out
-        while name in self._phases:
-            parent, steps, done = self._phases[name]
-            fraction, name = min(1.0, (done + fraction) / steps), parent or ""
-        self._report(fraction)
+    def step_complete(self, phase_name: str, step: int) -> bool:
+        """Whether the builder may go on."""
+        if phase_name in self._phases:
+            parent, steps, _ = self._phases[phase_name]
+            self._phases[phase_name] = (parent, steps, step + 1)
+            fraction, name = 0.0, phase_name  # of a phase's present step, from the inside out
+            while name in self._phases:
+                parent, steps, done = self._phases[name]
+                fraction, name = min(1.0, (done + fraction) / steps), parent or ""
+            self._report(fraction)
+        return self.error is None
 
-    def finish(self, phase: str) -> None:
-        parent, _, _ = self._phases.pop(phase, (None, 1, 0))
+    def phase_finish(self, phase_name: str) -> None:
+        parent, _, _ = self._phases.pop(phase_name, (None, 1, 0))
         if parent is None:
             self._report(1.0)
 
     def _report(self, fraction: float) -> None:
-        if fraction > self._reported:
+        if fraction > self._reported and self.error is None:
             self._reported = fraction
-            self._on_progress(fraction)
+            try:
+                self._on_progress(fraction)
+            except Exception as error:
+                self.error = error
 
 
 @contextmanager
@@ -55,57 +65,27 @@ def monitored(trt: TensorRT, config: tensorrt.IBuilderConfig, on_progress: Calla
         KeyboardInterrupt: Ctrl-C was pressed; raised once the builder has returned.
         Exception: of `on_progress`, likewise.
     """
-    with _interruptible() as interrupted:
-        monitor = _monitor(trt, config, Progress(on_progress), interrupted)
-        yield
-    if interrupted.is_set():
-        raise KeyboardInterrupt
-    if monitor.error is not None:
-        raise monitor.error
-
-
-@contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """Ctrl-C sets the event that is yielded: an exception must not pass through TensorRT's C++ frames."""
-    interrupted = threading.Event()
-    previous = signal.getsignal(signal.SIGINT)
-    # None is a handler that Python didn't install, and can't restore.
-    if threading.current_thread() is not threading.main_thread() or previous is None:
-        yield interrupted
-        return
-    signal.signal(signal.SIGINT, lambda number, frame: interrupted.set())
-    try:
-        yield interrupted
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def _monitor(trt: TensorRT, config: tensorrt.IBuilderConfig, progress: Progress, interrupted: threading.Event) -> Any:
     api: Any = trt.api
 
-    class Monitor(api.IProgressMonitor):
-        error: Exception | None = None
-
+    class Monitor(Progress, api.IProgressMonitor):
         def __init__(self) -> None:
             api.IProgressMonitor.__init__(self)
+            Progress.__init__(self, on_progress)
 
-        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
-            self._safely(lambda: progress.start(phase_name, parent_phase, num_steps))
-
-        def step_complete(self, phase_name: str, step: int) -> bool:
-            self._safely(lambda: progress.step(phase_name, step))
-            return not interrupted.is_set() and self.error is None
-
-        def phase_finish(self, phase_name: str) -> None:
-            self._safely(lambda: progress.finish(phase_name))
-
-        def _safely(self, report: Callable[[], None]) -> None:
-            # An exception must not reach the calling C++ code: `monitored` raises it once the builder has returned.
-            try:
-                report()
-            except Exception as error:
-                self.error = error
+    def stop(number: int, frame: object) -> None:
+        monitor.error = KeyboardInterrupt()
 
     monitor = Monitor()
     config.progress_monitor = monitor
-    return monitor
+    previous = signal.getsignal(signal.SIGINT)
+    # None is a handler that Python didn't install, and can't restore.
+    handled = threading.current_thread() is threading.main_thread() and previous is not None
+    if handled:
+        signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        if handled:
+            signal.signal(signal.SIGINT, previous)
+    if monitor.error is not None:
+        raise monitor.error
