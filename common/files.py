@@ -43,14 +43,14 @@ def written_whole(path: Path) -> Iterator[Path]:
         yield temporary
 
 
-def write_whole(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Writes a file in whole or not at all, as `written_whole` does, without opening it again: for many files.
 
     Raises:
         OSError: names `path`.
     """
     with _replacing(path) as (_, handle):
-        left = memoryview(content)
+        left = memoryview(content).cast("B")  # a memoryview may have another format: TensorRT's
         while left:
             left = left[os.write(handle, left) :]
 

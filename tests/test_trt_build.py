@@ -175,10 +175,10 @@ class TestWithTheDouble:
     def test_a_build_is_kept_where_its_timing_cache_cannot_be_written(
         self, encoder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        def disk_is_full(path: Path) -> NoReturn:
+        def disk_is_full(path: Path, content: object) -> NoReturn:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(timing_cache, "written_whole", disk_is_full)
+        monkeypatch.setattr(timing_cache, "write_whole", disk_is_full)
         built = build_engine(encoder, "encoder", folder, BuildOptions(timing_cache=folder / "t.bin"))
         assert read_record(built.path) == built.record
         assert files_in(folder) == {"encoder_fp32.engine", "encoder_fp32.engine.json"}

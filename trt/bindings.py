@@ -12,7 +12,7 @@ from collections import deque
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
@@ -25,18 +25,21 @@ if TYPE_CHECKING:
 
 Flavour = Literal["tensorrt", "tensorrt_rtx", "tensorrt_lean"]
 
+
+class Product(NamedTuple):
+    """One of NVIDIA's TensorRTs."""
+
+    name: str
+    install: str
+    oldest: tuple[int, ...]  # version that will do
+
+
+PRODUCTS: dict[Flavour, Product] = {
+    "tensorrt": Product("TensorRT", "pip install tensorrt, or NVIDIA's TensorRT container", (10,)),
+    "tensorrt_rtx": Product("TensorRT-RTX", "pip install tensorrt-rtx-cu13", (1, 7)),
+    "tensorrt_lean": Product("TensorRT's lean runtime", "pip install tensorrt-lean", (10,)),
+}
 BUILDERS: tuple[Flavour, ...] = ("tensorrt", "tensorrt_rtx")  # in order of preference
-PRODUCTS: dict[Flavour, str] = {
-    "tensorrt": "TensorRT",
-    "tensorrt_rtx": "TensorRT-RTX",
-    "tensorrt_lean": "TensorRT's lean runtime",
-}
-INSTALL: dict[Flavour, str] = {
-    "tensorrt": "pip install tensorrt, or NVIDIA's TensorRT container",
-    "tensorrt_rtx": "pip install tensorrt-rtx-cu13",
-    "tensorrt_lean": "pip install tensorrt-lean",
-}
-OLDEST: dict[Flavour, tuple[int, ...]] = {"tensorrt": (10,), "tensorrt_rtx": (1, 7), "tensorrt_lean": (10,)}
 MAX_MESSAGE = 400  # characters of TensorRT's own words in a message
 MAX_ERRORS = 20  # of TensorRT's, kept
 DEFAULT_STREAM = 0  # the handle of CUDA's legacy default stream
@@ -57,33 +60,20 @@ class TensorRT:
 
     @property
     def product(self) -> str:
-        return PRODUCTS[self.flavour]
+        return PRODUCTS[self.flavour].name
 
 
-class ErrorLog:
+class ErrorLog(deque[str]):
     """TensorRT's latest errors, in its own words. Shared by all engines of a process: threads may see each other's."""
-
-    def __init__(self) -> None:
-        self._errors: deque[str] = deque(maxlen=MAX_ERRORS)
-
-    def add(self, message: str) -> None:
-        self._errors.append(message)
-
-    def clear(self) -> None:
-        self._errors.clear()
-
-    def __bool__(self) -> bool:
-        """Whether there was an error since the last `clear`."""
-        return bool(self._errors)
 
     def __str__(self) -> str:
         """The errors since the last `clear`, in one line."""
-        return one_line("; ".join(dict.fromkeys(tuple(self._errors)))) or "TensorRT gave no reason"
+        return one_line("; ".join(dict.fromkeys(tuple(self)))) or "TensorRT gave no reason"
 
     @property
     def out_of_memory(self) -> bool:
         """Whether any error is a lack of device memory, beyond those that fit into `str` too."""
-        return any(_OUT_OF_MEMORY.search(error) for error in tuple(self._errors))
+        return any(_OUT_OF_MEMORY.search(error) for error in tuple(self))
 
 
 def one_line(words: str) -> str:
@@ -130,36 +120,33 @@ def load(*flavours: Flavour) -> TensorRT:
         flavours: the acceptable ones, in order of preference; by default those that build engines.
 
     Raises:
-        UserError: none is installed or can be loaded, or it is older than OLDEST.
+        UserError: none is installed or can be loaded, or it is too old.
     """
     flavours = flavours or BUILDERS
     problems = []
     for name in flavours:
         try:
             module = importlib.import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name != name:
+        except (ImportError, OSError, RuntimeError) as error:
+            if not isinstance(error, ModuleNotFoundError) or error.name != name:  # a library that it needs is missing
                 problems.append(f"{name} can't be loaded: {error}")
-            continue
-        except (ImportError, OSError, RuntimeError) as error:  # a library that it needs is missing
-            problems.append(f"{name} can't be loaded: {error}")
             continue
         if hasattr(module, "Runtime"):  # a folder of type stubs imports as an empty module
             return _wrap(module, name)
-    why = one_line("; ".join(problems)) or f"{' or '.join(PRODUCTS[name] for name in flavours)} is not installed"
-    raise UserError(f"{why}; install it ({INSTALL[flavours[0]]}), or run the .onnx files instead")
+    why = one_line("; ".join(problems)) or f"{' or '.join(PRODUCTS[name].name for name in flavours)} is not installed"
+    raise UserError(f"{why}; install it ({PRODUCTS[flavours[0]].install}), or run the .onnx files instead")
 
 
 def _wrap(module: ModuleType, flavour: Flavour) -> TensorRT:
     if module not in _loaded:
         api: Any = module
-        version = str(api.__version__)
-        if version_numbers(version) < OLDEST[flavour]:
-            oldest = ".".join(map(str, OLDEST[flavour]))
+        version, product = str(api.__version__), PRODUCTS[flavour]
+        if version_numbers(version) < product.oldest:
+            oldest = ".".join(map(str, product.oldest))
             raise UserError(
-                f"{PRODUCTS[flavour]} {version} is too old; install version {oldest} or later ({INSTALL[flavour]})"
+                f"{product.name} {version} is too old; install version {oldest} or later ({product.install})"
             )
-        errors = ErrorLog()
+        errors = ErrorLog(maxlen=MAX_ERRORS)
         _loaded[module] = TensorRT(api, flavour, version, _make_logger(api, errors), errors)
     return _loaded[module]
 
@@ -171,7 +158,7 @@ def _make_logger(api: Any, errors: ErrorLog) -> tensorrt.ILogger:
 
         def log(self, severity: Any, msg: str) -> None:
             if int(severity) <= int(api.ILogger.Severity.ERROR):
-                errors.add(msg)
+                errors.append(msg)
             _log.log(logging.INFO if int(severity) <= int(api.ILogger.Severity.WARNING) else logging.DEBUG, "%s", msg)
 
     return Recorder()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from common.callbacks import ignore
 from common.contract import contract_of
 from common.errors import UserError
-from common.files import sha256_of, written_whole
+from common.files import sha256_of, write_whole, written_whole
 from common.metadata import ModelMetadata, Part
 from common.model_flags import SIZE_FLAGS, part_flag
 from common.onnx_file import check_onnx_path, read_metadata, unreadable
@@ -161,7 +161,7 @@ def up_to_date(path: Path, wanted: EngineRecord) -> EngineRecord | None:
     """The record of the engine at `path` if the file is whole and matches the wanted build, else None."""
     try:
         record = read_record(path)
-        if record.same_build(wanted):
+        if record == wanted:
             read_plan(path, record)
             return record
     except UserError:
@@ -175,27 +175,24 @@ def _target(trt: TensorRT, options: BuildOptions) -> tuple[str, tuple[int, ...]]
     if trt.flavour == "tensorrt_rtx":
         names = [name.removeprefix("SM") for name in trt.api.ComputeCapability.__members__ if name.startswith("SM")]
         known = sorted(int(name) for name in names)
-    capabilities = tuple(sorted(set(options.compute_capabilities)))
-    name = ""
+    name, capabilities = "", tuple(sorted(set(options.compute_capabilities)))
     if not capabilities:
         try:
             gpu = bindings.find_gpu()
         except UserError as error:
+            advice = f"name the GPUs to build for: --compute-capability with any of {' '.join(map(str, known or []))}"
             if known is None:
-                raise UserError(
-                    f"{error}; TensorRT builds an engine only on the GPU that it is for (TensorRT-RTX needs none: see "
+                advice = (
+                    "TensorRT builds an engine only on the GPU that it is for (TensorRT-RTX needs none: see "
                     "--compute-capability)"
-                ) from None
-            raise UserError(
-                f"{error}; name the GPUs to build for: --compute-capability with any of {' '.join(map(str, known))}"
-            ) from None
+                )
+            raise UserError(f"{error}; {advice}") from None
         bindings.check_supported(trt, gpu)
         name, capabilities = gpu.name, (gpu.compute_capability,)
-    unknown = [capability for capability in capabilities if known is not None and capability not in known]
-    if unknown:
+    if known is not None and (unknown := sorted(set(capabilities) - set(known))):
         raise UserError(
             f"{trt.product} {trt.version} does not build for compute capability {dotted(unknown[0])}; it knows "
-            f"{', '.join(map(dotted, known or []))}. Use TensorRT on such a GPU"
+            f"{', '.join(map(dotted, known))}. Use TensorRT on such a GPU"
         )
     return name, capabilities
 
@@ -290,13 +287,10 @@ def _advice(record: EngineRecord) -> str:
 
 def _write(path: Path, plan: tensorrt.IHostMemory, record: EngineRecord) -> EngineRecord:
     content = memoryview(plan)  # type: ignore[arg-type]
-    fields = {**vars(record), "plan_sha256": hashlib.sha256(content).hexdigest(), "plan_bytes": content.nbytes}
-    record = EngineRecord(**fields)
-    # The record is renamed first: an engine without its record is unusable.
+    record = replace(record, plan_sha256=hashlib.sha256(content).hexdigest(), plan_bytes=content.nbytes)
     with written_whole(path) as engine_file:
         engine_file.write_bytes(content)
-        with written_whole(record_path(path)) as record_file:
-            record_file.write_text(record.to_json(), encoding="utf-8")
+        write_whole(record_path(path), record.to_json().encode())  # first: an engine without its record is unusable
     return record
 
 

@@ -86,7 +86,7 @@ def _kept_kernels(config: Any, path: Path) -> Callable[[], object]:
         if content is None or bytes(content) == before:
             return
         try:
-            write_whole(path, content)
+            write_whole(path, memoryview(content))
         except OSError as error:
             _log.info("%s: compiled kernels were not kept (%s)", path, error.strerror or error)
 

@@ -322,7 +322,7 @@ def tensorrt_of(name: str, record: EngineRecord) -> TensorRT:
     try:
         trt = bindings.load(*flavours)
     except UserError as error:
-        raise UserError(f"{name} was built by {PRODUCTS[record.flavour]} {record.version}: {error}") from error
+        raise UserError(f"{name} was built by {PRODUCTS[record.flavour].name} {record.version}: {error}") from error
     if record.version_compatible and version_numbers(trt.version) >= version_numbers(record.version):
         return trt
     if trt.version != record.version:

@@ -6,11 +6,10 @@ file is checked against the record before TensorRT sees it.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,22 +48,19 @@ class EngineRecord:
     version_compatible: bool  # later versions of TensorRT run it too, and the lean runtime
     same_compute_capability: bool  # other models of GPU run it too, if they have its compute capability
     onnx_sha256: str
-    plan_sha256: str
-    plan_bytes: int
+    # Two builds alike may give different plans: records are equal if they come from one ONNX file, one TensorRT and the
+    # same settings.
+    plan_sha256: str = field(compare=False)
+    plan_bytes: int = field(compare=False)
 
     @property
     def built_by(self) -> str:
         capabilities = ", ".join(dotted(capability) for capability in self.compute_capabilities)
         gpu = f"{self.gpu}, " if self.gpu else ""
-        return f"{PRODUCTS[self.flavour]} {self.version} for {gpu}compute capability {capabilities}"
-
-    def same_build(self, other: EngineRecord) -> bool:
-        """Whether both come from one ONNX file, one TensorRT and the same settings; their plans may differ."""
-        return self == dataclasses.replace(other, plan_sha256=self.plan_sha256, plan_bytes=self.plan_bytes)
+        return f"{PRODUCTS[self.flavour].name} {self.version} for {gpu}compute capability {capabilities}"
 
     def to_json(self) -> str:
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        fields["metadata"] = json.loads(self.metadata.to_json())
+        fields = {**vars(self), "metadata": json.loads(self.metadata.to_json())}
         return json.dumps({"format": RECORD_FORMAT, **fields}, indent=1) + "\n"
 
     @classmethod

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import UserError
-from common.files import written_whole
+from common.files import write_whole
 from trt.bindings import TensorRT
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ def save(config: tensorrt.IBuilderConfig, path: Path) -> None:
     try:
         if content is None:
             raise OSError("TensorRT gave no timing cache")
-        with written_whole(path) as temporary:
-            temporary.write_bytes(memoryview(content))  # type: ignore[arg-type]
+        write_whole(path, memoryview(content))  # type: ignore[arg-type]
     except OSError as error:
         _log.warning("%s: the timing cache was not written (%s); the engine is good", path, error.strerror or error)
