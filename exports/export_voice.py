@@ -1,20 +1,17 @@
 """Exports a whole voice, Tacotron 2 and WaveGlow, to its four ONNX files; without flags, the demo voice."""
 
 import argparse
-from pathlib import Path
 
 from common.cli import ArgumentParser, run
-from exports.flags import add_export_flags, export_with_bar
+from exports.flags import add_export_flags, add_tacotron2_flags, add_waveglow_flags, export_with_bar
 from exports.voice import tacotron2_voice_parts, waveglow_voice_parts
-from tacotron2.loading import DEMO_TACOTRON2
-from waveglow.loading import DEMO_WAVEGLOW
 
 
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="export_voice.py", description=__doc__)
-    parser.add_argument("--tacotron2", type=Path, default=DEMO_TACOTRON2, help="Tacotron 2 checkpoint")
-    parser.add_argument("--waveglow", type=Path, default=DEMO_WAVEGLOW, help="WaveGlow checkpoint")
-    add_export_flags(parser, "int8-decoder", "sigma-infer", "conditioning", "symbols")
+    add_export_flags(parser)
+    add_tacotron2_flags(parser)
+    add_waveglow_flags(parser)
     return parser
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from common.cli import ArgumentParser, run
 from common.config import AudioConfig, WaveGlowConfig
-from exports.flags import add_export_flags, export_with_bar
+from exports.flags import add_export_flags, add_waveglow_flags, export_with_bar
 from exports.voice import waveglow_voice_parts
 from pipeline.flags import add_model_flags, given_flags
 from tacotron2.loading import DEMO_TACOTRON2
@@ -14,8 +14,8 @@ from waveglow.loading import DEMO_WAVEGLOW
 
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="export_waveglow_onnx.py", description=__doc__)
-    parser.add_argument("--waveglow", type=Path, default=DEMO_WAVEGLOW, help="WaveGlow checkpoint")
-    add_export_flags(parser, "sigma-infer", "conditioning")
+    add_export_flags(parser)
+    add_waveglow_flags(parser)
     parser.add_argument(
         "--measure-on",
         type=Path,

@@ -7,11 +7,11 @@ from tqdm import tqdm
 
 from exports.voice import ExportedFile, Parts, export_parts
 from pipeline.flags import add_conditioning_flag
+from tacotron2.loading import DEMO_TACOTRON2
+from waveglow.loading import DEMO_WAVEGLOW
 
 
-def add_export_flags(parser: argparse.ArgumentParser, *optional: str) -> None:
-    """Adds -o, --fp16 and --sampling-rate, and of the optional flags ("int8-decoder", "sigma-infer", "conditioning",
-    "symbols") those named."""
+def add_export_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", type=Path, required=True, help="folder for the ONNX files")
     parser.add_argument(
         "--fp16",
@@ -24,26 +24,28 @@ def add_export_flags(parser: argparse.ArgumentParser, *optional: str) -> None:
     parser.add_argument(
         "--sampling-rate", type=int, metavar="HZ", help="of the voice, where its checkpoint doesn't say it [22050]"
     )
-    if "symbols" in optional:
-        parser.add_argument(
-            "--symbols", type=Path, metavar="FILE", help="the checkpoint's own symbols, one a line [NVIDIA's 148]"
-        )
-    if "int8-decoder" in optional:
-        parser.add_argument(
-            "--int8-decoder",
-            action="store_true",
-            help="store the decoder's LSTMs in 8 bits, for CPUs: smaller and faster",
-        )
-    if "sigma-infer" in optional:
-        parser.add_argument(
-            "-s",
-            "--sigma-infer",
-            type=float,
-            help="standard deviation of the noise that the file stores as its default [the checkpoint's own, else 0.6]",
-        )
-    if "conditioning" in optional:
-        add_conditioning_flag(parser)
-        parser.add_argument("--force", action="store_true", help="accept a rank that loses more than is good")
+
+
+def add_tacotron2_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--tacotron2", type=Path, default=DEMO_TACOTRON2, help="Tacotron 2 checkpoint")
+    parser.add_argument(
+        "--symbols", type=Path, metavar="FILE", help="the checkpoint's own symbols, one a line [NVIDIA's 148]"
+    )
+    parser.add_argument(
+        "--int8-decoder", action="store_true", help="store the decoder's LSTMs in 8 bits, for CPUs: smaller and faster"
+    )
+
+
+def add_waveglow_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--waveglow", type=Path, default=DEMO_WAVEGLOW, help="WaveGlow checkpoint")
+    parser.add_argument(
+        "-s",
+        "--sigma-infer",
+        type=float,
+        help="standard deviation of the noise that the file stores as its default [the checkpoint's own, else 0.6]",
+    )
+    add_conditioning_flag(parser)
+    parser.add_argument("--force", action="store_true", help="accept a rank that loses more than is good")
 
 
 def export_with_bar(parts: Parts, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -118,11 +119,8 @@ def _example(
 def _difference(path: Path, module: nn.Module, metadata: ModelMetadata) -> float:
     contract = contract_of(metadata)
     inputs = example_inputs(metadata, CHECKED_SIZES, seed=1)
-    engine = OnnxEngine(path, metadata.part)
-    try:
+    with closing(OnnxEngine(path, metadata.part)) as engine:
         found = infer(engine, **inputs)
-    finally:
-        engine.close()
     reference_inputs = {name: t.float() if t.is_floating_point() else t for name, t in inputs.items()}
     with torch.inference_mode():
         reference = module.float()(*(reference_inputs[spec.name] for spec in contract.inputs))
