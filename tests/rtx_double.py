@@ -82,7 +82,6 @@ class ICudaEngine(trt_double.ICudaEngine):
     def create_execution_context(self, runtime_config: Any = None) -> "IExecutionContext":
         if not isinstance(runtime_config, IRuntimeConfig):
             raise TypeError("create_execution_context(): incompatible function arguments")
-        trt_double._require_current(self._gpu, "createExecutionContext")
         return IExecutionContext(self, runtime_config)
 
 
@@ -90,7 +89,7 @@ class IExecutionContext(trt_double.IExecutionContext):
     __slots__ = ("_config",)
 
     def __init__(self, engine: ICudaEngine, config: IRuntimeConfig) -> None:
-        super().__init__(engine, config._allocation is ExecutionContextAllocationStrategy.USER_MANAGED)
+        super().__init__(engine, config._allocation)
         self._config = config
 
     def _run(self) -> None:
@@ -119,5 +118,4 @@ class Runtime(trt_double.Runtime):
 
 def install(monkeypatch: Any) -> None:
     """Makes this double a test's TensorRT-RTX, and leaves it no TensorRT."""
-    monkeypatch.setitem(sys.modules, "tensorrt", None)
     trt_double.install(monkeypatch, sys.modules[__name__])

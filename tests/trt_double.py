@@ -4,8 +4,8 @@ It has the part of TensorRT 10's API that this project uses, and nothing else: a
 error, as a misspelt one is there. Engines compute through ONNX Runtime on the memory they are given. What TensorRT
 refuses, it refuses the same way: a function returns False, None, 0 or an empty list and the reason goes to the logger,
 wrong argument types raise TypeError. What NVIDIA's headers forbid and TensorRT does not check raises
-`UndefinedBehaviour`: addresses that are not aligned, tensors that overlap, another GPU than the engine's being current.
-Runs on CUDA's default stream, which are slow but allowed, are counted in `default_stream_runs`.
+`UndefinedBehaviour`: addresses that are not aligned, tensors that overlap, another GPU than the engine's being current,
+a stream that isn't the current one.
 
 It can't show memory used while a run is in flight: on a CPU a run is over when its call returns. On a GPU it can, since
 there it computes through PyTorch on the stream that it is given.
@@ -31,7 +31,7 @@ import onnx
 import onnxruntime as ort
 import torch
 
-from common.contract import parse_dim
+from common.contract import TensorSpec
 from common.cpu_backend import thread_count
 from trt import bindings
 
@@ -46,7 +46,6 @@ _MAGIC = b"double-of-a-plan\n"
 
 _streams: list[int] = []  # entered by `stream()`; outside of them CUDA's default stream is current
 _current_gpu = [0]
-default_stream_runs = [0]
 destroyed: deque[str] = deque(maxlen=100)  # classes of destroyed objects in order, and what was wrong about it
 
 
@@ -93,17 +92,14 @@ GPU: bindings.Gpu = CpuGpu(torch.device("cpu"), "Tesla T4", 75)
 SECOND_GPU = CpuGpu(torch.device("cpu"), "Tesla T4", 75, number=1)
 
 
-def install(monkeypatch: Any, module: ModuleType | None = None) -> None:
-    """Makes the double a test's TensorRT, which no code has loaded yet."""
-    module = module or sys.modules[__name__]
-    name = "tensorrt" if module is sys.modules[__name__] else "tensorrt_rtx"
-    default_stream_runs[0] = 0
-
-    monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setitem(sys.modules, "tensorrt_lean", lean_runtime())
+def install(monkeypatch: Any, rtx: ModuleType | None = None) -> None:
+    """Makes the double a test's TensorRT, which no code has loaded yet; or `rtx` its TensorRT-RTX, without TensorRT."""
+    modules = {"tensorrt": None if rtx else sys.modules[__name__], "tensorrt_rtx": rtx, "tensorrt_lean": lean_runtime()}
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setattr(bindings, "find_gpu", lambda device=None: GPU)
     monkeypatch.setattr(bindings, "_loaded", {})
-    monkeypatch.setattr(_FirstLogger, "logger", None)
+    _loggers.clear()
 
 
 def lean_runtime() -> ModuleType:
@@ -142,41 +138,42 @@ _DTYPES = {
 }
 
 
-class ILogger:
-    Severity = IntEnum("Severity", ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"], start=0)
+class _Overridable:
+    """A class of C++ that Python code derives from."""
 
     def __init__(self) -> None:
         self._constructed = True
+
+    @classmethod
+    def _require(cls, value: object) -> None:
+        if not isinstance(value, cls) or not getattr(value, "_constructed", False):
+            raise TypeError(f"{cls.__name__}.__init__() must be called when overriding __init__")
+
+
+class ILogger(_Overridable):
+    Severity = IntEnum("Severity", ["INTERNAL_ERROR", "ERROR", "WARNING", "INFO", "VERBOSE"], start=0)
 
     def log(self, severity: "ILogger.Severity", msg: str) -> None:
         raise NotImplementedError("Tried to call pure virtual function ILogger::log")
 
 
-class _FirstLogger:
-    """The first logger of a process gets everything; later ones are passed over."""
+_loggers: list[ILogger] = []  # the first of a process gets everything
 
-    logger: ILogger | None = None
 
-    @classmethod
-    def register(cls, logger: ILogger) -> None:
-        if not isinstance(logger, ILogger) or not getattr(logger, "_constructed", False):
-            raise TypeError("ILogger.__init__() must be called when overriding __init__")
-        cls.logger = cls.logger or logger
+def _register(logger: ILogger) -> None:
+    ILogger._require(logger)
+    _loggers.append(logger)
 
-    @classmethod
-    def error(cls, message: str) -> None:
-        assert cls.logger is not None
-        cls.logger.log(ILogger.Severity.ERROR, message)
+
+def _log_error(message: str) -> None:
+    _loggers[0].log(ILogger.Severity.ERROR, message)
 
 
 class IHostMemory(bytes):
     pass
 
 
-class IProgressMonitor:
-    def __init__(self) -> None:
-        self._constructed = True
-
+class IProgressMonitor(_Overridable):
     def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
         raise NotImplementedError
 
@@ -188,39 +185,48 @@ class IProgressMonitor:
 
 
 class ITensor:
-    __slots__ = ("_dims", "_numpy", "dtype", "name", "shape")
+    __slots__ = ("_numpy", "_spec", "dtype", "name", "shape")
 
     def __init__(self, value: ort.NodeArg) -> None:
         self.name: str = value.name
         self.dtype, self._numpy = _DTYPES[value.type]
-        self._dims: list[int | str] = value.shape
+        self._spec = TensorSpec(value.name, torch.float32, tuple(value.shape))  # its type is of no use here
         self.shape = tuple(dim if isinstance(dim, int) else -1 for dim in value.shape)
 
-
-def _session(model: bytes) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = thread_count(None)  # as `OnnxEngine` has it: other numbers would round otherwise
-    options.log_severity_level = 4
-    options.enable_cpu_mem_arena = False
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    def _bytes(self, shape: tuple[int, ...]) -> int:
+        return int(np.prod(shape)) * np.dtype(self._numpy).itemsize
 
 
-@dataclass(slots=True)
+class _Model:
+    """An ONNX file's content, its tensors, and the session that computes it."""
+
+    def __init__(self, content: bytes) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = thread_count(None)  # as `OnnxEngine` has it: other numbers would round otherwise
+        options.log_severity_level = 4
+        options.enable_cpu_mem_arena = False
+        self.content = content
+        self.session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        self.inputs = {value.name: ITensor(value) for value in self.session.get_inputs()}
+        self.outputs = {value.name: ITensor(value) for value in self.session.get_outputs()}
+        self.tensors = {**self.inputs, **self.outputs}
+
+
 class INetworkDefinition:
-    _flags: int
-    _inputs: list[ITensor] = field(default_factory=list)
-    _outputs: list[ITensor] = field(default_factory=list)
-    _layers: list[str] = field(default_factory=list)
-    _onnx: bytes = b""
+    __slots__ = ("_flags", "_model")
+    _model: _Model  # once it is parsed
 
-    num_inputs = property(lambda self: len(self._inputs))
-    num_outputs = property(lambda self: len(self._outputs))
+    def __init__(self, flags: int) -> None:
+        self._flags = flags
+
+    num_inputs = property(lambda self: len(self._model.inputs))
+    num_outputs = property(lambda self: len(self._model.outputs))
 
     def get_input(self, index: int) -> ITensor:
-        return self._inputs[index]
+        return list(self._model.inputs.values())[index]
 
     def get_output(self, index: int) -> ITensor:
-        return self._outputs[index]
+        return list(self._model.outputs.values())[index]
 
 
 @dataclass(slots=True)
@@ -244,7 +250,7 @@ class OnnxParser:
     __slots__ = ("_errors", "_network")
 
     def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
-        _FirstLogger.register(logger)
+        _register(logger)
         self._network = network
         self._errors: list[ParserError] = []
 
@@ -255,15 +261,10 @@ class OnnxParser:
 
     def parse(self, model: bytes) -> bool:
         try:
-            session = _session(bytes(model))
+            self._network._model = _Model(bytes(model))
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
             self._errors.append(ParserError(f"Failed to parse the ONNX model.\n{error}"))
             return False
-        network = self._network
-        network._inputs = [ITensor(value) for value in session.get_inputs()]
-        network._outputs = [ITensor(value) for value in session.get_outputs()]
-        network._layers = [node.name for node in onnx.load_from_string(bytes(model)).graph.node]
-        network._onnx = bytes(model)
         return True
 
 
@@ -291,7 +292,7 @@ class IBuilderConfig:
     progress_monitor: IProgressMonitor | None = None
     _flags: set[Enum] = field(default_factory=lambda: {BuilderFlag.TF32})
     _pools: dict[MemoryPoolType, int] = field(default_factory=dict)
-    _profiles: list[IOptimizationProfile] = field(default_factory=list)
+    _profile: IOptimizationProfile = field(default_factory=IOptimizationProfile)
     _cache: ITimingCache = field(default_factory=ITimingCache)
 
     def set_flag(self, flag: Any) -> None:
@@ -312,10 +313,10 @@ class IBuilderConfig:
     def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
         for shapes in profile._shapes.values():
             if not all(0 < low <= best <= high for low, best, high in zip(*shapes, strict=True)):
-                _FirstLogger.error("IBuilderConfig::addOptimizationProfile: invalid optimization profile")
+                _log_error("IBuilderConfig::addOptimizationProfile: invalid optimization profile")
                 return -1
-        self._profiles.append(profile)
-        return len(self._profiles) - 1
+        self._profile = profile
+        return 0
 
     def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache:
         return ITimingCache(serialized_timing_cache in (b"", bytes(self._cache.serialize())))
@@ -335,7 +336,7 @@ class Builder:
     _config_type = IBuilderConfig
 
     def __init__(self, logger: ILogger) -> None:
-        _FirstLogger.register(logger)
+        _register(logger)
 
     def create_network(self, flags: int = 0) -> INetworkDefinition:
         return INetworkDefinition(flags)
@@ -349,46 +350,44 @@ class Builder:
     def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> IHostMemory | None:
         problem = _problem(network, config)
         if problem:
-            _FirstLogger.error(f"IBuilder::buildSerializedNetwork: Error Code 4: {problem}")
+            _log_error(f"IBuilder::buildSerializedNetwork: Error Code 4: {problem}")
             return None
         if not _report_progress(config.progress_monitor):
             return None
+        content = network._model.content
         header = {
             "version": __version__,
             "compute_capability": GPU.compute_capability,
             "gpu": "any" if config.hardware_compatibility_level.value else GPU.name,
-            "onnx_bytes": len(network._onnx),
-            "profiles": [profile._shapes for profile in config._profiles],
-            "layers": network._layers,
+            "onnx_bytes": len(content),
+            "profile": config._profile._shapes,
             "flags": sorted(flag.name for flag in config._flags),
         }
-        return IHostMemory(_MAGIC + json.dumps(header).encode() + b"\n" + network._onnx)
+        return IHostMemory(_MAGIC + json.dumps(header).encode() + b"\n" + content)
 
 
 def _problem(network: INetworkDefinition, config: IBuilderConfig) -> str | None:
     if not network._flags & 1 << NetworkDefinitionCreationFlag.STRONGLY_TYPED:
         return "this project builds strongly typed networks only"
-    for tensor in network._inputs:
-        if not any(tensor.name in profile._shapes for profile in config._profiles):
-            return f"Dynamic input {tensor.name} does not have dimensions in profile 0"
-        for shape in config._profiles[0]._shapes[tensor.name]:
+    for name, tensor in network._model.inputs.items():
+        if name not in config._profile._shapes:
+            return f"Dynamic input {name} does not have dimensions in profile 0"
+        for shape in config._profile._shapes[name]:
             if any(fixed not in (-1, size) for fixed, size in zip(tensor.shape, shape, strict=True)):
-                return f"profile of {tensor.name} contradicts its static dimensions {tensor.shape}"
+                return f"profile of {name} contradicts its static dimensions {tensor.shape}"
     return None
 
 
 def _report_progress(monitor: IProgressMonitor | None) -> bool:
-    """Three phases inside one another, as TensorRT reports them. Returns False where the monitor says stop."""
+    """Phases inside one another, as TensorRT reports them. Returns False where the monitor says stop."""
     if monitor is None:
         return True
-    if not getattr(monitor, "_constructed", False):
-        raise TypeError("IProgressMonitor.__init__() must be called when overriding __init__")
+    IProgressMonitor._require(monitor)
     monitor.phase_start("Building Engine", None, 2)
     for outer in range(2):
         monitor.phase_start("Timing graph nodes", "Building Engine", 4)
-        for inner in range(4):
-            if not monitor.step_complete("Timing graph nodes", inner):
-                return False
+        if not all(monitor.step_complete("Timing graph nodes", inner) for inner in range(4)):
+            return False
         monitor.phase_finish("Timing graph nodes")
         if not monitor.step_complete("Building Engine", outer):
             return False
@@ -404,35 +403,36 @@ class Runtime:
         return ICudaEngine
 
     def __init__(self, logger: ILogger) -> None:
-        _FirstLogger.register(logger)
+        _register(logger)
 
     def __del__(self) -> None:
         destroyed.append("Runtime")
 
     def deserialize_cuda_engine(self, serialized_engine: bytes) -> "ICudaEngine | None":
-        plan = bytes(serialized_engine)
-        if not plan.startswith(_MAGIC):
-            _FirstLogger.error("IRuntime::deserializeCudaEngine: Error Code 1: Serialization (wrong magic tag)")
+        magic, _, plan = bytes(serialized_engine).partition(b"\n")
+        header_line, _, content = plan.partition(b"\n")
+        header = json.loads(header_line) if magic + b"\n" == _MAGIC else {}
+        problem = _obstacle(header, content)
+        if problem:
+            _log_error(f"IRuntime::deserializeCudaEngine: {problem}")
             return None
-        header_line, _, model = plan.removeprefix(_MAGIC).partition(b"\n")
-        header = json.loads(header_line)
-        portable = {"VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"} <= set(header["flags"])
-        if header["version"] != __version__ and not (portable and header["version"] < __version__):
-            _FirstLogger.error(
-                "IRuntime::deserializeCudaEngine: Error Code 6: The engine plan file is not compatible with this "
-                f"version of TensorRT, expecting library version {header['version']} got {__version__}"
-            )
-            return None
-        if header["compute_capability"] != GPU.compute_capability or header["gpu"] not in ("any", GPU.name):
-            _FirstLogger.error(
-                "IRuntime::deserializeCudaEngine: Error Code 6: The engine plan file is generated on an incompatible "
-                "device"
-            )
-            return None
-        if len(model) != header["onnx_bytes"]:
-            _FirstLogger.error("IRuntime::deserializeCudaEngine: Error Code 1: Serialization (stream is truncated)")
-            return None
-        return self._engine_type(header, model)
+        return self._engine_type(header, content)
+
+
+def _obstacle(header: dict[str, Any], content: bytes) -> str | None:
+    if not header:
+        return "Error Code 1: Serialization (wrong magic tag)"
+    portable = {"VERSION_COMPATIBLE", "EXCLUDE_LEAN_RUNTIME"} <= set(header["flags"])
+    if header["version"] != __version__ and not (portable and header["version"] < __version__):
+        return (
+            "Error Code 6: The engine plan file is not compatible with this version of TensorRT, expecting library "
+            f"version {header['version']} got {__version__}"
+        )
+    if header["compute_capability"] != GPU.compute_capability or header["gpu"] not in ("any", GPU.name):
+        return "Error Code 6: The engine plan file is generated on an incompatible device"
+    if len(content) != header["onnx_bytes"]:
+        return "Error Code 1: Serialization (stream is truncated)"
+    return None
 
 
 @dataclass(slots=True)
@@ -445,42 +445,40 @@ class EngineInspector:
 
 
 class ICudaEngine:
-    __slots__ = ("_flags", "_gpu", "_inputs", "_layers", "_names", "_outputs", "_profiles", "_session")
+    __slots__ = ("_flags", "_gpu", "_layers", "_model", "_profile")
 
-    def __init__(self, header: dict[str, Any], model: bytes) -> None:
+    def __init__(self, header: dict[str, Any], content: bytes) -> None:
         self._gpu = _current_gpu[0]  # it lives on the GPU that is current now
         self._flags: list[str] = header["flags"]
-        self._session = _session(model)
-        self._inputs = {value.name: ITensor(value) for value in self._session.get_inputs()}
-        self._outputs = {value.name: ITensor(value) for value in self._session.get_outputs()}
-        self._names = [*self._inputs, *self._outputs]
-        self._profiles = [{k: [tuple(s) for s in v] for k, v in shapes.items()} for shapes in header["profiles"]]
-        self._layers: list[str] = header["layers"]
+        self._profile = {name: [tuple(shape) for shape in shapes] for name, shapes in header["profile"].items()}
+        self._model = _Model(content)
+        self._layers = [node.name for node in onnx.load_from_string(content).graph.node]
 
     def __del__(self) -> None:
         destroyed.append("ICudaEngine")
 
-    num_io_tensors = property(lambda self: len(self._names))
+    num_io_tensors = property(lambda self: len(self._model.tensors))
     num_layers = property(lambda self: len(self._layers))
 
     @property
     def device_memory_size_v2(self) -> int:
-        return _scratch_bytes(self, {name: shapes[2] for name, shapes in self._profiles[0].items()})
+        return _scratch_bytes(self, {name: shapes[2] for name, shapes in self._profile.items()})
 
     def get_tensor_name(self, index: int) -> str:
-        return self._names[index]
+        return list(self._model.tensors)[index]
 
     def get_tensor_mode(self, name: str) -> TensorIOMode:
-        return TensorIOMode.INPUT if name in self._inputs else TensorIOMode.OUTPUT
+        return TensorIOMode.INPUT if name in self._model.inputs else TensorIOMode.OUTPUT
 
     def get_tensor_dtype(self, name: str) -> DataType:
-        return self._tensor(name).dtype
+        return self._model.tensors[name].dtype
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        return self._tensor(name).shape
+        return self._model.tensors[name].shape
 
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
-        return self._profiles[profile_index][name]
+        assert profile_index == 0
+        return self._profile[name]
 
     def create_engine_inspector(self) -> EngineInspector:
         return EngineInspector(self._layers)
@@ -490,41 +488,34 @@ class ICudaEngine:
     ) -> "IExecutionContext":
         if not isinstance(strategy, ExecutionContextAllocationStrategy):
             raise TypeError("create_execution_context(): incompatible function arguments")
-        _require_current(self._gpu, "createExecutionContext")
-        return IExecutionContext(self, strategy is ExecutionContextAllocationStrategy.USER_MANAGED)
-
-    def _tensor(self, name: str) -> ITensor:
-        return self._inputs.get(name) or self._outputs[name]
+        return IExecutionContext(self, strategy)
 
 
 def _scratch_bytes(engine: ICudaEngine, shapes: dict[str, tuple[int, ...]]) -> int:
-    return 256 + sum(_bytes(engine._inputs[name], shape) for name, shape in shapes.items())
-
-
-def _bytes(tensor: ITensor, shape: tuple[int, ...]) -> int:
-    return int(np.prod(shape)) * np.dtype(tensor._numpy).itemsize
+    return 256 + sum(engine._model.inputs[name]._bytes(shape) for name, shape in shapes.items())
 
 
 class IExecutionContext:
-    __slots__ = ("_addresses", "_engine", "_scratch", "_scratch_needed", "_shapes", "_stream", "_user_managed")
+    __slots__ = ("_addresses", "_engine", "_scratch", "_scratch_needed", "_shapes")
 
-    def __init__(self, engine: ICudaEngine, user_managed: bool) -> None:
+    def __init__(self, engine: ICudaEngine, allocation: ExecutionContextAllocationStrategy) -> None:
+        _require_current(engine._gpu, "createExecutionContext")
+        if allocation is not ExecutionContextAllocationStrategy.USER_MANAGED:
+            raise UndefinedBehaviour("device memory can't be given to a context that manages its own")
         self._engine = engine
-        self._user_managed = user_managed
-        self._shapes = {name: tensor.shape for name, tensor in engine._inputs.items() if -1 not in tensor.shape}
+        self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
-        self._scratch = (0, 0)  # address and size
+        self._scratch = 0  # its address; 0 where none has been given since the shapes changed
         self._scratch_needed = engine.device_memory_size_v2
-        self._stream: int | None = None
 
     def __del__(self) -> None:
         destroyed.append("IExecutionContext")
-        if _current_gpu[0] != self._engine._gpu:
+        if hasattr(self, "_engine") and _current_gpu[0] != self._engine._gpu:
             destroyed.append("while another GPU was current")  # undefined behaviour, which a destructor can't raise
 
     def set_input_shape(self, name: str, shape: Sequence[int]) -> bool:
         _require_current(self._engine._gpu, "setInputShape")
-        if name not in self._engine._inputs:
+        if name not in self._engine._model.inputs:
             return self._refuse("setInputShape", f"{name} is not an input")
         low, _, high = self._engine.get_tensor_profile_shape(name, 0)
         shape = tuple(shape)
@@ -532,38 +523,38 @@ class IExecutionContext:
             return self._refuse("setInputShape", f"{list(shape)} of {name} does not satisfy any optimization profile")
         if self._shapes.get(name) != shape:
             self._shapes[name] = shape
-            self._scratch = (0, 0)  # memory measured for other shapes is not good for these
+            self._scratch = 0  # memory measured for other shapes is not good for these
             self._scratch_needed = self._engine.device_memory_size_v2
         return True
 
     def infer_shapes(self) -> list[str]:
-        return [name for name in self._engine._inputs if name not in self._shapes]
+        return [name for name in self._engine._model.inputs if name not in self._shapes]
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
-        if name in self._shapes:
-            return self._shapes[name]
-        static = self._engine._tensor(name).shape
-        return static if self.infer_shapes() else self._output_shape(name)
+        if self.infer_shapes():
+            return self._engine.get_tensor_shape(name)
+        sizes: dict[str, int] = {}
+        for input_name, tensor in self._engine._model.inputs.items():
+            sizes |= tensor._spec.sizes_in(self._shapes[input_name]) or {}
+        return self._engine._model.tensors[name]._spec.resolve(sizes)
 
     def update_device_memory_size_for_shapes(self) -> int:
         _require_current(self._engine._gpu, "updateDeviceMemorySizeForShapes")
         if self.infer_shapes():
-            _FirstLogger.error("IExecutionContext::updateDeviceMemorySizeForShapes: not all input shapes are specified")
+            _log_error("IExecutionContext::updateDeviceMemorySizeForShapes: not all input shapes are specified")
             return 0
         self._scratch_needed = _scratch_bytes(self._engine, self._shapes)
         return self._scratch_needed
 
     def set_device_memory(self, memory: int, size: int) -> None:
-        if not self._user_managed:
-            raise UndefinedBehaviour("device memory was given to a context that manages its own")
         _require_aligned(memory, "device memory")
         if size < self._scratch_needed:
-            _FirstLogger.error(f"IExecutionContext::setDeviceMemoryV2: {size} bytes, {self._scratch_needed} needed")
+            _log_error(f"IExecutionContext::setDeviceMemoryV2: {size} bytes, {self._scratch_needed} needed")
             return
-        self._scratch = (memory, size)
+        self._scratch = memory
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
-        if name not in self._engine._names:
+        if name not in self._engine._model.tensors:
             return self._refuse("setTensorAddress", f"Given invalid tensor name: {name}")
         _require_aligned(memory, name)
         self._addresses[name] = memory
@@ -574,17 +565,15 @@ class IExecutionContext:
         missing = self.infer_shapes()
         if missing:
             return self._refuse("enqueueV3", f"Not all input shapes are specified: {missing}")
-        unset = [name for name in self._engine._names if not self._addresses.get(name)]
+        unset = [name for name in self._engine._model.tensors if not self._addresses.get(name)]
         if unset:
             return self._refuse("enqueueV3", f"Neither address or allocator is set for tensor {unset[0]}")
-        if self._user_managed and not self._scratch[0]:
+        if not self._scratch:
             return self._refuse("enqueueV3", "device memory was not set, or was set before the shapes changed")
         if stream_handle != GPU.stream():
             raise UndefinedBehaviour(f"enqueued on stream {stream_handle:#x}, the current one is {GPU.stream():#x}")
-        default_stream_runs[0] += stream_handle == bindings.DEFAULT_STREAM
         self._check_overlaps()
-        if self._user_managed:  # its content is lost with every run
-            self._spoil(self._scratch[0], self._scratch_needed)
+        self._spoil(self._scratch, self._scratch_needed)  # its content is lost with every run
         self._run()
         return True
 
@@ -592,43 +581,24 @@ class IExecutionContext:
         ctypes.memset(address, 0xA5, size)
 
     def _check_overlaps(self) -> None:
+        model = self._engine._model
         spans = [
-            (self._addresses[name], _bytes(self._engine._tensor(name), self.get_tensor_shape(name)), name)
-            for name in self._engine._names
+            (self._addresses[name], tensor._bytes(self.get_tensor_shape(name)), name)
+            for name, tensor in model.tensors.items()
         ]
-        if self._user_managed:
-            spans.append((self._scratch[0], self._scratch_needed, "scratch memory"))
-        inputs = set(self._engine._inputs)
-        spans.sort()
+        spans = sorted([*spans, (self._scratch, self._scratch_needed, "scratch memory")])
         for (start, size, name), (following, _, other) in pairwise(spans):
-            if start + size > following and not {name, other} <= inputs:
+            if start + size > following and not {name, other} <= set(model.inputs):
                 raise UndefinedBehaviour(f"{name} and {other} overlap in memory")
 
     def _run(self) -> None:
-        session = self._engine._session
-        binding = session.io_binding()
-        for names, bind in ((self._engine._inputs, binding.bind_input), (self._engine._outputs, binding.bind_output)):
-            for name, tensor in names.items():
+        model = self._engine._model
+        binding = model.session.io_binding()
+        for tensors, bind in ((model.inputs, binding.bind_input), (model.outputs, binding.bind_output)):
+            for name, tensor in tensors.items():
                 bind(name, "cpu", 0, tensor._numpy, self.get_tensor_shape(name), self._addresses[name])
-        session.run_with_iobinding(binding)
-
-    def _output_shape(self, name: str) -> tuple[int, ...]:
-        """An output's shape, from the names that its graph gives to dimensions ("batch", "mel", "256*mel")."""
-        sizes: dict[int | str, int] = {}
-        for tensor in self._engine._inputs.values():
-            sizes.update(zip(tensor._dims, self._shapes[tensor.name], strict=True))
-        shape = []
-        for dim in self._engine._outputs[name]._dims:
-            factor, symbol = parse_dim(dim)
-            shape.append(factor * sizes[symbol] if symbol else factor)
-        return tuple(shape)
+        model.session.run_with_iobinding(binding)
 
     def _refuse(self, function: str, reason: str) -> bool:
-        _FirstLogger.error(f"IExecutionContext::{function}: Error Code 3: API Usage Error ({reason})")
+        _log_error(f"IExecutionContext::{function}: Error Code 3: API Usage Error ({reason})")
         return False
-
-
-def plan_like(plan: bytes, **changes: Any) -> bytes:
-    """A plan of this double with other header fields, e.g. another version."""
-    header, _, model = plan.removeprefix(_MAGIC).partition(b"\n")
-    return _MAGIC + json.dumps({**json.loads(header), **changes}).encode() + b"\n" + model
