@@ -20,7 +20,7 @@ from common.checkpoint_file import read_checkpoint
 from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
 from common.errors import UserError
 from common.files import sha256_of
-from common.metadata import MAX_GAIN, MAX_SIGMA, check_number, config_from
+from common.metadata import MAX_GAIN, MAX_SIGMA, check_number
 
 ModelName = Literal["Tacotron 2", "WaveGlow"]
 Model = TypeVar("Model", bound=nn.Module, covariant=True)
@@ -109,10 +109,8 @@ def load_model(
     config_class = _CONFIGS[name]
     try:
         stored = _agreeing(_typed_fields(config_class, _flat(checkpoint.get("config"))), shown)
-        config: Any = config_from(config_class, _merged(config_class, stored, flags))
-        config.validate()
-        audio = config_from(AudioConfig, _merged(AudioConfig, _audio_settings(checkpoint), flags))
-        audio.validate()
+        config = _config_of(config_class, stored, flags)
+        audio: AudioConfig = _config_of(AudioConfig, _audio_settings(checkpoint), flags)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
     with torch.device("meta"), NoRandomWeights():  # the checkpoint's replace them
@@ -234,16 +232,19 @@ def _settings_in(values: Mapping[str, Any], at_top: bool = False) -> Iterator[tu
             yield name, value
 
 
-def _merged(config_class: type, stored: dict[str, Any], flags: Mapping[str, Any]) -> dict[str, Any]:
-    flags = {name: value for name, value in flags.items() if value is not None}
-    for field in dataclasses.fields(config_class):
-        name = field.name
-        if name in stored and name in flags and name not in RUN_CHOICES and stored[name] != flags[name]:
+def _config_of(config_class: type, stored: dict[str, Any], flags: Mapping[str, Any]) -> Any:
+    """A config of a checkpoint's values and the flags. Raises ValueError where they differ, or no model has them."""
+    names = [field.name for field in dataclasses.fields(config_class)]
+    given = {name: flags[name] for name in names if flags.get(name) is not None}
+    for name in given:
+        if name in stored and name not in RUN_CHOICES and stored[name] != given[name]:
             raise ValueError(
-                f"the checkpoint has {name} = {stored[name]}, but --{name.replace('_', '-')} says {flags[name]}; "
+                f"the checkpoint has {name} = {stored[name]}, but --{name.replace('_', '-')} says {given[name]}; "
                 "leave the flag out"
             )
-    return {**stored, **flags}
+    config = config_class(**{**stored, **given})
+    config.validate()
+    return config
 
 
 def _check_state(path: Path, model: nn.Module, state: Mapping[str, torch.Tensor]) -> None:

@@ -471,15 +471,26 @@ def test_the_sampling_rate_is_read_wherever_it_is_said(said: dict[str, Any], tmp
         ({"config": {"n_flows": 2.5}}, r"n_flows is 2\.5: it must be a whole number"),
         ({"config": {"n_early_every": 0}}, "its config has n_early_every = 0, but its weights have 2"),
         ({"config": {"n_mel_channels": True}}, "n_mel_channels is True: it must be a whole number"),
+        ({"gain": 0}, r"x\.pt: gain 0.0: must be above 0"),
+        ({"gain": -1}, "gain -1: must be a number from 0 to 100"),
+        ({"sigma": float("nan")}, "sigma nan: must be a number from 0 to 10"),
+        ({"hop_length": 200}, "its hop_length is 200, but WaveGlow makes 256 samples of a mel frame"),
     ],
     ids=str,
 )
-def test_settings_of_wrong_kinds_are_one_line(said: dict[str, Any], words: str, tmp_path: Path) -> None:
+def test_settings_that_no_voice_can_have_are_one_line(said: dict[str, Any], words: str, tmp_path: Path) -> None:
     torch.save({"state_dict": tiny_waveglow().state_dict(), **said}, tmp_path / "x.pt")
     with pytest.raises(UserError, match=words) as error:
         load_waveglow(tmp_path / "x.pt")
     assert str(tmp_path / "x.pt") in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("setting", "value"), [("gate_threshold", 1.5), ("max_decoder_steps", 0)])
+def test_choices_of_a_run_that_no_run_can_have_are_one_line(setting: str, value: float, tmp_path: Path) -> None:
+    torch.save({"state_dict": tiny_tacotron2().state_dict(), "config": {setting: value}}, tmp_path / "x.pt")
+    with pytest.raises(UserError, match=rf"x\.pt: {setting} is {value}: it must be "):
+        load_tacotron2(tmp_path / "x.pt")
 
 
 def test_numbers_are_read_from_text_and_groups_must_divide_a_frame(tmp_path: Path) -> None:
