@@ -102,8 +102,7 @@ def build_engine(
     options.check()
     if part == "waveglow" and grains_within(options.mel.min, options.mel.max) is None:
         raise UserError(f"--mel-size {options.mel}: must hold a multiple of {GRAIN}, in which WaveGlow is run")
-    metadata = read_onnx_metadata(onnx_path, part)
-    check_buildable(onnx_path, metadata)
+    metadata = buildable_metadata(onnx_path, part)
     trt = load_builder(options)
     gpu_name, capabilities = _target(trt, options)
     record = EngineRecord(
@@ -122,20 +121,20 @@ def build_engine(
         plan_bytes=0,
     )
     path = folder / f"{part}_{metadata.precision}.engine"
-    seconds = None
     existing = None if force else up_to_date(path, record)
-    if existing is None:
-        # TensorRT-RTX has no timing cache: it measures nothing during a build.
-        cache = options.timing_cache if trt.flavour == "tensorrt" else None
-        if cache is not None:
-            timing_cache.prove_writable(cache)
-        started = time.perf_counter()
-        plan, config = _build(trt, onnx_path, record, cache, on_progress)
-        existing = _write(path, plan, record)
-        seconds = time.perf_counter() - started
-        if cache is not None:  # last: the engine took minutes
-            timing_cache.save(config, cache)
-    return Built(path, existing, seconds)
+    if existing is not None:
+        return Built(path, existing, None)
+    # TensorRT-RTX has no timing cache: it measures nothing during a build.
+    cache = options.timing_cache if trt.flavour == "tensorrt" else None
+    if cache is not None:
+        timing_cache.prove_writable(cache)
+    started = time.perf_counter()
+    plan, config = _build(trt, onnx_path, record, cache, on_progress)
+    record = _write(path, plan, record)
+    seconds = time.perf_counter() - started
+    if cache is not None:  # last: the engine took minutes
+        timing_cache.save(config, cache)
+    return Built(path, record, seconds)
 
 
 def load_builder(options: BuildOptions) -> TensorRT:
@@ -155,6 +154,22 @@ def read_onnx_metadata(path: Path, part: Part) -> ModelMetadata:
     except (DecodeError, ValueError) as error:
         raise unreadable(path) from error
     return read_metadata(path, part, {entry.key: entry.value for entry in model.metadata_props})
+
+
+def buildable_metadata(path: Path, part: Part, fp16: bool = False) -> ModelMetadata:
+    """As `read_onnx_metadata`. Raises UserError for a file that TensorRT can't read, too, or in FP32 if `fp16`."""
+    metadata = read_onnx_metadata(path, part)
+    if metadata.int8_lstms:
+        raise UserError(
+            f"{path}: TensorRT can't read its 8-bit weights, which are for CPUs; export it again with --fp16, or "
+            "without --int8-decoder"
+        )
+    if fp16 and metadata.precision != "fp16":
+        raise UserError(
+            f"{path} is {metadata.precision}, but --fp16 was given; export it with --fp16, or leave --fp16 out to "
+            f"build {part_flag(part)} in FP32"
+        )
+    return metadata
 
 
 def up_to_date(path: Path, wanted: EngineRecord) -> EngineRecord | None:
@@ -292,17 +307,3 @@ def _write(path: Path, plan: tensorrt.IHostMemory, record: EngineRecord) -> Engi
         engine_file.write_bytes(content)
         write_whole(record_path(path), record.to_json().encode())  # first: an engine without its record is unusable
     return record
-
-
-def check_buildable(onnx_path: Path, metadata: ModelMetadata, fp16: bool = False) -> None:
-    """Raises UserError for a file that TensorRT can't read, and if --fp16 was given for one that is not."""
-    if metadata.int8_lstms:
-        raise UserError(
-            f"{onnx_path}: TensorRT can't read its 8-bit weights, which are for CPUs; export it again with --fp16, or "
-            "without --int8-decoder"
-        )
-    if fp16 and metadata.precision != "fp16":
-        raise UserError(
-            f"{onnx_path} is {metadata.precision}, but --fp16 was given; export it with --fp16, or leave --fp16 out "
-            f"to build {part_flag(metadata.part)} in FP32"
-        )

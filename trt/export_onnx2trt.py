@@ -12,7 +12,7 @@ from common.errors import UserError
 from common.files import output_folder
 from common.metadata import PARTS, Part
 from common.model_flags import SIZE_FLAGS, part_flag
-from trt.build import BuildOptions, Built, build_engine, check_buildable, load_builder, read_onnx_metadata
+from trt.build import BuildOptions, Built, build_engine, buildable_metadata, load_builder
 from trt.record import SizeRange
 
 MB = 1e6
@@ -89,7 +89,7 @@ def main(args: argparse.Namespace) -> None:
     if not paths:
         raise UserError(f"nothing to build: give at least one of {', '.join(map(part_flag, PARTS))}")
     for part, path in paths.items():  # all files are checked before the first build, which may take minutes
-        check_buildable(path, read_onnx_metadata(path, part), args.fp16)
+        buildable_metadata(path, part, args.fp16)
     folder = output_folder(args.output)
     if load_builder(options).flavour == "tensorrt_rtx" and options.timing_cache is not None:
         print("Note: TensorRT-RTX measures nothing when it builds; -tcf has no effect")
