@@ -457,19 +457,18 @@ def test_an_engine_with_other_tensors_than_its_part_is_refused(own: Path, built:
         TensorRTEngine(own, "postnet")
 
 
-def test_an_engine_for_a_single_size_opens(tiny_folder: Path, tmp_path: Path) -> None:
+def test_an_engine_for_a_single_size_opens_whether_the_builder_fixed_its_dimensions_or_not(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     options = BuildOptions(batch=SizeRange(2, 2, 2), mel=SizeRange(64, 64, 64))
     path = build_engine(tiny_folder / "waveglow.onnx", "waveglow", tmp_path, options).path
     assert TensorRTEngine(path, "waveglow").limits == {"batch": (2, 2), "mel": (64, 64)}
-
-
-def test_dimensions_that_tensorrt_has_fixed_are_accepted(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A builder may turn a dimension with a single size in the profile into a static one."""
-    rewrite(own, profile={"batch": [1, 1, 1], "mel": [32, 768, 1664]})
-    monkeypatch.setattr(trt_double.ICudaEngine, "get_tensor_shape", lambda self, name: (1, MELS, -1))
-    shapes = [(1, MELS, 32), (1, MELS, 768), (1, MELS, 1664)]
-    monkeypatch.setattr(trt_double.ICudaEngine, "get_tensor_profile_shape", lambda self, name, index: shapes)
-    assert TensorRTEngine(own, "postnet").limits["batch"] == (1, 1)
+    shapes = {"mel": (2, MELS, 64), "z": (2, 8, -1), "audio": (-1, 256 * 64)}
+    monkeypatch.setattr(trt_double.ICudaEngine, "get_tensor_shape", lambda self, name: shapes[name])
+    TensorRTEngine(path, "waveglow").close()
+    shapes["audio"] = (2, 256 * 63)
+    with pytest.raises(UserError, match=r"expected audio float32\[batch, 256\*mel\], found audio float32\[2, 16128\]"):
+        TensorRTEngine(path, "waveglow")
 
 
 def test_without_a_driver_it_says_so(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -798,6 +797,7 @@ def test_the_double_catches_what_tensorrt_leaves_undefined(context: trt_double.I
         (lambda: context.execute_async_v3(trt_double.STREAM + 1), "stream"),
         (lambda: context.set_tensor_address("mel_outputs", address + 8), "mel_outputs begins at .* no multiple of"),
         (lambda: context.set_device_memory(memory[2].data_ptr() + 8, memory[2].numel()), "device memory begins at"),
+        (context._engine.create_execution_context, "can't be given to a context that manages its own"),
     ):
         with pytest.raises(trt_double.UndefinedBehaviour, match=why):
             call()
