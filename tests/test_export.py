@@ -18,7 +18,7 @@ from common.metadata import METADATA_KEY, PARTS, ModelMetadata, Part, Precision
 from common.onnx_engine import OnnxEngine
 from common.onnx_file import read_metadata
 from common.phrases import Phrase
-from exports import export_tacotron2_onnx, export_waveglow_onnx, voice
+from exports import export_tacotron2_onnx, voice
 from exports import export_voice as export_voice_script
 from exports.onnx_file import INT8_TOLERANCE, TOLERANCE, example_inputs, export_part
 from pipeline.pieces import PieceResult
@@ -105,17 +105,6 @@ def test_graphs_draw_no_random_numbers(demo_folder: Path) -> None:
     for part in PARTS:
         operators = {node.op_type for node in onnx.load(demo_folder / f"{part}.onnx").graph.node}
         assert not {op for op in operators if "Random" in op or op in ("Dropout", "Bernoulli", "Multinomial")}
-
-
-@pytest.mark.slow
-def test_sigma_flag_becomes_the_files_default(tmp_path: Path, tiny_checkpoints: dict[str, Path]) -> None:
-    def exported_sigma(*flags: str) -> float | None:
-        argv = ["--waveglow", str(tiny_checkpoints["waveglow"]), "-o", str(tmp_path), *flags]
-        export_waveglow_onnx.main(export_waveglow_onnx.make_parser().parse_args(argv))
-        return OnnxEngine(tmp_path / "waveglow.onnx", "waveglow").metadata.sigma
-
-    assert exported_sigma("-s", "0.9") == 0.9
-    assert exported_sigma() == 0.6  # the classic's default, where the checkpoint names none
 
 
 @pytest.mark.numerical
@@ -216,14 +205,13 @@ def test_8_bits_and_half_precision_exclude_each_other(tmp_path: Path) -> None:
         export_tacotron2("-o", tmp_path, "--int8-decoder", "--fp16")
 
 
-@pytest.mark.numerical
-def test_export_scripts_write_the_classic_files(tmp_path: Path, tiny_checkpoints: dict[str, Path]) -> None:
-    export_tacotron2("-o", tmp_path, "--tacotron2", tiny_checkpoints["tacotron2"], "--fp16")
-    assert {file.name for file in tmp_path.iterdir()} == {"encoder.onnx", "decoder_iter.onnx", "postnet.onnx"}
+def test_the_classic_script_writes_the_classic_files(int8_decoder: Path) -> None:
+    names = {file.name for file in int8_decoder.parent.iterdir()}
+    assert names == {"encoder.onnx", "decoder_iter.onnx", "postnet.onnx"}
 
 
 def test_a_voice_is_one_command(
-    tmp_path: Path, tiny_checkpoints: dict[str, Path], capsys: pytest.CaptureFixture
+    tmp_path: Path, tiny_folder: Path, tiny_checkpoints: dict[str, Path], capsys: pytest.CaptureFixture
 ) -> None:
     checkpoints = [word for name, path in tiny_checkpoints.items() for word in (f"--{name}", str(path))]
     (tmp_path / "symbols.txt").write_text("\n".join(SYMBOLS))
@@ -233,6 +221,7 @@ def test_a_voice_is_one_command(
     assert {file.name for file in (tmp_path / "new").iterdir()} == {f"{part}.onnx" for part in PARTS}
     metadata = OnnxEngine(tmp_path / "new" / "waveglow.onnx", "waveglow").metadata
     assert (metadata.precision, metadata.sigma, metadata.audio.sampling_rate) == ("fp16", 0.8, 16000)
+    assert OnnxEngine(tiny_folder / "waveglow.onnx", "waveglow").metadata.sigma == 0.6  # without -s: the classic's
     assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == [f"{part}.onnx" for part in PARTS]
 
 
