@@ -187,7 +187,7 @@ class TensorRTEngine:
             for context in self._contexts:  # those in use too
                 context.handle = None
             self._contexts.clear()
-            self._config, self._save_kernels = None, ignore
+            self._config, self._save_kernels = None, ignore  # both hold TensorRT-RTX's cache
             self._engine = None
             self._runtime = None
 
