@@ -9,7 +9,6 @@ import dataclasses
 import gc
 import hashlib
 import json
-import re
 import shutil
 import sys
 import weakref
@@ -39,8 +38,8 @@ from pipeline.settings import SpeakSettings
 from tacotron2.loading import load_tacotron2
 from tests import trt_double
 from tests.models import MELS, parts_of
-from tests.scripts import assert_one_line_error, run_here
-from trt import bindings, engine_info, verify_gpu
+from tests.scripts import run_here
+from trt import bindings, verify_gpu
 from trt.build import BuildOptions, build_engine
 from trt.contexts import Workspace
 from trt.engine import TensorRTEngine
@@ -193,7 +192,6 @@ def test_an_engine_works_whichever_gpu_is_current(built: Path, monkeypatch: pyte
         run()
         assert torch.equal(refined, infer(engine, mel_outputs=given)["mel_outputs_postnet"])
     infer(engine, mel_outputs=mel(1, 50))
-    assert engine_info.describe_engine(engine, layers=True)
     trt_double.destroyed.clear()
     engine.close()
     assert "while another GPU was current" not in trt_double.destroyed
@@ -412,8 +410,6 @@ def test_a_version_compatible_engine_runs_on_later_and_lean_runtimes(
     expected = infer(OnnxEngine(tiny_folder / "postnet.onnx", "postnet"), mel_outputs=given)
     assert torch.equal(infer(engine, mel_outputs=given)["mel_outputs_postnet"], expected["mel_outputs_postnet"])
     assert engine.capturable
-    layers = engine_info.describe_engine(engine, layers=True)
-    assert any("lean runtime can't list" in line for line in layers) == (runtime == "lean")
     engine.close()
 
 
@@ -580,36 +576,6 @@ def test_phrases_become_the_same_wavs_on_engines_as_on_onnx_files(
         wavs.append([(folder / f"audio_{i}_trt.wav").read_bytes() for i in range(3)])
     assert len(wavs[0][0]) > 10_000
     assert wavs[0] == wavs[1] == wavs[2]
-
-
-def test_engine_info_shows_tensors_layers_and_memory(built: Path) -> None:
-    shown = run_here(
-        "trt/engine_info.py", built / "waveglow_fp16.engine", built / "encoder_fp16.engine", "--layers"
-    ).stdout
-    for words in (
-        r"Part +waveglow, FP16",
-        r"Built by +TensorRT 10\.3\.0 for Tesla T4, compute capability 7\.5",
-        r"Runs on +this version alone; the GPUs that it was built for",
-        r"Profile +batch 1,4,8; mel 32,768,1664",
-        rf"mel +float16  \[1, {MELS}, 32\] to \[8, {MELS}, 1664\], best \[4, {MELS}, 768\]",
-        r"z +float16  \[1, 8, 1024\] to \[8, 8, 53248\]",
-        r"audio +float16  \[1, 8192\] to \[8, 425984\]",
-        r"sequences +int32 +\[1, 4\] to \[8, 256\]",
-        r"Scratch +\d+\.\d MB",
-        r"Layers +\d+",
-        r"0 /upsample/ConvTranspose",
-    ):
-        assert re.search(words, shown), words
-
-
-def test_engine_info_without_a_gpu_shows_what_the_record_says(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bindings, "find_gpu", REAL_FIND_GPU)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    shown = run_here("trt/engine_info.py", own).stdout
-    assert "mel_outputs_postnet  float32" in shown
-    assert "The file is whole. Its layers and memory can't be read here: " in shown
-    flip_a_byte(own)
-    assert_one_line_error(run_here("trt/engine_info.py", own), "not the file that")
 
 
 @pytest.mark.slow

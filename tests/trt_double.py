@@ -27,7 +27,6 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 import torch
 
@@ -38,8 +37,8 @@ from trt import bindings
 __version__ = "10.3.0"
 
 # What the lean runtime has too.
-RUNTIME = ("DataType", "TensorIOMode", "ExecutionContextAllocationStrategy", "LayerInformationFormat", "ILogger")
-RUNTIME += ("IHostMemory", "Runtime", "ICudaEngine", "IExecutionContext")
+RUNTIME = ("DataType", "TensorIOMode", "ExecutionContextAllocationStrategy", "ILogger", "IHostMemory", "Runtime")
+RUNTIME += ("ICudaEngine", "IExecutionContext")
 STREAM = 0x5712EA  # the handle of the pretended streams
 CPU_ALIGNMENT = 16  # bytes; of NumPy's arrays, which on a CPU become tensors as they are
 _MAGIC = b"double-of-a-plan\n"
@@ -128,7 +127,6 @@ MemoryPoolType = Enum("MemoryPoolType", {"WORKSPACE": 0})
 ExecutionContextAllocationStrategy = Enum(
     "ExecutionContextAllocationStrategy", {"STATIC": 0, "ON_PROFILE_CHANGE": 1, "USER_MANAGED": 2}
 )
-LayerInformationFormat = Enum("LayerInformationFormat", {"ONELINE": 0, "JSON": 1})
 
 _DTYPES = {
     "tensor(float)": (DataType.FLOAT, np.float32),
@@ -435,30 +433,19 @@ def _obstacle(header: dict[str, Any], content: bytes) -> str | None:
     return None
 
 
-@dataclass(slots=True)
-class EngineInspector:
-    _layers: list[str]
-
-    def get_layer_information(self, layer_index: int, format: LayerInformationFormat) -> str:
-        name = self._layers[layer_index]
-        return json.dumps(name) if format is LayerInformationFormat.JSON else name + "\n"
-
-
 class ICudaEngine:
-    __slots__ = ("_flags", "_gpu", "_layers", "_model", "_profile")
+    __slots__ = ("_flags", "_gpu", "_model", "_profile")
 
     def __init__(self, header: dict[str, Any], content: bytes) -> None:
         self._gpu = _current_gpu[0]  # it lives on the GPU that is current now
         self._flags: list[str] = header["flags"]
         self._profile = {name: [tuple(shape) for shape in shapes] for name, shapes in header["profile"].items()}
         self._model = _Model(content)
-        self._layers = [node.name for node in onnx.load_from_string(content).graph.node]
 
     def __del__(self) -> None:
         destroyed.append("ICudaEngine")
 
     num_io_tensors = property(lambda self: len(self._model.tensors))
-    num_layers = property(lambda self: len(self._layers))
 
     @property
     def device_memory_size_v2(self) -> int:
@@ -479,9 +466,6 @@ class ICudaEngine:
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
         assert profile_index == 0
         return self._profile[name]
-
-    def create_engine_inspector(self) -> EngineInspector:
-        return EngineInspector(self._layers)
 
     def create_execution_context(
         self, strategy: ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy.STATIC
