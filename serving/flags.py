@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from common.errors import UserError
 from common.metadata import Precision
@@ -22,6 +23,12 @@ def add_voice_flags(parser: argparse.ArgumentParser) -> None:
     add_part_flags(group)
     add_source_flags(group)
     group.add_argument("--device", help="of --checkpoints: cpu, cuda, cuda:1... [cpu]")
+    group.add_argument(
+        "--sampling-rate", type=int, metavar="HZ", help="of --checkpoints, where they don't say it [22050]"
+    )
+    group.add_argument(
+        "--symbols", type=Path, metavar="FILE", help="of --checkpoints: their own, one a line [NVIDIA's 148]"
+    )
     add_setting_flags(group, [settings_of(RuntimeSettings)["threads"]])
 
 
@@ -68,11 +75,14 @@ def open_voice(args: argparse.Namespace, on_message: Callable[[str], None] = lam
     named = [given, args.models, args.checkpoints is not None]
     if sum(map(bool, named)) > 1:
         raise UserError("give four model files, or --models, or --checkpoints: one of the three")
+    of_checkpoints = {name: getattr(args, name) for name in ("device", "sampling_rate", "symbols")}
+    options: dict[str, Any] = {name: value for name, value in of_checkpoints.items() if value is not None}
     if args.checkpoints is not None:
         precision: Precision = "fp16" if args.fp16 else "fp32"
-        return Voice.from_checkpoints(*checkpoints_of(args), device=args.device or "cpu", precision=precision)
-    if args.device is not None:
-        raise UserError("--device is for --checkpoints; model files run where they were made for")
+        return Voice.from_checkpoints(*checkpoints_of(args), precision=precision, **options)
+    if options:
+        flag = next(iter(options)).replace("_", "-")
+        raise UserError(f"--{flag} is for --checkpoints; model files hold what they were made with")
     wanted: Precision | None = "fp16" if args.fp16 else None
     if given is None:
         return Voice.load(args.models, precision=wanted, on_message=on_message, threads=args.threads)

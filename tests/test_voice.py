@@ -16,8 +16,9 @@ import numpy as np
 import pytest
 from scipy.io import wavfile
 
+from common.cli import ArgumentParser
 from common.errors import InvalidInput, UserError
-from common.files import REPOSITORY
+from common.files import REPOSITORY, sha256_of
 from common.metadata import PARTS, Precision
 from pipeline import Audio, SpeakSettings, Voice, WorkSettings
 from pipeline.console import EXIT_CUT
@@ -25,7 +26,9 @@ from pipeline.encoders import LOSSY_PEAK
 from pipeline.engine_set import EngineSet
 from pipeline.identity import identity_of
 from pipeline.scheduler import Scheduler
+from serving.flags import add_voice_flags, open_voice
 from tacotron2.text.lexicon import Lexicon
+from tacotron2.text.symbols import SYMBOLS
 from tests.engine_doubles import tiny_engines
 from tests.scripts import run_script
 
@@ -355,6 +358,24 @@ def test_the_rate_of_checkpoints_that_do_not_say_it_can_be_given(
     (tmp_path / "symbols.txt").write_text("a\nb\n")
     with pytest.raises(UserError, match=r"symbols\.txt: 2 symbols, but .* knows 148"):
         Voice.from_checkpoints(**tiny_checkpoints, symbols=tmp_path / "symbols.txt")
+
+
+def test_servers_take_the_rate_and_the_symbols_of_checkpoints(
+    tiny_checkpoints: dict[str, Path], tiny_folder: Path, tmp_path: Path
+) -> None:
+    def opened(*flags: str) -> Voice:
+        parser = ArgumentParser()
+        add_voice_flags(parser)
+        return open_voice(parser.parse_args(flags))
+
+    symbols = tmp_path / "symbols.txt"
+    symbols.write_text("\n".join(SYMBOLS) + "\n", encoding="utf-8")
+    files = map(str, tiny_checkpoints.values())
+    with opened("--checkpoints", *files, "--sampling-rate", "16000", "--symbols", str(symbols)) as voice:
+        assert voice.sampling_rate == 16000
+        assert voice.engines.parts["encoder"].metadata.checkpoint_sha256 != sha256_of(tiny_checkpoints["tacotron2"])
+    with pytest.raises(UserError, match="--sampling-rate is for --checkpoints"):
+        opened("--models", str(tiny_folder), "--sampling-rate", "16000")
 
 
 def test_a_missing_gpu_is_named(tiny_checkpoints: dict[str, Path]) -> None:
