@@ -84,9 +84,17 @@ def return_large_buffers() -> None:
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
 
 
-def usable_cores() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def usable_cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """The CPU cores that this process may use.
+
+    Args:
+        quota: where Linux says how much time a container gets (`docker run --cpus`): microseconds of each period.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no container, or no limit ("max")
+        time, period = map(int, quota.read_text(encoding="ascii").split())
+        cores = min(cores, max(1, -(-time // period)))
+    return cores
 
 
 def thread_count(threads: int | None) -> int:

@@ -1,5 +1,6 @@
 """The ONNX files say the same on OpenVINO, and each processor gets what is faster on it."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -175,6 +176,18 @@ def test_the_environment_may_say_how_many_threads(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("OMP_NUM_THREADS", given)
     assert thread_count(None) == threads
     assert thread_count(2) == 2
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"), [("200000 100000", 2), ("250000 100000", 3), ("5000 100000", 1), ("max 100000", 64), ("", 64)]
+)
+def test_a_containers_quota_limits_the_cores(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quota: str, cores: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(64), raising=False)
+    assert usable_cores(tmp_path / "cpu.max") == 64
+    (tmp_path / "cpu.max").write_text(quota + "\n", encoding="ascii")
+    assert usable_cores(tmp_path / "cpu.max") == cores
 
 
 @pytest.mark.parametrize("threads", [0, -3, 100_000])
