@@ -32,7 +32,7 @@ INERT_NAMES = re.compile(
     r"|torch\.nn\.(modules|parallel|utils|backends)\.[\w.]+"
     r"|numpy\.(dtype|ndarray|_?core\.multiarray\.(scalar|_reconstruct))"
     r"|torch\.(device|bfloat16|(float|int|uint)\d+|bool)"
-    r"|argparse\.Namespace|pathlib\.\w*Path"
+    r"|argparse\.Namespace|pathlib\.\w*Path|datetime\.\w+"
     r"|builtins\.(set|frozenset|list|dict|tuple|int|float|bool|str)"
 )
 # Keys of the weights in files of training scripts; the first that exists counts.

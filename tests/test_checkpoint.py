@@ -3,6 +3,7 @@
 import argparse
 import builtins
 import collections
+import datetime
 import functools
 import io
 import operator
@@ -184,6 +185,7 @@ def test_what_trainers_keep_beside_the_weights_is_passed_over(zip_format: bool, 
         "generator": np.random.get_state(),
         "args": argparse.Namespace(epochs=3, out=Path("runs"), seen={1, 2}),
         "losses": collections.defaultdict(list, train=[1.0]),
+        "date": datetime.datetime(2024, 2, 3, tzinfo=datetime.timezone.utc),
         "folder": Path("runs/1"),
         "device": (torch.device("cpu"), torch.float16),
     }
