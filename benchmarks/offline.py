@@ -30,8 +30,8 @@ from common.errors import UserError
 from common.files import output_folder
 from common.metadata import Precision
 from common.phrases import Phrase
-from common.wav import wav_file
 from pipeline import SpeakSettings, Voice, WorkSettings
+from pipeline.encoders import audio_file
 from pipeline.flags import add_benchmark_voice_flags, denoise_strength, parameters
 from pipeline.pieces import Piece
 from pipeline.scheduler import Scheduler
@@ -234,7 +234,7 @@ def measure(
         _synchronize(device)
         spoken_at = time.perf_counter()
         for index, audio in enumerate(spoken.audios):
-            with wav_file(benchmark.output / f"audio_{index}.wav", sampling_rate) as wav:
+            with audio_file(benchmark.output / f"audio_{index}.wav", sampling_rate, "float32") as wav:
                 wav.append(audio)
         ended = time.perf_counter()
         if iteration < 0:
