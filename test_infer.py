@@ -12,12 +12,12 @@ from benchmarks.offline import (
     run_benchmark,
     voice_speaker,
 )
-from common.cli import ArgumentParser, run
+from common.cli import ArgumentParser, given_flags, run
 from common.config import Tacotron2Config, WaveGlowConfig
 from common.errors import UserError
 from common.metadata import Precision
 from pipeline import Voice
-from pipeline.flags import add_checkpoint_flags, add_model_flags, check_audio_flags, device_of, given_flags
+from pipeline.flags import add_checkpoint_flags, add_model_flags, check_audio_flags, device_of
 from tacotron2.loading import load_tacotron2
 from waveglow.loading import load_waveglow
 

@@ -91,11 +91,15 @@ def _bounded(kind: Callable[[str], Number], low: float, high: float, wanted: str
     raise argparse.ArgumentTypeError(f"{text} must be {wanted}")
 
 
+def given_flags(args: argparse.Namespace, *kinds: type) -> dict[str, Any]:
+    """The values of the flags that are named as the fields of dataclasses; without those that are None."""
+    names = {field.name for kind in kinds for field in dataclasses.fields(kind)}
+    return {name: value for name, value in vars(args).items() if name in names and value is not None}
+
+
 def settings_from(args: argparse.Namespace, kind: type[Settings], **others: Any) -> Settings:
-    """A settings dataclass from the flags that are named as its fields; `others` go before flags. None is not given."""
-    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    given = {name: value for name, value in vars(args).items() if name in names and value is not None}
-    return kind(**given | others)
+    """A settings dataclass from the flags that are named as its fields; `others` go before flags."""
+    return kind(**given_flags(args, kind) | others)
 
 
 def _without_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

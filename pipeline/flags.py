@@ -12,8 +12,8 @@ from typing import Any, cast
 
 import torch
 
-from common.cli import bounded_float, bounded_int, settings_from
-from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
+from common.cli import bounded_float, bounded_int, given_flags, settings_from
+from common.config import AudioConfig
 from common.engine import Engine
 from common.errors import UserError
 from common.files import output_folder
@@ -328,15 +328,7 @@ def model_paths(args: argparse.Namespace) -> dict[Part, Path] | None:
 
 def runtime_choice(args: argparse.Namespace) -> RuntimeOptions:
     """What the flags of `add_engine_flags` say of how to run model files."""
-    return cast(RuntimeOptions, {name: getattr(args, name) for name in settings_of(RuntimeSettings)})
-
-
-def given_flags(
-    args: argparse.Namespace, *configs: type[Tacotron2Config | WaveGlowConfig | AudioConfig]
-) -> dict[str, Any]:
-    """The values of configurations that were given on the command line."""
-    names = {field.name for config in configs for field in dataclasses.fields(config)}
-    return {name: value for name, value in vars(args).items() if name in names and value is not None}
+    return cast(RuntimeOptions, given_flags(args, RuntimeSettings))
 
 
 def parameters(args: argparse.Namespace) -> dict[str, Any]:
