@@ -1,6 +1,5 @@
 """A result of whole texts as the classic reported it: closing lines, JSON log, CSV row, and the table's columns."""
 
-import csv
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.result import PERCENTILES, Result, read_result, table, write_results
-from common.files import written_whole
+from common.files import write_whole
 from common.json_log import JsonLog
 
 CSV_HEADER = "BATCH,INPUT_LEN,RUN_MODE,NUM_ITERS,LAT,LATSTD,LAT50,LAT90,LAT95,LAT99,THROUGHPUT,NUM_MELS"
@@ -58,9 +57,9 @@ def _audio_rate(result: Result) -> float:
 
 
 def store(
-    folder: Path, result: Result, parameters: Mapping[str, object], log_file: str, csv_files: Sequence[str]
-) -> None:
-    """Writes the JSON log with every iteration, the result, and the CSV row to each of the files named for it."""
+    folder: Path, result: Result, parameters: Mapping[str, object], log_file: str, log_suffix: str | None = None
+) -> list[str]:
+    """Writes the JSON log with every iteration, the result, and where there is a suffix a log of one row: its lines."""
     with JsonLog(folder / log_file) as log:
         log.log("PARAMETER", parameters)
         for iteration in range(len(result.values["latency"])):
@@ -71,9 +70,11 @@ def store(
     name = f"{result.subject}_{size}_{settings['precision']}_wn{settings['wn_channels']}_{_run_mode(result)[:3]}"
     file_name = re.sub(r"[^\w+]+", "-", name)
     write_results(folder / f"{file_name}.json", result)
-    for csv_file in csv_files:
-        with written_whole(folder / csv_file) as temporary, open(temporary, "w", encoding="utf-8", newline="") as file:
-            csv.writer(file).writerows((CSV_HEADER.split(","), _csv_row(result)))
+    if log_suffix is None:
+        return []
+    rows = [CSV_HEADER, ",".join(_csv_row(result))]
+    write_whole(folder / log_name(result, log_suffix), "".join(f"{row}\r\n" for row in rows).encode())
+    return rows
 
 
 def log_name(result: Result, suffix: str) -> str:

@@ -8,7 +8,7 @@ import argparse
 import gc
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -63,7 +63,6 @@ class Benchmark:
     stream: bool = False
     output: Path = Path("results")
     log_file: str = "nvlog.json"
-    csv: str | None = None
     log_suffix: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
@@ -90,8 +89,7 @@ def add_benchmark_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stream", action="store_true", help="speak as streams, and measure first audio too")
     parser.add_argument("-o", "--output", type=Path, default=Path("results"), help="folder for logs and results")
     parser.add_argument("--log-file", default="nvlog.json", help="JSON log, in the output folder")
-    parser.add_argument("--csv", help="CSV file with one row, in the output folder")
-    parser.add_argument("--log-suffix", help="write the row to log_bs1_il128_..._SUFFIX.log too, named by what ran")
+    parser.add_argument("--log-suffix", help="write a row of CSV to log_bs1_il128_..._SUFFIX.log, named by what ran")
     add_benchmark_voice_flags(parser)
 
 
@@ -103,7 +101,7 @@ def read_benchmark(args: argparse.Namespace, frames: int | None = None) -> Bench
     """
     if args.stream and args.batches > 1:
         raise UserError("--batches and --stream don't go together: streams begin at the same time; leave one out")
-    for flag, name in (("--log-file", args.log_file), ("--csv", args.csv), ("--log-suffix", args.log_suffix)):
+    for flag, name in (("--log-file", args.log_file), ("--log-suffix", args.log_suffix)):
         if name is not None:
             check_plain_name(flag, name)
     chosen = {"frames": args.frames or frames, "denoise": denoise_strength(args), "parameters": parameters(args)}
@@ -180,10 +178,9 @@ def run_benchmark(
     device: torch.device,
     audio: AudioConfig,
 ) -> None:
-    """Measures a backend with a bar, stores the result and prints the classic's closing lines."""
+    """Measures a backend, stores the result and prints the classic's closing lines."""
     output_folder(benchmark.output)
-    bar = partial(tqdm, disable=None, leave=False)
-    values = measure(benchmark, speak, device, audio.sampling_rate, bar)
+    values = measure(benchmark, speak, device, audio.sampling_rate)
     settings = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "batch_size": benchmark.batch_size,
@@ -196,32 +193,21 @@ def run_benchmark(
         "hop_length": audio.hop_length,
     }
     result = Result(framework, settings, values, Machine.this(device))
-    names = [benchmark.csv] if benchmark.csv else []
-    if benchmark.log_suffix is not None:
-        names.append(classic_report.log_name(result, benchmark.log_suffix))
-    classic_report.store(benchmark.output, result, benchmark.parameters, benchmark.log_file, names)
-    print("\n".join(classic_report.closing_lines(result)))
-    if benchmark.log_suffix is not None:
-        print((benchmark.output / names[-1]).read_text(encoding="utf-8"), end="")
+    names = benchmark.log_file, benchmark.log_suffix
+    rows = classic_report.store(benchmark.output, result, benchmark.parameters, *names)
+    print("\n".join((*classic_report.closing_lines(result), *rows)))
 
 
-def measure(
-    benchmark: Benchmark,
-    speak: Speak,
-    device: torch.device,
-    sampling_rate: int,
-    progress: Callable[[range], Iterable[int]] = iter,
-) -> dict[str, list[float]]:
-    """Runs the warm-ups and the timed iterations of a backend; the values of the latter by name.
+def measure(benchmark: Benchmark, speak: Speak, device: torch.device, sampling_rate: int) -> dict[str, list[float]]:
+    """Runs the warm-ups and the timed iterations of a backend, with a bar; the values of the latter by name.
 
     Args:
         speak: from ids on the host to audio on the host.
         sampling_rate: of the audio, in Hz.
-        progress: goes through the iterations and may show how far they are.
     """
     on_gpu = device.type == "cuda"
     values: dict[str, list[float]] = defaultdict(list)
-    for iteration in progress(timed_runs(benchmark.num_iters, on_gpu)):
+    for iteration in tqdm(timed_runs(benchmark.num_iters, on_gpu), disable=None, leave=False):
         if iteration == 0:
             gc.collect()  # else the collection that the imports make due falls into one of the runs
             if on_gpu:
