@@ -30,19 +30,19 @@ from common.errors import UserError
 from common.files import output_folder
 from common.metadata import Precision
 from common.phrases import Phrase
-from pipeline import SpeakSettings, Voice, WorkSettings
+from pipeline import SpeakSettings, Voice
 from pipeline.encoders import audio_file
 from pipeline.flags import add_benchmark_voice_flags, denoise_strength, parameters
 from pipeline.pieces import Piece
 from pipeline.scheduler import Scheduler
 from pipeline.speak import check_plain_name
+from pipeline.stages import NEVER
 from pipeline.synthesizer import STAGES, Synthesizer
 from tacotron2.model import Tacotron2
 from tacotron2.text import EncodedText, encode
 from waveglow.model import WaveGlow
 
 RANDOM_FRAMES = 600  # of each utterance when weights are random: 6.97 s of audio
-NEVER = 1.0  # a gate threshold that no gate passes
 
 
 @dataclass(frozen=True)
@@ -53,29 +53,16 @@ class Benchmark:
     host. `parameters` are all flags of the script, as the log shows them.
     """
 
+    settings: SpeakSettings = field(default_factory=SpeakSettings)
     batch_size: int = 1
     input_length: int = 64
     num_iters: int = 10
-    frames: int | None = None
-    sigma: float | None = None
-    denoise: float = 0.0
     batches: int = 1
     stream: bool = False
     output: Path = Path("results")
     log_file: str = "nvlog.json"
     log_suffix: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def speak_settings(self) -> SpeakSettings:
-        threshold = NEVER if self.frames else None
-        return SpeakSettings(
-            sigma=self.sigma, denoise=self.denoise, gate_threshold=threshold, max_decoder_steps=self.frames
-        )
-
-    @property
-    def work_settings(self) -> WorkSettings:
-        return WorkSettings(batch_size=self.batch_size)
 
 
 def add_benchmark_flags(parser: argparse.ArgumentParser) -> None:
@@ -104,8 +91,14 @@ def read_benchmark(args: argparse.Namespace, frames: int | None = None) -> Bench
     for flag, name in (("--log-file", args.log_file), ("--log-suffix", args.log_suffix)):
         if name is not None:
             check_plain_name(flag, name)
-    chosen = {"frames": args.frames or frames, "denoise": denoise_strength(args), "parameters": parameters(args)}
-    return settings_from(args, Benchmark, **chosen)
+    frames = args.frames or frames
+    settings = SpeakSettings(
+        sigma=args.sigma,
+        denoise=denoise_strength(args),
+        gate_threshold=NEVER if frames else None,
+        max_decoder_steps=frames,
+    )
+    return settings_from(args, Benchmark, settings=settings, parameters=parameters(args))
 
 
 @dataclass(frozen=True)
@@ -147,9 +140,9 @@ def voice_speaker(voice: Voice, benchmark: Benchmark) -> Iterator[Speak]:
     if benchmark.stream:
         scheduler = voice.scheduler(max_waiting=benchmark.batch_size)
         scheduler.warm_up()
-        yield partial(_speak_streams, scheduler, benchmark.speak_settings)
+        yield partial(_speak_streams, scheduler, benchmark.settings)
     else:
-        with Synthesizer(voice.engines, benchmark.speak_settings) as synthesizer:
+        with Synthesizer(voice.engines, benchmark.settings) as synthesizer:
             yield partial(_speak_batch, synthesizer)
 
 
