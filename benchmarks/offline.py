@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks import classic_report
+from benchmarks import report
 from benchmarks.machine import Machine
 from benchmarks.result import Result, timed_runs
 from benchmarks.texts import classic_text
@@ -187,8 +187,8 @@ def run_benchmark(
     }
     result = Result(framework, settings, values, Machine.this(device))
     names = benchmark.log_file, benchmark.log_suffix
-    rows = classic_report.store(benchmark.output, result, benchmark.parameters, *names)
-    print("\n".join((*classic_report.closing_lines(result), *rows)))
+    rows = report.store(benchmark.output, result, benchmark.parameters, *names)
+    print("\n".join((*report.closing_lines(result), *rows)))
 
 
 def measure(benchmark: Benchmark, speak: Speak, device: torch.device, sampling_rate: int) -> dict[str, list[float]]:

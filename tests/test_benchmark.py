@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.classic_report import CSV_HEADER, closing_lines, log_name, read_results, results_table, store
 from benchmarks.cpu import measure as compare
 from benchmarks.machine import Machine
 from benchmarks.offline import Benchmark, SpokenBatch, measure
+from benchmarks.report import CSV_HEADER, closing_lines, log_name, read_results, results_table, store
 from benchmarks.result import Result
 from benchmarks.texts import classic_text
 from common.errors import UserError
