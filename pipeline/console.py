@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.files import output_folder
 from common.phrases import Phrase
 from common.table import format_table, shorten
-from pipeline.encoders import AudioFormat, make_encoder
+from pipeline.encoders import FORMATS, make_encoder
 from pipeline.manifest import PhraseResult
 from pipeline.page import details, write_page
 from pipeline.settings import SpeakSettings, WorkSettings
@@ -33,7 +33,7 @@ class Request:
     Attributes:
         groups: phrases that are there together; standard input's come as its lines do.
         notes: what the user should know of the phrases.
-        output: files, or a stream of this format to standard output; all else then goes to standard error.
+        output: where to; if to standard output, all else goes to standard error.
         parameters: what the log says of the run's flags.
     """
 
@@ -41,12 +41,12 @@ class Request:
     notes: Sequence[str]
     settings: SpeakSettings
     work: WorkSettings
-    output: OutputSettings | AudioFormat
+    output: OutputSettings
     parameters: Mapping[str, Any]
 
     @property
     def messages(self) -> TextIO:
-        return sys.stdout if isinstance(self.output, OutputSettings) else sys.stderr
+        return sys.stderr if self.output.to_stdout else sys.stdout
 
 
 def show_text(request: Request) -> None:
@@ -78,8 +78,8 @@ def speak_request(voice: Voice, request: Request) -> None:
     for note in request.notes:
         print(f"Note: {note}", file=request.messages)
     output = request.output
-    if not isinstance(output, OutputSettings):
-        _stream(voice, request, output)
+    if output.to_stdout:
+        _stream(voice, request)
         return
     output_folder(output.folder)
     with progress() as listener:
@@ -109,8 +109,8 @@ def _exit_if_cut(results: Iterable[PhraseResult]) -> None:
         sys.exit(EXIT_CUT)
 
 
-def _stream(voice: Voice, request: Request, audio_format: AudioFormat) -> None:
-    encoder = make_encoder(audio_format, request.settings.sampling_rate or voice.sampling_rate)
+def _stream(voice: Voice, request: Request) -> None:
+    encoder = make_encoder(FORMATS[request.output.format], request.settings.sampling_rate or voice.sampling_rate)
     listener = Listener(
         on_note=_note,
         on_phrase=lambda result: print(f"Not spoken: {result.error}", file=sys.stderr),

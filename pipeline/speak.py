@@ -34,6 +34,7 @@ class OutputSettings:
     Attributes:
         folder: exists, and can be written, once `speak` begins.
         file: of the only phrase; then the folder gets no log and no manifest.
+        to_stdout: not in files: as one stream to standard output, by `stream`.
         suffix: of the file names: audio_{number}_{suffix}.wav.
         format: of SAMPLE_FORMATS (of wav files), or a name of `pipeline.encoders.FORMATS`.
         captions: format of the captions beside each audio file, of CAPTION_FORMATS; the settings' `timestamps` are on.
@@ -45,6 +46,7 @@ class OutputSettings:
 
     folder: Path
     file: Path | None = None
+    to_stdout: bool = False
     suffix: str = ""
     format: str = "float32"
     captions: str | None = None
