@@ -81,7 +81,7 @@ class Manifest:
 
     def resume(self, result: PhraseResult, with_pictures: bool, captions: Path | None = None) -> None:
         """Fills in a phrase that an earlier run has made, if its files are there, whole and of its configuration."""
-        record = {"captions": ""} | self._records.get(result.file.name, {})  # earlier versions didn't say
+        record = self._records.get(result.file.name, {})
         if record.get("configuration") != result.configuration or not record.keys() >= {*MADE}:
             return
         if not result.file.is_file() or result.file.stat().st_size != record["size"]:
