@@ -32,7 +32,7 @@ from common.metadata import Precision
 from common.phrases import Phrase
 from pipeline import SpeakSettings, Voice
 from pipeline.encoders import audio_file
-from pipeline.flags import add_benchmark_voice_flags, denoise_strength, parameters
+from pipeline.flags import add_benchmark_voice_flags, denoise_strength
 from pipeline.pieces import Piece
 from pipeline.scheduler import Scheduler
 from pipeline.speak import check_plain_name
@@ -98,7 +98,7 @@ def read_benchmark(args: argparse.Namespace, frames: int | None = None) -> Bench
         gate_threshold=NEVER if frames else None,
         max_decoder_steps=frames,
     )
-    return settings_from(args, Benchmark, settings=settings, parameters=parameters(args))
+    return settings_from(args, Benchmark, settings=settings, parameters=vars(args))
 
 
 @dataclass(frozen=True)

@@ -236,7 +236,7 @@ def read_request(args: argparse.Namespace, suffix: str) -> Request:
     settings = speak_settings(args, keep_pictures=args.plots or args.page, timestamps=args.captions is not None)
     if (audio_format := FORMATS.get(output.format)) is not None:
         settings = dataclasses.replace(settings, sampling_rate=audio_format.sampling_rate(settings.sampling_rate))
-    return Request(groups, notes, settings, settings_from(args, WorkSettings), output, parameters(args))
+    return Request(groups, notes, settings, settings_from(args, WorkSettings), output, vars(args))
 
 
 def read_texts(args: argparse.Namespace, notes: list[str]) -> Iterable[Sequence[Phrase]]:
@@ -329,11 +329,6 @@ def model_paths(args: argparse.Namespace) -> dict[Part, Path] | None:
 def runtime_choice(args: argparse.Namespace) -> RuntimeOptions:
     """What the flags of `add_engine_flags` say of how to run model files."""
     return cast(RuntimeOptions, given_flags(args, RuntimeSettings))
-
-
-def parameters(args: argparse.Namespace) -> dict[str, Any]:
-    """All flags as a log takes them."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
 
 
 def check_audio_flags(args: argparse.Namespace, audio: AudioConfig) -> None:
