@@ -66,7 +66,7 @@ class PhraseResult:
 
 
 def configuration_of(identity: Mapping[str, Any], audio_format: str, phrase: PreparedPhrase) -> str:
-    """What decides a phrase's file, as a hash: the voice and its settings (`Voice.identity`), and the text as read."""
+    """What decides a phrase's file, as a hash: the voice and its settings (`identity_of`), and the text as read."""
     pieces = [(piece.encoded.text, piece.pause, piece.speed) for piece in phrase.pieces]
     content = json.dumps([identity, audio_format, pieces], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
