@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 
-from common.cli import ArgumentParser, run
+from common.cli import ArgumentParser, given_flags, run
 from common.config import Tacotron2Config, WaveGlowConfig
 from pipeline import Voice
 from pipeline.console import show_text, speak_request
@@ -14,7 +14,6 @@ from pipeline.flags import (
     add_speak_flags,
     check_audio_flags,
     device_of,
-    given_flags,
     read_request,
 )
 from tacotron2.loading import load_tacotron2

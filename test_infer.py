@@ -12,12 +12,12 @@ from benchmarks.offline import (
     run_benchmark,
     voice_speaker,
 )
-from common.cli import ArgumentParser, run
+from common.cli import ArgumentParser, given_flags, run
 from common.config import Tacotron2Config, WaveGlowConfig
 from common.errors import UserError
 from common.metadata import Precision
-from pipeline import Voice
-from pipeline.flags import add_checkpoint_flags, add_model_flags, check_audio_flags, device_of, given_flags
+from pipeline import Voice, WorkSettings
+from pipeline.flags import add_checkpoint_flags, add_model_flags, check_audio_flags, device_of
 from tacotron2.loading import load_tacotron2
 from waveglow.loading import load_waveglow
 
@@ -43,7 +43,7 @@ def main(args: argparse.Namespace) -> None:
     device = device_of(args)
     of_loop = {
         "--stream": benchmark.stream,
-        "--denoise": benchmark.denoise,
+        "--denoise": benchmark.settings.denoise,
         "--batches": benchmark.batches > 1,
         "--conditioning": args.conditioning != "auto",
     }
@@ -67,12 +67,12 @@ def main(args: argparse.Namespace) -> None:
                     device=device,
                     precision=precision,
                     conditioning=args.conditioning,
-                    work=benchmark.work_settings,
+                    work=WorkSettings(batch_size=benchmark.batch_size),
                 )
             )
             speak = stack.enter_context(voice_speaker(voice, benchmark))
         else:
-            speak = classic_speaker(tacotron2, waveglow, precision, device, benchmark.speak_settings)
+            speak = classic_speaker(tacotron2, waveglow, precision, device, benchmark.settings)
         name = LOOP if args.loop else CLASSIC
         if args.conditioning not in ("auto", "exact"):
             name += f", conditioning of rank {args.conditioning}"

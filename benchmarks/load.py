@@ -262,9 +262,7 @@ class _Formatter(HelpFormatter, argparse.RawDescriptionHelpFormatter):
 def make_parser() -> ArgumentParser:
     parser = ArgumentParser(prog="load.py", description=__doc__, formatter_class=_Formatter)
     kinds = ("library", "http", "triton")
-    parser.add_argument(
-        "--client", "--door", dest="clients", nargs="+", choices=kinds, default=["library"], help="what is measured"
-    )
+    parser.add_argument("--client", nargs="+", choices=kinds, default=["library"], help="what is measured")
     parser.add_argument("--url", help="of the server [http://127.0.0.1:8000; 127.0.0.1:8001 for triton]")
     parser.add_argument("--api-key", default="", help="of the HTTP server")
     parser.add_argument(
@@ -298,7 +296,7 @@ def main(args: argparse.Namespace) -> None:
     loads = [Load(streams=streams, **bounds) for streams in args.streams or ([] if args.rate else [1])]
     loads += [Load(rate=rate, **bounds) for rate in args.rate]
     texts, machine, results = read_texts(args), Machine.this(), []
-    for kind in args.clients:
+    for kind in args.client:
         for processes in args.processes if kind == "library" else [max(args.processes)]:
             name = f"{processes} x {kind}" if processes > 1 and kind == "library" else kind
             with opened(partial(open_client, args, kind), processes) as ask:

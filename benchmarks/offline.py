@@ -8,7 +8,7 @@ import argparse
 import gc
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks import classic_report
+from benchmarks import report
 from benchmarks.machine import Machine
 from benchmarks.result import Result, timed_runs
 from benchmarks.texts import classic_text
@@ -30,19 +30,19 @@ from common.errors import UserError
 from common.files import output_folder
 from common.metadata import Precision
 from common.phrases import Phrase
-from common.wav import wav_file
-from pipeline import SpeakSettings, Voice, WorkSettings
-from pipeline.flags import add_benchmark_voice_flags, denoise_strength, parameters
+from pipeline import SpeakSettings, Voice
+from pipeline.encoders import audio_file
+from pipeline.flags import add_benchmark_voice_flags, denoise_strength
 from pipeline.pieces import Piece
 from pipeline.scheduler import Scheduler
 from pipeline.speak import check_plain_name
+from pipeline.stages import NEVER
 from pipeline.synthesizer import STAGES, Synthesizer
 from tacotron2.model import Tacotron2
 from tacotron2.text import EncodedText, encode
 from waveglow.model import WaveGlow
 
 RANDOM_FRAMES = 600  # of each utterance when weights are random: 6.97 s of audio
-NEVER = 1.0  # a gate threshold that no gate passes
 
 
 @dataclass(frozen=True)
@@ -53,30 +53,16 @@ class Benchmark:
     host. `parameters` are all flags of the script, as the log shows them.
     """
 
+    settings: SpeakSettings = field(default_factory=SpeakSettings)
     batch_size: int = 1
     input_length: int = 64
     num_iters: int = 10
-    frames: int | None = None
-    sigma: float | None = None
-    denoise: float = 0.0
     batches: int = 1
     stream: bool = False
     output: Path = Path("results")
     log_file: str = "nvlog.json"
-    csv: str | None = None
     log_suffix: str | None = None
     parameters: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def speak_settings(self) -> SpeakSettings:
-        threshold = NEVER if self.frames else None
-        return SpeakSettings(
-            sigma=self.sigma, denoise=self.denoise, gate_threshold=threshold, max_decoder_steps=self.frames
-        )
-
-    @property
-    def work_settings(self) -> WorkSettings:
-        return WorkSettings(batch_size=self.batch_size)
 
 
 def add_benchmark_flags(parser: argparse.ArgumentParser) -> None:
@@ -90,8 +76,7 @@ def add_benchmark_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stream", action="store_true", help="speak as streams, and measure first audio too")
     parser.add_argument("-o", "--output", type=Path, default=Path("results"), help="folder for logs and results")
     parser.add_argument("--log-file", default="nvlog.json", help="JSON log, in the output folder")
-    parser.add_argument("--csv", help="CSV file with one row, in the output folder")
-    parser.add_argument("--log-suffix", help="write the row to log_bs1_il128_..._SUFFIX.log too, named by what ran")
+    parser.add_argument("--log-suffix", help="write a row of CSV to log_bs1_il128_..._SUFFIX.log, named by what ran")
     add_benchmark_voice_flags(parser)
 
 
@@ -103,11 +88,17 @@ def read_benchmark(args: argparse.Namespace, frames: int | None = None) -> Bench
     """
     if args.stream and args.batches > 1:
         raise UserError("--batches and --stream don't go together: streams begin at the same time; leave one out")
-    for flag, name in (("--log-file", args.log_file), ("--csv", args.csv), ("--log-suffix", args.log_suffix)):
+    for flag, name in (("--log-file", args.log_file), ("--log-suffix", args.log_suffix)):
         if name is not None:
             check_plain_name(flag, name)
-    chosen = {"frames": args.frames or frames, "denoise": denoise_strength(args), "parameters": parameters(args)}
-    return settings_from(args, Benchmark, **chosen)
+    frames = args.frames or frames
+    settings = SpeakSettings(
+        sigma=args.sigma,
+        denoise=denoise_strength(args),
+        gate_threshold=NEVER if frames else None,
+        max_decoder_steps=frames,
+    )
+    return settings_from(args, Benchmark, settings=settings, parameters=vars(args))
 
 
 @dataclass(frozen=True)
@@ -149,9 +140,9 @@ def voice_speaker(voice: Voice, benchmark: Benchmark) -> Iterator[Speak]:
     if benchmark.stream:
         scheduler = voice.scheduler(max_waiting=benchmark.batch_size)
         scheduler.warm_up()
-        yield partial(_speak_streams, scheduler, benchmark.speak_settings)
+        yield partial(_speak_streams, scheduler, benchmark.settings)
     else:
-        with Synthesizer(voice.engines, benchmark.speak_settings) as synthesizer:
+        with Synthesizer(voice.engines, benchmark.settings) as synthesizer:
             yield partial(_speak_batch, synthesizer)
 
 
@@ -180,10 +171,9 @@ def run_benchmark(
     device: torch.device,
     audio: AudioConfig,
 ) -> None:
-    """Measures a backend with a bar, stores the result and prints the classic's closing lines."""
+    """Measures a backend, stores the result and prints the classic's closing lines."""
     output_folder(benchmark.output)
-    bar = partial(tqdm, disable=None, leave=False)
-    values = measure(benchmark, speak, device, audio.sampling_rate, bar)
+    values = measure(benchmark, speak, device, audio.sampling_rate)
     settings = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
         "batch_size": benchmark.batch_size,
@@ -196,32 +186,21 @@ def run_benchmark(
         "hop_length": audio.hop_length,
     }
     result = Result(framework, settings, values, Machine.this(device))
-    names = [benchmark.csv] if benchmark.csv else []
-    if benchmark.log_suffix is not None:
-        names.append(classic_report.log_name(result, benchmark.log_suffix))
-    classic_report.store(benchmark.output, result, benchmark.parameters, benchmark.log_file, names)
-    print("\n".join(classic_report.closing_lines(result)))
-    if benchmark.log_suffix is not None:
-        print((benchmark.output / names[-1]).read_text(encoding="utf-8"), end="")
+    names = benchmark.log_file, benchmark.log_suffix
+    rows = report.store(benchmark.output, result, benchmark.parameters, *names)
+    print("\n".join((*report.closing_lines(result), *rows)))
 
 
-def measure(
-    benchmark: Benchmark,
-    speak: Speak,
-    device: torch.device,
-    sampling_rate: int,
-    progress: Callable[[range], Iterable[int]] = iter,
-) -> dict[str, list[float]]:
-    """Runs the warm-ups and the timed iterations of a backend; the values of the latter by name.
+def measure(benchmark: Benchmark, speak: Speak, device: torch.device, sampling_rate: int) -> dict[str, list[float]]:
+    """Runs the warm-ups and the timed iterations of a backend, with a bar; the values of the latter by name.
 
     Args:
         speak: from ids on the host to audio on the host.
         sampling_rate: of the audio, in Hz.
-        progress: goes through the iterations and may show how far they are.
     """
     on_gpu = device.type == "cuda"
     values: dict[str, list[float]] = defaultdict(list)
-    for iteration in progress(timed_runs(benchmark.num_iters, on_gpu)):
+    for iteration in tqdm(timed_runs(benchmark.num_iters, on_gpu), disable=None, leave=False):
         if iteration == 0:
             gc.collect()  # else the collection that the imports make due falls into one of the runs
             if on_gpu:
@@ -234,7 +213,7 @@ def measure(
         _synchronize(device)
         spoken_at = time.perf_counter()
         for index, audio in enumerate(spoken.audios):
-            with wav_file(benchmark.output / f"audio_{index}.wav", sampling_rate) as wav:
+            with audio_file(benchmark.output / f"audio_{index}.wav", sampling_rate, "float32") as wav:
                 wav.append(audio)
         ended = time.perf_counter()
         if iteration < 0:

@@ -91,11 +91,15 @@ def _bounded(kind: Callable[[str], Number], low: float, high: float, wanted: str
     raise argparse.ArgumentTypeError(f"{text} must be {wanted}")
 
 
+def given_flags(args: argparse.Namespace, *kinds: type) -> dict[str, Any]:
+    """The values of the flags that are named as the fields of dataclasses; without those that are None."""
+    names = {field.name for kind in kinds for field in dataclasses.fields(kind)}
+    return {name: value for name, value in vars(args).items() if name in names and value is not None}
+
+
 def settings_from(args: argparse.Namespace, kind: type[Settings], **others: Any) -> Settings:
-    """A settings dataclass from the flags that are named as its fields; `others` go before flags. None is not given."""
-    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    given = {name: value for name, value in vars(args).items() if name in names and value is not None}
-    return kind(**given | others)
+    """A settings dataclass from the flags that are named as its fields; `others` go before flags."""
+    return kind(**given_flags(args, kind) | others)
 
 
 def _without_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -133,16 +137,15 @@ def run(
             main(args)
         print(end="", flush=True)  # now an error can still be reported
         sys.exit(0)
-    except KeyboardInterrupt as error:
-        status = EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED
-        done = str(error) or "every file that was finished is whole"
-        _fail(parser, f"interrupted; {done}", status, args.debug)
-    except UserError as error:
-        _fail(parser, str(error), EXIT_USER_ERROR, args.debug)
-    except Exception as error:
-        if isinstance(error, BrokenPipeError) and output_closed():
+    except (Exception, KeyboardInterrupt) as error:
+        no_reader = output_closed()
+        if isinstance(error, BrokenPipeError) and no_reader:
             sys.exit(EXIT_NO_READER)
-        _fail(parser, _describe(error, parser), EXIT_USER_ERROR, args.debug)
+        if args.debug and isinstance(error, Exception):
+            raise
+        status, message = _ending(error, parser)
+        print(f"{parser.prog}: {message}", file=sys.stderr)
+        sys.exit(status)
     finally:
         output_closed()  # or Python would report it at its end
 
@@ -181,22 +184,20 @@ def _sigterm_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
-def _describe(error: Exception, parser: argparse.ArgumentParser) -> str:
+def _ending(error: BaseException, parser: argparse.ArgumentParser) -> tuple[int, str]:
+    """The status and the line that an error ends a script with."""
     first_line = (str(error).strip() or "no message").splitlines()[0]
-    if is_out_of_memory(error):
+    if isinstance(error, KeyboardInterrupt):
+        status = EXIT_TERMINATED if isinstance(error, Terminated) else EXIT_INTERRUPTED
+        return status, f"interrupted; {str(error) or 'every file that was finished is whole'}"
+    if isinstance(error, UserError):
+        text = str(error)
+    elif is_out_of_memory(error):
         flags = [flag for flag in _MEMORY_FLAGS if flag in parser.format_usage()]
         less = f"a smaller {' or '.join(flags)}" if flags else "a machine with more"
-        return f"out of memory ({first_line[:120]}): use {less}"
-    if isinstance(error, OSError):
-        return describe_os_error(error)
-    # A defect. Users never meet a raw traceback.
-    return f"internal error: {type(error).__name__}: {first_line} (run again with --debug for the traceback)"
-
-
-def _fail(parser: argparse.ArgumentParser, message: str, status: int, debug: bool) -> NoReturn:
-    interrupted = status in (EXIT_INTERRUPTED, EXIT_TERMINATED)
-    if debug and not interrupted:
-        raise  # noqa: PLE0704  called from an except block: the original error with its traceback
-    output_closed()
-    print(f"{parser.prog}: {'' if interrupted else 'error: '}{message}", file=sys.stderr)
-    sys.exit(status)
+        text = f"out of memory ({first_line[:120]}): use {less}"
+    elif isinstance(error, OSError):
+        text = describe_os_error(error)
+    else:  # a defect; users never meet a raw traceback
+        text = f"internal error: {type(error).__name__}: {first_line} (run again with --debug for the traceback)"
+    return EXIT_USER_ERROR, f"error: {text}"

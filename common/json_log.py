@@ -23,7 +23,7 @@ class JsonLog:
 
         Args:
             step: 0, "PARAMETER" or a list of counters.
-            data: what was measured or set, in types that JSON has.
+            data: what was measured or set; what JSON has no type for, as a path, is written as text.
         """
         now = datetime.now()
         entry = {
@@ -35,7 +35,7 @@ class JsonLog:
             "step": step,
             "data": dict(data),
         }
-        self._file.write(f"DLLL {json.dumps(entry)}\n")
+        self._file.write(f"DLLL {json.dumps(entry, default=str)}\n")
         self._file.flush()
 
     def __enter__(self) -> "JsonLog":

@@ -10,7 +10,6 @@ from pathlib import Path
 from common.errors import UserError
 from common.files import dangling_link
 
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _LINES_NAMED = 5  # in one note
 # The usual line ends, and no others: an odd separator within a line must not shift the numbers of the rest. A carriage
 # return at the very end may be the first half of a line end that isn't complete yet.
@@ -49,13 +48,11 @@ def read_phrases(source: Path, notes: list[str]) -> list[Phrase]:
         UserError: the file can't be read, isn't UTF-8 text, or holds nothing to speak.
     """
     name = str(source)
-    lines = _LINE_END.split(_content(source))
-    if lines[0].startswith(_UTF16):
-        raise _utf16(name)
-    for number, line in enumerate(lines, start=1):
-        if b"\0" in line:
-            raise _binary(name, number)
-    texts = [_text(line, number, name) for number, line in enumerate(lines, start=1)]
+    lines = list(enumerate(_LINE_END.split(_content(source)), start=1))
+    for number, line in lines:
+        _refuse_utf16(line, number, name)
+        _refuse_binary(line, number, name)
+    texts = [_text(line, number, name) for number, line in lines]
     if not texts[-1]:
         texts.pop()  # the end of the last line, not a line of its own
     if not texts:
@@ -74,8 +71,7 @@ def check_utf8(source: Path) -> None:
     """Raises UserError for a file that isn't UTF-8 text, with its first such line. Reads one line after the other."""
     with open(source, "rb") as file:
         for number, line in enumerate(file, start=1):
-            if number == 1 and line.startswith(_UTF16):
-                raise _utf16(str(source))
+            _refuse_utf16(line, number, str(source))
             _text(line, number, str(source))
 
 
@@ -89,36 +85,30 @@ def live_phrases() -> Iterator[list[Phrase]]:
     """
     if sys.stdin is None:
         raise UserError(f"{_STDIN} is closed: give a file of phrases instead")
-    held, index, nothing = b"", 0, True
+    held, number, nothing = b"", 0, True
     while True:
         arrived = sys.stdin.buffer.read1(1 << 16)  # type: ignore[union-attr]
         *lines, held = _LINE_END.split(held + arrived)
         if not arrived and held:
             lines.append(held)
-        phrases = [phrase for number, line in enumerate(lines, start=index) if (phrase := _phrase(number, line))]
-        index += len(lines)
+        phrases = []
+        for line in lines:
+            number += 1
+            _refuse_utf16(line, number, _STDIN)
+            try:
+                _refuse_binary(line, number, _STDIN)
+                text = _text(line, number, _STDIN)
+                if not _RULE.fullmatch(text):
+                    phrases.append(Phrase(number - 1, text))
+            except UserError as error:
+                phrases.append(Phrase(number - 1, "", error))
         if phrases:
             nothing = False
             yield phrases
         if not arrived:
             break
     if nothing:
-        raise _nothing(_STDIN, "is empty" if index == 0 else "holds only lines without words")
-
-
-def _phrase(index: int, line: bytes) -> Phrase | None:
-    """A line of standard input; None if there are no words in it. Raises UserError where the lines after it are no text
-    either.
-    """
-    if index == 0 and line.startswith(_UTF16):
-        raise _utf16(_STDIN)
-    try:
-        if b"\0" in line:
-            raise _binary(_STDIN, index + 1)
-        text = _text(line, index + 1, _STDIN)
-    except UserError as error:
-        return Phrase(index, "", error)
-    return None if _RULE.fullmatch(text) else Phrase(index, text)
+        raise _nothing(_STDIN, "is empty" if number == 0 else "holds only lines without words")
 
 
 def _content(source: Path) -> bytes:
@@ -148,12 +138,14 @@ def _text(line: bytes, number: int, name: str) -> str:
         ) from error
 
 
-def _utf16(name: str) -> UserError:
-    return UserError(f"{name} is UTF-16, not UTF-8: convert it with {_iconv('UTF-16', name)}")
+def _refuse_utf16(line: bytes, number: int, name: str) -> None:
+    if number == 1 and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise UserError(f"{name} is UTF-16, not UTF-8: convert it with {_iconv('UTF-16', name)}")
 
 
-def _binary(name: str, number: int) -> UserError:
-    return UserError(f"{name} is a binary file (line {number} holds a zero byte): give a UTF-8 text file")
+def _refuse_binary(line: bytes, number: int, name: str) -> None:
+    if b"\0" in line:
+        raise UserError(f"{name} is a binary file (line {number} holds a zero byte): give a UTF-8 text file")
 
 
 def _nothing(name: str, why: str) -> UserError:

@@ -2,11 +2,11 @@
 
 import argparse
 
-from common.cli import ArgumentParser, run
+from common.cli import ArgumentParser, given_flags, run
 from common.config import AudioConfig, Tacotron2Config
 from exports.flags import add_export_flags, add_tacotron2_flags, export_with_bar
 from exports.voice import tacotron2_voice_parts
-from pipeline.flags import add_model_flags, given_flags
+from pipeline.flags import add_model_flags
 
 
 def make_parser() -> ArgumentParser:

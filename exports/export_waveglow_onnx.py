@@ -3,11 +3,11 @@
 import argparse
 from pathlib import Path
 
-from common.cli import ArgumentParser, run
+from common.cli import ArgumentParser, given_flags, run
 from common.config import AudioConfig, WaveGlowConfig
 from exports.flags import add_export_flags, add_waveglow_flags, export_with_bar
 from exports.voice import waveglow_voice_parts
-from pipeline.flags import add_model_flags, given_flags
+from pipeline.flags import add_model_flags
 from tacotron2.loading import DEMO_TACOTRON2
 from waveglow.loading import DEMO_WAVEGLOW
 

@@ -3,19 +3,18 @@
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from common.cli import EXIT_NO_READER
 from common.errors import UserError
 from common.files import output_folder
 from common.phrases import Phrase
 from common.table import format_table, shorten
-from pipeline.encoders import AudioFormat, make_encoder
+from pipeline.encoders import FORMATS, make_encoder
 from pipeline.manifest import PhraseResult
 from pipeline.page import details, write_page
 from pipeline.settings import SpeakSettings, WorkSettings
@@ -34,7 +33,7 @@ class Request:
     Attributes:
         groups: phrases that are there together; standard input's come as its lines do.
         notes: what the user should know of the phrases.
-        output: files, or a stream of this format to standard output; all else then goes to standard error.
+        output: where to; if to standard output, all else goes to standard error.
         parameters: what the log says of the run's flags.
     """
 
@@ -42,12 +41,12 @@ class Request:
     notes: Sequence[str]
     settings: SpeakSettings
     work: WorkSettings
-    output: OutputSettings | AudioFormat
+    output: OutputSettings
     parameters: Mapping[str, Any]
 
     @property
     def messages(self) -> TextIO:
-        return sys.stdout if isinstance(self.output, OutputSettings) else sys.stderr
+        return sys.stderr if self.output.to_stdout else sys.stdout
 
 
 def show_text(request: Request) -> None:
@@ -79,8 +78,8 @@ def speak_request(voice: Voice, request: Request) -> None:
     for note in request.notes:
         print(f"Note: {note}", file=request.messages)
     output = request.output
-    if not isinstance(output, OutputSettings):
-        _stream(voice, request, output)
+    if output.to_stdout:
+        _stream(voice, request)
         return
     output_folder(output.folder)
     with progress() as listener:
@@ -110,8 +109,8 @@ def _exit_if_cut(results: Iterable[PhraseResult]) -> None:
         sys.exit(EXIT_CUT)
 
 
-def _stream(voice: Voice, request: Request, audio_format: AudioFormat) -> None:
-    encoder = make_encoder(audio_format, request.settings.sampling_rate or voice.sampling_rate)
+def _stream(voice: Voice, request: Request) -> None:
+    encoder = make_encoder(FORMATS[request.output.format], request.settings.sampling_rate or voice.sampling_rate)
     listener = Listener(
         on_note=_note,
         on_phrase=lambda result: print(f"Not spoken: {result.error}", file=sys.stderr),
@@ -144,71 +143,46 @@ def summary_table(summary: Summary) -> str:
 @contextmanager
 def progress() -> Iterator[Listener]:
     """A listener that prints messages and notes, and shows a bar; a line now and then where there is no terminal."""
-    if sys.stderr.isatty():
-        with tqdm(total=0, leave=False, bar_format="{l_bar}{bar}| {elapsed}<{remaining}") as bar:
-            yield Listener(
-                on_message=tqdm.write,
-                on_note=lambda note: tqdm.write(f"Note: {note}"),
-                on_start=lambda phrases, symbols: bar.reset(symbols),
-                on_progress=lambda symbols: _advance(bar, symbols),
-                on_phrase=lambda result: _report_failure(result, tqdm.write),
-            )
-        return
-    lines = _Lines()
-    yield Listener(
-        on_message=_print,
-        on_note=lambda note: _print(f"Note: {note}"),
-        on_start=lines.start,
-        on_progress=lines.progress,
-        on_phrase=lines.phrase,
-    )
+    with tqdm(total=0, leave=False, disable=None, bar_format="{l_bar}{bar}| {elapsed}<{remaining}") as bar:
+        shown = _Progress(bar)
+        yield Listener(
+            on_message=tqdm.write,
+            on_note=lambda note: tqdm.write(f"Note: {note}"),
+            on_start=shown.start,
+            on_progress=shown.advance,
+            on_phrase=shown.phrase,
+        )
 
 
-def _print(message: str, file: TextIO | None = None) -> None:
-    """Ends the script where nobody reads its output: no phrase is to blame for that."""
-    try:
-        print(message, file=file)
-    except BrokenPipeError:
-        sys.exit(EXIT_NO_READER)
+class _Progress:
+    """How far a run is: a bar, or where that is disabled a line on standard error every LINE_EVERY seconds."""
 
-
-def _advance(bar: tqdm, symbols: float) -> None:
-    bar.n = min(int(symbols), bar.total)
-    bar.refresh()
-
-
-def _report_failure(result: PhraseResult, write: Callable[[str], object]) -> None:
-    if result.error is not None:
-        write(f"Not spoken: {result.error}")
-
-
-class _Lines:
-    """A line of progress on standard error every LINE_EVERY seconds."""
-
-    def __init__(self) -> None:
-        self._symbols = 0
+    def __init__(self, bar: tqdm) -> None:
+        self._bar = bar
         self._phrases = 0
         self._done = 0  # phrases
         self._started = self._reported = time.monotonic()
 
     def start(self, phrases: int, symbols: int) -> None:
-        self._symbols = symbols
+        self._bar.reset(symbols)
         self._phrases += phrases
         self._started = self._reported = time.monotonic()
 
     def phrase(self, result: PhraseResult) -> None:
         self._done += 1
-        _report_failure(result, _print)
+        if result.error is not None:
+            tqdm.write(f"Not spoken: {result.error}")
 
-    def progress(self, symbols: float) -> None:
+    def advance(self, symbols: float) -> None:
+        self._bar.n = min(int(symbols), self._bar.total)
+        self._bar.refresh()
         now = time.monotonic()
-        if now - self._reported < LINE_EVERY or not 0 < symbols < self._symbols:
+        if not self._bar.disable or now - self._reported < LINE_EVERY or not 0 < symbols < self._bar.total:
             return
         self._reported = now
-        left = (now - self._started) * (self._symbols - symbols) / symbols
-        share = 100 * symbols / self._symbols
+        left = (now - self._started) * (self._bar.total - symbols) / symbols
         phrases = f"{self._done} of {self._phrases} phrases done, " if self._phrases > 1 else ""
-        _print(f"{phrases}{share:.0f} % of the text, about {left:.0f} s left", sys.stderr)
+        print(f"{phrases}{100 * symbols / self._bar.total:.0f} % of the text, about {left:.0f} s left", file=sys.stderr)
 
 
 def _raise_failed(failed: Sequence[PhraseResult], phrases: int = 0) -> None:

@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from common.errors import InvalidInput
-from common.files import write_whole
-from common.wav import SAMPLE_FORMATS, WavWriter, pcm16, wav_file, wav_header
+from common.errors import InvalidInput, UserError
+from common.files import written_whole
+from common.wav import MAX_SAMPLES, SAMPLE_FORMATS, pcm16, wav_header
 
 OPUS_RATES = (8000, 16000, 24000, 48000)  # Hz of our sampling rates, those that Opus codes
 BIT_RATE = 96_000
@@ -107,9 +107,47 @@ def make_encoder(audio_format: AudioFormat, sampling_rate: int, whole: bool = Fa
     return _IntegerEncoder(sampling_rate, audio_format.name == "wav", whole)
 
 
+class AudioWriter:
+    """Takes the audio of one file block by block, and keeps it on disk: the loudest sample is known at the end."""
+
+    BLOCK = 1 << 20  # samples scaled at a time
+
+    def __init__(self, path: Path, floats: BinaryIO, sampling_rate: int) -> None:
+        self.path = path
+        self.sampling_rate = sampling_rate
+        self.samples = 0
+        self._peak = 0.0
+        self._floats = floats
+
+    @property
+    def seconds(self) -> float:
+        return self.samples / self.sampling_rate
+
+    def append(self, audio: np.ndarray) -> None:
+        """Adds samples, float [n]. Raises UserError for a NaN or an infinity: a broken file is never written."""
+        if not np.isfinite(audio).all():
+            raise UserError(f"{self.path.name}: the audio holds NaN or infinite samples; no file was written")
+        if self.samples + len(audio) > MAX_SAMPLES:
+            raise UserError(f"{self.path.name}: longer than a wav file can be (4 GiB); split the phrase")
+        self._peak = max(self._peak, float(np.abs(audio).max(initial=0.0)))
+        self.samples += len(audio)
+        self._floats.write(np.ascontiguousarray(audio, "<f4").tobytes())
+
+    def scaled(self, normalize: bool) -> Iterator[np.ndarray]:
+        """Yields all audio in blocks; where it is normalised, the loudest sample is 1, and silence stays silence."""
+        if self.samples == 0:
+            raise UserError(f"{self.path.name}: no audio was made; no file was written")
+        scale = np.float32(1.0 / self._peak if normalize and self._peak > 0 else 1.0)
+        self._floats.seek(0)
+        while block := self._floats.read(4 * self.BLOCK):
+            yield np.frombuffer(block, "<f4") * scale
+
+
 @contextmanager
-def audio_file(path: Path, sampling_rate: int, name: str, *, normalize: bool = True) -> Iterator[WavWriter]:
-    """A mono audio file, there in whole or not at all: what `common.wav.wav_file` is, for the other formats too.
+def audio_file(path: Path, sampling_rate: int, name: str, *, normalize: bool = True) -> Iterator[AudioWriter]:
+    """A mono audio file at `path`, there in whole or not at all.
+
+    Leaving the context in good order writes the file; after an exception there is none, or an older one stays.
 
     Args:
         name: of FORMATS, or of a wav file's SAMPLE_FORMATS.
@@ -120,22 +158,20 @@ def audio_file(path: Path, sampling_rate: int, name: str, *, normalize: bool = T
         UserError: the audio is empty, not finite or too long.
         OSError: the disk is full or the folder can't be written.
     """
-    for sample_format in SAMPLE_FORMATS:
-        if name == sample_format:
-            with wav_file(path, sampling_rate, normalize=normalize, sample_format=sample_format) as writer:
-                yield writer
-            return
-    encoder = make_encoder(FORMATS[name], sampling_rate, whole=True)
-    # The loudest sample is known at the end: until then floats are kept, on disk.
-    with tempfile.TemporaryFile(dir=path.parent) as floats:
-        writer = WavWriter(path, floats, sampling_rate, normalize, "float32")
+    encoder = None if name in SAMPLE_FORMATS else make_encoder(FORMATS[name], sampling_rate, whole=True)
+    with written_whole(path) as temporary, tempfile.TemporaryFile(dir=path.parent) as floats:
+        writer = AudioWriter(path, floats, sampling_rate)
         yield writer
-        writer.finish()
-        scale = np.float32(LOSSY_PEAK if normalize and FORMATS[name].bit_rate else 1.0)
-        floats.seek(len(wav_header(sampling_rate, "float32", 0)))
-        while block := floats.read(4 * WavWriter.BLOCK):
-            encoder.encode(np.frombuffer(block, "<f4") * scale)
-        write_whole(path, encoder.finish())
+        with open(temporary, "wb") as file:
+            if encoder is None:
+                file.write(wav_header(sampling_rate, name, writer.samples))
+                for block in writer.scaled(normalize):
+                    file.write((block if name == "float32" else pcm16(block)).data)
+            else:
+                scale = np.float32(LOSSY_PEAK if normalize and FORMATS[name].bit_rate else 1.0)
+                for block in writer.scaled(normalize):
+                    encoder.encode(block * scale)
+                file.write(encoder.finish())
 
 
 def available_formats() -> Sequence[str]:

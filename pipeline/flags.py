@@ -12,8 +12,8 @@ from typing import Any, cast
 
 import torch
 
-from common.cli import bounded_float, bounded_int, settings_from
-from common.config import AudioConfig, Tacotron2Config, WaveGlowConfig
+from common.cli import bounded_float, bounded_int, given_flags, settings_from
+from common.config import AudioConfig
 from common.engine import Engine
 from common.errors import UserError
 from common.files import output_folder
@@ -23,7 +23,7 @@ from common.phrases import Phrase, live_phrases, read_phrases
 from common.wav import SAMPLE_FORMATS
 from pipeline.captions import CAPTION_FORMATS
 from pipeline.console import Request
-from pipeline.encoders import FORMATS, AudioFormat, available_formats
+from pipeline.encoders import FORMATS, available_formats
 from pipeline.settings import (
     RuntimeOptions,
     RuntimeSettings,
@@ -229,15 +229,14 @@ def read_request(args: argparse.Namespace, suffix: str) -> Request:
     notes: list[str] = []
     groups = read_texts(args, notes)
     output = output_settings(args, suffix)
-    one_file = output.file if isinstance(output, OutputSettings) else None
-    if one_file is not None:
+    if output.file is not None:
         groups = [[phrase for phrases in groups for phrase in phrases]]
-        if len(groups[0]) > 1:
-            raise UserError(f"-o {one_file} is a file, and there are {len(groups[0])} phrases: give a folder for them")
+        if (count := len(groups[0])) > 1:
+            raise UserError(f"-o {output.file} is a file, and there are {count} phrases: give a folder for them")
     settings = speak_settings(args, keep_pictures=args.plots or args.page, timestamps=args.captions is not None)
-    if (audio_format := FORMATS.get(output.format if isinstance(output, OutputSettings) else output.name)) is not None:
+    if (audio_format := FORMATS.get(output.format)) is not None:
         settings = dataclasses.replace(settings, sampling_rate=audio_format.sampling_rate(settings.sampling_rate))
-    return Request(groups, notes, settings, settings_from(args, WorkSettings), output, parameters(args))
+    return Request(groups, notes, settings, settings_from(args, WorkSettings), output, vars(args))
 
 
 def read_texts(args: argparse.Namespace, notes: list[str]) -> Iterable[Sequence[Phrase]]:
@@ -263,8 +262,8 @@ def speak_settings(args: argparse.Namespace, **others: Any) -> SpeakSettings:
     return settings_from(args, SpeakSettings, **{"denoise": denoise_strength(args)} | others)
 
 
-def output_settings(args: argparse.Namespace, suffix: str) -> OutputSettings | AudioFormat:
-    """Where and as what to save, by the flags of `add_speak_flags`; the format alone for audio to standard output.
+def output_settings(args: argparse.Namespace, suffix: str) -> OutputSettings:
+    """Where and as what to save, by the flags of `add_speak_flags`.
 
     Raises:
         UserError: the folder can't be written, or flags exclude each other.
@@ -287,7 +286,8 @@ def output_settings(args: argparse.Namespace, suffix: str) -> OutputSettings | A
     if to_stdout:
         if asked == "float32":
             raise UserError("--format float32 is of files; leave it out, or take wav or pcm for standard output")
-        return FORMATS[_made_here({None: "pcm", "pcm16": "wav"}.get(asked, asked))]
+        name = _made_here({None: "pcm", "pcm16": "wav"}.get(asked, asked))
+        return OutputSettings(output, to_stdout=True, format=name)
     if by_name and asked and asked != by_name.name and not {asked, by_name.name} <= {*WAV_FORMATS}:
         raise UserError(f"--format {asked}: {output} names another format; leave one of them out")
     name = _made_here(asked or (by_name.name if by_name else "wav"))
@@ -328,20 +328,7 @@ def model_paths(args: argparse.Namespace) -> dict[Part, Path] | None:
 
 def runtime_choice(args: argparse.Namespace) -> RuntimeOptions:
     """What the flags of `add_engine_flags` say of how to run model files."""
-    return cast(RuntimeOptions, {name: getattr(args, name) for name in settings_of(RuntimeSettings)})
-
-
-def given_flags(
-    args: argparse.Namespace, *configs: type[Tacotron2Config | WaveGlowConfig | AudioConfig]
-) -> dict[str, Any]:
-    """The values of configurations that were given on the command line."""
-    names = {field.name for config in configs for field in dataclasses.fields(config)}
-    return {name: value for name, value in vars(args).items() if name in names and value is not None}
-
-
-def parameters(args: argparse.Namespace) -> dict[str, Any]:
-    """All flags as a log takes them."""
-    return {name: str(value) if isinstance(value, Path) else value for name, value in vars(args).items()}
+    return cast(RuntimeOptions, given_flags(args, RuntimeSettings))
 
 
 def check_audio_flags(args: argparse.Namespace, audio: AudioConfig) -> None:

@@ -66,7 +66,7 @@ class PhraseResult:
 
 
 def configuration_of(identity: Mapping[str, Any], audio_format: str, phrase: PreparedPhrase) -> str:
-    """What decides a phrase's file, as a hash: the voice and its settings (`Voice.identity`), and the text as read."""
+    """What decides a phrase's file, as a hash: the voice and its settings (`identity_of`), and the text as read."""
     pieces = [(piece.encoded.text, piece.pause, piece.speed) for piece in phrase.pieces]
     content = json.dumps([identity, audio_format, pieces], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:16]
@@ -81,7 +81,7 @@ class Manifest:
 
     def resume(self, result: PhraseResult, with_pictures: bool, captions: Path | None = None) -> None:
         """Fills in a phrase that an earlier run has made, if its files are there, whole and of its configuration."""
-        record = {"captions": ""} | self._records.get(result.file.name, {})  # earlier versions didn't say
+        record = self._records.get(result.file.name, {})
         if record.get("configuration") != result.configuration or not record.keys() >= {*MADE}:
             return
         if not result.file.is_file() or result.file.stat().st_size != record["size"]:

@@ -5,11 +5,11 @@ matplotlib takes a while to load: import this module only where pictures are wan
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 
 from common.files import written_whole
 from pipeline.audio import Audio
@@ -25,6 +25,7 @@ MIN_ALIGNMENT_HEIGHT, MAX_ALIGNMENT_HEIGHT = 2.4, 5.0  # inches
 LEFT, RIGHT, BOTTOM, TOP, BETWEEN = 1.0, 1.15, 0.6, 0.35, 0.35
 BAR_GAP, BAR_WIDTH = 0.15, 0.15
 LINE = 0.125  # inches, the least distance of two tick labels above one another
+IMAGE: dict[str, Any] = {"origin": "lower", "aspect": "auto", "cmap": "viridis"}
 WORD_ROWS = 3  # under the waveform; words take turns on them, and neighbours don't overlap
 
 
@@ -44,63 +45,44 @@ def save_speech(path: Path, audio: Audio, mel: np.ndarray, alignment: np.ndarray
     symbols = alignment.shape[1]
     words = spoken_words(text, alignment, audio.seconds)
     height = float(np.clip(symbols * LINE, MIN_ALIGNMENT_HEIGHT, MAX_ALIGNMENT_HEIGHT))
-    picture = _Picture(audio.seconds, (WAVE_HEIGHT, MEL_HEIGHT, height))
-    wave, spectrogram, attention = picture.axes
+    figure, ((wave, beside_wave), (spectrogram, mel_bar), (attention, attention_bar)) = _plots(audio.seconds, height)
+    beside_wave.remove()
     _draw_wave(wave, audio, words)
-    bands = (-0.5, len(mel) - 0.5)
-    drawn = picture.image(spectrogram, _pooled(mel, MAX_COLUMNS, axis=1, mean=True), bands)
-    picture.colour_bar(1, drawn, "Log amplitude (ln)")
+
+    extent = (0, audio.seconds, -0.5, len(mel) - 0.5)
+    drawn = spectrogram.imshow(_pooled(mel, MAX_COLUMNS, axis=1, mean=True), extent=extent, **IMAGE)
+    figure.colorbar(drawn, cax=mel_bar, label="Log amplitude (ln)")
     spectrogram.set_title("Mel spectrogram", loc="left", fontsize=10)
     spectrogram.set_ylabel("Mel band")
+
     weights = _pooled(_pooled(alignment.T, MAX_COLUMNS, axis=1, mean=False), MAX_ROWS, axis=0, mean=False)
-    drawn = picture.image(attention, weights, (-0.5, symbols - 0.5), limits=(0.0, 1.0))
-    picture.colour_bar(2, drawn, "Attention weight")
+    extent = (0, audio.seconds, -0.5, symbols - 0.5)
+    drawn = attention.imshow(weights, extent=extent, vmin=0, vmax=1, **IMAGE)
+    figure.colorbar(drawn, cax=attention_bar, label="Attention weight")
     attention.set_title("Alignment: which part of the text was read when", loc="left", fontsize=10)
     attention.set_xlabel("Time (s)")
     _label_words(attention, words, apart=LINE * symbols / height)
-    picture.save(path)
+    with written_whole(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=DPI)
 
 
-class _Picture:
-    """Plots above one another that share the time axis, with room around them. Sizes in inches."""
-
-    def __init__(self, seconds: float, heights: Sequence[float]) -> None:
-        self._seconds = seconds
-        self._width = float(np.clip(seconds * INCHES_PER_SECOND, MIN_WIDTH, MAX_WIDTH))
-        self._heights = heights
-        gaps = BETWEEN * (len(heights) - 1)
-        self._whole = (LEFT + self._width + RIGHT, BOTTOM + sum(heights) + gaps + TOP)
-        self._figure = Figure(figsize=self._whole, dpi=DPI)  # drawn by Agg, with no window and no global state
-        self.axes = [self._figure.add_axes(self._place(row, 0, self._width)) for row in range(len(heights))]
-        for axes in self.axes:
-            axes.set_xlim(0, seconds)
-        for axes in self.axes[:-1]:
-            axes.tick_params(labelbottom=False)
-
-    def image(
-        self, axes: Axes, image: np.ndarray, rows: tuple[float, float], limits: tuple[float, float] | None = None
-    ) -> AxesImage:
-        low, high = limits or (None, None)
-        extent = (0, self._seconds, *rows)
-        return axes.imshow(image, origin="lower", aspect="auto", extent=extent, cmap="viridis", vmin=low, vmax=high)
-
-    def colour_bar(self, row: int, drawn: AxesImage, meaning: str) -> None:
-        bar = self._figure.add_axes(self._place(row, self._width + BAR_GAP, BAR_WIDTH))
-        self._figure.colorbar(drawn, cax=bar, label=meaning)
-
-    def save(self, path: Path) -> None:
-        with written_whole(path) as temporary:
-            self._figure.savefig(temporary, format="png", dpi=DPI)
-
-    def _place(self, row: int, left: float, width: float) -> tuple[float, float, float, float]:
-        whole_width, whole_height = self._whole
-        above = sum(self._heights[: row + 1]) + BETWEEN * row + TOP
-        return (
-            (LEFT + left) / whole_width,
-            (whole_height - above) / whole_height,
-            width / whole_width,
-            self._heights[row] / whole_height,
-        )
+def _plots(seconds: float, alignment_height: float) -> tuple[Figure, np.ndarray]:
+    """Plots above one another on one time axis, each beside a narrow one for its colour bar: Axes [3, 2]."""
+    width = float(np.clip(seconds * INCHES_PER_SECOND, MIN_WIDTH, MAX_WIDTH))
+    widths, heights = (width, BAR_WIDTH), (WAVE_HEIGHT, MEL_HEIGHT, alignment_height)
+    whole_width, whole_height = LEFT + width + RIGHT, BOTTOM + sum(heights) + 2 * BETWEEN + TOP
+    figure = Figure(figsize=(whole_width, whole_height), dpi=DPI)  # drawn by Agg, with no window and no global state
+    plots = figure.subplots(3, 2, sharex="col", width_ratios=widths, height_ratios=heights)
+    figure.subplots_adjust(
+        left=LEFT / whole_width,
+        right=(LEFT + width + BAR_GAP + BAR_WIDTH) / whole_width,
+        bottom=BOTTOM / whole_height,
+        top=1 - TOP / whole_height,
+        wspace=len(widths) * BAR_GAP / sum(widths),  # in mean widths and heights
+        hspace=len(heights) * BETWEEN / sum(heights),
+    )
+    plots[0, 0].set_xlim(0, seconds)
+    return figure, plots
 
 
 def _draw_wave(axes: Axes, audio: Audio, words: Sequence[Word]) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 import select
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,6 +34,7 @@ class OutputSettings:
     Attributes:
         folder: exists, and can be written, once `speak` begins.
         file: of the only phrase; then the folder gets no log and no manifest.
+        to_stdout: not in files: as one stream to standard output, by `stream`.
         suffix: of the file names: audio_{number}_{suffix}.wav.
         format: of SAMPLE_FORMATS (of wav files), or a name of `pipeline.encoders.FORMATS`.
         captions: format of the captions beside each audio file, of CAPTION_FORMATS; the settings' `timestamps` are on.
@@ -46,6 +46,7 @@ class OutputSettings:
 
     folder: Path
     file: Path | None = None
+    to_stdout: bool = False
     suffix: str = ""
     format: str = "float32"
     captions: str | None = None
@@ -82,11 +83,15 @@ def check_plain_name(flag: str, name: str) -> None:
 
 @dataclass
 class Summary:
-    """What a run did. `latency` and `stages` are seconds of speaking, without pictures and waiting for text."""
+    """What a run did, and the seconds that the stages of speaking took."""
 
     results: list[PhraseResult] = field(default_factory=list)
-    latency: float = 0.0
     stages: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def latency(self) -> float:
+        """Seconds of computing what the run has spoken; files and pictures are written beside it."""
+        return sum(result.taken for result in self.results if not result.resumed)
 
     @property
     def spoken(self) -> list[PhraseResult]:
@@ -161,7 +166,6 @@ class _Run:
         self.identity = identity_of(voice.engines, replace(settings, lexicon=None))
         self.summary = Summary()
         self._read = 0  # phrases
-        self._drawing = 0.0  # seconds spent on pictures, which are not part of speaking
 
     def speak(self, groups: Iterable[Sequence[Phrase]]) -> Summary:
         callbacks = self.listener.on_message, self.listener.on_progress
@@ -195,11 +199,9 @@ class _Run:
         self._read += len(results)
         pieces = [piece for result in results if not result.resumed for piece in result.prepared.pieces]
         self.listener.on_start(len(results), sum(len(piece.encoded.ids) for piece in pieces))
-        started, self._drawing = time.perf_counter(), 0.0
         spoken = synthesizer.speak(pieces)
         for result in results:
             self._speak_phrase(result, spoken)
-        self.summary.latency += time.perf_counter() - started - self._drawing
 
     def _note_files(self, results: Sequence[PhraseResult]) -> None:
         """Says what is in the folder already, and what becomes of it."""
@@ -245,7 +247,7 @@ class _Run:
                 if piece.cut:
                     result.cut, result.limit = True, frame_limit(self.voice.engines, piece.piece, self.settings)
                 if self.settings.keep_pictures:
-                    result.pictures.append(self._save_picture(piece).name)
+                    result.pictures.append(self._save_picture(piece))
         if (path := self._captions(result)) is not None:
             content = captions(path.suffix[1:], result.phrase.text, joined_words(words))
             write_whole(path, content.encode("utf-8", "replace"))
@@ -255,12 +257,12 @@ class _Run:
         if self.manifest is not None:
             self.manifest.add(result)
 
-    def _save_picture(self, result: PieceResult) -> Path:
+    def _save_picture(self, result: PieceResult) -> str:
+        """Draws a piece. Returns the picture's name."""
         # On a machine's first run matplotlib makes a font cache, and logs it in the middle of the progress bar.
         logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
         from pipeline.plots import save_speech  # takes a while to load
 
-        started = time.perf_counter()
         assert result.alignment is not None
         assert result.mel is not None
         piece = result.piece
@@ -269,8 +271,7 @@ class _Run:
         samples = result.samples[: result.frames * self.voice.engines.audio.hop_length]  # without the pause
         audio = Audio(samples, self.voice.sampling_rate)
         save_speech(path, audio, result.mel, result.alignment, piece.encoded.text)
-        self._drawing += time.perf_counter() - started
-        return path
+        return path.name
 
 
 def _failure(error: Exception, phrase: Phrase) -> UserError:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.classic_report import CSV_HEADER, closing_lines, log_name, read_results, results_table, store
 from benchmarks.cpu import measure as compare
 from benchmarks.machine import Machine
 from benchmarks.offline import Benchmark, SpokenBatch, measure
+from benchmarks.report import CSV_HEADER, closing_lines, log_name, read_results, results_table, store
 from benchmarks.result import Result
 from benchmarks.texts import classic_text
 from common.errors import UserError
@@ -58,7 +58,7 @@ def test_seconds_of_audio_are_those_of_the_models_own_rate() -> None:
 
 def test_the_classics_lines_columns_and_keys(tmp_path: Path) -> None:
     result = result_of([1.0, 2.0])
-    store(tmp_path, result, {"batch_size": 2}, "nvlog.json", ["row.csv"])
+    store(tmp_path, result, {"batch_size": 2}, "nvlog.json", "mine")
     printed = "\n".join(closing_lines(result))
     for start in (
         "Throughput average (samples/sec) = ",
@@ -74,7 +74,7 @@ def test_the_classics_lines_columns_and_keys(tmp_path: Path) -> None:
     ):
         assert f"\n{start}" in printed
     assert "Peak device memory" not in printed  # of a GPU alone
-    header, row = list(csv.reader((tmp_path / "row.csv").open()))
+    header, row = list(csv.reader((tmp_path / "log_bs2_il64_cpu_fp16_wn256_pytorch_mine.log").open()))
     assert header == CSV_HEADER.split(",")
     assert dict(zip(header, row, strict=True))["RUN_MODE"] == "cpu_fp16"
     assert dict(zip(header, row, strict=True))["LAT"] == "1.500000"
@@ -86,7 +86,7 @@ def test_the_classics_lines_columns_and_keys(tmp_path: Path) -> None:
 
 def test_a_stored_result_says_when_where_and_with_what_it_was_measured(tmp_path: Path) -> None:
     result = result_of([1.0, 2.0])
-    store(tmp_path, result, {}, "nvlog.json", [])
+    store(tmp_path, result, {}, "nvlog.json")
     [stored] = read_results(tmp_path)
     assert stored == result
     assert stored.machine.device
@@ -119,7 +119,7 @@ def test_the_table_compares_with_the_baseline_of_the_same_setting(tmp_path: Path
         result_of([0.7], "TensorRT", batch_size=8),
         result_of([0.8], "TensorRT", wn_channels=512),
     ):
-        store(tmp_path, result, {}, "nvlog.json", [])
+        store(tmp_path, result, {}, "nvlog.json")
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]] for line in results_table(read_results(tmp_path)).splitlines()
     ]
@@ -206,7 +206,7 @@ def test_flags_that_would_do_nothing_are_refused(tmp_path: Path) -> None:
 
 
 def test_names_that_leave_the_folder_are_refused(tmp_path: Path, tiny_folder: Path) -> None:
-    for flag in ("--log-file", "--csv"):
+    for flag in ("--log-file", "--log-suffix"):
         result = run_here(TRT, *model_flags(tiny_folder), flag, "../x", "-o", tmp_path / "out")
         assert_one_line_error(result, flag, "../x", "plain file name")
 

@@ -24,10 +24,9 @@ from common.errors import Busy, Closed, EngineFailure, UserError
 from common.files import REPOSITORY
 from common.metadata import PARTS, Part
 from common.phrases import Phrase
-from common.wav import WavWriter
 from pipeline import SpeakSettings, Voice, WorkSettings, encoders, stages
 from pipeline.audio import Audio
-from pipeline.encoders import FORMATS, make_encoder
+from pipeline.encoders import FORMATS, AudioWriter, make_encoder
 from pipeline.engine_set import EngineSet
 from pipeline.scheduler import FAILED_ROUNDS
 from pipeline.speak import Listener, OutputSettings, speak, stream
@@ -89,8 +88,8 @@ def faulty_voice(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
         "reading": (TextFrontEnd, "read"),
         "leveling": (stages, "level"),
         "delivering": (encoders, "pcm16"),
-        "writing": (WavWriter, "append"),
-        "finishing": (WavWriter, "finish"),
+        "writing": (AudioWriter, "append"),
+        "finishing": (AudioWriter, "scaled"),
     }.get(stage, (None, ""))
     if owner is not None:
         monkeypatch.setattr(owner, name, fault.before(getattr(owner, name)))
@@ -186,7 +185,7 @@ def test_a_file_that_can_not_be_written_costs_its_phrase_and_a_broken_disk_the_r
         assert [spoken.phrase.index for spoken in summary.spoken] == [0, 2]
         assert "line 2: " in str(summary.failed[0].error)
         assert "audio_1_.wav: Is a directory" in str(summary.failed[0].error)
-        monkeypatch.setattr(WavWriter, "append", full)
+        monkeypatch.setattr(AudioWriter, "append", full)
         with pytest.raises(OSError, match="No space left"):
             speak(voice, [phrases], SpeakSettings(**SETTINGS), OutputSettings(tmp_path))
 

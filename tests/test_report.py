@@ -235,7 +235,7 @@ def test_pictures_show_the_data(tmp_path: Path) -> None:
     assert (pixels(picture) != plain).any(axis=-1).mean() > 0.1
 
 
-@pytest.mark.parametrize(("frames", "symbols"), [(1, 1), (600, 166), (3_000, 300), (300, 2_000)])
+@pytest.mark.parametrize(("frames", "symbols"), [(1, 1), (3_000, 300), (300, 2_000)])
 def test_pictures_are_png_files_of_bounded_size(tmp_path: Path, frames: int, symbols: int) -> None:
     save(tmp_path / "speech.png", diagonal(frames, symbols), "ab " * (symbols // 3) + "a" * (symbols % 3))
     assert (tmp_path / "speech.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")

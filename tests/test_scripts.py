@@ -117,8 +117,7 @@ class Project:
         (self.doubles / "venv.py").write_text(VENV_DOUBLE)
         for name in ("ruff", "mypy", "lint_imports", "pytest"):
             (self.doubles / f"{name}.py").write_text(TOOL_DOUBLE)
-        self.python = self.executable("python", EXEC)
-        self.environment["PYTHON"] = str(self.python)
+        self.environment["PYTHON"] = str(self.executable("python", EXEC))
         for name in ("chromium", "chromedriver"):  # there, so that nothing of the system's is installed
             self.executable(name, "exit 1")
 
@@ -171,16 +170,12 @@ def project(tmp_path: Path) -> Project:
 # What is missing
 
 
-def test_no_python(project: Project) -> None:
+def test_no_python_is_said_and_a_later_one_beside_an_old_one_found(project: Project) -> None:
     project.without_python()
-    line = assert_one_line_error(project.run("run_demo.sh"), "run_demo.sh: error:", "Python 3.10 or later is missing")
-    assert "apt-get install python3 python3-venv" in line
-
-
-def test_later_python_beside_an_old_one_is_found(project: Project) -> None:
-    project.without_python()
+    missing = ("run_demo.sh: error:", "Python 3.10 or later is missing", "apt-get install python3 python3-venv")
+    assert_one_line_error(project.run("run_demo.sh"), *missing)
     project.executable("python3", "exit 1")  # as new_enough sees it
-    assert_one_line_error(project.run("run_demo.sh"), "Python 3.10 or later is missing")
+    assert_one_line_error(project.run("run_demo.sh"), *missing)
     project.executable("python3.11", EXEC)
     assert project.run("run_demo.sh").returncode == 0
 

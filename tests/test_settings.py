@@ -7,7 +7,6 @@ from typing import get_type_hints
 import pytest
 
 from pipeline import SpeakSettings, Voice, WorkSettings
-from pipeline.encoders import FORMATS
 from pipeline.flags import (
     add_engine_flags,
     add_speak_flags,
@@ -63,7 +62,7 @@ def test_every_interface_offers_what_the_table_says() -> None:
 @pytest.mark.parametrize(("asked", "made"), [("", "pcm"), ("pcm", "pcm"), ("wav", "wav"), ("pcm16", "wav")])
 def test_pcm16_is_a_wav_to_standard_output_too(asked: str, made: str) -> None:
     args = speak_parser().parse_args(["--text", "Hi.", "-o", "-", *(["--format", asked] if asked else [])])
-    assert output_settings(args, "trt") == FORMATS[made]
+    assert output_settings(args, "trt").format == made
 
 
 @pytest.mark.parametrize("interface", ["http", "triton"])

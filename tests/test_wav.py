@@ -1,22 +1,25 @@
 """Audio files are whole, right and normalised, or not there."""
 
-import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 from scipy.io import wavfile
 
 from common.errors import UserError
-from common.wav import WavWriter, wav_file
-from pipeline.encoders import LOSSY_PEAK, audio_file
+from common.wav import pcm16
+from pipeline.encoders import AudioWriter, audio_file
+
+
+def wav_file(path: Path) -> AbstractContextManager[AudioWriter]:
+    return audio_file(path, 22050, "float32")
 
 
 def test_blocks_join_and_the_loudest_sample_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(WavWriter, "BLOCK", 7)  # several blocks, the last one partly filled
+    monkeypatch.setattr(AudioWriter, "BLOCK", 7)  # several blocks, the last one partly filled
     audio = np.sin(np.arange(100, dtype=np.float32)) * 0.25
-    with wav_file(tmp_path / "a.wav", 22050) as wav:
+    with wav_file(tmp_path / "a.wav") as wav:
         wav.append(audio[:30])
         wav.append(audio[30:])
         assert wav.seconds == pytest.approx(100 / 22050)
@@ -27,36 +30,25 @@ def test_blocks_join_and_the_loudest_sample_is_one(tmp_path: Path, monkeypatch: 
     assert np.abs(samples).max() == pytest.approx(1)
 
 
-@pytest.mark.parametrize(
-    ("name", "peak"), [("flac", 1), ("mp3", LOSSY_PEAK), ("opus", LOSSY_PEAK), ("aac", LOSSY_PEAK)]
-)
-def test_other_formats_are_normalised_and_never_clip(tmp_path: Path, name: str, peak: float) -> None:
-    tone = np.sin(np.arange(48000, dtype=np.float32) * 0.06) * np.hanning(48000).astype(np.float32)
-    with audio_file(tmp_path / "a", 24000, name) as file:
-        for half in np.split(0.3 * tone, 2):
-            file.append(half)
-    with av.open(str(tmp_path / "a")) as container:
-        frames = [frame.to_ndarray() for frame in container.decode(audio=0)]
-    samples = np.concatenate(frames, axis=1)
-    assert np.abs(samples).max() / (32768 if samples.dtype == np.int16 else 1) == pytest.approx(peak, abs=0.06)
-    assert os.listdir(tmp_path) == ["a"]
-
-
 def test_silence_stays_silence(tmp_path: Path) -> None:
-    with wav_file(tmp_path / "a.wav", 22050) as wav:
+    with wav_file(tmp_path / "a.wav") as wav:
         wav.append(np.zeros(50, np.float32))
     assert (wavfile.read(tmp_path / "a.wav")[1] == 0).all()
 
 
+def test_integers_clip_what_is_too_loud() -> None:
+    assert pcm16(np.array([1.5, 1, 0, -1, -9], np.float32)).tolist() == [32767, 32767, 0, -32767, -32767]
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_never_written(tmp_path: Path, bad: float) -> None:
-    with pytest.raises(UserError, match=r"a\.wav: the audio holds NaN"), wav_file(tmp_path / "a.wav", 22050) as wav:
+    with pytest.raises(UserError, match=r"a\.wav: the audio holds NaN"), wav_file(tmp_path / "a.wav") as wav:
         wav.append(np.array([0.1, bad], np.float32))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_no_audio_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no audio"), wav_file(tmp_path / "a.wav", 22050):
+    with pytest.raises(UserError, match="no audio"), wav_file(tmp_path / "a.wav"):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -66,7 +58,7 @@ def test_an_interrupted_file_leaves_the_old_one(tmp_path: Path) -> None:
     path.write_bytes(b"old")
 
     def write_until_interrupted() -> None:
-        with wav_file(path, 22050) as wav:
+        with wav_file(path) as wav:
             wav.append(np.ones(10, np.float32))
             raise KeyboardInterrupt
 

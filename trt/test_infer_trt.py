@@ -9,7 +9,7 @@ from common.config import WaveGlowConfig
 from common.engine import Engine
 from common.errors import UserError
 from common.metadata import Part
-from pipeline import Voice
+from pipeline import Voice, WorkSettings
 from pipeline.flags import add_engine_flags, check_audio_flags, check_precision, model_paths, runtime_choice
 
 FRAMEWORKS = {"OnnxEngine": "ONNX Runtime", "OpenVINOEngine": "OpenVINO", "TensorRTEngine": "TensorRT"}
@@ -27,7 +27,7 @@ def main(args: argparse.Namespace) -> None:
     benchmark = read_benchmark(args)
     paths = model_paths(args)
     assert paths is not None  # the parser requires them
-    with Voice.load(paths, work=benchmark.work_settings, **runtime_choice(args)) as voice:
+    with Voice.load(paths, work=WorkSettings(batch_size=benchmark.batch_size), **runtime_choice(args)) as voice:
         engines = voice.engines
         check_precision(args, engines.parts)
         check_audio_flags(args, engines.audio)
