@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from types import TracebackType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
 from common.errors import UserError, is_out_of_memory
 from common.files import describe_os_error
@@ -128,6 +128,8 @@ def run(
 
     Where nobody reads the output any more (`| head -1`), the script ends quietly, as Unix tools do.
     """
+    # A stream that the parent process has closed is None.
+    sys.stdout, sys.stderr = sys.stdout or _nowhere(), sys.stderr or _nowhere()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a test may have put another kind there
             stream.reconfigure(errors="backslashreplace")  # an ASCII terminal takes every character
@@ -154,19 +156,20 @@ def output_closed() -> bool:
     """Whether standard output or error is a pipe without a reader; what is written to it from now on is discarded."""
     closed = False
     for stream in (sys.stdout, sys.stderr):
-        if stream is None:
-            continue
         with suppress(OSError):
             stream.flush()
         with suppress(io.UnsupportedOperation):  # no file
             poll = select.poll()
             poll.register(stream.fileno(), 0)  # errors alone
             if any(event & select.POLLERR for _, event in poll.poll(0)):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, stream.fileno())
-                os.close(nowhere)
+                with _nowhere() as nowhere:
+                    os.dup2(nowhere.fileno(), stream.fileno())
                 closed = True
     return closed
+
+
+def _nowhere() -> TextIO:
+    return open(os.devnull, "w", encoding="utf-8")
 
 
 @contextmanager

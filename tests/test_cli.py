@@ -230,6 +230,11 @@ def test_a_script_whose_reader_goes_away_ends_quietly(tmp_path: Path) -> None:
     assert (tmp_path / "cleaned").exists()
 
 
+def test_a_script_runs_without_streams() -> None:
+    writes = 'import sys; from common.cli import *; run(lambda args: sys.stderr.write("Note"), ArgumentParser(), [])'
+    subprocess.run(["bash", "-c", f"{sys.executable} -c '{writes}' >&- 2>&-"], env=environment(), check=True)
+
+
 def test_unbuffered_output_is_written_at_once() -> None:
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     unbuffered = environment(PYTHONUNBUFFERED="1")
