@@ -178,6 +178,15 @@ def test_a_connection_whose_client_sends_no_more_is_closed(server: ServerProcess
     assert received.count(b"HTTP/1.1 200") == begun.count(b"\r\n\r\n")
 
 
+@pytest.mark.parametrize("hosts", ["", "Host: localhost\r\nHost: localhost\r\n"], ids=["none", "two"])
+def test_a_request_names_one_host(server: ServerProcess, hosts: str) -> None:
+    with server.connect() as connection:
+        connection.sendall(f"GET /health HTTP/1.1\r\n{hosts}\r\n".encode())
+        received = b"".join(iter(lambda: connection.recv(4096), b""))
+    assert received.startswith(b"HTTP/1.1 400 ")
+    assert received.count(b"HTTP/1.1") == 1
+
+
 def test_a_body_that_does_not_come_is_refused(server: ServerProcess) -> None:
     with server.connect() as silent:
         silent.sendall(sent(request())[:-1])

@@ -177,6 +177,8 @@ class PunctualProtocol(HttpToolsProtocol):
         self._head = 0
 
     def on_headers_complete(self) -> None:
+        if self.parser.get_http_version() == "1.1" and sum(name == b"host" for name, _ in self.headers) != 1:
+            raise ValueError("a request of HTTP/1.1 names one host")  # answered with 400, as what is no HTTP
         super().on_headers_complete()
         self._head = None
 
