@@ -180,6 +180,7 @@ def test_bad_addresses_are_refused(server: ServerProcess, query: str, words: str
         (b"Hello", 1003, "not binary"),
         ("Hello", 1007, "not JSON"),
         ("[]", 1008, "a JSON object"),
+        (r'{"type": "Speak", "text": "\ud800"}', 1007, "half of a surrogate pair"),
         pytest.param("[" * 5000, 1007, "not JSON", id="nested"),
         ('{"type": "Sing"}', 1008, "'Sing' does not exist"),
         ('{"type": "Speak"}', 1008, "needs text"),

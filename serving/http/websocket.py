@@ -20,7 +20,7 @@ from common.errors import Busy, Closed, InvalidInput, UserError
 from common.files import project_version
 from pipeline.speech import CancelledError
 from pipeline.text_stream import QUIET_SECONDS, Stretch, TextStream, silence_before
-from serving.http.api import MODEL, ApiError, SpeechOrder, read_query
+from serving.http.api import MODEL, ApiError, SpeechOrder, read_json, read_query
 from serving.http.engine_pool import RemoteSpeech
 from serving.http.service import CLIENT_GONE, STALLED_SECONDS, RequestRecord, SpeechService
 from tacotron2.text import TextFrontEnd
@@ -163,9 +163,9 @@ class _Connection:
         if received.get("text") is None:
             raise Ended(Code.NO_TEXT, "messages are JSON in text, not binary")
         try:
-            message = json.loads(received["text"])
-        except (ValueError, RecursionError) as error:
-            raise Ended(Code.BAD_DATA, f"a message is not JSON: {error}") from error
+            message = read_json(received["text"])
+        except ValueError as error:
+            raise Ended(Code.BAD_DATA, f"a message {error}") from error
         if not isinstance(message, dict):
             raise Ended(Code.REFUSED, "a message must be a JSON object")
         return message
