@@ -200,7 +200,7 @@ def read_query(query: Mapping[str, str], voices: Collection[str]) -> SpeechOrder
     for name in fields.keys() - _SETTINGS.keys():
         raise ApiError(400, f"{name} is not for this address", param=name, code="unknown_parameter")
     settings = _settings(request, FORMATS["pcm"])
-    for setting in ("ssml", "timestamps"):  # a tag may be cut in two; frames carry samples alone
+    for setting in _NOT_SPOKEN:
         if getattr(settings, setting):
             raise ApiError(400, f"{setting} is not for this address", param=setting)
     return SpeechOrder("", settings, FORMATS["pcm"])
@@ -229,6 +229,8 @@ def check_text(text: str, max_characters: int, field: str = "input") -> None:
         raise ApiError(413, message, param=field, code="string_above_max_length")
 
 
+_NOT_SPOKEN = ("ssml", "timestamps")  # a tag may be cut in two; messages carry samples alone
+SPOKEN_QUERY = ("encoding", "container", "model", *(name for name in _SETTINGS if name not in _NOT_SPOKEN))
 _DEEPGRAM_FIELDS = ("encoding", "container", "model", "mip_opt_out", "tag")
 _DEEPGRAM_VOICE = re.compile(r"aura(-\d)?-[a-z]+-[a-z]{2}")
 _NO_TEXT = {"model": MODEL, "input": "", "voice": ""}

@@ -21,7 +21,7 @@ from starlette.websockets import WebSocket
 from pipeline.encoders import available_formats
 from serving.http.access import SUBPROTOCOL, check_access
 from serving.http.api import MODEL, MODEL_ALIASES, ApiError, SpeechOrder, check_model, read_order, read_spoken
-from serving.http.description import MODEL_PATHS, SPEECH_PATH, VOICE_PATHS, describe
+from serving.http.description import CAPTIONS_PATH, MODEL_PATHS, SPEAK_PATH, SPEECH_PATH, VOICE_PATHS, describe
 from serving.http.service import CLIENT_GONE, RequestRecord, SpeechService
 from serving.http.speech_response import StreamCut, speak
 from serving.http.websocket import speak_messages
@@ -36,7 +36,6 @@ _PAGE = {
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
 }
-_CAPTIONS_PATH, _SPEAK_PATH = "/dev/captioned_speech", "/v1/speak"
 _READ_BY_PAGES = ("X-Sample-Rate", "X-Request-Id", "X-Dropped-Characters", "X-Cut", "Retry-After")
 _SAFE_HEADERS = (  # of every answer
     (b"content-security-policy", b"default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"),
@@ -78,9 +77,9 @@ def _speech_routes(service: SpeechService) -> Iterator[BaseRoute]:
     yield route(SPEECH_PATH, lambda request, body: read_order(body, voices, most))
     # Kokoro-FastAPI's. Its models and voices mean the ones that are here.
     ours = {"model": MODEL, "voice": voices[0]}
-    yield route(_CAPTIONS_PATH, lambda request, body: read_order(body, voices, most, ours))
+    yield route(CAPTIONS_PATH, lambda request, body: read_order(body, voices, most, ours))
     # Deepgram's: whole texts, and texts while they are written.
-    yield route(_SPEAK_PATH, lambda request, body: read_spoken(body, request.query_params, voices, most))
+    yield route(SPEAK_PATH, lambda request, body: read_spoken(body, request.query_params, voices, most))
 
     async def speak_bits(socket: WebSocket) -> None:
         try:
@@ -90,10 +89,10 @@ def _speech_routes(service: SpeechService) -> Iterator[BaseRoute]:
             return
         await speak_messages(service, socket, SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
 
-    yield WebSocketRoute(_SPEAK_PATH, speak_bits)
+    yield WebSocketRoute(SPEAK_PATH, speak_bits)
 
     async def refuse(socket: WebSocket) -> None:
-        error = ApiError(404, f"WebSockets are served at {_SPEAK_PATH} alone")
+        error = ApiError(404, f"WebSockets are served at {SPEAK_PATH} alone")
         await socket.send_denial_response(await _answer_api_error(socket, error))
 
     yield WebSocketRoute("/{path:path}", refuse)
@@ -210,7 +209,7 @@ class RecordedRequests:
             self._end(record)
 
     def _end(self, record: RequestRecord) -> None:
-        is_speech = record.path in (SPEECH_PATH, _CAPTIONS_PATH, _SPEAK_PATH)
+        is_speech = record.path in (SPEECH_PATH, CAPTIONS_PATH, SPEAK_PATH)
         if is_speech:
             self._service.ended(record)
         is_poll = record.path.startswith("/health")  # engines' ends and starts have lines of their own
