@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from socket import SO_RCVBUF, SOL_SOCKET
 
 import httpx
 import pytest
@@ -138,6 +139,16 @@ def test_a_client_that_goes_away_frees_its_slot(server: ServerProcess) -> None:
             assert eventually(lambda: server.status()["active"] == 1)
             socket.socket.close()
         assert eventually(lambda: server.status()["active"] == 0, 8)
+
+
+def test_a_client_that_reads_nothing_is_dropped(server: ServerProcess) -> None:
+    connection = server.connect()
+    connection.setsockopt(SOL_SOCKET, SO_RCVBUF, 4096)
+    with speak_socket(server, "max_decoder_steps=1600&sample_rate=48000", sock=connection) as socket:
+        say_all(socket, "word " * 60)
+        assert eventually(lambda: "websocket, 300 characters" in server.log(), PATIENCE_SECONDS + 10)
+        assert re.search("cancelled 499, websocket, 300 .*: its client has read nothing", server.log())
+    assert eventually(lambda: server.status()["active"] == 0)
 
 
 def test_a_connection_may_be_silent_for_longer_than_a_request_head(server: ServerProcess) -> None:

@@ -22,7 +22,7 @@ from pipeline.speech import CancelledError
 from pipeline.text_stream import QUIET_SECONDS, Stretch, TextStream, silence_before
 from serving.http.api import MODEL, ApiError, SpeechOrder, read_json, read_query
 from serving.http.engine_pool import RemoteSpeech
-from serving.http.service import CLIENT_GONE, STALLED_SECONDS, RequestRecord, SpeechService
+from serving.http.service import CLIENT_GONE, RequestRecord, SpeechService
 from tacotron2.text import TextFrontEnd
 
 FLUSH_SECONDS = 2.0  # without more text, after which the rest is spoken as it is
@@ -73,7 +73,7 @@ async def speak_messages(service: SpeechService, socket: WebSocket, subprotocol:
             raise Ended(Code.SERVER_ENDS, "the server is shutting down") from None
         raise Ended(Code.DONE, "")
     except WebSocketDisconnect:
-        record.status, record.reason = CLIENT_GONE, "its client has gone"
+        record.status, record.reason = CLIENT_GONE, record.reason or "its client has gone"
     except Ended as end:
         record.status, record.reason, record.completed = int(end.code), str(end), True
         record.failed = end.code == Code.FAILED
@@ -269,8 +269,4 @@ class _Connection:
         async with self._sending:
             if turn is not None and turn != self._turn:
                 return
-            send = self._socket.send_bytes(data) if isinstance(data, bytes) else self._socket.send_text(data)
-            try:
-                await asyncio.wait_for(send, STALLED_SECONDS)
-            except asyncio.TimeoutError:
-                raise Ended(Code.REFUSED, f"its client has read nothing for {STALLED_SECONDS:g} s") from None
+            await (self._socket.send_bytes(data) if isinstance(data, bytes) else self._socket.send_text(data))
