@@ -15,7 +15,7 @@ from pipeline.settings import Setting, SpeakSettings, settings_at
 
 MODEL = "tacotron2-waveglow"
 # Clients are written for these names. There is one model and one voice, so they mean the same.
-MODEL_ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
+MODELS = (MODEL, "tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 OPENAI_VOICES = (
     *("alloy", "ash", "ballad", "cedar", "coral", "echo", "fable"),
     *("marin", "nova", "onyx", "sage", "shimmer", "verse"),
@@ -96,7 +96,7 @@ class _Request(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    model: str = Field(description="one of /v1/models", json_schema_extra={"enum": [MODEL, *MODEL_ALIASES]})
+    model: str = Field(description="one of /v1/models", json_schema_extra={"enum": [*MODELS]})
     input: str = Field(description="the text to speak", json_schema_extra={"minLength": 1})
     voice: str | VoiceId = Field(description="one of /v1/audio/voices")
     response_format: str | None = _optional("of the audio", enum=[*FORMATS, None], default="mp3")
@@ -238,8 +238,7 @@ _NO_TEXT = {"model": MODEL, "input": "", "voice": ""}
 
 def check_model(name: str) -> None:
     """Raises ApiError for a model that isn't answered for."""
-    known = (MODEL, *MODEL_ALIASES)
-    if not any(name == one or (name.startswith(one) and _MODEL_DATE.fullmatch(name[len(one) :])) for one in known):
+    if not any(name == one or (name.startswith(one) and _MODEL_DATE.fullmatch(name[len(one) :])) for one in MODELS):
         message = f"model {name!r} does not exist; this server has {MODEL!r}"
         raise ApiError(404, message, param="model", code="model_not_found")
 
