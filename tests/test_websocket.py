@@ -254,7 +254,7 @@ def test_a_text_waits_for_a_busy_engine(server: ServerProcess) -> None:
 def test_what_was_asked_for_is_spoken_before_the_server_ends(tmp_path: Path) -> None:
     with (
         running_server(tmp_path, frames=150) as server,
-        speak_socket(server) as idle,
+        speak_socket(server) as unflushed,
         speak_socket(server) as socket,
         ThreadPoolExecutor(1) as pool,
     ):
@@ -262,16 +262,18 @@ def test_what_was_asked_for_is_spoken_before_the_server_ends(tmp_path: Path) -> 
             answer = pool.submit(server.speak, frames=150)
             say_all(socket, "Hello there.")
             assert eventually(lambda: server.status()["active"] == 2)
+            say(unflushed, "Speak", text="A whole sentence.")
+            time.sleep(0.1)  # until it has come
             server.process.terminate()
             assert eventually(lambda: not server.is_listening())
-            assert closed(idle) == (1012, "the server is shutting down")
             say(socket, "Speak", text="Too late.")
             say(socket, "Close")
-        messages = list(messages_of(socket))
-        audio = b"".join(message for message in messages if isinstance(message, bytes))
-        assert json.loads(messages[-1])["type"] == "Flushed"
-        assert closed(socket)[0] == 1012
-        assert seconds_of(audio) == pytest.approx(3 * SECONDS, abs=1e-3)
+        for one in (socket, unflushed):
+            messages = list(messages_of(one))
+            audio = b"".join(message for message in messages if isinstance(message, bytes))
+            assert seconds_of(audio) == pytest.approx(3 * SECONDS, abs=1e-3)
+            assert json.loads(messages[-1])["type"] == ("Flushed" if one is socket else "Warning")
+            assert closed(one) == (1012, "the server is shutting down")
         assert seconds_of(answer.result().content, 22050) == pytest.approx(3 * SECONDS, abs=1e-3)
         assert server.process.wait(30) == 0
         assert server.log().count("1012, websocket, ") == 2  # they are no clients that left
