@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from socket import SO_RCVBUF, SOL_SOCKET
 
 import httpx
 import pytest
@@ -140,6 +141,16 @@ def test_a_client_that_goes_away_frees_its_slot(server: ServerProcess) -> None:
         assert eventually(lambda: server.status()["active"] == 0, 8)
 
 
+def test_a_client_that_reads_nothing_is_dropped(server: ServerProcess) -> None:
+    connection = server.connect()
+    connection.setsockopt(SOL_SOCKET, SO_RCVBUF, 4096)
+    with speak_socket(server, "max_decoder_steps=1600&sample_rate=48000", sock=connection) as socket:
+        say_all(socket, "word " * 60)
+        dropped = re.compile("cancelled 499, websocket, .*: its client has read nothing")
+        assert eventually(lambda: dropped.search(server.log()) is not None)
+    assert eventually(lambda: server.status()["active"] == 0)
+
+
 def test_a_connection_may_be_silent_for_longer_than_a_request_head(server: ServerProcess) -> None:
     with speak_socket(server) as socket:
         time.sleep(PATIENCE_SECONDS + 0.5)
@@ -180,6 +191,7 @@ def test_bad_addresses_are_refused(server: ServerProcess, query: str, words: str
         (b"Hello", 1003, "not binary"),
         ("Hello", 1007, "not JSON"),
         ("[]", 1008, "a JSON object"),
+        (r'{"type": "Speak", "text": "\ud800"}', 1007, "half of a surrogate pair"),
         pytest.param("[" * 5000, 1007, "not JSON", id="nested"),
         ('{"type": "Sing"}', 1008, "'Sing' does not exist"),
         ('{"type": "Speak"}', 1008, "needs text"),
@@ -242,7 +254,7 @@ def test_a_text_waits_for_a_busy_engine(server: ServerProcess) -> None:
 def test_what_was_asked_for_is_spoken_before_the_server_ends(tmp_path: Path) -> None:
     with (
         running_server(tmp_path, frames=150) as server,
-        speak_socket(server) as idle,
+        speak_socket(server) as unflushed,
         speak_socket(server) as socket,
         ThreadPoolExecutor(1) as pool,
     ):
@@ -250,16 +262,18 @@ def test_what_was_asked_for_is_spoken_before_the_server_ends(tmp_path: Path) -> 
             answer = pool.submit(server.speak, frames=150)
             say_all(socket, "Hello there.")
             assert eventually(lambda: server.status()["active"] == 2)
+            say(unflushed, "Speak", text="A whole sentence.")
+            time.sleep(0.1)  # until it has come
             server.process.terminate()
             assert eventually(lambda: not server.is_listening())
-            assert closed(idle) == (1012, "the server is shutting down")
             say(socket, "Speak", text="Too late.")
             say(socket, "Close")
-        messages = list(messages_of(socket))
-        audio = b"".join(message for message in messages if isinstance(message, bytes))
-        assert json.loads(messages[-1])["type"] == "Flushed"
-        assert closed(socket)[0] == 1012
-        assert seconds_of(audio) == pytest.approx(3 * SECONDS, abs=1e-3)
+        for one in (socket, unflushed):
+            messages = list(messages_of(one))
+            audio = b"".join(message for message in messages if isinstance(message, bytes))
+            assert seconds_of(audio) == pytest.approx(3 * SECONDS, abs=1e-3)
+            assert json.loads(messages[-1])["type"] == ("Flushed" if one is socket else "Warning")
+            assert closed(one) == (1012, "the server is shutting down")
         assert seconds_of(answer.result().content, 22050) == pytest.approx(3 * SECONDS, abs=1e-3)
         assert server.process.wait(30) == 0
         assert server.log().count("1012, websocket, ") == 2  # they are no clients that left

@@ -1,13 +1,13 @@
 """The speech API's requests and errors, as OpenAI's API has them, with this project's settings beside."""
 
 import difflib
-import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic_core import from_json
 
 from common.errors import Busy, Closed, InvalidInput, UserError
 from pipeline.encoders import FORMATS, AudioFormat
@@ -15,7 +15,7 @@ from pipeline.settings import Setting, SpeakSettings, settings_at
 
 MODEL = "tacotron2-waveglow"
 # Clients are written for these names. There is one model and one voice, so they mean the same.
-MODEL_ALIASES = ("tts-1", "tts-1-hd", "gpt-4o-mini-tts")
+MODELS = (MODEL, "tts-1", "tts-1-hd", "gpt-4o-mini-tts")
 OPENAI_VOICES = (
     *("alloy", "ash", "ballad", "cedar", "coral", "echo", "fable"),
     *("marin", "nova", "onyx", "sage", "shimmer", "verse"),
@@ -96,7 +96,7 @@ class _Request(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    model: str = Field(description="one of /v1/models", json_schema_extra={"enum": [MODEL, *MODEL_ALIASES]})
+    model: str = Field(description="one of /v1/models", json_schema_extra={"enum": [*MODELS]})
     input: str = Field(description="the text to speak", json_schema_extra={"minLength": 1})
     voice: str | VoiceId = Field(description="one of /v1/audio/voices")
     response_format: str | None = _optional("of the audio", enum=[*FORMATS, None], default="mp3")
@@ -159,7 +159,8 @@ def read_order(
     Raises:
         ApiError: anything is wrong with it.
     """
-    request = _parse(body) if defaults is None else _parse(_with_defaults(body, defaults))
+    fields = {**_fields(body), **(defaults or {})}
+    request = _validated(lambda: SpeechRequest.model_validate(fields))
     check_model(request.model)
     voice = request.voice if isinstance(request.voice, str) else request.voice.id
     _check_choice("voice", voice, voices)
@@ -199,7 +200,7 @@ def read_query(query: Mapping[str, str], voices: Collection[str]) -> SpeechOrder
     for name in fields.keys() - _SETTINGS.keys():
         raise ApiError(400, f"{name} is not for this address", param=name, code="unknown_parameter")
     settings = _settings(request, FORMATS["pcm"])
-    for setting in ("ssml", "timestamps"):  # a tag may be cut in two; frames carry samples alone
+    for setting in _NOT_SPOKEN:
         if getattr(settings, setting):
             raise ApiError(400, f"{setting} is not for this address", param=setting)
     return SpeechOrder("", settings, FORMATS["pcm"])
@@ -212,10 +213,7 @@ def read_spoken(body: bytes, query: Mapping[str, str], voices: Collection[str], 
         ApiError: anything is wrong with it.
     """
     order = read_query(query, voices)
-    try:
-        text = json.loads(body)["text"]
-    except (ValueError, RecursionError, TypeError, KeyError):
-        text = None
+    text = _fields(body).get("text")
     if not isinstance(text, str):
         raise ApiError(400, 'the body must be JSON: {"text": "..."}', param="text")
     check_text(text, max_characters, "text")
@@ -231,6 +229,8 @@ def check_text(text: str, max_characters: int, field: str = "input") -> None:
         raise ApiError(413, message, param=field, code="string_above_max_length")
 
 
+_NOT_SPOKEN = ("ssml", "timestamps")  # a tag may be cut in two; messages carry samples alone
+SPOKEN_QUERY = ("encoding", "container", "model", *(name for name in _SETTINGS if name not in _NOT_SPOKEN))
 _DEEPGRAM_FIELDS = ("encoding", "container", "model", "mip_opt_out", "tag")
 _DEEPGRAM_VOICE = re.compile(r"aura(-\d)?-[a-z]+-[a-z]{2}")
 _NO_TEXT = {"model": MODEL, "input": "", "voice": ""}
@@ -238,8 +238,7 @@ _NO_TEXT = {"model": MODEL, "input": "", "voice": ""}
 
 def check_model(name: str) -> None:
     """Raises ApiError for a model that isn't answered for."""
-    known = (MODEL, *MODEL_ALIASES)
-    if not any(name == one or (name.startswith(one) and _MODEL_DATE.fullmatch(name[len(one) :])) for one in known):
+    if not any(name == one or (name.startswith(one) and _MODEL_DATE.fullmatch(name[len(one) :])) for one in MODELS):
         message = f"model {name!r} does not exist; this server has {MODEL!r}"
         raise ApiError(404, message, param="model", code="model_not_found")
 
@@ -268,21 +267,25 @@ def api_error(error: UserError) -> ApiError:
     return ApiError(500, message, code="speech_failed")
 
 
-def _parse(body: bytes) -> _Request:
+def read_json(text: str) -> Any:
+    """A client's JSON. Raises ValueError."""
     try:
-        body.decode()
+        return from_json(text)
+    except ValueError as error:
+        wrong = "holds half of a surrogate pair, which is no character" if "hex escape" in str(error) else "is not JSON"
+        raise ValueError(f"{wrong}: {error}") from error
+
+
+def _fields(body: bytes) -> dict[str, Any]:
+    try:
+        fields = read_json(body.decode())
     except UnicodeDecodeError as error:
         raise ApiError(400, f"the body is not UTF-8: byte {error.start} can't be decoded") from error
-    return _validated(lambda: SpeechRequest.model_validate_json(body))
-
-
-def _with_defaults(body: bytes, defaults: Mapping[str, Any]) -> bytes:
-    """The body with fields that its client need not give, or that name what this server has not."""
-    try:
-        fields = json.loads(body)
-    except (ValueError, RecursionError):
-        return body
-    return json.dumps({**fields, **defaults}).encode() if isinstance(fields, dict) else body
+    except ValueError as error:
+        raise ApiError(400, f"the body {error}") from error
+    if not isinstance(fields, dict):
+        raise ApiError(400, "the body must be a JSON object")
+    return fields
 
 
 def _validated(validate: Callable[[], _Request]) -> _Request:
@@ -296,12 +299,7 @@ def _validation_error(error: ValidationError) -> ApiError:
     """pydantic's first finding in a sentence."""
     found = error.errors(include_url=False)
     first = found[0]
-    if first["type"] == "json_invalid":
-        return ApiError(400, f"the body is not JSON: {first['ctx']['error']}")
-    place: Sequence[int | str] = first["loc"]
-    if not place:
-        return ApiError(400, "the body must be a JSON object")
-    field = str(place[0])
+    field = str(first["loc"][0])
     if first["type"] == "missing":
         return ApiError(400, f"{field} is missing", param=field, code="missing_required_parameter")
     if first["type"] == "extra_forbidden":

@@ -18,10 +18,12 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket
 
+from common.errors import Busy, UserError
 from pipeline.encoders import available_formats
+from pipeline.speech import CancelledError
 from serving.http.access import SUBPROTOCOL, check_access
-from serving.http.api import MODEL, MODEL_ALIASES, ApiError, SpeechOrder, check_model, read_order, read_spoken
-from serving.http.description import MODEL_PATHS, SPEECH_PATH, VOICE_PATHS, describe
+from serving.http.api import MODEL, MODELS, ApiError, SpeechOrder, api_error, check_model, read_order, read_spoken
+from serving.http.description import CAPTIONS_PATH, MODEL_PATHS, SPEAK_PATH, SPEECH_PATH, VOICE_PATHS, describe
 from serving.http.service import CLIENT_GONE, RequestRecord, SpeechService
 from serving.http.speech_response import StreamCut, speak
 from serving.http.websocket import speak_messages
@@ -36,13 +38,13 @@ _PAGE = {
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
 }
-_CAPTIONS_PATH, _SPEAK_PATH = "/dev/captioned_speech", "/v1/speak"
 _READ_BY_PAGES = ("X-Sample-Rate", "X-Request-Id", "X-Dropped-Characters", "X-Cut", "Retry-After")
 _SAFE_HEADERS = (  # of every answer
     (b"content-security-policy", b"default-src 'self'; img-src 'self' data:; frame-ancestors 'none'"),
     (b"x-content-type-options", b"nosniff"),
 )
 Endpoint = Callable[[Request], Awaitable[Response]]
+Reader = Callable[[Request, bytes], SpeechOrder]  # of a body
 
 
 def make_app(service: SpeechService) -> ASGIApp:
@@ -59,28 +61,15 @@ def make_app(service: SpeechService) -> ASGIApp:
 def _speech_routes(service: SpeechService) -> Iterator[BaseRoute]:
     """What speaks."""
     settings = service.settings
-
-    def route(path: str, read: Callable[[Request, bytes], SpeechOrder]) -> Route:
-        async def answer(request: Request) -> Response:
-            try:
-                check_access(request, settings)
-                record: RequestRecord = request.state.record
-                body = await _read_body(request, BYTES_PER_CHARACTER * settings.max_characters + OTHER_BYTES)
-                order = read(request, body)
-                record.format, record.characters = order.audio_format.name, len(order.text)
-                return await speak(service, record, order, request.receive)
-            except asyncio.CancelledError:  # the time that requests under way get when the server ends is over
-                raise ApiError(503, "the server is shutting down", code="shutting_down") from None
-
-        return Route(path, answer, methods=["POST"])
-
     voices, most = settings.voices, settings.max_characters
-    yield route(SPEECH_PATH, lambda request, body: read_order(body, voices, most))
-    # Kokoro-FastAPI's. Its models and voices mean the ones that are here.
-    ours = {"model": MODEL, "voice": voices[0]}
-    yield route(_CAPTIONS_PATH, lambda request, body: read_order(body, voices, most, ours))
-    # Deepgram's: whole texts, and texts while they are written.
-    yield route(_SPEAK_PATH, lambda request, body: read_spoken(body, request.query_params, voices, most))
+    ours = {"model": MODEL, "voice": voices[0]}  # what Kokoro-FastAPI's models and voices mean
+    readers: dict[str, Reader] = {
+        SPEECH_PATH: lambda request, body: read_order(body, voices, most),
+        CAPTIONS_PATH: lambda request, body: read_order(body, voices, most, ours),
+        SPEAK_PATH: lambda request, body: read_spoken(body, request.query_params, voices, most),
+    }
+    for path, read in readers.items():
+        yield Route(path, _SpeechEndpoint(service, read), methods=["POST"])
 
     async def speak_bits(socket: WebSocket) -> None:
         try:
@@ -90,13 +79,43 @@ def _speech_routes(service: SpeechService) -> Iterator[BaseRoute]:
             return
         await speak_messages(service, socket, SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
 
-    yield WebSocketRoute(_SPEAK_PATH, speak_bits)
+    yield WebSocketRoute(SPEAK_PATH, speak_bits)
 
     async def refuse(socket: WebSocket) -> None:
-        error = ApiError(404, f"WebSockets are served at {_SPEAK_PATH} alone")
+        error = ApiError(404, f"WebSockets are served at {SPEAK_PATH} alone")
         await socket.send_denial_response(await _answer_api_error(socket, error))
 
     yield WebSocketRoute("/{path:path}", refuse)
+
+
+class _SpeechEndpoint:
+    """Answers requests for speech.
+
+    Args:
+        read: checks a request's body; raises ApiError.
+    """
+
+    def __init__(self, service: SpeechService, read: Reader) -> None:
+        self._service, self._read = service, read
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request, settings = Request(scope, receive), self._service.settings
+        record: RequestRecord = request.state.record
+        try:
+            check_access(request, settings)
+            body = await _read_body(request, BYTES_PER_CHARACTER * settings.max_characters + OTHER_BYTES)
+            order = self._read(request, body)
+            record.format, record.characters = order.audio_format.name, len(order.text)
+            await speak(self._service, order, scope, receive, send)
+        except asyncio.CancelledError:  # the time that requests under way get when the server ends is over
+            raise ApiError(503, "the server is shutting down", code="shutting_down") from None
+        except CancelledError:
+            raise ApiError(CLIENT_GONE, "the client has gone") from None
+        except UserError as error:
+            refusal = api_error(error)
+            if isinstance(error, Busy):
+                refusal.retry_after = self._service.seconds_to_wait()
+            raise refusal from error
 
 
 def _listing_routes(service: SpeechService) -> Iterator[BaseRoute]:
@@ -114,7 +133,7 @@ def _listing_routes(service: SpeechService) -> Iterator[BaseRoute]:
         return {"id": name, "object": "model", "created": service.started, "owned_by": MODEL}
 
     async def models(request: Request) -> Response:
-        data = [described(name) for name in (MODEL, *MODEL_ALIASES)]
+        data = [described(name) for name in MODELS]
         return JSONResponse({"object": "list", "data": data, "models": data})  # the second is what Open WebUI reads
 
     async def model(request: Request) -> Response:
@@ -210,7 +229,7 @@ class RecordedRequests:
             self._end(record)
 
     def _end(self, record: RequestRecord) -> None:
-        is_speech = record.path in (SPEECH_PATH, _CAPTIONS_PATH, _SPEAK_PATH)
+        is_speech = record.path in (SPEECH_PATH, CAPTIONS_PATH, SPEAK_PATH)
         if is_speech:
             self._service.ended(record)
         is_poll = record.path.startswith("/health")  # engines' ends and starts have lines of their own

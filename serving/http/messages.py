@@ -155,18 +155,11 @@ class MessageProtocol(asyncio.Protocol):
 
 
 def receive_blocking(connection: socket.socket) -> Any:
-    """The next message, waited for in this thread; None after the last."""
-    with suppress(EOFError, ConnectionError):
-        (size,) = _SIZE.unpack(_read(connection, _SIZE.size))
-        return _unpacked(_read(connection, size))
+    """The next message, waited for in this thread; None after the last whole one."""
+    with suppress(ConnectionError):
+        head = connection.recv(_SIZE.size, socket.MSG_WAITALL)
+        if len(head) == _SIZE.size:
+            (size,) = _SIZE.unpack(head)
+            body = connection.recv(size, socket.MSG_WAITALL)
+            return _unpacked(body) if len(body) == size else None
     return None
-
-
-def _read(connection: socket.socket, size: int) -> bytes:
-    data = bytearray()
-    while len(data) < size:
-        received = connection.recv(size - len(data))
-        if not received:
-            raise EOFError
-        data += received
-    return bytes(data)

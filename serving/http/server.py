@@ -18,13 +18,14 @@ from common.errors import EngineFailure, UserError
 from pipeline.latency import prefer_latency
 from serving.http.app import BYTES_PER_CHARACTER, OTHER_BYTES, make_app
 from serving.http.engine_pool import Engine, EnginePool
-from serving.http.service import STALLED_SECONDS, RequestRecord, ServerSettings, SpeechService
+from serving.http.service import RequestRecord, ServerSettings, SpeechService
 from serving.http.speech_response import StreamCut
 
 MAX_CONNECTIONS = 4096
 BACKLOG = 128  # connections that wait to be accepted, at most; asyncio accepts as many at a time
 FILES = 32  # that may be opened while connections are open
 HEAD_SECONDS = 15.0  # that a client may take to send a request's head, or read nothing of an answer
+STALLED_SECONDS = 60.0  # that a client may read nothing before its request is given up
 HEAD_BYTES = 64 << 10  # of a request's head, at most
 
 _log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ async def _listen(service: SpeechService, listener: socket.socket, drain_seconds
     config = uvicorn.Config(
         make_app(service),
         http=PunctualProtocol,
-        ws=DrainingWebSocket,
+        ws=PatientWebSocket,
         ws_ping_timeout=None,  # a pong may wait behind the audio that a slow client still has to read
         ws_max_size=BYTES_PER_CHARACTER * service.settings.max_characters + OTHER_BYTES,
         backlog=backlog,
@@ -121,19 +122,50 @@ class SpeechServer(uvicorn.Server):
         self.force_exit, self.should_exit = self.should_exit, True
 
 
-class DrainingWebSocket(WebSocketsSansIOProtocol):
+class WatchedConnection(asyncio.Protocol):
+    """A connection whose client has to go on reading what is sent."""
+
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    _stalled: asyncio.TimerHandle | None = None  # runs while what is sent waits for the client to read
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.resume_writing()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stalled = self.loop.call_later(STALLED_SECONDS, self._cut_stalled)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stalled is not None:
+            self._stalled.cancel()
+
+    def _cut_stalled(self) -> None:
+        self.record().reason = f"its client has read nothing for {STALLED_SECONDS:g} s"
+        self.transport.abort()
+
+    def record(self) -> RequestRecord:
+        """Of the request that is being answered."""
+        raise NotImplementedError
+
+
+class PatientWebSocket(WatchedConnection, WebSocketsSansIOProtocol):
     """A WebSocket that the server's end leaves open: `serving.http.websocket` ends the conversation, and closes it."""
 
     def shutdown(self) -> None:
         if self.close_sent or not self.handshake_complete:
             super().shutdown()
 
+    def record(self) -> RequestRecord:
+        return self.scope["state"]["record"]
 
-class PunctualProtocol(HttpToolsProtocol):
-    """A connection whose client has to send each request's head in time and within HEAD_BYTES, and has to go on reading
-    its answer; connections beyond their limit are cut."""
 
-    _stalled: asyncio.TimerHandle | None = None  # runs while an answer waits for its client to read
+class PunctualProtocol(WatchedConnection, HttpToolsProtocol):
+    """A connection whose client has to send each request's head in time and within HEAD_BYTES; connections beyond their
+    limit are cut."""
+
     _late: asyncio.TimerHandle | None = None
     _unsent = 0  # bytes of answers, when the timer was set
     _head: int | None = 0  # bytes of the request's head so far; None once it is whole
@@ -147,7 +179,6 @@ class PunctualProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self.resume_writing()
         self._stop_watching()
 
     def data_received(self, data: bytes) -> None:
@@ -158,25 +189,16 @@ class PunctualProtocol(HttpToolsProtocol):
                 self.transport.abort()
         self._watch()
 
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._stalled = self.loop.call_later(STALLED_SECONDS, self._cut_stalled)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self._stalled is not None:
-            self._stalled.cancel()
-
-    def _cut_stalled(self) -> None:
-        record: RequestRecord = self.cycle.scope["state"]["record"]
-        record.reason = f"its client has read nothing for {STALLED_SECONDS:g} s"
-        self.transport.abort()
+    def record(self) -> RequestRecord:
+        return self.cycle.scope["state"]["record"]
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._head = 0
 
     def on_headers_complete(self) -> None:
+        if self.parser.get_http_version() == "1.1" and sum(name == b"host" for name, _ in self.headers) != 1:
+            raise ValueError("a request of HTTP/1.1 names one host")  # answered with 400, as what is no HTTP
         super().on_headers_complete()
         self._head = None
 

@@ -14,7 +14,6 @@ from serving.http.metrics import Metrics
 CLIENT_GONE = 499  # the status in logs, as servers have it, where nobody is left to read one
 RECENT_REQUESTS = 32
 MOST_SECONDS_TO_WAIT = 60
-STALLED_SECONDS = 60.0  # that a client may read nothing before its request is given up
 
 _log = logging.getLogger(__name__)
 

@@ -3,8 +3,8 @@
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,15 +14,15 @@ import numpy as np
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from common.errors import Busy, EngineFailure, UserError
+from common.errors import EngineFailure, UserError
 from pipeline import Audio
 from pipeline.audio import with_gain
 from pipeline.encoders import Encoder, make_encoder
 from pipeline.speech import CancelledError
 from pipeline.words import Word
-from serving.http.api import ApiError, SpeechOrder, api_error
+from serving.http.api import SpeechOrder, api_error
 from serving.http.engine_pool import RemoteSpeech
-from serving.http.service import CLIENT_GONE, RequestRecord, SpeechService
+from serving.http.service import RequestRecord, SpeechService
 
 MOST_NAMED = 100  # characters in a header
 
@@ -31,16 +31,18 @@ class StreamCut(Exception):
     """An answer that can't be completed: the server cuts the connection, so that nobody takes it for the whole."""
 
 
-async def speak(service: SpeechService, record: RequestRecord, order: SpeechOrder, receive: Receive) -> Response:
+async def speak(service: SpeechService, order: SpeechOrder, scope: Scope, receive: Receive, send: Send) -> None:
     """Answers a request: once there is a first chunk of its audio, or once there is all where it wants a whole answer.
 
-    A failure after the answer has begun cuts the connection; events end with one that says why. A client that goes away
-    cancels its speech.
+    Events end with one that says why speaking failed. A client that goes away cancels its speech.
 
     Raises:
-        ApiError: there is no audio.
+        UserError: there is no audio, and no answer.
+        CancelledError: of `pipeline.speech`: the client has gone before there was any.
+        StreamCut: the answer has begun, and can't be completed.
     """
-    with _as_answers(service), ExitStack() as owned:
+    record: RequestRecord = scope["state"]["record"]
+    with ExitStack() as owned:
         speech = service.engines.submit(order.text, order.settings)
         owned.callback(speech.cancel)
         watcher = asyncio.create_task(_cancel_when_gone(speech, receive))
@@ -57,29 +59,16 @@ async def speak(service: SpeechService, record: RequestRecord, order: SpeechOrde
             raise EngineFailure("the text gave no audio")
         body = {"audio": answer.audio, "events": answer.event_stream}.get(order.shape, answer.with_words)(chunk)
         if order.whole:
-            return Response(b"".join([part async for part in body]), headers=answer.headers)
-        return SpeechStream(record, body, answer.headers, owned.pop_all())
-
-
-class SpeechStream(StreamingResponse):
-    """Sends the audio of a request while it is made. Owns what it takes to make it."""
-
-    def __init__(
-        self, record: RequestRecord, body: AsyncIterator[bytes], headers: dict[str, str], owned: ExitStack
-    ) -> None:
-        super().__init__(body, headers=headers)
-        self._record = record
-        self._owned = owned
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._owned:
-            try:
-                await self.stream_response(send)
-            except CancelledError as error:
-                raise StreamCut from error
-            except UserError as error:
-                self._record.failed, self._record.reason = True, str(error)
-                raise StreamCut from error
+            whole = b"".join([part async for part in body])
+            sending = Response(whole, headers=answer.headers)(scope, receive, send)
+        else:
+            sending = StreamingResponse(body, headers=answer.headers).stream_response(send)
+        try:
+            await sending
+        except (asyncio.CancelledError, CancelledError, UserError) as error:
+            if isinstance(error, UserError):
+                record.failed, record.reason = True, str(error)
+            raise StreamCut from error
 
 
 @dataclass(frozen=True)
@@ -170,20 +159,6 @@ class _Answer:
         encoder = self.encoder
         work: Callable[[], bytes] = encoder.finish if samples is None else lambda: encoder.encode(samples)
         return await asyncio.to_thread(work) if self.order.audio_format.container else work()
-
-
-@contextmanager
-def _as_answers(service: SpeechService) -> Iterator[None]:
-    """What may come before an answer begins, as ApiError."""
-    try:
-        yield
-    except CancelledError:
-        raise ApiError(CLIENT_GONE, "the client has gone") from None
-    except UserError as error:
-        answer = api_error(error)
-        if isinstance(error, Busy):
-            answer.retry_after = service.seconds_to_wait()
-        raise answer from error
 
 
 async def _cancel_when_gone(speech: RemoteSpeech, receive: Receive) -> None:
