@@ -245,7 +245,7 @@ def test_a_full_queue_is_told(server: ServerProcess) -> None:
 def test_a_text_waits_for_a_busy_engine(server: ServerProcess) -> None:
     with ExitStack() as stack:
         with server.fault("decoder_iter", "slow"):
-            sockets = one_too_many(server, stack, 150)
+            sockets = one_too_many(server, stack, 80)
             time.sleep(0.3)  # the third is refused now and then
         for socket in sockets:
             assert seconds_of(until(socket, "Flushed")[0]) > 0
