@@ -12,6 +12,7 @@ from pipeline.flags import (
     add_checkpoint_flags,
     add_model_flags,
     add_speak_flags,
+    add_symbols_flag,
     check_audio_flags,
     device_of,
     read_request,
@@ -25,6 +26,7 @@ def make_parser() -> ArgumentParser:
     add_speak_flags(parser)
     parser.add_argument("--suffix", default="", help="of the file names: audio_{i}_{suffix}.wav")
     models = add_checkpoint_flags(parser)
+    add_symbols_flag(models)
     models.add_argument("--fast", action="store_true", help="use this project's GPU kernels, where supported")
     models.add_argument("--include-warmup", action="store_true", help="speak once before the clock runs")
     add_model_flags(parser, Tacotron2Config, WaveGlowConfig, leave_out=SPEAKING_DIMENSIONS)
@@ -39,7 +41,7 @@ def main(args: argparse.Namespace) -> None:
     device = device_of(args)
     flags = {**given_flags(args, Tacotron2Config, WaveGlowConfig), "sampling_rate": args.model_sampling_rate}
     with Voice.from_checkpoints(
-        load_tacotron2(args.tacotron2, flags),
+        load_tacotron2(args.tacotron2, flags, args.symbols),
         load_waveglow(args.waveglow, flags),
         device=device,
         precision="fp16" if args.fp16 else "fp32",

@@ -6,7 +6,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from exports.voice import ExportedFile, Parts, export_parts
-from pipeline.flags import add_conditioning_flag
+from pipeline.flags import add_conditioning_flag, add_symbols_flag
 from tacotron2.loading import DEMO_TACOTRON2
 from waveglow.loading import DEMO_WAVEGLOW
 
@@ -28,9 +28,7 @@ def add_export_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_tacotron2_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tacotron2", type=Path, default=DEMO_TACOTRON2, help="Tacotron 2 checkpoint")
-    parser.add_argument(
-        "--symbols", type=Path, metavar="FILE", help="the checkpoint's own symbols, one a line [NVIDIA's 148]"
-    )
+    add_symbols_flag(parser)
     parser.add_argument(
         "--int8-decoder", action="store_true", help="store the decoder's LSTMs in 8 bits, for CPUs: smaller and faster"
     )

@@ -178,6 +178,13 @@ def add_checkpoint_flags(parser: argparse.ArgumentParser) -> argparse._ArgumentG
     return group
 
 
+def add_symbols_flag(parser: argparse._ActionsContainer) -> None:
+    """Adds --symbols: what `load_tacotron2` takes."""
+    parser.add_argument(
+        "--symbols", type=Path, metavar="FILE", help="the checkpoint's own symbols, one a line [NVIDIA's 148]"
+    )
+
+
 def device_of(args: argparse.Namespace) -> torch.device:
     """Where checkpoints run, by the flags of `add_checkpoint_flags`. Raises UserError for FP16 without a GPU."""
     device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")

@@ -8,7 +8,7 @@ from typing import Any
 from common.errors import UserError
 from common.metadata import Precision
 from pipeline import Voice
-from pipeline.flags import add_part_flags, add_setting_flags, model_paths
+from pipeline.flags import add_part_flags, add_setting_flags, add_symbols_flag, model_paths
 from pipeline.model_files import existing_files
 from pipeline.settings import RuntimeSettings, settings_of
 from tacotron2.loading import DEMO_TACOTRON2
@@ -26,9 +26,7 @@ def add_voice_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--sampling-rate", type=int, metavar="HZ", help="of --checkpoints, where they don't say it [22050]"
     )
-    group.add_argument(
-        "--symbols", type=Path, metavar="FILE", help="of --checkpoints: their own, one a line [NVIDIA's 148]"
-    )
+    add_symbols_flag(group)
     add_setting_flags(group, [settings_of(RuntimeSettings)["threads"]])
 
 
