@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +14,7 @@ from tacotron2.decoder import StopReason
 from tacotron2.text import EncodedText, split
 from tacotron2.text.encoding import WithoutWords
 from tacotron2.text.front_end import TextFrontEnd
+from tacotron2.text.rewriting import TracedText
 from tacotron2.text.ssml import Segment, parse_ssml, shown
 
 _SENTENCE_END = re.compile(r"[.!?][)']*$")
@@ -129,7 +129,7 @@ def _prepare(phrase: Phrase, settings: SpeakSettings, front_end: TextFrontEnd, m
     readings: list[str] = []
     pieces: list[Piece] = []
     try:
-        for segment in parse_ssml(phrase.text) if settings.ssml else [Segment(phrase.text)]:
+        for segment in parse_ssml(phrase.text) if settings.ssml else [Segment(TracedText(phrase.text))]:
             reading, texts = _read(segment, settings, front_end, max_symbols)
             readings.append(reading)
             speed = None if segment.speed == 1 else _within_range(settings.speed * segment.speed)
@@ -149,11 +149,9 @@ def _read(
     segment: Segment, settings: SpeakSettings, front_end: TextFrontEnd, max_symbols: int
 ) -> tuple[str, list[EncodedText]]:
     """How a segment is read, and the texts of its pieces."""
-    trace = segment.trace() if settings.timestamps else None
-    with trace or nullcontext():
-        reading = front_end.read(segment.text)
+    reading = front_end.read(segment.text if settings.timestamps else str(segment.text))
     final_period, by_sentence = front_end.final_period and segment.ends, settings.sentence_silence > 0
-    texts = split(reading, max_symbols, final_period=final_period, trace=trace, by_sentence=by_sentence)
+    texts = split(reading, max_symbols, final_period, by_sentence)
     return reading, [shown(text) for text in texts] if settings.ssml else texts
 
 

@@ -4,7 +4,7 @@ import re
 
 from tacotron2.text.normalizer.say import HELD, code, letters, spelt, text_before, units
 from tacotron2.text.numbers import NUMBER_WORDS
-from tacotron2.text.rewriting import Pattern, Rules
+from tacotron2.text.rewriting import Pattern, Rules, matched
 from tacotron2.text.tables import table
 
 CAPITALS = Rules()
@@ -95,7 +95,7 @@ _WORD = Pattern(r"[A-Za-z]+")
 @CAPITALS.rule(r"[^.!?\n]*(?:[.!?\n]+|$)")
 def _sentence(match: re.Match[str]) -> str:
     """A sentence with its words in capitals read. In one that is all in capitals they are mostly no initialisms."""
-    sentence = match[0]
+    sentence = matched(match)
     if not _CAPITALS.search(sentence):
         return sentence
     words = _WORD.findall(sentence)

@@ -12,7 +12,7 @@ from tacotron2.text.normalizer.say import Held
 from tacotron2.text.normalizer.signs import SIGNS
 from tacotron2.text.normalizer.telephones import TELEPHONES
 from tacotron2.text.normalizer.typography import BLOCK, CLOSE_UP, blocks
-from tacotron2.text.rewriting import Pattern
+from tacotron2.text.rewriting import Pattern, matched
 
 RULES: tuple[Callable[[str], str], ...] = (
     *(read_addresses, TELEPHONES, WEEKDAYS, DATES, MONTHS, TIMES, MONEY, TICKERS, UNITS, ABBREVIATIONS, NUMERALS),
@@ -26,7 +26,7 @@ _BLOCK_END = Pattern(r"([.!?:;,][\"')\]}]*)?\n+")
 def normalize(text: str) -> str:
     """The text as it will be read, in one line. Each block but the last gets an end if it has none."""
     held = Held()
-    text = BLOCK.sub(lambda match: _read(match[0]), blocks(held.hold(text)))
+    text = BLOCK.sub(lambda match: _read(matched(match)), blocks(held.hold(text)))
     text = _BLOCK_END.sub(lambda match: f"{match[1] or '.'} ", _OUTER_BREAKS.sub("", text))
     return held.release(text)
 

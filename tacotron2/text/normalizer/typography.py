@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections.abc import Set
 
-from tacotron2.text.rewriting import Pattern, Rules
+from tacotron2.text.rewriting import Pattern, Rules, matched
 
 _ENTITY = Pattern(r"&(?:[a-zA-Z]{2,8}|#[0-9]{1,6});")
 # A tag, or what else stands between angle brackets: "<jane@doe.com>", "<your name>".
@@ -72,7 +72,7 @@ def blocks(text: str) -> str:
     if "<" in text:
         known = _INLINE_TAGS.union(map(str.lower, _CLOSING_TAG.findall(text)))
         text = _TAG.sub(lambda match: _tag(match, known), text)
-    return BLOCK.sub(lambda match: _ENDS.sub("", _SPACES.sub(" ", MARKUP(match[0]))), _LINE.sub(_line, text))
+    return BLOCK.sub(lambda match: _ENDS.sub("", _SPACES.sub(" ", MARKUP(matched(match)))), _LINE.sub(_line, text))
 
 
 def _tag(match: re.Match[str], known: Set[str]) -> str:
@@ -87,7 +87,7 @@ def _tag(match: re.Match[str], known: Set[str]) -> str:
 
 def _line(match: re.Match[str]) -> str:
     """A line with a line break where a block begins or ends, and a space where the next line may go on."""
-    line = _QUOTE.sub("", match[0])
+    line = _QUOTE.sub("", matched(match))
     if _BORDER.fullmatch(line):
         return "\n"
     for mark, begun, ended in ((_HEADING, "\n", "\n"), (_BULLET, "\n", " "), (_NUMBERED, r"\n\g<0>", " ")):
