@@ -116,7 +116,7 @@ class PreparedPhrase:
 
 def prepare(phrases: Sequence[Phrase], settings: SpeakSettings, max_symbols: int) -> list[PreparedPhrase]:
     """Each phrase's pieces, none longer than `max_symbols`; a phrase that can't be spoken has an error instead."""
-    front_end = TextFrontEnd(settings.text_normalizer, settings.lexicon, settings.final_period)
+    front_end = TextFrontEnd(settings.text_normalizer, settings.lexicon)
     return [_prepare(phrase, settings, front_end, max_symbols) for phrase in phrases]
 
 
@@ -150,7 +150,7 @@ def _read(
 ) -> tuple[str, list[EncodedText]]:
     """How a segment is read, and the texts of its pieces."""
     reading = front_end.read(segment.text if settings.timestamps else str(segment.text))
-    final_period, by_sentence = front_end.final_period and segment.ends, settings.sentence_silence > 0
+    final_period, by_sentence = settings.final_period and segment.ends, settings.sentence_silence > 0
     texts = split(reading, max_symbols, final_period, by_sentence)
     return reading, [shown(text) for text in texts] if settings.ssml else texts
 

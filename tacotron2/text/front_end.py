@@ -17,12 +17,10 @@ class TextFrontEnd:
     Attributes:
         normalizer: one of `normalizer.NORMALIZERS`; "none" leaves the text to the classic cleaners.
         lexicon: the user's own pronunciations; the normaliser leaves its words alone.
-        final_period: end a text that has no end punctuation with a period, as `tacotron2.text.split` does.
     """
 
     normalizer: str = "english"
     lexicon: Lexicon | None = None
-    final_period: bool = True
 
     def __post_init__(self) -> None:
         """Raises UserError for an unknown normaliser."""
