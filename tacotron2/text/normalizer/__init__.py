@@ -41,32 +41,35 @@ from tacotron2.text.normalizer.capitals import CAPITALS
 from tacotron2.text.normalizer.dates import DATES, MONTHS, TIMES, WEEKDAYS
 from tacotron2.text.normalizer.money import MONEY, TICKERS
 from tacotron2.text.normalizer.quantities import NUMBERS, UNITS
-from tacotron2.text.normalizer.say import FIRST_HELD, HELD, LAST_HELD
+from tacotron2.text.normalizer.say import FIRST_HELD, HELD, LAST_HELD, text_before
 from tacotron2.text.normalizer.signs import SIGNS
 from tacotron2.text.normalizer.telephones import TELEPHONES
-from tacotron2.text.normalizer.typography import BLOCK, CLOSE_UP, blocks
+from tacotron2.text.normalizer.typography import CLOSE_UP, MARKUP, SPACES, blocks
 from tacotron2.text.rewriting import Pattern, matched
 from tacotron2.text.symbols import ARPABET_GROUP, KEEP_END, KEEP_START
 
 __all__ = ["NORMALIZERS", "get_normalizer"]
 
 _RULES: tuple[Callable[[str], str], ...] = (
-    *(read_addresses, TELEPHONES, WEEKDAYS, DATES, MONTHS, TIMES, MONEY, TICKERS, UNITS, ABBREVIATIONS, NUMERALS),
-    *(NUMBERS, CAPITALS, SIGNS, CLOSE_UP),
+    *(MARKUP, SPACES, read_addresses, TELEPHONES, WEEKDAYS, DATES, MONTHS, TIMES, MONEY, TICKERS, UNITS),
+    *(ABBREVIATIONS, NUMERALS, NUMBERS, CAPITALS, SIGNS, CLOSE_UP),
 )
 
 _UNTOUCHED = Pattern(rf"{ARPABET_GROUP.pattern}|{KEEP_START}([^{KEEP_START}{KEEP_END}]*){KEEP_END}")
 _HELD = Pattern(f"[{HELD}]")
+_BLOCK = Pattern(r"[^\n]+")
 _OUTER_BREAKS = Pattern(r"\A\n+|(?<!\n)\n+\Z")
-_BLOCK_END = Pattern(r"([.!?:;,][\"')\]}]*)?\n+")
+_BREAKS, _ENDED = Pattern(r"\n+"), Pattern(r"[.!?:;,][\"')\]}]*$")
 
 
 def _english(text: str) -> str:
     """The text as it will be read, in one line. Each block but the last gets an end if it has none."""
     held: dict[str, str] = {}  # by untouched stretch: the character that stands for it
     text = _UNTOUCHED.sub(lambda match: _hold(match, held), _HELD.sub("", text))
-    text = BLOCK.sub(lambda match: _read(matched(match)), blocks(text))
-    text = _BLOCK_END.sub(lambda match: f"{match[1] or '.'} ", _OUTER_BREAKS.sub("", text))
+    text = _BLOCK.sub(lambda match: _read(matched(match)), blocks(text))
+    text = _BREAKS.sub(
+        lambda match: " " if _ENDED.search(text_before(match, 80)) else ". ", _OUTER_BREAKS.sub("", text)
+    )
     stretches = {mark: stretch for stretch, mark in held.items()}
     return _HELD.sub(lambda match: stretches.get(match[0], ""), text)
 

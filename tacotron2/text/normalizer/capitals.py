@@ -52,11 +52,10 @@ CAPITALS.add(
     r"(?<![\w&])([A-Z]{1,3})&([A-Z]{1,3})(s?)(?![\w&])",
     lambda match: f"{letters(match[1])} and {letters(match[2])}{match[3]}",
 )
-CAPITALS.add(r"(?<!\w)([A-Za-z])\+\+(?!\w)", lambda match: f"{letters(match[1])} plus plus")
-CAPITALS.add(r"(?<!\w)([A-Z])#(?!\w)", lambda match: f"{letters(match[1])} sharp")
+_SAID_AFTER = {"++": "plus plus", "#": "sharp", "+": "plus", "-": "minus"}  # languages, notes and grades
 CAPITALS.add(
-    r"(?<![\w])([A-F])([+-])(?=[\s.,;:!?)]|$)",
-    lambda match: f"{letters(match[1])} {'plus' if match[2] == '+' else 'minus'}",
+    r"(?<!\w)([A-Za-z])(\+\+(?!\w)|(?<=[A-Z])#(?!\w)|(?<=[A-F])[+-](?=[\s.,;:!?)]|$))",
+    lambda match: f"{letters(match[1])} {_SAID_AFTER[match[2]]}",
 )
 CAPITALS.add(
     r"(?<![A-Za-z0-9'])(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])([A-Za-z0-9]+)(?![A-Za-z0-9])", lambda match: _code(match[1])
@@ -107,13 +106,11 @@ def _sentence(match: re.Match[str]) -> str:
 
 
 CAPITALS.add(r"(?<=\()[Aa](?=\))", "ay")
-CAPITALS.add(r"\b((?:(?&Before-the-letter-a)|from|from point) )A\b(?! [a-z]{3,})", r"\1ay")
+_NAMES_A = Pattern(r"\b(?:(?&Before-the-letter-a)|from) $")
+CAPITALS.add(r"(?<= )A\b(?! [a-z]{3,})", lambda match: "ay" if _NAMES_A.search(text_before(match, 16)) else match[0])
 CAPITALS.add(
-    r"(?<![\w'.])([B-HJ-Z])(?![\w'.&]|\.\w)|(?<![\w'.])([B-HJ-Z])(?=\.(?:\s|$))|(?<![\w'.])([B-HJ-Z])\.(?=[,;:)])",
-    lambda match: letters(match[0]),
-)
-CAPITALS.add(
-    rf"(?<![\w'.&{HELD}-])([b-hj-z])(?![\w'.&{HELD}-])|(?<![\w'.&-])([b-hj-z])(?=\.(?:\s*$| [A-Z]))",
+    r"(?<![\w'.])[B-HJ-Z](?:(?![\w'.&])|(?=\.(?:\s|$))|\.(?=[,;:)]))"
+    rf"|(?<![\w'.&-])[b-hj-z](?:(?<![{HELD}].)(?![\w'.&{HELD}-])|(?=\.(?:\s*$| [A-Z])))",
     lambda match: letters(match[0]),
 )
 _CODE_PART = Pattern(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")

@@ -16,7 +16,6 @@ _TAG = Pattern(
 _CLOSING_TAG = Pattern(r"</([a-zA-Z][\w:-]{0,80})\s?>")
 _BLOCK_TAGS = frozenset("br p div li ul ol tr table blockquote h1 h2 h3 h4 h5 h6 pre hr".split())  # noqa: SIM905
 _INLINE_TAGS = frozenset("a b i u s em strong small span sub sup code font".split())  # noqa: SIM905
-BLOCK = Pattern(r"[^\n]+")
 # Read before Unicode's compatibility forms, which would lose their meaning.
 _SUPERSCRIPT = Pattern("[⁺⁻]?[⁰¹²³⁴-⁹]+")
 _TO_DIGITS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
@@ -61,8 +60,7 @@ _ROW_ENDS = Pattern(rf"\A[ \t|]+|(?<![ \t|])[ \t|]*(?:{_BREAK.pattern}|\Z)")
 def blocks(text: str) -> str:
     """The text's paragraphs, headings, list items and table rows, each a line, in plain characters.
 
-    Quotation marks are straight, dashes are hyphens; emoji, markup and invisible characters are gone. Any white space
-    within a block is one space.
+    Quotation marks are straight, dashes are hyphens; emoji, tags and invisible characters are gone.
     """
     if "&" in text:
         text = _ENTITY.sub(lambda match: html.unescape(match[0]), text)
@@ -72,7 +70,7 @@ def blocks(text: str) -> str:
     if "<" in text:
         known = _INLINE_TAGS.union(map(str.lower, _CLOSING_TAG.findall(text)))
         text = _TAG.sub(lambda match: _tag(match, known), text)
-    return BLOCK.sub(lambda match: _ENDS.sub("", _SPACES.sub(" ", MARKUP(matched(match)))), _LINE.sub(_line, text))
+    return _LINE.sub(_line, text)
 
 
 def _tag(match: re.Match[str], known: Set[str]) -> str:
@@ -109,8 +107,6 @@ def _fraction(match: re.Match[str]) -> str:
     return f"{match[1]} {numerator}/{denominator}"
 
 
-_SPACES, _ENDS = Pattern(r"\s+"), Pattern(r"\A\s|\s\Z")
-
 # Within a block.
 MARKUP = Rules(needs=r"[^A-Za-z0-9\s.,!?']|[xX]D|\. \.|\.m\.")
 MARKUP.add(r"!?\[([^\[\]\n]{0,300})\](?:\([^()\s]{0,500}(?:[ \t]\"[^\"\n]{0,100}\")?\)|\[[^\[\]\n]{0,50}\])", r"\1")
@@ -133,6 +129,11 @@ MARKUP.add(r"\+/[-\N{MINUS SIGN}]", "±")
 MARKUP.add(r"(?<=[0-9 ][ap]\.m\.)(?=[A-Z][a-z])", " ")  # "5 p.m.Then"
 MARKUP.add(r"(?<![.])\. \. \.", "...")
 MARKUP.add(r"(?<!-)--(?!-)(?=\s|[A-Za-z])", " -- ")
+
+_SPACES, _ENDS = Pattern(r"\s+"), Pattern(r"\A\s|\s\Z")
+SPACES = Rules()
+SPACES.add(_SPACES, " ")
+SPACES.add(_ENDS, "")
 
 # Punctuation once, single spaces, and none before punctuation.
 CLOSE_UP = Rules()
