@@ -197,8 +197,6 @@ def _character(character: str) -> _Unit:
 def _encoded(
     units: Sequence[_Unit], start: int, stop: int, dropped: tuple[str, ...], words: Sequence[WordSpan]
 ) -> EncodedText:
-    indices = [index for index in range(start, stop) if _is_heard(units[index])]
-    start, stop = indices[0], indices[-1] + 1
     heard = [unit for unit in units[start:stop] if unit.ids]
     ids = [symbol for unit in heard for symbol in unit.ids]
     symbols = [0, *accumulate(len(unit.ids) for unit in units[start:stop])]
