@@ -161,15 +161,14 @@ def _capitals(match: re.Match[str], all_capitals: bool) -> str:
     word, ending = match[1], match[2] or ""
     initialism = _is_spelt_among_capitals(word)
     if len(word) > 3 and not initialism and _DRAWN_OUT.search(word):
-        return word.lower() + ending.lower()
-    by_letter = initialism or not _has_vowel(word) if all_capitals else not is_word(word)
-    if by_letter and not all_capitals and not initialism and _stands_among_words(match):
-        by_letter = not _has_vowel(word)
-    if not by_letter:
-        return word.lower() + ending.lower()
-    if len(word) > 8 and not all_capitals:
-        return word.lower() + ending.lower()
-    return letters(word) + ending.lower()
+        by_letter = False
+    elif all_capitals:
+        by_letter = initialism or not _has_vowel(word)
+    else:
+        by_letter = not is_word(word) and len(word) <= 8
+        if by_letter and not initialism and _stands_among_words(match):
+            by_letter = not _has_vowel(word)
+    return (letters(word) if by_letter else word.lower()) + ending.lower()
 
 
 def _has_vowel(word: str) -> bool:
