@@ -100,7 +100,7 @@ def _street(match: re.Match[str]) -> str:
 
 
 ABBREVIATIONS.add(
-    r"(?<=[a-z.,] )[NS][EW]\b(?= of\b)|(?<=(?:[Ss]treet|[Aa]venue) )[NS][EW]\b",
+    r"[NS][EW]\b(?:(?<=[a-z.,] ..)(?= of\b)|(?<=(?:[Ss]treet|[Aa]venue) ..))",
     lambda match: table("directions")[match[0]].lower(),
 )
 ABBREVIATIONS.add(

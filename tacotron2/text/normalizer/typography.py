@@ -50,10 +50,10 @@ _LINE = Pattern(rf"[^{_BREAK_CHARACTERS}]*(?:{_BREAK.pattern})|[^{_BREAK_CHARACT
 # A line outside all blocks: the border of a code block, a rule, the underline of a heading or a table.
 _BORDER = Pattern(rf"[ \t]*(?:(?:```|~~~).*|[-*_=#|+:][-*_=#|+: \t]{{2,}}|[•·][ \t]*)?(?:{_BREAK.pattern})?")
 _QUOTE = Pattern(r"\A[ \t]*(?:>[ \t]?){1,9}(?![$€£]?[0-9.])")
-_HEADING = Pattern(r"\A[ \t]*#{1,6}[ \t]+")
-_BULLET = Pattern(r"\A[ \t]*[-*+•◦▪‣–][ \t]+(?:\[[ xX]\][ \t]+)?")
-_NUMBERED = Pattern(r"\A[ \t]*(?:[0-9]{1,3}[.)]|[a-z]\))[ \t]")
-_ROW = Pattern(r"\A\s*\|")
+# What begins a heading, an item of a list, one with a number, or a table's row.
+_MARK = Pattern(
+    r"\A[ \t]*(?:(#{1,6}[ \t]+)|[-*+•◦▪‣–][ \t]+(?:\[[ xX]\][ \t]+)?|((?:[0-9]{1,3}[.)]|[a-z]\))[ \t])|(\s*\|))"
+)
 _ROW_ENDS = Pattern(rf"\A[ \t|]+|(?<![ \t|])[ \t|]*(?:{_BREAK.pattern}|\Z)")
 
 
@@ -88,10 +88,13 @@ def _line(match: re.Match[str]) -> str:
     line = _QUOTE.sub("", matched(match))
     if _BORDER.fullmatch(line):
         return "\n"
-    for mark, begun, ended in ((_HEADING, "\n", "\n"), (_BULLET, "\n", " "), (_NUMBERED, r"\n\g<0>", " ")):
-        if mark.match(line):
-            return mark.sub(begun, _BREAK.sub(ended, line))
-    return _ROW_ENDS.sub("\n", line) if _ROW.match(line) else _BREAK.sub(" ", line)
+    mark = _MARK.match(line)
+    if mark is None:
+        return _BREAK.sub(" ", line)
+    heading, number, row = mark.groups()
+    if row:
+        return _ROW_ENDS.sub("\n", line)
+    return _MARK.sub(f"\n{number or ''}", _BREAK.sub("\n" if heading else " ", line))
 
 
 def _in_plain_kin(text: str) -> str:
