@@ -11,10 +11,8 @@ from common.phrases import Phrase
 from pipeline.settings import SpeakSettings, settings_of
 from pipeline.words import Word
 from tacotron2.decoder import StopReason
-from tacotron2.text import EncodedText, split
+from tacotron2.text import EncodedText, TextFrontEnd, TracedText, split
 from tacotron2.text.encoding import WithoutWords
-from tacotron2.text.front_end import TextFrontEnd
-from tacotron2.text.rewriting import TracedText
 from tacotron2.text.ssml import Segment, parse_ssml, shown
 
 _SENTENCE_END = re.compile(r"[.!?][)']*$")

@@ -16,8 +16,7 @@ from common.errors import InvalidInput
 from pipeline.audio import Audio
 from pipeline.settings import SpeakSettings
 from pipeline.speech import WATCH_SECONDS, Closing, Speech
-from tacotron2.text import TextFrontEnd, split
-from tacotron2.text.rewriting import TracedText
+from tacotron2.text import TextFrontEnd, TracedText, split
 
 QUIET_SECONDS = 0.3  # without more text, after which what may be a whole sentence is taken for one
 CLAUSE_WORDS = 3  # at least, in a first stretch that is a clause,

@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from common.errors import InvalidInput, UserError
-from tacotron2.text import TextFrontEnd, encode, split
+from tacotron2.text import TextFrontEnd, TracedText, encode, split
 from tacotron2.text.cleaners import english_cleaners
 from tacotron2.text.lexicon import Lexicon
 from tacotron2.text.numbers import cardinal, ordinal, year
-from tacotron2.text.rewriting import TracedText
 from tacotron2.text.symbols import SYMBOLS
 
 SPACE = 11

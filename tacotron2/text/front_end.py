@@ -27,7 +27,7 @@ class TextFrontEnd:
         get_normalizer(self.normalizer)
 
     def read(self, text: str) -> str:
-        """The words that will be read for a text: what `tacotron2.text.split` takes.
+        """The words that will be read for a text: what `tacotron2.text.split` takes. A `TracedText` gives another one.
 
         Raises:
             WithoutWords: nothing is left to speak.
