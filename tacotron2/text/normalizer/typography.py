@@ -133,7 +133,8 @@ MARKUP.add(r"(?<=[0-9 ][ap]\.m\.)(?=[A-Z][a-z])", " ")  # "5 p.m.Then"
 MARKUP.add(r"(?<![.])\. \. \.", "...")
 MARKUP.add(r"(?<!-)--(?!-)(?=\s|[A-Za-z])", " -- ")
 
-_SPACES, _ENDS = Pattern(r"\s+"), Pattern(r"\A\s|\s\Z")
+# But single spaces, which stay.
+_SPACES, _ENDS = Pattern(r"\s{2,}|[^\S ]"), Pattern(r"\A\s|\s\Z")
 SPACES = Rules()
 SPACES.add(_SPACES, " ")
 SPACES.add(_ENDS, "")
