@@ -117,7 +117,7 @@ class _Reader:
         for character, byte in enumerate(accumulate(encoded, initial=0)):
             self._characters[byte] = character
         self._visible = [_HIDDEN] * len(source)  # the characters that are no markup
-        self._elements: list[_Element] = []
+        self._elements = [_Element(1.0)]  # the first for what stands around them
         self._stretches = [_Stretch()]
         self._parser = expat.ParserCreate("utf-8")
         self._parser.StartElementHandler = self._started
@@ -148,11 +148,11 @@ class _Reader:
         return spoken
 
     def _started(self, name: str, attributes: Mapping[str, str]) -> None:
-        if len(self._elements) >= MAX_DEPTH:
+        if len(self._elements) > MAX_DEPTH:
             self._refuse(f"more than {MAX_DEPTH} elements within one another")
-        outer = self._elements[-1] if self._elements else None
-        element = _Element(outer.speed if outer else 1.0)
-        if outer and outer.say:  # its content is read as a whole
+        outer = self._elements[-1]
+        element = _Element(outer.speed)
+        if outer.say:  # its content is read as a whole
             element.say = outer.say
         elif name == "sub":
             alias = self._needed(name, attributes, "alias")
@@ -173,14 +173,15 @@ class _Reader:
 
     def _ended(self, name: str) -> None:
         element = self._elements.pop()
-        outer = self._elements[-1] if self._elements else None
-        if outer and outer.say:
+        outer = self._elements[-1]
+        if outer.say:
             outer.content += element.content
             outer.start = element.start if outer.start is None else outer.start
         elif element.say:
             stop = self._index()
             span = stop if element.start is None else element.start, stop
-            self._say(element.say("".join(element.content)), [span], element.speed)
+            said = element.say("".join(element.content))
+            self._say(said, [span] * len(said), element.speed)
         elif name in ("p", "s"):
             self._end_sentence()
 
@@ -197,9 +198,8 @@ class _Reader:
             self._say(text, spans, element.speed)
 
     def _say(self, text: str, origins: Sequence[Span], speed: float) -> None:
-        """Adds a text to what is spoken, from these spans, or all of it from one."""
+        """Adds a text to what is spoken; its characters are from these spans."""
         last = self._stretches[-1]
-        origins = origins if len(origins) == len(text) else [*origins] * len(text)
         closing = len(text) - len(text.lstrip(_CLOSING)) if last.origins else 0  # stays with the words before it
         self._add(text[:closing], origins[:closing])
         text, origins = text[closing:], origins[closing:]
@@ -219,7 +219,7 @@ class _Reader:
         last = self._stretches[-1]
         if last.origins:
             index = last.origins[-1][1]
-            self._say("\n\n", [(index, index)], last.speed)
+            self._say("\n\n", [(index, index)] * 2, last.speed)
 
     def _index(self) -> int:
         """Where the current event is in the source, in characters."""
