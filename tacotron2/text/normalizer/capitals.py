@@ -108,9 +108,9 @@ def _sentence(match: re.Match[str]) -> str:
 CAPITALS.add(r"(?<=\()[Aa](?=\))", "ay")
 _NAMES_A = Pattern(r"\b(?:(?&Before-the-letter-a)|from) $")
 CAPITALS.add(r"(?<= )A\b(?! [a-z]{3,})", lambda match: "ay" if _NAMES_A.search(text_before(match, 16)) else match[0])
+CAPITALS.add(r"(?<![\w'.])[B-HJ-Z](?:(?![\w'.&])|(?=\.(?:\s|$))|\.(?=[,;:)]))", lambda match: letters(match[0]))
 CAPITALS.add(
-    r"(?<![\w'.])[B-HJ-Z](?:(?![\w'.&])|(?=\.(?:\s|$))|\.(?=[,;:)]))"
-    rf"|(?<![\w'.&-])[b-hj-z](?:(?<![{HELD}].)(?![\w'.&{HELD}-])|(?=\.(?:\s*$| [A-Z])))",
+    rf"(?<![\w'.&-])[b-hj-z](?:(?<![{HELD}].)(?![\w'.&{HELD}-])|(?=\.(?:\s*$| [A-Z])))",
     lambda match: letters(match[0]),
 )
 _CODE_PART = Pattern(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
