@@ -15,7 +15,7 @@ from common.errors import Closed, InvalidInput, UserError, check_type
 from common.metadata import DEFAULT_SIGMA, PARTS, Part
 from pipeline.settings import WorkSettings
 from tacotron2.decoder_graph import make_decoder
-from waveglow.denoiser import Denoisers
+from waveglow.denoiser import Denoiser
 from waveglow.vocoder import window_sizes
 
 
@@ -117,7 +117,7 @@ class EngineSet:
         self.precision = tacotron2.precision
         self.sigma = waveglow.sigma if waveglow.sigma is not None else DEFAULT_SIGMA
         self.gain = waveglow.gain
-        self.denoisers = Denoisers(waveglow, measure_bias)
+        self.denoiser = Denoiser(waveglow, measure_bias)
         self.noise_channels = waveglow.model.n_group
         self.noise_per_frame = self.audio.hop_length // self.noise_channels
         self.window_sizes = window_sizes(engines["waveglow"], self.work.window)

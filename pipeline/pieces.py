@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,9 +11,8 @@ from common.phrases import Phrase
 from pipeline.settings import SpeakSettings, settings_of
 from pipeline.words import Word
 from tacotron2.decoder import StopReason
-from tacotron2.text import EncodedText, split
+from tacotron2.text import EncodedText, TextFrontEnd, TracedText, split
 from tacotron2.text.encoding import WithoutWords
-from tacotron2.text.front_end import TextFrontEnd
 from tacotron2.text.ssml import Segment, parse_ssml, shown
 
 _SENTENCE_END = re.compile(r"[.!?][)']*$")
@@ -116,7 +114,7 @@ class PreparedPhrase:
 
 def prepare(phrases: Sequence[Phrase], settings: SpeakSettings, max_symbols: int) -> list[PreparedPhrase]:
     """Each phrase's pieces, none longer than `max_symbols`; a phrase that can't be spoken has an error instead."""
-    front_end = TextFrontEnd(settings.text_normalizer, settings.lexicon, settings.final_period)
+    front_end = TextFrontEnd(settings.text_normalizer, settings.lexicon)
     return [_prepare(phrase, settings, front_end, max_symbols) for phrase in phrases]
 
 
@@ -129,7 +127,7 @@ def _prepare(phrase: Phrase, settings: SpeakSettings, front_end: TextFrontEnd, m
     readings: list[str] = []
     pieces: list[Piece] = []
     try:
-        for segment in parse_ssml(phrase.text) if settings.ssml else [Segment(phrase.text)]:
+        for segment in parse_ssml(phrase.text) if settings.ssml else [Segment(TracedText(phrase.text))]:
             reading, texts = _read(segment, settings, front_end, max_symbols)
             readings.append(reading)
             speed = None if segment.speed == 1 else _within_range(settings.speed * segment.speed)
@@ -149,11 +147,9 @@ def _read(
     segment: Segment, settings: SpeakSettings, front_end: TextFrontEnd, max_symbols: int
 ) -> tuple[str, list[EncodedText]]:
     """How a segment is read, and the texts of its pieces."""
-    trace = segment.trace() if settings.timestamps else None
-    with trace or nullcontext():
-        reading = front_end.read(segment.text)
-    final_period, by_sentence = front_end.final_period and segment.ends, settings.sentence_silence > 0
-    texts = split(reading, max_symbols, final_period=final_period, trace=trace, by_sentence=by_sentence)
+    reading = front_end.read(segment.text if settings.timestamps else str(segment.text))
+    final_period, by_sentence = settings.final_period and segment.ends, settings.sentence_silence > 0
+    texts = split(reading, max_symbols, final_period, by_sentence)
     return reading, [shown(text) for text in texts] if settings.ssml else texts
 
 

@@ -111,7 +111,7 @@ class Scheduler:
             Closed: the scheduler is closed, another process's, or can't work any more.
         """
         self.engines.lock.check_process()
-        self.engines.denoisers.check(settings.denoise)
+        self.engines.denoiser.check(settings.denoise)
         rate = self.engines.audio.sampling_rate
         speech = Speech(settings, rate, on_event, self._notify, self.watch)
         self._give_up_if_stuck()

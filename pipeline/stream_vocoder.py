@@ -72,11 +72,16 @@ class StreamVocoder:
         audio = stages.vocode_windows(
             self._engines, [window.mel for window in windows], [window.noise for window in windows]
         )
-        hop = self._engines.audio.hop_length
-        chunks = [_chunk(window, row, hop) for window, row in zip(windows, audio, strict=True)]
+        chunks = [self._chunk(window, row) for window, row in zip(windows, audio, strict=True)]
         # Levelled here rather than on the host, where it would keep every other request waiting.
         levelled = stages.level(self._engines, torch.cat(chunks).float())
         return stages.HostAudio.of(levelled, [chunk.numel() for chunk in chunks])
+
+    def _chunk(self, window: WindowInputs, audio: Tensor) -> Tensor:
+        """The chunk's samples of a window's audio (size * hop_length,). The denoiser sees the context too."""
+        span, hop = window.span, self._engines.audio.hop_length
+        heard = self._engines.denoiser(audio[: (span.stop - span.start) * hop], window.piece.denoise)
+        return heard[(span.keep_start - span.start) * hop : (span.keep_stop - span.start) * hop]
 
     def warm_up(self) -> None:
         """Compiles and captures on a GPU what windows will need."""
@@ -107,12 +112,3 @@ def _zeros(engine: Engine, batch: int, frames: int) -> dict[str, Tensor]:
 
 def _size(window: WindowInputs) -> int:
     return window.span.size
-
-
-def _chunk(window: WindowInputs, audio: Tensor, hop_length: int) -> Tensor:
-    """The chunk's samples of a window's audio (size * hop_length,). The denoiser sees the context too."""
-    span, denoiser = window.span, window.piece.denoiser
-    heard = audio[: (span.stop - span.start) * hop_length]
-    if denoiser is not None:
-        heard = denoiser(heard.float())
-    return heard[(span.keep_start - span.start) * hop_length : (span.keep_stop - span.start) * hop_length]

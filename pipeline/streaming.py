@@ -124,7 +124,8 @@ class StreamedPiece(Utterance):
         super().__init__(len(piece.encoded.ids), streams, stop_rule(engines, settings, speed))
         self.request = request
         self.piece = piece
-        self.denoiser = engines.denoisers.get(settings.denoise)
+        self.denoise = settings.denoise
+        engines.denoiser.prepare(settings.denoise)
         self.alignment: list[np.ndarray] = []
         self._keeps_attention, self._keeps_pictures = keeps_attention(settings), settings.keep_pictures
         words, seconds = piece.encoded.words, engines.frame_seconds / speed

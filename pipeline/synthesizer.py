@@ -108,7 +108,7 @@ class Synthesizer:
         self.stages = Stages(engines.device)
         self.sigma = stages.sigma(engines, self.settings)
         with engines.lock:  # its bias may have to be measured
-            self.denoiser = engines.denoisers.get(self.settings.denoise)
+            engines.denoiser.prepare(self.settings.denoise)
         # While a GPU works, the host is free to draw noise; on a CPU drawing ahead would only take from the engines.
         self._pool = ThreadPoolExecutor(thread_name_prefix="synthesizer") if engines.on_gpu else None
         self._one_ahead = engines.on_gpu
@@ -206,9 +206,9 @@ class Synthesizer:
         decoded = self._decode(pieces, memory, utterances)
         mels = self._refine(pieces, decoded)
         audios = self._vocode(pieces, mels, noises)
-        if self.denoiser is not None:
+        if self.settings.denoise:
             with self.stages("denoiser"):
-                audios = [self.denoiser(audio.float()) for audio in audios]
+                audios = [self.engines.denoiser(audio, self.settings.denoise) for audio in audios]
         leveled = stages.level(self.engines, torch.cat(audios).float())
         on_host = stages.HostAudio.of(leveled, [audio.numel() for audio in audios])
         return _Vocoding(self.engines, self.settings, pieces, started, memory[0], decoded, mels, on_host)

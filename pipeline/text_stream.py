@@ -16,8 +16,7 @@ from common.errors import InvalidInput
 from pipeline.audio import Audio
 from pipeline.settings import SpeakSettings
 from pipeline.speech import WATCH_SECONDS, Closing, Speech
-from tacotron2.text import TextFrontEnd, split
-from tacotron2.text.rewriting import Trace
+from tacotron2.text import TextFrontEnd, TracedText, split
 
 QUIET_SECONDS = 0.3  # without more text, after which what may be a whole sentence is taken for one
 CLAUSE_WORDS = 3  # at least, in a first stretch that is a clause,
@@ -124,11 +123,9 @@ class TextStream:
 
     def _sentence_end(self, text: str) -> int:
         """Where the last sentence but one of a text ends; 0 if there is but one."""
-        trace = Trace(text)
         try:
-            with trace:
-                reading = self._front_end.read(text)
-            sentences = split(reading, len(reading) + 2, final_period=False, trace=trace, by_sentence=True)
+            reading = self._front_end.read(TracedText(text))
+            sentences = split(reading, len(reading) + 2, final_period=False, by_sentence=True)
         except InvalidInput:
             return 0
         return sentences[-2].words[-1].span[1] if len(sentences) > 1 and sentences[-2].words else 0

@@ -84,7 +84,7 @@ def test_the_bias_belongs_to_the_checkpoint_and_needs_no_file_beside(
         biases.append(engine.metadata.bias)
         measured = measure_bias(engine)
         assert np.abs(measured - biases[-1]).max() <= TOLERANCE["fp32"]["waveglow"] * measured.max()
-        Denoiser(engine.metadata)
+        Denoiser(engine.metadata).check(0.1)
     assert biases[0] != biases[1]
     assert not [path.name for path in tmp_path.iterdir() if path.suffix not in (".onnx", ".pt")]
 
@@ -130,7 +130,7 @@ def test_the_parts_take_and_give_the_classics_tensors(part: Part) -> None:
 
 def test_a_file_without_a_bias_says_what_to_do() -> None:
     with pytest.raises(UserError, match="carries no bias for the denoiser; export it with exports/export_waveglow"):
-        Denoiser(dataclasses.replace(WAVEGLOW, bias=None))
+        Denoiser(dataclasses.replace(WAVEGLOW, bias=None)).check(0.1)
 
 
 def test_gain_and_arpabet_come_from_the_checkpoints(tmp_path: Path, tiny_checkpoints: dict[str, Path]) -> None:

@@ -289,9 +289,10 @@ def test_a_batch_that_does_not_fit_is_spoken_in_halves(tiny_engines: Engines) ->
 def test_denoiser_takes_the_hum_and_leaves_the_speech(demo_engines: Engines) -> None:
     audio = torch.from_numpy(speak(demo_engines, {0: TEXTS[1]})[0].audio)
     waveglow = demo_engines["waveglow"].metadata
-    off = Denoiser(waveglow, strength=0)(audio)
-    assert torch.allclose(off, audio, atol=1e-5)
-    denoised = Denoiser(waveglow, strength=0.1)(audio)
+    denoiser = Denoiser(waveglow)
+    assert denoiser(audio, 0) is audio
+    assert torch.allclose(denoiser(audio, 1e-9), audio, atol=1e-5)
+    denoised = denoiser(audio, 0.1)
     assert denoised.shape == audio.shape
     change = (denoised - audio).norm() / audio.norm()
     assert 1e-4 < change < 0.3

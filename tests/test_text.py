@@ -7,11 +7,10 @@ import numpy as np
 import pytest
 
 from common.errors import InvalidInput, UserError
-from tacotron2.text import TextFrontEnd, encode, split
+from tacotron2.text import TextFrontEnd, TracedText, encode, split
 from tacotron2.text.cleaners import english_cleaners
 from tacotron2.text.lexicon import Lexicon
 from tacotron2.text.numbers import cardinal, ordinal, year
-from tacotron2.text.rewriting import Trace
 from tacotron2.text.symbols import SYMBOLS
 
 SPACE = 11
@@ -377,10 +376,9 @@ class TestWordSpans:
     @staticmethod
     def spans(text: str, front_end: TextFrontEnd | None = None, max_symbols: int = 256) -> list[str]:
         """The text of each word as it was written; checks what holds of all."""
-        with Trace(text) as trace:
-            reading = (front_end or TextFrontEnd()).read(text)
+        reading = (front_end or TextFrontEnd()).read(TracedText(text))
         written, done, before = [], 0, None
-        for piece in split(reading, max_symbols, trace=trace):
+        for piece in split(reading, max_symbols):
             symbols = sum(("{" not in unit) or len(unit.split()) for unit in re.findall(r"\{[^}]*\}|.", piece.text))
             covered, last = 0, 0
             for first, stop, word, span in piece.words:
@@ -421,12 +419,9 @@ class TestWordSpans:
         text = "Mr. Nguyen's C++ (Nguyen-style)."
         assert self.spans(text, TextFrontEnd(lexicon=lexicon)) == ["Mr.", "Nguyen's", "C++", "(Nguyen-style)."]
 
-    def test_nothing_changes_in_what_is_read_and_without_a_trace_there_are_no_words(self) -> None:
+    def test_nothing_changes_in_what_is_read_and_of_plain_text_there_are_no_words(self) -> None:
         text = "Pay 20% by 5 p.m. " * 20
-        with Trace(text) as trace:
-            reading = TextFrontEnd().read(text)
-        assert reading == TextFrontEnd().read(text)
-        traced, plain = split(reading, 64, trace=trace), split(reading, 64)
+        traced, plain = (split(TextFrontEnd().read(kind(text)), 64) for kind in (TracedText, str))
         assert traced == plain
         assert [piece.ids.tolist() for piece in traced] == [piece.ids.tolist() for piece in plain]
         assert not any(piece.words for piece in plain)

@@ -5,7 +5,6 @@ runs in, and travels in the metadata of every WaveGlow file.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -14,16 +13,14 @@ from torch import Tensor
 
 from common.checkpoint import LoadedModel
 from common.config import AudioConfig
-from common.cuda import ShapeCache
 from common.engine import Engine, TorchEngine, infer
-from common.errors import InvalidInput, UserError
+from common.errors import InvalidInput
 from common.metadata import ModelMetadata
 from waveglow.model import WaveGlow
 from waveglow.parts import waveglow_parts
 
 DEFAULT_STRENGTH = 0.01
 BIAS_FRAMES = 88  # mel frames of nothing that the bias is measured on
-KEPT_STRENGTHS = 16
 NO_BIAS = (
     "the WaveGlow file carries no bias for the denoiser; export it with exports/export_waveglow_onnx.py, or leave the "
     "denoiser off"
@@ -56,56 +53,48 @@ def measure_bias(engine: Engine) -> np.ndarray:
 
 
 class Denoiser:
-    """Subtracts `strength` times the bias spectrum, of the WaveGlow that made the audio, from audio.
-
-    Raises:
-        UserError: WaveGlow's metadata carry no bias.
-    """
-
-    def __init__(self, waveglow: ModelMetadata, strength: float = DEFAULT_STRENGTH) -> None:
-        if waveglow.bias is None:
-            raise UserError(NO_BIAS)
-        self.audio = waveglow.audio
-        floor = np.asarray(waveglow.bias, np.float32) * np.float32(strength)
-        self._floor = torch.from_numpy(floor).unsqueeze(1)  # (bins, 1)
-
-    def __call__(self, audio: Tensor) -> Tensor:
-        """audio: float32 [n] on any device -> denoised audio of the same length."""
-        if audio.numel() <= self.audio.filter_length // 2:
-            return audio  # too short for one padded frame; and too short to hear a hum in
-        spectrum = _stft(audio, self.audio)
-        magnitude = spectrum.abs()
-        self._floor = self._floor.to(audio.device)  # once
-        kept = (magnitude - self._floor).clamp_min(0)
-        spectrum = spectrum * (kept / magnitude.clamp_min(1e-9))
-        return torch.istft(spectrum, **_settings(self.audio, audio.device), length=audio.numel())
-
-
-class Denoisers:
-    """The denoisers of a voice, by strength, from the bias that its WaveGlow file carries.
+    """Subtracts the bias spectrum of the WaveGlow that made the audio, times a strength, from audio.
 
     Args:
+        waveglow: of the file, which carries the bias.
         measure_bias: gives the bias where the file carries none; called once, when it is needed.
     """
 
     def __init__(self, waveglow: ModelMetadata, measure_bias: Callable[[], tuple[float, ...]] | None = None) -> None:
-        self._waveglow = waveglow
+        self._audio = waveglow.audio
         self._measure_bias = measure_bias
-        self._made = ShapeCache[float, Denoiser](KEPT_STRENGTHS)
-
-    def get(self, strength: float) -> Denoiser | None:
-        """The denoiser of this strength; None for 0. Raises InvalidInput if there is no bias."""
-        self.check(strength)
-        if strength == 0:
-            return None
-        if self._waveglow.bias is None and self._measure_bias is not None:
-            self._waveglow = replace(self._waveglow, bias=self._measure_bias())
-        return self._made.get(strength, lambda: Denoiser(self._waveglow, strength))
+        self._bias = None if waveglow.bias is None else _column(waveglow.bias)
 
     def check(self, strength: float) -> None:
         """Raises InvalidInput for a strength above 0 if there is no bias. Thread-safe."""
-        if strength and self._waveglow.bias is None and self._measure_bias is None:
+        if strength and self._bias is None and self._measure_bias is None:
             raise InvalidInput(f"denoise: {NO_BIAS}", "denoise")
+
+    def prepare(self, strength: float) -> None:
+        """Measures the bias if a strength needs it. Raises as `check` does."""
+        self.check(strength)
+        if strength and self._bias is None and self._measure_bias is not None:
+            self._bias = _column(self._measure_bias())
+
+    def __call__(self, audio: Tensor, strength: float) -> Tensor:
+        """audio: [n] on any device -> denoised audio of the same length, float32; at strength 0 as it is."""
+        if strength == 0:
+            return audio
+        self.prepare(strength)
+        assert self._bias is not None
+        audio = audio.float()
+        if audio.numel() <= self._audio.filter_length // 2:
+            return audio  # too short for one padded frame; and too short to hear a hum in
+        spectrum = _stft(audio, self._audio)
+        magnitude = spectrum.abs()
+        self._bias = self._bias.to(audio.device)  # once
+        kept = (magnitude - self._bias * strength).clamp_min(0)
+        spectrum = spectrum * (kept / magnitude.clamp_min(1e-9))
+        return torch.istft(spectrum, **_settings(self._audio, audio.device), length=audio.numel())
+
+
+def _column(bias: tuple[float, ...]) -> Tensor:
+    return torch.tensor(bias, dtype=torch.float32).unsqueeze(1)  # (bins, 1)
 
 
 def _stft(samples: Tensor, audio: AudioConfig) -> Tensor:

@@ -8,5 +8,6 @@ What people write beyond that (units, dates, addresses, initialisms) is read as 
 
 from tacotron2.text.encoding import MIN_PIECE, EncodedText, WordSpan, encode, split
 from tacotron2.text.front_end import TextFrontEnd
+from tacotron2.text.rewriting import TracedText
 
-__all__ = ["MIN_PIECE", "EncodedText", "TextFrontEnd", "WordSpan", "encode", "split"]
+__all__ = ["MIN_PIECE", "EncodedText", "TextFrontEnd", "TracedText", "WordSpan", "encode", "split"]

@@ -11,7 +11,7 @@ from tacotron2.text.rewriting import Pattern
 from tacotron2.text.tables import table
 
 _ABBREVIATION = Pattern(r"\b((?&classic-abbreviations))\.")
-_WHITESPACE = Pattern(r"\s+")
+_WHITESPACE = Pattern(r"\s{2,}|[^\S ]")  # but single spaces, which stay
 _TO_TRANSLITERATE = Pattern(r"[^\x00-\x7f£]")  # but £, which unidecode would hide from the rules for pounds
 _SCRIPT = Pattern(r"(?!LATIN|MODIFIER|FULLWIDTH|MATHEMATICAL|COMBINING)([A-Z]+)\b.*\b(?:LETTER|SYLLABLE|IDEOGRAPH)\b")
 _SILENT = {"Mn", "Me", "Cf"}  # Unicode categories of accents and of invisible marks

@@ -3,7 +3,6 @@
 import sys
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import accumulate, pairwise
@@ -14,7 +13,7 @@ import numpy as np
 from common.errors import InvalidInput
 from tacotron2.text.cleaners import english_cleaners
 from tacotron2.text.pieces import GROUP, SILENT, cut
-from tacotron2.text.rewriting import Pattern, Span, Trace
+from tacotron2.text.rewriting import Pattern, Span, TracedText
 from tacotron2.text.symbols import ARPABET_GROUP, ARPABET_MARK, LETTERS, PAD, SPACE, SYMBOL_IDS
 
 MIN_PIECE = 4  # symbols: room for a word with its punctuation
@@ -54,7 +53,7 @@ class EncodedText:
         ids: int32 [symbols].
         dropped: the characters that are not among the symbols, in order of first appearance. Braces are among them,
             unless they hold ARPAbet.
-        words: where each word is spoken and written, if a trace was made.
+        words: where each word is spoken and written, if the text was traced.
     """
 
     text: str
@@ -84,9 +83,7 @@ def encode(text: str, final_period: bool = True) -> EncodedText:
     return split(text, sys.maxsize, final_period)[0]
 
 
-def split(
-    text: str, max_symbols: int, final_period: bool = True, trace: Trace | None = None, by_sentence: bool = False
-) -> list[EncodedText]:
+def split(text: str, max_symbols: int, final_period: bool = True, by_sentence: bool = False) -> list[EncodedText]:
     """Turns a text of any length into pieces of at most `max_symbols` ids, in linear time.
 
     It is cut at the ends of sentences, of clauses where a sentence doesn't fit, between words where a clause doesn't
@@ -95,10 +92,10 @@ def split(
     ends inside a sentence gets no period: it would sound like an end.
 
     Args:
+        text: as for `encode`; of a `TracedText` the pieces have words.
         max_symbols: at least 4.
-        trace: of how the text came about; with it the pieces have words.
+        final_period: as for `encode`.
         by_sentence: end a piece with every sentence.
-        text, final_period: as for `encode`.
 
     Raises:
         InvalidInput: as `encode`.
@@ -106,7 +103,7 @@ def split(
     """
     if max_symbols < MIN_PIECE:
         raise ValueError(f"max_symbols is {max_symbols}: pieces of text need at least {MIN_PIECE} symbols")
-    units, words = _units(text, max_symbols, final_period, trace)
+    units, words = _units(text, max_symbols, final_period)
     marks = "".join(unit.mark for unit in units)
     sizes = [len(unit.ids) for unit in units]
     pieces = cut(marks, sizes, max_symbols, by_sentence)
@@ -118,43 +115,35 @@ def split(
     ]
 
 
-def _units(
-    text: str, longest_group: int, final_period: bool, trace: Trace | None
-) -> tuple[list[_Unit], list[WordSpan]]:
-    """The units of the cleaned text, with the dropped characters; and its words, if there is a trace.
+def _units(text: str, longest_group: int, final_period: bool) -> tuple[list[_Unit], list[WordSpan]]:
+    """The units of the cleaned text, with the dropped characters; and its words, if it is traced.
 
     Raises as `encode` does.
     """
-    if trace is not None:
-        trace.follow(text)
-    with trace or nullcontext():
-        text = _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
+    text = _SURROGATES.sub("\N{REPLACEMENT CHARACTER}", text)
     units: list[_Unit] = []
     origins: list[Span] = []
 
-    def clean(start: int, stop: int) -> None:
-        if trace is None:
-            units.extend(map(_character, english_cleaners(text[start:stop])))
-            return
-        with trace.part(start, stop) as part:
-            part.follow(english_cleaners(part.text))
-        units.extend(map(_character, part.text))
-        origins.extend(part.origins)
+    def clean(part: str) -> None:
+        cleaned = english_cleaners(part)
+        units.extend(map(_character, cleaned))
+        if isinstance(cleaned, TracedText):
+            origins.extend(cleaned.origins)
 
     done = 0
     for match in ARPABET_GROUP.finditer(text):
         if match[1] is not None:
-            clean(done, match.start())
+            clean(text[done : match.start()])
             sounds = match[1].split()
             groups = [_group(sounds[at : at + longest_group]) for at in range(0, len(sounds), longest_group)]
             units.extend(groups)
-            if trace is not None:
-                origins.extend([(trace.origins[match.start()][0], trace.origins[match.end() - 1][1])] * len(groups))
+            if isinstance(text, TracedText):
+                origins.extend([text.span(*match.span())] * len(groups))
             done = match.end()
-    clean(done, len(text))
+    clean(text[done:])
     if not any(unit.mark.isalpha() for unit in units):
         raise nothing_to_speak(text, _dropped(units))
-    words = [] if trace is None else _words(units, origins, trace.source)
+    words = _words(units, origins, text.source) if isinstance(text, TracedText) else []
     if final_period:
         heard = (index for index in range(len(units) - 1, -1, -1) if _is_heard(units[index]))
         last = ending = next(heard)
@@ -208,8 +197,6 @@ def _character(character: str) -> _Unit:
 def _encoded(
     units: Sequence[_Unit], start: int, stop: int, dropped: tuple[str, ...], words: Sequence[WordSpan]
 ) -> EncodedText:
-    indices = [index for index in range(start, stop) if _is_heard(units[index])]
-    start, stop = indices[0], indices[-1] + 1
     heard = [unit for unit in units[start:stop] if unit.ids]
     ids = [symbol for unit in heard for symbol in unit.ids]
     symbols = [0, *accumulate(len(unit.ids) for unit in units[start:stop])]

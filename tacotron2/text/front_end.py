@@ -17,19 +17,17 @@ class TextFrontEnd:
     Attributes:
         normalizer: one of `normalizer.NORMALIZERS`; "none" leaves the text to the classic cleaners.
         lexicon: the user's own pronunciations; the normaliser leaves its words alone.
-        final_period: end a text that has no end punctuation with a period, as `tacotron2.text.split` does.
     """
 
     normalizer: str = "english"
     lexicon: Lexicon | None = None
-    final_period: bool = True
 
     def __post_init__(self) -> None:
         """Raises UserError for an unknown normaliser."""
         get_normalizer(self.normalizer)
 
     def read(self, text: str) -> str:
-        """The words that will be read for a text: what `tacotron2.text.split` takes.
+        """The words that will be read for a text: what `tacotron2.text.split` takes. A `TracedText` gives another one.
 
         Raises:
             WithoutWords: nothing is left to speak.

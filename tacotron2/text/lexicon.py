@@ -50,10 +50,8 @@ class Lexicon:
             if entry is None:
                 continue
             word, respelling = entry
-            if _key(word) in lines:
-                first = lines[_key(word)]
+            if (first := lines.setdefault(_key(word), number)) < number:
                 raise UserError(f'{path}:{number}: "{word}" stands on line {first} already: take one of them out')
-            lines[_key(word)] = number
             respellings[word] = respelling
         if not respellings:
             raise UserError(f"{path} holds no words: write a word, a tab and its respelling on each line")

@@ -12,14 +12,15 @@ from tacotron2.text.rewriting import Pattern
 
 # How units stand in `marks`; letters, in lower case, spaces and punctuation stand for themselves.
 GROUP, SILENT = "A", "\0"  # SILENT: a character without a symbol
+_UNHEARD = f" {SILENT}"  # at the ends of a piece
 
 # These words lead to the next one: a piece doesn't end after them.
 _LEADING = Pattern(r"(?<![a-z'])((?&conjunctions)|(?&prepositions)|(?&determiners)) ")
 _TIE = "~"  # a space after a leading word
 
 # Where a piece may end, best first: after a sentence, after a clause, before a conjunction, before a preposition, at a
-# space, at a tie. A closing bracket or quotation mark (which has no symbol) belongs to the text before it. A point
-# after a single letter mostly ends an abbreviation or an initial ("e.g.", "J. Smith"), no sentence.
+# space, at a tie, inside a word. A closing bracket or quotation mark (which has no symbol) belongs to the text before
+# it. A point after a single letter mostly ends an abbreviation or an initial ("e.g.", "J. Smith"), no sentence.
 _ENDS = (
     Pattern(rf"(?<![.!?])(?:[!?]|\.(?=[.!?])|(?<!^[a-z])(?<![ .('\-{SILENT}][a-z])\.)[.!?]*[)'{SILENT}]*(?= )"),
     Pattern(rf"[,;:][)'{SILENT}]*(?= )"),
@@ -27,37 +28,45 @@ _ENDS = (
     Pattern(rf"(?<! )(?= (?&prepositions)[ {_TIE}])"),
     Pattern(r"(?<! )(?= )"),
     Pattern(_TIE),
+    Pattern(""),
 )
-_INSIDE_A_WORD = len(_ENDS)
 
 
 class _Atom(NamedTuple):
-    """A stretch of units that is not cut any further."""
+    """A stretch of units that is not cut any further, without spaces and silent units at its ends."""
 
     start: int
     stop: int
-    cut: int  # the kind of its end: an index in `_ENDS`, or `_INSIDE_A_WORD`
+    cut: int  # the kind of its end: an index in `_ENDS`
 
 
 class _Row:
-    """The units of a text, with the size of any stretch of them in constant time."""
+    """The units of a text, with the symbols of any stretch of them in constant time."""
 
     def __init__(self, marks: str, sizes: Sequence[int]) -> None:
         self.marks = marks
         self._symbols = [0, *accumulate(sizes)]
-        self._spoken = [0, *accumulate(map(str.isalpha, marks))]
-        # By index: the end of the text before it without its last spaces, the start of the text from it likewise.
-        heard = [mark not in (" ", SILENT) for mark in marks]
-        self._end = [0, *accumulate((index if here else 0 for index, here in enumerate(heard, start=1)), max)]
-        firsts = [index if here else len(marks) for index, here in enumerate(heard)] + [len(marks)]
-        self._start = [*accumulate(reversed(firsts), min)][::-1]
 
     def size(self, start: int, stop: int) -> int:
-        """Symbols of the stretch without the spaces at its ends."""
-        return max(0, self._symbols[self._end[stop]] - self._symbols[self._start[start]])
+        return self._symbols[stop] - self._symbols[start]
 
-    def is_spoken(self, start: int, stop: int) -> bool:
-        return self._spoken[stop] > self._spoken[start]
+    def is_spoken(self, atom: _Atom) -> bool:
+        return any(map(str.isalpha, self.marks[atom.start : atom.stop]))
+
+    def cut_at(self, atom: _Atom, indices: Iterable[int], level: int) -> list[_Atom]:
+        """The atoms between these ends inside an atom."""
+        inner = [index for index in indices if atom.start < index < atom.stop]
+        kinds = [level] * len(inner) + [atom.cut]
+        atoms: list[_Atom] = []
+        for (start, stop), kind in zip(pairwise([atom.start, *inner, atom.stop]), kinds, strict=True):
+            part = self.marks[start:stop]
+            heard = part.strip(_UNHEARD)
+            if heard:
+                first = start + len(part) - len(part.lstrip(_UNHEARD))
+                atoms.append(_Atom(first, first + len(heard), kind))
+            elif atoms:
+                atoms[-1] = atoms[-1]._replace(cut=kind)
+        return atoms
 
 
 def cut(marks: str, sizes: Sequence[int], max_symbols: int, by_sentence: bool = False) -> list[tuple[int, int]]:
@@ -72,47 +81,30 @@ def cut(marks: str, sizes: Sequence[int], max_symbols: int, by_sentence: bool = 
         by_sentence: end a piece with every sentence.
 
     Returns:
-        The pieces as (first unit, unit after the last), in order. Spaces at a piece's ends don't count in its size.
+        The pieces as (first unit, unit after the last), in order. No space or silent unit is at a piece's ends.
     """
     row = _Row(marks, sizes)
+    atoms = row.cut_at(_Atom(0, len(marks), 0), (), 0)
     if by_sentence:
-        ends = (match.end() for match in _ENDS[0].finditer(marks))
-        sentences = _with_speech(row, _cut_at(_Atom(0, len(marks), 0), ends, 0), max_symbols)
+        atoms = row.cut_at(atoms[0], (match.end() for match in _ENDS[0].finditer(marks)), 0)
         return [
             (start + one.start, stop + one.start)
-            for one in sentences
+            for one in _with_speech(row, atoms, max_symbols)
             for start, stop in cut(marks[one.start : one.stop], sizes[one.start : one.stop], max_symbols)
         ]
-    if row.size(0, len(marks)) <= max_symbols:
-        return [(0, len(marks))]
-    atoms = _with_speech(row, _atoms(row, max_symbols), max_symbols)
-    return _evened(row, atoms, _packed(row, atoms, max_symbols), max_symbols)
-
-
-def _atoms(row: _Row, max_symbols: int) -> list[_Atom]:
-    """The text cut only as finely as it has to be so that each part fits."""
-    atoms, marks = [_Atom(0, len(row.marks), 0)], _LEADING.sub(rf"\1{_TIE}", row.marks)
-    for level, pattern in enumerate(_ENDS):
+    if row.size(atoms[0].start, atoms[0].stop) <= max_symbols:
+        return [(atoms[0].start, atoms[0].stop)]
+    tied = _LEADING.sub(rf"\1{_TIE}", marks)
+    for level, pattern in enumerate(_ENDS):  # only as finely as each part has to be cut to fit
         finer: list[_Atom] = []
         for atom in atoms:
             if row.size(atom.start, atom.stop) <= max_symbols:
                 finer.append(atom)
-            else:
-                ends = (match.end() for match in pattern.finditer(marks, atom.start, atom.stop))
-                finer.extend(_cut_at(atom, ends, level))
+                continue
+            finer += row.cut_at(atom, (match.end() for match in pattern.finditer(tied, atom.start, atom.stop)), level)
         atoms = finer
-    finest: list[_Atom] = []
-    for atom in atoms:
-        fits = row.size(atom.start, atom.stop) <= max_symbols
-        finest.extend([atom] if fits else _cut_at(atom, range(atom.start + 1, atom.stop), _INSIDE_A_WORD))
-    return finest
-
-
-def _cut_at(atom: _Atom, indices: Iterable[int], level: int) -> list[_Atom]:
-    inner = [index for index in indices if atom.start < index < atom.stop]
-    starts, stops = [atom.start, *inner], [*inner, atom.stop]
-    cuts = [level] * len(inner) + [atom.cut]
-    return [_Atom(*parts) for parts in zip(starts, stops, cuts, strict=True)]
+    atoms = _with_speech(row, atoms, max_symbols)
+    return _evened(row, atoms, _packed(row, atoms, max_symbols), max_symbols)
 
 
 def _with_speech(row: _Row, atoms: Sequence[_Atom], max_symbols: int) -> list[_Atom]:
@@ -120,7 +112,7 @@ def _with_speech(row: _Row, atoms: Sequence[_Atom], max_symbols: int) -> list[_A
     joined: list[_Atom] = []
     waiting: deque[int] = deque()  # starts of atoms of punctuation that didn't fit after their neighbour
     for atom in atoms:
-        if row.is_spoken(atom.start, atom.stop):
+        if row.is_spoken(atom):
             while waiting and row.size(waiting[0], atom.stop) > max_symbols:
                 waiting.popleft()
             joined.append(_Atom(waiting[0] if waiting else atom.start, atom.stop, atom.cut))

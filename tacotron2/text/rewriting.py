@@ -1,28 +1,23 @@
-"""Patterns that rewrite a text, and where each character of what they made of it came from.
+"""Patterns that rewrite a text, and texts that know where each of their characters came from.
 
-    with Trace("Pay 20% now.") as trace:
-        PERCENT.sub(lambda match: f"{cardinal(match[1])} percent", trace.text)
-    trace.text  # "Pay twenty percent now."
-    trace.origins[4:18]  # (4, 7) fourteen times: each character of "twenty percent" came from "20%"
+    text = PERCENT.sub(lambda match: f"{cardinal(match[1])} percent", TracedText("Pay 20% now."))
+    text  # "Pay twenty percent now."
+    text.origins[4:18]  # (4, 7) fourteen times: each character of "twenty percent" came from "20%"
 
-Every rule rewrites by `Pattern.sub`, which records what it replaced while a trace is being made in its thread.
+Every rule rewrites by `Pattern.sub`.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import cached_property
-from threading import get_ident
-from typing import Any
+from typing import Any, SupportsIndex
 
 from tacotron2.text.tables import alternatives
 
 Span = tuple[int, int]  # the first character, and the one after the last
-_Edit = tuple[int, int, list[Span]]  # a replaced span, and the origin of each new character within it
 _Function = Callable[[re.Match[str]], str]
 Replacement = str | _Function
 _TABLE = re.compile(r"\(\?&([A-Za-z-]+)\)")
-
-_active: "dict[int, Trace]" = {}  # by thread; a dictionary, because to see that it is empty costs least
 
 
 class Pattern:
@@ -37,8 +32,9 @@ class Pattern:
         self._flags = flags
 
     def sub(self, replacement: Replacement, text: str) -> str:
-        if _active and (trace := _active.get(get_ident())):
-            return trace.sub(self._compiled, replacement, text)
+        """As of `re.Pattern`; of a `TracedText` it makes another one."""
+        if type(text) is TracedText:
+            return text.sub(self._compiled, replacement)
         return self._compiled.sub(replacement, text)
 
     @cached_property
@@ -104,87 +100,77 @@ class Rules:
         return text
 
 
-class Trace:
-    """A text that is being rewritten; a context in which the rewriting is recorded. Not thread-safe.
+class TracedText(str):
+    """A text that knows where each of its characters came from.
 
-    A replacement came from all that it replaces, but for equal words at their ends. Substitutions that a replacement
-    function makes within its match are recorded, too; those in other texts are not.
+    What `Pattern.sub` makes of it knows that, too, as its slices do and itself in lower case; other methods of `str`
+    return plain text.
 
     Args:
         source, origins: where the text came from, if it is not the source itself.
 
     Attributes:
         source: the text as it was.
-        text: as it is now.
-        origins: of each of its characters: the first character of the source that it came from, and the one after the
-            last. What was put in where nothing had been has an empty span.
+        origins: of each character: the first character of the source that it came from, and the one after the last.
+            What was put in where nothing had been has an empty span.
     """
 
-    def __init__(self, text: str, source: str | None = None, origins: Sequence[Span] | None = None) -> None:
-        self.text = text
-        self.source = text if source is None else source
-        self.origins = list(origins or zip(range(len(text)), range(1, len(text) + 1), strict=True))
-        self._outer: Trace | None = None
+    source: str
+    origins: list[Span]
 
-    def __enter__(self) -> "Trace":
-        self._outer, _active[get_ident()] = _active.get(get_ident()), self
+    def __new__(cls, text: str, source: str | None = None, origins: list[Span] | None = None) -> "TracedText":
+        self = super().__new__(cls, text)
+        self.source = text if source is None else source
+        self.origins = [(index, index + 1) for index in range(len(text))] if origins is None else origins
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        if self._outer is None:
-            del _active[get_ident()]
-        else:
-            _active[get_ident()], self._outer = self._outer, None
+    def __getitem__(self, key: SupportsIndex | slice) -> str:
+        text = super().__getitem__(key)
+        return TracedText(text, self.source, self.origins[key]) if isinstance(key, slice) else text
 
-    def part(self, first: int, stop: int) -> "Trace":
-        """A trace of a part of the text."""
-        return Trace(self.text[first:stop], self.source, self.origins[first:stop])
+    def lower(self) -> str:
+        text = super().lower()
+        return TracedText(text, self.source, self.origins) if len(text) == len(self) else text
 
-    def follow(self, text: str) -> None:
-        """Takes a text for what became of this one by other means than `Pattern.sub`."""
-        if not self._is(text):
-            before, after = _same_ends(self.text, text)
-            stop = len(self.text) - after
-            self._replace([(before, stop, [(0, stop - before)] * (len(text) - before - after))])
-        self.text = text
+    def sub(self, pattern: re.Pattern[str], replacement: Replacement) -> "TracedText":
+        """As `re.Pattern.sub`. A replacement came from all that it replaces, but for equal words at their ends.
 
-    def sub(self, pattern: re.Pattern[str], replacement: Replacement, text: str) -> str:
-        """As `re.Pattern.sub`, recorded if the text is this one."""
-        if not self._is(text):
-            return pattern.sub(replacement, text)
-        edits: list[_Edit] = []
-
-        def replaced(match: re.Match[str]) -> str:
-            with Trace(match[0]) as inner:
-                words = match.expand(replacement) if isinstance(replacement, str) else replacement(match)
-            if words != match[0]:
-                inner.follow(words)
-                edits.append((*match.span(), inner.origins))
-            return words
-
-        self.text = pattern.sub(replaced, text)
-        self._replace(edits)
-        return self.text
-
-    def _is(self, text: str) -> bool:
-        """Whether a text is this one, perhaps in another case."""
-        return text == self.text or (len(text) == len(self.text) and text.lower() == self.text.lower())
-
-    def _replace(self, edits: list[_Edit]) -> None:
+        A function may rewrite what was `matched` by further patterns: these are traced, too.
+        """
         origins: list[Span] = []
         done = 0
-        for first, stop, inner in edits:
-            origins += self.origins[done:first]
-            origins += [self._span(first + inner_first, first + inner_stop) for inner_first, inner_stop in inner]
-            done = stop
-        self.origins = origins + self.origins[done:]
 
-    def _span(self, first: int, stop: int) -> Span:
+        def replaced(match: re.Match[str]) -> str:
+            nonlocal done
+            words = match.expand(replacement) if isinstance(replacement, str) else replacement(match)
+            origins.extend(self.origins[done : match.start()])
+            origins.extend(words.origins if type(words) is TracedText else self._origins_within(match, words))
+            done = match.end()
+            return words
+
+        text = pattern.sub(replaced, self)
+        return TracedText(text, self.source, origins + self.origins[done:]) if done or origins else self
+
+    def _origins_within(self, match: re.Match[str], words: str) -> list[Span]:
+        """Where the characters of a match's replacement came from."""
+        first, stop = match.span()
+        if len(words) == stop - first and words.lower() == match[0].lower():
+            return self.origins[first:stop]
+        before, after = _same_ends(match[0], words)
+        kept_first, kept_stop = self.origins[first : first + before], self.origins[stop - after : stop]
+        return [*kept_first, *[self.span(first + before, stop - after)] * (len(words) - before - after), *kept_stop]
+
+    def span(self, first: int, stop: int) -> Span:
         """Where the characters from `first` to before `stop` came from."""
-        if first == stop:
-            index = self.origins[first - 1][1] if first else 0
-            return index, index
-        return self.origins[first][0], self.origins[stop - 1][1]
+        if first < stop:
+            return self.origins[first][0], self.origins[stop - 1][1]
+        index = self.origins[first - 1][1] if first else 0
+        return index, index
+
+
+def matched(match: re.Match[str]) -> str:
+    """What a pattern has found, with its origins if the text has them."""
+    return match.string[match.start() : match.end()]
 
 
 def _same_ends(old: str, new: str) -> tuple[int, int]:

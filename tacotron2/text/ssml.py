@@ -19,7 +19,7 @@ from tacotron2.text.normalizer.say import digits, number, spelt
 from tacotron2.text.normalizer.telephones import telephone
 from tacotron2.text.numbers import ordinal
 from tacotron2.text.phonemes import from_arpabet, from_ipa
-from tacotron2.text.rewriting import Span, Trace
+from tacotron2.text.rewriting import Span, TracedText
 
 MAX_DEPTH = 32  # elements within one another
 MAX_PAUSE, MAX_PAUSES = 10.0, 60.0  # seconds of one break, and of all: silence takes memory too
@@ -43,23 +43,16 @@ class Segment:
     """A stretch of text that is spoken in one way.
 
     Attributes:
-        text: plain, but for `{ARPAbet}`.
-        source: what it was written in, without the markup; empty for plain text.
-        origins: of each of its characters: where it comes from in the source, as (first, one after the last).
+        text: plain, but for `{ARPAbet}`; from what was written, without the markup.
         pause: seconds of silence after it.
         speed: times the speed that is set.
         ends: whether it is to sound like the end of a sentence.
     """
 
-    text: str = ""
-    source: str = ""
-    origins: list[Span] = field(default_factory=list)
+    text: TracedText
     pause: float = 0.0
     speed: float = 1.0
     ends: bool = True
-
-    def trace(self) -> Trace:
-        return Trace(self.text, self.source, self.origins) if self.source else Trace(self.text)
 
 
 def parse_ssml(source: str) -> list[Segment]:
@@ -84,6 +77,17 @@ def shown(piece: EncodedText) -> EncodedText:
     """
     words = (word._replace(text=html.unescape(word.text.replace(_HIDDEN, ""))) for word in piece.words)
     return replace(piece, words=tuple(word for word in words if word.text.strip()))
+
+
+@dataclass
+class _Stretch:
+    """What becomes a segment, as it grows."""
+
+    speed: float = 1.0
+    texts: list[str] = field(default_factory=list)
+    origins: list[Span] = field(default_factory=list)  # of each character of the texts
+    has_word: bool = False
+    pause: float = 0.0
 
 
 @dataclass
@@ -113,10 +117,8 @@ class _Reader:
         for character, byte in enumerate(accumulate(encoded, initial=0)):
             self._characters[byte] = character
         self._visible = [_HIDDEN] * len(source)  # the characters that are no markup
-        self._elements: list[_Element] = []
-        self._segments = [Segment()]
-        self._texts: list[list[str]] = [[]]  # of each segment
-        self._has_word = False  # in the last segment
+        self._elements = [_Element(1.0)]  # the first for what stands around them
+        self._stretches = [_Stretch()]
         self._parser = expat.ParserCreate("utf-8")
         self._parser.StartElementHandler = self._started
         self._parser.EndElementHandler = self._ended
@@ -131,16 +133,14 @@ class _Reader:
         except expat.ExpatError as error:
             why = expat.ErrorString(error.code).removeprefix("not well-formed ").strip("()")
             self._refuse(f"not well-formed: {why}", error.lineno, error.offset)
-        spoken: list[Segment] = []
-        for segment, texts in zip(self._segments, self._texts, strict=True):
-            segment.text = "".join(texts)
-            if any(map(str.isalnum, segment.text)):
-                spoken.append(segment)
-            elif spoken:
-                spoken[-1].pause += segment.pause
         source = "".join(self._visible)
-        for segment in spoken:
-            segment.source = source
+        spoken: list[Segment] = []
+        for stretch in self._stretches:
+            if stretch.has_word:
+                said = TracedText("".join(stretch.texts), source, stretch.origins)
+                spoken.append(Segment(said, stretch.pause, stretch.speed))
+            elif spoken:
+                spoken[-1].pause += stretch.pause
         if sum(segment.pause for segment in spoken) > MAX_PAUSES:
             self._refuse(f"the breaks are longer than {MAX_PAUSES:g} s together")
         for segment in spoken[:-1]:
@@ -148,11 +148,11 @@ class _Reader:
         return spoken
 
     def _started(self, name: str, attributes: Mapping[str, str]) -> None:
-        if len(self._elements) >= MAX_DEPTH:
+        if len(self._elements) > MAX_DEPTH:
             self._refuse(f"more than {MAX_DEPTH} elements within one another")
-        outer = self._elements[-1] if self._elements else None
-        element = _Element(outer.speed if outer else 1.0)
-        if outer and outer.say:  # its content is read as a whole
+        outer = self._elements[-1]
+        element = _Element(outer.speed)
+        if outer.say:  # its content is read as a whole
             element.say = outer.say
         elif name == "sub":
             alias = self._needed(name, attributes, "alias")
@@ -166,21 +166,22 @@ class _Reader:
         elif name == "prosody" and "rate" in attributes:
             element.speed *= self._rate(attributes["rate"])
         elif name == "break":
-            self._segments[-1].pause += self._pause(attributes)
+            self._stretches[-1].pause += self._pause(attributes)
         elif name in ("p", "s"):
             self._end_sentence()
         self._elements.append(element)
 
     def _ended(self, name: str) -> None:
         element = self._elements.pop()
-        outer = self._elements[-1] if self._elements else None
-        if outer and outer.say:
+        outer = self._elements[-1]
+        if outer.say:
             outer.content += element.content
             outer.start = element.start if outer.start is None else outer.start
         elif element.say:
             stop = self._index()
             span = stop if element.start is None else element.start, stop
-            self._say(element.say("".join(element.content)), [span], element.speed)
+            said = element.say("".join(element.content))
+            self._say(said, [span] * len(said), element.speed)
         elif name in ("p", "s"):
             self._end_sentence()
 
@@ -197,30 +198,28 @@ class _Reader:
             self._say(text, spans, element.speed)
 
     def _say(self, text: str, origins: Sequence[Span], speed: float) -> None:
-        """Adds a text to what is spoken, from these spans, or all of it from one."""
-        last = self._segments[-1]
-        origins = origins if len(origins) == len(text) else [*origins] * len(text)
+        """Adds a text to what is spoken; its characters are from these spans."""
+        last = self._stretches[-1]
         closing = len(text) - len(text.lstrip(_CLOSING)) if last.origins else 0  # stays with the words before it
         self._add(text[:closing], origins[:closing])
         text, origins = text[closing:], origins[closing:]
         if text and (last.pause or (last.speed != speed and not text.isspace())):
-            if self._has_word or last.pause:
-                self._segments.append(Segment())
-                self._texts.append([])
-                self._has_word = False
-            self._segments[-1].speed = speed
+            if last.has_word or last.pause:
+                self._stretches.append(_Stretch())
+            self._stretches[-1].speed = speed
         self._add(text, origins)
 
     def _add(self, text: str, origins: Sequence[Span]) -> None:
-        self._texts[-1].append(text)
-        self._segments[-1].origins += origins
-        self._has_word = self._has_word or any(map(str.isalnum, text))
+        last = self._stretches[-1]
+        last.texts.append(text)
+        last.origins += origins
+        last.has_word = last.has_word or any(map(str.isalnum, text))
 
     def _end_sentence(self) -> None:
-        last = self._segments[-1]
+        last = self._stretches[-1]
         if last.origins:
             index = last.origins[-1][1]
-            self._say("\n\n", [(index, index)], last.speed)
+            self._say("\n\n", [(index, index)] * 2, last.speed)
 
     def _index(self) -> int:
         """Where the current event is in the source, in characters."""

@@ -91,8 +91,8 @@ _CAPITAL = f"[A-Z{HELD}]"
 
 # A street after a name, unless a second name follows: else a saint or a doctor.
 @ABBREVIATIONS.rule(
-    rf"(?<=[a-z]) (St)(?=,|\s*$)|(?<=[a-z]) (St|Dr)\.(?= +(?!{_CAPITAL})|[,;:!?)]|\s*$| (?&openers)\b)"
-    r"|(?<=[a-z.]) ((?!(?&Streets-or-others)\b)(?&Streets))\b\.?(?! ?[0-9])"
+    rf" (?:(?<=[a-z] )(?:(St)(?=,|\s*$)|(St|Dr)\.(?= +(?!{_CAPITAL})|[,;:!?)]|\s*$| (?&openers)\b))"
+    r"|(?<=[a-z.] )((?!(?&Streets-or-others)\b)(?&Streets))\b\.?(?! ?[0-9]))"
 )
 def _street(match: re.Match[str]) -> str:
     short = match[1] or match[2] or match[3]
@@ -100,7 +100,7 @@ def _street(match: re.Match[str]) -> str:
 
 
 ABBREVIATIONS.add(
-    r"(?<=[a-z.,] )[NS][EW]\b(?= of\b)|(?<=(?:[Ss]treet|[Aa]venue) )[NS][EW]\b",
+    r"[NS][EW]\b(?:(?<=[a-z.,] ..)(?= of\b)|(?<=(?:[Ss]treet|[Aa]venue) ..))",
     lambda match: table("directions")[match[0]].lower(),
 )
 ABBREVIATIONS.add(

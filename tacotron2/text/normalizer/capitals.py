@@ -4,7 +4,7 @@ import re
 
 from tacotron2.text.normalizer.say import HELD, code, letters, spelt, text_before, units
 from tacotron2.text.numbers import NUMBER_WORDS
-from tacotron2.text.rewriting import Pattern, Rules
+from tacotron2.text.rewriting import Pattern, Rules, matched
 from tacotron2.text.tables import table
 
 CAPITALS = Rules()
@@ -52,11 +52,10 @@ CAPITALS.add(
     r"(?<![\w&])([A-Z]{1,3})&([A-Z]{1,3})(s?)(?![\w&])",
     lambda match: f"{letters(match[1])} and {letters(match[2])}{match[3]}",
 )
-CAPITALS.add(r"(?<!\w)([A-Za-z])\+\+(?!\w)", lambda match: f"{letters(match[1])} plus plus")
-CAPITALS.add(r"(?<!\w)([A-Z])#(?!\w)", lambda match: f"{letters(match[1])} sharp")
+_SAID_AFTER = {"++": "plus plus", "#": "sharp", "+": "plus", "-": "minus"}  # languages, notes and grades
 CAPITALS.add(
-    r"(?<![\w])([A-F])([+-])(?=[\s.,;:!?)]|$)",
-    lambda match: f"{letters(match[1])} {'plus' if match[2] == '+' else 'minus'}",
+    r"(?<!\w)([A-Za-z])(\+\+(?!\w)|(?<=[A-Z])#(?!\w)|(?<=[A-F])[+-](?=[\s.,;:!?)]|$))",
+    lambda match: f"{letters(match[1])} {_SAID_AFTER[match[2]]}",
 )
 CAPITALS.add(
     r"(?<![A-Za-z0-9'])(?=[A-Za-z]*[0-9])(?=[0-9]*[A-Za-z])([A-Za-z0-9]+)(?![A-Za-z0-9])", lambda match: _code(match[1])
@@ -95,7 +94,7 @@ _WORD = Pattern(r"[A-Za-z]+")
 @CAPITALS.rule(r"[^.!?\n]*(?:[.!?\n]+|$)")
 def _sentence(match: re.Match[str]) -> str:
     """A sentence with its words in capitals read. In one that is all in capitals they are mostly no initialisms."""
-    sentence = match[0]
+    sentence = matched(match)
     if not _CAPITALS.search(sentence):
         return sentence
     words = _WORD.findall(sentence)
@@ -107,13 +106,11 @@ def _sentence(match: re.Match[str]) -> str:
 
 
 CAPITALS.add(r"(?<=\()[Aa](?=\))", "ay")
-CAPITALS.add(r"\b((?:(?&Before-the-letter-a)|from|from point) )A\b(?! [a-z]{3,})", r"\1ay")
+_NAMES_A = Pattern(r"\b(?:(?&Before-the-letter-a)|from) $")
+CAPITALS.add(r"(?<= )A\b(?! [a-z]{3,})", lambda match: "ay" if _NAMES_A.search(text_before(match, 16)) else match[0])
+CAPITALS.add(r"(?<![\w'.])[B-HJ-Z](?:(?![\w'.&])|(?=\.(?:\s|$))|\.(?=[,;:)]))", lambda match: letters(match[0]))
 CAPITALS.add(
-    r"(?<![\w'.])([B-HJ-Z])(?![\w'.&]|\.\w)|(?<![\w'.])([B-HJ-Z])(?=\.(?:\s|$))|(?<![\w'.])([B-HJ-Z])\.(?=[,;:)])",
-    lambda match: letters(match[0]),
-)
-CAPITALS.add(
-    rf"(?<![\w'.&{HELD}-])([b-hj-z])(?![\w'.&{HELD}-])|(?<![\w'.&-])([b-hj-z])(?=\.(?:\s*$| [A-Z]))",
+    rf"(?<![\w'.&-])[b-hj-z](?:(?<![{HELD}].)(?![\w'.&{HELD}-])|(?=\.(?:\s*$| [A-Z])))",
     lambda match: letters(match[0]),
 )
 _CODE_PART = Pattern(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
@@ -164,15 +161,14 @@ def _capitals(match: re.Match[str], all_capitals: bool) -> str:
     word, ending = match[1], match[2] or ""
     initialism = _is_spelt_among_capitals(word)
     if len(word) > 3 and not initialism and _DRAWN_OUT.search(word):
-        return word.lower() + ending.lower()
-    by_letter = initialism or not _has_vowel(word) if all_capitals else not is_word(word)
-    if by_letter and not all_capitals and not initialism and _stands_among_words(match):
-        by_letter = not _has_vowel(word)
-    if not by_letter:
-        return word.lower() + ending.lower()
-    if len(word) > 8 and not all_capitals:
-        return word.lower() + ending.lower()
-    return letters(word) + ending.lower()
+        by_letter = False
+    elif all_capitals:
+        by_letter = initialism or not _has_vowel(word)
+    else:
+        by_letter = not is_word(word) and len(word) <= 8
+        if by_letter and not initialism and _stands_among_words(match):
+            by_letter = not _has_vowel(word)
+    return (letters(word) if by_letter else word.lower()) + ending.lower()
 
 
 def _has_vowel(word: str) -> bool:

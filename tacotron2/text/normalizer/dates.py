@@ -92,7 +92,7 @@ _START, _END = r"(?<![\w.,:/'-])", r"(?![\w%°]|[.,:/-][0-9])"
 
 DATES.add(
     rf"{_START}({_YEAR})([-/])(1[0-2]|0?[1-9])\2({_DAY})(?:[T ](?=[0-9]{{2}}:[0-9]{{2}})|(?![\w/-]))",
-    lambda match: _date(match[1], match[3], match[4]) + " " * (match[0][-1] in "T "),
+    lambda match: _date(match[3], match[4], match[1]) + " " * (match[0][-1] in "T "),
 )
 
 
@@ -114,12 +114,12 @@ def _slashed(match: re.Match[str]) -> str:
         return match[0]  # a version
     day_first = mark == "." or int(first) > 12
     month, day = (second, first) if day_first else (first, second)
-    return _date(_full_year(year), month, day) or match[0]
+    return _date(month, day, year) or match[0]
 
 
 DATES.add(
     rf"{_START}({_DAY})[-/]({MONTH})[-/]({_YEAR}|[0-9]{{2}})(?![\w/-])",
-    lambda match: _written(match[2], match[1], _full_year(match[3])),
+    lambda match: _date(match[2], match[1], match[3]),
 )
 
 
@@ -136,7 +136,7 @@ DATES.add(rf"\b({MONTH})\.?,? ({_YEAR}){_END}", lambda match: f"{_month(match[1]
 DATES.add(
     r"\b((?:(?&Before-a-date) (?:the )?|(?:[MFS]|Tue|Wedne|Thur)[a-z]{1,4}day,? ))"
     r"(1[0-2]|0?[1-9])/(3[01]|[12][0-9]|0?[1-9])(?![\w/]|[.,][0-9])",
-    lambda match: match[1] + _date("", match[2], match[3]),
+    lambda match: match[1] + _date(match[2], match[3]),
 )
 _MONTH_YEAR = r"(1[0-2]|0?[1-9])/((?:19|20)[0-9]{2})"
 
@@ -160,7 +160,7 @@ def _season(match: re.Match[str]) -> str:
 # A zero before a figure shows a date: "03/15".
 DATES.add(
     rf"{_START}(?=0|[0-9]{{1,2}}/0)(1[0-2]|0?[1-9])/(3[01]|[12][0-9]|0[1-9])(?![\w/-]|[.,][0-9])",
-    lambda match: _date("", match[1], match[2]),
+    lambda match: _date(match[1], match[2]),
 )
 
 
@@ -268,11 +268,9 @@ _BEFORE_SECONDS = Pattern(r"(?:[:=~<>]|\b(?i:(?&before-seconds)|(?&lengths-of-ti
 
 
 def _month(written: str) -> str:
-    return table("months")[written[:3].lower()]
-
-
-def _month_of(figures: str) -> str:
-    return list(table("months").values())[int(figures) - 1]
+    """The name of a month, from its beginning or from figures."""
+    months = table("months")
+    return list(months.values())[int(written) - 1] if written.isdecimal() else months[written[:3].lower()]
 
 
 def _weekday(written: str) -> str:
@@ -286,16 +284,17 @@ def _is_name(written: str) -> bool:
 
 def _full_year(written: str) -> str:
     """Two figures are of this century up to 69, as in POSIX."""
-    if len(written) == 4:
+    if len(written) != 2:
         return written
     return ("20" if int(written) < 69 else "19") + written
 
 
-def _date(year: str, month: str, day: str) -> str:
+def _date(month: str, day: str, year: str = "") -> str:
     """ "December twenty-fifth, twenty twenty-four"; empty if there is no such date."""
-    if not (1 <= int(month) <= 12 and 1 <= int(day) <= 31):
+    if not 1 <= int(day) <= 31 or (month.isdecimal() and not 1 <= int(month) <= 12):
         return ""
-    return _written(_month_of(month), day, year)
+    words = f"{_month(month)} {ordinal(day)}"
+    return f"{words}, {count(_full_year(year))}" if year else words
 
 
 def date_words(order: str, figures: Sequence[str]) -> str:
@@ -303,17 +302,12 @@ def date_words(order: str, figures: Sequence[str]) -> str:
     if len(figures) != len(order) or set(order) - set("ymd") or max(map(len, figures)) > 4:
         return ""
     parts = dict(zip(order, figures, strict=True))
-    year = _full_year(parts["y"]) if len(parts.get("y", "")) == 2 else parts.get("y", "")
+    month, year = parts.get("m", "0"), parts.get("y", "")
     if "d" in parts:
-        return _date(year, parts.get("m", "0"), parts["d"])
+        return _date(month, parts["d"], year)
     if "m" not in parts:
-        return count(year)
-    return f"{_month_of(parts['m'])} {count(year)}" if year and 1 <= int(parts["m"]) <= 12 else ""
-
-
-def _written(month: str, day: str, year: str | None) -> str:
-    words = f"{_month(month)} {ordinal(day)}"
-    return f"{words}, {count(year)}" if year else words
+        return count(_full_year(year))
+    return f"{_month(month)} {count(_full_year(year))}" if year and 1 <= int(month) <= 12 else ""
 
 
 def _days(first: str, joint: str | None, last: str | None) -> str:

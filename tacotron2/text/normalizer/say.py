@@ -3,8 +3,6 @@
 import re
 
 from tacotron2.text.numbers import SMALL, cardinal, year
-from tacotron2.text.rewriting import Pattern
-from tacotron2.text.symbols import ARPABET_GROUP, KEEP_END, KEEP_START
 from tacotron2.text.tables import table
 
 DIGITS = SMALL[:10]
@@ -18,32 +16,8 @@ MINUS = "[-\N{MINUS SIGN}]"
 FREE = r"(?<![\w.,])"  # a number begins here
 
 # Private use characters. Each stands for an untouched stretch while the rules work around it.
-_FIRST_HELD, _LAST_HELD = 0xF0000, 0x10FFFD
-HELD = f"{chr(_FIRST_HELD)}-{chr(_LAST_HELD)}"  # within a character class
-_HELD = Pattern(f"[{HELD}]")
-_UNTOUCHED = Pattern(rf"{ARPABET_GROUP.pattern}|{KEEP_START}([^{KEEP_START}{KEEP_END}]*){KEEP_END}")
-
-
-class Held:
-    """The stretches of one text that the rules don't touch: ARPAbet, and words marked as kept."""
-
-    def __init__(self) -> None:
-        self._marks: dict[str, str] = {}
-
-    def hold(self, text: str) -> str:
-        """The text with a character instead of each stretch."""
-        return _UNTOUCHED.sub(self._mark, _HELD.sub("", text))
-
-    def release(self, text: str) -> str:
-        """The text with the stretches instead of their characters."""
-        stretches = {mark: stretch for stretch, mark in self._marks.items()}
-        return _HELD.sub(lambda match: stretches.get(match[0], ""), text)
-
-    def _mark(self, match: re.Match[str]) -> str:
-        stretch = match[0] if match[1] is not None else match[2]
-        if stretch is None or len(self._marks) > _LAST_HELD - _FIRST_HELD:
-            return match[0]  # TeX; or more different stretches than there are characters
-        return self._marks.setdefault(stretch, chr(_FIRST_HELD + len(self._marks)))
+FIRST_HELD, LAST_HELD = 0xF0000, 0x10FFFD
+HELD = f"{chr(FIRST_HELD)}-{chr(LAST_HELD)}"  # within a character class
 
 
 def text_before(match: re.Match[str], most: int) -> str:

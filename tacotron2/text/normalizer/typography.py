@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections.abc import Set
 
-from tacotron2.text.rewriting import Pattern, Rules
+from tacotron2.text.rewriting import Pattern, Rules, matched
 
 _ENTITY = Pattern(r"&(?:[a-zA-Z]{2,8}|#[0-9]{1,6});")
 # A tag, or what else stands between angle brackets: "<jane@doe.com>", "<your name>".
@@ -16,7 +16,6 @@ _TAG = Pattern(
 _CLOSING_TAG = Pattern(r"</([a-zA-Z][\w:-]{0,80})\s?>")
 _BLOCK_TAGS = frozenset("br p div li ul ol tr table blockquote h1 h2 h3 h4 h5 h6 pre hr".split())  # noqa: SIM905
 _INLINE_TAGS = frozenset("a b i u s em strong small span sub sup code font".split())  # noqa: SIM905
-BLOCK = Pattern(r"[^\n]+")
 # Read before Unicode's compatibility forms, which would lose their meaning.
 _SUPERSCRIPT = Pattern("[⁺⁻]?[⁰¹²³⁴-⁹]+")
 _TO_DIGITS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
@@ -51,18 +50,17 @@ _LINE = Pattern(rf"[^{_BREAK_CHARACTERS}]*(?:{_BREAK.pattern})|[^{_BREAK_CHARACT
 # A line outside all blocks: the border of a code block, a rule, the underline of a heading or a table.
 _BORDER = Pattern(rf"[ \t]*(?:(?:```|~~~).*|[-*_=#|+:][-*_=#|+: \t]{{2,}}|[•·][ \t]*)?(?:{_BREAK.pattern})?")
 _QUOTE = Pattern(r"\A[ \t]*(?:>[ \t]?){1,9}(?![$€£]?[0-9.])")
-_HEADING = Pattern(r"\A[ \t]*#{1,6}[ \t]+")
-_BULLET = Pattern(r"\A[ \t]*[-*+•◦▪‣–][ \t]+(?:\[[ xX]\][ \t]+)?")
-_NUMBERED = Pattern(r"\A[ \t]*(?:[0-9]{1,3}[.)]|[a-z]\))[ \t]")
-_ROW = Pattern(r"\A\s*\|")
+# What begins a heading, an item of a list, one with a number, or a table's row.
+_MARK = Pattern(
+    r"\A[ \t]*(?:(#{1,6}[ \t]+)|[-*+•◦▪‣–][ \t]+(?:\[[ xX]\][ \t]+)?|((?:[0-9]{1,3}[.)]|[a-z]\))[ \t])|(\s*\|))"
+)
 _ROW_ENDS = Pattern(rf"\A[ \t|]+|(?<![ \t|])[ \t|]*(?:{_BREAK.pattern}|\Z)")
 
 
 def blocks(text: str) -> str:
     """The text's paragraphs, headings, list items and table rows, each a line, in plain characters.
 
-    Quotation marks are straight, dashes are hyphens; emoji, markup and invisible characters are gone. Any white space
-    within a block is one space.
+    Quotation marks are straight, dashes are hyphens; emoji, tags and invisible characters are gone.
     """
     if "&" in text:
         text = _ENTITY.sub(lambda match: html.unescape(match[0]), text)
@@ -72,7 +70,7 @@ def blocks(text: str) -> str:
     if "<" in text:
         known = _INLINE_TAGS.union(map(str.lower, _CLOSING_TAG.findall(text)))
         text = _TAG.sub(lambda match: _tag(match, known), text)
-    return BLOCK.sub(lambda match: _ENDS.sub("", _SPACES.sub(" ", MARKUP(match[0]))), _LINE.sub(_line, text))
+    return _LINE.sub(_line, text)
 
 
 def _tag(match: re.Match[str], known: Set[str]) -> str:
@@ -87,13 +85,16 @@ def _tag(match: re.Match[str], known: Set[str]) -> str:
 
 def _line(match: re.Match[str]) -> str:
     """A line with a line break where a block begins or ends, and a space where the next line may go on."""
-    line = _QUOTE.sub("", match[0])
+    line = _QUOTE.sub("", matched(match))
     if _BORDER.fullmatch(line):
         return "\n"
-    for mark, begun, ended in ((_HEADING, "\n", "\n"), (_BULLET, "\n", " "), (_NUMBERED, r"\n\g<0>", " ")):
-        if mark.match(line):
-            return mark.sub(begun, _BREAK.sub(ended, line))
-    return _ROW_ENDS.sub("\n", line) if _ROW.match(line) else _BREAK.sub(" ", line)
+    mark = _MARK.match(line)
+    if mark is None:
+        return _BREAK.sub(" ", line)
+    heading, number, row = mark.groups()
+    if row:
+        return _ROW_ENDS.sub("\n", line)
+    return _MARK.sub(f"\n{number or ''}", _BREAK.sub("\n" if heading else " ", line))
 
 
 def _in_plain_kin(text: str) -> str:
@@ -108,8 +109,6 @@ def _fraction(match: re.Match[str]) -> str:
     numerator, _, denominator = unicodedata.normalize("NFKC", match[2]).partition("\N{FRACTION SLASH}")
     return f"{match[1]} {numerator}/{denominator}"
 
-
-_SPACES, _ENDS = Pattern(r"\s+"), Pattern(r"\A\s|\s\Z")
 
 # Within a block.
 MARKUP = Rules(needs=r"[^A-Za-z0-9\s.,!?']|[xX]D|\. \.|\.m\.")
@@ -133,6 +132,12 @@ MARKUP.add(r"\+/[-\N{MINUS SIGN}]", "±")
 MARKUP.add(r"(?<=[0-9 ][ap]\.m\.)(?=[A-Z][a-z])", " ")  # "5 p.m.Then"
 MARKUP.add(r"(?<![.])\. \. \.", "...")
 MARKUP.add(r"(?<!-)--(?!-)(?=\s|[A-Za-z])", " -- ")
+
+# But single spaces, which stay.
+_SPACES, _ENDS = Pattern(r"\s{2,}|[^\S ]"), Pattern(r"\A\s|\s\Z")
+SPACES = Rules()
+SPACES.add(_SPACES, " ")
+SPACES.add(_ENDS, "")
 
 # Punctuation once, single spaces, and none before punctuation.
 CLOSE_UP = Rules()
