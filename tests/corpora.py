@@ -136,9 +136,9 @@ def _write(source: FaultySource, report: ShardReport, job: Job, shard: Shard, *s
         write_audio(layout, path, audio)
         source.end_at("writing", shard)
 
-    def record_until_the_end(layout: Layout, round_number: int, shard_number: int) -> Path:
+    def record_until_the_end(layout: Layout, name: str) -> Path:
         source.end_at("recording", shard)
-        return record(layout, round_number, shard_number)
+        return record(layout, name)
 
     with (
         mock.patch.object(Layout, "write_audio", write_audio_until_the_end),

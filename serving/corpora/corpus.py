@@ -16,7 +16,7 @@ from common.errors import UserError
 from common.files import remove_leftovers, written_whole
 from common.table import counted
 from serving.corpora.job import Job
-from serving.corpora.layout import INDEX, MANIFEST, RETRY, Layout, Shard, json_line
+from serving.corpora.layout import LAYOUTS, MANIFEST, RETRY, Layout, Shard, json_line, shard_name
 from serving.corpora.lines import Line, line_of, read_lines
 
 SHARD_CHARACTERS = 100_000  # of a shard, if it has more than one line: a worker has all its audio in memory
@@ -44,7 +44,7 @@ class Corpus:
         """The numbers of a round's shards that are not done."""
         with ThreadPoolExecutor(_CHECKERS) as pool:
             numbers = range(len(self.sizes(round_number)))
-            done = pool.map(lambda number: self.layout.is_done(round_number, number), numbers)
+            done = pool.map(lambda number: self.layout.is_done(shard_name(round_number, number)), numbers)
             return {number for number, is_done in zip(numbers, done, strict=True) if not is_done}
 
     def shards(self, round_number: int, chosen: set[int]) -> Iterator[Shard]:
@@ -113,7 +113,7 @@ class Corpus:
             "models": self.job.identity.models,
             "versions": self.job.identity.versions,
         }
-        index, index_line = INDEX.get(self.job.format, (None, json_line))
+        layout = LAYOUTS[self.job.format]
         with ExitStack() as stack:
 
             def opened(name: str) -> Any:
@@ -121,7 +121,7 @@ class Corpus:
                 return stack.enter_context(open(temporary, "w", encoding="utf-8"))
 
             manifest, retry = opened(MANIFEST), opened(RETRY)
-            listing = opened(index) if index else None
+            listing = opened(layout.index) if layout.index else None
             for entry in self._final_entries():
                 on_entry(entry)
                 if "reason" in entry:
@@ -129,7 +129,7 @@ class Corpus:
                     continue
                 manifest.write(json_line(entry | shared))
                 if listing is not None:
-                    listing.write(index_line(entry))
+                    listing.write(layout.index_line(entry))
         self._clean()
 
     def _final_entries(self) -> Iterator[dict[str, Any]]:

@@ -157,7 +157,6 @@ def _spoken_line(layout: Layout, shard: Shard, line: Line, reading: str, results
         **line.to_dict(),
         "reading": reading,
         "audio": path,
-        "bytes": len(audio),
         "seconds": round(len(samples) / job.sampling_rate, 6),
         "frames": sum(result.frames for result in results),
         "symbols": sum(len(result.piece.encoded.ids) for result in results),
