@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,12 @@ from pipeline import SpeakSettings, Voice, WorkSettings, stages
 from pipeline.engine_set import EngineSet
 from serving.corpora import worker
 from serving.corpora.corpus import Corpus
-from serving.corpora.job import Identity, Job, VoiceSource
+from serving.corpora.job import Job, VoiceSource, claim
 from serving.corpora.layout import Layout, Shard
 from serving.corpora.lines import survey
-from serving.corpora.pool import Pool
-from serving.corpora.process import WorkerDied
-from serving.corpora.run import make_corpus
+from serving.corpora.pool import Pool, PoolWorker
+from serving.corpora.process import WorkerStopped
+from serving.corpora.run import speak_shards, start_workers
 from serving.corpora.shard import ShardReading, ShardReport, read_shard, write_shard
 from serving.corpora.worker import Worker
 from tests.models import TINY_TACOTRON2, nested_waveglow_config, tiny_tacotron2, tiny_waveglow
@@ -158,26 +158,26 @@ class LocalPool:
 
     size, on_gpus = 1, False
 
-    def __init__(self, source: VoiceSource, before: Callable[[Shard], None] = lambda shard: None) -> None:
-        self._worker = Worker(source)
+    def __init__(self, before: Callable[[Shard], None] = lambda shard: None) -> None:
         self._before = before
         self._lock = threading.Lock()
         self._closed = False
 
-    def start(self) -> "LocalPool":
-        return self
+    def start(self, source: VoiceSource) -> PoolWorker:
+        self._worker = Worker(source)
+        return self._call
 
-    def call(self, method: str, *arguments: Any) -> Any:
+    def _call(self, method: str, *arguments: Any) -> Any:
         with self._lock:
             if self._closed:
-                raise WorkerDied("stopped")
+                raise WorkerStopped
             if method == "speak":
                 self._before(arguments[1])
             return getattr(self._worker, method)(*arguments)
 
     def close(self) -> None:
+        self._closed = True
         with self._lock:
-            self._closed = True
             self._worker.close()
 
 
@@ -195,16 +195,14 @@ def make(
     found = survey(lines)
     folder.mkdir(exist_ok=True)
     chosen = {"format": "ljspeech", "audio": "wav", "shard_lines": SHARD, "sampling_rate": 22050, **options}
-
-    def job_of(identity: Identity) -> Job:
-        speak = settings or SpeakSettings(max_decoder_steps=MOST_STEPS)
-        return Job(folder, found.sha256, found.lines, speak, WORK, identity=identity, **chosen)
-
-    pool = pool or LocalPool(source)
-    try:
-        shards = -(-found.lines // SHARD)
-        corpus = make_corpus(lines, job_of, shards, pool, retry=retry, on_report=on_report)
-    finally:
-        pool.close()
+    speak = settings or SpeakSettings(max_decoder_steps=MOST_STEPS)
+    with closing(pool or LocalPool()) as pool:
+        workers, identity = start_workers(pool, source, -(-found.lines // SHARD))
+        job = Job(folder, found.sha256, found.lines, speak, WORK, identity=identity, **chosen)
+        claim(job)
+        corpus = Corpus(job, lines)
+        number = corpus.next_round() if retry else 0
+        for report in speak_shards(workers, job, corpus.shards(number, corpus.missing(number))):
+            on_report(report)
     corpus.finish()
     return corpus

@@ -4,7 +4,7 @@ import hashlib
 import heapq
 import json
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -18,6 +18,7 @@ from common.table import counted
 from serving.corpora.job import Job
 from serving.corpora.layout import LAYOUTS, MANIFEST, RETRY, Layout, Shard, json_line, shard_name
 from serving.corpora.lines import Line, line_of, read_lines
+from serving.corpora.report import CorpusTotals
 
 SHARD_CHARACTERS = 100_000  # of a shard, if it has more than one line: a worker has all its audio in memory
 _SMALLER = 8  # by how much shards shrink in each round of --retry
@@ -99,11 +100,8 @@ class Corpus:
                 file.write(json_line(replace(line, seed=_other_seed(line.seed or 0, last + 1)).to_dict()))
         return last + 1
 
-    def finish(self, on_entry: Callable[[dict[str, Any]], None] = lambda entry: None) -> None:
+    def finish(self) -> CorpusTotals:
         """Writes the manifest, retry.jsonl and the format's index from the shards' records, in the order of lines.
-
-        Args:
-            on_entry: called with the entry of each line, which has a `reason` where the line has no audio.
 
         Raises:
             OSError: a file can't be written.
@@ -113,7 +111,7 @@ class Corpus:
             "models": self.job.identity.models,
             "versions": self.job.identity.versions,
         }
-        layout = LAYOUTS[self.job.format]
+        layout, totals = LAYOUTS[self.job.format], CorpusTotals()
         with ExitStack() as stack:
 
             def opened(name: str) -> Any:
@@ -123,7 +121,7 @@ class Corpus:
             manifest, retry = opened(MANIFEST), opened(RETRY)
             listing = opened(layout.index) if layout.index else None
             for entry in self._final_entries():
-                on_entry(entry)
+                totals.add(entry)
                 if "reason" in entry:
                     retry.write(json_line(entry))
                     continue
@@ -131,6 +129,7 @@ class Corpus:
                 if listing is not None:
                     listing.write(layout.index_line(entry))
         self._clean()
+        return totals
 
     def _final_entries(self) -> Iterator[dict[str, Any]]:
         """Each line once, in order: from the last round that has audio of it, else from its last round."""

@@ -6,7 +6,7 @@ Functions without state: they run in the worker's process or in those beside it.
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -35,10 +35,10 @@ class ShardReading:
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What became of a shard, or of several of one worker. Times are in seconds, by the worker's clock.
+    """What became of a shard. Times are in seconds, by the worker's clock.
 
     Attributes:
-        shard: its name; of several, the last one's.
+        shard: its name.
         worker: its machine and process.
         lines: with and without audio.
         audio_seconds: of the audio that was written.
@@ -58,12 +58,6 @@ class ShardReport:
     speaking_seconds: float = 0.0
     waiting_seconds: float = 0.0
     writing_seconds: float = 0.0
-
-    def with_following(self, report: "ShardReport") -> "ShardReport":
-        """The report of this shard and one that the same worker did later, together."""
-        first = ("shard", "worker", "began", "ended")
-        counts = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in first}
-        return replace(report, began=self.began, **{name: getattr(report, name) + n for name, n in counts.items()})
 
 
 def read_shard(job: Job, batch_size: int, max_symbols: int, shard: Shard) -> ShardReading:
