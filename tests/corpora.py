@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -22,7 +21,7 @@ from pipeline import SpeakSettings, Voice, WorkSettings, stages
 from pipeline.engine_set import EngineSet
 from serving.corpora import worker
 from serving.corpora.corpus import Corpus
-from serving.corpora.job import Job, VoiceSource, claim
+from serving.corpora.job import Identity, Job, VoiceSource, claim
 from serving.corpora.layout import Layout, Shard
 from serving.corpora.lines import survey
 from serving.corpora.pool import Pool, PoolWorker
@@ -108,8 +107,8 @@ class FaultySource(VoiceSource):
             return encode(engines, texts)
 
         stages.encode = encode_until_the_end
-        worker.read_shard = partial(_read, self)
-        worker.write_shard = partial(_write, self)
+        worker.read_shard = self.read
+        worker.write_shard = self.write
         return voice
 
     def end_at(self, stage: str, shard: Shard | None = None) -> None:
@@ -119,34 +118,32 @@ class FaultySource(VoiceSource):
                 (self.marks / stage).touch(exist_ok=False)
                 os.kill(os.getpid(), signal.SIGKILL)
 
+    def read(self, settings: SpeakSettings, identity: Identity, shard: Shard) -> ShardReading:
+        self.end_at("reading", shard)
+        return read_shard(settings, identity, shard)
 
-def _read(source: FaultySource, job: Job, batch_size: int, max_symbols: int, shard: Shard) -> ShardReading:
-    source.end_at("reading", shard)
-    return read_shard(job, batch_size, max_symbols, shard)
+    def write(self, report: ShardReport, job: Job, shard: Shard, *spoken: Any) -> ShardReport:
+        if shard.number >= self.hold_at:
+            (self.marks / f"waits {os.getpid()}").touch()
+            while not (self.marks / "go on").exists():
+                time.sleep(0.02)
+        write_audio, record = Layout.write_audio, Layout.record
 
+        def write_audio_until_the_end(layout: Layout, path: str, audio: bytes) -> None:
+            write_audio(layout, path, audio)
+            self.end_at("writing", shard)
 
-def _write(source: FaultySource, report: ShardReport, job: Job, shard: Shard, *spoken: Any) -> ShardReport:
-    if shard.number >= source.hold_at:
-        (source.marks / f"waits {os.getpid()}").touch()
-        while not (source.marks / "go on").exists():
-            time.sleep(0.02)
-    write_audio, record = Layout.write_audio, Layout.record
+        def record_until_the_end(layout: Layout, name: str) -> Path:
+            self.end_at("recording", shard)
+            return record(layout, name)
 
-    def write_audio_until_the_end(layout: Layout, path: str, audio: bytes) -> None:
-        write_audio(layout, path, audio)
-        source.end_at("writing", shard)
-
-    def record_until_the_end(layout: Layout, name: str) -> Path:
-        source.end_at("recording", shard)
-        return record(layout, name)
-
-    with (
-        mock.patch.object(Layout, "write_audio", write_audio_until_the_end),
-        mock.patch.object(Layout, "record", record_until_the_end),
-    ):
-        written = write_shard(report, job, shard, *spoken)
-    source.end_at("recorded", shard)
-    return written
+        with (
+            mock.patch.object(Layout, "write_audio", write_audio_until_the_end),
+            mock.patch.object(Layout, "record", record_until_the_end),
+        ):
+            written = write_shard(report, job, shard, *spoken)
+        self.end_at("recorded", shard)
+        return written
 
 
 class LocalPool:

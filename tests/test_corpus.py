@@ -259,7 +259,7 @@ class MortalPool:
     def __init__(self, seed: int, poisonous: set[int]) -> None:
         self._chance = random.Random(seed)
         self._poisonous = poisonous
-        self._spoken: list[Shard] = []
+        self._spoken: list[ShardReport] = []
 
     def start(self, source: VoiceSource) -> PoolWorker:
         return MortalPool(self._chance.randrange(1000), self._poisonous).call
@@ -267,16 +267,17 @@ class MortalPool:
     def call(self, method: str, *arguments: Any) -> Any:
         if method == "open":
             return None
-        shard = arguments[1] if arguments else None
-        dies_of_it = method == "speak" and shard.number in self._poisonous
-        if dies_of_it or (method != "give_up" and self._chance.random() < 0.1):
-            self._spoken = []
-            raise WorkerDied("killed")
+        _, shard, following = arguments
+        before, self._spoken = self._spoken, []
         if method == "give_up":
-            return ShardReport(shard.name, "gave up", 0)
-        reports = [ShardReport(one.name, "", 0) for one in self._spoken]
-        self._spoken = [shard] if method == "speak" else []
-        return reports
+            return [*before, ShardReport(shard.name, "gave up", 0)]
+        if shard.number in self._poisonous or self._chance.random() < 0.1:
+            raise WorkerDied("killed")
+        now = [ShardReport(shard.name, "", 0)]
+        if following is None:
+            return before + now
+        self._spoken = now
+        return before
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -38,7 +38,6 @@ class Corpus:
         self.layout = Layout(job)
         self._source = source
         self._sizes: dict[int, Sequence[int]] = {}  # by round
-        self.layout.make_folders()
         self._clean()
 
     def missing(self, round_number: int) -> set[int]:
@@ -154,7 +153,9 @@ class Corpus:
             yield from map(line_of, map(json.loads, file))
 
     def _clean(self) -> None:
+        """Makes the folders that every run needs, and removes the half-written files of workers that were killed."""
         for folder in self.layout.folders():
+            folder.mkdir(exist_ok=True)
             remove_leftovers(folder)
 
 

@@ -94,14 +94,9 @@ class Layout:
         self._audio_folder = self.folder / self._format.audio.split("/")[0]
         self._hash = job.hash
 
-    def make_folders(self) -> None:
-        """Makes the folders that every run needs. Raises OSError."""
-        for folder in (self.folder / RECORDS, self.folder / ROUNDS, self._audio_folder):
-            folder.mkdir(exist_ok=True)
-
     def folders(self) -> Iterator[Path]:
-        """All folders in which a killed worker may have left a half-written file."""
-        yield from (self.folder, self.folder / RECORDS, self.folder / ROUNDS, self._audio_folder)
+        """All folders that hold files. Each is there before the next one is asked for."""
+        yield from (self.folder / RECORDS, self.folder / ROUNDS, self._audio_folder, self.folder)
         if self._format.audio.count("/") > 1:
             yield from (path for path in self._audio_folder.iterdir() if path.is_dir())
 

@@ -81,7 +81,10 @@ class _RayWorker:
         self._stopped = False
 
     def call(self, method: str, *arguments: object) -> Any:
-        actor = self._actor
+        with self._lock:
+            if self._stopped:
+                raise WorkerStopped
+            actor = self._actor
         try:
             return self._ray.get(getattr(actor, method).remote(*arguments))
         except self._ray.exceptions.RayTaskError as error:

@@ -7,7 +7,7 @@ driver keeps four shards a worker in memory, not the corpus.
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from queue import Empty, SimpleQueue
@@ -35,7 +35,7 @@ def start_workers(pool: Pool, source: VoiceSource, most: int) -> tuple[list[Pool
     workers = [pool.start(source) for _ in range(min(most, pool.size))]
     opened: SimpleQueue[Any] = SimpleQueue()
     for worker in workers:
-        _in_thread(opened.put, lambda worker: opened.put(_opened(worker)), worker)
+        _in_thread(opened, map(_opened, [worker]))
     with suppress(Empty):
         return workers, _value(opened.get(timeout=PATIENCE))
     raise _no_worker()
@@ -57,7 +57,7 @@ def speak_shards(workers: list[PoolWorker], job: Job, shards: Iterator[Shard]) -
         waiting.put(shard)
     unreported = waiting.qsize()
     for worker in workers:
-        _in_thread(reports.put, _feed, worker, job, waiting, deaths, reports.put)
+        _in_thread(reports, _feed(worker, job, waiting, deaths))
     try:
         while unreported:
             try:
@@ -77,13 +77,9 @@ def speak_shards(workers: list[PoolWorker], job: Job, shards: Iterator[Shard]) -
 
 
 def _feed(
-    worker: PoolWorker,
-    job: Job,
-    waiting: "SimpleQueue[Shard | None]",
-    deaths: Counter[str],
-    report: Callable[[ShardReport], None],
-) -> None:
-    """Has a worker do shards, and reports each, until None comes instead of one."""
+    worker: PoolWorker, job: Job, waiting: "SimpleQueue[Shard | None]", deaths: Counter[str]
+) -> Iterator[ShardReport]:
+    """Has a worker do shards until None comes instead of one. Yields a report of each."""
     _opened(worker)
     unreported: dict[str, Shard] = {}
     following: Shard | None = None
@@ -94,15 +90,13 @@ def _feed(
             if deaths[shard.name] >= MOST_DEATHS:
                 reason = f"ended its worker {MOST_DEATHS} times"
                 _log.warning("Shard %s (line %d and following) %s", shard.name, shard.lines[0].number, reason)
-                reports = [worker("give_up", job, shard, f"its shard {reason}")]
+                reports = worker("give_up", job, shard, f"its shard {reason}")
             else:
                 with suppress(Empty):
                     following = waiting.get_nowait()
                 if following is not None:
                     unreported[following.name] = following
                 reports = worker("speak", job, shard, following)
-            if following is None:
-                reports += worker("finish")
         except WorkerDied as error:
             _log.warning("A worker died (%s): another one takes its place", error)
             deaths[shard.name] += 1
@@ -113,28 +107,28 @@ def _feed(
             continue
         for one in reports:
             del unreported[one.shard]
-            report(one)
+            yield one
 
 
 def _opened(worker: PoolWorker) -> Identity:
     """Waits until a worker has its voice. Raises UserError if it can't be opened."""
-    for attempt in range(1, MOST_DEATHS + 1):
+    for _ in range(MOST_DEATHS):
         try:
             return worker("open")
         except WorkerDied as error:
-            if attempt == MOST_DEATHS:
-                raise UserError(f"no worker comes up ({error}); check the machine's memory and its log") from error
-    raise AssertionError
+            death = error
+    raise UserError(f"no worker comes up ({death}); check the machine's memory and its log") from death
 
 
-def _in_thread(put: Callable[[BaseException], None], function: Callable[..., None], *arguments: object) -> None:
-    """Runs a function in a daemon thread, and puts what it raises."""
+def _in_thread(queue: "SimpleQueue[Any]", items: Iterator[Any]) -> None:
+    """Puts what an iterator yields, and what it raises, in a daemon thread."""
 
     def run() -> None:
         try:
-            function(*arguments)
+            for item in items:
+                queue.put(item)
         except BaseException as error:
-            put(error)
+            queue.put(error)
 
     threading.Thread(target=run, name="corpus worker", daemon=True).start()
 
