@@ -50,31 +50,25 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("-o", "--output", type=Path, required=True, help="the corpus's folder; shared, on a cluster")
     parser.add_argument("--dry-run", action="store_true", help="say how many hours it will be and take; write nothing")
     parser.add_argument("--retry", action="store_true", help="try the lines of retry.jsonl again, with other seeds")
-    _add_corpus_flags(parser.add_argument_group("corpus"))
-    _add_worker_flags(parser.add_argument_group("workers"))
-    _add_voice_flags(parser.add_argument_group("voice"))
-    return parser
 
+    corpus = parser.add_argument_group("corpus")
+    corpus.add_argument("--format", choices=FORMATS, default="ljspeech", help="what the corpus is read as")
+    corpus.add_argument("--audio", choices=AUDIOS, default="wav", help="16-bit audio files")
+    add_setting_flags(corpus, settings_at("corpus"))
 
-def _add_corpus_flags(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--format", choices=FORMATS, default="ljspeech", help="what the corpus is read as")
-    group.add_argument("--audio", choices=AUDIOS, default="wav", help="16-bit audio files")
-    add_setting_flags(group, settings_at("corpus"))
+    workers = parser.add_argument_group("workers")
+    workers.add_argument("--gpus", type=bounded_int(0, 4096), help="a worker for each; 0 works on CPUs [all there are]")
+    workers.add_argument("--workers", type=bounded_int(1, 4096), help="on CPUs [as many as have room]")
+    add_setting_flags(workers, [replace(settings_of(RuntimeSettings)["threads"], default=CPU_THREADS, unset="")])
+    workers.add_argument("--address", help="of a Ray cluster, host:port or auto [a Ray on this machine]")
+    workers.add_argument("--no-ray", action="store_true", help="processes of this machine, without Ray")
 
-
-def _add_worker_flags(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--gpus", type=bounded_int(0, 4096), help="a worker for each; 0 works on CPUs [all there are]")
-    group.add_argument("--workers", type=bounded_int(1, 4096), help="on CPUs [as many as have room]")
-    add_setting_flags(group, [replace(settings_of(RuntimeSettings)["threads"], default=CPU_THREADS, unset="")])
-    group.add_argument("--address", help="of a Ray cluster, host:port or auto [a Ray on this machine]")
-    group.add_argument("--no-ray", action="store_true", help="processes of this machine, without Ray")
-
-
-def _add_voice_flags(group: argparse._ArgumentGroup) -> None:
-    add_source_flags(group)
-    group.add_argument("--shard-lines", type=bounded_int(1, 100_000), help="most, recorded together [8 or 4 batches]")
+    voice = parser.add_argument_group("voice")
+    add_source_flags(voice)
+    voice.add_argument("--shard-lines", type=bounded_int(1, 100_000), help="most, recorded together [8 or 4 batches]")
     batch, *others = settings_at("corpus", WorkSettings)
-    add_setting_flags(group, [replace(batch, default=None, unset=f"GPU: {GPU_BATCH}; CPU: {CPU_BATCH}"), *others])
+    add_setting_flags(voice, [replace(batch, default=None, unset=f"GPU: {GPU_BATCH}; CPU: {CPU_BATCH}"), *others])
+    return parser
 
 
 def main(args: argparse.Namespace) -> None:
@@ -158,14 +152,18 @@ def _source(args: argparse.Namespace, on_gpus: bool) -> VoiceSource:
 
 
 def _pool(args: argparse.Namespace) -> Pool:
-    size = args.gpus or args.workers
-    on_gpus = None if args.gpus is None and args.workers is None else bool(args.gpus)
     if not args.no_ray:
-        return RayPool(size, on_gpus, args.threads, args.address)
-    gpus = count_gpus() if on_gpus is not False else 0
-    if (args.gpus or 0) > gpus:
-        raise UserError(f"--gpus {args.gpus}: this machine has {gpus}; ask for no more")
-    return ProcessPool(size or gpus or _cpu_workers(args), gpus > 0)
+        on_gpus = None if args.gpus is None and args.workers is None else bool(args.gpus)
+        return RayPool(args.gpus or args.workers, on_gpus, args.threads, args.address)
+    gpus = _gpus(args)
+    if gpus > count_gpus():
+        raise UserError(f"--gpus {gpus}: this machine has {count_gpus()}; ask for no more")
+    return ProcessPool(gpus or _cpu_workers(args), gpus > 0)
+
+
+def _gpus(args: argparse.Namespace) -> int:
+    """How many to use without Ray; 0 works on CPUs."""
+    return args.gpus if args.gpus is not None else 0 if args.workers else count_gpus()
 
 
 def _cpu_workers(args: argparse.Namespace) -> int:
@@ -195,7 +193,7 @@ def _finish(corpus: Corpus, reports: Sequence[ShardReport]) -> CorpusTotals:
 
 
 def _dry_run(args: argparse.Namespace, found: Survey, settings: SpeakSettings) -> None:
-    gpus = args.gpus if args.gpus is not None else 0 if args.workers else count_gpus()
+    gpus = _gpus(args)
     workers = gpus or _cpu_workers(args)
     with _source(args, gpus > 0).open() as voice:
         seen = estimate(args.input, found, voice, settings, _work(args, gpus > 0).batch_size)
