@@ -136,8 +136,7 @@ class Corpus:
         streams = [self.layout.entries(number, len(self.sizes(number))) for number in rounds]
         merged = heapq.merge(*streams, key=lambda entry: (entry["line"], entry["round"]))
         for _, versions in groupby(merged, key=lambda entry: entry["line"]):
-            *_, best = sorted(versions, key=lambda entry: ("reason" not in entry, entry["round"]))
-            yield best
+            yield max(versions, key=lambda entry: ("reason" not in entry, entry["round"]))
 
     def _rounds(self) -> list[int]:
         number = 0

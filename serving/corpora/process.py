@@ -62,7 +62,10 @@ class Process:
             try:
                 return executor.submit(function, *arguments).result()
             except (BrokenProcessPool, CancelledError):
-                self._replace(executor)
+                with self._lock:
+                    if self._executor is executor and not self._closed:  # else another thread was quicker
+                        executor.shutdown()
+                        self._executor = self._new_executor()
         raise WorkerStopped if self._closed else WorkerDied("its process has ended")
 
     def close(self) -> None:
@@ -72,12 +75,6 @@ class Process:
             self._ours.close()
             self._executor.shutdown(cancel_futures=True)
             self._theirs.close()
-
-    def _replace(self, executor: ProcessPoolExecutor) -> None:
-        with self._lock:
-            if self._executor is executor and not self._closed:  # else another thread was quicker
-                executor.shutdown()
-                self._executor = self._new_executor()
 
     def _new_executor(self) -> ProcessPoolExecutor:
         begin, arguments = self._begin

@@ -42,9 +42,10 @@ def start_workers(pool: Pool, source: VoiceSource, most: int) -> tuple[list[Pool
 
 
 def speak_shards(workers: list[PoolWorker], job: Job, shards: Iterator[Shard]) -> Iterator[ShardReport]:
-    """Has all shards recorded, and yields a report of each. Close the workers' pool after it, and whatever it raises.
+    """Has all shards recorded, and yields a report of each.
 
-    A thread for each worker sends it shards and waits. Shards that end every worker are recorded without audio.
+    A thread for each worker sends it shards and waits. Shards that end every worker are recorded without audio. After
+    an error, and if not all reports are taken, the workers go on until their pool is closed.
 
     Raises:
         UserError: workers differ, or none starts.
