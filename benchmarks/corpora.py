@@ -27,7 +27,7 @@ from pipeline import SpeakSettings, WorkSettings
 from pipeline.pieces import prepare
 from pipeline.synthesizer import Synthesizer
 from serving.corpora.corpus import Corpus
-from serving.corpora.job import AUDIOS, FORMATS, Job, VoiceSource, claim
+from serving.corpora.job import AUDIOS, FORMATS, Job, VoiceSource
 from serving.corpora.pool import ProcessPool, count_gpus
 from serving.corpora.run import speak_shards, start_workers
 from serving.flags import add_source_flags, checkpoints_of
@@ -129,7 +129,6 @@ def corpus_result(
                     identity=identity,
                 )
                 job.folder.mkdir()
-                claim(job)
                 corpus = Corpus(job, lines)
                 started = time.perf_counter()
                 reports = list(speak_shards(workers, job, corpus.shards(0, corpus.missing(0))))

@@ -28,7 +28,7 @@ from pipeline.model_files import DEMO_FOLDER, demo_files
 from pipeline.settings import RuntimeSettings, settings_at, settings_of
 from serving.corpora.corpus import SHARD_CHARACTERS, Corpus, need_other_texts
 from serving.corpora.estimate import estimate
-from serving.corpora.job import AUDIOS, FORMATS, Job, VoiceSource, claim
+from serving.corpora.job import AUDIOS, FORMATS, Job, VoiceSource
 from serving.corpora.lines import Survey, survey
 from serving.corpora.pool import Pool, ProcessPool, count_gpus
 from serving.corpora.ray_pool import RayPool
@@ -100,7 +100,6 @@ def main(args: argparse.Namespace) -> None:
                 sampling_rate=args.sampling_rate or identity.sampling_rate,
                 identity=identity,
             )
-            claim(job)
             corpus = Corpus(job, args.input)
             number = corpus.next_round() if args.retry else 0
             sizes, missing = corpus.sizes(number), corpus.missing(number)

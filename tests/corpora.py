@@ -21,7 +21,7 @@ from pipeline import SpeakSettings, Voice, WorkSettings, stages
 from pipeline.engine_set import EngineSet
 from serving.corpora import worker
 from serving.corpora.corpus import Corpus
-from serving.corpora.job import Identity, Job, VoiceSource, claim
+from serving.corpora.job import Identity, Job, VoiceSource
 from serving.corpora.layout import Layout, Shard
 from serving.corpora.lines import survey
 from serving.corpora.pool import Pool, PoolWorker
@@ -196,7 +196,6 @@ def make(
     with closing(pool or LocalPool()) as pool:
         workers, identity = start_workers(pool, source, -(-found.lines // SHARD))
         job = Job(folder, found.sha256, found.lines, speak, WORK, identity=identity, **chosen)
-        claim(job)
         corpus = Corpus(job, lines)
         number = corpus.next_round() if retry else 0
         for report in speak_shards(workers, job, corpus.shards(number, corpus.missing(number))):

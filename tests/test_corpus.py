@@ -371,7 +371,8 @@ def test_shards_of_long_lines_have_fewer_of_them(source: VoiceSource, tmp_path: 
     found = survey(tmp_path / "in.txt")
     with source.open() as voice:
         identity = identity_of(voice)
-    job = Job(tmp_path, found.sha256, 6, SpeakSettings(), WORK, 8, "ljspeech", "wav", 22050, identity)
+    (tmp_path / "out").mkdir()
+    job = Job(tmp_path / "out", found.sha256, 6, SpeakSettings(), WORK, 8, "ljspeech", "wav", 22050, identity)
     corpus = Corpus(job, tmp_path / "in.txt")
     assert list(corpus.sizes(0)) == [2, 1, 2, 1]
     assert [len(shard.lines) for shard in corpus.shards(0, {0, 1, 3})] == [2, 1, 1]

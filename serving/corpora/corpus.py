@@ -15,7 +15,7 @@ from typing import Any
 from common.errors import UserError
 from common.files import remove_leftovers, written_whole
 from common.table import counted
-from serving.corpora.job import Job
+from serving.corpora.job import Job, claim
 from serving.corpora.layout import LAYOUTS, MANIFEST, RETRY, Layout, Shard, json_line, shard_name
 from serving.corpora.lines import Line, line_of, read_lines
 from serving.corpora.report import CorpusTotals
@@ -29,11 +29,15 @@ class Corpus:
     """The state of a corpus on disk, for one driver at a time; see `common.files.locked_folder`.
 
     Args:
-        job: its folder has been claimed.
+        job: its folder is there.
         source: the file of lines.
+
+    Raises:
+        UserError: the folder holds a corpus of another configuration, or something else.
     """
 
     def __init__(self, job: Job, source: Path) -> None:
+        claim(job)
         self.job = job
         self.layout = Layout(job)
         self._source = source
