@@ -27,9 +27,8 @@ from pipeline import SpeakSettings, WorkSettings
 from pipeline.pieces import prepare
 from pipeline.synthesizer import Synthesizer
 from serving.corpora.corpus import Corpus
-from serving.corpora.job import AUDIOS, FORMATS, Job, VoiceSource, claim
+from serving.corpora.job import AUDIOS, FORMATS, Job, VoiceSource
 from serving.corpora.pool import ProcessPool, count_gpus
-from serving.corpora.report import RunTotals
 from serving.corpora.run import speak_shards, start_workers
 from serving.flags import add_source_flags, checkpoints_of
 
@@ -109,12 +108,11 @@ def corpus_result(
     args: argparse.Namespace, source: VoiceSource, settings: SpeakSettings, texts: Sequence[str], gpus: int
 ) -> Result:
     """Makes a corpus, and one to warm up before it; both are deleted. Raises UserError where all lines fail."""
-    totals = RunTotals()
-    pool = ProcessPool(source, max(1, gpus), on_gpus=gpus > 0)
+    pool = ProcessPool(max(1, gpus), on_gpus=gpus > 0)
     parent = output_folder(args.output) if args.output else None
     try:
         with tempfile.TemporaryDirectory(dir=parent) as folder:
-            workers, identity = start_workers(pool, pool.size)
+            workers, identity = start_workers(pool, source, pool.size)
             for name, repeats in (("warm-up", 2 * pool.size), ("corpus", args.repeats)):
                 lines = Path(folder) / f"{name}.jsonl"
                 lines.write_text("".join(_json_lines(texts, repeats)))
@@ -131,16 +129,14 @@ def corpus_result(
                     identity=identity,
                 )
                 job.folder.mkdir()
-                claim(job)
                 corpus = Corpus(job, lines)
-                totals.workers.clear()
                 started = time.perf_counter()
-                speak_shards(workers, job, corpus.shards(0, corpus.missing(0)), totals.add)
+                reports = list(speak_shards(workers, job, corpus.shards(0, corpus.missing(0))))
                 taken = time.perf_counter() - started
-            if not totals.audio_seconds:
+            values = {kind: [getattr(one, f"{kind}_seconds") for one in reports] for kind in ("audio", *WORK)}
+            if not sum(values["audio"]):
                 raise UserError(f"all {job.lines} lines failed, as cut ones do; raise --max-decoder-steps")
-            values = {kind: [getattr(one, f"{kind}_seconds") for one in totals.workers.values()] for kind in WORK}
-            values |= {"audio": [totals.audio_seconds], "taken": [taken]}
+            values |= {"taken": [taken]}
             facts = {"workers": pool.size, "digest": _digest(job.folder)}
             return Result(str(gpus), facts, values, Machine.this(torch.device("cuda" if gpus else "cpu")))
     finally:

@@ -9,8 +9,8 @@ import logging
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,12 +28,12 @@ from pipeline.model_files import DEMO_FOLDER, demo_files
 from pipeline.settings import RuntimeSettings, settings_at, settings_of
 from serving.corpora.corpus import SHARD_CHARACTERS, Corpus, need_other_texts
 from serving.corpora.estimate import estimate
-from serving.corpora.job import AUDIOS, FORMATS, Identity, Job, VoiceSource
+from serving.corpora.job import AUDIOS, FORMATS, Job, VoiceSource
 from serving.corpora.lines import Survey, survey
 from serving.corpora.pool import Pool, ProcessPool, count_gpus
 from serving.corpora.ray_pool import RayPool
-from serving.corpora.report import CorpusTotals, RunTotals
-from serving.corpora.run import make_corpus
+from serving.corpora.report import CorpusTotals, run_table
+from serving.corpora.run import speak_shards, start_workers
 from serving.corpora.shard import ShardReport
 from serving.flags import add_source_flags, checkpoints_of
 
@@ -50,31 +50,25 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("-o", "--output", type=Path, required=True, help="the corpus's folder; shared, on a cluster")
     parser.add_argument("--dry-run", action="store_true", help="say how many hours it will be and take; write nothing")
     parser.add_argument("--retry", action="store_true", help="try the lines of retry.jsonl again, with other seeds")
-    _add_corpus_flags(parser.add_argument_group("corpus"))
-    _add_worker_flags(parser.add_argument_group("workers"))
-    _add_voice_flags(parser.add_argument_group("voice"))
-    return parser
 
+    corpus = parser.add_argument_group("corpus")
+    corpus.add_argument("--format", choices=FORMATS, default="ljspeech", help="what the corpus is read as")
+    corpus.add_argument("--audio", choices=AUDIOS, default="wav", help="16-bit audio files")
+    add_setting_flags(corpus, settings_at("corpus"))
 
-def _add_corpus_flags(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--format", choices=FORMATS, default="ljspeech", help="what the corpus is read as")
-    group.add_argument("--audio", choices=AUDIOS, default="wav", help="16-bit audio files")
-    add_setting_flags(group, settings_at("corpus"))
+    workers = parser.add_argument_group("workers")
+    workers.add_argument("--gpus", type=bounded_int(0, 4096), help="a worker for each; 0 works on CPUs [all there are]")
+    workers.add_argument("--workers", type=bounded_int(1, 4096), help="on CPUs [as many as have room]")
+    add_setting_flags(workers, [replace(settings_of(RuntimeSettings)["threads"], default=CPU_THREADS, unset="")])
+    workers.add_argument("--address", help="of a Ray cluster, host:port or auto [a Ray on this machine]")
+    workers.add_argument("--no-ray", action="store_true", help="processes of this machine, without Ray")
 
-
-def _add_worker_flags(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--gpus", type=bounded_int(0, 4096), help="a worker for each; 0 works on CPUs [all there are]")
-    group.add_argument("--workers", type=bounded_int(1, 4096), help="on CPUs [as many as have room]")
-    add_setting_flags(group, [replace(settings_of(RuntimeSettings)["threads"], default=CPU_THREADS, unset="")])
-    group.add_argument("--address", help="of a Ray cluster, host:port or auto [a Ray on this machine]")
-    group.add_argument("--no-ray", action="store_true", help="processes of this machine, without Ray")
-
-
-def _add_voice_flags(group: argparse._ArgumentGroup) -> None:
-    add_source_flags(group)
-    group.add_argument("--shard-lines", type=bounded_int(1, 100_000), help="most, recorded together [8 or 4 batches]")
+    voice = parser.add_argument_group("voice")
+    add_source_flags(voice)
+    voice.add_argument("--shard-lines", type=bounded_int(1, 100_000), help="most, recorded together [8 or 4 batches]")
     batch, *others = settings_at("corpus", WorkSettings)
-    add_setting_flags(group, [replace(batch, default=None, unset=f"GPU: {GPU_BATCH}; CPU: {CPU_BATCH}"), *others])
+    add_setting_flags(voice, [replace(batch, default=None, unset=f"GPU: {GPU_BATCH}; CPU: {CPU_BATCH}"), *others])
+    return parser
 
 
 def main(args: argparse.Namespace) -> None:
@@ -87,35 +81,39 @@ def main(args: argparse.Namespace) -> None:
         _dry_run(args, found, settings)
         return
     folder = output_folder(args.output).resolve()
-    totals = RunTotals()
-    with locked_folder(folder), _pool(args) as pool:
-        size = args.shard_lines or BATCHES_A_SHARD[pool.on_gpus] * _work(args, pool.on_gpus).batch_size
-
-        def job_of(identity: Identity) -> Job:
-            return Job(
+    reports: list[ShardReport] = []
+    with locked_folder(folder), closing(_pool(args)) as pool:
+        source = _source(args, pool.on_gpus)
+        shard_lines = args.shard_lines or BATCHES_A_SHARD[pool.on_gpus] * source.work.batch_size
+        shards = max(-(-found.lines // shard_lines), found.characters // SHARD_CHARACTERS)
+        with tqdm(unit="line", disable=None, bar_format=BAR_FORMAT, smoothing=0.05) as bar:
+            workers, identity = start_workers(pool, source, shards)
+            job = Job(
                 folder=folder,
                 input_sha256=found.sha256,
                 lines=found.lines,
                 settings=settings,
                 work=_work(args, identity.device == "cuda"),
-                shard_lines=size,
+                shard_lines=shard_lines,
                 format=args.format,
                 audio=args.audio,
                 sampling_rate=args.sampling_rate or identity.sampling_rate,
                 identity=identity,
             )
-
-        with tqdm(unit="line", disable=None, bar_format=BAR_FORMAT, smoothing=0.05) as bar:
-            corpus = make_corpus(
-                args.input,
-                job_of,
-                max(-(-found.lines // size), found.characters // SHARD_CHARACTERS),
-                pool,
-                retry=args.retry,
-                on_start=lambda done, lines: _start(bar, done, lines),
-                on_report=lambda report: _advance(bar, totals, report),
-            )
-        made = _finish(corpus, totals)
+            corpus = Corpus(job, args.input)
+            number = corpus.next_round() if args.retry else 0
+            sizes, missing = corpus.sizes(number), corpus.missing(number)
+            bar.total = sum(sizes)
+            bar.initial = bar.n = sum(size for shard, size in enumerate(sizes) if shard not in missing)
+            bar.refresh()
+            audio_seconds = 0.0
+            for report in speak_shards(workers, job, corpus.shards(number, missing)):
+                reports.append(report)
+                audio_seconds += report.audio_seconds
+                rate = audio_seconds / max(bar.format_dict["elapsed"], 1e-9)
+                bar.set_postfix_str(f"{audio_seconds / 3600:.2f} h, {rate:.1f} s/s", refresh=False)
+                bar.update(report.lines)
+        made = _finish(corpus, reports)
     if made.reasons:
         sys.exit(EXIT_SOME_FAILED if made.lines else EXIT_ALL_FAILED)
 
@@ -152,47 +150,31 @@ def _source(args: argparse.Namespace, on_gpus: bool) -> VoiceSource:
     return VoiceSource(folder, precision=precision, threads=threads, work=work)
 
 
-@contextmanager
-def _pool(args: argparse.Namespace) -> Iterator[Pool]:
-    size = args.gpus or args.workers
-    on_gpus = None if args.gpus is None and args.workers is None else bool(args.gpus)
-    pool: Pool
-    if args.no_ray:
-        gpus = count_gpus() if on_gpus is not False else 0
-        if (args.gpus or 0) > gpus:
-            raise UserError(f"--gpus {args.gpus}: this machine has {gpus}; ask for no more")
-        pool = ProcessPool(_source(args, gpus > 0), size or gpus or _cpu_workers(args), gpus > 0)
-    else:
-        pool = RayPool(lambda found: _source(args, found), size, on_gpus, args.threads, args.address)
-    try:
-        yield pool
-    finally:
-        pool.close()
+def _pool(args: argparse.Namespace) -> Pool:
+    if not args.no_ray:
+        on_gpus = None if args.gpus is None and args.workers is None else bool(args.gpus)
+        return RayPool(args.gpus or args.workers, on_gpus, args.threads, args.address)
+    gpus = _gpus(args)
+    if gpus > count_gpus():
+        raise UserError(f"--gpus {gpus}: this machine has {count_gpus()}; ask for no more")
+    return ProcessPool(gpus or _cpu_workers(args), gpus > 0)
+
+
+def _gpus(args: argparse.Namespace) -> int:
+    """How many to use without Ray; 0 works on CPUs."""
+    return args.gpus if args.gpus is not None else 0 if args.workers else count_gpus()
 
 
 def _cpu_workers(args: argparse.Namespace) -> int:
     return args.workers or max(1, usable_cores() // args.threads)
 
 
-def _start(bar: tqdm, done: int, lines: int) -> None:
-    bar.total, bar.initial, bar.n = lines, done, done
-    bar.refresh()
-
-
-def _advance(bar: tqdm, totals: RunTotals, report: ShardReport) -> None:
-    totals.add(report)
-    seconds = max(bar.format_dict["elapsed"], 1e-9)
-    bar.set_postfix_str(f"{totals.audio_seconds / 3600:.2f} h, {totals.audio_seconds / seconds:.1f} s/s", refresh=False)
-    bar.update(report.lines)
-
-
-def _finish(corpus: Corpus, totals: RunTotals) -> CorpusTotals:
+def _finish(corpus: Corpus, reports: Sequence[ShardReport]) -> CorpusTotals:
     """Writes the files about the whole corpus, and prints what it is."""
-    made = CorpusTotals()
-    corpus.finish(made.add)
-    report = made.save(corpus.job.folder, totals)
-    if totals.workers:
-        print(totals.table())
+    made = corpus.finish()
+    path = made.save(corpus.job.folder, reports)
+    if reports:
+        print(run_table(reports))
     print(f"{counted(made.lines, 'line')}, {made.hours:,.3f} hours of audio in {corpus.job.folder}")
     if made.reasons:
         unspoken = made.reasons.total()
@@ -205,12 +187,12 @@ def _finish(corpus: Corpus, totals: RunTotals) -> CorpusTotals:
     if outliers := made.outliers():
         lines = counted(len(outliers), "line")
         print(f"Worth listening to: {lines} with far more or fewer frames a symbol than the rest (see the report)")
-    print(f"Report: {report}")
+    print(f"Report: {path}")
     return made
 
 
 def _dry_run(args: argparse.Namespace, found: Survey, settings: SpeakSettings) -> None:
-    gpus = args.gpus if args.gpus is not None else 0 if args.workers else count_gpus()
+    gpus = _gpus(args)
     workers = gpus or _cpu_workers(args)
     with _source(args, gpus > 0).open() as voice:
         seen = estimate(args.input, found, voice, settings, _work(args, gpus > 0).batch_size)

@@ -8,8 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
-from functools import partial
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,9 +24,9 @@ from serving.corpora.corpus import Corpus
 from serving.corpora.job import Identity, Job, VoiceSource
 from serving.corpora.layout import Layout, Shard
 from serving.corpora.lines import survey
-from serving.corpora.pool import Pool
-from serving.corpora.process import WorkerDied
-from serving.corpora.run import make_corpus
+from serving.corpora.pool import Pool, PoolWorker
+from serving.corpora.process import WorkerStopped
+from serving.corpora.run import speak_shards, start_workers
 from serving.corpora.shard import ShardReading, ShardReport, read_shard, write_shard
 from serving.corpora.worker import Worker
 from tests.models import TINY_TACOTRON2, nested_waveglow_config, tiny_tacotron2, tiny_waveglow
@@ -108,8 +107,8 @@ class FaultySource(VoiceSource):
             return encode(engines, texts)
 
         stages.encode = encode_until_the_end
-        worker.read_shard = partial(_read, self)
-        worker.write_shard = partial(_write, self)
+        worker.read_shard = self.read
+        worker.write_shard = self.write
         return voice
 
     def end_at(self, stage: str, shard: Shard | None = None) -> None:
@@ -119,34 +118,32 @@ class FaultySource(VoiceSource):
                 (self.marks / stage).touch(exist_ok=False)
                 os.kill(os.getpid(), signal.SIGKILL)
 
+    def read(self, settings: SpeakSettings, identity: Identity, shard: Shard) -> ShardReading:
+        self.end_at("reading", shard)
+        return read_shard(settings, identity, shard)
 
-def _read(source: FaultySource, job: Job, batch_size: int, max_symbols: int, shard: Shard) -> ShardReading:
-    source.end_at("reading", shard)
-    return read_shard(job, batch_size, max_symbols, shard)
+    def write(self, report: ShardReport, job: Job, shard: Shard, *spoken: Any) -> ShardReport:
+        if shard.number >= self.hold_at:
+            (self.marks / f"waits {os.getpid()}").touch()
+            while not (self.marks / "go on").exists():
+                time.sleep(0.02)
+        write_audio, record = Layout.write_audio, Layout.record
 
+        def write_audio_until_the_end(layout: Layout, path: str, audio: bytes) -> None:
+            write_audio(layout, path, audio)
+            self.end_at("writing", shard)
 
-def _write(source: FaultySource, report: ShardReport, job: Job, shard: Shard, *spoken: Any) -> ShardReport:
-    if shard.number >= source.hold_at:
-        (source.marks / f"waits {os.getpid()}").touch()
-        while not (source.marks / "go on").exists():
-            time.sleep(0.02)
-    write_audio, record = Layout.write_audio, Layout.record
+        def record_until_the_end(layout: Layout, name: str) -> Path:
+            self.end_at("recording", shard)
+            return record(layout, name)
 
-    def write_audio_until_the_end(layout: Layout, path: str, audio: bytes) -> None:
-        write_audio(layout, path, audio)
-        source.end_at("writing", shard)
-
-    def record_until_the_end(layout: Layout, round_number: int, shard_number: int) -> Path:
-        source.end_at("recording", shard)
-        return record(layout, round_number, shard_number)
-
-    with (
-        mock.patch.object(Layout, "write_audio", write_audio_until_the_end),
-        mock.patch.object(Layout, "record", record_until_the_end),
-    ):
-        written = write_shard(report, job, shard, *spoken)
-    source.end_at("recorded", shard)
-    return written
+        with (
+            mock.patch.object(Layout, "write_audio", write_audio_until_the_end),
+            mock.patch.object(Layout, "record", record_until_the_end),
+        ):
+            written = write_shard(report, job, shard, *spoken)
+        self.end_at("recorded", shard)
+        return written
 
 
 class LocalPool:
@@ -158,26 +155,26 @@ class LocalPool:
 
     size, on_gpus = 1, False
 
-    def __init__(self, source: VoiceSource, before: Callable[[Shard], None] = lambda shard: None) -> None:
-        self._worker = Worker(source)
+    def __init__(self, before: Callable[[Shard], None] = lambda shard: None) -> None:
         self._before = before
         self._lock = threading.Lock()
         self._closed = False
 
-    def start(self) -> "LocalPool":
-        return self
+    def start(self, source: VoiceSource) -> PoolWorker:
+        self._worker = Worker(source)
+        return self._call
 
-    def call(self, method: str, *arguments: Any) -> Any:
+    def _call(self, method: str, *arguments: Any) -> Any:
         with self._lock:
             if self._closed:
-                raise WorkerDied("stopped")
+                raise WorkerStopped
             if method == "speak":
                 self._before(arguments[1])
             return getattr(self._worker, method)(*arguments)
 
     def close(self) -> None:
+        self._closed = True
         with self._lock:
-            self._closed = True
             self._worker.close()
 
 
@@ -195,16 +192,13 @@ def make(
     found = survey(lines)
     folder.mkdir(exist_ok=True)
     chosen = {"format": "ljspeech", "audio": "wav", "shard_lines": SHARD, "sampling_rate": 22050, **options}
-
-    def job_of(identity: Identity) -> Job:
-        speak = settings or SpeakSettings(max_decoder_steps=MOST_STEPS)
-        return Job(folder, found.sha256, found.lines, speak, WORK, identity=identity, **chosen)
-
-    pool = pool or LocalPool(source)
-    try:
-        shards = -(-found.lines // SHARD)
-        corpus = make_corpus(lines, job_of, shards, pool, retry=retry, on_report=on_report)
-    finally:
-        pool.close()
+    speak = settings or SpeakSettings(max_decoder_steps=MOST_STEPS)
+    with closing(pool or LocalPool()) as pool:
+        workers, identity = start_workers(pool, source, -(-found.lines // SHARD))
+        job = Job(folder, found.sha256, found.lines, speak, WORK, identity=identity, **chosen)
+        corpus = Corpus(job, lines)
+        number = corpus.next_round() if retry else 0
+        for report in speak_shards(workers, job, corpus.shards(number, corpus.missing(number))):
+            on_report(report)
     corpus.finish()
     return corpus

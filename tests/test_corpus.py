@@ -31,8 +31,9 @@ from serving.corpora.estimate import estimate
 from serving.corpora.job import FORMATS, Job, VoiceSource, identity_of
 from serving.corpora.layout import Layout, Shard
 from serving.corpora.lines import Line, survey
+from serving.corpora.pool import PoolWorker
 from serving.corpora.process import WorkerDied
-from serving.corpora.report import CorpusTotals, RunTotals
+from serving.corpora.report import CorpusTotals
 from serving.corpora.run import speak_shards, start_workers
 from serving.corpora.shard import ShardReport
 from serving.corpora.worker import Worker
@@ -238,13 +239,13 @@ def test_a_shard_that_ends_every_worker_fails_alone_and_its_lines_can_be_tried_a
             raise WorkerDied("killed")
 
     enough = SpeakSettings(max_decoder_steps=200)
-    make(source, lines, tmp_path, LocalPool(source, die), settings=enough)
+    make(source, lines, tmp_path, LocalPool(die), settings=enough)
     assert "Shard 00-0000002 (line 17 and following) ended its worker 3 times" in caplog.text
     failed = read_entries(tmp_path / "retry.jsonl")
     assert [entry["line"] for entry in failed] == list(range(17, 25))
     assert {entry["reason"] for entry in failed} == {"its shard ended its worker 3 times"}
     assert len(read_entries(tmp_path / "manifest.jsonl")) == 32
-    make(source, lines, tmp_path, LocalPool(source, die), retry=True, settings=enough)
+    make(source, lines, tmp_path, LocalPool(die), retry=True, settings=enough)
     (still,) = read_entries(tmp_path / "retry.jsonl")
     assert (still["line"], still["reason"]) == (poison, "its shard ended its worker 3 times")
     assert len(read_entries(tmp_path / "manifest.jsonl")) == 39
@@ -258,32 +259,32 @@ class MortalPool:
     def __init__(self, seed: int, poisonous: set[int]) -> None:
         self._chance = random.Random(seed)
         self._poisonous = poisonous
-        self._spoken: list[Shard] = []
+        self._spoken: list[ShardReport] = []
 
-    def start(self) -> "MortalPool":
-        return MortalPool(self._chance.randrange(1000), self._poisonous)
+    def start(self, source: VoiceSource) -> PoolWorker:
+        return MortalPool(self._chance.randrange(1000), self._poisonous).call
 
     def call(self, method: str, *arguments: Any) -> Any:
         if method == "open":
             return None
-        shard = arguments[1] if arguments else None
-        dies_of_it = method == "speak" and shard.number in self._poisonous
-        if dies_of_it or (method != "give_up" and self._chance.random() < 0.1):
-            self._spoken = []
-            raise WorkerDied("killed")
+        _, shard, following = arguments
+        before, self._spoken = self._spoken, []
         if method == "give_up":
-            return ShardReport(shard.name, "gave up", 0)
-        reports = [ShardReport(one.name, "", 0) for one in self._spoken]
-        self._spoken = [shard] if method == "speak" else []
-        return reports
+            return [*before, ShardReport(shard.name, "gave up", 0)]
+        if shard.number in self._poisonous or self._chance.random() < 0.1:
+            raise WorkerDied("killed")
+        now = [ShardReport(shard.name, "", 0)]
+        if following is None:
+            return before + now
+        self._spoken = now
+        return before
 
 
 @pytest.mark.parametrize("seed", range(10))
 def test_every_shard_is_reported_once_whenever_workers_die(seed: int) -> None:
-    reports: list[ShardReport] = []
     shards = (Shard(0, number, (Line(number + 1, "a", "A."),)) for number in range(20))
-    workers, _ = start_workers(MortalPool(seed, {0, 7, 19}), 3)  # type: ignore[arg-type]
-    speak_shards(workers, None, shards, reports.append)  # type: ignore[arg-type]
+    workers, _ = start_workers(MortalPool(seed, {0, 7, 19}), VoiceSource(None), 3)
+    reports = list(speak_shards(workers, None, shards))  # type: ignore[arg-type]
     assert sorted(report.shard for report in reports) == [f"00-{number:07d}" for number in range(20)]
     assert {f"00-{number:07d}" for number in (0, 7, 19)} <= {one.shard for one in reports if one.worker == "gave up"}
 
@@ -370,7 +371,8 @@ def test_shards_of_long_lines_have_fewer_of_them(source: VoiceSource, tmp_path: 
     found = survey(tmp_path / "in.txt")
     with source.open() as voice:
         identity = identity_of(voice)
-    job = Job(tmp_path, found.sha256, 6, SpeakSettings(), WORK, 8, "ljspeech", "wav", 22050, identity)
+    (tmp_path / "out").mkdir()
+    job = Job(tmp_path / "out", found.sha256, 6, SpeakSettings(), WORK, 8, "ljspeech", "wav", 22050, identity)
     corpus = Corpus(job, tmp_path / "in.txt")
     assert list(corpus.sizes(0)) == [2, 1, 2, 1]
     assert [len(shard.lines) for shard in corpus.shards(0, {0, 1, 3})] == [2, 1, 1]
@@ -486,8 +488,8 @@ def test_the_report_counts_hours_reasons_and_names_outliers(plain: Path, tmp_pat
         totals.add({"line": number, "reason": f'speaking line {number} ("No. {number}") failed: KeyError; see the log'})
     assert totals.lines == len(entries) + 1
     assert totals.hours == pytest.approx(sum(entry["seconds"] for entry in (*entries, entries[0])) / 3600, rel=1e-4)
-    assert totals.outliers()[0][1].startswith("strange|")
-    text = totals.save(tmp_path, RunTotals()).read_text()
+    assert totals.outliers()[0][1] == "strange"
+    text = totals.save(tmp_path, []).read_text()
     assert "strange" in text
     assert "cut by the limit of frames" in text
     assert "| 2 | speaking a line failed: KeyError; see the log" in re.sub(" +", " ", text)

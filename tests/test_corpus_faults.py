@@ -90,10 +90,10 @@ def test_workers_killed_at_every_stage_are_started_anew_and_leave_no_trace(
     forkserver.ensure_running()  # which ends with the tests, as Python's resource tracker does
     before = descendants(os.getpid())
     if kind.startswith("actors"):
-        pool: Any = RayPool(lambda on_gpus: faulty, 1, False, 1)
+        pool: Any = RayPool(1, False, 1)
     else:
-        pool = ProcessPool(faulty, 1 if beside else 2, on_gpus=False)
-    make(source, lines, tmp_path / "corpus", pool)
+        pool = ProcessPool(1 if beside else 2, on_gpus=False)
+    make(faulty, lines, tmp_path / "corpus", pool)
     assert {path.name for path in (tmp_path / "marks").iterdir()} == STAGES.keys()
     assert "A worker died" in caplog.text
     assert tree(tmp_path / "corpus") == tree(plain)
@@ -118,11 +118,12 @@ def test_each_worker_has_its_own_gpu_whatever_the_first_process_had(
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(visible))
     else:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    pool = ProcessPool(GpuTeller(None), 3, on_gpus=True)
+    pool = ProcessPool(3, on_gpus=True)
     first, second = visible or ["0", "1"]
-    for worker, gpu in reversed([*zip([pool.start() for _ in range(3)], (first, second, first), strict=True)]):
+    workers = [pool.start(GpuTeller(None)) for _ in range(3)]
+    for worker, gpu in reversed([*zip(workers, (first, second, first), strict=True)]):
         with pytest.raises(UserError, match=f"^{gpu}$"):
-            worker.call("open")
+            worker("open")
     pool.close()
 
 

@@ -4,7 +4,7 @@ import hashlib
 import heapq
 import json
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,9 +15,10 @@ from typing import Any
 from common.errors import UserError
 from common.files import remove_leftovers, written_whole
 from common.table import counted
-from serving.corpora.job import Job
-from serving.corpora.layout import INDEX, MANIFEST, RETRY, Layout, Shard, json_line
+from serving.corpora.job import Job, claim
+from serving.corpora.layout import LAYOUTS, MANIFEST, RETRY, Layout, Shard, json_line, shard_name
 from serving.corpora.lines import Line, line_of, read_lines
+from serving.corpora.report import CorpusTotals
 
 SHARD_CHARACTERS = 100_000  # of a shard, if it has more than one line: a worker has all its audio in memory
 _SMALLER = 8  # by how much shards shrink in each round of --retry
@@ -28,23 +29,26 @@ class Corpus:
     """The state of a corpus on disk, for one driver at a time; see `common.files.locked_folder`.
 
     Args:
-        job: its folder has been claimed.
+        job: its folder is there.
         source: the file of lines.
+
+    Raises:
+        UserError: the folder holds a corpus of another configuration, or something else.
     """
 
     def __init__(self, job: Job, source: Path) -> None:
+        claim(job)
         self.job = job
         self.layout = Layout(job)
         self._source = source
         self._sizes: dict[int, Sequence[int]] = {}  # by round
-        self.layout.make_folders()
         self._clean()
 
     def missing(self, round_number: int) -> set[int]:
         """The numbers of a round's shards that are not done."""
         with ThreadPoolExecutor(_CHECKERS) as pool:
             numbers = range(len(self.sizes(round_number)))
-            done = pool.map(lambda number: self.layout.is_done(round_number, number), numbers)
+            done = pool.map(lambda number: self.layout.is_done(shard_name(round_number, number)), numbers)
             return {number for number, is_done in zip(numbers, done, strict=True) if not is_done}
 
     def shards(self, round_number: int, chosen: set[int]) -> Iterator[Shard]:
@@ -99,11 +103,8 @@ class Corpus:
                 file.write(json_line(replace(line, seed=_other_seed(line.seed or 0, last + 1)).to_dict()))
         return last + 1
 
-    def finish(self, on_entry: Callable[[dict[str, Any]], None] = lambda entry: None) -> None:
+    def finish(self) -> CorpusTotals:
         """Writes the manifest, retry.jsonl and the format's index from the shards' records, in the order of lines.
-
-        Args:
-            on_entry: called with the entry of each line, which has a `reason` where the line has no audio.
 
         Raises:
             OSError: a file can't be written.
@@ -113,7 +114,7 @@ class Corpus:
             "models": self.job.identity.models,
             "versions": self.job.identity.versions,
         }
-        index, index_line = INDEX.get(self.job.format, (None, json_line))
+        layout, totals = LAYOUTS[self.job.format], CorpusTotals()
         with ExitStack() as stack:
 
             def opened(name: str) -> Any:
@@ -121,16 +122,17 @@ class Corpus:
                 return stack.enter_context(open(temporary, "w", encoding="utf-8"))
 
             manifest, retry = opened(MANIFEST), opened(RETRY)
-            listing = opened(index) if index else None
+            listing = opened(layout.index) if layout.index else None
             for entry in self._final_entries():
-                on_entry(entry)
+                totals.add(entry)
                 if "reason" in entry:
                     retry.write(json_line(entry))
                     continue
                 manifest.write(json_line(entry | shared))
                 if listing is not None:
-                    listing.write(index_line(entry))
+                    listing.write(layout.index_line(entry))
         self._clean()
+        return totals
 
     def _final_entries(self) -> Iterator[dict[str, Any]]:
         """Each line once, in order: from the last round that has audio of it, else from its last round."""
@@ -138,8 +140,7 @@ class Corpus:
         streams = [self.layout.entries(number, len(self.sizes(number))) for number in rounds]
         merged = heapq.merge(*streams, key=lambda entry: (entry["line"], entry["round"]))
         for _, versions in groupby(merged, key=lambda entry: entry["line"]):
-            *_, best = sorted(versions, key=lambda entry: ("reason" not in entry, entry["round"]))
-            yield best
+            yield max(versions, key=lambda entry: ("reason" not in entry, entry["round"]))
 
     def _rounds(self) -> list[int]:
         number = 0
@@ -155,7 +156,9 @@ class Corpus:
             yield from map(line_of, map(json.loads, file))
 
     def _clean(self) -> None:
+        """Makes the folders that every run needs, and removes the half-written files of workers that were killed."""
         for folder in self.layout.folders():
+            folder.mkdir(exist_ok=True)
             remove_leftovers(folder)
 
 

@@ -2,19 +2,20 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from common.errors import UserError
-from common.phrases import Phrase
 from common.table import counted
 from pipeline import SpeakSettings, Voice
-from pipeline.pieces import PieceResult, prepare
+from pipeline.pieces import PieceResult
 from pipeline.synthesizer import Synthesizer
+from serving.corpora.job import identity_of
+from serving.corpora.layout import Shard
 from serving.corpora.lines import Survey, read_lines
 from serving.corpora.report import kind_of
-from serving.corpora.shard import reason_of
+from serving.corpora.shard import read_shard, reason_of
 
 FLAC_SHARE = 0.55  # of a wav file's size: what speech of the demo voice takes
 
@@ -52,34 +53,25 @@ def estimate(path: Path, found: Survey, voice: Voice, settings: SpeakSettings, s
     Raises:
         UserError: none of the sample would have audio.
     """
-    texts = list(_spread(path, found.lines, sample))
-    phrases = [Phrase(index, text) for index, text in enumerate(texts)]
-    prepared = prepare(phrases, settings, voice.engines.max_symbols)
-    pieces = sorted((piece for phrase in prepared for piece in phrase.pieces), key=lambda piece: len(piece.encoded.ids))
+    wanted = {found.lines * number // sample for number in range(sample)}
+    lines = tuple(line for position, line in enumerate(read_lines(path)) if position in wanted)
+    reading = read_shard(settings, identity_of(voice), Shard(0, 0, lines))
     rounds = 2 if voice.engines.on_gpu else 1  # the first warms a GPU up
     with Synthesizer(voice.engines, settings) as synthesizer:
         for _ in range(rounds):
             started = time.perf_counter()
-            spoken = list(synthesizer.speak(pieces))
+            spoken = list(chain.from_iterable(synthesizer.speak_batches(reading.batches)))
             taken = time.perf_counter() - started
-    results: dict[int, list[PieceResult]] = {index: [] for index in range(len(texts))}
+    results: dict[int, list[PieceResult]] = {line.number: [] for line in lines}
     for one in spoken:
-        results[one.piece.phrase.index].append(one)
-    why = [str(phrase.error) if phrase.error else reason_of(results[index]) for index, phrase in enumerate(prepared)]
-    reasons = Counter(kind_of(reason) for reason in why if reason is not None)
-    if reasons.total() == len(texts):
+        results[one.piece.phrase.line].append(one)
+    why = {phrase.phrase.line: reason_of(phrase, results[phrase.phrase.line]) for phrase in reading.lines}
+    reasons = Counter(kind_of(reason) for reason in why.values() if reason is not None)
+    if reasons.total() == len(lines):
         raise UserError(
-            f"{path}: none of {counted(len(texts), 'line')} from all over it would have audio "
+            f"{path}: none of {counted(len(lines), 'line')} from all over it would have audio "
             f"({reasons.most_common(1)[0][0]}); check the texts and --max-decoder-steps"
         )
-    whole = [one for one in spoken if why[one.piece.phrase.index] is None]
-    seconds = sum(len(piece.samples) for piece in whole) / voice.sampling_rate
-    hours = seconds * found.characters / sum(map(len, texts)) / 3600
-    return Estimate(hours, seconds / taken, len(texts), reasons)
-
-
-def _spread(path: Path, lines: int, sample: int) -> Iterator[str]:
-    wanted = {lines * number // sample for number in range(sample)}
-    for position, line in enumerate(read_lines(path)):
-        if position in wanted:
-            yield line.text
+    seconds = sum(len(one.samples) for one in spoken if why[one.piece.phrase.line] is None) / voice.sampling_rate
+    hours = seconds * found.characters / sum(len(line.text) for line in lines) / 3600
+    return Estimate(hours, seconds / taken, len(lines), reasons)

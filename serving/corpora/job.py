@@ -84,6 +84,11 @@ class Identity:
         return self.voice["device"]
 
     @property
+    def max_symbols(self) -> int:
+        """Of a piece."""
+        return self.voice["max_symbols"]
+
+    @property
     def sampling_rate(self) -> int:
         """Of the voice, in Hz."""
         return self.voice["settings"]["sampling_rate"]
@@ -131,11 +136,7 @@ class Job:
     @property
     def hash(self) -> str:
         """SHA-256 of the configuration, 64 hexadecimal digits."""
-        return hash_of(self.configuration())
-
-
-def hash_of(values: Any) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.configuration(), sort_keys=True).encode()).hexdigest()
 
 
 def claim(job: Job) -> None:

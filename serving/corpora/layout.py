@@ -20,7 +20,7 @@ import numpy as np
 from common.errors import UserError
 from common.files import write_whole, written_whole
 from common.wav import pcm16, wav_header
-from serving.corpora.job import AudioName, Job
+from serving.corpora.job import AudioName, FormatName, Job
 from serving.corpora.lines import Line
 
 RECORDS = "parts"  # folder: one file a shard, written when all files that it names are there
@@ -28,7 +28,6 @@ ROUNDS = "rounds"  # folder: the lines of each round of --retry
 MANIFEST = "manifest.jsonl"
 RETRY = "retry.jsonl"
 _SYNCERS = 16  # threads: a disk does many such requests in the time of one
-_AUDIO_FOLDER = {"ljspeech": "wavs", "nemo": "audio", "webdataset": "shards"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,11 @@ class Shard:
 
     @property
     def name(self) -> str:
-        return f"{self.round:02d}-{self.number:07d}"
+        return shard_name(self.round, self.number)
+
+
+def shard_name(round_number: int, shard_number: int) -> str:
+    return f"{round_number:02d}-{shard_number:07d}"
 
 
 @dataclass(frozen=True)
@@ -86,29 +89,20 @@ class Layout:
     def __init__(self, job: Job) -> None:
         self.job = job
         self.folder = job.folder
-        self.in_tars = job.format == "webdataset"
+        self._format = LAYOUTS[job.format]
+        self.in_tars = self._format.audio.endswith(".tar")
+        self._audio_folder = self.folder / self._format.audio.split("/")[0]
         self._hash = job.hash
 
-    def make_folders(self) -> None:
-        """Makes the folders that every run needs. Raises OSError."""
-        for name in (RECORDS, ROUNDS, _AUDIO_FOLDER[self.job.format]):
-            (self.folder / name).mkdir(exist_ok=True)
-
     def folders(self) -> Iterator[Path]:
-        """All folders in which a killed worker may have left a half-written file."""
-        yield from (self.folder, self.folder / RECORDS, self.folder / ROUNDS)
-        audio = self.folder / _AUDIO_FOLDER[self.job.format]
-        yield audio
-        if self.job.format == "nemo":
-            yield from (path for path in audio.iterdir() if path.is_dir())
+        """All folders that hold files. Each is there before the next one is asked for."""
+        yield from (self.folder / RECORDS, self.folder / ROUNDS, self._audio_folder, self.folder)
+        if self._format.audio.count("/") > 1:
+            yield from (path for path in self._audio_folder.iterdir() if path.is_dir())
 
     def audio_path(self, shard: Shard, line: Line) -> str:
         """Where a line's audio goes, relative to the corpus: a file of its own, or the shard's tar."""
-        top = _AUDIO_FOLDER[self.job.format]
-        if self.in_tars:
-            return f"{top}/{shard.name}.tar"
-        below = f"{shard.name}/" if self.job.format == "nemo" else ""  # LJSpeech's are in one folder
-        return f"{top}/{below}{line.id}.{self.job.audio}"
+        return self._format.audio.format(shard=shard.name, id=line.id, suffix=self.job.audio)
 
     def write_audio(self, path: str, audio: bytes) -> None:
         """Writes an audio file, in whole or not at all. Raises OSError."""
@@ -127,17 +121,13 @@ class Layout:
         Raises:
             OSError: a file can't be written.
         """
-        if self.in_tars:
-            entries, files = self._write_tar(shard, lines)
-        else:
-            entries = [line.entry for line in lines]
-            files = {entry["audio"]: entry.pop("bytes") for entry in entries if "reason" not in entry}
+        entries = self._write_tar(lines) if self.in_tars else [line.entry for line in lines]
+        paths = list(dict.fromkeys(entry["audio"] for entry in entries if "audio" in entry))
         with ThreadPoolExecutor(_SYNCERS) as pool:
-            list(pool.map(lambda path: _sync(self.folder / path), files))
-        top = self.folder / _AUDIO_FOLDER[self.job.format]
-        for folder in {top, *((self.folder / path).parent for path in files)}:
+            files = dict(zip(paths, pool.map(lambda path: _sync(self.folder / path), paths), strict=True))
+        for folder in {self._audio_folder, *((self.folder / path).parent for path in paths)}:
             _sync(folder)
-        record = self.record(shard.round, shard.number)
+        record = self.record(shard.name)
         with written_whole(record) as temporary:
             with open(temporary, "w", encoding="utf-8") as file:
                 file.write(json_line({"configuration": self._hash, "files": files}))
@@ -146,13 +136,13 @@ class Layout:
         _sync(record.parent)
         return entries
 
-    def record(self, round_number: int, shard_number: int) -> Path:
-        return self.folder / RECORDS / f"{round_number:02d}-{shard_number:07d}.jsonl"
+    def record(self, shard: str) -> Path:
+        return self.folder / RECORDS / f"{shard}.jsonl"
 
-    def is_done(self, round_number: int, shard_number: int) -> bool:
+    def is_done(self, shard: str) -> bool:
         """Whether a shard's record is there, and every file that it names in its full size."""
         try:
-            with open(self.record(round_number, shard_number), encoding="utf-8") as file:
+            with open(self.record(shard), encoding="utf-8") as file:
                 header = json.loads(file.readline())
             return header["configuration"] == self._hash and all(
                 (self.folder / path).stat().st_size == size for path, size in header["files"].items()
@@ -163,37 +153,39 @@ class Layout:
     def entries(self, round_number: int, shards: int) -> Iterator[dict[str, Any]]:
         """The entries of a round's shards, in the order of its lines."""
         for number in range(shards):
-            with open(self.record(round_number, number), encoding="utf-8") as file:
+            with open(self.record(shard_name(round_number, number)), encoding="utf-8") as file:
                 next(file)
                 yield from map(json.loads, file)
 
     def round_file(self, round_number: int) -> Path:
         return self.folder / ROUNDS / f"{round_number:02d}.jsonl"
 
-    def _write_tar(self, shard: Shard, lines: Iterable[SpokenLine]) -> tuple[list[dict[str, Any]], dict[str, int]]:
-        """Writes a shard's tar, if it has audio. Returns the lines' entries, and the size of the tar by its path."""
+    def _write_tar(self, lines: Iterable[SpokenLine]) -> list[dict[str, Any]]:
+        """Writes a shard's tar, if it has audio. Returns the lines' entries."""
         entries = []
         with ExitStack() as stack:
-            tar = temporary = None
+            tar = None
             for line in lines:
                 entries.append(line.entry)
                 if line.audio is None:
                     continue
                 if tar is None:
-                    path = line.entry["audio"]
-                    temporary = stack.enter_context(written_whole(self.folder / path))
+                    temporary = stack.enter_context(written_whole(self.folder / line.entry["audio"]))
                     tar = stack.enter_context(tarfile.open(temporary, "w", format=tarfile.USTAR_FORMAT))
-                del line.entry["bytes"]
                 entry = {**line.entry, "sampling_rate": self.job.sampling_rate}
                 for suffix, content in ((self.job.audio, line.audio), ("json", json_line(entry).encode())):
                     member = tarfile.TarInfo(f"{entry['id']}.{suffix}")
                     member.size = len(content)
                     tar.addfile(member, io.BytesIO(content))
-        return entries, {} if tar is None else {path: (self.folder / path).stat().st_size}
+        return entries
 
 
-def _sync(path: Path) -> None:
-    """Waits until a file's content, or the names in a folder, are on the disk itself. Raises OSError, with the path."""
+def _sync(path: Path) -> int:
+    """Waits until a file's content, or the names in a folder, are on the disk itself. Returns the size in bytes.
+
+    Raises:
+        OSError: names the path.
+    """
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -202,6 +194,7 @@ def _sync(path: Path) -> None:
             raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(handle)
+    return path.stat().st_size
 
 
 def json_line(values: Mapping[str, Any]) -> str:
@@ -220,8 +213,23 @@ def _nemo_line(entry: Mapping[str, Any]) -> str:
     return json_line(values | {name: entry[name] for name in ("words",) if name in entry})
 
 
-# Of a format: the file that its readers open first, and an entry's line in it.
-INDEX: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
-    "ljspeech": ("metadata.csv", _ljspeech_line),
-    "nemo": ("nemo_manifest.jsonl", _nemo_line),
+@dataclass(frozen=True)
+class FormatLayout:
+    """Where a format's readers look.
+
+    Attributes:
+        audio: path of a line's audio, of which a tar holds a whole shard.
+        index: the file that they open first, if there is one.
+        index_line: an entry's line in it.
+    """
+
+    audio: str
+    index: str | None = None
+    index_line: Callable[[Mapping[str, Any]], str] = json_line
+
+
+LAYOUTS: dict[FormatName, FormatLayout] = {
+    "ljspeech": FormatLayout("wavs/{id}.{suffix}", "metadata.csv", _ljspeech_line),
+    "nemo": FormatLayout("audio/{shard}/{id}.{suffix}", "nemo_manifest.jsonl", _nemo_line),
+    "webdataset": FormatLayout("shards/{shard}.tar"),
 }

@@ -10,7 +10,7 @@ import re
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ class Survey:
     lines: int
     characters: int
     sha256: str
-    notes: tuple[str, ...] = field(compare=False, default=())
+    notes: tuple[str, ...]
 
 
 def survey(path: Path) -> Survey:

@@ -1,7 +1,9 @@
 """Workers in processes of this machine, without Ray (`serving.corpora.ray_pool` has it)."""
 
 import os
-from typing import Any, Literal, Protocol
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 
@@ -9,19 +11,12 @@ from serving.corpora.job import VoiceSource
 from serving.corpora.process import Process
 from serving.corpora.worker import Worker
 
-Method = Literal["open", "speak", "finish", "give_up"]  # of Worker
+PoolWorker = Callable[..., Any]
+"""Calls a method of a `Worker` in another process: its name, its arguments. Thread-safe.
 
-
-class PoolWorker(Protocol):
-    """A `Worker` in another process. After it has died, the next call goes to a new one."""
-
-    def call(self, method: Method, *arguments: object) -> Any:
-        """What the method returns or raises; thread-safe.
-
-        Raises:
-            WorkerDied: the worker died before it returned, or was stopped.
-        """
-        ...
+It returns or raises what the method does, WorkerDied if the worker died before it returned, and WorkerStopped if its
+pool was closed. After the worker has died, the next call goes to a new one.
+"""
 
 
 class Pool(Protocol):
@@ -35,8 +30,8 @@ class Pool(Protocol):
     size: int
     on_gpus: bool
 
-    def start(self) -> PoolWorker:
-        """One more worker. Returns at once."""
+    def start(self, source: VoiceSource) -> PoolWorker:
+        """One more worker, which speaks with this voice. Returns at once."""
         ...
 
     def close(self) -> None:
@@ -48,32 +43,22 @@ class ProcessPool:
     """Workers in processes of this machine.
 
     Args:
-        source: of the workers' voice.
         size: number of workers.
         on_gpus: whether each gets a GPU, of those that CUDA_VISIBLE_DEVICES leaves visible.
     """
 
-    def __init__(self, source: VoiceSource, size: int, on_gpus: bool) -> None:
+    def __init__(self, size: int, on_gpus: bool) -> None:
         self.size, self.on_gpus = size, on_gpus
-        self._source = source
-        self._workers: list[_ProcessWorker] = []
+        self._processes: list[Process] = []
 
-    def start(self) -> PoolWorker:
-        gpu = _visible_gpus()[len(self._workers) % count_gpus()] if self.on_gpus else None
-        self._workers.append(_ProcessWorker(Process(_begin, self._source, gpu)))
-        return self._workers[-1]
+    def start(self, source: VoiceSource) -> PoolWorker:
+        gpu = _visible_gpus()[len(self._processes) % count_gpus()] if self.on_gpus else None
+        self._processes.append(Process(_begin, source, gpu))
+        return partial(self._processes[-1].call, _call)
 
     def close(self) -> None:
-        for worker in self._workers:
-            worker.process.close()
-
-
-class _ProcessWorker:
-    def __init__(self, process: Process) -> None:
-        self.process = process
-
-    def call(self, method: Method, *arguments: object) -> Any:
-        return self.process.call(_call, method, *arguments)
+        for process in self._processes:
+            process.close()
 
 
 _own: list[Worker] = []  # of a worker's process: its one worker
@@ -85,7 +70,7 @@ def _begin(source: VoiceSource, gpu: str | None) -> None:
     _own.append(Worker(source))
 
 
-def _call(method: Method, *arguments: object) -> Any:
+def _call(method: str, *arguments: object) -> Any:
     return getattr(_own[0], method)(*arguments)
 
 

@@ -22,6 +22,10 @@ class WorkerDied(Exception):
     """A process ended before it returned from a call."""
 
 
+class WorkerStopped(Exception):
+    """A process was closed before it returned from a call."""
+
+
 class Process:
     """One process, which starts at its first call and makes one call after the other. Thread-safe.
 
@@ -47,18 +51,22 @@ class Process:
             attempts: how often to make the call if the process dies.
 
         Raises:
-            WorkerDied: the process died each time, or was stopped.
+            WorkerDied: the process died each time.
+            WorkerStopped: this object was closed.
         """
         for _ in range(attempts):
             with self._lock:
                 if self._closed:
-                    break
+                    raise WorkerStopped
                 executor = self._executor
             try:
                 return executor.submit(function, *arguments).result()
             except (BrokenProcessPool, CancelledError):
-                self._replace(executor)
-        raise WorkerDied("its process was stopped" if self._closed else "its process has ended")
+                with self._lock:
+                    if self._executor is executor and not self._closed:  # else another thread was quicker
+                        executor.shutdown()
+                        self._executor = self._new_executor()
+        raise WorkerStopped if self._closed else WorkerDied("its process has ended")
 
     def close(self) -> None:
         """Ends the process; may be called again."""
@@ -67,12 +75,6 @@ class Process:
             self._ours.close()
             self._executor.shutdown(cancel_futures=True)
             self._theirs.close()
-
-    def _replace(self, executor: ProcessPoolExecutor) -> None:
-        with self._lock:
-            if self._executor is executor and not self._closed:  # else another thread was quicker
-                executor.shutdown()
-                self._executor = self._new_executor()
 
     def _new_executor(self) -> ProcessPoolExecutor:
         begin, arguments = self._begin

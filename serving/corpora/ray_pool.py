@@ -11,8 +11,8 @@ from common.cpu_backend import usable_cores
 from common.errors import UserError
 from common.files import REPOSITORY
 from serving.corpora.job import VoiceSource
-from serving.corpora.pool import Method, PoolWorker
-from serving.corpora.process import WorkerDied
+from serving.corpora.pool import PoolWorker
+from serving.corpora.process import WorkerDied, WorkerStopped
 from serving.corpora.worker import Worker
 
 OBJECT_STORE_BYTES = 100 << 20  # of a local Ray: only shards of text and short reports pass through it
@@ -27,7 +27,6 @@ class RayPool:
     """Workers as Ray actors, each with a GPU or a group of cores to itself.
 
     Args:
-        source_of: the workers' voice, with GPUs or without; its files lie at the same paths on all machines.
         size: number of workers; None takes all that the cluster has room for.
         on_gpus: whether each gets a GPU; None takes GPUs where there are any.
         threads: cores of a worker without a GPU.
@@ -37,14 +36,7 @@ class RayPool:
         UserError: Ray isn't installed, there is no cluster at the address, or it has no room.
     """
 
-    def __init__(
-        self,
-        source_of: Callable[[bool], VoiceSource],
-        size: int | None,
-        on_gpus: bool | None,
-        threads: int,
-        address: str | None = None,
-    ) -> None:
+    def __init__(self, size: int | None, on_gpus: bool | None, threads: int, address: str | None = None) -> None:
         os.environ.update({name: value for name, value in _QUIET.items() if name not in os.environ})
         try:
             import ray
@@ -64,13 +56,12 @@ class RayPool:
             what = "GPUs" if self.on_gpus else f"groups of {threads} cores"
             self.close()
             raise UserError(f"{self.size} workers are asked for, and there are {room} {what}; ask for fewer")
-        self._source = source_of(self.on_gpus)
         share: dict[str, Any] = {"num_gpus": 1, "num_cpus": 1} if self.on_gpus else {"num_gpus": 0, "num_cpus": threads}
         self._actor_class = ray.remote(**share)(Worker)
 
-    def start(self) -> PoolWorker:
-        self._workers.append(_RayWorker(self._ray, lambda: self._actor_class.remote(self._source)))
-        return self._workers[-1]
+    def start(self, source: VoiceSource) -> PoolWorker:
+        self._workers.append(_RayWorker(self._ray, lambda: self._actor_class.remote(source)))
+        return self._workers[-1].call
 
     def close(self) -> None:
         for worker in self._workers:
@@ -89,15 +80,20 @@ class _RayWorker:
         self._lock = threading.Lock()
         self._stopped = False
 
-    def call(self, method: Method, *arguments: object) -> Any:
-        actor = self._actor
+    def call(self, method: str, *arguments: object) -> Any:
+        with self._lock:
+            if self._stopped:
+                raise WorkerStopped
+            actor = self._actor
         try:
             return self._ray.get(getattr(actor, method).remote(*arguments))
         except self._ray.exceptions.RayTaskError as error:
             raise error.cause from error
         except self._ray.exceptions.RayError as error:
             with self._lock:
-                if self._actor is actor and not self._stopped:
+                if self._stopped:
+                    raise WorkerStopped from error
+                if self._actor is actor:
                     self._ray.kill(actor)  # it may be alive and out of reach
                     self._actor = self._start()
             first_line = (str(error).strip() or "no message").splitlines()[0]

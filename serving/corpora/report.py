@@ -5,8 +5,7 @@ import re
 import statistics
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +21,18 @@ _OUTLYING = 4.0  # robust standard deviations of the logarithm; a line farther o
 _BINS = 60
 
 
-@dataclass
-class RunTotals:
-    """What each worker of this run did."""
-
-    workers: dict[str, ShardReport] = field(default_factory=dict)
-
-    def add(self, report: ShardReport) -> None:
-        before = self.workers.get(report.worker)
-        self.workers[report.worker] = report if before is None else before.with_following(report)
-
-    @property
-    def audio_seconds(self) -> float:
-        return sum(worker.audio_seconds for worker in self.workers.values())
-
-    def table(self) -> str:
-        """Markdown: a row a worker. Its rate is seconds of audio a second, from its first line to its last."""
-        headers = ("Worker", "Lines", "Hours of audio", "Audio s per s", "Voice busy")
-        rows = []
-        for name, worker in sorted(self.workers.items()):
-            taken = max(worker.ended - worker.began, 1e-9)
-            rate, busy = worker.audio_seconds / taken, worker.speaking_seconds / taken
-            hours = f"{worker.audio_seconds / 3600:.3f}"
-            rows.append((name, f"{worker.lines:,}", hours, f"{rate:,.1f}", f"{min(busy, 1):.0%}"))
-        return format_markdown(headers, rows, "lrrrr")
+def run_table(reports: Sequence[ShardReport]) -> str:
+    """Markdown: a row a worker. Its rate is seconds of audio a second, from its first line to its last."""
+    headers = ("Worker", "Lines", "Hours of audio", "Audio s per s", "Voice busy")
+    rows = []
+    for name in sorted({report.worker for report in reports}):
+        own = [report for report in reports if report.worker == name]
+        audio = sum(report.audio_seconds for report in own)
+        taken = max(max(report.ended for report in own) - min(report.began for report in own), 1e-9)
+        busy = min(sum(report.speaking_seconds for report in own) / taken, 1)
+        lines = sum(report.lines for report in own)
+        rows.append((name, f"{lines:,}", f"{audio / 3600:.3f}", f"{audio / taken:,.1f}", f"{busy:.0%}"))
+    return format_markdown(headers, rows, "lrrrr")
 
 
 class CorpusTotals:
@@ -56,8 +43,8 @@ class CorpusTotals:
         self.texts_at_fault = 0  # lines that need another text
         self._seconds = array("f")
         self._ratios = array("f")  # frames a symbol, at speed 1
-        self._lowest: list[tuple[float, int, str]] = []  # heaps of (order, line, what it is)
-        self._highest: list[tuple[float, int, str]] = []
+        self._lowest: list[tuple[Any, ...]] = []  # heaps of (order, line, frames a symbol, id, audio, text)
+        self._highest: list[tuple[Any, ...]] = []
 
     def add(self, entry: Mapping[str, Any]) -> None:
         """Adds a line: an entry of the manifest or of retry.jsonl."""
@@ -70,7 +57,7 @@ class CorpusTotals:
         self._ratios.append(ratio)
         for heap, order in ((self._lowest, -ratio), (self._highest, ratio)):
             keep = heapq.heappush if len(heap) < _SHOWN else heapq.heappushpop
-            keep(heap, (order, entry["line"], f"{entry['id']}|{entry['audio']}|{entry['reading']}"))
+            keep(heap, (order, entry["line"], ratio, entry["id"], entry["audio"], entry["reading"]))
 
     @property
     def lines(self) -> int:
@@ -81,19 +68,23 @@ class CorpusTotals:
     def hours(self) -> float:
         return float(np.frombuffer(self._seconds, np.float32).sum(dtype=np.float64)) / 3600 if self._seconds else 0.0
 
-    def outliers(self) -> list[tuple[float, str]]:
-        """(frames a symbol, what it is) of the lines far from the rest, the farthest first."""
+    def outliers(self) -> list[tuple[Any, ...]]:
+        """(frames a symbol, id, audio, text) of the lines far from the rest, the farthest first."""
         if len(self._ratios) < 2:
             return []
         logs = np.log(np.frombuffer(self._ratios, np.float32))
         middle = float(np.median(logs))
         spread = 1.4826 * float(np.median(np.abs(logs - middle))) or 1e-6
-        found = {(abs(order), line, text) for order, line, text in (*self._lowest, *self._highest)}
-        far = [(abs(np.log(ratio) - middle) / spread, ratio, text) for ratio, _, text in found]
-        return [(ratio, text) for distance, ratio, text in sorted(far, reverse=True) if distance > _OUTLYING][:_SHOWN]
+        found = {entry[2:] for entry in (*self._lowest, *self._highest)}
+        far = [(abs(np.log(what[0]) - middle) / spread, what) for what in found]
+        return [what for distance, what in sorted(far, reverse=True) if distance > _OUTLYING][:_SHOWN]
 
-    def save(self, folder: Path, run: RunTotals) -> Path:
-        """Writes report.md and its pictures into the corpus's folder. Raises OSError."""
+    def save(self, folder: Path, run: Sequence[ShardReport]) -> Path:
+        """Writes report.md and its pictures into the corpus's folder. Raises OSError.
+
+        Args:
+            run: reports of the shards that this run recorded.
+        """
         report = folder / REPORT
         report.mkdir(exist_ok=True)
         if self.lines:
@@ -104,7 +95,7 @@ class CorpusTotals:
             temporary.write_text("\n".join(self._paragraphs(run)) + "\n", encoding="utf-8")
         return path
 
-    def _paragraphs(self, run: RunTotals) -> Iterator[str]:
+    def _paragraphs(self, run: Sequence[ShardReport]) -> Iterator[str]:
         yield f"# Corpus\n\n{self.lines:,} lines have audio: {self.hours:,.2f} hours."
         if self.lines:
             median = statistics.median(self._seconds)
@@ -116,13 +107,10 @@ class CorpusTotals:
             yield format_markdown(("Lines", "Reason"), rows, "rl")
         if outliers := self.outliers():
             yield "\n## Worth listening to: far more or fewer frames a symbol than the rest\n"
-            listed = []
-            for ratio, text in outliers:
-                name, audio, reading = text.split("|", 2)
-                listed.append((f"{ratio:.2f}", name, audio, shorten(reading, 80)))
+            listed = [(f"{ratio:.2f}", name, audio, shorten(text, 80)) for ratio, name, audio, text in outliers]
             yield format_markdown(("Frames a symbol", "Id", "Audio", "Text"), listed, "rlll")
-        if run.workers:
-            yield f"\n## The last run\n\n{run.table()}"
+        if run:
+            yield f"\n## The last run\n\n{run_table(run)}"
 
 
 def kind_of(reason: str) -> str:

@@ -6,7 +6,7 @@ Functions without state: they run in the worker's process or in those beside it.
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -16,8 +16,9 @@ from common.errors import InvalidInput, UserError, explained
 from common.phrases import Phrase
 from pipeline.audio import Resampler
 from pipeline.pieces import Piece, PieceResult, PreparedPhrase, prepare
+from pipeline.settings import SpeakSettings
 from pipeline.words import joined_words
-from serving.corpora.job import Job
+from serving.corpora.job import Identity, Job
 from serving.corpora.layout import Layout, Shard, SpokenLine, encode
 from serving.corpora.lines import Line
 
@@ -35,10 +36,10 @@ class ShardReading:
 
 @dataclass(frozen=True)
 class ShardReport:
-    """What became of a shard, or of several of one worker. Times are in seconds, by the worker's clock.
+    """What became of a shard. Times are in seconds, by the worker's clock.
 
     Attributes:
-        shard: its name; of several, the last one's.
+        shard: its name.
         worker: its machine and process.
         lines: with and without audio.
         audio_seconds: of the audio that was written.
@@ -59,15 +60,9 @@ class ShardReport:
     waiting_seconds: float = 0.0
     writing_seconds: float = 0.0
 
-    def with_following(self, report: "ShardReport") -> "ShardReport":
-        """The report of this shard and one that the same worker did later, together."""
-        first = ("shard", "worker", "began", "ended")
-        counts = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in first}
-        return replace(report, began=self.began, **{name: getattr(report, name) + n for name, n in counts.items()})
 
-
-def read_shard(job: Job, batch_size: int, max_symbols: int, shard: Shard) -> ShardReading:
-    """Reads a shard's lines into pieces of at most `max_symbols`, in batches of nearly one length.
+def read_shard(settings: SpeakSettings, identity: Identity, shard: Shard) -> ShardReading:
+    """Reads a shard's lines into pieces that the voice can speak, in batches of nearly one length.
 
     They depend on the shard's lines alone, so that a restarted run makes the same.
     """
@@ -75,13 +70,12 @@ def read_shard(job: Job, batch_size: int, max_symbols: int, shard: Shard) -> Sha
     lines: list[PreparedPhrase] = []
     pieces: list[Piece] = []
     for line in shard.lines:
-        seed, speed = _seed(job, line), _speed(job, line)
-        settings = replace(job.settings, speed=speed)  # SSML's rates count from it
-        (phrase,) = prepare([Phrase(line.number - 1, line.text)], settings, max_symbols)
+        own = _settings_of(settings, line)  # SSML's rates count from its speed
+        (phrase,) = prepare([Phrase(line.number - 1, line.text)], own, identity.max_symbols)
         lines.append(replace(phrase, pieces=()))
-        pieces += (replace(piece, seed=seed, speed=piece.speed_in(settings)) for piece in phrase.pieces)
+        pieces += (replace(piece, seed=own.seed, speed=piece.speed_in(own)) for piece in phrase.pieces)
     pieces.sort(key=lambda piece: len(piece.encoded.ids))
-    count = -(-len(pieces) // batch_size)
+    count = -(-len(pieces) // identity.batch_size)
     edges = (len(pieces) * number // max(1, count) for number in range(count + 1))
     batches = tuple(tuple(pieces[start:stop]) for start, stop in pairwise(edges))
     return ShardReading(tuple(lines), batches, time.perf_counter() - started)
@@ -116,12 +110,9 @@ def write_shard(
     for result, stop, size in zip(results, accumulate(sizes), sizes, strict=True):
         pieces[result.piece.phrase.line].append(replace(result, audio=samples[stop - size : stop]))
 
-    def write_line(position: int) -> SpokenLine:
-        line, reading = shard.lines[position], readings[position]
+    def write_line(line: Line, reading: PreparedPhrase) -> SpokenLine:
         own = sorted(pieces[line.number], key=lambda result: result.piece.number)
-        if reading.error is not None:
-            return _unspoken_line(job, shard, line, str(reading.error), isinstance(reading.error, InvalidInput))
-        reason = reason_of(own)
+        reason = reason_of(reading, own)
         if reason is None:
             try:
                 return _spoken_line(layout, shard, line, reading.reading, own)
@@ -129,16 +120,16 @@ def write_shard(
                 raise
             except Exception as error:
                 reason = str(explained(error, f"line {line.number}"))
-        return _unspoken_line(job, shard, line, reason)
+        return _unspoken_line(job, shard, line, reason, text_at_fault=isinstance(reading.error, InvalidInput))
 
     with ThreadPoolExecutor(WRITERS) as pool:
-        entries = layout.commit(shard, pool.map(write_line, range(len(shard.lines))))
+        entries = layout.commit(shard, pool.map(write_line, shard.lines, readings))
     return _completed(report, entries, started)
 
 
-def give_up_shard(report: ShardReport, job: Job, shard: Shard, reason: str) -> ShardReport:
+def give_up_shard(worker: str, job: Job, shard: Shard, reason: str) -> ShardReport:
     """Records a shard's lines without audio, so that --retry finds them. Raises OSError."""
-    started = time.perf_counter()
+    report, started = ShardReport(shard.name, worker, time.time()), time.perf_counter()
     entries = Layout(job).commit(shard, (_unspoken_line(job, shard, line, reason) for line in shard.lines))
     return _completed(report, entries, started)
 
@@ -153,18 +144,18 @@ def _spoken_line(layout: Layout, shard: Shard, line: Line, reading: str, results
     path = layout.audio_path(shard, line)
     if not layout.in_tars:
         layout.write_audio(path, audio)
+    own = _settings_of(job.settings, line)
     entry = {
         **line.to_dict(),
         "reading": reading,
         "audio": path,
-        "bytes": len(audio),
         "seconds": round(len(samples) / job.sampling_rate, 6),
         "frames": sum(result.frames for result in results),
         "symbols": sum(len(result.piece.encoded.ids) for result in results),
         "pieces": len(results),
         "stop_reason": "gate",
-        "seed": _seed(job, line),
-        "speed": _speed(job, line),
+        "seed": own.seed,
+        "speed": own.speed,
         "round": shard.round,
     }
     if job.settings.timestamps:
@@ -179,16 +170,18 @@ def _words(results: Sequence[PieceResult], sampling_rate: int) -> list[dict[str,
 
 
 def _unspoken_line(job: Job, shard: Shard, line: Line, reason: str, text_at_fault: bool = False) -> SpokenLine:
-    settings = {"seed": _seed(job, line), "speed": _speed(job, line)}
-    fault = {"text_at_fault": True} if text_at_fault else {}
-    return SpokenLine({**line.to_dict(), **settings, "reason": reason, **fault, "round": shard.round})
+    own = _settings_of(job.settings, line)
+    entry = {**line.to_dict(), "seed": own.seed, "speed": own.speed, "reason": reason}
+    if text_at_fault:
+        entry["text_at_fault"] = True
+    return SpokenLine(entry | {"round": shard.round})
 
 
-def reason_of(results: Sequence[PieceResult]) -> str | None:
-    """Why a line has no audio, by the results of its pieces; None if it has."""
-    for result in results:
-        if result.error is not None:
-            return str(result.error)
+def reason_of(reading: PreparedPhrase, results: Sequence[PieceResult]) -> str | None:
+    """Why a line has no audio, by its reading and the results of its pieces; None if it has."""
+    for error in (reading.error, *(result.error for result in results)):
+        if error is not None:
+            return str(error)
     cut = [number for number, result in enumerate(results, 1) if result.cut]
     if cut:
         where = f"piece {cut[0]} of {len(results)} was" if len(results) > 1 else "it was"
@@ -206,9 +199,7 @@ def _completed(report: ShardReport, entries: Sequence[Mapping[str, Any]], starte
     )
 
 
-def _seed(job: Job, line: Line) -> int:
-    return job.settings.seed if line.seed is None else line.seed
-
-
-def _speed(job: Job, line: Line) -> float:
-    return job.settings.speed if line.speed is None else line.speed
+def _settings_of(settings: SpeakSettings, line: Line) -> SpeakSettings:
+    """The settings with the line's own seed and speed, if it has them."""
+    seed = settings.seed if line.seed is None else line.seed
+    return replace(settings, seed=seed, speed=settings.speed if line.speed is None else line.speed)

@@ -43,7 +43,7 @@ class Worker:
         self._writer: Process | None = None
         self._samples = [SharedSamples(), SharedSamples()]  # of the shard that is spoken, and of the one before
         self._threads = ThreadPoolExecutor(3)  # they wait for the processes
-        self._reading: tuple[str, Future[ShardReading]] | None = None  # of the shard that comes next
+        self._ahead: dict[str, Future[ShardReading]] = {}  # by its name: the shard that comes next
         self._writing: Future[ShardReport] | None = None
 
     def open(self) -> Identity:
@@ -63,7 +63,8 @@ class Worker:
             following: the next shard, which is read meanwhile.
 
         Returns:
-            reports of the shards that were recorded meanwhile: the one before, or without processes beside this one.
+            reports of the shards that were recorded meanwhile: the one before and, without processes beside this one or
+            without a following shard, this one.
 
         Raises:
             UserError: the voice can't be opened, differs from the job's, or this machine doesn't see the corpus.
@@ -72,7 +73,7 @@ class Worker:
         voice = self._checked_voice(job)
         began = time.time()
         try:
-            reading = self._read(voice, job, shard, following)
+            reading = self._read(job, shard, following)
             started = time.perf_counter()
             results, sizes, audio = self._spoken(voice, job, reading)
             spoken = time.perf_counter()
@@ -82,8 +83,8 @@ class Worker:
         except (UserError, OSError):
             raise
         except Exception as error:
-            return [*self.finish(), self._failed(job, shard, error)]
-        reports = self.finish()
+            return [*self._finished(), self._failed(job, shard, error)]
+        reports = self._finished()
         report = ShardReport(
             shard.name,
             self._name,
@@ -92,18 +93,14 @@ class Worker:
             speaking_seconds=spoken - started,
             waiting_seconds=time.perf_counter() - spoken,
         )
-        arguments = job, shard, reading.lines, results, sizes, audio.path
-        self._writing = self._threads.submit(self._written, job, shard, report, *arguments)
-        return reports if self._writer is not None else self.finish()
+        self._writing = self._threads.submit(self._write, report, job, shard, reading.lines, results, sizes, audio.path)
+        if following is None or self._writer is None:
+            reports += self._finished()
+        return reports
 
-    def finish(self) -> list[ShardReport]:
-        """Waits until the last shard is recorded, and returns its report. Raises OSError."""
-        writing, self._writing = self._writing, None
-        return [] if writing is None else [writing.result()]
-
-    def give_up(self, job: Job, shard: Shard, reason: str) -> ShardReport:
-        """Records a shard without audio. Raises OSError."""
-        return give_up_shard(ShardReport(shard.name, self._name, time.time()), job, shard, reason)
+    def give_up(self, job: Job, shard: Shard, reason: str) -> list[ShardReport]:
+        """Records a shard without audio. Returns its report and that of the shard before. Raises OSError."""
+        return [*self._finished(), give_up_shard(self._name, job, shard, reason)]
 
     def close(self) -> None:
         """Ends the processes and closes the voice; may be called again."""
@@ -125,19 +122,21 @@ class Worker:
         assert self._voice is not None
         return self._voice
 
+    def _finished(self) -> list[ShardReport]:
+        """Waits until the last shard is recorded, and returns its report. Raises OSError."""
+        writing, self._writing = self._writing, None
+        return [] if writing is None else [writing.result()]
+
     def _failed(self, job: Job, shard: Shard, error: Exception) -> ShardReport:
         """Gives up a shard after an exception that no single line explains."""
-        return self.give_up(job, shard, str(explained(error, f"shard {shard.name}")))
+        return give_up_shard(self._name, job, shard, str(explained(error, f"shard {shard.name}")))
 
-    def _read(self, voice: Voice, job: Job, shard: Shard, following: Shard | None) -> ShardReading:
+    def _read(self, job: Job, shard: Shard, following: Shard | None) -> ShardReading:
         def begin(one: Shard) -> "Future[ShardReading]":
-            arguments = job, voice.engines.batch_size, voice.engines.max_symbols, one
-            return self._threads.submit(_call, self._reader, read_shard, *arguments)
+            return self._threads.submit(_call, self._reader, read_shard, job.settings, job.identity, one)
 
-        ahead, self._reading = self._reading, None
-        reading = ahead[1] if ahead is not None and ahead[0] == shard.name else begin(shard)
-        if following is not None and self._reader is not None:
-            self._reading = following.name, begin(following)
+        reading = self._ahead.get(shard.name) or begin(shard)
+        self._ahead = {} if following is None or self._reader is None else {following.name: begin(following)}
         return reading.result()
 
     def _spoken(
@@ -163,10 +162,9 @@ class Worker:
                 break
         return results, sizes, audio
 
-    def _written(self, job: Job, shard: Shard, *arguments: object) -> ShardReport:
-        """Has a shard written. `arguments` are those of `write_shard`."""
+    def _write(self, report: ShardReport, job: Job, shard: Shard, *spoken: object) -> ShardReport:
         try:
-            return _call(self._writer, write_shard, *arguments)
+            return _call(self._writer, write_shard, report, job, shard, *spoken)
         except (OSError, UserError):
             raise
         except Exception as error:
