@@ -102,7 +102,7 @@ def _milliseconds(part: Part, result: Result) -> str:
 
 def make_backends(phrases: Sequence[Phrase], folder: Path) -> dict[str, Backend]:
     """The backends by name; `folder` gets the demo voice's files, which are needed while they are opened."""
-    print("exporting the demo voice", file=sys.stderr, flush=True)
+    print("exporting the demo voice in three forms", file=sys.stderr, flush=True)
     files = export_voice(folder / "fp32")
     onnx = open_engines(files, cpu_backend="onnxruntime")
     engines: dict[str, dict[Part, Engine]] = {
