@@ -13,6 +13,7 @@ from tacotron2.text.normalizer.say import (
     code,
     count,
     join,
+    letters,
     number,
     pairs,
     plural,
@@ -185,6 +186,10 @@ NUMBERS.add(
     lambda match: table("special-numbers")[match[0]],
 )
 NUMBERS.add(r"(?<!\w)# ?(?=[0-9])", "number ")
+NUMBERS.add(  # of a law: "401(k)", "501(c)(3)"
+    r"(?<![\w.,/$-])([0-9]{3})\(([a-z])\)?(?:\(([0-9]{1,2})\))?(?!\w)",
+    lambda match: join(pairs(match[1]), letters(match[2]), match[3] and cardinal(match[3])),
+)
 
 
 NUMBERS.add(

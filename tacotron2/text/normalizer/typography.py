@@ -112,8 +112,12 @@ def _fraction(match: re.Match[str]) -> str:
 
 # Within a block.
 MARKUP = Rules(needs=r"[^A-Za-z0-9\s.,!?']|[xX]D|\. \.|\.m\.")
-MARKUP.add(r"!?\[([^\[\]\n]{0,300})\](?:\([^()\s]{0,500}(?:[ \t]\"[^\"\n]{0,100}\")?\)|\[[^\[\]\n]{0,50}\])", r"\1")
-MARKUP.add(r"(?<=[\w.,;!?)])\[(?:\^?[0-9]{1,3}|citation needed)\]", "")
+MARKUP.add(
+    r"!?\[([^\[\]\n]{0,300})\]\([^()\s]{0,500}(?:[ \t]\"[^\"\n]{0,100}\")?\)"
+    r"|(?<!\w)\[([^\[\]\n]{0,300})\]\[[^\[\]\n]{0,50}\]",
+    r"\1\2",
+)
+MARKUP.add(r"(?<=[\w.,;!?)])\[(?:\^?[1-9][0-9]{0,2}|citation needed)\]", "")
 MARKUP.add(
     r"(?<!\S)(?:[:;=]'?[-^]?[)(\]\[DPpOo3/\\|*]{1,5}|[xX]D+|\^_?\^|-_-|¯\\_\(ツ\)_/¯)(?!\w)"
     r"|(?:(?<=[A-Za-z.!?]{2} )|(?<=\bI ))<3(?=\s*(?:$|[.!?,)]|(?:it|this|that|my|the|him|her|them)\b))"
@@ -122,12 +126,14 @@ MARKUP.add(
 )
 MARKUP.add(r"(?<![0-9 ])\*+|\*+(?![0-9 *])|(?<![0-9]) \*+(?= )", "")
 MARKUP.add(r"(?<![A-Za-z0-9_])_+(?=[A-Za-z0-9*'\"])|(?<=[A-Za-z0-9*.,!?'\")])_+(?![A-Za-z0-9_])", "")
-MARKUP.add(r"(?<=\w)\[(?=[0-9])", " ")  # "sshd[1234]"
+MARKUP.add(r"(?<=[a-z]{2})\[((?&endings))\]", r"\1")  # in quotations: "repeat[ing]"
+MARKUP.add(r"(?<!\w)\[([A-Za-z])\](?=[a-z])", r"\1")  # and "[t]he"
+MARKUP.add(r"(?<=\w)(?:[\[\]]+|~~)(?=\w)", " ")  # "sshd[1234]"
+MARKUP.add(r"(?<=[A-Za-z])`(?=[A-Za-z])", "'")  # "don`t"
 MARKUP.add(r"~~|`+", "")
 MARKUP.add(r"(?:(?<!\S)--?|(?<=\()--)(?=[a-z][a-z-]{0,30}(?:[ =,.;:)]|$))", lambda match: "dash " * len(match[0]))
 MARKUP.add(r"(?<=[a-z])\(s\)", "s")
 MARKUP.add(r"(?<=[a-z0-9]{2})\((?:TM|R)\)", "")
-MARKUP.add(r"(?<!\w)\[([A-Za-z])\](?=[a-z])", r"\1")  # in quotations: "[t]he"
 MARKUP.add(r"\+/[-\N{MINUS SIGN}]", "±")
 MARKUP.add(r"(?<=[0-9 ][ap]\.m\.)(?=[A-Z][a-z])", " ")  # "5 p.m.Then"
 MARKUP.add(r"(?<![.])\. \. \.", "...")
