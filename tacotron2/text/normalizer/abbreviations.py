@@ -23,6 +23,12 @@ def _latin(match: re.Match[str]) -> str:
     return _ended(match, _as_typed(short, table("latin")[short.lower()]), short.lower() == "ph.d.")
 
 
+ABBREVIATIONS.add(
+    r"(?<![\w.'/-])((?&Short-words))(?:\.(?= [a-z]|:))?(?![\w'/-])",
+    lambda match: _as_typed(match[1], table("short-words")[match[1].lower()]),
+)
+
+
 @ABBREVIATIONS.rule(r"\b([Pp]p?)\. ?([ivxl]{1,8})(?: ?- ?([ivxl]{1,8}))?\b(?!\.\w)")
 def _roman_pages(match: re.Match[str]) -> str:
     short, first, last = match.groups()
@@ -104,7 +110,7 @@ ABBREVIATIONS.add(
     lambda match: table("directions")[match[0]].lower(),
 )
 ABBREVIATIONS.add(
-    rf"\b((?&before-a-name))\.? (?={_CAPITAL}[a-z.{HELD}]|[{HELD}])",
+    rf"\b((?&before-a-name))\.? (?={_CAPITAL}[a-z.{HELD}]|[{HELD}]|(?:and|&) (?:Mrs?|Ms|Dr)\b)",
     lambda match: f"{table('before-a-name')[match[1]]} ",
 )
 _NOT_BEFORE_PROF = Pattern(r"\b(?:my|the|a|our|his|her|your|their|this|that|dash|dot|slash) $")
@@ -169,7 +175,7 @@ _ROMAN = "[MDCLXVI]{1,15}"
 _NO_PRONOUN_AFTER = Pattern(r"\s*(?:$|[,.;:)\]-]|(?:of|is|and|to|was|or|in|at|on|by|for)\b)")
 
 
-@NUMERALS.rule(rf"\b((?&COUNTED-IN-ROMANS)) ({_ROMAN})(?!'[a-rt-z]|\.?[A-Za-z])")
+@NUMERALS.rule(rf"\b((?&COUNTED-IN-ROMANS)) (?!(?<=[Ss]eries )X\b)({_ROMAN})(?!'[a-rt-z]|\.?[A-Za-z])")
 def _counted(match: re.Match[str]) -> str:
     noun, numeral = match[1], match[2]
     value = roman(numeral)

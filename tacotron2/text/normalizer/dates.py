@@ -24,9 +24,12 @@ def _weekdays(match: re.Match[str]) -> str:
     return f"{_weekday(first)} {_JOINTS.get(joint, joint)} {_weekday(last)}"
 
 
+WEEKDAYS.add(r"\bM ?- ?F\b", "Monday to Friday")
+
+
 @WEEKDAYS.rule(
     rf"\b({_WEEKDAY})\b"
-    r"(\.? (?=(?:night|morning|afternoon|evening|noon)s?\b)|\.(?= [a-z0-9(]|[,;:)])|(?=\.?(?:\s*$|[,;:!?)])|\. [A-Z]))"
+    r"(\.? (?=(?:night|morning|afternoon|evening|noon)s?\b)|\.(?= [a-z0-9(&]|[,;:)])|(?=\.?(?:\s*$|[,;:!?)])|\. [A-Z]))"
 )
 def _weekday_alone(match: re.Match[str]) -> str:
     day, after = match.groups()
@@ -171,8 +174,8 @@ def _years(match: re.Match[str]) -> str:
 
 
 DATES.add(
-    r"(?<![\w.,$-])(10{1,3})'?s(?= of\b)",
-    lambda match: {"10": "tens", "100": "hundreds", "1000": "thousands"}[match[1]],
+    r"(?<![\w.,$-])(10{1,3}|10{0,2},000)'?s(?= of\b)",
+    lambda match: " of ".join(map(plural, cardinal(match[1].replace(",", "")).removeprefix("one ").split())),
 )
 DATES.add(
     r"(?<![\w.,:$£€])('?)((?:1[0-9]|20)?[0-9]0)'?s ?- ?'?((?:1[0-9]|20)?[0-9]0)'?s\b",

@@ -21,6 +21,8 @@ from tacotron2.text.tables import table
 # The ways to group figures, then sums of money.
 MONEY = Rules(needs=FIGURES)
 
+MONEY.add(r"(?<=[0-9]) ?[xX×] ?(?=[$£€][0-9])", " times ")
+
 # Accountants' parentheses around what is below zero: "$(45)m".
 MONEY.add(rf"(?<!\w)([$£€])\(({NUMBER})\)|\(([$£€])({NUMBER})\)(?= ?(?&scales)\b)", r"-\1\3\2\4")
 

@@ -9,6 +9,7 @@ from tacotron2.text.tables import table
 # Mathematical and commercial signs; quotation marks and others without a sound are dropped.
 SIGNS = Rules(needs=r"[^A-Za-z\s.,;:!?'()-]")
 
+SIGNS.add(r"(?<=[A-Za-z]) ?#(?=:)", " number")
 SIGNS.add("[0-9]+", lambda match: f" {count(match[0])} ")  # that no rule knows
 SIGNS.add("(?<![<>=!-])(?&comparisons)(?![<>=])", lambda match: f" {table('comparisons')[match[0]]} ")
 SIGNS.add(r"(?<![-=<])(?:<?[-=]{1,9}>|<[-=]{1,9})", " to ")
