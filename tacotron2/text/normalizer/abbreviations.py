@@ -38,7 +38,7 @@ def _roman_pages(match: re.Match[str]) -> str:
     return f"{table('before-numbers')[short.lower()]} {' to '.join(cardinal(str(value)) for value in values)}"
 
 
-ABBREVIATIONS.add(r"(?<=\()(?:ii|iii|iv|vii|viii|ix)(?=\))", lambda match: cardinal(str(roman(match[0].upper()))))
+ABBREVIATIONS.add(r"\((ii|iii|iv|vii|viii|ix)\)", lambda match: f"({cardinal(str(roman(match[1].upper())))})")
 _FIGURE, _DECIMAL = Pattern(" ?[0-9]"), Pattern(r"[0-9]+\.[0-9]")
 
 
@@ -158,7 +158,7 @@ def _ending(match: re.Match[str]) -> str:
     return words + ("" if goes_on else ".") + follows
 
 
-ABBREVIATIONS.add(r"(?<![\w.'-])vs(?=\s)|(?<=\s)v\.(?=\s[A-Z])|(?<=[a-z]\s)v(?=\s[A-Z][a-z])", "versus")
+ABBREVIATIONS.add(r"v(?:s(?<![\w.'-]..)(?=\s)|\.(?<=\s..)(?=\s[A-Z])|(?<=[a-z]\s.)(?=\s[A-Z][a-z]))", "versus")
 
 # Roman numerals.
 NUMERALS = Rules(needs=r"\b[MDCLXVI]{1,15}(?:th|st|nd|rd|TH)?\b")

@@ -9,7 +9,7 @@ from tacotron2.text.tables import table
 
 CAPITALS = Rules()
 
-CAPITALS.add(r"(?<=\w)_+(?=\w)", " ")  # "snake_case"
+CAPITALS.add(r"_(?<=\w_)_*(?=\w)", " ")  # "snake_case"
 
 
 @CAPITALS.rule(r"(?<![\w.])((?:[A-Za-z]\.){2,8}(?:[A-Z](?![A-Za-z]))?)('?s\b)?(\s*$|\s+(?=(?&openers)\b))?")
@@ -39,7 +39,7 @@ def _initials(match: re.Match[str]) -> str:
 
 
 CAPITALS.add(r"\b(?:OK|Ok|ok)\b(?!\.[a-z])", lambda match: "Okay" if match[0] == "Ok" else "okay")
-CAPITALS.add(r"\bA/(?=[A-Z]\b)", "ay ")
+CAPITALS.add(r"A/(?<!\w..)(?=[A-Z]\b)", "ay ")
 
 
 @CAPITALS.rule(r"(?<![\w/.])([A-Za-zµ]{1,3})/(s|h|hr|min|sec|L|dL|kg)(?![\w/])")
@@ -92,8 +92,8 @@ CAPITALS.add(
 )
 # The question, not the organisation: "WHO did this?", "WHO are you".
 CAPITALS.add(
-    r"(?:^|(?<=[.!?:,] )|(?<=\"))WHO(?=(?:'s)? [^.!?]{1,200}\?)"
-    r"|(?<![Tt]he )\bWHO(?= (?:am|are|is|was|were) (?:I|you|s?he|it|we|they|th(?:is|at|ese|ose))\b"
+    r"WHO(?:(?<=^WHO)|(?<=\"WHO)|(?<=[.!?:,] WHO))(?=(?:'s)? [^.!?]{1,200}\?)"
+    r"|WHO(?<!\wWHO)(?<![Tt]he WHO)(?= (?:am|are|is|was|were) (?:I|you|s?he|it|we|they|th(?:is|at|ese|ose))\b"
     r"| (?:cares|knows|else)\b)",
     "Who",
 )

@@ -24,7 +24,7 @@ def _weekdays(match: re.Match[str]) -> str:
     return f"{_weekday(first)} {_JOINTS.get(joint, joint)} {_weekday(last)}"
 
 
-WEEKDAYS.add(r"\bM ?- ?F\b", "Monday to Friday")
+WEEKDAYS.add(r"M(?<!\w.) ?- ?F\b", "Monday to Friday")
 
 
 @WEEKDAYS.rule(

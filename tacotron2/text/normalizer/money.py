@@ -24,7 +24,7 @@ MONEY = Rules(needs=FIGURES)
 MONEY.add(r"(?<=[0-9]) ?[xX×] ?(?=[$£€][0-9])", " times ")
 
 # Accountants' parentheses around what is below zero: "$(45)m".
-MONEY.add(rf"(?<!\w)([$£€])\(({NUMBER})\)|\(([$£€])({NUMBER})\)(?= ?(?&scales)\b)", r"-\1\3\2\4")
+MONEY.add(rf"([$£€])\(({NUMBER})\)|\(([$£€])({NUMBER})\)(?= ?(?&scales)\b)", r"-\1\3\2\4")
 
 # The continent's decimal comma: where two figures or fewer follow it, it doesn't part thousands.
 MONEY.add(

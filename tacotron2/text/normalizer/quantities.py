@@ -28,7 +28,7 @@ from tacotron2.text.tables import table
 UNITS = Rules(needs=FIGURES)
 
 # Prescriptions: "every four to six hours", "for 7 days".
-UNITS.add(r"\bq ?([0-9]{1,2})(?: ?(-) ?([0-9]{1,2}))? ?h(?:rs?)?\b", r"every \1\2\3 hours")
+UNITS.add(r"q(?<!\w.) ?([0-9]{1,2})(?: ?(-) ?([0-9]{1,2}))? ?h(?:rs?)?\b", r"every \1\2\3 hours")
 UNITS.add(r"(?<=[A-Za-z)] )x ?(?=[0-9]{1,3} (?:day|week|month|hour|minute|wk|hr|min)s?\b)", "for ")
 
 _BEFORE_PLURAL = Pattern(r"(?<![A-Za-z])(?:(?=[a-z]{0,3}[A-Z])[A-Za-z]{2,}|(?&several)) $")

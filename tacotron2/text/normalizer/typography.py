@@ -126,10 +126,10 @@ MARKUP.add(
 )
 MARKUP.add(r"(?<![0-9 ])\*+|\*+(?![0-9 *])|(?<![0-9]) \*+(?= )", "")
 MARKUP.add(r"(?<![A-Za-z0-9_])_+(?=[A-Za-z0-9*'\"])|(?<=[A-Za-z0-9*.,!?'\")])_+(?![A-Za-z0-9_])", "")
-MARKUP.add(r"(?<=[a-z]{2})\[((?&endings))\]", r"\1")  # in quotations: "repeat[ing]"
+MARKUP.add(r"\[(?<=[a-z]{2}\[)((?&endings))\]", r"\1")  # in quotations: "repeat[ing]"
 MARKUP.add(r"(?<!\w)\[([A-Za-z])\](?=[a-z])", r"\1")  # and "[t]he"
 MARKUP.add(r"(?<=\w)(?:[\[\]]+|~~)(?=\w)", " ")  # "sshd[1234]"
-MARKUP.add(r"(?<=[A-Za-z])`(?=[A-Za-z])", "'")  # "don`t"
+MARKUP.add(r"`(?<=[A-Za-z]`)(?=[A-Za-z])", "'")  # "don`t"
 MARKUP.add(r"~~|`+", "")
 MARKUP.add(r"(?:(?<!\S)--?|(?<=\()--)(?=[a-z][a-z-]{0,30}(?:[ =,.;:)]|$))", lambda match: "dash " * len(match[0]))
 MARKUP.add(r"(?<=[a-z])\(s\)", "s")
@@ -139,8 +139,8 @@ MARKUP.add(r"(?<=[0-9 ][ap]\.m\.)(?=[A-Z][a-z])", " ")  # "5 p.m.Then"
 MARKUP.add(r"(?<![.])\. \. \.", "...")
 MARKUP.add(r"(?<!-)--(?!-)(?=\s|[A-Za-z])", " -- ")
 
-# But single spaces, which stay.
-_SPACES, _ENDS = Pattern(r"\s{2,}|[^\S ]"), Pattern(r"\A\s|\s\Z")
+# But single spaces, which stay. Where a pattern begins with a character, other ones are passed over fast.
+_SPACES, _ENDS = Pattern(r"\s(?:\s+|(?<! ))"), Pattern(r"\s(?:\Z|(?<=\A\s))")
 SPACES = Rules()
 SPACES.add(_SPACES, " ")
 SPACES.add(_ENDS, "")
