@@ -95,7 +95,8 @@ NORMALIZERS = tuple(_NORMALIZERS)
 def get_normalizer(name: str = "english") -> Callable[[str], str]:
     """A function that reads any text as words, in one line; that of "none" returns the text as it is.
 
-    Safe to share between threads. Takes linear time. To read its result again changes nothing.
+    Safe to share between threads. Takes linear time. To read its result again changes nothing in most texts;
+    it may where marks and letters crowd (`M/.com* x`).
 
     Raises:
         UserError: the name is not in `NORMALIZERS`.

@@ -10,7 +10,7 @@ from tacotron2.text.tables import table
 # What has two meanings is read by what stands beside it.
 ABBREVIATIONS = Rules()
 
-ABBREVIATIONS.add(r"\b(Mr|Mrs|Ms|Dr|St|Prof)\.(?=[A-Z][a-z])", r"\1. ")
+ABBREVIATIONS.add(r"\.(?=[A-Z][a-z])(?:(?<=\b(?:Mr|Ms|Dr|St).)|(?<=\bMrs.)|(?<=\bProf.))", ". ")
 _ENDS_HERE = Pattern(r"\s*$|\s+(?&openers)\b")  # where the point of an abbreviation ends a sentence, too
 
 
@@ -132,7 +132,7 @@ ABBREVIATIONS.add(
 )
 
 
-@ABBREVIATIONS.rule(r"\b([A-Za-z]{2,12})\.(?=(\s*$)|\s|[,;:!?)])")
+@ABBREVIATIONS.rule(r"\b([A-Za-z]{2,12})\.(?=(\s*$)|\s|[,;:!?)/])")
 def _title(match: re.Match[str]) -> str:
     short = match[1].lower()
     words = table("titles").get(short)

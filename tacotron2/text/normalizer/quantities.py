@@ -29,6 +29,7 @@ UNITS = Rules(needs=FIGURES)
 
 # Prescriptions: "every four to six hours", "for 7 days".
 UNITS.add(r"q(?<!\w.) ?([0-9]{1,2})(?: ?(-) ?([0-9]{1,2}))? ?h(?:rs?)?\b", r"every \1\2\3 hours")
+UNITS.add(r"(?<=\()[xX×] ?(?=[0-9]{1,3}\))", "times ")
 UNITS.add(r"(?<=[A-Za-z)] )x ?(?=[0-9]{1,3} (?:day|week|month|hour|minute|wk|hr|min)s?\b)", "for ")
 
 _BEFORE_PLURAL = Pattern(r"(?<![A-Za-z])(?:(?=[a-z]{0,3}[A-Z])[A-Za-z]{2,}|(?&several)) $")
@@ -48,7 +49,7 @@ def _plural(match: re.Match[str]) -> str:
     return plural(code(match[2])) if several or _BOEING.fullmatch(match[2]) else match[0]
 
 
-UNITS.add(r"\b(sq|cu|fl)\. (?=(?:mi|ft|in|yd|m|km|cm|oz)\b)", r"\1 ")
+UNITS.add(r"\. (?=(?:mi|ft|in|yd|m|km|cm|oz)\b)(?<=\b(?:sq|cu|fl)..)", " ")
 
 
 @UNITS.rule(

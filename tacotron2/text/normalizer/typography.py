@@ -49,7 +49,7 @@ _BREAK = Pattern(rf"\r\n|[{_BREAK_CHARACTERS}]")
 _LINE = Pattern(rf"[^{_BREAK_CHARACTERS}]*(?:{_BREAK.pattern})|[^{_BREAK_CHARACTERS}]+")
 # A line outside all blocks: the border of a code block, a rule, the underline of a heading or a table.
 _BORDER = Pattern(rf"[ \t]*(?:(?:```|~~~).*|[-*_=#|+:][-*_=#|+: \t]{{2,}}|[•·][ \t]*)?(?:{_BREAK.pattern})?")
-_QUOTE = Pattern(r"\A[ \t]*(?:>[ \t]?){1,9}(?![$€£]?[0-9.])")
+_QUOTE = Pattern(r"\A[ \t]*(?:>[ \t]?){1,9}(?!=|[$€£]?[0-9.])")
 # What begins a heading, an item of a list, one with a number, or a table's row.
 _MARK = Pattern(
     r"\A[ \t]*(?:(#{1,6}[ \t]+)|[-*+•◦▪‣–][ \t]+(?:\[[ xX]\][ \t]+)?|((?:[0-9]{1,3}[.)]|[a-z]\))[ \t])|(\s*\|))"
