@@ -60,7 +60,9 @@ def _address(core: str) -> str | None:
     if (file := _FILE.fullmatch(core)) and file[2].lower() in table("file-endings") and _is_name(*file.groups()):
         return _spoken(core)
     domain = _DOMAIN.fullmatch(core)
-    is_top = domain and (domain[2] in table("top-domains") or (len(domain[2]) == 2 and domain[3].startswith("/")))
+    is_top = domain and (
+        domain[2] in table("top-domains") or (len(domain[2]) == 2 and domain[2].islower() and domain[3][:1] == "/")
+    )
     if domain and is_top and re.search("[A-Za-z]", domain[1]):
         return _spoken(core.rstrip("/"))
     return None

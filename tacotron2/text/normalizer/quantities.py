@@ -27,9 +27,9 @@ from tacotron2.text.tables import table
 # Numbers with units, percentages, heights in feet and inches, and dimensions.
 UNITS = Rules(needs=FIGURES)
 
-# Prescriptions: "every four to six hours", "for 7 days".
+# How often: "q4-6h" and "x 7 days" on prescriptions, "eggs (x2)".
 UNITS.add(r"q(?<!\w.) ?([0-9]{1,2})(?: ?(-) ?([0-9]{1,2}))? ?h(?:rs?)?\b", r"every \1\2\3 hours")
-UNITS.add(r"(?<=\()[xX×] ?(?=[0-9]{1,3}\))", "times ")
+UNITS.add(r"(?<= \()[xX×] ?(?=[0-9]{1,3}\))", "times ")
 UNITS.add(r"(?<=[A-Za-z)] )x ?(?=[0-9]{1,3} (?:day|week|month|hour|minute|wk|hr|min)s?\b)", "for ")
 
 _BEFORE_PLURAL = Pattern(r"(?<![A-Za-z])(?:(?=[a-z]{0,3}[A-Z])[A-Za-z]{2,}|(?&several)) $")
