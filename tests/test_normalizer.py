@@ -1,6 +1,7 @@
 """The text normaliser: what it promises whatever the text. How each kind of text is read: test_normalizer_pairs.py."""
 
 import contextlib
+import gc
 import re
 import string
 import subprocess
@@ -167,24 +168,28 @@ DRAWN = (
     *("1st ", "é1", "?!", "a?!", "Aa", "aA", "1 000 ", "1s", "a-", "Mr ", "I. ", "II ", "may 5 ", "\\a{", "{AA "),
     *("Gen. ", "v. 5 ", "est. "),
     *("\n1. a", "(a", "a'", "<a@", '1"-', "1' x ", "1° 1' ", "c. 1500 ", "(ii)", "[t]", "§§"),
-    *("b. c. 15 ", "012 3456 ", "<a b>", "1:23.4-5"),
+    *("b. c. 15 ", "012 3456 ", "<a b>", "1:23.4-5", '"WHO ', "Mon/", "AB-1-", "John 1:2-", "a:x@b.c,", "$(1", "q1-2h"),
 )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("unit", DRAWN, ids=lambda unit: repr(unit.encode("ascii", "backslashreplace")))
-def test_twice_the_text_takes_at_most_two_and_a_half_times_the_time(unit: str) -> None:
+def test_six_times_the_text_takes_at_most_seven_times_the_time(unit: str) -> None:
     def seconds(characters: int) -> float:
         text = f"a{unit * (characters // len(unit))}b."
         started = time.process_time()
         with contextlib.suppress(InvalidInput):
-            split(text, 256)
-            split(TextFrontEnd(lexicon=LEXICON).read(text), 256)
+            split(text, 64)
+            split(TextFrontEnd(lexicon=LEXICON).read(text), 64)
         return time.process_time() - started
 
-    seconds(100)
-    ratios = (seconds(6_000) / seconds(3_000) for _ in range(8))
-    assert any(ratio <= 2.5 for ratio in ratios)  # of eight, since other programs disturb it
+    gc.disable()  # it would run in the long text alone
+    try:
+        seconds(100)
+        ratios = (seconds(3_000) / seconds(500) for _ in range(8))
+        assert any(ratio <= 7 for ratio in ratios)  # of eight, since other programs disturb it
+    finally:
+        gc.enable()
 
 
 def test_the_first_text_loads_the_rules_fast_and_lines_take_no_time_worth_counting() -> None:

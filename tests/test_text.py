@@ -404,6 +404,7 @@ class TestWordSpans:
             ("He {HH AW1 S} said {name} 😀 ok", ["He", "{HH AW1 S}", "said", "{name}", "ok"]),
             ("# Head\n- *one*\n\n2<br>now\t&amp; 3", ["Head", "one", "2", "now", "&amp;", "3"]),
             ("5 p.m. to 9 p.m. at 123 N Main St.", ["5 p.m.", "to", "9 p.m.", "at", "123 N Main St."]),
+            ('say"hi"now to a[i], EUR/USD', ['say"', 'hi"', "now", "to", "a[", "i],", "EUR/USD"]),
             ("Hello—world, 日本 THE END", ["Hello", "world,", "日本", "THE", "END"]),
         ],
     )

@@ -4,7 +4,7 @@
     text  # "Pay twenty percent now."
     text.origins[4:18]  # (4, 7) fourteen times: each character of "twenty percent" came from "20%"
 
-Every rule rewrites by `Pattern.sub`.
+Every rule rewrites by `Pattern.sub`, a plain text by that of the compiled expression.
 """
 
 import re
@@ -34,32 +34,32 @@ class Pattern:
     def sub(self, replacement: Replacement, text: str) -> str:
         """As of `re.Pattern`; of a `TracedText` it makes another one."""
         if type(text) is TracedText:
-            return text.sub(self._compiled, replacement)
-        return self._compiled.sub(replacement, text)
+            return text.sub(self.compiled, replacement)
+        return self.compiled.sub(replacement, text)
 
     @cached_property
-    def _compiled(self) -> re.Pattern[str]:
+    def compiled(self) -> re.Pattern[str]:
         return re.compile(_TABLE.sub(lambda match: alternatives(match[1]), self.pattern), self._flags)
 
     @cached_property
     def search(self) -> Callable[..., re.Match[str] | None]:
-        return self._compiled.search
+        return self.compiled.search
 
     @cached_property
     def match(self) -> Callable[..., re.Match[str] | None]:
-        return self._compiled.match
+        return self.compiled.match
 
     @cached_property
     def fullmatch(self) -> Callable[..., re.Match[str] | None]:
-        return self._compiled.fullmatch
+        return self.compiled.fullmatch
 
     @cached_property
     def finditer(self) -> Callable[..., Iterator[re.Match[str]]]:
-        return self._compiled.finditer
+        return self.compiled.finditer
 
     @cached_property
     def findall(self) -> Callable[..., list[Any]]:
-        return self._compiled.findall
+        return self.compiled.findall
 
 
 class Rules:
@@ -95,8 +95,9 @@ class Rules:
 
     def __call__(self, text: str) -> str:
         if self._needs.search(text):
+            traced = type(text) is TracedText
             for pattern, replacement in self._rules:
-                text = pattern.sub(replacement, text)
+                text = pattern.sub(replacement, text) if traced else pattern.compiled.sub(replacement, text)
         return text
 
 

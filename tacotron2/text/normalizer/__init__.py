@@ -19,6 +19,7 @@ Where the text alone can't tell, the commoner reading is taken:
   `Dr.` likewise.
 - A word in capitals is spelt out unless a table calls it a word (`NASA`), or it is pronounceable and longer than
   initialisms are. In a sentence that is all in capitals only the well-known initialisms are spelt out.
+- `WHO` is the organisation unless it begins a question or stands before "are you" and the like.
 - A capital `I` after a king's name is "the first" only where the sentence can't go on with the pronoun.
 - Lines of one paragraph are one text; an empty line, a heading, a list item and a table's row end a sentence.
 
@@ -26,7 +27,7 @@ Where to look; each module has one or two tables of `Rules`, in the order in whi
 has these in order. "3:45 pm" is read by the last rule of `dates.TIMES`.
 
 - `typography`: characters, markup and lines; `addresses`: of the web, files; `telephones`: what is said digit by digit
-- `dates`: dates and times; `money`: sums and groups of figures; `quantities`: units and numbers; `signs`: `&`, `=`
+- `dates`: dates and times; `money`: sums and groups of figures; `quantities`: units and numbers; `signs`: `=`, `+`
 - `abbreviations`: titles, streets, Roman numerals; `capitals`: initials, initialisms and codes
 - `say`: how figures and letters are said; `tacotron2.text.tables`: the words that are looked up
 """
@@ -51,7 +52,7 @@ from tacotron2.text.symbols import ARPABET_GROUP, KEEP_END, KEEP_START
 __all__ = ["NORMALIZERS", "get_normalizer"]
 
 _RULES: tuple[Callable[[str], str], ...] = (
-    *(MARKUP, SPACES, read_addresses, TELEPHONES, WEEKDAYS, DATES, MONTHS, TIMES, MONEY, TICKERS, UNITS),
+    *(MARKUP, SPACES, read_addresses, TELEPHONES, WEEKDAYS, DATES, MONTHS, TIMES, TICKERS, MONEY, UNITS),
     *(ABBREVIATIONS, NUMERALS, NUMBERS, CAPITALS, SIGNS, CLOSE_UP),
 )
 
@@ -94,7 +95,8 @@ NORMALIZERS = tuple(_NORMALIZERS)
 def get_normalizer(name: str = "english") -> Callable[[str], str]:
     """A function that reads any text as words, in one line; that of "none" returns the text as it is.
 
-    Safe to share between threads. Takes linear time. To read its result again changes nothing.
+    Safe to share between threads. Takes linear time. To read its result again changes nothing in most texts;
+    it may where marks and letters crowd (`M/.com* x`).
 
     Raises:
         UserError: the name is not in `NORMALIZERS`.

@@ -10,7 +10,7 @@ from tacotron2.text.tables import table
 # What has two meanings is read by what stands beside it.
 ABBREVIATIONS = Rules()
 
-ABBREVIATIONS.add(r"\b(Mr|Mrs|Ms|Dr|St|Prof)\.(?=[A-Z][a-z])", r"\1. ")
+ABBREVIATIONS.add(r"\.(?=[A-Z][a-z])(?:(?<=\b(?:Mr|Ms|Dr|St).)|(?<=\bMrs.)|(?<=\bProf.))", ". ")
 _ENDS_HERE = Pattern(r"\s*$|\s+(?&openers)\b")  # where the point of an abbreviation ends a sentence, too
 
 
@@ -23,6 +23,12 @@ def _latin(match: re.Match[str]) -> str:
     return _ended(match, _as_typed(short, table("latin")[short.lower()]), short.lower() == "ph.d.")
 
 
+ABBREVIATIONS.add(
+    r"(?<![\w.'/-])((?&Short-words))(?:\.(?= [a-z]|:))?(?![\w'/-])",
+    lambda match: _as_typed(match[1], table("short-words")[match[1].lower()]),
+)
+
+
 @ABBREVIATIONS.rule(r"\b([Pp]p?)\. ?([ivxl]{1,8})(?: ?- ?([ivxl]{1,8}))?\b(?!\.\w)")
 def _roman_pages(match: re.Match[str]) -> str:
     short, first, last = match.groups()
@@ -32,7 +38,7 @@ def _roman_pages(match: re.Match[str]) -> str:
     return f"{table('before-numbers')[short.lower()]} {' to '.join(cardinal(str(value)) for value in values)}"
 
 
-ABBREVIATIONS.add(r"(?<=\()(?:ii|iii|iv|vii|viii|ix)(?=\))", lambda match: cardinal(str(roman(match[0].upper()))))
+ABBREVIATIONS.add(r"\((ii|iii|iv|vii|viii|ix)\)", lambda match: f"({cardinal(str(roman(match[1].upper())))})")
 _FIGURE, _DECIMAL = Pattern(" ?[0-9]"), Pattern(r"[0-9]+\.[0-9]")
 
 
@@ -104,7 +110,7 @@ ABBREVIATIONS.add(
     lambda match: table("directions")[match[0]].lower(),
 )
 ABBREVIATIONS.add(
-    rf"\b((?&before-a-name))\.? (?={_CAPITAL}[a-z.{HELD}]|[{HELD}])",
+    rf"\b((?&before-a-name))\.? (?={_CAPITAL}[a-z.{HELD}]|[{HELD}]|(?:and|&) (?:Mrs?|Ms|Dr)\b)",
     lambda match: f"{table('before-a-name')[match[1]]} ",
 )
 _NOT_BEFORE_PROF = Pattern(r"\b(?:my|the|a|our|his|her|your|their|this|that|dash|dot|slash) $")
@@ -126,7 +132,7 @@ ABBREVIATIONS.add(
 )
 
 
-@ABBREVIATIONS.rule(r"\b([A-Za-z]{2,12})\.(?=(\s*$)|\s|[,;:!?)])")
+@ABBREVIATIONS.rule(r"\b([A-Za-z]{2,12})\.(?=(\s*$)|\s|[,;:!?)/])")
 def _title(match: re.Match[str]) -> str:
     short = match[1].lower()
     words = table("titles").get(short)
@@ -152,7 +158,7 @@ def _ending(match: re.Match[str]) -> str:
     return words + ("" if goes_on else ".") + follows
 
 
-ABBREVIATIONS.add(r"(?<![\w.'-])vs(?=\s)|(?<=\s)v\.(?=\s[A-Z])|(?<=[a-z]\s)v(?=\s[A-Z][a-z])", "versus")
+ABBREVIATIONS.add(r"v(?:s(?<![\w.'-]..)(?=\s)|\.(?<=\s..)(?=\s[A-Z])|(?<=[a-z]\s.)(?=\s[A-Z][a-z]))", "versus")
 
 # Roman numerals.
 NUMERALS = Rules(needs=r"\b[MDCLXVI]{1,15}(?:th|st|nd|rd|TH)?\b")
@@ -169,7 +175,7 @@ _ROMAN = "[MDCLXVI]{1,15}"
 _NO_PRONOUN_AFTER = Pattern(r"\s*(?:$|[,.;:)\]-]|(?:of|is|and|to|was|or|in|at|on|by|for)\b)")
 
 
-@NUMERALS.rule(rf"\b((?&COUNTED-IN-ROMANS)) ({_ROMAN})(?!'[a-rt-z]|\.?[A-Za-z])")
+@NUMERALS.rule(rf"\b((?&COUNTED-IN-ROMANS)) (?!(?<=[Ss]eries )X\b)({_ROMAN})(?!'[a-rt-z]|\.?[A-Za-z])")
 def _counted(match: re.Match[str]) -> str:
     noun, numeral = match[1], match[2]
     value = roman(numeral)

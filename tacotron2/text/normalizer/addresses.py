@@ -11,6 +11,7 @@ _OPENING, _CLOSING = "([\"'<", ".,;:!?)\"']>"
 _EMAIL = Pattern(r"(?:mailto:)?[\w.+-]+@[\w-]+(?:\.[\w-]+)+")
 _SCHEME = Pattern(r"(?:https?|ftp|file|ssh|git)://", re.IGNORECASE)
 _DOMAIN = Pattern(r"([A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+){0,8})\.([A-Za-z]{2,12})(?::[0-9]{1,5})?((?:[/?#].*)?)", re.DOTALL)
+_LABELLED = Pattern(r"([A-Za-z]{1,20}[:,])((?:https?://|www\.).+|[^:,/]+@[^:,/]+)", re.DOTALL)  # "Email:jane@doe.com"
 _DOTNET = Pattern(r"([A-Za-z]*)\.NET")
 _IP = Pattern(r"([0-9]{1,3}(?:\.[0-9]{1,3}){3}|localhost)(?::([0-9]{1,5})|/([0-9]{1,2}))?((?:/\S*)?)")
 _FILE = Pattern(r"([\w./~\\-]*[\w-])\.([A-Za-z0-9]{1,12})(?::[0-9]{1,6}){0,2}")  # perhaps with a line: "main.py:42"
@@ -37,6 +38,9 @@ def _chunk(chunk: str) -> str:
 
 def _address(core: str) -> str | None:
     """The words of an address; None if it isn't one."""
+    if (labelled := _LABELLED.fullmatch(core)) and labelled[1] != "mailto:":
+        words = _address(labelled[2])
+        return words and f"{labelled[1]} {words}"
     if _EMAIL.fullmatch(core):
         return _spoken(core.removeprefix("mailto:"))
     if scheme := _SCHEME.match(core):
@@ -56,14 +60,18 @@ def _address(core: str) -> str | None:
     if (file := _FILE.fullmatch(core)) and file[2].lower() in table("file-endings") and _is_name(*file.groups()):
         return _spoken(core)
     domain = _DOMAIN.fullmatch(core)
-    if domain and domain[2] in table("top-domains") and re.search("[A-Za-z]", domain[1]):
+    is_top = domain and (
+        domain[2] in table("top-domains") or (len(domain[2]) == 2 and domain[2].islower() and domain[3][:1] == "/")
+    )
+    if domain and is_top and re.search("[A-Za-z]", domain[1]):
         return _spoken(core.rstrip("/"))
     return None
 
 
 def _is_name(stem: str, ending: str) -> bool:
     """False for "e.g", "3.h" and a missing space between sentences, which only look like names of files."""
-    return len(stem) > 1 and not stem.replace(".", "").isdigit() and not ending[0].isupper()
+    sentence = ending[0].isupper() and not (ending.isupper() and len(ending) > 2)
+    return len(stem) > 1 and not stem.replace(".", "").isdigit() and not sentence
 
 
 def _ip(address: re.Match[str]) -> str:

@@ -9,6 +9,8 @@ from tacotron2.text.tables import table
 
 CAPITALS = Rules()
 
+CAPITALS.add(r"_(?<=\w_)_*(?=\w)", " ")  # "snake_case"
+
 
 @CAPITALS.rule(r"(?<![\w.])((?:[A-Za-z]\.){2,8}(?:[A-Z](?![A-Za-z]))?)('?s\b)?(\s*$|\s+(?=(?&openers)\b))?")
 def _dotted(match: re.Match[str]) -> str:
@@ -37,7 +39,7 @@ def _initials(match: re.Match[str]) -> str:
 
 
 CAPITALS.add(r"\b(?:OK|Ok|ok)\b(?!\.[a-z])", lambda match: "Okay" if match[0] == "Ok" else "okay")
-CAPITALS.add(r"\bA/(?=[A-Z]\b)", "ay ")
+CAPITALS.add(r"A/(?<!\w..)(?=[A-Z]\b)", "ay ")
 
 
 @CAPITALS.rule(r"(?<![\w/.])([A-Za-zµ]{1,3})/(s|h|hr|min|sec|L|dL|kg)(?![\w/])")
@@ -52,6 +54,7 @@ CAPITALS.add(
     r"(?<![\w&])([A-Z]{1,3})&([A-Z]{1,3})(s?)(?![\w&])",
     lambda match: f"{letters(match[1])} and {letters(match[2])}{match[3]}",
 )
+CAPITALS.add(r"&+", " and ")
 _SAID_AFTER = {"++": "plus plus", "#": "sharp", "+": "plus", "-": "minus"}  # languages, notes and grades
 CAPITALS.add(
     r"(?<!\w)([A-Za-z])(\+\+(?!\w)|(?<=[A-Z])#(?!\w)|(?<=[A-F])[+-](?=[\s.,;:!?)]|$))",
@@ -86,6 +89,13 @@ CAPITALS.add(r"\bA(?= {1,3}(?:to|and|or|plus|minus|versus) {1,3}[B-Z]\b)", "ay")
 CAPITALS.add(
     r"(?<![A-Za-z0-9'])(?:[A-Z]+'(?:T|LL|RE|VE|D|M)|(?:IT|HE|SHE|THAT|WHAT|WHO|WHERE|THERE|HERE|LET|HOW)'S)(?![A-Za-z0-9'])",
     lambda match: match[0].capitalize(),
+)
+# The question, not the organisation: "WHO did this?", "WHO are you".
+CAPITALS.add(
+    r"WHO(?:(?<=^WHO)|(?<=\"WHO)|(?<=[.!?:,] WHO))(?=(?:'s)? [^.!?]{1,200}\?)"
+    r"|WHO(?<!\wWHO)(?<![Tt]he WHO)(?= (?:am|are|is|was|were) (?:I|you|s?he|it|we|they|th(?:is|at|ese|ose))\b"
+    r"| (?:cares|knows|else)\b)",
+    "Who",
 )
 _CAPITALS = Pattern(r"(?<![A-Za-z0-9])([A-Z]{2,})('?s|'S)?(?![A-Za-z0-9])")
 _WORD = Pattern(r"[A-Za-z]+")

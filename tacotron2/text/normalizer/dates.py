@@ -16,17 +16,22 @@ _BEFORE_WEEKDAY = Pattern(r"\b(?:on|by|until|every|next|closed|EOD) $", re.IGNOR
 _JOINTS = {"-": "to", "/": "to", "&": "and"}
 
 
-@WEEKDAYS.rule(rf"\b({_WEEKDAY})\.? ?(-|/|&|and|or|to|through) ?({_WEEKDAY})\b\.?(?![A-Za-z])")
+WEEKDAYS.add(r"M(?<!\w.) ?- ?(F|Th)\b", lambda match: f"Monday to {'Friday' if match[1] == 'F' else 'Thursday'}")
+
+
+@WEEKDAYS.rule(rf"\b({_WEEKDAY})\.? ?(-|/|&|and|or|to|through) ?({_WEEKDAY})((?:/{_WEEKDAY}){{0,5}})\b\.?(?![A-Za-z])")
 def _weekdays(match: re.Match[str]) -> str:
-    first, joint, last = match.groups()
+    first, joint, last, more = match.groups()
     if not (_is_name(first) and _is_name(last)):
         return match[0]
+    if joint == "/" and more:
+        return ", ".join(map(_weekday, match[0].split("/")))
     return f"{_weekday(first)} {_JOINTS.get(joint, joint)} {_weekday(last)}"
 
 
 @WEEKDAYS.rule(
     rf"\b({_WEEKDAY})\b"
-    r"(\.? (?=(?:night|morning|afternoon|evening|noon)s?\b)|\.(?= [a-z0-9(]|[,;:)])|(?=\.?(?:\s*$|[,;:!?)])|\. [A-Z]))"
+    r"(\.? (?=(?:night|morning|afternoon|evening|noon)s?\b)|\.(?= [a-z0-9(&]|[,;:)])|(?=\.?(?:\s*$|[,;:!?)])|\. [A-Z]))"
 )
 def _weekday_alone(match: re.Match[str]) -> str:
     day, after = match.groups()
@@ -171,8 +176,8 @@ def _years(match: re.Match[str]) -> str:
 
 
 DATES.add(
-    r"(?<![\w.,$-])(10{1,3})'?s(?= of\b)",
-    lambda match: {"10": "tens", "100": "hundreds", "1000": "thousands"}[match[1]],
+    r"(?<![\w.,$-])(10{1,3}|10{0,2},000)'?s(?= of\b)",
+    lambda match: " of ".join(map(plural, cardinal(match[1].replace(",", "")).removeprefix("one ").split())),
 )
 DATES.add(
     r"(?<![\w.,:$£€])('?)((?:1[0-9]|20)?[0-9]0)'?s ?- ?'?((?:1[0-9]|20)?[0-9]0)'?s\b",
@@ -202,6 +207,18 @@ MONTHS.add(
 
 # Times of day, and durations in hours and minutes.
 TIMES = Rules(needs=FIGURES)
+
+
+_BOOK = Pattern(r"\b(?&scriptures)\.? $")
+
+
+@TIMES.rule(r"(?<= )([0-9]{1,3}):([1-9][0-9]{0,2})(?: ?- ?([0-9]{1,3}))?(?![\w:]| ?-[0-9]+:)")
+def _verse(match: re.Match[str]) -> str:
+    chapter, first, last = match.groups()
+    if not _BOOK.search(text_before(match, 20)):
+        return match[0]
+    return f"{cardinal(chapter)} {cardinal(first)}{f' to {cardinal(last)}' if last else ''}"
+
 
 TIMES.add(
     r"(?<![\w.:])([0-9]{1,3}) ?h(?:rs?)? ?([0-5]?[0-9])(?: ?m(?:in)?s?)?(?: ?([0-5]?[0-9]) ?s(?:ec)?s?)?(?!\w|\.\w)",
@@ -234,7 +251,7 @@ TIMES.add(
     rf"(?<![\w:.$-])({_CLOCK}(?: ?{_HALF})?) ?- ?"
     rf"(?={_CLOCK} ?{_HALF}(?![0-9])|[0-9]{{1,2}}:[0-5][0-9](?![0-9])|(?:noon|midnight)\b)"
     r"|\b(noon|midnight) ?- ?(?=[0-9])",
-    lambda match: f"{match[1] or match[2]} to ",
+    lambda match: f"{re.sub('(?<=[0-9])[.](?=[0-9])', ':', match[1] or match[2])} to ",
 )
 TIMES.add(r"(?:(?<=:[0-9])|(?<=:[0-9]{2})) ?- ?(?=[0-9]{1,3}(?![\w:-]|[.,][0-9]))", " to ")
 _SENTENCE_GOES_ON = Pattern(

@@ -3,12 +3,28 @@
 import re
 
 from tacotron2.text.normalizer.dates import MONTH
-from tacotron2.text.normalizer.say import FIGURES, FREE, MINUS, NUMBER, WHOLE, cardinal, join, number, text_before
+from tacotron2.text.normalizer.say import (
+    FIGURES,
+    FREE,
+    MINUS,
+    NUMBER,
+    WHOLE,
+    cardinal,
+    join,
+    letters,
+    number,
+    text_before,
+)
 from tacotron2.text.rewriting import Pattern, Rules
 from tacotron2.text.tables import table
 
 # The ways to group figures, then sums of money.
 MONEY = Rules(needs=FIGURES)
+
+MONEY.add(r"(?<=[0-9]) ?[xX×] ?(?=[$£€][0-9])", " times ")
+
+# Accountants' parentheses around what is below zero: "$(45)m".
+MONEY.add(rf"([$£€])\(({NUMBER})\)|\(([$£€])({NUMBER})\)(?= ?(?&scales)\b)", r"-\1\3\2\4")
 
 # The continent's decimal comma: where two figures or fewer follow it, it doesn't part thousands.
 MONEY.add(
@@ -18,9 +34,9 @@ MONEY.add(
 _NO_FIRST_GROUP = Pattern(rf"(?:\b{MONTH}\.?|[0-9]) $")
 
 
-# Groups of three, between spaces, apostrophes or points; India's: groups of two, the last of three.
+# Groups of three, between spaces, apostrophes, underscores or points; India's: groups of two, the last of three.
 @MONEY.rule(
-    r"(?<![\w.,'/:-])([0-9]{1,3})((?: [0-9]{3}){1,6}|(?:'[0-9]{3}){1,6})(?:,([0-9]{1,2}))?(?![\w']|[., -]?[0-9])"
+    r"(?<![\w.,'/:-])([0-9]{1,3})((?: [0-9]{3}){1,6}|(?:['_][0-9]{3}){1,6})(?:,([0-9]{1,2}))?(?![\w']|[., -]?[0-9])"
 )
 def _spaced(match: re.Match[str]) -> str:
     """One number with spaces between its groups, unless it seems to be several numbers in a row."""
@@ -29,7 +45,7 @@ def _spaced(match: re.Match[str]) -> str:
     likely = len(first) < 3 or " 000" in rest or before.endswith(("$", "£", "€", "₹"))
     if rest[0] == " " and (first[0] == "0" or not likely or _NO_FIRST_GROUP.search(before)):
         return match[0]
-    return first + re.sub("[ ']", ",", rest) + (f".{decimals}" if decimals else "")
+    return first + re.sub("[ '_]", ",", rest) + (f".{decimals}" if decimals else "")
 
 
 MONEY.add(
@@ -98,9 +114,13 @@ def _cents(match: re.Match[str]) -> str:
     return f"{number(figures)} {one if figures == '1' else many}"
 
 
-# Of a share ("$AAPL"); and the prompt before a command.
-TICKERS = Rules(needs=r"\$")
+# Of a share ("$AAPL"), and of a pair of currencies ("EUR/USD"); and the prompt before a command.
+TICKERS = Rules(needs=r"\$|[A-Z]{3}/?[A-Z]{3}")
 TICKERS.add(r"\$(?=[A-Za-z])|^\$ (?=[a-z])", "")
+TICKERS.add(
+    r"\b(?:(?&currency-codes)/?(?&currency-codes)|(?&currency-codes)/[A-Z]{3}|[A-Z]{3}/(?&currency-codes))\b",
+    lambda match: letters(match[0]),
+)
 
 
 def _currency(written: str) -> list[str]:

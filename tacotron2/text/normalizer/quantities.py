@@ -13,6 +13,7 @@ from tacotron2.text.normalizer.say import (
     code,
     count,
     join,
+    letters,
     number,
     pairs,
     plural,
@@ -25,6 +26,11 @@ from tacotron2.text.tables import table
 
 # Numbers with units, percentages, heights in feet and inches, and dimensions.
 UNITS = Rules(needs=FIGURES)
+
+# How often: "q4-6h" and "x 7 days" on prescriptions, "eggs (x2)".
+UNITS.add(r"q(?<!\w.) ?([0-9]{1,2})(?: ?(-) ?([0-9]{1,2}))? ?h(?:rs?)?\b", r"every \1\2\3 hours")
+UNITS.add(r"(?<= \()[xX×] ?(?=[0-9]{1,3}\))", "times ")
+UNITS.add(r"(?<=[A-Za-z)] )x ?(?=[0-9]{1,3} (?:day|week|month|hour|minute|wk|hr|min)s?\b)", "for ")
 
 _BEFORE_PLURAL = Pattern(r"(?<![A-Za-z])(?:(?=[a-z]{0,3}[A-Z])[A-Za-z]{2,}|(?&several)) $")
 _BOEING = Pattern("7[0-9]7")
@@ -43,7 +49,7 @@ def _plural(match: re.Match[str]) -> str:
     return plural(code(match[2])) if several or _BOEING.fullmatch(match[2]) else match[0]
 
 
-UNITS.add(r"\b(sq|cu|fl)\. (?=(?:mi|ft|in|yd|m|km|cm|oz)\b)", r"\1 ")
+UNITS.add(r"\. (?=(?:mi|ft|in|yd|m|km|cm|oz)\b)(?<=\b(?:sq|cu|fl)..)", " ")
 
 
 @UNITS.rule(
@@ -133,7 +139,7 @@ def _percent(match: re.Match[str]) -> str:
 
 
 @UNITS.rule(
-    r"(?:(?<=[0-9s])|(?<=people)|(?<=/kg))(?<!/[0-9])(?<!/[0-9]{2})(?: ?/ ?| per )"
+    r"(?:(?<=[0-9s])|(?<=[0-9]x)|(?<=people)|(?<=/kg))(?<!/[0-9])(?<!/[0-9]{2})(?: ?/ ?| per )"
     r"(sq (?:mi|km|ft|m|yd)|(?:km|mi|m|cm|ft)\^?[23]|(?&per))(?![\w/^])"
 )
 def _rate(match: re.Match[str]) -> str:
@@ -154,7 +160,7 @@ _POWERS = {"2": "square", "3": "cubic"}
 def _with_unit(match: re.Match[str]) -> str:
     minus, first, joint, last, plus, gap, unit, power, per, point = match.groups()
     after = match.string[match.end() : match.end() + 2]
-    joined = gap == "-" and after[:1] == "-"  # "3-in-1"
+    joined = gap == after[:1] == "-" and (unit == "in" or len(unit) == 1)  # "3-in-1"
     if joined or (unit in table("attached-units") and gap == " " and not (point and unit in ("in", "mo", "pt"))):
         return match[0]
     thousands = unit == "K" and gap != " "  # "300 K" is kelvin
@@ -185,6 +191,11 @@ NUMBERS.add(
     lambda match: table("special-numbers")[match[0]],
 )
 NUMBERS.add(r"(?<!\w)# ?(?=[0-9])", "number ")
+NUMBERS.add(r"(?<=[A-Za-z]{2})# ?(?=[0-9])", " number ")  # "PO# 12"
+NUMBERS.add(  # of a law: "401(k)", "501(c)(3)"
+    r"(?<![\w.,/$-])([0-9]{3})\(([a-z])\)?(?:\(([0-9]{1,2})\))?(?!\w)",
+    lambda match: join(pairs(match[1]), letters(match[2]), match[3] and cardinal(match[3])),
+)
 
 
 NUMBERS.add(
@@ -193,9 +204,9 @@ NUMBERS.add(
 )
 
 
-@NUMBERS.rule(r"(?<=[\w)])\^([-+\N{MINUS SIGN}]?)\(?([0-9]{1,4}|[a-z])\)?(?!\w|\.\w)")
+@NUMBERS.rule(r"(?<=[\w)])\^(\()?([-+\N{MINUS SIGN}]?)([0-9]{1,4}|[a-z])(?(1)\))(?!\w|\.\w)")
 def _power(match: re.Match[str]) -> str:
-    sign, exponent = match.groups()
+    _, sign, exponent = match.groups()
     if not sign and exponent in ("2", "3"):
         return " squared" if exponent == "2" else " cubed"
     if exponent.isalpha():
@@ -249,6 +260,13 @@ def _ratio(match: re.Match[str]) -> str:
 
 
 NUMBERS.add(r"(?<![\w.])([A-Z])\.(?=[0-9]{2})", r"\1-")  # "H.264"
+
+
+# Codes: "CVE-2021-44228", "ABC-123-XYZ".
+NUMBERS.add(
+    r"(?<![\w.-])[A-Z]{2,6}(?:-[A-Z]{1,6})?(?:-[0-9]{1,7})(?:-(?:[0-9]{1,7}|[A-Z]{1,6})){1,4}(?![\w-])",
+    lambda match: " ".join(code(part) if part.isdecimal() else part for part in match[0].split("-")),
+)
 
 
 # Models: "737-800", "C-130"; and more than one of a kind: "F-16s", "747s", "three 9s".
@@ -367,6 +385,8 @@ def _to_the_power(sign: str | None, figures: str) -> str:
 def _fraction_words(numerator: str, denominator: str, with_suffix: bool) -> str:
     above, below = int(numerator), int(denominator)
     if not with_suffix:
+        if above > 9 and below == above + 1:  # two versions: "Windows 10/11"
+            return f"{cardinal(numerator)} slash {cardinal(denominator)}"
         if above + below == 100 and above >= 10 <= below:  # shares: "70/30"
             return f"{cardinal(numerator)} {cardinal(denominator)}"
         if below in (10, 100) and above > 1:

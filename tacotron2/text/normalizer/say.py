@@ -106,6 +106,6 @@ def units(singular: str) -> str:
     return first + space + (table("irregular-plurals").get(last) or plural(last))
 
 
-def join(*parts: str) -> str:
+def join(*parts: str | None) -> str:
     """The parts that are not empty, with a space between them."""
     return " ".join(part for part in parts if part)

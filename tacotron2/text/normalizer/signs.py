@@ -9,16 +9,14 @@ from tacotron2.text.tables import table
 # Mathematical and commercial signs; quotation marks and others without a sound are dropped.
 SIGNS = Rules(needs=r"[^A-Za-z\s.,;:!?'()-]")
 
+SIGNS.add(r"(?<=[A-Za-z]) ?#(?=:)", " number")
 SIGNS.add("[0-9]+", lambda match: f" {count(match[0])} ")  # that no rule knows
-SIGNS.add(r"&+", " and ")
 SIGNS.add("(?<![<>=!-])(?&comparisons)(?![<>=])", lambda match: f" {table('comparisons')[match[0]]} ")
 SIGNS.add(r"(?<![-=<])(?:<?[-=]{1,9}>|<[-=]{1,9})", " to ")
 SIGNS.add(r"\b(and|either)/or\b", r"\1 or", re.IGNORECASE)
 SIGNS.add(r"\b((?&Alternatives))/(?=[A-Za-z])", r"\1 or ")
 SIGNS.add(r"(?<=[\w.)]) ?/ ?(?=[\w(])", " slash ")
 SIGNS.add(r"(?<=[a-z)])( ?)\*{1,2}\1(?=[a-z(])", " times ")
-SIGNS.add(r"(?<=\w)_+(?=\w)", " ")
-SIGNS.add(r"(?<=[\w}])(?=\{)|(?<=\})(?=\w)", " ")
 SIGNS.add(r"\|+", ", ")
 SIGNS.add("[′″¿¡]", " ")
 
@@ -33,4 +31,7 @@ def _said(match: re.Match[str]) -> str:
     return f" {table('signs')[match[0]]} "
 
 
+# What has no sound parts words.
+SIGNS.add(r"(?<=[\w}])[\"*_~^`\\/|<>=#+@%&$\[\]]+(?=[\w{])", " ")
 SIGNS.add(r"[\"*_~^`\\/|<>=#+@%&$\[\]]", "")
+SIGNS.add(r"(?<=[\w}])(?=\{)|(?<=\})(?=\w)", " ")

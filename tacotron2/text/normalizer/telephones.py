@@ -34,6 +34,11 @@ TELEPHONES.add(
 )
 
 
+TELEPHONES.add(
+    r"\b([Tt]ext(?:ing)? \S{1,20} to )([0-9]{5,6})\b(?![,.]?[0-9])", lambda match: match[1] + digits(match[2])
+)
+
+
 @TELEPHONES.rule(r"(?<![A-Za-z'])([A-Z][a-z]+) ([0-9]{5})(?= *(?:$|[,.;:!?)]))")
 def _zip(match: re.Match[str]) -> str:
     """Five figures after a name are a code, but for round amounts."""
@@ -41,10 +46,12 @@ def _zip(match: re.Match[str]) -> str:
     return match[0] if amount else f"{match[1]} {digits(match[2])}"
 
 
-@TELEPHONES.rule(rf"{_START}[0-9]{{1,12}}(?:-[0-9]{{1,12}}){{2,8}}(?:-[xX])?{_END}")
+@TELEPHONES.rule(rf"{_START}[0-9]{{1,12}}(?:-[0-9]{{1,12}}){{1,8}}(?:-[xX])?{_END}")
 def _serial(match: re.Match[str]) -> str:
     """Many figures are no numbers to count with, unless they are years: an ISBN, an account."""
     groups = match[0].split("-")
+    if len(groups) == 2 and (max(map(len, groups)) < 7 or len(groups[0]) == len(groups[1]) or groups[1].endswith("00")):
+        return match[0]  # a range
     years = all(len(group) == 4 and group[0] in "12" for group in groups)
     if max(map(len, groups)) < 5 and (years or max(map(len, groups)) < 3 or sum(map(len, groups)) < 9):
         return match[0]

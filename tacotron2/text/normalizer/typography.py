@@ -49,7 +49,7 @@ _BREAK = Pattern(rf"\r\n|[{_BREAK_CHARACTERS}]")
 _LINE = Pattern(rf"[^{_BREAK_CHARACTERS}]*(?:{_BREAK.pattern})|[^{_BREAK_CHARACTERS}]+")
 # A line outside all blocks: the border of a code block, a rule, the underline of a heading or a table.
 _BORDER = Pattern(rf"[ \t]*(?:(?:```|~~~).*|[-*_=#|+:][-*_=#|+: \t]{{2,}}|[•·][ \t]*)?(?:{_BREAK.pattern})?")
-_QUOTE = Pattern(r"\A[ \t]*(?:>[ \t]?){1,9}(?![$€£]?[0-9.])")
+_QUOTE = Pattern(r"\A[ \t]*(?:>[ \t]?){1,9}(?!=|[$€£]?[0-9.])")
 # What begins a heading, an item of a list, one with a number, or a table's row.
 _MARK = Pattern(
     r"\A[ \t]*(?:(#{1,6}[ \t]+)|[-*+•◦▪‣–][ \t]+(?:\[[ xX]\][ \t]+)?|((?:[0-9]{1,3}[.)]|[a-z]\))[ \t])|(\s*\|))"
@@ -112,8 +112,12 @@ def _fraction(match: re.Match[str]) -> str:
 
 # Within a block.
 MARKUP = Rules(needs=r"[^A-Za-z0-9\s.,!?']|[xX]D|\. \.|\.m\.")
-MARKUP.add(r"!?\[([^\[\]\n]{0,300})\](?:\([^()\s]{0,500}(?:[ \t]\"[^\"\n]{0,100}\")?\)|\[[^\[\]\n]{0,50}\])", r"\1")
-MARKUP.add(r"(?<=[\w.,;!?)])\[(?:\^?[0-9]{1,3}|citation needed)\]", "")
+MARKUP.add(
+    r"!?\[([^\[\]\n]{0,300})\]\([^()\s]{0,500}(?:[ \t]\"[^\"\n]{0,100}\")?\)"
+    r"|(?<!\w)\[([^\[\]\n]{0,300})\]\[[^\[\]\n]{0,50}\]",
+    r"\1\2",
+)
+MARKUP.add(r"(?<=[\w.,;!?)])\[(?:\^?[1-9][0-9]{0,2}|citation needed)\]", "")
 MARKUP.add(
     r"(?<!\S)(?:[:;=]'?[-^]?[)(\]\[DPpOo3/\\|*]{1,5}|[xX]D+|\^_?\^|-_-|¯\\_\(ツ\)_/¯)(?!\w)"
     r"|(?:(?<=[A-Za-z.!?]{2} )|(?<=\bI ))<3(?=\s*(?:$|[.!?,)]|(?:it|this|that|my|the|him|her|them)\b))"
@@ -122,19 +126,21 @@ MARKUP.add(
 )
 MARKUP.add(r"(?<![0-9 ])\*+|\*+(?![0-9 *])|(?<![0-9]) \*+(?= )", "")
 MARKUP.add(r"(?<![A-Za-z0-9_])_+(?=[A-Za-z0-9*'\"])|(?<=[A-Za-z0-9*.,!?'\")])_+(?![A-Za-z0-9_])", "")
-MARKUP.add(r"(?<=\w)\[(?=[0-9])", " ")  # "sshd[1234]"
+MARKUP.add(r"\[(?<=[a-z]{2}\[)((?&endings))\]", r"\1")  # in quotations: "repeat[ing]"
+MARKUP.add(r"(?<!\w)\[([A-Za-z])\](?=[a-z])", r"\1")  # and "[t]he"
+MARKUP.add(r"(?<=\w)(?:[\[\]]+|~~)(?=\w)", " ")  # "sshd[1234]"
+MARKUP.add(r"`(?<=[A-Za-z]`)(?=[A-Za-z])", "'")  # "don`t"
 MARKUP.add(r"~~|`+", "")
 MARKUP.add(r"(?:(?<!\S)--?|(?<=\()--)(?=[a-z][a-z-]{0,30}(?:[ =,.;:)]|$))", lambda match: "dash " * len(match[0]))
 MARKUP.add(r"(?<=[a-z])\(s\)", "s")
 MARKUP.add(r"(?<=[a-z0-9]{2})\((?:TM|R)\)", "")
-MARKUP.add(r"(?<!\w)\[([A-Za-z])\](?=[a-z])", r"\1")  # in quotations: "[t]he"
 MARKUP.add(r"\+/[-\N{MINUS SIGN}]", "±")
 MARKUP.add(r"(?<=[0-9 ][ap]\.m\.)(?=[A-Z][a-z])", " ")  # "5 p.m.Then"
 MARKUP.add(r"(?<![.])\. \. \.", "...")
 MARKUP.add(r"(?<!-)--(?!-)(?=\s|[A-Za-z])", " -- ")
 
-# But single spaces, which stay.
-_SPACES, _ENDS = Pattern(r"\s{2,}|[^\S ]"), Pattern(r"\A\s|\s\Z")
+# But single spaces, which stay. Where a pattern begins with a character, other ones are passed over fast.
+_SPACES, _ENDS = Pattern(r"\s(?:\s+|(?<! ))"), Pattern(r"\s(?:\Z|(?<=\A\s))")
 SPACES = Rules()
 SPACES.add(_SPACES, " ")
 SPACES.add(_ENDS, "")
