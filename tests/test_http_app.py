@@ -846,12 +846,12 @@ def test_a_conversation_whose_engine_ends_has_failed(
     assert "failed 1011" in caplog.text
 
 
-def test_errors_do_not_tell_clients_where_the_models_are(loop: asyncio.AbstractEventLoop) -> None:
-    def spoil(tensors: Mapping[str, Tensor]) -> None:
-        tensors["prenet_dropout"].fill_(float("nan"))
-
-    with faulty_service(loop, "decoder_iter", spoil) as service:
+def test_the_log_alone_tells_where_the_models_are(
+    loop: asyncio.AbstractEventLoop, caplog: pytest.LogCaptureFixture
+) -> None:
+    with faulty_service(loop, "waveglow", lambda tensors: tensors["z"].fill_(float("nan"))) as service:
         answer = ask(service, "POST", SPEECH, json=request())
     assert answer.status_code == 500
-    assert "NaN" in answer.json()["error"]["message"]
+    assert answer.json()["error"]["message"].startswith("waveglow.onnx: NaN")
     assert "secrets" not in answer.text
+    assert "/srv/my secrets/waveglow.onnx: NaN" in caplog.text
