@@ -359,7 +359,7 @@ def test_a_name_of_another_site_is_no_way_to_a_local_server(service: SpeechServi
     assert ask(open_to_all, "GET", "/v1/models", headers={"Host": host}).status_code == 200
 
 
-def test_pages_of_other_sites_need_to_be_allowed(service: SpeechService) -> None:
+def test_pages_of_other_sites_need_to_be_allowed(service: SpeechService, caplog: pytest.LogCaptureFixture) -> None:
     origin = {"Origin": "https://my.example"}
     preflight = origin | {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
     allowing = SpeechService(service.engines, ServerSettings(origins=("https://my.example",)))
@@ -372,6 +372,9 @@ def test_pages_of_other_sites_need_to_be_allowed(service: SpeechService) -> None
         assert [answer.headers.get("access-control-allow-origin") for answer in answers] == [allowed] * 3
     other = ask(allowing, "POST", SPEECH, json=request(), headers={"Origin": "https://evil.example"})
     assert "access-control-allow-origin" not in other.headers
+    # The preflight is no request for speech.
+    assert (metric(allowing, "requests_total"), metric(allowing, "request_seconds_count")) == (3, 2)
+    assert caplog.text.count("done 200") == 3
 
 
 POST = {"type": "http", "method": "POST", "path": SPEECH, "query_string": b"", "subprotocols": []}

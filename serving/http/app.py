@@ -72,6 +72,7 @@ def _speech_routes(service: SpeechService) -> Iterator[BaseRoute]:
         yield Route(path, _SpeechEndpoint(service, read), methods=["POST"])
 
     async def speak_bits(socket: WebSocket) -> None:
+        socket.state.record.is_speech = True
         try:
             check_access(socket, settings)
         except ApiError as error:
@@ -101,6 +102,7 @@ class _SpeechEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, settings = Request(scope, receive), self._service.settings
         record: RequestRecord = request.state.record
+        record.is_speech = True
         try:
             check_access(request, settings)
             body = await _read_body(request, BYTES_PER_CHARACTER * settings.max_characters + OTHER_BYTES)
@@ -229,11 +231,10 @@ class RecordedRequests:
             self._end(record)
 
     def _end(self, record: RequestRecord) -> None:
-        is_speech = record.path in (SPEECH_PATH, CAPTIONS_PATH, SPEAK_PATH)
-        if is_speech:
+        if record.is_speech:
             self._service.ended(record)
         is_poll = record.path.startswith("/health")  # engines' ends and starts have lines of their own
-        if is_speech or (record.status >= 400 and not is_poll):
+        if record.is_speech or (record.status >= 400 and not is_poll):
             record.log()
 
 
