@@ -437,6 +437,8 @@ def test_a_client_that_leaves_while_its_text_waits_to_be_read_gives_it_up(
         ({"api_key": "secret"}, {"Authorization": "Token secret"}, None),
         ({"api_key": "secret"}, {"Authorization": "Bearer secret"}, None),
         ({"api_key": "secret"}, {"Sec-WebSocket-Protocol": "token, secret"}, None),
+        ({"api_key": "secret"}, {"Sec-WebSocket-Protocol": "token, wrong"}, 401),
+        ({"api_key": "secret"}, {"Sec-WebSocket-Protocol": "other, secret"}, 401),
     ],
 )
 def test_conversations_of_other_sites_and_strangers_are_refused(

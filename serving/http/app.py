@@ -51,7 +51,7 @@ def make_app(service: SpeechService) -> ASGIApp:
     """The application on a service."""
     routes = [*_speech_routes(service), *_listing_routes(service), *_public_routes(service)]
     answers = {ApiError: _answer_api_error, HTTPException: _answer_http_error, Exception: _answer_exception}
-    app: ASGIApp = Starlette(routes=routes, exception_handlers=answers)  # type: ignore[arg-type]  # of each type's errors
+    app: ASGIApp = Starlette(routes=routes, exception_handlers=answers)  # type: ignore[arg-type]  # each has its type
     if service.settings.origins:
         origins, read_by_pages = list(service.settings.origins), list(_READ_BY_PAGES)
         app = CORSMiddleware(app, origins, allow_methods=["*"], allow_headers=["*"], expose_headers=read_by_pages)
@@ -73,18 +73,13 @@ def _speech_routes(service: SpeechService) -> Iterator[BaseRoute]:
 
     async def speak_bits(socket: WebSocket) -> None:
         socket.state.record.is_speech = True
-        try:
-            check_access(socket, settings)
-        except ApiError as error:
-            await socket.send_denial_response(await _answer_api_error(socket, error))
-            return
+        check_access(socket, settings)
         await speak_messages(service, socket, SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
 
     yield WebSocketRoute(SPEAK_PATH, speak_bits)
 
     async def refuse(socket: WebSocket) -> None:
-        error = ApiError(404, f"WebSockets are served at {SPEAK_PATH} alone")
-        await socket.send_denial_response(await _answer_api_error(socket, error))
+        raise ApiError(404, f"WebSockets are served at {SPEAK_PATH} alone")
 
     yield WebSocketRoute("/{path:path}", refuse)
 
@@ -203,9 +198,6 @@ class RecordedRequests:
         self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket"):
-            await self._app(scope, receive, send)
-            return
         given = Headers(scope=scope).get("x-request-id", "")
         record = RequestRecord(given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex, scope["path"])
         scope.setdefault("state", {})["record"] = record
