@@ -112,14 +112,18 @@ def metric(service: SpeechService, name: str) -> float:
         ("GET", "/v1/models", {}, 200),
         ("GET", "/v1/models/<script>", {}, 404),
         ("GET", "/nothing", {}, 404),
+        pytest.param("GET", f"/{'x' * 4000}", {}, 404, id="long path"),
+        ("GET", "/v1/models", {"headers": {"Host": "x" * 4000}}, 403),
         ("GET", SPEECH, {}, 405),
         ("POST", SPEECH, {"content": b"<script>"}, 415),
         ("POST", SPEECH, {"json": {}}, 400),
+        ("POST", SPEECH, {"json": request() | {"x" * 4000: 1}}, 400),
+        ("POST", SPEECH, {"json": request() | {"voice": {"id": "alloy", "x" * 4000: 1}}}, 400),
         ("POST", SPEECH, {"json": request("x" * 101)}, 413),
         ("POST", SPEECH, {"json": request()}, 200),
     ],
 )
-def test_every_answer_has_its_headers(
+def test_every_answer_has_its_headers_and_errors_are_short(
     service: SpeechService, method: str, path: str, options: dict, status: int
 ) -> None:
     answer = ask(service, method, path, **options)
@@ -128,7 +132,7 @@ def test_every_answer_has_its_headers(
     assert "default-src 'self'" in answer.headers["content-security-policy"]
     assert answer.headers["content-type"]
     assert answer.headers["x-request-id"]
-    assert status < 400 or "error" in answer.json()
+    assert status < 400 or ("error" in answer.json() and len(answer.content) < 1000)
     assert b"alert(1)" not in answer.content
 
 
@@ -656,7 +660,7 @@ def test_nested_bodies_are_refused(service: SpeechService, path: str) -> None:
         ({"model": "whisper-1"}, 404, "model", "whisper-1"),
         ({"model": "tts-1-hd-x"}, 404, "model", "does not exist"),
         ({"voice": "nobody"}, 400, "voice", "default, alloy"),
-        ({"voice": {"id": "alloy", "x": 1}}, 400, "voice", "Extra inputs are not permitted"),
+        ({"voice": {"id": "alloy", "x": 1}}, 400, "voice", "voice.x: Extra inputs are not permitted"),
         ({"voice": 5}, 400, "voice", "valid string"),
         ({"response_format": "wma"}, 400, "response_format", "wav, pcm, flac, mp3, opus"),
         ({"speed": 3.0}, 400, "speed", "speed 3.0: must be between 0.5 and 2"),

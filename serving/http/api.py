@@ -21,6 +21,7 @@ OPENAI_VOICES = (
     *("marin", "nova", "onyx", "sage", "shimmer", "verse"),
 )
 _MODEL_DATE = re.compile(r"-\d{4}(-\d{2}-\d{2})?")  # OpenAI's: tts-1-1106, gpt-4o-mini-tts-2025-12-15
+MOST_CHARACTERS = 400  # of an error's message: a client's own words may stand in it
 PCM_RATE = 24_000  # Hz, by OpenAI's contract: raw samples can't say their rate, and its clients take this one
 
 
@@ -39,8 +40,8 @@ class ApiError(Exception):
     retry_after = 1
 
     def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.param, self.code = status, param, code
+        super().__init__(_without_middle(message))
+        self.status, self.param, self.code = status, param and _without_middle(param), code
 
     @property
     def body(self) -> dict[str, Any]:
@@ -50,6 +51,12 @@ class ApiError(Exception):
     @property
     def headers(self) -> dict[str, str]:
         return {"Retry-After": str(self.retry_after)} if self.status == 503 else {}
+
+
+def _without_middle(text: str) -> str:
+    """At most MOST_CHARACTERS, and three dots: an error begins with what is wrong and ends with what to do."""
+    half = MOST_CHARACTERS // 2
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:half]}...{text[-half:]}"
 
 
 class ErrorDetail(BaseModel):
@@ -308,7 +315,8 @@ def _validation_error(error: ValidationError) -> ApiError:
         return ApiError(400, f"unknown field {field!r}{hint}", param=field, code="unknown_parameter")
     # Of a field that may be one of several types: what came nearest.
     nearest = max((one for one in found if one["loc"][0] == field), key=lambda one: len(one["loc"]))
-    return ApiError(400, f"{field}: {nearest['msg']}", param=field, code="invalid_type")
+    name = ".".join([field, *map(str, nearest["loc"][2:])])  # what is second names a type
+    return ApiError(400, f"{name}: {nearest['msg']}", param=field, code="invalid_type")
 
 
 def _check_choice(field: str, value: str, choices: Collection[str]) -> str:
