@@ -25,6 +25,7 @@ from starlette.types import Message
 from torch import Tensor
 
 from common.errors import UserError
+from common.files import project_version
 from common.metadata import PARTS, Part
 from pipeline import Audio, Voice
 from pipeline.scheduler import FAILED_ROUNDS
@@ -161,6 +162,7 @@ def test_metrics_count_what_happened(service: SpeechService) -> None:
     ask(service, "POST", SPEECH, json=request("Hello there."))
     assert eventually(lambda: ask(service, "GET", "/health").json()["active"] == 0)
     assert {name: value - before[name] for name, value in values().items()} == grown
+    assert metric(service, f'build_info{{version="{project_version()}"}}') == 1
 
 
 @pytest.mark.parametrize(
