@@ -129,6 +129,12 @@ SpeechRequest: type[_Request] = create_model(
     **{name: _setting(setting) for name, setting in _SETTINGS.items()},  # type: ignore[call-overload]
 )
 
+# Deepgram's requests
+_NOT_SPOKEN = ("ssml", "timestamps")  # a tag may be cut in two; messages carry samples alone
+SPOKEN_QUERY = ("encoding", "container", "model", *(name for name in _SETTINGS if name not in _NOT_SPOKEN))
+_DEEPGRAM_FIELDS = ("encoding", "container", "model", "mip_opt_out", "tag")
+_DEEPGRAM_VOICE = re.compile(r"aura(-\d)?-[a-z]+-[a-z]{2}")
+_NO_TEXT = {"model": MODEL, "input": "", "voice": ""}
 
 Shape = Literal["audio", "events", "words", "captions"]
 
@@ -234,13 +240,6 @@ def check_text(text: str, max_characters: int, field: str = "input") -> None:
     if len(text) > max_characters:
         message = f"{field} has {len(text)} characters, and at most {max_characters} are spoken in one request"
         raise ApiError(413, message, param=field, code="string_above_max_length")
-
-
-_NOT_SPOKEN = ("ssml", "timestamps")  # a tag may be cut in two; messages carry samples alone
-SPOKEN_QUERY = ("encoding", "container", "model", *(name for name in _SETTINGS if name not in _NOT_SPOKEN))
-_DEEPGRAM_FIELDS = ("encoding", "container", "model", "mip_opt_out", "tag")
-_DEEPGRAM_VOICE = re.compile(r"aura(-\d)?-[a-z]+-[a-z]{2}")
-_NO_TEXT = {"model": MODEL, "input": "", "voice": ""}
 
 
 def check_model(name: str) -> None:
