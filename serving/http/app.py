@@ -59,10 +59,10 @@ def make_app(service: SpeechService) -> ASGIApp:
 
 
 def _speech_routes(service: SpeechService) -> Iterator[BaseRoute]:
-    """What speaks."""
+    """The addresses that speak."""
     settings = service.settings
     voices, most = settings.voices, settings.max_characters
-    ours = {"model": MODEL, "voice": voices[0]}  # what Kokoro-FastAPI's models and voices mean
+    ours = {"model": MODEL, "voice": voices[0]}  # instead of Kokoro-FastAPI's
     readers: dict[str, Reader] = {
         SPEECH_PATH: lambda request, body: read_order(body, voices, most),
         CAPTIONS_PATH: lambda request, body: read_order(body, voices, most, ours),
@@ -116,7 +116,7 @@ class _SpeechEndpoint:
 
 
 def _listing_routes(service: SpeechService) -> Iterator[BaseRoute]:
-    """The lists of models and voices, and the metrics. They need the key, where there is one."""
+    """The lists of models and voices, and the metrics. They need the key if there is one."""
     settings = service.settings
 
     def route(path: str, endpoint: Endpoint) -> Route:
@@ -160,7 +160,7 @@ def _listing_routes(service: SpeechService) -> Iterator[BaseRoute]:
 
 
 def _public_routes(service: SpeechService) -> Iterator[BaseRoute]:
-    """What everybody may read: the page, the description, and whether the server is well."""
+    """Without a key: the page, the API's description, and whether the server is well."""
 
     async def live(request: Request) -> Response:
         failed = bool(service.engines.failure)

@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus."""
+"""A server's metrics, for Prometheus."""
 
 from collections.abc import Iterable, Mapping
 from typing import get_args
