@@ -140,11 +140,12 @@ class EngineServer:
                     readers.submit(self._begin, voice, message, self._requests[message.number])
                 elif (request := self._requests.get(message.number)) is None:  # it has ended
                     continue
-                elif isinstance(message, Cancel):
-                    request.cancel()
                 else:
-                    request.read += message.seconds
-                    self._outbox.put(request)
+                    if isinstance(message, Cancel):
+                        request.cancel()
+                    else:
+                        request.read += message.seconds
+                    self._outbox.put(request)  # what was held back may be sent now, or dropped
 
     def _begin(self, voice: Voice, message: Speak, request: _Request) -> None:
         try:
