@@ -1,11 +1,13 @@
 """The four engines of a voice as one thing: checked to belong together, with the sizes that all of them take."""
 
+import logging
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -17,6 +19,8 @@ from pipeline.settings import WorkSettings
 from tacotron2.decoder_graph import make_decoder
 from waveglow.denoiser import Denoiser
 from waveglow.vocoder import window_sizes
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -166,6 +170,15 @@ class EngineSet:
             torch.cuda.empty_cache()
         except Exception as error:
             raise Closed(f"{self.device} has failed ({type(error).__name__}); start the program again") from error
+
+    def hide_folders(self, error: Exception) -> None:
+        """Names model files in an error without their folders, as a server's clients may read it; logs the whole."""
+        whole = shown = str(error)
+        for engine in self.parts.values():
+            shown = shown.replace(engine.name, Path(engine.name).name)
+        if shown != whole:
+            _log.error("%s", whole)
+            error.args = (shown,)
 
     def close(self) -> None:
         """Closes the engines; may be called again."""

@@ -25,6 +25,7 @@ from starlette.types import Message
 from torch import Tensor
 
 from common.errors import UserError
+from common.files import project_version
 from common.metadata import PARTS, Part
 from pipeline import Audio, Voice
 from pipeline.scheduler import FAILED_ROUNDS
@@ -112,14 +113,18 @@ def metric(service: SpeechService, name: str) -> float:
         ("GET", "/v1/models", {}, 200),
         ("GET", "/v1/models/<script>", {}, 404),
         ("GET", "/nothing", {}, 404),
+        pytest.param("GET", f"/{'x' * 4000}", {}, 404, id="long path"),
+        ("GET", "/v1/models", {"headers": {"Host": "x" * 4000}}, 403),
         ("GET", SPEECH, {}, 405),
         ("POST", SPEECH, {"content": b"<script>"}, 415),
         ("POST", SPEECH, {"json": {}}, 400),
+        ("POST", SPEECH, {"json": request() | {"x" * 4000: 1}}, 400),
+        ("POST", SPEECH, {"json": request() | {"voice": {"id": "alloy", "x" * 4000: 1}}}, 400),
         ("POST", SPEECH, {"json": request("x" * 101)}, 413),
         ("POST", SPEECH, {"json": request()}, 200),
     ],
 )
-def test_every_answer_has_its_headers(
+def test_every_answer_has_its_headers_and_errors_are_short(
     service: SpeechService, method: str, path: str, options: dict, status: int
 ) -> None:
     answer = ask(service, method, path, **options)
@@ -128,7 +133,7 @@ def test_every_answer_has_its_headers(
     assert "default-src 'self'" in answer.headers["content-security-policy"]
     assert answer.headers["content-type"]
     assert answer.headers["x-request-id"]
-    assert status < 400 or "error" in answer.json()
+    assert status < 400 or ("error" in answer.json() and len(answer.content) < 1000)
     assert b"alert(1)" not in answer.content
 
 
@@ -157,6 +162,7 @@ def test_metrics_count_what_happened(service: SpeechService) -> None:
     ask(service, "POST", SPEECH, json=request("Hello there."))
     assert eventually(lambda: ask(service, "GET", "/health").json()["active"] == 0)
     assert {name: value - before[name] for name, value in values().items()} == grown
+    assert metric(service, f'build_info{{version="{project_version()}"}}') == 1
 
 
 @pytest.mark.parametrize(
@@ -359,7 +365,7 @@ def test_a_name_of_another_site_is_no_way_to_a_local_server(service: SpeechServi
     assert ask(open_to_all, "GET", "/v1/models", headers={"Host": host}).status_code == 200
 
 
-def test_pages_of_other_sites_need_to_be_allowed(service: SpeechService) -> None:
+def test_pages_of_other_sites_need_to_be_allowed(service: SpeechService, caplog: pytest.LogCaptureFixture) -> None:
     origin = {"Origin": "https://my.example"}
     preflight = origin | {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "content-type"}
     allowing = SpeechService(service.engines, ServerSettings(origins=("https://my.example",)))
@@ -372,6 +378,9 @@ def test_pages_of_other_sites_need_to_be_allowed(service: SpeechService) -> None
         assert [answer.headers.get("access-control-allow-origin") for answer in answers] == [allowed] * 3
     other = ask(allowing, "POST", SPEECH, json=request(), headers={"Origin": "https://evil.example"})
     assert "access-control-allow-origin" not in other.headers
+    # The preflight is no request for speech.
+    assert (metric(allowing, "requests_total"), metric(allowing, "request_seconds_count")) == (3, 2)
+    assert caplog.text.count("done 200") == 3
 
 
 POST = {"type": "http", "method": "POST", "path": SPEECH, "query_string": b"", "subprotocols": []}
@@ -434,6 +443,8 @@ def test_a_client_that_leaves_while_its_text_waits_to_be_read_gives_it_up(
         ({"api_key": "secret"}, {"Authorization": "Token secret"}, None),
         ({"api_key": "secret"}, {"Authorization": "Bearer secret"}, None),
         ({"api_key": "secret"}, {"Sec-WebSocket-Protocol": "token, secret"}, None),
+        ({"api_key": "secret"}, {"Sec-WebSocket-Protocol": "token, wrong"}, 401),
+        ({"api_key": "secret"}, {"Sec-WebSocket-Protocol": "other, secret"}, 401),
     ],
 )
 def test_conversations_of_other_sites_and_strangers_are_refused(
@@ -651,7 +662,7 @@ def test_nested_bodies_are_refused(service: SpeechService, path: str) -> None:
         ({"model": "whisper-1"}, 404, "model", "whisper-1"),
         ({"model": "tts-1-hd-x"}, 404, "model", "does not exist"),
         ({"voice": "nobody"}, 400, "voice", "default, alloy"),
-        ({"voice": {"id": "alloy", "x": 1}}, 400, "voice", "Extra inputs are not permitted"),
+        ({"voice": {"id": "alloy", "x": 1}}, 400, "voice", "voice.x: Extra inputs are not permitted"),
         ({"voice": 5}, 400, "voice", "valid string"),
         ({"response_format": "wma"}, 400, "response_format", "wav, pcm, flac, mp3, opus"),
         ({"speed": 3.0}, 400, "speed", "speed 3.0: must be between 0.5 and 2"),
@@ -846,12 +857,12 @@ def test_a_conversation_whose_engine_ends_has_failed(
     assert "failed 1011" in caplog.text
 
 
-def test_errors_do_not_tell_clients_where_the_models_are(loop: asyncio.AbstractEventLoop) -> None:
-    def spoil(tensors: Mapping[str, Tensor]) -> None:
-        tensors["prenet_dropout"].fill_(float("nan"))
-
-    with faulty_service(loop, "decoder_iter", spoil) as service:
+def test_the_log_alone_tells_where_the_models_are(
+    loop: asyncio.AbstractEventLoop, caplog: pytest.LogCaptureFixture
+) -> None:
+    with faulty_service(loop, "waveglow", lambda tensors: tensors["z"].fill_(float("nan"))) as service:
         answer = ask(service, "POST", SPEECH, json=request())
     assert answer.status_code == 500
-    assert "NaN" in answer.json()["error"]["message"]
+    assert answer.json()["error"]["message"].startswith("waveglow.onnx: NaN")
     assert "secrets" not in answer.text
+    assert "/srv/my secrets/waveglow.onnx: NaN" in caplog.text

@@ -65,10 +65,17 @@ def test_an_engine_runs_ahead_of_a_slow_reader_by_a_bounded_time(monkeypatch: py
                 await samples_of(given_up)
             while engine.load or (await engine.status()).active:
                 await asyncio.sleep(0.01)
+            before = (await engine.status()).audio_seconds
+            unread = engines.submit("All of it is made.", settings)
+            while (await engine.status()).audio_seconds - before < 100 * HOP / 22050:
+                await asyncio.sleep(0.01)
+            unread.cancel()
+            while engine.load:
+                await asyncio.sleep(0.01)
         finally:
             await engines.close()
 
-    asyncio.run(listen())
+    asyncio.run(asyncio.wait_for(listen(), 60))
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ import pytest
 
 from common.metadata import PARTS
 from pipeline import Voice
+from pipeline.stages import nan_error
 from tests.engine_doubles import tiny_engines
 from tests.http_servers import eventually
 
@@ -83,3 +84,15 @@ def test_a_request_of_the_other_model_is_cancelled_by_a_file_whichever_instance_
         assert eventually(lambda sender=sender: sender.send.called)
         assert eventually(lambda: model.voice.scheduler().status().active == 0)
         assert backend.InferenceResponse.called == (name != "0a1b")
+
+
+def test_the_log_alone_tells_where_the_models_are(
+    model, backend: mock.MagicMock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engines = model.voice.engines
+    monkeypatch.setattr(engines.parts["waveglow"], "name", "/srv/my secrets/waveglow.onnx")
+    monkeypatch.setattr(Voice, "submit", mock.Mock(side_effect=nan_error(engines, "waveglow", "line 1")))
+    model.execute([request_of("")])
+    (message, _), _ = backend.TritonError.call_args
+    assert message.startswith("waveglow.onnx: NaN")
+    assert "/srv/my secrets/waveglow.onnx: NaN" in caplog.text

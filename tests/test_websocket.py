@@ -51,6 +51,11 @@ def say_all(socket: ClientConnection, text: str) -> None:
     say(socket, "Flush")
 
 
+def has_come(socket: ClientConnection) -> bool:
+    """Whether all that was sent has come to the server, which answers a ping in its turn."""
+    return socket.ping().wait(30)
+
+
 def until(socket: ClientConnection, kind: str) -> tuple[bytes, dict]:
     """The audio up to a message of a kind, and the message."""
     audio = b""
@@ -246,7 +251,7 @@ def test_a_text_waits_for_a_busy_engine(server: ServerProcess) -> None:
     with ExitStack() as stack:
         with server.fault("decoder_iter", "slow"):
             sockets = one_too_many(server, stack, 80)
-            time.sleep(0.3)  # the third is refused now and then
+            assert has_come(sockets[2])  # and is refused, until the first one ends
         for socket in sockets:
             assert seconds_of(until(socket, "Flushed")[0]) > 0
 
@@ -263,7 +268,7 @@ def test_what_was_asked_for_is_spoken_before_the_server_ends(tmp_path: Path) -> 
             say_all(socket, "Hello there.")
             assert eventually(lambda: server.status()["active"] == 2)
             say(unflushed, "Speak", text="A whole sentence.")
-            time.sleep(0.1)  # until it has come
+            assert has_come(unflushed)
             server.process.terminate()
             assert eventually(lambda: not server.is_listening())
             say(socket, "Speak", text="Too late.")

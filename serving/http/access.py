@@ -17,11 +17,10 @@ def check_access(connection: HTTPConnection, settings: ServerSettings) -> None:
     headers = connection.headers
     if settings.api_key:
         scheme, _, key = headers.get("authorization", "").partition(" ")
-        offered = [name.strip() for name in headers.get("sec-websocket-protocol", "").split(",")]
-        if scheme.lower() not in ("bearer", "token") and offered[0] == SUBPROTOCOL:
-            scheme, key = SUBPROTOCOL, offered[-1]
-        is_known = hmac.compare_digest(key.strip().encode(), settings.api_key.encode())
-        if not is_known or scheme.lower() not in ("bearer", "token"):
+        if scheme.lower() not in ("bearer", "token"):
+            protocol, _, key = headers.get("sec-websocket-protocol", "").partition(",")
+            key = key if protocol.strip() == SUBPROTOCOL else ""
+        if not hmac.compare_digest(key.strip().encode(), settings.api_key.encode()):
             raise ApiError(401, "give the server's API key, as in Authorization: Bearer KEY", code="invalid_api_key")
         return
     # A page of another site whose name points at this machine would be of the same origin to a browser.

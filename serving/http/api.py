@@ -21,6 +21,7 @@ OPENAI_VOICES = (
     *("marin", "nova", "onyx", "sage", "shimmer", "verse"),
 )
 _MODEL_DATE = re.compile(r"-\d{4}(-\d{2}-\d{2})?")  # OpenAI's: tts-1-1106, gpt-4o-mini-tts-2025-12-15
+MOST_CHARACTERS = 400  # of an error's message: a client's own words may stand in it
 PCM_RATE = 24_000  # Hz, by OpenAI's contract: raw samples can't say their rate, and its clients take this one
 
 
@@ -39,8 +40,8 @@ class ApiError(Exception):
     retry_after = 1
 
     def __init__(self, status: int, message: str, *, param: str | None = None, code: str | None = None) -> None:
-        super().__init__(message)
-        self.status, self.param, self.code = status, param, code
+        super().__init__(_without_middle(message))
+        self.status, self.param, self.code = status, param and _without_middle(param), code
 
     @property
     def body(self) -> dict[str, Any]:
@@ -50,6 +51,12 @@ class ApiError(Exception):
     @property
     def headers(self) -> dict[str, str]:
         return {"Retry-After": str(self.retry_after)} if self.status == 503 else {}
+
+
+def _without_middle(text: str) -> str:
+    """At most MOST_CHARACTERS, and three dots: an error begins with what is wrong and ends with what to do."""
+    half = MOST_CHARACTERS // 2
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:half]}...{text[-half:]}"
 
 
 class ErrorDetail(BaseModel):
@@ -122,6 +129,12 @@ SpeechRequest: type[_Request] = create_model(
     **{name: _setting(setting) for name, setting in _SETTINGS.items()},  # type: ignore[call-overload]
 )
 
+# Deepgram's requests
+_NOT_SPOKEN = ("ssml", "timestamps")  # a tag may be cut in two; messages carry samples alone
+SPOKEN_QUERY = ("encoding", "container", "model", *(name for name in _SETTINGS if name not in _NOT_SPOKEN))
+_DEEPGRAM_FIELDS = ("encoding", "container", "model", "mip_opt_out", "tag")
+_DEEPGRAM_VOICE = re.compile(r"aura(-\d)?-[a-z]+-[a-z]{2}")
+_NO_TEXT = {"model": MODEL, "input": "", "voice": ""}
 
 Shape = Literal["audio", "events", "words", "captions"]
 
@@ -229,13 +242,6 @@ def check_text(text: str, max_characters: int, field: str = "input") -> None:
         raise ApiError(413, message, param=field, code="string_above_max_length")
 
 
-_NOT_SPOKEN = ("ssml", "timestamps")  # a tag may be cut in two; messages carry samples alone
-SPOKEN_QUERY = ("encoding", "container", "model", *(name for name in _SETTINGS if name not in _NOT_SPOKEN))
-_DEEPGRAM_FIELDS = ("encoding", "container", "model", "mip_opt_out", "tag")
-_DEEPGRAM_VOICE = re.compile(r"aura(-\d)?-[a-z]+-[a-z]{2}")
-_NO_TEXT = {"model": MODEL, "input": "", "voice": ""}
-
-
 def check_model(name: str) -> None:
     """Raises ApiError for a model that isn't answered for."""
     if not any(name == one or (name.startswith(one) and _MODEL_DATE.fullmatch(name[len(one) :])) for one in MODELS):
@@ -308,7 +314,8 @@ def _validation_error(error: ValidationError) -> ApiError:
         return ApiError(400, f"unknown field {field!r}{hint}", param=field, code="unknown_parameter")
     # Of a field that may be one of several types: what came nearest.
     nearest = max((one for one in found if one["loc"][0] == field), key=lambda one: len(one["loc"]))
-    return ApiError(400, f"{field}: {nearest['msg']}", param=field, code="invalid_type")
+    name = ".".join([field, *map(str, nearest["loc"][2:])])  # what is second names a type
+    return ApiError(400, f"{name}: {nearest['msg']}", param=field, code="invalid_type")
 
 
 def _check_choice(field: str, value: str, choices: Collection[str]) -> str:

@@ -51,7 +51,7 @@ def make_app(service: SpeechService) -> ASGIApp:
     """The application on a service."""
     routes = [*_speech_routes(service), *_listing_routes(service), *_public_routes(service)]
     answers = {ApiError: _answer_api_error, HTTPException: _answer_http_error, Exception: _answer_exception}
-    app: ASGIApp = Starlette(routes=routes, exception_handlers=answers)  # type: ignore[arg-type]  # of each type's errors
+    app: ASGIApp = Starlette(routes=routes, exception_handlers=answers)  # type: ignore[arg-type]  # each has its type
     if service.settings.origins:
         origins, read_by_pages = list(service.settings.origins), list(_READ_BY_PAGES)
         app = CORSMiddleware(app, origins, allow_methods=["*"], allow_headers=["*"], expose_headers=read_by_pages)
@@ -59,10 +59,10 @@ def make_app(service: SpeechService) -> ASGIApp:
 
 
 def _speech_routes(service: SpeechService) -> Iterator[BaseRoute]:
-    """What speaks."""
+    """The addresses that speak."""
     settings = service.settings
     voices, most = settings.voices, settings.max_characters
-    ours = {"model": MODEL, "voice": voices[0]}  # what Kokoro-FastAPI's models and voices mean
+    ours = {"model": MODEL, "voice": voices[0]}  # instead of Kokoro-FastAPI's
     readers: dict[str, Reader] = {
         SPEECH_PATH: lambda request, body: read_order(body, voices, most),
         CAPTIONS_PATH: lambda request, body: read_order(body, voices, most, ours),
@@ -72,18 +72,14 @@ def _speech_routes(service: SpeechService) -> Iterator[BaseRoute]:
         yield Route(path, _SpeechEndpoint(service, read), methods=["POST"])
 
     async def speak_bits(socket: WebSocket) -> None:
-        try:
-            check_access(socket, settings)
-        except ApiError as error:
-            await socket.send_denial_response(await _answer_api_error(socket, error))
-            return
+        socket.state.record.is_speech = True
+        check_access(socket, settings)
         await speak_messages(service, socket, SUBPROTOCOL if SUBPROTOCOL in socket.scope["subprotocols"] else None)
 
     yield WebSocketRoute(SPEAK_PATH, speak_bits)
 
     async def refuse(socket: WebSocket) -> None:
-        error = ApiError(404, f"WebSockets are served at {SPEAK_PATH} alone")
-        await socket.send_denial_response(await _answer_api_error(socket, error))
+        raise ApiError(404, f"WebSockets are served at {SPEAK_PATH} alone")
 
     yield WebSocketRoute("/{path:path}", refuse)
 
@@ -101,6 +97,7 @@ class _SpeechEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request, settings = Request(scope, receive), self._service.settings
         record: RequestRecord = request.state.record
+        record.is_speech = True
         try:
             check_access(request, settings)
             body = await _read_body(request, BYTES_PER_CHARACTER * settings.max_characters + OTHER_BYTES)
@@ -119,7 +116,7 @@ class _SpeechEndpoint:
 
 
 def _listing_routes(service: SpeechService) -> Iterator[BaseRoute]:
-    """The lists of models and voices, and the metrics. They need the key, where there is one."""
+    """The lists of models and voices, and the metrics. They need the key if there is one."""
     settings = service.settings
 
     def route(path: str, endpoint: Endpoint) -> Route:
@@ -163,7 +160,7 @@ def _listing_routes(service: SpeechService) -> Iterator[BaseRoute]:
 
 
 def _public_routes(service: SpeechService) -> Iterator[BaseRoute]:
-    """What everybody may read: the page, the description, and whether the server is well."""
+    """Without a key: the page, the API's description, and whether the server is well."""
 
     async def live(request: Request) -> Response:
         failed = bool(service.engines.failure)
@@ -201,9 +198,6 @@ class RecordedRequests:
         self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket"):
-            await self._app(scope, receive, send)
-            return
         given = Headers(scope=scope).get("x-request-id", "")
         record = RequestRecord(given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex, scope["path"])
         scope.setdefault("state", {})["record"] = record
@@ -229,11 +223,10 @@ class RecordedRequests:
             self._end(record)
 
     def _end(self, record: RequestRecord) -> None:
-        is_speech = record.path in (SPEECH_PATH, CAPTIONS_PATH, SPEAK_PATH)
-        if is_speech:
+        if record.is_speech:
             self._service.ended(record)
         is_poll = record.path.startswith("/health")  # engines' ends and starts have lines of their own
-        if is_speech or (record.status >= 400 and not is_poll):
+        if record.is_speech or (record.status >= 400 and not is_poll):
             record.log()
 
 

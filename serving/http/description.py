@@ -48,7 +48,7 @@ def describe(needs_key: bool) -> dict[str, Any]:
 
 
 def _speaking(request: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What speaks, by path; `request` is the schema of OpenAI's request."""
+    """The operations that speak, by path; `request` is the schema of OpenAI's request."""
     audio = {known.media_type.partition(";")[0]: _AUDIO for known in FORMATS.values()}
     events = {"text/event-stream": {"schema": {"type": "string"}}}
 

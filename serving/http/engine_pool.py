@@ -68,7 +68,7 @@ class RemoteSpeech:
         self._number = number
         self._messages: asyncio.Queue[Chunk | Ended] = asyncio.Queue()
         self._ended = self._cancelled = False
-        self._unsaid = 0.0  # seconds of audio that were read, and the engine doesn't know
+        self._unreported = 0.0  # seconds of audio that were read since the last `Read`
 
     async def next_chunk(self) -> Audio | None:
         """The next chunk, waited for; None after the last.
@@ -87,10 +87,10 @@ class RemoteSpeech:
             if message.error is not None:
                 raise message.error
             return None
-        self._unsaid += message.audio.seconds
-        if self._unsaid >= engine_process.SENT_AHEAD_SECONDS / 2:
-            self._engine.send(Read(self._number, self._unsaid))
-            self._unsaid = 0.0
+        self._unreported += message.audio.seconds
+        if self._unreported >= engine_process.SENT_AHEAD_SECONDS / 2:
+            self._engine.send(Read(self._number, self._unreported))
+            self._unreported = 0.0
         self.results += message.results
         self.cut = message.audio.cut
         self.dropped = message.dropped
@@ -104,7 +104,7 @@ class RemoteSpeech:
         self._messages.put_nowait(Ended(self._number, None))
 
     def receive(self, message: Chunk | Ended) -> None:
-        """What the engine says of the request."""
+        """Takes a message of the engine about the request."""
         self._ended = isinstance(message, Ended)
         self._messages.put_nowait(message)
 
@@ -243,7 +243,7 @@ class Engine:
         self._gone.set_result(None)
 
     def _end(self, reason: str) -> None:
-        """Nothing more is taken from it. Only the first reason counts."""
+        """Ends the connection. Only the first reason counts."""
         assert self._transport is not None
         self._transport.abort()
         self.ready, self.reason = None, self.reason or reason

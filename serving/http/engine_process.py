@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 from common.errors import explained
 from pipeline import Voice
+from pipeline.engine_set import EngineSet
 from pipeline.latency import prefer_latency
 from pipeline.speech import CancelledError, Speech
 from serving.http.log import log_to_stderr
@@ -50,7 +50,7 @@ class _Request:
     speech: Speech | None = None  # from when it is queued until it has ended
     cancelled: bool = False
     sent: float = 0.0  # seconds of audio
-    read: float = 0.0  # of them, by the HTTP process's last word
+    read: float = 0.0  # of them, by the HTTP process's `Read` messages
     pieces: int = 0  # sent
 
     def begin(self, speech: Speech) -> None:
@@ -95,7 +95,7 @@ class EngineServer:
         self._connection = connection
         self._settings = settings
         self._requests: dict[int, _Request] = {}
-        self._model_names: list[str] = []
+        self._engines: EngineSet  # once the voice is loaded
         self._outbox: queue.SimpleQueue[object] = queue.SimpleQueue()  # messages, and requests that have news
 
     def run(self) -> None:
@@ -104,7 +104,7 @@ class EngineServer:
         sender.start()
         try:
             voice = self._settings.load()
-            self._model_names = [engine.name for engine in voice.engines.parts.values()]
+            self._engines = voice.engines
             try:
                 self._warm_up(voice)
                 prefer_latency()
@@ -140,11 +140,12 @@ class EngineServer:
                     readers.submit(self._begin, voice, message, self._requests[message.number])
                 elif (request := self._requests.get(message.number)) is None:  # it has ended
                     continue
-                elif isinstance(message, Cancel):
-                    request.cancel()
                 else:
-                    request.read += message.seconds
-                    self._outbox.put(request)
+                    if isinstance(message, Cancel):
+                        request.cancel()
+                    else:
+                        request.read += message.seconds
+                    self._outbox.put(request)  # what was held back may be sent now, or dropped
 
     def _begin(self, voice: Voice, message: Speak, request: _Request) -> None:
         try:
@@ -185,13 +186,8 @@ class EngineServer:
             if isinstance(message, Ended):
                 self._requests.pop(message.number, None)
                 if message.error is not None:
-                    self._hide_folders(message.error)
+                    self._engines.hide_folders(message.error)
             yield message
-
-    def _hide_folders(self, error: Exception) -> None:
-        """Leaves of an error what clients may read: model files without their folders."""
-        for name in self._model_names:
-            error.args = (str(error).replace(name, Path(name).name),)
 
 
 def main(handle: int) -> None:

@@ -1,4 +1,4 @@
-"""What the HTTP process and an engine's process tell one another over a socket, and how it becomes bytes.
+"""Messages between the HTTP process and an engine's process over a socket, and how they become bytes.
 
 Both run the same program, so messages are pickled; arrays are not: they follow as they lie in memory.
 """

@@ -1,4 +1,4 @@
-"""What a server counts, for Prometheus."""
+"""A server's metrics, for Prometheus."""
 
 from collections.abc import Iterable, Mapping
 from typing import get_args
@@ -7,6 +7,7 @@ from prometheus_client import (
     CollectorRegistry,
     Counter,
     Histogram,
+    Info,
     ProcessCollector,
     disable_created_metrics,
     generate_latest,
@@ -14,6 +15,7 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric, StateSetMetricFamily
 from prometheus_client.registry import Collector
 
+from common.files import project_version
 from pipeline.scheduler import SchedulerStatus, State
 
 # Seconds: from a GPU's first sound to a CPU's with a full queue.
@@ -33,6 +35,7 @@ class Metrics:
         disable_created_metrics()
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
+        Info("speech_build", "The version of this server", registry=self._registry).info({"version": project_version()})
         self._requests = Counter(
             "speech_requests",
             "Requests for speech, by HTTP status and how they ended (done, refused, failed, cancelled)",
@@ -50,7 +53,6 @@ class Metrics:
         )
         self._load = _Load()
         self._registry.register(self._load)
-
         self.seconds = Histogram(
             "speech_request_seconds",
             "From the arrival of a request that was spoken to its last byte",

@@ -43,6 +43,7 @@ class RequestRecord:
 
     request_id: str
     path: str
+    is_speech: bool = False  # an endpoint that speaks has taken it, so it is no browser's preflight
     arrived: float = field(default_factory=time.perf_counter)
     format: str = ""  # of a request for speech that could be read
     characters: int = 0  # of its text

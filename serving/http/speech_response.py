@@ -84,12 +84,12 @@ class _Answer:
     @property
     def headers(self) -> dict[str, str]:
         rate = self.speech.sampling_rate
-        media_type = {"audio": self.order.audio_format.media_type.format(rate=rate), "events": "text/event-stream"}
+        media_types = {"audio": self.order.audio_format.media_type.format(rate=rate), "events": "text/event-stream"}
         named = quote("".join(self.speech.dropped[:MOST_NAMED]), errors="replace")
         dropped = {"X-Dropped-Characters": named} if named else {}
         cut = {"X-Cut": "true"} if self.speech.cut else {}
         return {
-            "Content-Type": media_type.get(self.order.shape, "application/json"),
+            "Content-Type": media_types.get(self.order.shape, "application/json"),
             "X-Sample-Rate": str(rate),
             "Cache-Control": "no-store",
             "X-Accel-Buffering": "no",  # nginx would collect the audio before it passes it on
@@ -126,15 +126,15 @@ class _Answer:
 
     async def with_words(self, chunk: Audio | None) -> AsyncIterator[bytes]:
         """The audio and its words as JSON: a line a chunk, or all in one."""
-        joined, said = bytearray(), list[Word]()
+        joined, spoken = bytearray(), list[Word]()
         async for data, words in self._encoded_chunks(chunk):
             if self.order.whole:
                 joined += data
-                said += words
+                spoken += words
             elif data or words:
                 yield self._json(data, words) + b"\n"
         if self.order.whole:
-            yield await asyncio.to_thread(self._json, joined, said)
+            yield await asyncio.to_thread(self._json, joined, spoken)
 
     def _json(self, data: bytes | bytearray, words: Sequence[Word]) -> bytes:
         name = self.order.audio_format.name

@@ -84,7 +84,7 @@ async def speak_messages(service: SpeechService, socket: WebSocket, subprotocol:
 
 
 class _Conversation:
-    """What is said over one WebSocket: one task listens, another one speaks."""
+    """One WebSocket: one task listens, another one speaks."""
 
     def __init__(self, service: SpeechService, record: RequestRecord, socket: WebSocket, order: SpeechOrder) -> None:
         self._service, self._record, self._socket, self._order = service, record, socket, order

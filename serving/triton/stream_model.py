@@ -65,10 +65,11 @@ class TritonPythonModel:
             try:
                 speech = self._submit(request)
             except Exception as error:
-                _refuse(sender, error, name)
+                _refuse(sender, error, name, self._voice)
                 continue
             # A thread a request: it sleeps until there is a chunk, and a slow client delays no other.
-            threading.Thread(target=_send, args=(speech, sender, name), name="send", daemon=True).start()
+            sending = (speech, sender, name, self._voice)
+            threading.Thread(target=_send, args=sending, name="send", daemon=True).start()
 
     def finalize(self) -> None:
         has_failed = self._voice.scheduler().status().state == "failed"
@@ -95,7 +96,7 @@ class TritonPythonModel:
         return self._voice.submit(text, SpeakSettings(**settings))
 
 
-def _send(speech: Speech, sender: Any, name: str) -> None:
+def _send(speech: Speech, sender: Any, name: str, voice: Voice) -> None:
     """Sends a request's chunks as they come. Cancels it where its client has, or where sending fails."""
     # As `tts` names it. Clients may send names, too: letters and digits can't lead out of the folder.
     mark = Path(tempfile.gettempdir(), f"{name}.cancelled") if name.isalnum() else None
@@ -107,7 +108,7 @@ def _send(speech: Speech, sender: Any, name: str) -> None:
         sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
     except Exception as error:
         with suppress(Exception):  # where sending has failed, so may this
-            _refuse(sender, error, name)
+            _refuse(sender, error, name, voice)
     finally:
         speech.cancel()
 
@@ -122,8 +123,9 @@ def _next_chunk(speech: Speech, sender: Any, mark: Path | None) -> Audio | None:
             continue
 
 
-def _refuse(sender: Any, error: Exception, name: str) -> None:
+def _refuse(sender: Any, error: Exception, name: str, voice: Voice) -> None:
     reason = explained(error, "a request")
+    voice.engines.hide_folders(reason)
     code = "INTERNAL"
     if isinstance(reason, InvalidInput):
         code = "INVALID_ARG"
