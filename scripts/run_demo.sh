@@ -11,5 +11,9 @@ PASSES_FLAGS_TO=trt/inference_trt.py
 show_help_if_asked "$@"
 
 ensure_environment run
-[[ " $*" =~ " "(-i|--input|--text) ]] || set -- -i "$ROOT/phrases/phrase.txt" "$@"
-exec "$PYTHON" "$ROOT/trt/inference_trt.py" -o "$ROOT/output" "$@" # a flag that is given twice has its last value
+# A flag that is given twice has its last value; --text goes with no file.
+for word in "$@"; do
+    [[ $word != --text* ]] || has_text=yes
+done
+[[ -n ${has_text:-} ]] || set -- -i "$ROOT/phrases/phrase.txt" "$@"
+exec "$PYTHON" "$ROOT/trt/inference_trt.py" -o "$ROOT/output" "$@"
