@@ -152,6 +152,11 @@ def run(
         output_closed()  # or Python would report it at its end
 
 
+def is_open(stream: TextIO) -> bool:
+    """Whether a standard stream was open when `run` began."""
+    return getattr(stream, "name", "") != os.devnull
+
+
 def output_closed() -> bool:
     """Whether standard output or error is a pipe without a reader; what is written to it from now on is discarded."""
     closed = False

@@ -6,13 +6,14 @@ agree where it does.
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from common.cli import bounded_float, bounded_int, given_flags, settings_from
+from common.cli import bounded_float, bounded_int, given_flags, is_open, settings_from
 from common.config import AudioConfig
 from common.engine import Engine
 from common.errors import UserError
@@ -291,6 +292,8 @@ def output_settings(args: argparse.Namespace, suffix: str) -> OutputSettings:
             if getattr(args, flag):
                 raise UserError(f"--{flag} goes with a folder of files, not with {goes}; leave it out")
     if to_stdout:
+        if not is_open(sys.stdout):
+            raise UserError("standard output is closed: there is nowhere for the audio to go")
         if asked == "float32":
             raise UserError("--format float32 is of files; leave it out, or take wav or pcm for standard output")
         name = _made_here({None: "pcm", "pcm16": "wav"}.get(asked, asked))

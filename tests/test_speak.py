@@ -396,6 +396,10 @@ def test_audio_streams_to_standard_output_and_all_else_does_not(tmp_path: Path, 
     assert b"Note: line 3 is without words: skipped" in result.stderr
     assert len(result.stdout) == 2 * PCM
     assert os.listdir(tmp_path) == []
+    closed = ["bash", "-c", f"{' '.join(program(tiny_folder))} --text Hello. -o - >&-"]
+    result = subprocess.run(closed, cwd=tmp_path, capture_output=True, timeout=300, check=False)
+    assert result.returncode == 1
+    assert b"standard output is closed" in result.stderr
 
 
 @pytest.mark.slow
