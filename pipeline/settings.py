@@ -137,7 +137,7 @@ class SpeakSettings(_Checked):
     """How a text is spoken. None means the voice's own value."""
 
     seed: int = _setting(
-        0, "of the random numbers: the same seed and text, the same audio", EVERYWHERE, range=(0, 2**63)
+        0, "of the random numbers: the same seed and text, the same audio", EVERYWHERE, range=(0, 2**63 - 1)
     )
     sigma: float | None = _setting(
         None,
@@ -196,7 +196,10 @@ class SpeakSettings(_Checked):
     )
     keep_pictures: bool = _setting(False, "whether results carry their mel spectrogram and alignment")
     sentence_silence: float = _setting(
-        0.0, "seconds of silence after each sentence inside a text", EVERYWHERE, range=(0, 10)
+        0.0,
+        "seconds of silence after each sentence inside a text; each is then spoken by itself",
+        EVERYWHERE,
+        range=(0, 10),
     )
     ssml: bool = _setting(False, "the text is SSML", EVERYWHERE)
     timestamps: bool = _setting(False, "results carry the times of their words", ("corpus", "http", "triton"))

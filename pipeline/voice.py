@@ -5,6 +5,7 @@ with Voice.load("output") as voice:
     audio.save("hello.wav")
 """
 
+import itertools
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -187,6 +188,7 @@ class Voice:
         """Speaks texts in batches. Yields (index, audio or why there is none) for each text, in order.
 
         Args:
+            texts: read as they are spoken, some batches at a time.
             on_progress: as for `speak`; its symbols are those of the texts that are spoken together.
 
         Raises:
@@ -195,11 +197,13 @@ class Voice:
         chosen = SpeakSettings.given(settings, **options)
         if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
             raise InvalidInput(f"texts: must be several of str, not one {type(texts).__name__}", "texts")
-        phrases = [Phrase(index, text) for index, text in enumerate(texts)]
+        if on_progress is not None and not callable(on_progress):
+            raise InvalidInput("on_progress: must be a function, or None", "on_progress")
+        phrases = itertools.starmap(Phrase, enumerate(texts))
         at_once = BATCHES_AHEAD * self.engines.batch_size
         with own_errors(), Synthesizer(self.engines, chosen) as synthesizer:
-            for first in range(0, len(phrases), at_once):
-                prepared = prepare(phrases[first : first + at_once], chosen, self.engines.max_symbols)
+            while some := list(itertools.islice(phrases, at_once)):
+                prepared = prepare(some, chosen, self.engines.max_symbols)
                 pieces = [piece for phrase in prepared for piece in phrase.pieces]
                 if on_progress is not None:
                     symbols = sum(len(piece.encoded.ids) for piece in pieces)
@@ -212,7 +216,8 @@ class Voice:
     def stream(
         self, text: str | Iterable[str], settings: SpeakSettings | None = None, **options: Unpack[SpeakOptions]
     ) -> AudioStream:
-        """Speaks a text as a stream of chunks, the first one early. A whole text's are together what `speak` gives.
+        """Speaks a text as a stream of chunks, the first one early. A whole text's are together what `speak` gives, but
+        for rounding.
 
         Args:
             text: whole; or bits of it, as they come (an iterator is read in a thread of its own). Each sentence of

@@ -100,6 +100,12 @@ def test_many_texts_come_in_order_and_one_that_fails_is_an_error_in_its_turn(voi
         assert np.abs(audio.samples - voice.speak(text, **SHORT).samples).max() < 1e-4
 
 
+def test_texts_are_read_as_they_are_spoken(voice: Voice) -> None:
+    texts = iter(["One."] * 1000)
+    next(voice.speak_many(texts, **SHORT))
+    assert len(list(texts)) > 500
+
+
 def test_what_can_not_be_spoken_or_set_is_one_line(voice: Voice) -> None:
     for text, settings, message in (
         ("...", {}, "nothing to speak"),
@@ -130,6 +136,7 @@ def test_what_can_not_be_spoken_or_set_is_one_line(voice: Voice) -> None:
     ("call", "message"),
     [
         (lambda voice: list(voice.speak_many("Hello.")), "texts: must be several of str, not one str"),
+        (lambda voice: voice.speak("Hello.", on_progress=5), "on_progress: must be a function, or None"),
         (lambda voice: list(voice.speak_many(3)), "texts: must be several of str, not one int"),
         (lambda voice: list(voice.speak_many(["Hello."], {"seed": 1})), "settings: must be SpeakSettings, not dict"),
         (lambda voice: voice.submit("Hello.", {"seed": 1}), "settings: must be SpeakSettings, not dict"),
@@ -146,7 +153,7 @@ def test_what_can_not_be_spoken_or_set_is_one_line(voice: Voice) -> None:
         ),
         (lambda voice: voice.speak("Hello.", foo=1), "foo: there is no such setting; there are seed, .*, timestamps"),
         (lambda voice: voice.speak("Hello.", SpeakSettings(), foo=1), "foo: there is no such setting; .*"),
-        (lambda voice: voice.speak("Hello.", seed=2**70), f"seed {2**70}: must be between 0 and {2**63}"),
+        (lambda voice: voice.speak("Hello.", seed=2**70), f"seed {2**70}: must be between 0 and {2**63 - 1}"),
         (lambda voice: Scheduler(voice.engines, max_slots=0), "max_slots 0: must be a whole number from 1"),
         (lambda voice: Scheduler(voice.engines, max_waiting="x"), "max_waiting 'x': must be a whole number from 1"),
         (lambda voice: SILENCE.save(3), "target: must be str or Path, not int"),
