@@ -224,7 +224,7 @@ def output_folder(path: Path) -> Path:
             pass
         remove_leftovers(path)
     except OSError as error:
-        reason = dangling_link(path) or error.strerror or str(error)
+        reason = dangling_link(path) or ("it is a file" if path.is_file() else error.strerror or str(error))
         raise UserError(f"{path}: the output folder can't be written ({reason}); choose another with -o") from error
     return path
 
