@@ -185,10 +185,9 @@ class Voice:
         on_progress: OnProgress | None = None,
         **options: Unpack[SpeakOptions],
     ) -> Iterator[tuple[int, Audio | UserError]]:
-        """Speaks texts in batches. Yields (index, audio or why there is none) for each text, in order.
+        """Speaks texts in batches, and reads them as it goes. Yields (index, audio or why there is none), in order.
 
         Args:
-            texts: read as they are spoken, some batches at a time.
             on_progress: as for `speak`; its symbols are those of the texts that are spoken together.
 
         Raises:
@@ -216,8 +215,7 @@ class Voice:
     def stream(
         self, text: str | Iterable[str], settings: SpeakSettings | None = None, **options: Unpack[SpeakOptions]
     ) -> AudioStream:
-        """Speaks a text as a stream of chunks, the first one early. A whole text's are together what `speak` gives, but
-        for rounding.
+        """Speaks a text in chunks, the first one early: together what `speak` gives of a whole text, but for rounding.
 
         Args:
             text: whole; or bits of it, as they come (an iterator is read in a thread of its own). Each sentence of
