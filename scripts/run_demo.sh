@@ -11,9 +11,8 @@ PASSES_FLAGS_TO=trt/inference_trt.py
 show_help_if_asked "$@"
 
 ensure_environment run
-# A flag that is given twice has its last value; --text goes with no file.
 for word in "$@"; do
-    [[ $word != --text* ]] || has_text=yes
+    [[ ! $word =~ ^(-i|--(input|text)(=.*)?)$ ]] || has_input=yes
 done
-[[ -n ${has_text:-} ]] || set -- -i "$ROOT/phrases/phrase.txt" "$@"
-exec "$PYTHON" "$ROOT/trt/inference_trt.py" -o "$ROOT/output" "$@"
+[[ -n ${has_input:-} ]] || set -- -i "$ROOT/phrases/phrase.txt" "$@"
+exec "$PYTHON" "$ROOT/trt/inference_trt.py" -o "$ROOT/output" "$@" # a flag that is given twice has its last value

@@ -279,6 +279,7 @@ def test_tests_add_to_the_environment_and_leave_it_whole_if_that_fails(project: 
         (["--denoise"], ["-i", "{root}/phrases/phrase.txt", "--denoise"]),
         (["-i", "my file", "-oout"], ["-i", "my file", "-oout"]),
         (["--output=out", "--text", "Hello you."], ["--output=out", "--text", "Hello you."]),
+        (["-o", "my -i folder"], ["-i", "{root}/phrases/phrase.txt", "-o", "my -i folder"]),
     ],
     ids=str,
 )
