@@ -1,4 +1,4 @@
-"""The processor's abilities, and the runtime that runs each ONNX file faster on it.
+"""The processor's instruction sets, and which runtime runs each part faster on it.
 
 `python3 -m common.cpu_backend` prints `openvino` where OpenVINO is worth installing, else `onnxruntime`.
 """

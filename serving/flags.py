@@ -1,4 +1,4 @@
-"""Which voice a server, a load test or a corpus speaks with, as command line flags."""
+"""Command line flags that choose the voice of a server, a load test or a corpus."""
 
 import argparse
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The driver: sends shards to workers until all are done, though workers may die.
+"""The driver: sends shards to workers until all are done, even if workers die.
 
 The disk alone says what is done (`Layout.is_done`), so that a run can be killed at any moment and started again. The
 driver keeps four shards a worker in memory, not the corpus.

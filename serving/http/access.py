@@ -1,4 +1,4 @@
-"""Whether a request may ask for anything: by its key, by its name for this machine, by the page it comes from."""
+"""Access control: a request's API key, its `Host`, and the origin of the page that sent it."""
 
 import hmac
 import re
