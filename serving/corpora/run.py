@@ -118,7 +118,7 @@ def _opened(worker: PoolWorker) -> Identity:
             return worker("open")
         except WorkerDied as error:
             death = error
-    raise UserError(f"no worker comes up ({death}); check the machine's memory and its log") from death
+    raise UserError(f"no worker could be started ({death}); check the machine's memory and its log") from death
 
 
 def _in_thread(queue: "SimpleQueue[Any]", items: Iterator[Any]) -> None:

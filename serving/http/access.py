@@ -26,7 +26,7 @@ def check_access(connection: HTTPConnection, settings: ServerSettings) -> None:
     # A page of another site whose name points at this machine would be of the same origin to a browser.
     host = headers.get("host", "")
     if settings.local_only and not _LOCAL_HOST.fullmatch(host):
-        message = f"Host {host!r}: without an API key this server answers as localhost or by an address only"
+        message = f"Host {host!r}: without an API key this server answers as localhost or by an IP address only"
         raise ApiError(403, message, code="unknown_host")
     # Browsers don't ask before a page of another site opens a WebSocket.
     origin = headers.get("origin")
