@@ -1,4 +1,4 @@
-"""Callers' own functions, which library code calls with news. What they raise is no fault of the work."""
+"""Calls of users' callbacks, whose own errors are kept apart from errors of the work."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

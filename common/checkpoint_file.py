@@ -1,4 +1,4 @@
-"""Files of weights as data: both formats of torch.save, safetensors, and NeMo's archives. No code of a file is run.
+"""Reads files of weights as data: both formats of torch.save, safetensors, and NeMo's archives. Runs no code of a file.
 
 A pickle may ask for any class or function. It gets PyTorch's functions that make tensors. For names that checkpoints
 hold beside tensors (`INERT_NAMES`) it gets stand-ins, so that pickled models and training state are data too. All other

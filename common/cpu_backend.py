@@ -1,4 +1,4 @@
-"""The processor's abilities, and the runtime that runs each ONNX file faster on it.
+"""The processor's instruction sets, and which runtime runs each part faster on it.
 
 `python3 -m common.cpu_backend` prints `openvino` where OpenVINO is worth installing, else `onnxruntime`.
 """
@@ -67,7 +67,7 @@ def choose_backend(part: Part, backend: CpuBackend, precision: CpuPrecision) -> 
         if not cpu_flags() >= AMX_BF16:
             raise UserError("cpu_precision bf16: this processor has no AMX, so it would gain nothing; use fp32")
         if backend == "onnxruntime":
-            raise UserError("cpu_precision bf16: ONNX Runtime has none; use cpu_backend openvino or auto")
+            raise UserError("cpu_precision bf16: ONNX Runtime doesn't offer it; use cpu_backend openvino or auto")
     if (backend == "openvino" or precision == "bf16") and not is_openvino_installed():
         raise UserError("OpenVINO is not installed: pip install openvino, or leave out cpu_backend and cpu_precision")
     if backend != "auto":

@@ -1,4 +1,4 @@
-"""CUDA graph capture, device guards, caches by shape, and whether Triton can run."""
+"""CUDA helpers: devices, copies, graph capture, a cache by shape, and whether Triton's kernels can run."""
 
 import contextlib
 import gc

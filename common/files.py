@@ -1,4 +1,4 @@
-"""Files on disk: written whole or not at all, locks on folders, checksums."""
+"""Files on disk: atomic writes, locks on folders, checksums."""
 
 import errno
 import fcntl

@@ -1,4 +1,4 @@
-"""Any engine as CUDA graphs: for parts whose many small kernels take longer to launch than to run."""
+"""Runs any engine as CUDA graphs, for parts whose many small kernels take longer to launch than to run."""
 
 from collections.abc import Callable, Mapping
 

@@ -1,4 +1,4 @@
-"""Weights in 8 bits inside an ONNX file: storing a matrix product's weights in 8 bits, and restoring FP32.
+"""8-bit weights in ONNX files: stores a matrix product's weights in 8 bits, and restores FP32.
 
 The product is ONNX Runtime's `MatMulNBits`. BLOCK weights of a row share a scale and a zero point. With COMPUTE_IN_INT8
 the runtime rounds the other factor to 8 bits too, each row by itself, so that a row of a batch depends on no other.

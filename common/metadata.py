@@ -105,7 +105,7 @@ def read_fields(text: str, record_class: type, record_format: int) -> dict[str, 
     """
     fields = json.loads(text)
     if not isinstance(fields, dict):
-        raise ValueError("no JSON object where a description should be")
+        raise ValueError("not a JSON object")
     found = fields.pop("format", None)
     if found != record_format:
         age = "an older" if isinstance(found, int) and found < record_format else "another"

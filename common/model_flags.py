@@ -1,4 +1,4 @@
-"""The scripts that make model files and the flags that name them: for parsers, and for advice in error messages."""
+"""Which script makes a model file and which flag names it: for parsers, and for advice in error messages."""
 
 from common.metadata import Part
 

@@ -91,8 +91,8 @@ class OnnxEngine:
         if self._stream is not None and session.get_providers()[0] != _PROVIDERS[gpu_provider]:
             # ONNX Runtime falls back to the CPU where it can't load a library of the provider.
             raise UserError(
-                f"{path}: ONNX Runtime could not load its {gpu_provider} provider (are CUDA's and cuDNN's libraries of "
-                "the version it wants installed?); use device cpu"
+                f"{path}: ONNX Runtime could not load its {gpu_provider} provider; install the versions of CUDA's and "
+                "cuDNN's libraries that it needs, or use device cpu"
             )
         self.name = str(path)
         self.metadata = read_metadata(path, part, session.get_modelmeta().custom_metadata_map)

@@ -1,4 +1,4 @@
-"""ONNX files of this project as every runtime finds them: the checks before one is opened, and their errors."""
+"""The checks of an ONNX file before a runtime opens it, and their errors."""
 
 from collections.abc import Mapping
 from pathlib import Path

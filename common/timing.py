@@ -1,4 +1,4 @@
-"""Measuring where time goes."""
+"""Measures how long each stage takes."""
 
 import time
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What the three export scripts share: flags, and an export with a progress bar."""
+"""Flags that the three export scripts share, and an export with a progress bar."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""PyTorch part -> checked ONNX file."""
+"""Exports a part from PyTorch to an ONNX file, and checks the file against PyTorch."""
 
 import logging
 import warnings

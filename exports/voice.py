@@ -1,4 +1,4 @@
-"""Checkpoints -> the ONNX files of a voice, for the export scripts and `Voice.load`."""
+"""Exports checkpoints to the ONNX files of a voice, for the export scripts and `Voice.load`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace

@@ -1,6 +1,6 @@
-"""Audio formats: float samples in, a stream's bytes out as they come, or a whole file.
+"""Audio formats: encode float samples to a stream of bytes, or to a whole file.
 
-wav and pcm need nothing; the others go through PyAV (FFmpeg's libraries), which the extra `serve` installs.
+wav and pcm need no package; the others need PyAV (FFmpeg's libraries), which the extra `serve` installs.
 """
 
 import importlib.util

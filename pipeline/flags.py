@@ -295,7 +295,7 @@ def output_settings(args: argparse.Namespace, suffix: str) -> OutputSettings:
         if not is_open(sys.stdout):
             raise UserError("standard output is closed: there is nowhere for the audio to go")
         if asked == "float32":
-            raise UserError("--format float32 is of files; leave it out, or take wav or pcm for standard output")
+            raise UserError("--format float32 is for files; leave it out, or take wav or pcm for standard output")
         name = _made_here({None: "pcm", "pcm16": "wav"}.get(asked, asked))
         return OutputSettings(output, to_stdout=True, format=name)
     if by_name and asked and asked != by_name.name and not {asked, by_name.name} <= {*WAV_FORMATS}:

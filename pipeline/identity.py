@@ -1,4 +1,4 @@
-"""What decides the bytes of speech beside its text, as JSON has it."""
+"""Everything beside the text that decides the bytes of speech, as a dictionary for JSON."""
 
 import dataclasses
 import hashlib

@@ -1,4 +1,4 @@
-"""How a Python process that serves many has to run, so that none of them waits for the interpreter."""
+"""Settings of the Python interpreter that keep a process's threads from waiting for one another."""
 
 import gc
 import sys

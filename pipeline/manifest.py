@@ -1,5 +1,4 @@
-"""One phrase of a run, from being read to its files; and what a folder holds of earlier runs, so that a later one can
-go on where one was stopped.
+"""The result of each phrase of a run, and the folder's record of earlier runs, from which `--resume` goes on.
 
 `manifest.jsonl` gets a line for each phrase once its audio file is whole.
 """

@@ -1,4 +1,4 @@
-"""From phrases to the pieces of text that are spoken in one breath."""
+"""Phrases, and the pieces of their text that are spoken in one go."""
 
 import re
 from collections.abc import Sequence

@@ -1,12 +1,12 @@
 """Many requests at once on one set of engines: continuous batching, audio as it is made.
 
-One worker thread owns the engines. Requests join and leave the decoder's batch at block borders; WaveGlow's windows of
-all requests are gathered by size, first windows before later ones. What the neighbours are never changes a request's
-audio: every random number, every window and every shape of a window is the request's own.
+One worker thread owns the engines. Requests join and leave the decoder's batch between blocks; WaveGlow's windows of
+all requests are gathered by size, first windows before later ones. A request's audio doesn't depend on its neighbours:
+its random numbers, its windows and their shapes are its own.
 
     submit -> waiting -> admitted -> Runner (encoder, decoder slots, windows, WaveGlow) -> Speech (a queue of Audio)
 
-Here: the queue, the thread, and its supervision. What to do next is decided in `pipeline.policy`.
+This module has the queue, the thread, and its supervision. `pipeline.policy` decides what to do next.
 """
 
 import atexit

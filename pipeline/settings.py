@@ -136,9 +136,7 @@ class _Checked:
 class SpeakSettings(_Checked):
     """How a text is spoken. None means the voice's own value."""
 
-    seed: int = _setting(
-        0, "of the random numbers: the same seed and text, the same audio", EVERYWHERE, range=(0, 2**63 - 1)
-    )
+    seed: int = _setting(0, "the same seed and text give the same audio", EVERYWHERE, range=(0, 2**63 - 1))
     sigma: float | None = _setting(
         None,
         "standard deviation of WaveGlow's noise",
@@ -252,7 +250,7 @@ class RuntimeSettings(_Checked):
     """What runs model files. All but `device` is for `.onnx` files alone."""
 
     threads: int | None = _setting(
-        None, "of a CPU, for .onnx files", COMMAND_LINES, range=(1, MOST_THREADS), unset="OMP_NUM_THREADS, or all"
+        None, "CPU threads, for .onnx files", COMMAND_LINES, range=(1, MOST_THREADS), unset="OMP_NUM_THREADS, or all"
     )
     cpu_backend: CpuBackend = _setting(
         "auto",

@@ -1,4 +1,4 @@
-"""A streamed request as its caller has it: audio to iterate over, from any thread."""
+"""A streamed request as its caller sees it: an iterator of audio that any thread may read."""
 
 import logging
 import queue

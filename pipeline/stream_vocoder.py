@@ -1,4 +1,4 @@
-"""From decoded frames to audio: the postnet and WaveGlow on the next windows of many streams at a time."""
+"""Decoded frames to audio: the postnet and WaveGlow on the next windows of many streams at a time."""
 
 from collections.abc import Iterable, Sequence
 from itertools import product

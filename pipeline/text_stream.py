@@ -1,4 +1,4 @@
-"""Text that comes in bits, as a language model writes it, in stretches that can be spoken one after the other."""
+"""Text that arrives in bits, as from a language model: cuts it into stretches, and speaks these one after the other."""
 
 import contextlib
 import queue

@@ -1,4 +1,4 @@
-"""When each word is heard, by where the decoder's attention was: a monotone path through it, found as frames come."""
+"""When each word is heard: a monotone path through the decoder's attention, found while frames come."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence

@@ -28,20 +28,20 @@ def make_parser() -> ArgumentParser:
     server = parser.add_argument_group("server")
     server.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0 lets other machines in")
     server.add_argument("--port", type=bounded_int(0, 65535), default=8000, help="0 takes a free one")
-    server.add_argument("--api-key", help=f"that clients must send [${API_KEY_VARIABLE}, or none]")
+    server.add_argument("--api-key", help=f"key that clients must send [${API_KEY_VARIABLE}, or none]")
     server.add_argument(
         "--voice-name",
         action="append",
         metavar="NAME",
-        help="that requests may ask for beside `default` and OpenAI's; the first is its own; may be repeated",
+        help="another name of the voice, beside `default` and OpenAI's; the first is listed first; may be repeated",
     )
     server.add_argument(
-        "--allow-origin", action="append", default=[], metavar="URL", help="whose pages may use it (CORS); repeatable"
+        "--allow-origin", action="append", default=[], metavar="URL", help="site that may use it (CORS); repeatable"
     )
     server.add_argument(
         "--engines",
         type=bounded_int(0, 256),
-        help="processes that speak, each with the voice; 0 speaks in the server's own [2 on each GPU, 0 on a CPU]",
+        help="speaking processes, each with the voice; 0: the server's own process speaks [2 on each GPU, 0 on a CPU]",
     )
     limits = parser.add_argument_group("limits")
     limits.add_argument(
@@ -52,12 +52,12 @@ def make_parser() -> ArgumentParser:
     limits.add_argument(
         "--max-queue", type=bounded_int(1, 100_000), default=64, help="requests that may wait for an engine"
     )
-    limits.add_argument("--max-characters", type=bounded_int(1, 1_000_000), default=4096, help="of a request's text")
+    limits.add_argument("--max-characters", type=bounded_int(1, 1_000_000), default=4096, help="characters of a text")
     limits.add_argument(
         "--drain-seconds",
         type=bounded_float(0, 86400),
         default=60,
-        help="for requests under way to end after SIGTERM",
+        help="time that requests under way have to end after SIGTERM",
     )
     add_voice_flags(parser)
     return parser

@@ -17,9 +17,9 @@ def make_parser() -> ArgumentParser:
     models.add_argument("--models", type=Path, default=Path("output"), metavar="FOLDER", help="folder of the files")
     add_part_flags(models)
     limits = parser.add_argument_group("limits")
-    limits.add_argument("--max-characters", type=bounded_int(1, 1_000_000), default=4096, help="of a request's text")
+    limits.add_argument("--max-characters", type=bounded_int(1, 1_000_000), default=4096, help="characters of a text")
     limits.add_argument("--max-waiting", type=bounded_int(1, 10_000), default=64, help="requests that may wait")
-    limits.add_argument("--instances", type=bounded_int(1, 64), default=1, help="engine processes, on each GPU")
+    limits.add_argument("--instances", type=bounded_int(1, 64), default=1, help="processes of tts_stream, on each GPU")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Which voice a server, a load test or a corpus speaks with, as command line flags."""
+"""Command line flags that choose the voice of a server, a load test or a corpus."""
 
 import argparse
 from collections.abc import Callable
@@ -22,9 +22,9 @@ def add_voice_flags(parser: argparse.ArgumentParser) -> None:
     )
     add_part_flags(group)
     add_source_flags(group)
-    group.add_argument("--device", help="of --checkpoints: cpu, cuda, cuda:1... [cpu]")
+    group.add_argument("--device", help="device of --checkpoints: cpu, cuda, cuda:1... [cpu]")
     group.add_argument(
-        "--sampling-rate", type=int, metavar="HZ", help="of --checkpoints, where they don't say it [22050]"
+        "--sampling-rate", type=int, metavar="HZ", help="of --checkpoints that don't state theirs [22050]"
     )
     add_symbols_flag(group)
     add_setting_flags(group, [settings_of(RuntimeSettings)["threads"]])

@@ -1,4 +1,4 @@
-"""The memory of a batch of utterances in the decoder, and what runs a block of steps on it."""
+"""The tensors of a batch of utterances in the decoder, and the code that runs a block of steps on them."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""What decoding an utterance means: the state between steps, and when it ends."""
+"""An utterance in the decoder: its state between steps, its stop rule, and the frames that were decoded."""
 
 import math
 from collections.abc import Sequence

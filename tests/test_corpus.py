@@ -295,7 +295,10 @@ def test_a_voice_that_no_worker_can_open_ends_the_run_and_no_shard_is_blamed(
     def die(worker: Worker) -> None:
         raise WorkerDied("killed")
 
-    with mock.patch.object(Worker, "open", die), pytest.raises(UserError, match=r"no worker comes up \(killed\)"):
+    with (
+        mock.patch.object(Worker, "open", die),
+        pytest.raises(UserError, match=r"no worker could be started \(killed\)"),
+    ):
         make(source, lines, tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -98,7 +98,7 @@ def test_a_line_of_twenty_thousand_characters_is_a_line(tmp_path: Path) -> None:
         ("a.jsonl", '{"text": "a", "seed": 1.5}', "line 1: seed 1.5: must be a whole number"),
         ("a.jsonl", '{"text": "a", "speed": NaN}', "line 1: speed nan"),
         ("a.csv", "name,words\n1,2\n", "names no column text"),
-        ("a.csv", "id,text,seed\na,b,c\n", "line 2: seed 'c' is no number"),
+        ("a.csv", "id,text,seed\na,b,c\n", "line 2: seed 'c' is not a number"),
         ("a.csv", 'id,text\na,"b\n', "line 2: not CSV"),
         ("a.csv", "id,text\na\n", "line 2: has 1 columns, and no text"),
         ("a.txt", b"One.\nTw\xfc.\n", "a.txt line 2 is not UTF-8 (its byte 3 is 0xfc): convert it, from Windows-1252"),

@@ -1,4 +1,4 @@
-"""ONNX file -> TensorRT engine with its record beside it. Library code: it prints nothing."""
+"""Builds a TensorRT engine from an ONNX file, and writes its record beside it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What execution contexts are made with: scratch memory that all engines of a GPU share, and a configuration."""
+"""TensorRT's execution contexts: scratch memory that all engines of a GPU share, and TensorRT-RTX's configuration."""
 
 from __future__ import annotations
 

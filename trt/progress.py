@@ -1,4 +1,4 @@
-"""A build's progress as one fraction, and Ctrl-C during a build without an exception in TensorRT's C++ code."""
+"""Reports a build's progress as one fraction, and stops it on Ctrl-C without an exception in TensorRT's C++ code."""
 
 from __future__ import annotations
 

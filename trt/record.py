@@ -1,7 +1,7 @@
-"""The JSON beside each engine: its ONNX file, its TensorRT, its GPUs and its sizes.
+"""The record of an engine, a JSON file beside it: its ONNX file, its TensorRT version, its GPUs and its sizes.
 
 A plan describes itself poorly, runs only on the GPUs that it was built for, and doesn't notice a flipped byte. So its
-file is checked against the record before TensorRT sees it.
+file is checked against the record before TensorRT loads it.
 """
 
 from __future__ import annotations

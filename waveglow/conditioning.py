@@ -1,4 +1,4 @@
-"""The conditioning at the frames' rate: which rank the upsampling has, and its factors.
+"""The conditioning at the frames' rate: the rank of WaveGlow's upsampling, and its factors.
 
 The upsampling turns a frame m_f and its predecessors into the spectrum of each of the frame's positions,
 u(f, q) = U_q [m_f, m_{f-1}, ...], and layer l adds W_l u(f, q) before its gate. Trained upsamplings are smooth in q:

@@ -1,4 +1,4 @@
-"""Takes WaveGlow's own hum out of its audio, by spectral subtraction of what it says when it has nothing to say.
+"""Takes WaveGlow's own hum out of its audio, by subtracting the spectrum of its output for a mel of zeros.
 
 The hum's spectrum, the bias, is a property of the checkpoint. It is measured once, in FP32 whatever precision the voice
 runs in, and travels in the metadata of every WaveGlow file.

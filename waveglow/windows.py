@@ -1,4 +1,4 @@
-"""Which frames go through WaveGlow at a time: plain numbers, without tensors.
+"""Chooses which frames go through WaveGlow together, on plain numbers without tensors.
 
 What a window computes near an edge that is not the utterance's own differs from what the whole would have given, since
 the networks see zeros instead of the neighbouring frames. The difference fades with distance: at least `CONTEXT` frames

@@ -1,4 +1,4 @@
-"""How many hours a corpus will have and how long it will take, by a sample of its lines."""
+"""Estimates a corpus's hours of audio and the time that it takes, from a sample of its lines."""
 
 import time
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What is to be made and how: everything that decides a corpus's bytes, in one hash."""
+"""The job that makes a corpus: everything that decides the corpus's bytes, in one hash."""
 
 import hashlib
 import json

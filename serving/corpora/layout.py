@@ -1,4 +1,4 @@
-"""Where a corpus's files lie, and what they hold: audio, records of shards, and the index that a training tool reads.
+"""The files of a corpus, their paths and contents: audio, records of shards, and the index that a training tool reads.
 
 Nothing here depends on time, machine or user: the same audio gives the same bytes.
 """

@@ -199,7 +199,7 @@ def _row(path: Path, number: int, names: list[str], row: list[str]) -> dict[str,
         try:
             values[name] = kind(word) if word else None
         except ValueError:
-            raise UserError(f"{path} line {number}: {name} {word!r} is no number") from None
+            raise UserError(f"{path} line {number}: {name} {word!r} is not a number") from None
     return values
 
 

@@ -1,4 +1,4 @@
-"""Workers in processes of this machine, without Ray (`serving.corpora.ray_pool` has it)."""
+"""Workers as processes of this machine, without Ray (with Ray: `serving.corpora.ray_pool`)."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A process of this machine that makes calls and is restarted after it has died, and memory that processes share."""
+"""A process that executes calls and is restarted when it dies, and memory that processes share."""
 
 import multiprocessing
 import os

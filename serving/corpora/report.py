@@ -1,4 +1,4 @@
-"""How long a run took and what the corpus is like, for the terminal and the corpus's folder report/."""
+"""The report of a run: how long it took and what the corpus holds, for the terminal and the corpus's folder report/."""
 
 import heapq
 import re

@@ -1,4 +1,4 @@
-"""The driver: sends shards to workers until all are done, though workers may die.
+"""The driver: sends shards to workers until all are done, even if workers die.
 
 The disk alone says what is done (`Layout.is_done`), so that a run can be killed at any moment and started again. The
 driver keeps four shards a worker in memory, not the corpus.
@@ -118,7 +118,7 @@ def _opened(worker: PoolWorker) -> Identity:
             return worker("open")
         except WorkerDied as error:
             death = error
-    raise UserError(f"no worker comes up ({death}); check the machine's memory and its log") from death
+    raise UserError(f"no worker could be started ({death}); check the machine's memory and its log") from death
 
 
 def _in_thread(queue: "SimpleQueue[Any]", items: Iterator[Any]) -> None:

@@ -1,4 +1,4 @@
-"""What is done for a shard without a voice: its lines are read into batches of pieces, and its audio is written.
+"""The work on a shard that needs no voice: reading its lines into batches of pieces, and writing its audio.
 
 Functions without state: they run in the worker's process or in those beside it.
 """

@@ -1,4 +1,4 @@
-"""Whether a request may ask for anything: by its key, by its name for this machine, by the page it comes from."""
+"""Access control: a request's API key, its `Host`, and the origin of the page that sent it."""
 
 import hmac
 import re
@@ -26,7 +26,7 @@ def check_access(connection: HTTPConnection, settings: ServerSettings) -> None:
     # A page of another site whose name points at this machine would be of the same origin to a browser.
     host = headers.get("host", "")
     if settings.local_only and not _LOCAL_HOST.fullmatch(host):
-        message = f"Host {host!r}: without an API key this server answers as localhost or by an address only"
+        message = f"Host {host!r}: without an API key this server answers as localhost or by an IP address only"
         raise ApiError(403, message, code="unknown_host")
     # Browsers don't ask before a page of another site opens a WebSocket.
     origin = headers.get("origin")

@@ -1,4 +1,4 @@
-"""The speech API's requests and errors, as OpenAI's API has them, with this project's settings beside."""
+"""The speech API's requests and errors: OpenAI's, with this project's settings added."""
 
 import difflib
 import re

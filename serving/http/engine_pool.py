@@ -1,6 +1,6 @@
 """Engines behind one HTTP process: each a voice with its scheduler, in a process of its own or in a thread of this one.
 
-Requests go to the engine that has the fewest. One that dies fails its own requests alone, and is started again.
+Requests go to the engine that has the fewest. An engine that dies fails only its own requests, and is restarted.
 
     submit -> least loaded engine -> socket -> EngineServer -> Scheduler -> socket -> RemoteSpeech
 """

@@ -1,6 +1,6 @@
-"""One voice that speaks what comes over a socket, in a process of its own: `python -m serving.http.engine_process FD`.
+"""An engine process: one voice that speaks the requests of a socket (`python -m serving.http.engine_process FD`).
 
-The HTTP process may run an `EngineServer` in a thread as well. It ends when the other end of the socket is closed.
+The HTTP process may also run an `EngineServer` in a thread. The server ends when the other end of the socket is closed.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""The log of a server's processes: a line an event, whatever clients have sent."""
+"""The log of a server's processes: one line for each event, whatever text clients send."""
 
 import logging
 

@@ -1,6 +1,6 @@
 """Messages between the HTTP process and an engine's process over a socket, and how they become bytes.
 
-Both run the same program, so messages are pickled; arrays are not: they follow as they lie in memory.
+Messages are pickled, since both processes run the same program. Arrays follow as raw bytes.
 """
 
 import asyncio

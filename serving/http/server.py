@@ -1,4 +1,4 @@
-"""Listening, and serving until SIGTERM: connections whose clients must be punctual, and an orderly end."""
+"""Listens and serves until SIGTERM: time limits of connections, and an orderly shutdown."""
 
 import asyncio
 import logging

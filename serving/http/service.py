@@ -1,4 +1,4 @@
-"""The engines behind a server, what the server allows, and how requests went."""
+"""The engines behind a server, the server's limits, and the records of its requests."""
 
 import asyncio
 import logging

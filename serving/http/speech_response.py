@@ -1,4 +1,4 @@
-"""One answer of the speech API: a stream of audio that begins as soon as there is any, or an error with its reason."""
+"""An answer of the speech API: audio, streamed from the first chunk on, or an error with its reason."""
 
 import asyncio
 import base64

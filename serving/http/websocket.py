@@ -1,4 +1,4 @@
-"""Text in, speech out over a WebSocket, while both come: Deepgram's messages of `/v1/speak`.
+"""The WebSocket `/v1/speak` with Deepgram's messages: speaks text while more of it arrives.
 
 Its client sends JSON: `Speak` (a bit of text), `Flush` (speak all that has come), `Clear` (stop, and forget what has
 come), `Close`, `KeepAlive`. The server sends audio in binary messages (signed 16 bits, little-endian) and JSON.

@@ -1,4 +1,4 @@
-"""How NVIDIA's Triton Inference Server is started: the binary of the package nvidia-pytriton."""
+"""Starts NVIDIA's Triton Inference Server: the binary of the package nvidia-pytriton."""
 
 import os
 import shutil

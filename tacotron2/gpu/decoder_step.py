@@ -1,4 +1,4 @@
-"""The launches of one decoder step: seven Triton kernels, their weights and how they are cut."""
+"""The launches of one decoder step: seven Triton kernels, their weights and tile sizes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -1,5 +1,4 @@
-"""The decoder loop of one utterance as one kernel for many steps, on a Hopper GPU: compiles and launches
-`decoder_kernel.cu`.
+"""Many decoder steps of one utterance as one kernel, on a Hopper GPU: compiles and launches `decoder_kernel.cu`.
 
 Seven kernels a step (`tacotron2.gpu.decoder_kernels`) read all weights from the L2 cache at every step. This one keeps
 them on chip, spread over the multiprocessors, for all of its steps. It is CUDA C++, compiled by NVRTC through

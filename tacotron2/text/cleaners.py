@@ -1,4 +1,4 @@
-"""The classic's cleaners: they change a text into one that the symbols can write."""
+"""The classic's cleaners: they rewrite a text with the characters that have symbols."""
 
 import unicodedata
 from collections import Counter

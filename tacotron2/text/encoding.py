@@ -1,4 +1,4 @@
-"""From the words of a text to pieces of ids."""
+"""Cuts text that is written in words into pieces, and encodes them as symbol ids."""
 
 import sys
 from bisect import bisect_left, bisect_right

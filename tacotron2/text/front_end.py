@@ -1,4 +1,4 @@
-"""How a text becomes words before it is cut and encoded: by the normaliser, then by the user's lexicon."""
+"""Turns a text into words before it is cut and encoded: by the normaliser, then by the user's lexicon."""
 
 import re
 from dataclasses import dataclass

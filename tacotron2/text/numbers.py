@@ -1,6 +1,6 @@
 """Numbers, ordinals and sums of money in English words, as the classic front end words them.
 
-This module leaves the classic where that says another number than the text: 1.05 ("one point five"),
+This module departs from the classic where the classic's reading, here in brackets, is wrong: 1.05 ("one point five"),
 $1.5 ("one dollar, five cents"), $1.234 ("one dollar, two hundred thirty-four cents"), $2.5 million ("two dollars, five
 cents million"). It reads pounds like dollars: the classic's own rule for them never ran.
 """

@@ -1,4 +1,4 @@
-"""Pronunciations in other notations, as the `{ARPAbet}` that the front end takes."""
+"""Translates pronunciations in other notations into the `{ARPAbet}` that the front end takes."""
 
 import unicodedata
 

@@ -1,4 +1,4 @@
-"""Where a long text is cut into pieces that can each be spoken in one breath.
+"""Chooses where a long text is cut into pieces that are each spoken in one go.
 
 Works on a text as a row of units: a character, or a group of ARPAbet symbols that stays together.
 """

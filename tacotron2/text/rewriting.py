@@ -4,7 +4,7 @@
     text  # "Pay twenty percent now."
     text.origins[4:18]  # (4, 7) fourteen times: each character of "twenty percent" came from "20%"
 
-Every rule rewrites by `Pattern.sub`, a plain text by that of the compiled expression.
+Every rule rewrites by `Pattern.sub`, which also takes plain text.
 """
 
 import re

@@ -1,7 +1,7 @@
 """The part of SSML that is used in practice: pauses, pronunciation and speed in the text.
 
 `speak`, `p`, `s`, `break`, `sub`, `say-as`, `phoneme` (IPA and ARPAbet) and `prosody rate` do what W3C's SSML 1.1 says;
-of all other elements the text is spoken. Without a `speak` element the whole text is taken for one's content.
+all other elements are ignored, and their text is spoken. A text without a `speak` element counts as one's content.
 """
 
 import html

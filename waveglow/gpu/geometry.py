@@ -1,4 +1,4 @@
-"""How WaveGlow's working memory and launches are laid out on one GPU; `waveglow.gpu.kernels` describes the table."""
+"""The layout of WaveGlow's working memory and launches on one GPU; `waveglow.gpu.kernels` describes the table."""
 
 from __future__ import annotations
 

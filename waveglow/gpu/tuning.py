@@ -1,4 +1,4 @@
-"""How WaveGlow's kernels are cut, for each kind of GPU."""
+"""Tile sizes of WaveGlow's kernels, for each kind of GPU."""
 
 from dataclasses import dataclass
 

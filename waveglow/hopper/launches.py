@@ -1,4 +1,4 @@
-"""The launches of a layer in one kernel (`waveglow.hopper.layer_kernel`). Importing it needs a Triton with Gluon."""
+"""The launches of WaveGlow's layer kernel (`waveglow.hopper.layer_kernel`). Importing it needs a Triton with Gluon."""
 
 from collections.abc import Iterator
 from dataclasses import replace
